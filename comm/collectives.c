@@ -1,0 +1,136 @@
+#include <assert.h>
+#include <limits.h>
+#include <sched.h>
+#include <string.h>
+#include <time.h>
+
+#include "comm/internal.h"
+#include "engine/base/clock.h"
+#include "engine/base/size.h"
+
+/* MPI counts in int, so long messages go in pieces. */
+#define PIECE ((size_t)1 << 30)
+#define GATHER_TAG 1
+
+/* Payloads up to this size travel with the wait itself; longer ones follow a one-byte bell. */
+#define PATIENT_INLINE_BYTES 4096
+#define PATIENT_SPIN_NS 20000000
+#define PATIENT_FIRST_SLEEP_NS 20000
+#define PATIENT_LAST_SLEEP_NS 1000000
+
+void comm_bcast(comm_t *comm, void *data, size_t bytes)
+{
+    for (size_t done = 0; done < bytes; done += PIECE)
+        MPI_Bcast(
+            (char *)data + done, (int)size_min(PIECE, bytes - done), MPI_BYTE, 0, comm->world);
+}
+
+/* Looks until the request completes: in quick succession for a moment, so that a running generation
+ * loses nothing, then with growing naps, so that an idle rank leaves its core alone. */
+static void wait_patiently(const comm_t *comm, MPI_Request *request)
+{
+    uint64_t start = clock_ns();
+    long sleep_ns = PATIENT_FIRST_SLEEP_NS;
+    for (;;) {
+        int done;
+        MPI_Test(request, &done, MPI_STATUS_IGNORE);
+        if (done)
+            return;
+        if (clock_ns() - start < PATIENT_SPIN_NS) {
+            if (comm->oversubscribed)
+                sched_yield();
+            continue;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = sleep_ns}, NULL);
+        if (sleep_ns < PATIENT_LAST_SLEEP_NS)
+            sleep_ns =
+                sleep_ns * 3 / 2 < PATIENT_LAST_SLEEP_NS ? sleep_ns * 3 / 2 : PATIENT_LAST_SLEEP_NS;
+    }
+}
+
+void comm_bcast_patient(comm_t *comm, void *data, size_t bytes)
+{
+    char bell = 0;
+    bool inlined = bytes <= PATIENT_INLINE_BYTES;
+    MPI_Request request;
+    MPI_Ibcast(
+        inlined ? data : &bell, inlined ? (int)bytes : 1, MPI_BYTE, 0, comm->world, &request);
+    wait_patiently(comm, &request);
+    /* All ranks are awake now; a long message moves at full speed only while they stay inside of
+     * MPI. */
+    if (!inlined)
+        comm_bcast(comm, data, bytes);
+}
+
+void comm_barrier(comm_t *comm)
+{
+    MPI_Barrier(comm->world);
+}
+
+static int64_t reduce_int64(comm_t *comm, int64_t value, MPI_Op op)
+{
+    MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, op, comm->world);
+    return value;
+}
+
+int64_t comm_min(comm_t *comm, int64_t value)
+{
+    return reduce_int64(comm, value, MPI_MIN);
+}
+
+int64_t comm_max(comm_t *comm, int64_t value)
+{
+    return reduce_int64(comm, value, MPI_MAX);
+}
+
+int64_t comm_sum(comm_t *comm, int64_t value)
+{
+    return reduce_int64(comm, value, MPI_SUM);
+}
+
+/* Point to point, because MPI_Gatherv's displacements are int. */
+void comm_gatherv_root(comm_t *comm, const void *mine, const size_t *counts, void *all)
+{
+    if (comm->rank != 0) {
+        assert(counts[comm->rank] <= INT_MAX);
+        MPI_Send(mine, (int)counts[comm->rank], MPI_BYTE, 0, GATHER_TAG, comm->world);
+        return;
+    }
+    size_t begin = counts[0];
+    for (int r = 1; r < comm->size; r++) {
+        MPI_Irecv((char *)all + begin, (int)counts[r], MPI_BYTE, r, GATHER_TAG, comm->world,
+            &comm->requests[r]);
+        begin += counts[r];
+    }
+    memmove(all, mine, counts[0]);
+    MPI_Waitall(comm->size - 1, comm->requests + 1, MPI_STATUSES_IGNORE);
+}
+
+void comm_gather_root(comm_t *comm, const void *mine, size_t bytes, void *all)
+{
+    assert(bytes <= INT_MAX);
+    MPI_Gather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, comm->world);
+}
+
+void comm_allgather(comm_t *comm, const void *mine, size_t bytes, void *all)
+{
+    assert(bytes <= INT_MAX);
+    MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, comm->world);
+}
+
+static void allreduce(comm_t *comm, void *data, size_t n, size_t element_bytes, MPI_Datatype type)
+{
+    for (size_t done = 0; done < n; done += PIECE)
+        MPI_Allreduce(MPI_IN_PLACE, (char *)data + done * element_bytes,
+            (int)size_min(PIECE, n - done), type, MPI_SUM, comm->world);
+}
+
+void comm_allreduce_f32(comm_t *comm, float *data, size_t n)
+{
+    allreduce(comm, data, n, sizeof *data, MPI_FLOAT);
+}
+
+void comm_allreduce_f64(comm_t *comm, double *data, size_t n)
+{
+    allreduce(comm, data, n, sizeof *data, MPI_DOUBLE);
+}

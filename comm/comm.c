@@ -1,0 +1,146 @@
+#include "comm/comm.h"
+
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "comm/internal.h"
+#include "engine/base/memory.h"
+
+/* Open MPI copies large messages straight from one process to another, and does not notice when a
+ * container forbids that until such a message fails. Whether reading processes is forbidden shows
+ * on reading ourselves. A setting of the user stays. */
+static void avoid_forbidden_copies(void)
+{
+    char from = 1, to = 0;
+    struct iovec remote = {&from, 1}, local = {&to, 1};
+    if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) != 1)
+        setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
+}
+
+int comm_start(int *argc, char ***argv, fail_t *fail)
+{
+    int provided;
+    avoid_forbidden_copies();
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+        return fail_set(fail, FAIL_COMM, "MPI did not start");
+    if (provided < MPI_THREAD_FUNNELED)
+        return fail_set(fail, FAIL_COMM,
+            "MPI: expected support for threads (MPI_THREAD_FUNNELED), this library has none: %s",
+            comm_library_version());
+    return 0;
+}
+
+void comm_stop(void)
+{
+    int started, stopped;
+    MPI_Initialized(&started);
+    MPI_Finalized(&stopped);
+    if (started && !stopped)
+        MPI_Finalize();
+}
+
+void comm_abort(int exit_status)
+{
+    MPI_Abort(MPI_COMM_WORLD, exit_status);
+}
+
+const char *comm_library_version(void)
+{
+    /* Filled with the same text by every call, so that callers need not provide room for it. */
+    static char version[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    MPI_Get_library_version(version, &length);
+    version[strcspn(version, "\n")] = '\0';
+    return version;
+}
+
+/* Collective. The flags of the ranks that share memory. */
+static int open_flags(comm_t *comm, fail_t *fail)
+{
+    size_t bytes = (size_t)comm->sharing_size * sizeof(node_flag_t);
+    if (comm->sharing_size > 1 && comm->sharing_rank == 0)
+        window_check(bytes, "flags of the ranks on a node", fail);
+    if (comm_agree(comm, fail) != 0)
+        return fail->status;
+    if (comm->sharing_size > 1)
+        window_open(&comm->flags, comm->sharing, bytes);
+    node_barrier_init(
+        &comm->barrier, comm->flags.data, comm->sharing_size, comm->sharing_rank, comm->world);
+    return 0;
+}
+
+int comm_open_world(comm_t **out, comm_path_t path, fail_t *fail)
+{
+    *out = NULL;
+    comm_t *comm = calloc(1, sizeof *comm);
+    if (comm == NULL)
+        fail_set(fail, FAIL_MEMORY, "communicator: out of memory");
+    if (agree_on(MPI_COMM_WORLD, fail) != 0) {
+        free(comm);
+        return fail->status;
+    }
+    comm->world = comm->host = comm->node = comm->sharing = comm->leaders = MPI_COMM_NULL;
+    if (placement_open(comm, path, fail) != 0 || open_flags(comm, fail) != 0) {
+        comm_close(comm);
+        return fail->status;
+    }
+    comm_set_threads(comm, 1);
+    *out = comm;
+    return 0;
+}
+
+void comm_close(comm_t *comm)
+{
+    if (comm == NULL)
+        return;
+    window_close(&comm->flags);
+    placement_close(comm);
+    memory_free(comm->staging, comm->staging_bytes);
+    free(comm);
+}
+
+void comm_set_threads(comm_t *comm, size_t threads)
+{
+    uint64_t total = threads;
+    MPI_Allreduce(MPI_IN_PLACE, &total, 1, MPI_UINT64_T, MPI_SUM, comm->host);
+    comm->oversubscribed = total > (uint64_t)comm->host_cpus;
+    node_barrier_set_oversubscribed(&comm->barrier, comm->oversubscribed);
+}
+
+bool comm_oversubscribed(const comm_t *comm)
+{
+    return comm->oversubscribed;
+}
+
+int comm_rank(const comm_t *comm)
+{
+    return comm->rank;
+}
+
+int comm_size(const comm_t *comm)
+{
+    return comm->size;
+}
+
+int comm_node_size(const comm_t *comm)
+{
+    return comm->node_size;
+}
+
+int comm_node_rank(const comm_t *comm)
+{
+    return comm->node_rank;
+}
+
+int comm_n_nodes(const comm_t *comm)
+{
+    return comm->n_nodes;
+}
+
+int comm_binding_ranks(const comm_t *comm)
+{
+    return comm->binding_ranks;
+}

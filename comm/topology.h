@@ -1,0 +1,38 @@
+/* Cores, caches and binding of this process, read through hwloc (the only file that includes
+ * hwloc.h). Local functions; call them from one thread. */
+#ifndef CHOIR_COMM_TOPOLOGY_H
+#define CHOIR_COMM_TOPOLOGY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/base/status.h"
+
+typedef struct topology {
+    size_t
+        node_cores;  /* physical cores of the node this process may use at all (cgroup, machine) */
+    size_t node_pus; /* hardware threads, likewise */
+    size_t bound_cores; /* cores in this process's binding; node_cores when it is not bound */
+    size_t bound_pus;
+    bool bound; /* the binding is narrower than the node */
+    size_t
+        granted_cpus; /* CPUs' worth of time that the control group's quota leaves; 0: no quota */
+    size_t l2_bytes;  /* per core; 0 when unknown */
+    size_t l3_bytes;  /* of one cache; 0 when unknown */
+    size_t memory_bytes; /* of the node */
+} topology_t;
+
+int topology_read(topology_t *topology, fail_t *fail);
+
+/* Threads that a rank should run: `requested`, unless that is 0; then its part of the cores it is
+ * bound to, and of the control group's quota, at least 1. ranks_sharing: ranks whose bindings
+ * overlap with this one's, itself included (comm_binding_ranks). */
+size_t topology_threads(const topology_t *topology, size_t requested, size_t ranks_sharing);
+
+/* One sentence about what is wasted or shared by this binding and number of threads, or an empty
+ * string: "this rank is bound to 1 core while the node has 64 for 2 ranks; start with mpirun
+ * --bind-to none, or ...". ranks_on_node: all of them (comm_node_size). */
+void topology_advice(const topology_t *topology, size_t threads, size_t ranks_on_node, char *text,
+    size_t text_bytes);
+
+#endif

@@ -1,0 +1,58 @@
+/* Element types and their conversions, bit for bit the same on every host.
+ * Pure functions, thread safe. bf16 and f16 values are held in uint16_t. */
+#ifndef CHOIR_BASE_DTYPE_H
+#define CHOIR_BASE_DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef enum dtype { DTYPE_BF16, DTYPE_F16, DTYPE_F32, DTYPE_F64 } dtype_t;
+
+/* Bytes of one element. */
+size_t dtype_bytes(dtype_t dtype);
+
+/* "bf16", "f16", "f32", "f64". */
+const char *dtype_name(dtype_t dtype);
+
+static inline uint32_t f32_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float f32_from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline float f32_from_bf16(uint16_t x)
+{
+    return f32_from_bits((uint32_t)x << 16);
+}
+
+/* Round to nearest, ties to even; every NaN becomes 0x7fc0, as PyTorch's c10::BFloat16 does. */
+static inline uint16_t bf16_from_f32(float x)
+{
+    uint32_t bits = f32_bits(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return 0x7fc0;
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/* x rounded to bf16 and widened again. */
+static inline float f32_round_bf16(float x)
+{
+    return f32_from_bf16(bf16_from_f32(x));
+}
+
+/* IEEE binary16 to f32, exact, denormals kept. */
+float f32_from_f16(uint16_t x);
+
+/* Converts n elements. dst and src must not overlap. Narrowing rounds to nearest, ties to even. */
+void dtype_convert(void *dst, dtype_t dst_dtype, const void *src, dtype_t src_dtype, size_t n);
+
+#endif

@@ -1,0 +1,153 @@
+#include "engine/base/json.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+int file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
+{
+    *text = NULL;
+    *bytes = 0;
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return fail_set(fail, FAIL_FILE, "%s: cannot open: %s", path, strerror(errno));
+    struct stat info;
+    char *buffer = NULL;
+    if (fstat(fileno(file), &info) != 0 || !S_ISREG(info.st_mode)) {
+        fail_set(fail, FAIL_FILE, "%s: expected a regular file", path);
+    } else if ((size_t)info.st_size > max_bytes) {
+        fail_set(fail, FAIL_FORMAT, "%s: expected at most %zu bytes, found %zu", path, max_bytes,
+            (size_t)info.st_size);
+    } else {
+        size_t size = (size_t)info.st_size;
+        buffer = malloc(size + 1);
+        if (buffer == NULL) {
+            fail_set(fail, FAIL_MEMORY, "%s: no memory for its %zu bytes", path, size);
+        } else if (fread(buffer, 1, size, file) != size) {
+            fail_set(fail, FAIL_FILE, "%s: expected %zu bytes, reading them failed", path, size);
+        } else {
+            buffer[size] = 0;
+            *text = buffer;
+            *bytes = size;
+        }
+    }
+    fclose(file);
+    if (*text == NULL)
+        free(buffer);
+    return fail->status;
+}
+
+int json_text_read(const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail)
+{
+    json_error_t error;
+    *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    if (*root == NULL)
+        return fail_set(fail, FAIL_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name,
+            error.text, error.line, error.column);
+    return 0;
+}
+
+int json_file_read(const char *path, json_t **root, fail_t *fail)
+{
+    char *text;
+    size_t bytes;
+    *root = NULL;
+    if (file_read(path, (size_t)256 << 20, &text, &bytes, fail) != 0)
+        return fail->status;
+    json_text_read(text, bytes, path, root, fail);
+    free(text);
+    return fail->status;
+}
+
+static const char *type_name(const json_t *value)
+{
+    if (value == NULL)
+        return "nothing";
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
+    case JSON_INTEGER:
+        return "an integer";
+    case JSON_REAL:
+        return "a real number";
+    case JSON_NULL:
+        return "null";
+    default:
+        return "a boolean";
+    }
+}
+
+int json_opt_size(json_t *object, const char *name, const char *key, size_t min, size_t max,
+    size_t *value, fail_t *fail)
+{
+    json_t *member = json_object_get(object, key);
+    if (member == NULL || json_is_null(member))
+        return 0;
+    if (!json_is_integer(member))
+        return fail_set(fail, FAIL_FORMAT, "%s: %s: expected an integer, found %s", name, key,
+            type_name(member));
+    json_int_t number = json_integer_value(member);
+    if (number < 0 || (unsigned long long)number < min || (unsigned long long)number > max)
+        return fail_set(fail, FAIL_FORMAT, "%s: %s: expected %zu to %zu, found %lld", name, key,
+            min, max, (long long)number);
+    *value = (size_t)number;
+    return 0;
+}
+
+int json_get_size(json_t *object, const char *name, const char *key, size_t min, size_t max,
+    size_t *value, fail_t *fail)
+{
+    json_t *member = json_object_get(object, key);
+    if (member == NULL || json_is_null(member))
+        return fail_set(fail, FAIL_FORMAT, "%s: %s: expected an integer, found %s", name, key,
+            type_name(member));
+    return json_opt_size(object, name, key, min, max, value, fail);
+}
+
+int json_opt_double(json_t *object, const char *name, const char *key, double min, double max,
+    double *value, fail_t *fail)
+{
+    json_t *member = json_object_get(object, key);
+    if (member == NULL || json_is_null(member))
+        return 0;
+    if (!json_is_number(member))
+        return fail_set(
+            fail, FAIL_FORMAT, "%s: %s: expected a number, found %s", name, key, type_name(member));
+    double number = json_number_value(member);
+    if (!(number >= min && number <= max))
+        return fail_set(
+            fail, FAIL_FORMAT, "%s: %s: expected %g to %g, found %g", name, key, min, max, number);
+    *value = number;
+    return 0;
+}
+
+int json_opt_bool(json_t *object, const char *name, const char *key, bool *value, fail_t *fail)
+{
+    json_t *member = json_object_get(object, key);
+    if (member == NULL || json_is_null(member))
+        return 0;
+    if (!json_is_boolean(member))
+        return fail_set(fail, FAIL_FORMAT, "%s: %s: expected true or false, found %s", name, key,
+            type_name(member));
+    *value = json_is_true(member);
+    return 0;
+}
+
+int json_opt_string(
+    json_t *object, const char *name, const char *key, const char **value, fail_t *fail)
+{
+    json_t *member = json_object_get(object, key);
+    if (member == NULL || json_is_null(member))
+        return 0;
+    if (!json_is_string(member))
+        return fail_set(
+            fail, FAIL_FORMAT, "%s: %s: expected a string, found %s", name, key, type_name(member));
+    *value = json_string_value(member);
+    return 0;
+}

@@ -1,0 +1,38 @@
+/* Checked access to JSON: reading files with messages that name the file and the key.
+ *
+ * Wraps jansson; the json_t values are jansson's own, borrowed from the document unless stated.
+ * Keys may be given as found by jansson's functions as well. Thread safe on different documents. */
+#ifndef CHOIR_BASE_JSON_H
+#define CHOIR_BASE_JSON_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/base/status.h"
+
+/* Reads a whole file into freshly allocated memory with a zero byte after its end; the caller frees
+ * it. max_bytes guards against absurd files. */
+int file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
+
+/* Parses a JSON file; duplicate keys are errors. The caller owns *root (json_decref). */
+int json_file_read(const char *path, json_t **root, fail_t *fail);
+
+/* Parses bytes; `name` is what messages call them. */
+int json_text_read(const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail);
+
+/* Typed members of an object. The required forms record a failure naming `name` and the key when
+ * the key is absent, null or of another type, or out of [min, max]. The optional forms leave *value
+ * untouched when the key is absent or null. */
+int json_get_size(json_t *object, const char *name, const char *key, size_t min, size_t max,
+    size_t *value, fail_t *fail);
+int json_opt_size(json_t *object, const char *name, const char *key, size_t min, size_t max,
+    size_t *value, fail_t *fail);
+int json_opt_double(json_t *object, const char *name, const char *key, double min, double max,
+    double *value, fail_t *fail);
+int json_opt_bool(json_t *object, const char *name, const char *key, bool *value, fail_t *fail);
+/* *value is borrowed from the document. */
+int json_opt_string(
+    json_t *object, const char *name, const char *key, const char **value, fail_t *fail);
+
+#endif

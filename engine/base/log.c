@@ -1,0 +1,42 @@
+#include "engine/base/log.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Process-wide by nature: there is one standard error. */
+static atomic_int current_level = LOG_INFO;
+static atomic_bool is_speaker = true;
+
+void log_set_level(log_level_t level)
+{
+    atomic_store(&current_level, (int)level);
+}
+
+void log_set_speaker(bool speaker)
+{
+    atomic_store(&is_speaker, speaker);
+}
+
+void log_write(log_level_t level, const char *format, ...)
+{
+    if ((int)level > atomic_load(&current_level))
+        return;
+    if (level != LOG_ERROR && !atomic_load(&is_speaker))
+        return;
+    char line[2048];
+    const char *tag = level == LOG_ERROR ? "error: " : level == LOG_WARN ? "warning: " : "";
+    int used = snprintf(line, sizeof line - 1, "choir: %s", tag);
+    va_list args;
+    va_start(args, format);
+    int wanted = vsnprintf(line + used, sizeof line - 1 - (size_t)used, format, args);
+    va_end(args);
+    size_t length = strlen(line);
+    (void)wanted;
+    line[length++] = '\n';
+    /* One write for the whole line. Standard error is unbuffered, so nothing is lost on a crash. */
+    ssize_t done = write(STDERR_FILENO, line, length);
+    (void)done;
+}

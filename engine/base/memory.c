@@ -1,0 +1,116 @@
+#include "engine/base/memory.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include "engine/base/size.h"
+
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+
+/* Counts down to an injected failure; 0 is off. Process-wide because allocation is. */
+static atomic_size_t fail_countdown;
+
+void memory_fail_nth(size_t n)
+{
+    atomic_store(&fail_countdown, n);
+}
+
+static bool injected_failure(void)
+{
+    size_t left = atomic_load(&fail_countdown);
+    while (left != 0)
+        if (atomic_compare_exchange_weak(&fail_countdown, &left, left - 1))
+            return left == 1;
+    return false;
+}
+
+static bool is_huge(size_t bytes)
+{
+    return bytes >= 2 * HUGE_PAGE_BYTES;
+}
+
+/* Whole pages from the kernel: zero, and not touched until used. Maps a huge page more than needed
+ * and gives back what lies outside the aligned part. */
+static void *map_huge(size_t bytes)
+{
+    size_t length = size_round_up(bytes, HUGE_PAGE_BYTES);
+    size_t mapped = length + HUGE_PAGE_BYTES;
+    char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED)
+        return NULL;
+    size_t head = (HUGE_PAGE_BYTES - (uintptr_t)base % HUGE_PAGE_BYTES) % HUGE_PAGE_BYTES;
+    if (head != 0)
+        munmap(base, head);
+    munmap(base + head + length, mapped - head - length);
+    /* Refusal costs speed only. */
+    madvise(base + head, length, MADV_HUGEPAGE);
+    return base + head;
+}
+
+void *memory_alloc(size_t bytes, const char *what, fail_t *fail)
+{
+    void *memory = NULL;
+    if (bytes < SIZE_MAX / 2 && !injected_failure()) {
+        if (is_huge(bytes)) {
+            memory = map_huge(bytes);
+        } else {
+            size_t rounded = size_round_up(size_max(bytes, 1), 64);
+            memory = aligned_alloc(64, rounded);
+            if (memory != NULL)
+                memset(memory, 0, rounded);
+        }
+    }
+    if (memory == NULL)
+        fail_set(fail, FAIL_MEMORY, "%s: needs %.1f MiB of memory, the machine has %.1f MiB free",
+            what, (double)bytes / 1048576.0, (double)memory_available_bytes() / 1048576.0);
+    return memory;
+}
+
+void memory_free(void *memory, size_t bytes)
+{
+    if (memory != NULL && is_huge(bytes))
+        munmap(memory, size_round_up(bytes, HUGE_PAGE_BYTES));
+    else
+        free(memory);
+}
+
+static size_t read_number(const char *path, const char *key)
+{
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
+        return 0;
+    char line[256];
+    size_t number = 0;
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (key == NULL || strncmp(line, key, strlen(key)) == 0) {
+            char *digits = line + (key == NULL ? 0 : strlen(key));
+            number = (size_t)strtoull(digits, NULL, 10);
+            break;
+        }
+    }
+    fclose(file);
+    return number;
+}
+
+size_t memory_available_bytes(void)
+{
+    size_t available = read_number("/proc/meminfo", "MemAvailable:") * 1024;
+    size_t limit = read_number("/sys/fs/cgroup/memory.max", NULL); /* "max" reads as 0 */
+    size_t used = read_number("/sys/fs/cgroup/memory.current", NULL);
+    if (limit != 0 && limit > used && limit - used < available)
+        available = limit - used;
+    return available;
+}
+
+size_t memory_peak_bytes(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (size_t)usage.ru_maxrss * 1024;
+}

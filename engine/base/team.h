@@ -1,0 +1,56 @@
+/* The threads of one rank: a fixed team that runs one function together and meets at barriers.
+ *
+ * The caller of team_run is thread 0; the others wait for work between runs, first spinning, then
+ * yielding, then asleep on a futex, so that idle threads and oversubscribed ranks do not burn
+ * cores. Our own instead of OpenMP because OpenMP's waiting policy is fixed for the whole process
+ * before main() starts: with more ranks than cores, its spinning makes a decode step many times
+ * slower. Thread safety: one thread at a time may call team_run; barriers only inside a run. */
+#ifndef CHOIR_BASE_TEAM_H
+#define CHOIR_BASE_TEAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/base/status.h"
+
+typedef struct team team_t;
+
+/* n_threads >= 1, including the caller. oversubscribed: more threads than cores share this host, so
+ * waiting threads give their core away at once. */
+int team_open(team_t **team, size_t n_threads, bool oversubscribed, fail_t *fail);
+
+/* NULL is allowed. */
+void team_close(team_t *team);
+
+size_t team_size(const team_t *team);
+
+/* Calls fn(context, thread) on every thread, 0 .. size-1, and returns when all have returned.
+ * Writes made before are visible inside, and those made inside are visible after. */
+void team_run(team_t *team, void (*fn)(void *context, size_t thread), void *context);
+
+/* Waits until every thread of the current run has arrived; a full memory barrier. */
+void team_barrier(team_t *team, size_t thread);
+
+/* The two halves of a barrier with room for a serial part: team_arrive returns on thread 0 once all
+ * have arrived, and at once on the others, which then wait in team_await until thread 0 calls
+ * team_release. Every thread calls team_arrive; then thread 0 team_release, the others team_await.
+ */
+void team_arrive(team_t *team, size_t thread);
+void team_release(team_t *team);
+void team_await(team_t *team, size_t thread);
+
+/* The part [begin, end) of n items that belongs to a thread: contiguous, sizes differ by at most
+ * one. */
+typedef struct team_part {
+    size_t begin, end;
+} team_part_t;
+
+static inline team_part_t team_part(size_t n, size_t thread, size_t n_threads)
+{
+    size_t base = n / n_threads;
+    size_t extra = n % n_threads;
+    size_t begin = thread * base + (thread < extra ? thread : extra);
+    return (team_part_t){begin, begin + base + (thread < extra ? 1 : 0)};
+}
+
+#endif

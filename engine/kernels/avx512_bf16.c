@@ -1,0 +1,71 @@
+/* bf16 tiles with vdpbf16ps, which is the canonical chain's step for a pair of inputs. */
+#include <immintrin.h>
+
+#include "engine/kernels/tiles.h"
+
+#define ROWS                                                                                       \
+    6 /* 6 x 4 accumulators, 4 vectors of weights and one broadcast fill the 32 registers */
+#define VECTORS 4 /* of 16 outputs */
+#define PREFETCH_BYTES 4096
+
+/* One register tile: `rows` x 16 * `vectors` outputs. rows and vectors are constants after
+ * inlining. */
+static inline __attribute__((always_inline)) void register_tile(const int rows, const int vectors,
+    const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width, size_t k, float *c,
+    size_t c_stride, tile_mode_t mode)
+{
+    __m512 sum[ROWS][VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = mode == TILE_CHAIN ? _mm512_loadu_ps(c + (size_t)r * c_stride + 16 * v)
+                                           : _mm512_setzero_ps();
+    for (size_t i = 0; i < k; i += 2) {
+        const uint16_t *pair = b + i * width;
+        __m512bh w[VECTORS];
+        for (int v = 0; v < vectors; v++) {
+            w[v] = (__m512bh)_mm512_loadu_si512(pair + 32 * v);
+            /* One stream of weights is all a lone row reads; the hardware's own prefetch runs too
+             * short. */
+            if (rows == 1)
+                _mm_prefetch((const char *)(pair + 32 * v) + PREFETCH_BYTES, _MM_HINT_T0);
+        }
+        for (int r = 0; r < rows; r++) {
+            int32_t x;
+            __builtin_memcpy(&x, a + (size_t)r * a_stride + i, sizeof x);
+            __m512bh broadcast = (__m512bh)_mm512_set1_epi32(x);
+            for (int v = 0; v < vectors; v++)
+                sum[r][v] = _mm512_dpbf16_ps(sum[r][v], w[v], broadcast);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            float *out = c + (size_t)r * c_stride + 16 * v;
+            if (mode == TILE_ADD)
+                sum[r][v] = _mm512_add_ps(_mm512_loadu_ps(out), sum[r][v]);
+            _mm512_storeu_ps(out, sum[r][v]);
+        }
+}
+
+#define CASE(R, V)                                                                                 \
+    case (R)*8 + (V):                                                                              \
+        register_tile(R, V, a, a_stride, b, width, k, c, c_stride, mode);                          \
+        break;
+#define CASES(R) CASE(R, 1) CASE(R, 2) CASE(R, 3) CASE(R, 4)
+
+static void dispatch(size_t rows, size_t vectors, const uint16_t *a, size_t a_stride,
+    const uint16_t *b, size_t width, size_t k, float *c, size_t c_stride, tile_mode_t mode)
+{
+    switch (rows * 8 + vectors) {
+        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6)
+    }
+}
+
+void tile_avx512_bf16(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    for (size_t r = 0; r < rows; r += ROWS) {
+        size_t n = rows - r < ROWS ? rows - r : ROWS;
+        dispatch(n, width / 16, (const uint16_t *)a + r * a_stride, a_stride, b, width, k,
+            (float *)c + r * c_stride, c_stride, mode);
+    }
+}

@@ -1,0 +1,87 @@
+#include "engine/kernels/kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/kernels/elementwise.h"
+#include "engine/kernels/tiles.h"
+
+static const char *const isa_names[ISA_COUNT] = {"scalar", "avx2", "avx512", "avx512_bf16"};
+
+const char *isa_name(isa_t isa)
+{
+    return isa_names[isa];
+}
+
+isa_t isa_detect(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx512 && __builtin_cpu_supports("avx512bf16"))
+        return ISA_AVX512_BF16;
+    if (avx512)
+        return ISA_AVX512;
+    if (avx2)
+        return ISA_AVX2;
+#endif
+    return ISA_SCALAR;
+}
+
+int isa_choose(isa_t *isa, fail_t *fail)
+{
+    isa_t widest = isa_detect();
+    *isa = widest;
+    const char *wish = getenv("CHOIR_ISA");
+    if (wish == NULL || *wish == 0)
+        return 0;
+    for (isa_t i = ISA_SCALAR; i < ISA_COUNT; i++) {
+        if (strcmp(wish, isa_names[i]) != 0)
+            continue;
+        if (i > widest)
+            return fail_set(fail, FAIL_USAGE, "CHOIR_ISA=%s: this CPU has no more than %s", wish,
+                isa_names[widest]);
+        *isa = i;
+        return 0;
+    }
+    return fail_set(fail, FAIL_USAGE,
+        "CHOIR_ISA: expected scalar, avx2, avx512 or avx512_bf16, found \"%s\"", wish);
+}
+
+/* The tables differ in their tiles; the rest comes from elementwise.c as compiled for the
+ * instruction set. */
+typedef struct kernel_source {
+    void (*fill)(kernels_t *kernels, dtype_t mode);
+    void (*fill_sdpa)(kernels_t *kernels);
+    void (*tile_bf16)(
+        size_t, const void *, size_t, const void *, size_t, size_t, void *, size_t, tile_mode_t);
+    void (*tile_f32)(
+        size_t, const void *, size_t, const void *, size_t, size_t, void *, size_t, tile_mode_t);
+    void (*tile_f64)(
+        size_t, const void *, size_t, const void *, size_t, size_t, void *, size_t, tile_mode_t);
+} kernel_source_t;
+
+static const kernel_source_t sources[ISA_COUNT] = {
+    {elementwise_fill_baseline, sdpa_fill_baseline, tile_scalar_bf16, tile_scalar_f32,
+        tile_scalar_f64},
+#if defined(__x86_64__)
+    {elementwise_fill_avx2, sdpa_fill_avx2, tile_avx2_bf16, tile_avx2_f32, tile_avx2_f64},
+    {elementwise_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16_by_fma, tile_avx512_f32,
+        tile_avx512_f64},
+    {elementwise_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16, tile_avx512_f32, tile_avx512_f64},
+#endif
+};
+
+void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode)
+{
+    const kernel_source_t *source = &sources[isa];
+    source->fill(kernels, mode);
+    if (mode == DTYPE_BF16)
+        source->fill_sdpa(kernels);
+    kernels->isa = isa_names[isa];
+    kernels->tile = mode == DTYPE_BF16  ? source->tile_bf16
+                    : mode == DTYPE_F32 ? source->tile_f32
+                                        : source->tile_f64;
+}

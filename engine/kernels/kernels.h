@@ -1,0 +1,195 @@
+/* The numeric kernels: one table of functions per numeric mode and instruction set, and the packed
+ * layouts.
+ *
+ * Scalar C defines what is correct; every instruction set gives the same bits (docs/numerics.md).
+ * Functions are thread safe and allocate nothing.
+ *
+ * Element types: a table serves one mode. `element` is the mode's dtype: bf16 held in uint16_t,
+ * float, or double. `accumulator` is float in the modes bf16 and f32, double in f64. Pointers are
+ * void where their type follows the mode.
+ *
+ * Packed layout (weights, and K and V of the cache): outputs in panels of KERNEL_PANEL, the last
+ * one narrower but a multiple of KERNEL_LANES, missing outputs zero. Within a panel of `width`
+ * outputs over K inputs: bf16:      [K rounded up to even / 2][width][2]   pairs of inputs side by
+ * side, as vdpbf16ps takes them f32, f64:  [K][width] so that SIMD lanes run over outputs and each
+ * output is one sequential chain over its inputs.
+ *
+ * Chains (docs/numerics.md, "Dot product"): bf16: per pair of inputs, first the odd one, then the
+ * even one, each one fused multiply-add in f32, denormal factors and results taken as zero
+ * (vdpbf16ps). f32, f64: ascending fused multiply-adds. */
+#ifndef CHOIR_KERNELS_H
+#define CHOIR_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/dtype.h"
+#include "engine/base/status.h"
+
+#define KERNEL_PANEL 64 /* outputs of a panel */
+#define KERNEL_LANES 16 /* a panel's width is a multiple of this */
+
+/* What a tile does with the accumulators c. */
+typedef enum tile_mode {
+    TILE_SET,   /* c = chain from +0 */
+    TILE_CHAIN, /* c = chain continued from c */
+    TILE_ADD    /* c = c + (chain from +0), one plain addition: the next leaf of a sum */
+} tile_mode_t;
+
+typedef struct kernels {
+    const char *isa; /* "scalar", "avx2", "avx512", "avx512_bf16" */
+    dtype_t mode;
+    size_t element_bytes, accumulator_bytes;
+
+    /* Products of rows with one panel.
+     * a: [rows, k] element, row-major, a_stride elements apart; in bf16 k is even (pad with zero)
+     * b: the panel's part for these k inputs: `width` outputs, packed
+     * c: [rows, width] accumulator, c_stride apart */
+    void (*tile)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,
+        void *c, size_t c_stride, tile_mode_t mode);
+
+    /* y = R(c + bias); R rounds to the mode once. bias: [width] element or NULL (then nothing is
+     * added). y: [rows, width] element, y_stride apart */
+    void (*store)(size_t rows, size_t width, const void *c, size_t c_stride, const void *bias,
+        void *y, size_t y_stride);
+    /* y = R(x + R(c)). x, y: [rows, width] element, stride apart; y may be x */
+    void (*store_residual)(size_t rows, size_t width, const void *c, size_t c_stride, const void *x,
+        void *y, size_t stride);
+    /* y = R(R(silu(R(gate))) * R(up)); silu(g) = g / (1 + exp(-g)). gate, up: [rows, width]
+     * accumulator, c_stride apart. y: [rows, width] element, y_stride apart. */
+    void (*store_swiglu)(size_t rows, size_t width, const void *gate, const void *up,
+        size_t c_stride, void *y, size_t y_stride);
+    /* y = c widened to f32 (after R) for bf16, copied otherwise. y: [rows, width] accumulator type
+     */
+    void (*store_logits)(
+        size_t rows, size_t width, const void *c, size_t c_stride, void *y, size_t y_stride);
+
+    /* sum = sum + c, n accumulators */
+    void (*add)(size_t n, const void *c, void *sum);
+
+    /* RMSNorm of one row (Zhang & Sennrich 2019; transformers' Qwen2RMSNorm): y = R(w * R(x /
+     * sqrt(mean(x^2) + eps))), the mean in the order of pytorch-orders.md section 3. x, w, y: [n]
+     * element; y may be x. */
+    void (*rms_norm)(size_t n, const void *x, const void *w, double eps, void *y);
+
+    /* Rotary embedding of one head (Su et al. 2021, transformers' apply_rotary_pos_emb), in place:
+     * x[i] = R(R(x[i] cos[i]) + R(-x[i+h] sin[i])), x[i+h] = R(R(x[i+h] cos[i]) + R(x[i] sin[i])).
+     * x: [2 half] element; cos, sin: [half] accumulator, already rounded to the mode */
+    void (*rope)(size_t half, const void *cos, const void *sin, void *x);
+
+    /* Scores of eager attention: s = R(R(c) * scale). c: [n] accumulator, s: [n] element */
+    void (*scale_scores)(size_t n, const void *c, double scale, void *s);
+    /* Softmax of eager attention over the n kept keys of one row, in place: p = R(exp(s - max) * (1
+     * / sum)). lanes: sum in 16 lanes by index and fold by halves; else left to right. s: [n]
+     * element scratch: [n] accumulator */
+    void (*softmax)(size_t n, bool lanes, void *s, void *scratch);
+
+    /* The sdpa order's own (docs/pytorch-orders.md, "SDPA"); mode bf16 only, NULL otherwise. Its
+     * chains run even input first, so the two inputs of every pair lie swapped in rows (input i at
+     * i ^ 1) and panels; then `tile` is this order's chain. */
+
+    /* Scores of one query row with a panel of KERNEL_PANEL keys in n_lanes (4 or 8) lanes over the
+     * inputs, folded by halves. q: [inputs] swapped; inputs: a multiple of 8; scores:
+     * [KERNEL_PANEL] f32, written */
+    void (*sdpa_scores)(
+        size_t inputs, const void *q, const void *panel, size_t n_lanes, void *scores);
+    /* Exponentials of one row and one key block, of whose n_block keys the first n_kept are not
+     * masked; returns their sum. max: the row's maximum so far, updated; scores: [n_block] f32,
+     * overwritten; weights: [n_written] bf16 swapped, n_written >= n_kept and even: exponentials
+     * rounded, then zeros */
+    float (*sdpa_weights)(size_t n_kept, size_t n_block, size_t n_written, float scale, float *max,
+        float *scores, uint16_t *weights);
+    /* out += weights * values, lone rows: keys in fours. keys: a multiple of 4; weights: [keys]
+     * swapped; panel: of width outputs; out: [width] f32 */
+    void (*sdpa_outputs)(
+        size_t keys, const void *weights, const void *panel, size_t width, void *out);
+    /* The same for one key of the panel. */
+    void (*sdpa_output_key)(
+        size_t key, const void *weights, const void *panel, size_t width, void *out);
+    /* out *= factor; out: [n] f32 */
+    void (*sdpa_scale)(size_t n, float factor, void *out);
+    /* y = R(out * factor); y: [n] bf16 */
+    void (*sdpa_store)(size_t n, const void *out, float factor, void *y);
+} kernels_t;
+
+/* Instruction sets in ascending order. */
+typedef enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISA_COUNT } isa_t;
+
+const char *isa_name(isa_t isa);
+/* The widest this CPU has. */
+isa_t isa_detect(void);
+/* What CHOIR_ISA (scalar, avx2, avx512, avx512_bf16) allows on this CPU; isa_detect() when it is
+ * not set. FAIL_USAGE for an unknown name or one that the CPU lacks. */
+int isa_choose(isa_t *isa, fail_t *fail);
+
+/* Fills the table of a mode on an instruction set that the CPU has. mode: DTYPE_BF16, DTYPE_F32 or
+ * DTYPE_F64. */
+void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode);
+
+/* Compares a table with scalar on random, odd-shaped and cancelling data, a millisecond or so.
+ * FAIL_INTERNAL names the kernel that differs. */
+int kernels_self_test(const kernels_t *kernels, fail_t *fail);
+
+/* ---- Packed matrices
+ * --------------------------------------------------------------------------------------- */
+
+/* A share of a weight matrix: y = x W^T + bias for `rows` outputs over `columns` inputs. */
+typedef struct matrix {
+    size_t rows, columns;
+    size_t bytes; /* of panels */
+    void *panels; /* packed */
+    void *bias;   /* [rows rounded up to KERNEL_LANES] element, or NULL */
+} matrix_t;
+
+/* Inputs rounded up as packed: even for bf16. */
+static inline size_t kernel_padded_inputs(dtype_t mode, size_t inputs)
+{
+    return mode == DTYPE_BF16 ? (inputs + 1) / 2 * 2 : inputs;
+}
+
+static inline size_t kernel_padded_outputs(size_t outputs)
+{
+    return (outputs + KERNEL_LANES - 1) / KERNEL_LANES * KERNEL_LANES;
+}
+
+static inline size_t matrix_n_panels(const matrix_t *matrix)
+{
+    return (matrix->rows + KERNEL_PANEL - 1) / KERNEL_PANEL;
+}
+
+/* Outputs of panel p, padding included. */
+static inline size_t matrix_panel_width(const matrix_t *matrix, size_t p)
+{
+    size_t left = kernel_padded_outputs(matrix->rows) - p * KERNEL_PANEL;
+    return left < KERNEL_PANEL ? left : KERNEL_PANEL;
+}
+
+size_t matrix_panel_bytes(dtype_t mode, size_t rows, size_t columns); /* of a whole matrix */
+
+/* Where input k of panel p begins. */
+const void *matrix_panel(const matrix_t *matrix, dtype_t mode, size_t p, size_t k);
+
+/* Packs row-major rows into a panel whose outputs begin at first_output of the panel.
+ * src: [rows, columns] element; panel: the panel's start; padding stays as it is (zero). */
+void panel_pack_rows(dtype_t mode, size_t rows, size_t columns, const void *src, void *panel,
+    size_t width, size_t first_output);
+/* The inverse of panel_pack_rows for one output. dst: [columns] element */
+void panel_unpack_row(
+    dtype_t mode, size_t columns, const void *panel, size_t width, size_t output, void *dst);
+/* Writes input k of `outputs` outputs: x [outputs] element. In bf16, when k is even, its partner k
+ * + 1 becomes zero, and with swapped the two change places. */
+void panel_pack_input(
+    dtype_t mode, bool swapped, size_t outputs, const void *x, void *panel, size_t width, size_t k);
+/* Swaps the two inputs of every pair of a bf16 row. x: [n], n even */
+void row_swap_pairs(size_t n, uint16_t *x);
+
+/* y accumulators = x W^T of one panel for a batch of rows in two classes: rows [0, n_lone) sum in
+ * leaves of leaf_lone inputs, rows [n_lone, n_rows) in leaves of leaf_rows; leaves are added left
+ * to right. One pass over the panel. x: [n_rows, columns] element, row-major, x_stride apart
+ * (padding inputs zero); c: [n_rows, KERNEL_PANEL] accumulator. The larger leaf is a multiple of
+ * the smaller. */
+void matrix_panel_product(const kernels_t *kernels, const matrix_t *matrix, size_t p, size_t n_rows,
+    size_t n_lone, size_t leaf_lone, size_t leaf_rows, const void *x, size_t x_stride, void *c);
+
+#endif

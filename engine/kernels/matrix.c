@@ -1,0 +1,145 @@
+/* Packed layouts and the product of rows with one panel: the same for every instruction set. */
+#include <string.h>
+
+#include "engine/base/size.h"
+#include "engine/kernels/kernels.h"
+
+/* Inputs of a panel that are worked on together: as many as the largest leaf of the orders, and few
+ * enough for a panel's part (64 outputs x 1,024 inputs in bf16: 128 KiB) to stay in a second-level
+ * cache while all rows pass. */
+#define BLOCK_INPUTS 1024
+
+size_t matrix_panel_bytes(dtype_t mode, size_t rows, size_t columns)
+{
+    return kernel_padded_outputs(rows) * kernel_padded_inputs(mode, columns) * dtype_bytes(mode);
+}
+
+const void *matrix_panel(const matrix_t *matrix, dtype_t mode, size_t p, size_t k)
+{
+    size_t elements = p * KERNEL_PANEL * kernel_padded_inputs(mode, matrix->columns) +
+                      k * matrix_panel_width(matrix, p);
+    return (const char *)matrix->panels + elements * dtype_bytes(mode);
+}
+
+/* Four dwords; shuffles of them compile to the registers that every host has. */
+typedef uint32_t quad_t __attribute__((vector_size(16)));
+typedef quad_t quad_in_memory_t __attribute__((aligned(4), may_alias));
+
+/* 4 rows x 4 dwords, turned. */
+static void pack_quads(const uint32_t *src, size_t src_stride, uint32_t *panel, size_t width)
+{
+    quad_t r[4], pairs[4];
+    for (size_t i = 0; i < 4; i++)
+        r[i] = *(const quad_in_memory_t *)(src + i * src_stride);
+    for (size_t i = 0; i < 2; i++) {
+        pairs[i] = __builtin_shuffle(r[2 * i], r[2 * i + 1], (quad_t){0, 4, 1, 5});
+        pairs[2 + i] = __builtin_shuffle(r[2 * i], r[2 * i + 1], (quad_t){2, 6, 3, 7});
+    }
+    for (size_t i = 0; i < 4; i++)
+        *(quad_in_memory_t *)(panel + i * width) = __builtin_shuffle(pairs[i / 2 * 2],
+            pairs[i / 2 * 2 + 1], i % 2 == 0 ? (quad_t){0, 1, 4, 5} : (quad_t){2, 3, 6, 7});
+}
+
+/* Pairs of bf16 move as one dword, so that bf16 and f32 share their loops. */
+static void pack_dwords(size_t rows, size_t n_dwords, const uint32_t *src, size_t src_stride,
+    uint32_t *panel, size_t width)
+{
+    size_t quad_rows = rows / 4 * 4, quad_dwords = n_dwords / 4 * 4;
+    /* 16 dwords of all rows at a time: a cache line of each. */
+    for (size_t i0 = 0; i0 < quad_dwords; i0 += 16)
+        for (size_t r = 0; r < quad_rows; r += 4)
+            for (size_t i = i0; i < size_min(i0 + 16, quad_dwords); i += 4)
+                pack_quads(src + r * src_stride + i, src_stride, panel + i * width + r, width);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = r < quad_rows ? quad_dwords : 0; i < n_dwords; i++)
+            panel[i * width + r] = src[r * src_stride + i];
+}
+
+static void pack_bf16_odd(
+    size_t rows, size_t columns, const uint16_t *src, uint16_t *panel, size_t width)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < columns; i++)
+            panel[(i / 2 * width + r) * 2 + i % 2] = src[r * columns + i];
+}
+
+void panel_pack_rows(dtype_t mode, size_t rows, size_t columns, const void *src, void *panel,
+    size_t width, size_t first_output)
+{
+    if (mode == DTYPE_BF16 && columns % 2 != 0)
+        pack_bf16_odd(rows, columns, src, (uint16_t *)panel + 2 * first_output, width);
+    else if (mode == DTYPE_BF16)
+        pack_dwords(rows, columns / 2, src, columns / 2, (uint32_t *)panel + first_output, width);
+    else if (mode == DTYPE_F32)
+        pack_dwords(rows, columns, src, columns, (uint32_t *)panel + first_output, width);
+    else
+        for (size_t r = 0; r < rows; r++)
+            for (size_t i = 0; i < columns; i++)
+                ((double *)panel)[i * width + first_output + r] =
+                    ((const double *)src)[r * columns + i];
+}
+
+void panel_unpack_row(
+    dtype_t mode, size_t columns, const void *panel, size_t width, size_t output, void *dst)
+{
+    for (size_t i = 0; i < columns; i++) {
+        if (mode == DTYPE_BF16)
+            ((uint16_t *)dst)[i] = ((const uint16_t *)panel)[(i / 2 * width + output) * 2 + i % 2];
+        else if (mode == DTYPE_F32)
+            ((float *)dst)[i] = ((const float *)panel)[i * width + output];
+        else
+            ((double *)dst)[i] = ((const double *)panel)[i * width + output];
+    }
+}
+
+void panel_pack_input(
+    dtype_t mode, bool swapped, size_t outputs, const void *x, void *panel, size_t width, size_t k)
+{
+    if (mode == DTYPE_BF16) {
+        const uint16_t *from = x;
+        uint16_t *to = (uint16_t *)panel + k / 2 * width * 2;
+        size_t slot = swapped ? 1 - k % 2 : k % 2;
+        for (size_t n = 0; n < outputs; n++) {
+            to[2 * n + slot] = from[n];
+            if (k % 2 == 0)
+                /* A reused block may hold anything here, also NaN, which times zero is not zero. */
+                to[2 * n + 1 - slot] = 0;
+        }
+    } else {
+        size_t bytes = dtype_bytes(mode);
+        memcpy((char *)panel + k * width * bytes, x, outputs * bytes);
+    }
+}
+
+void row_swap_pairs(size_t n, uint16_t *x)
+{
+    for (size_t i = 0; i < n; i += 2) {
+        uint16_t even = x[i];
+        x[i] = x[i + 1];
+        x[i + 1] = even;
+    }
+}
+
+void matrix_panel_product(const kernels_t *kernels, const matrix_t *matrix, size_t p, size_t n_rows,
+    size_t n_lone, size_t leaf_lone, size_t leaf_rows, const void *x, size_t x_stride, void *c)
+{
+    size_t width = matrix_panel_width(matrix, p);
+    size_t inputs = kernel_padded_inputs(kernels->mode, matrix->columns);
+    size_t element = kernels->element_bytes;
+    for (size_t k0 = 0; k0 < inputs; k0 += BLOCK_INPUTS) {
+        size_t block = size_min(BLOCK_INPUTS, inputs - k0);
+        for (int lone = 1; lone >= 0; lone--) {
+            size_t first = lone ? 0 : n_lone;
+            size_t rows = lone ? n_lone : n_rows - n_lone;
+            size_t leaf = lone ? leaf_lone : leaf_rows;
+            if (rows == 0)
+                continue;
+            const char *from = (const char *)x + (first * x_stride + k0) * element;
+            char *to = (char *)c + first * KERNEL_PANEL * kernels->accumulator_bytes;
+            for (size_t k = 0; k < block; k += leaf)
+                kernels->tile(rows, from + k * element, x_stride,
+                    matrix_panel(matrix, kernels->mode, p, k0 + k), width,
+                    size_min(leaf, block - k), to, KERNEL_PANEL, k0 + k == 0 ? TILE_SET : TILE_ADD);
+        }
+    }
+}

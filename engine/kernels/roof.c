@@ -1,0 +1,85 @@
+#include "engine/kernels/roof.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define CHAINS 24 /* more than latency times throughput of any CPU here */
+
+typedef uint64_t wide_t __attribute__((vector_size(64)));
+
+uint64_t roof_read(const void *data, size_t bytes)
+{
+    const wide_t *at = data;
+    wide_t sums[4] = {{0}};
+    for (size_t i = 0; i < bytes / sizeof(wide_t); i += 4)
+        for (size_t j = 0; j < 4; j++) {
+            __builtin_prefetch((const char *)(at + i + j) + 4096);
+            sums[j] += at[i + j];
+        }
+    wide_t sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    uint64_t total = 0;
+    for (size_t lane = 0; lane < sizeof sum / sizeof total; lane++)
+        total += sum[lane];
+    return total;
+}
+
+#if defined(__x86_64__)
+/* Unrolled loops over an array that lives in registers; the empty statement keeps x from being
+ * hoisted away. */
+#define DEFINE_ROOF(NAME, TARGET, VEC, ZERO, STEP, X_TYPE, X_VALUE)                                \
+    __attribute__((target(TARGET))) static double NAME(uint64_t steps)                             \
+    {                                                                                              \
+        VEC chains[CHAINS];                                                                        \
+        X_TYPE x = X_VALUE;                                                                        \
+        for (int i = 0; i < CHAINS; i++)                                                           \
+            chains[i] = ZERO;                                                                      \
+        for (uint64_t k = 0; k < steps; k += CHAINS) {                                             \
+            _Pragma("GCC unroll 24") for (int i = 0; i < CHAINS; i++) chains[i] = STEP;            \
+            __asm__ volatile("" : "+v"(x));                                                        \
+        }                                                                                          \
+        double sum = 0;                                                                            \
+        for (int i = 0; i < CHAINS; i++)                                                           \
+            sum += (double)chains[i][0];                                                           \
+        return sum;                                                                                \
+    }
+
+DEFINE_ROOF(roof_512_bf16, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(),
+    _mm512_dpbf16_ps(chains[i], (__m512bh)x, (__m512bh)x), __m512i, _mm512_set1_epi32(0x3f803f80))
+DEFINE_ROOF(roof_512_f32, "avx512f", __m512, _mm512_setzero_ps(), _mm512_fmadd_ps(x, x, chains[i]),
+    __m512, _mm512_set1_ps(1))
+DEFINE_ROOF(roof_512_f64, "avx512f", __m512d, _mm512_setzero_pd(), _mm512_fmadd_pd(x, x, chains[i]),
+    __m512d, _mm512_set1_pd(1))
+#undef CHAINS
+#define CHAINS 12 /* 16 registers */
+DEFINE_ROOF(roof_256_f32, "avx2,fma", __m256, _mm256_setzero_ps(), _mm256_fmadd_ps(x, x, chains[i]),
+    __m256, _mm256_set1_ps(1))
+DEFINE_ROOF(roof_256_f64, "avx2,fma", __m256d, _mm256_setzero_pd(),
+    _mm256_fmadd_pd(x, x, chains[i]), __m256d, _mm256_set1_pd(1))
+
+double roof_multiply(isa_t isa, dtype_t mode, uint64_t steps, double *flop)
+{
+    uint64_t per_step = 0;
+    double value = 0;
+    steps = (steps + 23) / 24 * 24;
+    if (isa == ISA_AVX512_BF16 && mode == DTYPE_BF16) {
+        per_step = 64;
+        value = roof_512_bf16(steps);
+    } else if (isa >= ISA_AVX512) {
+        per_step = mode == DTYPE_F64 ? 16 : 32;
+        value = mode == DTYPE_F64 ? roof_512_f64(steps) : roof_512_f32(steps);
+    } else if (isa == ISA_AVX2) {
+        per_step = mode == DTYPE_F64 ? 8 : 16;
+        value = mode == DTYPE_F64 ? roof_256_f64(steps) : roof_256_f32(steps);
+    }
+    *flop = (double)(per_step * steps);
+    return value;
+}
+#else
+double roof_multiply(isa_t isa, dtype_t mode, uint64_t steps, double *flop)
+{
+    (void)isa, (void)mode, (void)steps;
+    *flop = 0;
+    return 0;
+}
+#endif

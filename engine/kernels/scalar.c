@@ -1,0 +1,66 @@
+/* The scalar tiles: what every other instruction set must equal, bit for bit. */
+#include <float.h>
+#include <math.h>
+
+#include "engine/kernels/tiles.h"
+
+/* vdpbf16ps takes denormal factors and results as zero of the same sign. */
+static float flush(float x)
+{
+    return fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x;
+}
+
+static float step_bf16(uint16_t a, uint16_t b, float c)
+{
+    return flush(fmaf(flush(f32_from_bf16(a)), flush(f32_from_bf16(b)), flush(c)));
+}
+
+void tile_scalar_bf16(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const uint16_t *x = (const uint16_t *)a + r * a_stride;
+        float *out = (float *)c + r * c_stride;
+        for (size_t j = 0; j < width; j++) {
+            const uint16_t *w = (const uint16_t *)b + 2 * j;
+            float chain = mode == TILE_CHAIN ? out[j] : 0.0f;
+            for (size_t i = 0; i < k; i += 2, w += 2 * width) {
+                chain = step_bf16(x[i + 1], w[1], chain);
+                chain = step_bf16(x[i], w[0], chain);
+            }
+            out[j] = mode == TILE_ADD ? out[j] + chain : chain;
+        }
+    }
+}
+
+void tile_scalar_f32(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const float *x = (const float *)a + r * a_stride;
+        float *out = (float *)c + r * c_stride;
+        for (size_t j = 0; j < width; j++) {
+            const float *w = (const float *)b + j;
+            float chain = mode == TILE_CHAIN ? out[j] : 0.0f;
+            for (size_t i = 0; i < k; i++)
+                chain = fmaf(x[i], w[i * width], chain);
+            out[j] = mode == TILE_ADD ? out[j] + chain : chain;
+        }
+    }
+}
+
+void tile_scalar_f64(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const double *x = (const double *)a + r * a_stride;
+        double *out = (double *)c + r * c_stride;
+        for (size_t j = 0; j < width; j++) {
+            const double *w = (const double *)b + j;
+            double chain = mode == TILE_CHAIN ? out[j] : 0.0;
+            for (size_t i = 0; i < k; i++)
+                chain = fma(x[i], w[i * width], chain);
+            out[j] = mode == TILE_ADD ? out[j] + chain : chain;
+        }
+    }
+}

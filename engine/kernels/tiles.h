@@ -1,0 +1,23 @@
+/* The tile function of each instruction set and mode. Internal to engine/kernels; called only where
+ * the CPU has the instructions. Signature and meaning: kernels_t.tile. */
+#ifndef CHOIR_KERNELS_TILES_H
+#define CHOIR_KERNELS_TILES_H
+
+#include "engine/kernels/kernels.h"
+
+#define DECLARE_TILE(NAME)                                                                         \
+    void NAME(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,  \
+        void *c, size_t c_stride, tile_mode_t mode)
+
+DECLARE_TILE(tile_scalar_bf16);
+DECLARE_TILE(tile_scalar_f32);
+DECLARE_TILE(tile_scalar_f64);
+DECLARE_TILE(tile_avx2_bf16);
+DECLARE_TILE(tile_avx2_f32);
+DECLARE_TILE(tile_avx2_f64);
+DECLARE_TILE(tile_avx512_bf16_by_fma);
+DECLARE_TILE(tile_avx512_f32);
+DECLARE_TILE(tile_avx512_f64);
+DECLARE_TILE(tile_avx512_bf16);
+
+#endif

@@ -1,0 +1,264 @@
+/* Attention in the order of PyTorch's fused CPU kernel
+ * (_scaled_dot_product_flash_attention_for_cpu), transformers' default: blocks of queries and keys
+ * with a running maximum, products in the orders of MKL's bf16 gemm (docs/pytorch-orders.md,
+ * "SDPA"). Masked keys contribute zeros to sums that start at +0 and are left out; their number
+ * matters. Mode bf16 only. */
+#include "engine/model/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/base/size.h"
+#include "engine/model/libm_exp.h"
+
+#define KEY_BLOCK 512
+
+typedef struct sdpa_scratch {
+    uint16_t *q;       /* [rows, head_dim], pairs swapped */
+    float *scores;     /* [rows, KEY_BLOCK] */
+    uint16_t *weights; /* [rows, KEY_BLOCK], pairs swapped */
+    float *out;        /* [panels][rows, KERNEL_PANEL] */
+    float *leaf;       /* [rows, KERNEL_PANEL] */
+    float *max, *sum;  /* [rows] */
+    uint16_t *hidden;  /* [rows] weights put aside at a leaf's odd end */
+} sdpa_scratch_t;
+
+static size_t place(char *base, size_t *used, size_t bytes, char **part)
+{
+    *part = base == NULL ? NULL : base + *used;
+    *used += size_round_up(bytes, 64);
+    return *used;
+}
+
+static size_t lay_out(sdpa_scratch_t *s, char *base, size_t rows, size_t head_dim)
+{
+    size_t used = 0, panels = (head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
+    char *parts[8];
+    const size_t bytes[8] = {rows * head_dim * 2, rows * KEY_BLOCK * 4, rows * KEY_BLOCK * 2,
+        panels * rows * KERNEL_PANEL * 4, rows * KERNEL_PANEL * 4, rows * 4, rows * 4, rows * 2};
+    for (int i = 0; i < 8; i++)
+        place(base, &used, bytes[i], &parts[i]);
+    *s = (sdpa_scratch_t){(uint16_t *)parts[0], (float *)parts[1], (uint16_t *)parts[2],
+        (float *)parts[3], (float *)parts[4], (float *)parts[5], (float *)parts[6],
+        (uint16_t *)parts[7]};
+    return used;
+}
+
+size_t attention_sdpa_scratch_bytes(size_t head_dim, size_t max_heads)
+{
+    sdpa_scratch_t s;
+    return lay_out(&s, NULL, attention_unit_max_rows(max_heads), head_dim);
+}
+
+/* What the order of one pair of blocks depends on. */
+typedef struct block {
+    size_t first_key, n_keys; /* of the key block as the reference has it, masked keys included */
+    size_t n_queries;         /* rows of the query block */
+    size_t end;               /* keys of this block that some row of the unit sees */
+} block_t;
+
+/* Rows of the reference's query block that holds the unit's tokens. */
+static size_t query_block_rows(const attention_unit_t *u)
+{
+    size_t s = u->call_tokens;
+    if (s == 1)
+        return 1;
+    size_t block = s >= 768 ? 256 : s >= 192 ? 64 : 32;
+    size_t first = u->first_position / block * block;
+    return size_min(block, s - first);
+}
+
+static const void *k_panel(const attention_unit_t *u, size_t key)
+{
+    return kv_cache_k(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]);
+}
+
+static const char *v_panel(const attention_unit_t *u, size_t key, size_t first_output)
+{
+    return kv_cache_v(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]) +
+           first_output * KV_BLOCK * sizeof(uint16_t);
+}
+
+/* Keys of the block that a row sees. */
+static size_t keys_kept(const attention_unit_t *u, const block_t *b, size_t row)
+{
+    size_t seen = u->first_position + row / u->n_heads + 1;
+    return seen <= b->first_key ? 0 : size_min(seen - b->first_key, b->n_keys);
+}
+
+static void compute_scores(
+    const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows)
+{
+    bool chain = b->n_queries >= 4 && b->n_keys >= 12;
+    /* Otherwise 4 lanes over the inputs; with 2 or 3 queries, or few keys, the keys beyond the last
+     * multiple of 4 take 8. */
+    bool all_by_4 = b->n_queries == 1 || b->n_keys == 1;
+    size_t by_4 = all_by_4 ? b->n_keys : b->n_keys / 4 * 4;
+    for (size_t key = 0; key < b->end; key += KV_BLOCK) {
+        const void *panel = k_panel(u, b->first_key + key);
+        if (chain) {
+            u->kernels->tile(rows, s->q, u->head_dim, panel, KV_BLOCK, u->head_dim, s->scores + key,
+                KEY_BLOCK, TILE_SET);
+            continue;
+        }
+        for (size_t r = 0; r < rows; r++) {
+            float *scores = s->scores + r * KEY_BLOCK + key;
+            const uint16_t *q = s->q + r * u->head_dim;
+            u->kernels->sdpa_scores(u->head_dim, q, panel, 4, scores);
+            if (by_4 < key + KV_BLOCK && by_4 < b->end) {
+                float last[KV_BLOCK];
+                u->kernels->sdpa_scores(u->head_dim, q, panel, 8, last);
+                size_t from = by_4 > key ? by_4 - key : 0;
+                memcpy(scores + from, last + from, (KV_BLOCK - from) * sizeof *last);
+            }
+        }
+    }
+}
+
+static void compute_weights(
+    const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows)
+{
+    size_t panels = (u->head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
+    size_t written = size_round_up(b->end, 2);
+    for (size_t r = 0; r < rows; r++) {
+        float old = s->max[r];
+        float sum = u->kernels->sdpa_weights(keys_kept(u, b, r), b->n_keys, written,
+            (float)u->scale, &s->max[r], s->scores + r * KEY_BLOCK, s->weights + r * KEY_BLOCK);
+        if (b->first_key == 0) {
+            s->sum[r] = sum;
+            continue;
+        }
+        float shrink = libm_exp(old - s->max[r]);
+        s->sum[r] = fmaf(shrink, s->sum[r], sum);
+        for (size_t p = 0; p < panels; p++)
+            u->kernels->sdpa_scale(KERNEL_PANEL, shrink, s->out + (p * rows + r) * KERNEL_PANEL);
+    }
+}
+
+/* A chain over keys [begin, end) of the block, begin even, into to. */
+static void chain(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows,
+    size_t begin, size_t end, size_t first_output, size_t width, bool go_on, float *to)
+{
+    for (size_t key = begin; key < end;) {
+        size_t next = size_min((key / KV_BLOCK + 1) * KV_BLOCK, size_round_up(end, 2));
+        const char *panel = v_panel(u, b->first_key + key, first_output);
+        u->kernels->tile(rows, s->weights + key, KEY_BLOCK,
+            panel + key % KV_BLOCK * width * sizeof(uint16_t), width, next - key, to, KERNEL_PANEL,
+            key == begin && !go_on ? TILE_SET : TILE_CHAIN);
+        key = next;
+    }
+}
+
+/* Puts every row's weight of one key aside and leaves zero, or brings it back. */
+static void hide_key(sdpa_scratch_t *s, size_t rows, size_t key, bool hide)
+{
+    for (size_t r = 0; r < rows; r++) {
+        uint16_t *weight = &s->weights[r * KEY_BLOCK + (key ^ 1)];
+        if (hide)
+            s->hidden[r] = *weight;
+        *weight = hide ? 0 : s->hidden[r];
+    }
+}
+
+/* Four queries or more: leaves, each a chain from +0, added to the output one after another. A leaf
+ * may begin or end within a pair of keys; then the other key of the pair counts as zero. */
+static void add_leaves(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows,
+    size_t first_output, size_t width, float *out)
+{
+    size_t leaf = b->n_keys <= 192 ? b->n_keys : b->n_keys < 384 ? b->n_keys / 2 : 192;
+    for (size_t begin = 0; begin < b->end; begin += leaf) {
+        size_t end = size_min(begin + leaf, b->end);
+        bool first = b->first_key == 0 && begin == 0;
+        bool odd_begin = begin % 2 != 0, odd_end = end % 2 != 0 && end < b->end;
+        float *to = first ? out : s->leaf;
+        if (odd_end) {
+            hide_key(s, rows, end, true);
+        } else if (odd_begin) {
+            hide_key(s, rows, begin - 1, true);
+        }
+        chain(u, s, b, rows, begin - odd_begin, end, first_output, width, false, to);
+        if (odd_end)
+            hide_key(s, rows, end, false);
+        else if (odd_begin)
+            hide_key(s, rows, begin - 1, false);
+        if (!first)
+            u->kernels->add(rows * KERNEL_PANEL, s->leaf, out);
+    }
+}
+
+/* One query, the last of its call, so that it sees all keys of the block: keys in fours, then the
+ * rest one by one, the last key first. */
+static void add_lone(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows,
+    size_t first_output, size_t width, float *out)
+{
+    size_t fours = b->n_keys / 4 * 4;
+    for (size_t key = 0; key < fours; key += KV_BLOCK)
+        for (size_t r = 0; r < rows; r++)
+            u->kernels->sdpa_outputs(size_min(KV_BLOCK, fours - key),
+                s->weights + r * KEY_BLOCK + key, v_panel(u, b->first_key + key, first_output),
+                width, out + r * KERNEL_PANEL);
+    for (size_t key = b->n_keys; key > fours; key--)
+        for (size_t r = 0; r < rows; r++)
+            u->kernels->sdpa_output_key((key - 1) % KV_BLOCK,
+                s->weights + r * KEY_BLOCK + (key - 1) / KV_BLOCK * KV_BLOCK,
+                v_panel(u, b->first_key + key - 1, first_output), width, out + r * KERNEL_PANEL);
+}
+
+static void compute_outputs(
+    const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows)
+{
+    for (size_t first = 0; first < u->head_dim; first += KERNEL_PANEL) {
+        size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(u->head_dim) - first);
+        float *out = s->out + first * rows;
+        if (b->n_queries >= 4)
+            add_leaves(u, s, b, rows, first, width, out);
+        else if (b->n_queries > 1)
+            chain(u, s, b, rows, 0, b->end, first, width, b->first_key != 0, out);
+        else
+            add_lone(u, s, b, rows, first, width, out);
+    }
+}
+
+static void begin_rows(const attention_unit_t *u, sdpa_scratch_t *s, size_t rows)
+{
+    size_t row_elements = u->n_heads * u->head_dim;
+    size_t panels = (u->head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
+    for (size_t t = 0; t < u->n_tokens; t++)
+        memcpy(s->q + t * row_elements, (const uint16_t *)u->q + t * u->q_stride,
+            row_elements * sizeof *s->q);
+    row_swap_pairs(rows * u->head_dim, s->q);
+    memset(s->out, 0, panels * rows * KERNEL_PANEL * sizeof *s->out);
+    for (size_t r = 0; r < rows; r++)
+        s->max[r] = -INFINITY;
+}
+
+static void store_rows(const attention_unit_t *u, sdpa_scratch_t *s, size_t rows)
+{
+    for (size_t r = 0; r < rows; r++) {
+        uint16_t *to =
+            (uint16_t *)u->out + r / u->n_heads * u->out_stride + r % u->n_heads * u->head_dim;
+        for (size_t first = 0; first < u->head_dim; first += KERNEL_PANEL)
+            u->kernels->sdpa_store(size_min(KERNEL_PANEL, u->head_dim - first),
+                s->out + first * rows + r * KERNEL_PANEL, 1.0f / s->sum[r], to + first);
+    }
+}
+
+void attention_sdpa(const attention_unit_t *u, void *scratch)
+{
+    sdpa_scratch_t s;
+    size_t rows = u->n_tokens * u->n_heads;
+    size_t call_keys = u->call_tokens == 1 ? u->first_position + 1 : u->call_tokens;
+    size_t n_keys = u->first_position + u->n_tokens;
+    lay_out(&s, scratch, rows, u->head_dim);
+    begin_rows(u, &s, rows);
+    for (size_t first = 0; first < n_keys; first += KEY_BLOCK) {
+        block_t b = {.first_key = first,
+            .n_keys = size_min(KEY_BLOCK, call_keys - first),
+            .n_queries = query_block_rows(u),
+            .end = size_min(KEY_BLOCK, n_keys - first)};
+        compute_scores(u, &s, &b, rows);
+        compute_weights(u, &s, &b, rows);
+        compute_outputs(u, &s, &b, rows);
+    }
+    store_rows(u, &s, rows);
+}

@@ -1,0 +1,101 @@
+/* What forward_open.c sets up and forward.c uses. Internal to engine/model. */
+#ifndef CHOIR_MODEL_FORWARD_INTERNAL_H
+#define CHOIR_MODEL_FORWARD_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "engine/model/forward.h"
+
+/* Activations that all ranks see whole. The residual stream alternates between two of them, so that
+ * no rank writes what another still reads (comm.h). */
+typedef enum shared { SHARED_X, SHARED_X_MID, SHARED_ATTENTION, SHARED_MLP, SHARED_COUNT } shared_t;
+
+/* What a thread owns. */
+typedef struct thread_scratch {
+    char *products[2]; /* [max_rows, KERNEL_PANEL] accumulator; the second for up_proj */
+    char *shown;       /* the same, once a tap was set: products as rounded, to look at */
+    char *attention;
+    size_t product_bytes, attention_bytes;
+} thread_scratch_t;
+
+struct forward {
+    const model_t *model;
+    kv_cache_t *cache;
+    team_t *team;
+    comm_t *comm;
+    forward_options_t options;
+    size_t n_threads;
+    double scale;
+    bool sdpa; /* attention in PyTorch's fused order; f32 and f64 have one order for both */
+    comm_buffer_t
+        *shared[SHARED_COUNT]; /* --combine reduce: only SHARED_X, for the embedding's exchange */
+    char *data[SHARED_COUNT];  /* the activations: of shared, or this rank's own (reduce) */
+    size_t strides[SHARED_COUNT];    /* elements */
+    size_t *begins[SHARED_COUNT];    /* [ranks + 1] bytes; what comm_gather_columns needs */
+    int *owners;                     /* [max_rows] rank of each row's embedding */
+    char *normed;                    /* [max(max_rows, max_logits), hidden stride] element */
+    char *q, *k, *v;                 /* [max_rows, local heads * head_dim] element */
+    char *partial;                   /* [max_rows, hidden] accumulator: --combine reduce */
+    char *logits;                    /* [max_logits, local vocabulary] accumulator */
+    size_t data_bytes[SHARED_COUNT]; /* of this rank's own; 0 when shared */
+    size_t normed_bytes, q_bytes, kv_bytes, partial_bytes, logits_bytes;
+    thread_scratch_t *threads;
+    const tap_t *tap; /* NULL: none */
+    /* The current step. */
+    const forward_batch_t *batch;
+    size_t n_lone;
+    atomic_size_t next_unit;
+    uint64_t mark_ns;
+    forward_times_t times;
+};
+
+static inline size_t element(const forward_t *f)
+{
+    return f->model->kernels.element_bytes;
+}
+
+static inline size_t accumulator(const forward_t *f)
+{
+    return f->model->kernels.accumulator_bytes;
+}
+
+static inline size_t local_q(const model_t *m)
+{
+    return plan_count(model_share(m)->heads) * m->config.head_dim;
+}
+
+static inline size_t local_kv(const model_t *m)
+{
+    return plan_count(model_share(m)->kv_heads) * m->config.head_dim;
+}
+
+static inline size_t most_kv_group(const model_t *m)
+{
+    return m->config.num_attention_heads / m->config.num_key_value_heads;
+}
+
+static inline size_t shared_width(const model_t *m, shared_t which)
+{
+    const config_t *c = &m->config;
+    return which == SHARED_ATTENTION ? c->num_attention_heads * c->head_dim
+           : which == SHARED_MLP     ? c->intermediate_size
+                                     : c->hidden_size;
+}
+
+/* First column of rank r's slice. */
+static inline size_t slice_begin(const model_t *m, shared_t which, size_t r)
+{
+    if (r == m->plan.n_ranks)
+        return shared_width(m, which);
+    const plan_share_t *share = &m->plan.shares[r];
+    return which == SHARED_ATTENTION ? share->heads.begin * m->config.head_dim
+           : which == SHARED_MLP     ? share->columns.begin
+                                     : share->hidden.begin;
+}
+
+static inline char *shared_row(const forward_t *f, shared_t which, size_t row)
+{
+    return f->data[which] + row * f->strides[which] * element(f);
+}
+
+#endif

@@ -1,0 +1,48 @@
+/* The KV cache of one rank: blocks of KV_BLOCK tokens, for this rank's KV heads, in all layers.
+ *
+ * Blocks are handed out by the scheduler of the coordinator; block ids mean the same on every rank.
+ * A block of a layer and head is laid out for the matrix kernels (kernels.h), so that scores and
+ * outputs are products with packed panels: K: a panel of KV_BLOCK keys over head_dim;      V:
+ * panels of head_dim outputs over KV_BLOCK keys. Not thread safe across writers of the same block;
+ * forward assigns them. */
+#ifndef CHOIR_MODEL_KV_CACHE_H
+#define CHOIR_MODEL_KV_CACHE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/dtype.h"
+#include "engine/base/status.h"
+
+#define KV_BLOCK 64
+
+typedef struct kv_cache {
+    dtype_t dtype; /* the numeric mode */
+    size_t n_layers, n_heads, head_dim, n_blocks;
+    size_t k_block_bytes, v_block_bytes; /* one block of one head and layer */
+    size_t bytes;                        /* of k and v together */
+    char *k, *v;                         /* [n_layers][n_heads][n_blocks][block] */
+} kv_cache_t;
+
+/* n_heads: this rank's KV heads, may be 0. */
+int kv_cache_open(kv_cache_t *cache, dtype_t dtype, size_t n_layers, size_t n_heads,
+    size_t head_dim, size_t n_blocks, fail_t *fail);
+void kv_cache_close(kv_cache_t *cache);
+
+/* Bytes that kv_cache_open would allocate. */
+size_t kv_cache_bytes(
+    dtype_t dtype, size_t n_layers, size_t n_heads, size_t head_dim, size_t n_blocks);
+
+static inline char *kv_cache_k(const kv_cache_t *cache, size_t layer, size_t head, size_t block)
+{
+    return cache->k +
+           ((layer * cache->n_heads + head) * cache->n_blocks + block) * cache->k_block_bytes;
+}
+
+static inline char *kv_cache_v(const kv_cache_t *cache, size_t layer, size_t head, size_t block)
+{
+    return cache->v +
+           ((layer * cache->n_heads + head) * cache->n_blocks + block) * cache->v_block_bytes;
+}
+
+#endif

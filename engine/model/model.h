@@ -1,0 +1,71 @@
+/* This rank's share of a model's weights, packed for the kernels.
+ *
+ * Owns the packed matrices. Immutable after loading, so any thread may read it. */
+#ifndef CHOIR_MODEL_MODEL_H
+#define CHOIR_MODEL_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/dtype.h"
+#include "engine/base/status.h"
+#include "engine/base/team.h"
+#include "engine/kernels/kernels.h"
+#include "engine/model/config.h"
+#include "engine/model/model_source.h"
+#include "sharding/plan.h"
+
+typedef struct model_layer {
+    void *input_norm, *post_norm; /* [hidden] element */
+    matrix_t q, k, v;             /* rows of my query heads and my KV heads, with biases */
+    matrix_t o;                   /* my rows of o_proj (gather), or my heads' columns (reduce) */
+    matrix_t gate, up;            /* rows of my MLP columns */
+    matrix_t down;                /* my rows of down_proj (gather), or my MLP columns (reduce) */
+} model_layer_t;
+
+typedef struct model {
+    config_t config;
+    plan_t plan;
+    size_t rank; /* of the plan */
+    dtype_t mode;
+    kernels_t kernels;
+    void *final_norm;      /* [hidden] element */
+    matrix_t embedding;    /* my vocabulary rows; also lm_head when tied */
+    matrix_t lm_head;      /* empty when tied */
+    model_layer_t *layers; /* [num_hidden_layers] */
+    size_t rope_positions;
+    void *rope_cos, *rope_sin; /* [rope_positions, head_dim / 2] accumulator, see rope.h */
+    size_t n_converted;        /* tensors whose dtype was not the mode's */
+} model_t;
+
+typedef struct model_options {
+    plan_combine_t combine;
+    size_t n_ranks, rank;
+    dtype_t mode;
+    isa_t isa;
+    size_t max_positions; /* rows of the RoPE tables */
+    /* Tells how far loading is, in bytes of packed weights; called from thread 0. May be NULL. */
+    void (*progress)(void *context, uint64_t done, uint64_t total);
+    void *progress_context;
+} model_options_t;
+
+/* Local. Checks that every tensor is there, then reads this rank's parts only, all threads of the
+ * team packing. On failure nothing is kept. */
+int model_load(model_t *model, const config_t *config, const model_source_t *source,
+    const model_options_t *options, team_t *team, fail_t *fail);
+void model_close(model_t *model);
+
+/* Bytes that model_load allocates for a rank, RoPE tables included. */
+size_t model_bytes(const plan_t *plan, size_t rank, dtype_t mode, size_t max_positions);
+
+static inline const plan_share_t *model_share(const model_t *model)
+{
+    return &model->plan.shares[model->rank];
+}
+
+static inline const matrix_t *model_lm_head(const model_t *model)
+{
+    return model->config.tie_word_embeddings ? &model->embedding : &model->lm_head;
+}
+
+#endif

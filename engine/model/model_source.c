@@ -1,0 +1,82 @@
+#include "engine/model/model_source.h"
+
+#include <math.h>
+#include <string.h>
+
+static int checkpoint_check(
+    void *context, const model_part_t *part, dtype_t mode, int *converted, fail_t *fail)
+{
+    const checkpoint_tensor_t *tensor;
+    if (checkpoint_get(context, part->name, part->shape_rows, part->shape_columns, &tensor, fail) !=
+        0)
+        return fail->status;
+    *converted = tensor->dtype != mode;
+    return 0;
+}
+
+static int checkpoint_part(
+    void *context, const model_part_t *part, dtype_t mode, void *dst, void *scratch, fail_t *fail)
+{
+    const checkpoint_tensor_t *tensor;
+    if (checkpoint_get(context, part->name, part->shape_rows, part->shape_columns, &tensor, fail) !=
+        0)
+        return fail->status;
+    return checkpoint_read(context, tensor, part->row_begin, part->row_end, part->col_begin,
+        part->col_end, dst, mode, scratch, fail);
+}
+
+model_source_t model_source_checkpoint(checkpoint_t *checkpoint)
+{
+    return (model_source_t){
+        .context = checkpoint, .check = checkpoint_check, .read = checkpoint_part};
+}
+
+/* SplitMix64 (Steele, Lea & Flood 2014). */
+static uint64_t mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+static int random_check(
+    void *context, const model_part_t *part, dtype_t mode, int *converted, fail_t *fail)
+{
+    (void)context, (void)part, (void)mode, (void)fail;
+    *converted = 0;
+    return 0;
+}
+
+static int random_part(
+    void *context, const model_part_t *part, dtype_t mode, void *dst, void *scratch, fail_t *fail)
+{
+    (void)fail;
+    uint64_t key = *(const uint64_t *)context;
+    for (const char *c = part->name; *c != 0; c++)
+        key = mix(key ^ (unsigned char)*c);
+    bool is_norm = strstr(part->name, "norm") != NULL,
+         is_bias = !is_norm && part->shape_columns == 0;
+    float center = is_norm ? 1.0f : 0.0f;
+    float spread = is_norm ? 0.1f : is_bias ? 0.5f : 1.0f / sqrtf((float)part->shape_columns);
+    float *values = scratch;
+    size_t columns = part->col_end - part->col_begin, count = 0;
+    size_t pitch = part->shape_columns == 0 ? 1 : part->shape_columns;
+    for (size_t r = part->row_begin; r < part->row_end; r++)
+        for (size_t c = part->col_begin; c < part->col_end; c++) {
+            /* Four 16-bit uniforms add up to nearly a normal number. */
+            uint64_t bits = mix(key + r * pitch + c);
+            int32_t sum = (int32_t)(bits & 0xffff) + (int32_t)(bits >> 16 & 0xffff) +
+                          (int32_t)(bits >> 32 & 0xffff) + (int32_t)(bits >> 48) - 2 * 65535;
+            values[count++] = center + spread * ((float)sum * (1.0f / 37837.0f));
+        }
+    dtype_convert(dst, mode, values, DTYPE_F32, (part->row_end - part->row_begin) * columns);
+    return 0;
+}
+
+model_source_t model_source_random(const uint64_t *seed)
+{
+    /* The context is only read. */
+    return (model_source_t){
+        .context = (void *)(uintptr_t)seed, .check = random_check, .read = random_part};
+}

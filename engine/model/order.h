@@ -1,0 +1,64 @@
+/* Orders of operations: which sequence of additions a sum follows (docs/numerics.md,
+ * docs/pytorch-orders.md). Pure functions. */
+#ifndef CHOIR_MODEL_ORDER_H
+#define CHOIR_MODEL_ORDER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/base/dtype.h"
+
+/* --order */
+typedef enum order {
+    ORDER_TORCH,  /* as Hugging Face transformers on PyTorch: prompt rows and lone rows differ */
+    ORDER_UNIFORM /* one rule for every row */
+} order_t;
+
+/* --attention: transformers' attn_implementation */
+typedef enum attention {
+    ATTENTION_EAGER,
+    ATTENTION_SDPA, /* transformers' default; in bf16 an order of its own, with --order torch only
+                     */
+    ATTENTION_AUTO  /* sdpa where its order is defined, else eager */
+} attention_t;
+
+/* f32 and f64: short leaves keep the rounding errors of a chain and of the sum of leaves alike
+ * small. Measured: with 32 inputs the f32 logits lie closer to the f64 truth than PyTorch's own
+ * (RMS error 0.5 to 0.9 of its), with 1,024 twice as far. Keys come in blocks of KV_BLOCK, so 64
+ * there. */
+#define ORDER_WIDE_LEAF 32
+#define ORDER_WIDE_KEY_LEAF 64
+
+/* Inputs of one leaf of a linear layer's sum over `inputs` inputs. lone: the row is alone in its
+ * call. */
+static inline size_t order_linear_leaf(order_t order, dtype_t mode, size_t inputs, bool lone)
+{
+    if (mode != DTYPE_BF16)
+        return ORDER_WIDE_LEAF;
+    if (lone && order == ORDER_TORCH)
+        return 512;
+    return inputs <= 1024 ? 512 : 1024;
+}
+
+/* Dimensions of one leaf of a score's sum. */
+static inline size_t order_score_leaf(dtype_t mode, size_t head_dim)
+{
+    return mode == DTYPE_BF16 ? head_dim : ORDER_WIDE_LEAF;
+}
+
+/* Keys of one leaf of eager attention's output. call_keys: all keys of the call, masked ones
+ * included. */
+static inline size_t order_output_leaf(order_t order, dtype_t mode, size_t call_keys, bool lone)
+{
+    if (mode != DTYPE_BF16)
+        return ORDER_WIDE_KEY_LEAF;
+    return order == ORDER_UNIFORM || lone || call_keys <= 1024 ? 512 : 1024;
+}
+
+/* Whether eager attention sums its exponentials in 16 lanes (else left to right). */
+static inline bool order_softmax_lanes(order_t order, size_t call_keys)
+{
+    return order == ORDER_UNIFORM || call_keys >= 16;
+}
+
+#endif

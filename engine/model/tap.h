@@ -1,0 +1,64 @@
+/* Looking at, and replacing, what the forward pass computes: the hook of `choir verify`.
+ *
+ * With a tap, every component of numerics.md's list is handed to a function as soon as it is
+ * finished, in parts; what the function writes there is what the components after it are fed.
+ * Comparing and then writing the reference's values tests each component on the reference's own
+ * inputs ("isolated"); comparing alone follows the real forward ("chained"). Fused steps are taken
+ * apart while a tap is set; the bits are the same. */
+#ifndef CHOIR_MODEL_TAP_H
+#define CHOIR_MODEL_TAP_H
+
+#include <stddef.h>
+
+typedef enum component {
+    COMPONENT_EMBEDDING_OUTPUT,  /* [rows, hidden] */
+    COMPONENT_NORMALIZED_INPUT,  /* [rows, hidden] */
+    COMPONENT_Q_PROJ,            /* [rows, heads * head_dim] with bias */
+    COMPONENT_K_PROJ,            /* [rows, KV heads * head_dim] */
+    COMPONENT_V_PROJ,            /* [rows, KV heads * head_dim] */
+    COMPONENT_Q_ROPE,            /* as q_proj */
+    COMPONENT_K_ROPE,            /* as k_proj */
+    COMPONENT_ATTN_WEIGHTS,      /* [heads * rows, keys]: row h * rows + r; eager attention only */
+    COMPONENT_ATTN_OUTPUT,       /* [rows, heads * head_dim] */
+    COMPONENT_O_PROJ,            /* [rows, hidden] */
+    COMPONENT_HIDDEN_AFTER_ATTN, /* [rows, hidden] */
+    COMPONENT_NORMALIZED_AFTER_ATTN, /* [rows, hidden] */
+    COMPONENT_GATE_PROJ,             /* [rows, intermediate] */
+    COMPONENT_UP_PROJ,               /* [rows, intermediate] */
+    COMPONENT_MLP_ACTIVATION,        /* [rows, intermediate]: silu(gate) * up */
+    COMPONENT_MLP_OUTPUT,            /* [rows, hidden] */
+    COMPONENT_LAYER_OUTPUT,          /* [rows, hidden] */
+    COMPONENT_FINAL_NORM,            /* [logits rows, hidden] */
+    COMPONENT_LOGITS,                /* [logits rows, vocabulary], accumulator type */
+    COMPONENT_COUNT
+} component_t;
+
+/* "normalized_input", ... as in reference files. */
+const char *component_name(component_t component);
+
+/* Part of a component: rows [row, row + n_rows) and columns [column, column + n_columns) of the
+ * whole matrix, whatever rank computed them. values: n_rows rows of n_columns in the mode's element
+ * type (logits: accumulator type), stride elements apart; may be written. Row numbers are those of
+ * the batch; FINAL_NORM and LOGITS count logits rows; ATTN_WEIGHTS as above, columns are keys.
+ *
+ * Every element of a component is handed to `part` once on one rank; what ranks exchange, on a rank
+ * that received it from another, where there is another, so that the exchange itself is seen too.
+ * KV heads that several ranks keep are handed out on each of them. */
+typedef struct tap_part {
+    component_t component;
+    size_t layer; /* 0 for those outside of layers */
+    size_t row, n_rows, column, n_columns, stride;
+    void *values;
+} tap_part_t;
+
+typedef struct tap {
+    void *context;
+    /* Compares, and writes the replacement when isolating. Called by many threads at once, on parts
+     * that do not overlap. */
+    void (*part)(void *context, const tap_part_t *part);
+    /* NULL when chained. Writes the reference's values without comparing: for copies of exchanged
+     * parts that other ranks compared. */
+    void (*refill)(void *context, const tap_part_t *part);
+} tap_t;
+
+#endif

@@ -1,0 +1,397 @@
+#include "engine/run/engine.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/topology.h"
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/base/memory.h"
+#include "engine/base/size.h"
+#include "engine/base/team.h"
+#include "engine/model/forward.h"
+#include "engine/model/kv_cache.h"
+#include "engine/model/model.h"
+#include "engine/run/capacity.h"
+#include "engine/run/scheduler.h"
+#include "engine/run/step.h"
+
+#define DEFAULT_PREFILL_CHUNK 512
+#define DEFAULT_MAX_BATCH 64
+#define DEFAULT_MAX_LOGITS_ROWS 16
+
+struct engine {
+    comm_t *comm;
+    engine_options_t options;
+    config_t config;
+    isa_t isa;
+    team_t *team;
+    model_t model;
+    kv_cache_t cache;
+    forward_t *forward;
+    step_t *step;
+    scheduler_t *scheduler; /* on the coordinator */
+    scheduler_options_t limits;
+    engine_event_t *events; /* [max_batch] */
+    step_result_t *results; /* [max_batch] */
+    bool serving;           /* the others are in engine_serve, or will be */
+    atomic_bool interrupted;
+    size_t threads, kv_tokens;
+    uint64_t load_ns, bytes_read;
+    engine_totals_t totals;
+};
+
+/* ---- Opening -----------------------------------------------------------------------------------
+ */
+
+/* What decides which rows and collectives a step has. */
+static uint64_t options_digest(const engine_options_t *options)
+{
+    const uint64_t values[] = {(uint64_t)options->mode, (uint64_t)options->order,
+        (uint64_t)options->attention, (uint64_t)options->combine, options->kv_tokens,
+        options->prefill_chunk, options->max_batch, options->max_logits_rows};
+    uint64_t digest = 0;
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        digest = (digest ^ values[i]) * UINT64_C(0x9E3779B97F4A7C15) + (digest >> 29);
+    return digest;
+}
+
+/* Collective. Everything that decides what the ranks do together must be alike on all of them. */
+static int agree_on_inputs(engine_t *e, const checkpoint_t *checkpoint, fail_t *fail)
+{
+    if (comm_agree(e->comm, fail) != 0)
+        return fail->status;
+    if (comm_agree_same(e->comm, options_digest(&e->options), "options of the run", fail) != 0)
+        return fail->status;
+    if (comm_agree_same(e->comm, config_digest(&e->config), "config.json", fail) != 0)
+        return fail->status;
+    return comm_agree_same(e->comm, checkpoint_digest(checkpoint), "list of tensors", fail);
+}
+
+/* Collective. Instruction set and threads. */
+static int open_compute(engine_t *e, fail_t *fail)
+{
+    topology_t topology = {0};
+    kernels_t kernels;
+    e->isa = ISA_SCALAR;
+    isa_choose(&e->isa, fail);
+    topology_read(&topology, fail);
+    if (comm_agree(e->comm, fail) != 0)
+        return fail->status;
+    e->isa = (isa_t)comm_min(e->comm, (int64_t)e->isa);
+    kernels_get(&kernels, e->isa, e->options.mode);
+    kernels_self_test(&kernels, fail);
+    e->threads =
+        topology_threads(&topology, e->options.threads, (size_t)comm_binding_ranks(e->comm));
+    comm_set_threads(e->comm, e->threads);
+    team_open(&e->team, e->threads, comm_oversubscribed(e->comm), fail);
+    char advice[512];
+    topology_advice(&topology, e->threads, (size_t)comm_node_size(e->comm), advice, sizeof advice);
+    if (advice[0] != 0)
+        log_write(LOG_WARN, "%s", advice);
+    return comm_agree(e->comm, fail);
+}
+
+/* Positions a sequence may have: what yarn stretches to, where the model has it. */
+static size_t max_positions(const config_t *config)
+{
+    size_t positions = config->max_position_embeddings;
+    if (config->yarn.enabled) {
+        double stretched =
+            config->yarn.factor * (double)config->yarn.original_max_position_embeddings;
+        positions = size_max(positions, (size_t)stretched);
+    }
+    return positions;
+}
+
+static forward_options_t forward_options(const engine_t *e)
+{
+    return (forward_options_t){.order = e->options.order,
+        .attention = forward_attention(&e->config, e->options.order, e->options.attention),
+        .max_rows = scheduler_max_rows(&e->limits),
+        .max_logits = scheduler_max_logits(&e->limits),
+        .max_context = e->limits.max_context};
+}
+
+/* Collective. Sizes the cache and refuses what does not fit, before anything large is allocated. */
+static int plan_memory(engine_t *e, fail_t *fail)
+{
+    plan_model_t sizes = config_plan_model(&e->config, e->options.mode);
+    size_t rank = (size_t)comm_rank(e->comm), node_ranks = (size_t)comm_node_size(e->comm);
+    /* As much of a model as the size functions need. */
+    model_t shape = {.config = e->config, .rank = rank, .mode = e->options.mode};
+    kernels_get(&shape.kernels, e->isa, e->options.mode);
+    plan_open(&shape.plan, &sizes, e->options.combine, (size_t)comm_size(e->comm), fail);
+    if (comm_agree(e->comm, fail) != 0)
+        return fail->status;
+    size_t positions = max_positions(&e->config);
+    capacity_t capacity = {
+        .max_positions = positions,
+        .max_batch = e->options.max_batch,
+        .weight_bytes = model_bytes(&shape.plan, rank, e->options.mode, 0),
+        .cache_bytes_per_token = plan_kv_bytes_per_token(&shape.plan, rank),
+        .available_bytes = memory_available_bytes() / node_ranks,
+    };
+    size_t tokens = e->options.kv_tokens;
+    if (tokens == 0)
+        tokens = capacity_choose_tokens(&capacity, KV_BLOCK);
+    tokens = size_round_up((size_t)comm_min(e->comm, (int64_t)tokens), KV_BLOCK);
+    e->kv_tokens = tokens;
+    e->limits = (scheduler_options_t){.block_tokens = KV_BLOCK,
+        .n_blocks = tokens / KV_BLOCK,
+        .max_batch = e->options.max_batch,
+        .prefill_chunk = e->options.prefill_chunk,
+        .max_prompt_logits = e->options.max_logits_rows,
+        .max_context = size_min(tokens, positions)};
+    capacity.weight_bytes = model_bytes(&shape.plan, rank, e->options.mode, e->limits.max_context);
+    forward_options_t forward = forward_options(e);
+    size_t scratch = forward_bytes(&shape, &forward, e->threads, comm_size(e->comm)) +
+                     step_bytes(&shape, &e->limits);
+    capacity_check(&capacity, tokens, scratch, node_ranks, fail);
+    plan_close(&shape.plan);
+    return comm_agree(e->comm, fail);
+}
+
+/* Collective. */
+static int load_weights(engine_t *e, checkpoint_t *checkpoint, fail_t *fail)
+{
+    bool coordinates = comm_rank(e->comm) == 0;
+    model_options_t options = {.combine = e->options.combine,
+        .n_ranks = (size_t)comm_size(e->comm),
+        .rank = (size_t)comm_rank(e->comm),
+        .mode = e->options.mode,
+        .isa = e->isa,
+        .max_positions = e->limits.max_context,
+        .progress = coordinates ? e->options.progress : NULL,
+        .progress_context = e->options.progress_context};
+    model_source_t source = model_source_checkpoint(checkpoint);
+    uint64_t begin = clock_ns();
+    model_load(&e->model, &e->config, &source, &options, e->team, fail);
+    e->load_ns = clock_ns() - begin;
+    e->bytes_read = checkpoint_bytes_read(checkpoint);
+    if (fail->status == 0 && e->model.n_converted > 0)
+        log_write(LOG_INFO, "%zu tensors are stored in another type and were converted to %s",
+            e->model.n_converted, dtype_name(e->options.mode));
+    return comm_agree(e->comm, fail);
+}
+
+/* Collective. */
+static int open_run(engine_t *e, fail_t *fail)
+{
+    const plan_share_t *share = model_share(&e->model);
+    kv_cache_open(&e->cache, e->options.mode, e->config.num_hidden_layers,
+        plan_count(share->kv_heads), e->config.head_dim, e->limits.n_blocks, fail);
+    if (comm_rank(e->comm) == 0) {
+        e->events = calloc(e->limits.max_batch, sizeof *e->events);
+        e->results = calloc(e->limits.max_batch, sizeof *e->results);
+        if (e->events == NULL || e->results == NULL)
+            fail_set(
+                fail, FAIL_MEMORY, "engine: out of memory for %zu sequences", e->limits.max_batch);
+        scheduler_open(&e->scheduler, &e->limits, fail);
+    }
+    if (comm_agree(e->comm, fail) != 0)
+        return fail->status;
+    forward_options_t forward = forward_options(e);
+    if (forward_open(&e->forward, &e->model, &e->cache, e->team, e->comm, &forward, fail) != 0)
+        return fail->status;
+    return step_open(
+        &e->step, e->comm, e->team, e->forward, &e->model, &e->limits, &e->interrupted, fail);
+}
+
+/* Collective. */
+static int open_model(engine_t *e, fail_t *fail)
+{
+    checkpoint_t *checkpoint = NULL;
+    config_load(&e->config, e->options.model_dir, fail);
+    if (fail->status == 0)
+        checkpoint_open(&checkpoint, e->options.model_dir, fail);
+    if (agree_on_inputs(e, checkpoint, fail) == 0 && open_compute(e, fail) == 0 &&
+        plan_memory(e, fail) == 0)
+        load_weights(e, checkpoint, fail);
+    checkpoint_close(checkpoint);
+    return fail->status;
+}
+
+int engine_open(engine_t **out, comm_t *comm, const engine_options_t *options, fail_t *fail)
+{
+    *out = NULL;
+    engine_t *e = calloc(1, sizeof *e);
+    if (e == NULL)
+        fail_set(fail, FAIL_MEMORY, "engine: out of memory");
+    if (comm_agree(comm, fail) != 0) {
+        free(e);
+        return fail->status;
+    }
+    e->comm = comm;
+    e->options = *options;
+    if (e->options.prefill_chunk == 0)
+        e->options.prefill_chunk = DEFAULT_PREFILL_CHUNK;
+    if (e->options.max_batch == 0)
+        e->options.max_batch = DEFAULT_MAX_BATCH;
+    if (e->options.max_logits_rows == 0)
+        e->options.max_logits_rows = DEFAULT_MAX_LOGITS_ROWS;
+    if (open_model(e, fail) != 0 || open_run(e, fail) != 0) {
+        engine_close(e);
+        return fail->status;
+    }
+    e->options.model_dir = NULL; /* borrowed until here only */
+    e->serving = true;
+    *out = e;
+    return 0;
+}
+
+void engine_end(engine_t *e, const fail_t *fail)
+{
+    /* Once: afterwards nobody listens. */
+    if (e->serving)
+        step_end(e->step, fail);
+    e->serving = false;
+}
+
+void engine_close(engine_t *e)
+{
+    if (e == NULL)
+        return;
+    const fail_t success = {0};
+    if (comm_rank(e->comm) == 0)
+        engine_end(e, &success);
+    scheduler_close(e->scheduler);
+    step_close(e->step);
+    forward_close(e->forward);
+    kv_cache_close(&e->cache);
+    model_close(&e->model);
+    team_close(e->team);
+    free(e->events);
+    free(e->results);
+    free(e);
+}
+
+engine_info_t engine_info(const engine_t *e)
+{
+    return (engine_info_t){
+        .config = &e->config,
+        .plan = &e->model.plan,
+        .isa = isa_name(e->isa),
+        .ranks = (size_t)comm_size(e->comm),
+        .threads = e->threads,
+        .kv_tokens = e->kv_tokens,
+        .max_context = e->limits.max_context,
+        .weight_bytes =
+            model_bytes(&e->model.plan, e->model.rank, e->options.mode, e->limits.max_context),
+        .peak_bytes = memory_peak_bytes(),
+        .load_ns = e->load_ns,
+        .bytes_read = e->bytes_read,
+    };
+}
+
+/* ---- Requests ----------------------------------------------------------------------------------
+ */
+
+int engine_submit(engine_t *e, const engine_request_t *request, uint64_t *handle, fail_t *fail)
+{
+    size_t vocab_size = e->config.vocab_size;
+    for (size_t i = 0; i < request->n_prompt; i++)
+        if (request->prompt_ids[i] < 0 || (size_t)request->prompt_ids[i] >= vocab_size)
+            return fail_set(fail, FAIL_USAGE,
+                "prompt: token %zu: expected an id from 0 to %zu, found %d", i, vocab_size - 1,
+                request->prompt_ids[i]);
+    if (sampler_check(&request->sampling, fail) != 0)
+        return fail->status;
+    scheduler_request_t planned = {.prompt_ids = request->prompt_ids,
+        .n_prompt = request->n_prompt,
+        .max_tokens = request->max_tokens,
+        .stop_ids = request->stop_ids,
+        .n_stop_ids = request->n_stop_ids,
+        .want_prompt_logits = request->want_prompt_logits,
+        .sampling = request->sampling};
+    return scheduler_submit(e->scheduler, &planned, handle, fail);
+}
+
+void engine_cancel(engine_t *e, uint64_t request)
+{
+    scheduler_cancel(e->scheduler, request);
+}
+
+void engine_interrupt(engine_t *e)
+{
+    atomic_store(&e->interrupted, true);
+}
+
+/* ---- Steps -------------------------------------------------------------------------------------
+ */
+
+static engine_finish_t finish_of(scheduler_end_t end)
+{
+    switch (end) {
+    case SCHEDULER_STOPPED:
+        return ENGINE_STOP;
+    case SCHEDULER_FULL:
+        return ENGINE_LENGTH;
+    default:
+        return ENGINE_RUNNING;
+    }
+}
+
+static void count_step(engine_t *e, const scheduler_step_t *step, uint64_t ns)
+{
+    engine_totals_t *totals = &e->totals;
+    bool prefill = step->n_prompt_rows > 0;
+    *(prefill ? &totals->prefill_ns : &totals->decode_ns) += ns;
+    *(prefill ? &totals->prefill_tokens : &totals->decode_tokens) += step->n_rows;
+    totals->prompt_tokens += step->n_prompt_rows;
+}
+
+/* Turns results into events and moves the requests on. */
+static size_t finish_step(engine_t *e, const scheduler_step_t *step)
+{
+    size_t n_events = 0;
+    for (size_t i = 0; i < step->n_entries; i++) {
+        const scheduler_entry_t *entry = &step->entries[i];
+        engine_event_t event = {.request = entry->handle, .has_token = entry->samples};
+        if (entry->samples) {
+            event.choice = e->results[i].choice;
+            e->totals.generated_tokens++;
+        }
+        if (entry->prompt_logits) {
+            event.logits = e->results[i].logits;
+            event.n_logits = entry->n_rows;
+            event.first_logits_position = entry->first_position;
+        }
+        scheduler_end_t end = scheduler_advance(e->scheduler, entry, event.choice.token);
+        event.finish = finish_of(end);
+        if (event.has_token || event.n_logits > 0 || event.finish != ENGINE_RUNNING)
+            e->events[n_events++] = event;
+    }
+    return n_events;
+}
+
+int engine_step(engine_t *e, const engine_event_t **events, size_t *n_events, fail_t *fail)
+{
+    *events = e->events;
+    *n_events = 0;
+    scheduler_step_t step = scheduler_plan(e->scheduler);
+    if (step.n_entries == 0)
+        return 0;
+    assert(e->serving);
+    uint64_t begin = clock_ns();
+    if (step_run(e->step, &step, e->results, fail) != 0) {
+        engine_end(e, fail);
+        return fail->status;
+    }
+    count_step(e, &step, clock_ns() - begin);
+    *n_events = finish_step(e, &step);
+    return scheduler_pending(e->scheduler) > 0 ? 1 : 0;
+}
+
+int engine_serve(engine_t *e, fail_t *fail)
+{
+    e->serving = false;
+    return step_follow(e->step, fail);
+}
+
+engine_totals_t engine_totals(const engine_t *e)
+{
+    return e->totals;
+}

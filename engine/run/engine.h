@@ -1,0 +1,121 @@
+/* The engine as a program sees it: open a model on a group of ranks, submit requests, step, close.
+ *
+ * Rank 0 of the group is the coordinator: it submits and receives; the other ranks call
+ * engine_serve. Every function says Collective or Coordinator. An engine owns model, cache, threads
+ * and scheduler; borrows comm. One thread at a time. */
+#ifndef CHOIR_RUN_ENGINE_H
+#define CHOIR_RUN_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "comm/comm.h"
+#include "engine/base/dtype.h"
+#include "engine/base/status.h"
+#include "engine/model/config.h"
+#include "engine/model/order.h"
+#include "engine/run/sampler.h"
+#include "sharding/plan.h"
+
+typedef struct engine engine_t;
+
+typedef void (*engine_progress_fn)(void *context, uint64_t done_bytes, uint64_t total_bytes);
+
+typedef struct engine_options {
+    const char *model_dir; /* as downloaded from the hub */
+    dtype_t mode;          /* DTYPE_BF16, DTYPE_F32, DTYPE_F64 */
+    order_t order;
+    attention_t attention;
+    plan_combine_t combine;
+    size_t threads;              /* 0: choose from the binding */
+    size_t kv_tokens;            /* 0: choose from max_position_embeddings and memory */
+    size_t prefill_chunk;        /* prompt tokens of one step, all sequences together; 0: 512 */
+    size_t max_batch;            /* sequences running at once; 0: 64 */
+    size_t max_logits_rows;      /* prompt positions whose logits one step may give; 0: 16 */
+    engine_progress_fn progress; /* called on the coordinator while loading; may be NULL */
+    void *progress_context;
+} engine_options_t;
+
+/* What the engine found and chose; for the closing line, --version and plan. */
+typedef struct engine_info {
+    const config_t *config;
+    const plan_t *plan;
+    const char *isa; /* "avx512_bf16" */
+    size_t ranks, threads, kv_tokens, max_context;
+    size_t weight_bytes; /* of this rank */
+    size_t peak_bytes;   /* of this process: the largest resident set so far */
+    uint64_t load_ns, bytes_read;
+} engine_info_t;
+
+/* Collective. On failure all ranks return the same status and message. */
+int engine_open(engine_t **engine, comm_t *comm, const engine_options_t *options, fail_t *fail);
+/* Collective: the coordinator's call ends the others' engine_serve first. */
+void engine_close(engine_t *engine);
+engine_info_t engine_info(const engine_t *engine);
+
+typedef enum engine_finish {
+    ENGINE_RUNNING,
+    ENGINE_STOP,   /* a stop token or stop string */
+    ENGINE_LENGTH, /* max_tokens or the KV cache's end */
+    ENGINE_CANCELLED
+} engine_finish_t;
+
+typedef struct engine_request {
+    const int32_t *prompt_ids; /* [n_prompt], copied */
+    size_t n_prompt;
+    size_t max_tokens;       /* may be 0: prefill only */
+    const int32_t *stop_ids; /* copied */
+    size_t n_stop_ids;
+    sampler_params_t sampling;
+    bool want_prompt_logits; /* logits of all prompt positions, as a plain forward gives them */
+} engine_request_t;
+
+/* What a step produced for one request. */
+typedef struct engine_event {
+    uint64_t request; /* as returned by engine_submit */
+    bool has_token;
+    sampler_choice_t choice; /* when has_token; stop tokens are reported too */
+    engine_finish_t finish;  /* ENGINE_RUNNING until the last event of the request */
+    /* Logits of prompt positions computed in this step: [n_logits, vocab_size], f32 (f64 in f64
+     * mode); valid until the next step. first_logits_position is the position of the first. */
+    const void *logits;
+    size_t n_logits, first_logits_position;
+} engine_event_t;
+
+/* Coordinator. FAIL_USAGE or FAIL_LIMIT for a request that can never run (empty, longer than the
+ * cache or the model's positions, an id outside of the vocabulary), with figures. *request: a
+ * handle, ascending from 0. */
+int engine_submit(
+    engine_t *engine, const engine_request_t *request, uint64_t *handle, fail_t *fail);
+
+/* Coordinator. Ends a request after the current step: for stop strings and users who have heard
+ * enough. It yields no further event. */
+void engine_cancel(engine_t *engine, uint64_t request);
+
+/* Coordinator. Runs one step of all admitted requests. *n_events events, borrowed until the next
+ * call. Returns 1 while there is more work, 0 when all requests have ended, with this step's events
+ * or before, negative when ranks failed: then the engine only closes, and engine_serve has returned
+ * the same status on the others. */
+int engine_step(engine_t *engine, const engine_event_t **events, size_t *n_events, fail_t *fail);
+
+/* Coordinator. Lets the others return from engine_serve with this status and message; before
+ * engine_close when the coordinator's own work failed, so that all ranks end alike. */
+void engine_end(engine_t *engine, const fail_t *fail);
+
+/* The others: runs the coordinator's steps until it closes. Returns the status that the coordinator
+ * ended with. */
+int engine_serve(engine_t *engine, fail_t *fail);
+
+/* Any rank, from a signal handler too: asks for the run to end; the coordinator's engine_step
+ * returns FAIL_INTERRUPTED at the next step boundary on all ranks. */
+void engine_interrupt(engine_t *engine);
+
+typedef struct engine_totals {
+    size_t prompt_tokens, generated_tokens;
+    uint64_t prefill_ns, decode_ns;       /* time of steps with prompt rows, and of steps without */
+    size_t prefill_tokens, decode_tokens; /* tokens computed in those steps */
+} engine_totals_t;
+engine_totals_t engine_totals(const engine_t *engine);
+
+#endif

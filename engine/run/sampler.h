@@ -1,0 +1,83 @@
+/* From logits to the next token, exactly as with all logits in one place, at any rank count.
+ *
+ * Each rank reduces its vocabulary rows to a summary: the best candidates, and per granule of
+ * PLAN_VOCAB_GRANULE rows the largest logit and the sum of exp(logit - largest). The coordinator
+ * merges the summaries in vocabulary order, so that no bit of the result depends on how the rows
+ * are split. Where the summary cannot decide (a nucleus wider than the candidates), sampler_pick
+ * says so and is called again with all logits.
+ *
+ * Processing order is that of transformers' generate(): repetition penalty, temperature, top-k,
+ * top-p, min-p, softmax, draw. Penalty and temperature round to f32 when logits are f32, as there,
+ * so that the same logits tie. Equal scores rank by id, lowest first; the draw walks the kept
+ * tokens in that order. A logit that is not a number counts as -infinity. Random numbers are
+ * Philox4x32-10 (Salmon et al. 2011) keyed by (seed, request, position). Pure functions but for the
+ * caller's memory; thread safe. */
+#ifndef CHOIR_RUN_SAMPLER_H
+#define CHOIR_RUN_SAMPLER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+
+#define SAMPLER_CANDIDATES 256 /* of one rank and sequence */
+#define SAMPLER_MAX_LOGPROBS 20
+
+/* Crosses ranks in the step's payload: fixed-size, no pointers. */
+typedef struct sampler_params {
+    double temperature;        /* 0: greedy */
+    double top_p;              /* 1: off */
+    double min_p;              /* 0: off */
+    double repetition_penalty; /* 1: off */
+    uint32_t top_k;            /* 0: off */
+    uint32_t n_logprobs;       /* most likely tokens to report with their log-probabilities */
+    uint64_t seed;
+    uint64_t request;     /* number of the request in the run's input, not of the slot it got */
+    uint8_t want_logprob; /* of the token drawn; n_logprobs > 0 asks for it too */
+    uint8_t reserved[7];
+} sampler_params_t;
+
+/* FAIL_USAGE naming the parameter, its range and the value. */
+int sampler_check(const sampler_params_t *params, fail_t *fail);
+
+/* Bytes of one rank's summary of n_rows vocabulary rows, a multiple of 8; a pure function. A greedy
+ * choice without log-probabilities takes one candidate, so a step exchanges next to nothing. */
+size_t sampler_summary_bytes(const sampler_params_t *params, size_t n_rows);
+
+/* Whether the tokens seen so far matter. */
+static inline bool sampler_needs_seen(const sampler_params_t *params)
+{
+    return params->repetition_penalty != 1;
+}
+
+/* Local. Summarises this rank's rows of one sequence's logits.
+ * logits: [n_rows] f64 when is_f64, else f32 (bf16 logits widened): the vocabulary's rows from
+ *         first_row, a multiple of PLAN_VOCAB_GRANULE
+ * seen: bit i of seen[i / 8] is set when token first_row + i occurs in the sequence so far; NULL
+ *       when the penalty is off
+ * summary: [sampler_summary_bytes(params, n_rows)] written, aligned to 8 bytes */
+void sampler_summarise(const sampler_params_t *params, const void *logits, bool is_f64,
+    size_t first_row, size_t n_rows, const uint8_t *seen, void *summary);
+
+typedef struct sampler_choice {
+    int32_t token;
+    double logprob; /* log softmax of the raw logits at temperature 1, before any processing */
+    uint32_t n_top;
+    int32_t top_tokens[SAMPLER_MAX_LOGPROBS];
+    double top_logprobs[SAMPLER_MAX_LOGPROBS];
+} sampler_choice_t;
+
+/* On the coordinator. summaries: n_ranks pointers, in rank order, made with n_rows[r] rows each.
+ * Returns true and fills *choice, or false when all logits are needed. position: index of the token
+ * to be drawn. */
+bool sampler_pick(const sampler_params_t *params, const void *const *summaries,
+    const size_t *n_rows, size_t n_ranks, uint64_t position, sampler_choice_t *choice);
+
+/* On the coordinator, with everything: logits [vocab] f32 or f64, seen over the whole vocabulary or
+ * NULL. FAIL_MEMORY. */
+int sampler_pick_full(const sampler_params_t *params, const void *logits, bool is_f64,
+    size_t vocab_size, const uint8_t *seen, uint64_t position, sampler_choice_t *choice,
+    fail_t *fail);
+
+#endif

@@ -1,0 +1,334 @@
+#include "engine/run/scheduler.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/size.h"
+
+/* A request from submission to end. */
+typedef struct sequence {
+    struct sequence *next; /* in the queue */
+    uint64_t handle;
+    size_t n_prompt, max_tokens, n_stop_ids;
+    bool want_prompt_logits;
+    sampler_params_t sampling;
+    size_t slot;
+    size_t n_done;      /* tokens whose rows have run */
+    size_t n_generated; /* tokens drawn */
+    int32_t last_token; /* the last one drawn */
+    int32_t *blocks;    /* [n_blocks] */
+    size_t n_blocks;
+    int32_t ids[]; /* prompt_ids, then stop_ids */
+} sequence_t;
+
+struct scheduler {
+    scheduler_options_t options;
+    sequence_t *first, *last; /* waiting */
+    size_t n_waiting, n_running;
+    sequence_t **running; /* [max_batch] in order of admission */
+    sequence_t **by_slot; /* [max_batch] */
+    int32_t *free_blocks; /* a stack */
+    size_t n_free_blocks;
+    scheduler_entry_t *entries; /* [max_batch] */
+    uint64_t next_handle;
+};
+
+size_t scheduler_max_rows(const scheduler_options_t *options)
+{
+    return options->max_batch + options->prefill_chunk;
+}
+
+size_t scheduler_max_logits(const scheduler_options_t *options)
+{
+    return options->max_batch + options->max_prompt_logits;
+}
+
+int scheduler_open(scheduler_t **out, const scheduler_options_t *options, fail_t *fail)
+{
+    assert(options->max_batch > 0 && options->prefill_chunk > 0 && options->max_prompt_logits > 0);
+    assert(options->max_context <= options->n_blocks * options->block_tokens);
+    *out = NULL;
+    scheduler_t *s = calloc(1, sizeof *s);
+    if (s != NULL) {
+        s->options = *options;
+        s->running = calloc(options->max_batch, sizeof(sequence_t *));
+        s->by_slot = calloc(options->max_batch, sizeof(sequence_t *));
+        s->entries = calloc(options->max_batch, sizeof *s->entries);
+        s->free_blocks = calloc(options->n_blocks, sizeof *s->free_blocks);
+    }
+    if (s == NULL || s->running == NULL || s->by_slot == NULL || s->entries == NULL ||
+        s->free_blocks == NULL) {
+        scheduler_close(s);
+        return fail_set(fail, FAIL_MEMORY,
+            "scheduler: out of memory for %zu sequences and %zu blocks", options->max_batch,
+            options->n_blocks);
+    }
+    /* The lowest block is on top. */
+    s->n_free_blocks = options->n_blocks;
+    for (size_t i = 0; i < options->n_blocks; i++)
+        s->free_blocks[i] = (int32_t)(options->n_blocks - 1 - i);
+    *out = s;
+    return 0;
+}
+
+static void sequence_free(sequence_t *sequence)
+{
+    free(sequence->blocks);
+    free(sequence);
+}
+
+void scheduler_close(scheduler_t *s)
+{
+    if (s == NULL)
+        return;
+    for (sequence_t *sequence = s->first, *next; sequence != NULL; sequence = next) {
+        next = sequence->next;
+        sequence_free(sequence);
+    }
+    for (size_t i = 0; i < s->n_running; i++)
+        sequence_free(s->running[i]);
+    free(s->running);
+    free(s->by_slot);
+    free(s->entries);
+    free(s->free_blocks);
+    free(s);
+}
+
+/* ---- Requests ----------------------------------------------------------------------------------
+ */
+
+static int check_request(const scheduler_t *s, const scheduler_request_t *request, fail_t *fail)
+{
+    size_t limit = s->options.max_context;
+    if (request->n_prompt == 0)
+        return fail_set(fail, FAIL_USAGE, "prompt: expected at least one token, found none");
+    if (request->n_prompt > limit)
+        return fail_set(fail, FAIL_LIMIT,
+            "prompt: %zu tokens are more than the %zu that a sequence may have here",
+            request->n_prompt, limit);
+    if (request->max_tokens > 0 && request->n_prompt == limit)
+        return fail_set(fail, FAIL_LIMIT,
+            "prompt: its %zu tokens leave no room to generate; a sequence may have %zu here",
+            request->n_prompt, limit);
+    return 0;
+}
+
+int scheduler_submit(
+    scheduler_t *s, const scheduler_request_t *request, uint64_t *handle, fail_t *fail)
+{
+    if (check_request(s, request, fail) != 0)
+        return fail->status;
+    size_t n_ids = request->n_prompt + request->n_stop_ids;
+    sequence_t *sequence = calloc(1, sizeof *sequence + n_ids * sizeof(int32_t));
+    size_t max_tokens = size_min(request->max_tokens, s->options.max_context - request->n_prompt);
+    /* The last token drawn is never run. */
+    size_t n_cached = request->n_prompt + (max_tokens > 0 ? max_tokens - 1 : 0);
+    size_t n_blocks = size_round_up(n_cached, s->options.block_tokens) / s->options.block_tokens;
+    int32_t *blocks = calloc(n_blocks, sizeof *blocks);
+    if (sequence == NULL || blocks == NULL) {
+        free(sequence);
+        free(blocks);
+        return fail_set(fail, FAIL_MEMORY, "request: out of memory for %zu tokens", n_ids);
+    }
+    sequence->handle = s->next_handle++;
+    sequence->n_prompt = request->n_prompt;
+    sequence->n_stop_ids = request->n_stop_ids;
+    sequence->max_tokens = max_tokens;
+    sequence->want_prompt_logits = request->want_prompt_logits;
+    sequence->sampling = request->sampling;
+    sequence->blocks = blocks;
+    sequence->n_blocks = n_blocks;
+    memcpy(sequence->ids, request->prompt_ids, request->n_prompt * sizeof(int32_t));
+    if (request->n_stop_ids > 0)
+        memcpy(sequence->ids + request->n_prompt, request->stop_ids,
+            request->n_stop_ids * sizeof(int32_t));
+    if (s->last != NULL)
+        s->last->next = sequence;
+    else
+        s->first = sequence;
+    s->last = sequence;
+    s->n_waiting++;
+    *handle = sequence->handle;
+    return 0;
+}
+
+static void release(scheduler_t *s, size_t index)
+{
+    sequence_t *sequence = s->running[index];
+    for (size_t i = sequence->n_blocks; i-- > 0;)
+        s->free_blocks[s->n_free_blocks++] = sequence->blocks[i];
+    s->by_slot[sequence->slot] = NULL;
+    s->n_running--;
+    memmove(
+        &s->running[index], &s->running[index + 1], (s->n_running - index) * sizeof(sequence_t *));
+    sequence_free(sequence);
+}
+
+static size_t running_index(const scheduler_t *s, uint64_t handle)
+{
+    size_t i = 0;
+    while (i < s->n_running && s->running[i]->handle != handle)
+        i++;
+    return i;
+}
+
+void scheduler_cancel(scheduler_t *s, uint64_t handle)
+{
+    size_t index = running_index(s, handle);
+    if (index < s->n_running) {
+        release(s, index);
+        return;
+    }
+    sequence_t *before = NULL;
+    for (sequence_t *sequence = s->first; sequence != NULL; sequence = sequence->next) {
+        if (sequence->handle == handle) {
+            if (before == NULL)
+                s->first = sequence->next;
+            else
+                before->next = sequence->next;
+            if (s->last == sequence)
+                s->last = before;
+            s->n_waiting--;
+            sequence_free(sequence);
+            return;
+        }
+        before = sequence;
+    }
+}
+
+size_t scheduler_pending(const scheduler_t *s)
+{
+    return s->n_waiting + s->n_running;
+}
+
+/* ---- Steps -------------------------------------------------------------------------------------
+ */
+
+/* Moves waiting requests into free slots, in order, while they fit. */
+static void admit(scheduler_t *s)
+{
+    while (s->first != NULL && s->n_running < s->options.max_batch &&
+           s->first->n_blocks <= s->n_free_blocks) {
+        sequence_t *sequence = s->first;
+        s->first = sequence->next;
+        if (s->first == NULL)
+            s->last = NULL;
+        sequence->next = NULL;
+        s->n_waiting--;
+        while (s->by_slot[sequence->slot] != NULL)
+            sequence->slot++;
+        s->by_slot[sequence->slot] = sequence;
+        s->running[s->n_running++] = sequence;
+        for (size_t i = 0; i < sequence->n_blocks; i++)
+            sequence->blocks[i] = s->free_blocks[--s->n_free_blocks];
+    }
+}
+
+static bool is_decode(const sequence_t *sequence)
+{
+    return sequence->n_done >= sequence->n_prompt;
+}
+
+static size_t call_tokens(const sequence_t *sequence)
+{
+    return is_decode(sequence) ? 1 : sequence->n_prompt;
+}
+
+static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows)
+{
+    bool decode = is_decode(sequence);
+    bool reaches_end = sequence->n_done + n_rows >= sequence->n_prompt;
+    return (scheduler_entry_t){
+        .handle = sequence->handle,
+        .slot = sequence->slot,
+        .admitted = sequence->n_done == 0,
+        .blocks = sequence->blocks,
+        .n_blocks = sequence->n_blocks,
+        .token_ids = decode ? &sequence->last_token : sequence->ids + sequence->n_done,
+        .n_rows = n_rows,
+        .first_position = sequence->n_done,
+        .call_tokens = call_tokens(sequence),
+        .decode = decode,
+        .sampling = &sequence->sampling,
+        .samples = reaches_end && sequence->max_tokens > 0,
+        .prompt_logits = !decode && sequence->want_prompt_logits,
+    };
+}
+
+/* What a step may still spend. */
+typedef struct budget {
+    size_t rows, logits;
+} budget_t;
+
+static size_t affordable_rows(const sequence_t *sequence, const budget_t *budget)
+{
+    /* One-token prompts do not spend rows, so that many of them cannot hold up a longer one. */
+    if (is_decode(sequence))
+        return 1;
+    size_t rows = call_tokens(sequence) == 1
+                      ? 1
+                      : size_min(sequence->n_prompt - sequence->n_done, budget->rows);
+    return sequence->want_prompt_logits ? size_min(rows, budget->logits) : rows;
+}
+
+static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget_t *budget,
+    const sequence_t *sequence, size_t n_rows)
+{
+    scheduler_entry_t *entry = &entries[step->n_entries++];
+    *entry = entry_of(sequence, n_rows);
+    step->n_rows += n_rows;
+    step->n_lone += entry->call_tokens == 1;
+    if (entry->decode)
+        return;
+    step->n_prompt_rows += n_rows;
+    if (entry->call_tokens > 1)
+        budget->rows -= n_rows;
+    if (entry->prompt_logits) {
+        step->n_prompt_logits += n_rows;
+        budget->logits -= n_rows;
+    }
+}
+
+scheduler_step_t scheduler_plan(scheduler_t *s)
+{
+    scheduler_step_t step = {.entries = s->entries};
+    budget_t budget = {s->options.prefill_chunk, s->options.max_prompt_logits};
+    admit(s);
+    for (int lone = 1; lone >= 0; lone--)
+        for (size_t i = 0; i < s->n_running; i++) {
+            const sequence_t *sequence = s->running[i];
+            size_t n_rows = affordable_rows(sequence, &budget);
+            if ((call_tokens(sequence) == 1) == (lone == 1) && n_rows > 0)
+                add_entry(&step, s->entries, &budget, sequence, n_rows);
+        }
+    return step;
+}
+
+static bool is_stop(const sequence_t *sequence, int32_t token)
+{
+    for (size_t i = 0; i < sequence->n_stop_ids; i++)
+        if (sequence->ids[sequence->n_prompt + i] == token)
+            return true;
+    return false;
+}
+
+scheduler_end_t scheduler_advance(scheduler_t *s, const scheduler_entry_t *entry, int32_t token)
+{
+    sequence_t *sequence = s->by_slot[entry->slot];
+    assert(sequence != NULL && sequence->handle == entry->handle);
+    scheduler_end_t end = SCHEDULER_GOES_ON;
+    sequence->n_done += entry->n_rows;
+    if (entry->samples) {
+        sequence->last_token = token;
+        sequence->n_generated++;
+        if (is_stop(sequence, token))
+            end = SCHEDULER_STOPPED;
+    }
+    if (end == SCHEDULER_GOES_ON && sequence->n_done >= sequence->n_prompt &&
+        sequence->n_generated >= sequence->max_tokens)
+        end = SCHEDULER_FULL;
+    if (end != SCHEDULER_GOES_ON)
+        release(s, running_index(s, entry->handle));
+    return end;
+}

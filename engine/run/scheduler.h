@@ -1,0 +1,102 @@
+/* Which tokens of which sequences run in the next step: pure policy, no ranks, no clock.
+ *
+ * Requests are admitted first come, first served, when a slot and enough cache blocks for the
+ * prompt and all tokens that may follow are free; so an admitted request always reaches its end and
+ * nothing is ever preempted. A step decodes every sequence whose prompt is done and spends up to
+ * prefill_chunk rows on prompts, oldest first. Neither batching nor chunking changes a bit of any
+ * result (forward.h).
+ *
+ * Owns copies of the prompts and its arrays; one thread at a time. */
+#ifndef CHOIR_RUN_SCHEDULER_H
+#define CHOIR_RUN_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+#include "engine/run/sampler.h"
+
+typedef struct scheduler scheduler_t;
+
+typedef struct scheduler_options {
+    size_t block_tokens;      /* of one cache block */
+    size_t n_blocks;          /* of the cache */
+    size_t max_batch;         /* sequences running at once */
+    size_t prefill_chunk;     /* prompt rows of one step, one-token prompts aside */
+    size_t max_prompt_logits; /* prompt rows of one step whose logits are wanted */
+    size_t max_context;       /* tokens of one sequence; fits into the cache */
+} scheduler_options_t;
+
+int scheduler_open(scheduler_t **scheduler, const scheduler_options_t *options, fail_t *fail);
+/* NULL is allowed. */
+void scheduler_close(scheduler_t *scheduler);
+
+typedef struct scheduler_request {
+    const int32_t *prompt_ids; /* [n_prompt], copied */
+    size_t n_prompt;
+    size_t max_tokens;       /* to generate; cut to what max_context leaves */
+    const int32_t *stop_ids; /* [n_stop_ids], copied; drawing one ends the request */
+    size_t n_stop_ids;
+    bool want_prompt_logits;
+    sampler_params_t sampling; /* handed on with every entry */
+} scheduler_request_t;
+
+/* FAIL_LIMIT when the request could never run, FAIL_USAGE when it is empty, FAIL_MEMORY. *handle:
+ * ascending from 0. */
+int scheduler_submit(
+    scheduler_t *scheduler, const scheduler_request_t *request, uint64_t *handle, fail_t *fail);
+
+/* Forgets a request, waiting or running; its slot and blocks are free for the next plan. Unknown
+ * handles are ignored. Not between scheduler_plan and the last scheduler_advance of its step. */
+void scheduler_cancel(scheduler_t *scheduler, uint64_t handle);
+
+/* Requests that have not ended. */
+size_t scheduler_pending(const scheduler_t *scheduler);
+
+/* The rows of one sequence in a step. Pointers are the scheduler's, valid until the entry is
+ * advanced. */
+typedef struct scheduler_entry {
+    uint64_t handle;
+    size_t slot;   /* 0 .. max_batch - 1: names the sequence while it runs */
+    bool admitted; /* first entry of this sequence: the slot is its own from now on */
+    const int32_t
+        *blocks; /* [n_blocks] cache blocks of the whole sequence, the same in all its entries */
+    size_t n_blocks;
+    const int32_t *token_ids; /* [n_rows] */
+    size_t n_rows;
+    size_t first_position;
+    size_t call_tokens; /* the prompt's length, or 1 for a decode step (forward.h) */
+    bool decode;
+    const sampler_params_t *sampling;
+    bool samples;       /* the next token is drawn from its last row */
+    bool prompt_logits; /* the logits of all its rows are wanted */
+} scheduler_entry_t;
+
+typedef struct scheduler_step {
+    const scheduler_entry_t *entries; /* those of call_tokens 1 first */
+    size_t n_entries, n_lone;
+    size_t n_rows, n_prompt_rows, n_prompt_logits;
+} scheduler_step_t;
+
+/* The next step; n_entries is 0 when nothing is pending. Every entry must be advanced before the
+ * next plan. */
+scheduler_step_t scheduler_plan(scheduler_t *scheduler);
+
+typedef enum scheduler_end {
+    SCHEDULER_GOES_ON,
+    SCHEDULER_STOPPED, /* by a stop token */
+    SCHEDULER_FULL     /* max_tokens or max_context reached */
+} scheduler_end_t;
+
+/* The rows of an entry have run; token is what was drawn when it samples. An end frees slot and
+ * blocks. */
+scheduler_end_t scheduler_advance(
+    scheduler_t *scheduler, const scheduler_entry_t *entry, int32_t token);
+
+/* What fits at once: the most rows and the most wanted rows of logits (draws included) of any step.
+ */
+size_t scheduler_max_rows(const scheduler_options_t *options);
+size_t scheduler_max_logits(const scheduler_options_t *options);
+
+#endif

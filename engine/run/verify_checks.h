@@ -1,0 +1,31 @@
+/* What can be said about a reference without a forward pass: whose it is, where it was made, what
+ * it lacks. The coordinator's work, all of it Local. */
+#ifndef CHOIR_RUN_VERIFY_CHECKS_H
+#define CHOIR_RUN_VERIFY_CHECKS_H
+
+#include <stdbool.h>
+
+#include "engine/base/dtype.h"
+#include "engine/run/reference.h"
+#include "engine/run/verify_report.h"
+
+/* Notes about versions and the CPU that the reference was made on. */
+void check_origin(const reference_t *reference, report_t *report);
+
+/* Compares the configuration field by field. FAIL_MODEL when sizes differ, so that nothing could be
+ * compared, or a prompt has an id outside of the vocabulary. */
+int check_configuration(
+    const reference_t *reference, const config_t *config, report_t *report, fail_t *fail);
+
+/* Compares the digest of the weights. */
+void check_digest(const reference_t *reference, uint64_t digest, report_t *report);
+
+/* Tokenizes the text prompts with the model's tokenizer, where it has one. */
+int check_tokenization(
+    const reference_t *reference, const char *model_dir, report_t *report, fail_t *fail);
+
+/* Lists tensors that the reference should have, by its own metadata, and those of other shapes. */
+void check_completeness(
+    const reference_t *reference, const config_t *config, const bool *attentions, report_t *report);
+
+#endif

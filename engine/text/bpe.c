@@ -1,0 +1,253 @@
+#include "engine/text/bpe.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/size.h"
+
+/* Up to this many bytes a scan for the lowest rank beats the heap. */
+#define BPE_SHORT_WORD 40
+#define BPE_NO_POSITION UINT32_MAX
+
+static size_t hash_pair(uint32_t left, uint32_t right)
+{
+    uint64_t key = ((uint64_t)left << 32 | right) * UINT64_C(0x9E3779B97F4A7C15);
+    return (size_t)(key >> 32 ^ key >> 15);
+}
+
+int bpe_init(
+    bpe_t *bpe, const vocabulary_t *vocabulary, size_t n_merges, const char *file, fail_t *fail)
+{
+    for (int byte = 0; byte < 256; byte++) {
+        char text = (char)byte;
+        bpe->byte_ids[byte] = vocabulary_find(vocabulary, &text, 1);
+        if (bpe->byte_ids[byte] < 0)
+            return fail_set(fail, FAIL_MODEL,
+                "%s: expected byte-level BPE with a token for each of the 256 bytes, none for byte "
+                "0x%02X",
+                file, byte);
+    }
+    bpe->n_slots = 16;
+    while (bpe->n_slots < n_merges * 2)
+        bpe->n_slots *= 2;
+    bpe->slots = malloc(bpe->n_slots * sizeof *bpe->slots);
+    if (bpe->slots == NULL)
+        return fail_set(fail, FAIL_MEMORY, "%s: no memory for %zu merges", file, n_merges);
+    for (size_t i = 0; i < bpe->n_slots; i++)
+        bpe->slots[i] = (bpe_merge_t){.rank = BPE_NO_RANK};
+    return 0;
+}
+
+void bpe_clear(bpe_t *bpe)
+{
+    free(bpe->slots);
+    *bpe = (bpe_t){0};
+}
+
+/* The slot of a pair, or the empty slot where it belongs. */
+static inline bpe_merge_t *find_merge(const bpe_t *bpe, uint32_t left, uint32_t right)
+{
+    size_t mask = bpe->n_slots - 1;
+    for (size_t i = hash_pair(left, right) & mask;; i = (i + 1) & mask) {
+        bpe_merge_t *slot = &bpe->slots[i];
+        if ((slot->left == left && slot->right == right) || slot->rank == BPE_NO_RANK)
+            return slot;
+    }
+}
+
+void bpe_add(bpe_t *bpe, int32_t left, int32_t right, uint32_t rank, int32_t merged)
+{
+    *find_merge(bpe, (uint32_t)left, (uint32_t)right) =
+        (bpe_merge_t){(uint32_t)left, (uint32_t)right, rank, (uint32_t)merged};
+}
+
+int bpe_ids_reserve(tokenizer_ids_t *ids, size_t n, fail_t *fail)
+{
+    if (ids->capacity - ids->count >= n)
+        return 0;
+    size_t capacity = size_max(ids->count + n, size_max(ids->capacity * 2, 64));
+    int32_t *larger = realloc(ids->ids, capacity * sizeof *larger);
+    if (larger == NULL)
+        return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory for %zu ids", capacity);
+    ids->ids = larger;
+    ids->capacity = capacity;
+    return 0;
+}
+
+/* Arrays on the stack, the lowest rank found by looking at all of them. */
+static void merge_short(const bpe_t *bpe, const unsigned char *word, size_t n, tokenizer_ids_t *ids)
+{
+    uint32_t id[BPE_SHORT_WORD], rank[BPE_SHORT_WORD], merged[BPE_SHORT_WORD];
+    for (size_t i = 0; i < n; i++)
+        id[i] = (uint32_t)bpe->byte_ids[word[i]];
+    for (size_t i = 0; i + 1 < n; i++) {
+        const bpe_merge_t *merge = find_merge(bpe, id[i], id[i + 1]);
+        rank[i] = merge->rank;
+        merged[i] = merge->merged;
+    }
+    while (n > 1) {
+        size_t best = 0;
+        for (size_t i = 1; i + 1 < n; i++)
+            if (rank[i] < rank[best])
+                best = i;
+        if (rank[best] == BPE_NO_RANK)
+            break;
+        id[best] = merged[best];
+        n--;
+        for (size_t i = best + 1; i < n; i++) {
+            id[i] = id[i + 1];
+            rank[i - 1] = rank[i];
+            merged[i - 1] = merged[i];
+        }
+        for (size_t i = best > 0 ? best - 1 : 0; i <= best && i + 1 < n; i++) {
+            const bpe_merge_t *merge = find_merge(bpe, id[i], id[i + 1]);
+            rank[i] = merge->rank;
+            merged[i] = merge->merged;
+        }
+    }
+    for (size_t i = 0; i < n; i++)
+        ids->ids[ids->count++] = (int32_t)id[i];
+}
+
+static int scratch_reserve(bpe_scratch_t *scratch, size_t n, fail_t *fail)
+{
+    if (n <= scratch->capacity)
+        return 0;
+    bpe_scratch_clear(scratch);
+    scratch->ids = malloc(n * sizeof *scratch->ids);
+    scratch->ranks = malloc(n * sizeof *scratch->ranks);
+    scratch->next = malloc(n * sizeof *scratch->next);
+    scratch->previous = malloc(n * sizeof *scratch->previous);
+    /* Each merge takes one entry and adds two at most, and there are fewer than n merges. */
+    scratch->heap = malloc(2 * n * sizeof *scratch->heap);
+    if (scratch->ids == NULL || scratch->ranks == NULL || scratch->next == NULL ||
+        scratch->previous == NULL || scratch->heap == NULL)
+        return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory for a word of %zu bytes", n);
+    scratch->capacity = n;
+    return 0;
+}
+
+void bpe_scratch_clear(bpe_scratch_t *scratch)
+{
+    free(scratch->ids);
+    free(scratch->ranks);
+    free(scratch->next);
+    free(scratch->previous);
+    free(scratch->heap);
+    *scratch = (bpe_scratch_t){0};
+}
+
+/* A heap of four children a node: half the depth of a binary one, so fewer cache misses on long
+ * words. */
+static void heap_sink(uint64_t *heap, size_t n, size_t at)
+{
+    uint64_t entry = heap[at];
+    for (;;) {
+        size_t child = at * 4 + 1;
+        if (child >= n)
+            break;
+        size_t end = size_min(child + 4, n), least = child;
+        for (size_t i = child + 1; i < end; i++)
+            if (heap[i] < heap[least])
+                least = i;
+        if (entry <= heap[least])
+            break;
+        heap[at] = heap[least];
+        at = least;
+    }
+    heap[at] = entry;
+}
+
+static void heap_push(uint64_t *heap, size_t *n, uint64_t entry)
+{
+    size_t at = (*n)++;
+    while (at > 0 && heap[(at - 1) / 4] > entry) {
+        heap[at] = heap[(at - 1) / 4];
+        at = (at - 1) / 4;
+    }
+    heap[at] = entry;
+}
+
+static uint64_t heap_pop(uint64_t *heap, size_t *n)
+{
+    uint64_t least = heap[0];
+    heap[0] = heap[--*n];
+    if (*n > 0)
+        heap_sink(heap, *n, 0);
+    return least;
+}
+
+/* Fills the linked list of positions and the heap of the pairs that can merge; returns the heap's
+ * size. */
+static size_t start_long(const bpe_t *bpe, const unsigned char *word, size_t n, bpe_scratch_t *s)
+{
+    size_t n_heap = 0;
+    for (size_t i = 0; i < n; i++) {
+        s->ids[i] = (uint32_t)bpe->byte_ids[word[i]];
+        s->previous[i] = i > 0 ? (uint32_t)(i - 1) : BPE_NO_POSITION;
+        s->next[i] = i + 1 < n ? (uint32_t)(i + 1) : BPE_NO_POSITION;
+    }
+    for (size_t i = 0; i < n; i++) {
+        s->ranks[i] = i + 1 < n ? find_merge(bpe, s->ids[i], s->ids[i + 1])->rank : BPE_NO_RANK;
+        if (s->ranks[i] != BPE_NO_RANK)
+            s->heap[n_heap++] = (uint64_t)s->ranks[i] << 32 | i;
+    }
+    for (size_t i = n_heap / 4 + 1; i-- > 0;)
+        if (i < n_heap)
+            heap_sink(s->heap, n_heap, i);
+    return n_heap;
+}
+
+/* The pair that starts at a position has changed: notes its rank. */
+static void update_pair(const bpe_t *bpe, bpe_scratch_t *s, uint32_t at, size_t *n_heap)
+{
+    uint32_t next = s->next[at];
+    s->ranks[at] =
+        next != BPE_NO_POSITION ? find_merge(bpe, s->ids[at], s->ids[next])->rank : BPE_NO_RANK;
+    if (s->ranks[at] != BPE_NO_RANK)
+        heap_push(s->heap, n_heap, (uint64_t)s->ranks[at] << 32 | at);
+}
+
+static int merge_long(const bpe_t *bpe, const unsigned char *word, size_t n, bpe_scratch_t *s,
+    tokenizer_ids_t *ids, fail_t *fail)
+{
+    if (scratch_reserve(s, n, fail) != 0)
+        return fail->status;
+    size_t n_heap = start_long(bpe, word, n, s);
+    while (n_heap > 0) {
+        uint64_t entry = heap_pop(s->heap, &n_heap);
+        uint32_t at = (uint32_t)entry;
+        /* A pair grows with every change and so never has an earlier rank again: entries that were
+         * overtaken show by their rank. */
+        if (s->ranks[at] != entry >> 32)
+            continue;
+        uint32_t right = s->next[at], behind = s->next[right];
+        s->ids[at] = find_merge(bpe, s->ids[at], s->ids[right])->merged;
+        s->ranks[right] = BPE_NO_RANK;
+        s->next[at] = behind;
+        if (behind != BPE_NO_POSITION)
+            s->previous[behind] = at;
+        update_pair(bpe, s, at, &n_heap);
+        if (s->previous[at] != BPE_NO_POSITION)
+            update_pair(bpe, s, s->previous[at], &n_heap);
+    }
+    for (uint32_t at = 0; at != BPE_NO_POSITION; at = s->next[at])
+        ids->ids[ids->count++] = (int32_t)s->ids[at];
+    return 0;
+}
+
+int bpe_append(const bpe_t *bpe, const char *word, size_t bytes, bpe_scratch_t *scratch,
+    tokenizer_ids_t *ids, fail_t *fail)
+{
+    if (bytes >= BPE_NO_POSITION)
+        return fail_set(
+            fail, FAIL_LIMIT, "tokenizer: a word of %zu bytes, expected fewer than 4 GiB", bytes);
+    if (bpe_ids_reserve(ids, bytes, fail) != 0)
+        return fail->status;
+    const unsigned char *text = (const unsigned char *)word;
+    if (bytes <= BPE_SHORT_WORD)
+        merge_short(bpe, text, bytes, ids);
+    else
+        merge_long(bpe, text, bytes, scratch, ids, fail);
+    return fail->status;
+}

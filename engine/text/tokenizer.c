@@ -1,0 +1,232 @@
+#include "engine/text/tokenizer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/text/nfc.h"
+#include "engine/text/tokenizer_internal.h"
+#include "engine/text/unicode.h"
+
+#define PATH_BYTES 4096
+#define FILE_BYTES_MAX ((size_t)256 << 20)
+#define TEXT_BYTES_MAX ((size_t)1 << 31)
+
+void tokenizer_close(tokenizer_t *tokenizer)
+{
+    if (tokenizer == NULL)
+        return;
+    vocabulary_clear(&tokenizer->vocabulary);
+    bpe_clear(&tokenizer->bpe);
+    added_tokens_clear(&tokenizer->added);
+    pretokenizer_close(tokenizer->pretokenizer);
+    free(tokenizer->properties);
+    free(tokenizer);
+}
+
+static int tokenizer_make(tokenizer_t **tokenizer, fail_t *fail)
+{
+    *tokenizer = calloc(1, sizeof **tokenizer);
+    if (*tokenizer == NULL)
+        return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory");
+    return unicode_table_make(&(*tokenizer)->properties, fail);
+}
+
+/* Marks the special ids, or gives up a tokenizer that could not be read. */
+static int tokenizer_finish(tokenizer_t **tokenizer, fail_t *fail)
+{
+    if (fail->status != 0) {
+        utf8_make_printable(fail->message);
+        tokenizer_close(*tokenizer);
+        *tokenizer = NULL;
+        return fail->status;
+    }
+    added_tokens_t *added = &(*tokenizer)->added;
+    added_tokens_finish(added);
+    for (size_t i = 0; i < added->n_tokens; i++)
+        (*tokenizer)->vocabulary.tokens[added->tokens[i].id].special = added->tokens[i].special;
+    return 0;
+}
+
+int tokenizer_open_json(
+    tokenizer_t **tokenizer, const char *text, size_t bytes, const char *name, fail_t *fail)
+{
+    json_t *root = NULL;
+    if (tokenizer_make(tokenizer, fail) == 0 && json_text_read(text, bytes, name, &root, fail) == 0)
+        tokenizer_read_json(*tokenizer, root, name, fail);
+    json_decref(root);
+    return tokenizer_finish(tokenizer, fail);
+}
+
+int tokenizer_open(tokenizer_t **tokenizer, const char *directory, fail_t *fail)
+{
+    *tokenizer = NULL;
+    char path[PATH_BYTES];
+    int length = snprintf(path, sizeof path, "%s/tokenizer.json", directory);
+    if (length < 0 || (size_t)length >= sizeof path)
+        return fail_set(
+            fail, FAIL_FILE, "%.64s...: path longer than %d bytes", directory, PATH_BYTES);
+    if (access(path, F_OK) == 0) {
+        char *text;
+        size_t bytes;
+        if (file_read(path, FILE_BYTES_MAX, &text, &bytes, fail) != 0)
+            return fail->status;
+        tokenizer_open_json(tokenizer, text, bytes, path, fail);
+        free(text);
+        return fail->status;
+    }
+    if (tokenizer_make(tokenizer, fail) == 0)
+        tokenizer_read_vocab(*tokenizer, directory, fail);
+    return tokenizer_finish(tokenizer, fail);
+}
+
+size_t tokenizer_size(const tokenizer_t *tokenizer)
+{
+    return tokenizer->vocabulary.size;
+}
+
+int32_t tokenizer_special_id(const tokenizer_t *tokenizer, const char *content)
+{
+    const added_token_t *token =
+        added_tokens_by_content(&tokenizer->added, content, strlen(content));
+    return token != NULL ? token->id : -1;
+}
+
+bool tokenizer_is_special(const tokenizer_t *tokenizer, int32_t id)
+{
+    const vocabulary_token_t *token = vocabulary_token(&tokenizer->vocabulary, id);
+    return token != NULL && token->special;
+}
+
+const char *tokenizer_bytes(const tokenizer_t *tokenizer, int32_t id, size_t *bytes)
+{
+    const vocabulary_token_t *token = vocabulary_token(&tokenizer->vocabulary, id);
+    if (token == NULL)
+        return NULL;
+    *bytes = token->bytes;
+    return tokenizer->vocabulary.arena.text + token->begin;
+}
+
+void tokenizer_ids_clear(tokenizer_ids_t *ids)
+{
+    free(ids->ids);
+    *ids = (tokenizer_ids_t){0};
+}
+
+/* The working memory of one call of tokenizer_encode. */
+typedef struct encoder {
+    const tokenizer_t *tokenizer;
+    bool specials;
+    text_buffer_t normalized, shadow;
+    pretokenize_scratch_t *matching;
+    bpe_scratch_t merging;
+    tokenizer_ids_t *ids;
+    fail_t *fail;
+} encoder_t;
+
+static int encode_word(encoder_t *e, const char *word, size_t bytes)
+{
+    const tokenizer_t *tokenizer = e->tokenizer;
+    if (tokenizer->ignores_merges) {
+        int32_t id = vocabulary_find(&tokenizer->vocabulary, word, bytes);
+        if (id >= 0) {
+            if (bpe_ids_reserve(e->ids, 1, e->fail) == 0)
+                e->ids->ids[e->ids->count++] = id;
+            return e->fail->status;
+        }
+    }
+    return bpe_append(&tokenizer->bpe, word, bytes, &e->merging, e->ids, e->fail);
+}
+
+/* Text without added tokens: its matches are words, and so is what lies between two matches. */
+static int encode_words(encoder_t *e, const char *text, size_t bytes)
+{
+    const char *shadow = text;
+    if (utf8_ascii_prefix(text, bytes) < bytes) {
+        e->shadow.bytes = 0;
+        if (text_buffer_reserve(&e->shadow, bytes, e->fail) != 0)
+            return e->fail->status;
+        pretokenize_shadow(e->tokenizer->properties, text, bytes, e->shadow.text);
+        shadow = e->shadow.text;
+    }
+    size_t at = 0;
+    while (at < bytes) {
+        size_t begin, end;
+        if (pretokenize_next(e->tokenizer->pretokenizer, e->matching, shadow, bytes, at, &begin,
+                &end, e->fail) != 0)
+            return e->fail->status;
+        if (begin > at && encode_word(e, text + at, begin - at) != 0)
+            return e->fail->status;
+        if (end > begin && encode_word(e, text + begin, end - begin) != 0)
+            return e->fail->status;
+        at = end;
+    }
+    return 0;
+}
+
+typedef int (*encode_fn)(encoder_t *e, const char *text, size_t bytes);
+
+/* Hands the text between added tokens to `between`. */
+static int encode_added(
+    encoder_t *e, const char *text, size_t bytes, bool normalized, encode_fn between)
+{
+    const tokenizer_t *tokenizer = e->tokenizer;
+    size_t at = 0, from = 0;
+    added_match_t match;
+    while (added_tokens_find(&tokenizer->added, tokenizer->properties, text, bytes, from, at,
+        normalized, e->specials, &match)) {
+        if (match.begin > at && between(e, text + at, match.begin - at) != 0)
+            return e->fail->status;
+        if (bpe_ids_reserve(e->ids, 1, e->fail) != 0)
+            return e->fail->status;
+        e->ids->ids[e->ids->count++] = match.token->id;
+        at = match.end;
+        from = match.resume;
+    }
+    return at < bytes ? between(e, text + at, bytes - at) : 0;
+}
+
+/* Text without tokens that are looked for in the original. */
+static int encode_original(encoder_t *e, const char *text, size_t bytes)
+{
+    if (e->tokenizer->normalizes) {
+        bool changed;
+        e->normalized.bytes = 0;
+        if (nfc_append(e->tokenizer->properties, text, bytes, &e->normalized, &changed, e->fail) !=
+            0)
+            return e->fail->status;
+        if (changed) {
+            text = e->normalized.text;
+            bytes = e->normalized.bytes;
+        }
+    }
+    return encode_added(e, text, bytes, true, encode_words);
+}
+
+int tokenizer_encode(const tokenizer_t *tokenizer, const char *text, size_t bytes,
+    bool parse_special, tokenizer_ids_t *ids, fail_t *fail)
+{
+    if (bytes >= TEXT_BYTES_MAX)
+        return fail_set(fail, FAIL_LIMIT, "tokenizer: text of %zu bytes, expected fewer than %zu",
+            bytes, TEXT_BYTES_MAX);
+    size_t count_before = ids->count;
+    encoder_t e = {.tokenizer = tokenizer, .specials = parse_special, .ids = ids, .fail = fail};
+    text_buffer_t replaced = {0};
+    if (utf8_valid_prefix(text, bytes) < bytes) {
+        utf8_append_replaced(&replaced, text, bytes, fail);
+        text = replaced.text;
+        bytes = replaced.bytes;
+    }
+    if (fail->status == 0 &&
+        pretokenize_scratch_open(&e.matching, tokenizer->pretokenizer, fail) == 0)
+        encode_added(&e, text, bytes, false, encode_original);
+    pretokenize_scratch_close(e.matching);
+    bpe_scratch_clear(&e.merging);
+    text_buffer_clear(&e.normalized);
+    text_buffer_clear(&e.shadow);
+    text_buffer_clear(&replaced);
+    if (fail->status != 0)
+        ids->count = count_before;
+    return fail->status;
+}

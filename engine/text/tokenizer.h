@@ -1,0 +1,87 @@
+/* Byte-level BPE as Hugging Face `tokenizers` does it for Qwen2 and Qwen2.5.
+ *
+ * Reads tokenizer.json, or vocab.json + merges.txt + the added tokens of tokenizer_config.json. A
+ * tokenizer that opens gives the ids that `tokenizers` gives; kinds and options that it does not
+ * know are refused. It is immutable after opening: any number of threads may encode and decode with
+ * it at the same time. A detokenizer and a text_buffer belong to one thread. */
+#ifndef CHOIR_TEXT_TOKENIZER_H
+#define CHOIR_TEXT_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+
+typedef struct tokenizer tokenizer_t;
+
+/* FAIL_FILE when the directory has neither form, FAIL_FORMAT, FAIL_MODEL for a kind of tokenizer
+ * that is not known. */
+int tokenizer_open(tokenizer_t **tokenizer, const char *directory, fail_t *fail);
+
+/* From the text of a tokenizer.json; name is what messages call it. */
+int tokenizer_open_json(
+    tokenizer_t **tokenizer, const char *text, size_t bytes, const char *name, fail_t *fail);
+
+/* NULL is allowed. */
+void tokenizer_close(tokenizer_t *tokenizer);
+
+/* One more than the largest id. */
+size_t tokenizer_size(const tokenizer_t *tokenizer);
+
+/* Id of an added token by its content ("<|im_end|>"), or -1. */
+int32_t tokenizer_special_id(const tokenizer_t *tokenizer, const char *content);
+bool tokenizer_is_special(const tokenizer_t *tokenizer, int32_t id);
+
+/* A growing array of ids; zero-initialise, release with tokenizer_ids_clear. */
+typedef struct tokenizer_ids {
+    int32_t *ids;
+    size_t count, capacity;
+} tokenizer_ids_t;
+void tokenizer_ids_clear(tokenizer_ids_t *ids);
+
+/* Appends the ids of text (bytes long, need not end in zero, may hold zero bytes). Invalid UTF-8 is
+ * replaced by U+FFFD as Python's bytes.decode("utf-8", "replace") does. parse_special: special
+ * tokens' text becomes their ids, as `tokenizers` does; otherwise it is ordinary text. Added tokens
+ * that are not marked special ("<tool_call>") are found either way. FAIL_MEMORY, FAIL_LIMIT for
+ * text of 2 GiB or more; nothing is appended then. */
+int tokenizer_encode(const tokenizer_t *tokenizer, const char *text, size_t bytes,
+    bool parse_special, tokenizer_ids_t *ids, fail_t *fail);
+
+/* Text of ids: a freshly allocated string (*bytes long, with a zero byte behind it) that the caller
+ * frees. Incomplete or invalid UTF-8 becomes U+FFFD as Python does it. skip_special leaves special
+ * tokens out. FAIL_USAGE for an id that does not exist. */
+int tokenizer_decode(const tokenizer_t *tokenizer, const int32_t *ids, size_t count,
+    bool skip_special, char **text, size_t *bytes, fail_t *fail);
+
+/* The raw bytes of one id (borrowed); NULL when the id does not exist. */
+const char *tokenizer_bytes(const tokenizer_t *tokenizer, int32_t id, size_t *bytes);
+
+/* A growing text; zero-initialise, release with text_buffer_clear. */
+typedef struct text_buffer {
+    char *text; /* zero-terminated once something was appended */
+    size_t bytes, capacity;
+} text_buffer_t;
+
+/* Makes room for so many further bytes and the zero behind them. */
+int text_buffer_reserve(text_buffer_t *buffer, size_t bytes, fail_t *fail);
+int text_buffer_append(text_buffer_t *buffer, const char *text, size_t bytes, fail_t *fail);
+void text_buffer_clear(text_buffer_t *buffer);
+
+/* Streaming: takes ids one by one and gives out only whole UTF-8 sequences. The concatenation of
+ * all pieces and of the flush equals tokenizer_decode. Zero-initialise; owns nothing. */
+typedef struct detokenizer {
+    unsigned char pending[8];
+    size_t n_pending;
+} detokenizer_t;
+
+/* Appends to *out what can be said after this id. An id that the tokenizer does not have says
+ * nothing, as with `tokenizers`: models have more rows in lm_head than their tokenizers have
+ * tokens. FAIL_USAGE for a negative one. */
+int detokenizer_push(detokenizer_t *detokenizer, const tokenizer_t *tokenizer, int32_t id,
+    bool skip_special, text_buffer_t *out, fail_t *fail);
+
+/* The end of the text: an incomplete sequence becomes U+FFFD. */
+int detokenizer_flush(detokenizer_t *detokenizer, text_buffer_t *out, fail_t *fail);
+
+#endif

@@ -1,0 +1,23 @@
+#include <stdio.h>
+
+#include "engine/kernels/kernels.h"
+#include "launch/command.h"
+
+#ifndef CHOIR_LIBRARIES
+#define CHOIR_LIBRARIES "not recorded by this build"
+#endif
+
+int cmd_version(invocation_t *invocation, fail_t *fail)
+{
+    (void)fail;
+    if (comm_rank(invocation->comm) != 0)
+        return 0;
+    printf("choir %s\n", CHOIR_VERSION);
+    printf("MPI: %s\n", comm_library_version());
+    printf("libraries: %s\n", CHOIR_LIBRARIES);
+    printf("instruction sets:");
+    for (int isa = ISA_SCALAR; isa <= (int)isa_detect(); isa++)
+        printf(" %s", isa_name((isa_t)isa));
+    putchar('\n');
+    return 0;
+}

@@ -1,0 +1,123 @@
+/* The choir program: starts MPI, finds the command, agrees on how it ended, exits. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/base/log.h"
+#include "launch/command.h"
+
+enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+
+static int exit_status(int status)
+{
+    switch (status) {
+    case 0:
+        return EXIT_SUCCESS;
+    case FAIL_USAGE:
+        return EXIT_USAGE;
+    case FAIL_INTERRUPTED:
+        return EXIT_INTERRUPTED;
+    default:
+        return EXIT_FAILURE;
+    }
+}
+
+static bool is_help(const char *word)
+{
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
+/* Which command is meant; its flags are parsed into *invocation. */
+static const command_t *parse(int argc, char **argv, invocation_t *invocation, fail_t *fail)
+{
+    const command_t *help = command_find("help");
+    invocation->options = options_defaults();
+    if (argc < 2 || is_help(argv[1]))
+        return help;
+    if (strcmp(argv[1], "--version") == 0)
+        return command_find("version");
+    const command_t *command = command_find(argv[1]);
+    if (command == NULL) {
+        if (argv[1][0] == '-')
+            fail_set(
+                fail, FAIL_USAGE, "expected a command before %s; choir help lists them", argv[1]);
+        else
+            command_unknown(argv[1], fail);
+        return help;
+    }
+    int first = 2;
+    if (command == help && argc > 2 && argv[2][0] != '-')
+        invocation->topic = argv[first++];
+    args_parse(command->groups, argc - first, argv + first, &invocation->options,
+        &invocation->given, fail);
+    if (invocation->options.help && fail->status == 0) {
+        invocation->topic = command->name;
+        return help;
+    }
+    return command;
+}
+
+/* Collective. */
+static int run(const command_t *command, invocation_t *invocation, fail_t *fail)
+{
+    const options_t *options = &invocation->options;
+    log_set_speaker(comm_rank(invocation->comm) == 0);
+    log_set_level(options->verbose ? LOG_DEBUG : options->quiet ? LOG_ERROR : LOG_INFO);
+    if (comm_agree(invocation->comm, fail) == 0) {
+        command->run(invocation, fail);
+        if (fflush(stdout) != 0)
+            clearerr(stdout);
+        comm_agree(invocation->comm, fail);
+    }
+    return fail->status;
+}
+
+static void report(const fail_t *fail)
+{
+    if (fail->status == FAIL_INTERRUPTED)
+        log_write(LOG_WARN, "%s", fail->message);
+    else if (fail->status != 0)
+        log_write(LOG_ERROR, "%s", fail->message);
+}
+
+/* Collective. mpirun reads what ranks write through pipes, and drops what it has not read yet when
+ * a rank exits with a status other than 0; so no rank exits before it had time to read the message.
+ */
+static void let_message_through(comm_t *comm)
+{
+    const struct timespec pause = {.tv_nsec = 200 * 1000 * 1000};
+    if (comm_size(comm) == 1)
+        return;
+    if (comm_rank(comm) == 0)
+        nanosleep(&pause, NULL);
+    comm_barrier(comm);
+}
+
+int main(int argc, char **argv)
+{
+    invocation_t invocation = {0};
+    fail_t fail = {0};
+    /* A reader that goes away is no reason to die: output.h notices. */
+    signal(SIGPIPE, SIG_IGN);
+    const command_t *command = parse(argc, argv, &invocation, &fail);
+    fail_t start = {0};
+    if (comm_start(&argc, &argv, &start) != 0) {
+        report(&start);
+        return EXIT_FAILURE;
+    }
+    comm_path_t path = invocation.options.comm == 0 ? COMM_AUTO : COMM_MPI;
+    if (comm_open_world(&invocation.comm, path, &start) != 0) {
+        report(&start);
+        comm_abort(EXIT_FAILURE);
+    }
+    run(command, &invocation, &fail);
+    if (comm_rank(invocation.comm) == 0)
+        report(&fail);
+    if (fail.status != 0)
+        let_message_through(invocation.comm);
+    comm_close(invocation.comm);
+    comm_stop();
+    return exit_status(fail.status);
+}

@@ -1,0 +1,57 @@
+#include "launch/model_dir.h"
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEMO "configs/demo"
+
+/* path = "base/relative/configs/demo", if that is there. */
+static bool try_base(const char *base, const char *relative, char *path, size_t path_bytes)
+{
+    int length = snprintf(path, path_bytes, "%s/%s" DEMO, base, relative);
+    return length > 0 && (size_t)length < path_bytes && access(path, F_OK) == 0;
+}
+
+/* The folder of this program. */
+static bool program_dir(char *directory, size_t bytes)
+{
+    ssize_t length = readlink("/proc/self/exe", directory, bytes - 1);
+    if (length <= 0)
+        return false;
+    directory[length] = 0;
+    char *slash = strrchr(directory, '/');
+    if (slash == NULL)
+        return false;
+    *slash = 0;
+    return true;
+}
+
+int model_dir_find(const char *given, char *path, size_t path_bytes, fail_t *fail)
+{
+    if (given != NULL) {
+        if (given[0] == 0 || strlen(given) >= path_bytes)
+            return fail_set(
+                fail, FAIL_USAGE, "--model: expected a directory, found \"%.80s\"", given);
+        strcpy(path, given);
+        return access(path, F_OK) == 0
+                   ? 0
+                   : fail_set(fail, FAIL_FILE, "%s: no such model directory", given);
+    }
+    char program[PATH_MAX];
+    const char *home = getenv("CHOIR_HOME");
+    if (home != NULL && try_base(home, "", path, path_bytes))
+        return 0;
+    if (program_dir(program, sizeof program) &&
+        (try_base(program, "../", path, path_bytes) ||
+            try_base(program, "../share/choir/", path, path_bytes)))
+        return 0;
+    if (try_base(CHOIR_SOURCE_DIR, "", path, path_bytes))
+        return 0;
+    return fail_set(fail, FAIL_FILE,
+        "expected --model DIR, found none; and the demo model is neither in $CHOIR_HOME/" DEMO
+        " nor beside the program");
+}

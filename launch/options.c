@@ -1,0 +1,180 @@
+#include "launch/options.h"
+
+#include "engine/model/order.h"
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+#define AT(member) offsetof(options_t, member)
+#define GROUP(title, args)                                                                         \
+    {                                                                                              \
+        title, args, COUNT(args)                                                                   \
+    }
+
+options_t options_defaults(void)
+{
+    return (options_t){
+        .max_tokens = 512,
+        .top_p = 1,
+        .repetition_penalty = 1,
+        .attention = ATTENTION_AUTO,
+        .attentions = 2,
+    };
+}
+
+static const arg_t model_dir_args[] = {
+    {"--model", ARG_STRING, AT(model), "DIR", 0, 0,
+        "Model directory as downloaded from its hub: config.json, tokenizer files, *.safetensors. "
+        "Without it the small demo model that comes with Choir is used."},
+};
+
+static const arg_t model_args[] = {
+    {"--dtype", ARG_CHOICE, AT(dtype), "bf16|f32|f64", 0, 0,
+        "Numeric mode: what weights, activations and cache are rounded to. Default bf16."},
+    {"--order", ARG_CHOICE, AT(order), "torch|uniform", 0, 0,
+        "Order of additions. torch (default): the bits of Hugging Face transformers, prompt and "
+        "decode steps as there. uniform: one order for every row, so that decoding gives the bits "
+        "of a prefill."},
+    {"--attention", ARG_CHOICE, AT(attention), "eager|sdpa|auto", 0, 0,
+        "Which of transformers' attention implementations to equal. Default auto: sdpa, as in "
+        "transformers, or eager where sdpa's order is not defined (--order uniform, sliding "
+        "windows)."},
+};
+
+static const arg_t run_args[] = {
+    {"--combine", ARG_CHOICE, AT(combine), "gather|reduce", 0, 0,
+        "How ranks put activations together. gather (default): the same bits at any number of "
+        "ranks. reduce: two sums a layer across ranks, whose bits depend on their number."},
+    {"--comm", ARG_CHOICE, AT(comm), "auto|mpi", 0, 0,
+        "auto (default): shared memory within a node and MPI between nodes. mpi: MPI collectives "
+        "only."},
+    {"--threads", ARG_SIZE, AT(threads), "N", 1, 4096,
+        "Threads of each rank. Default: the cores the rank is bound to, or its part of the node."},
+    {"--kv-tokens", ARG_SIZE, AT(kv_tokens), "N", 1, 4294967296.0,
+        "Tokens that the KV cache holds, all sequences together. Default: chosen by the model's "
+        "length and the memory."},
+    {"--prefill-chunk", ARG_SIZE, AT(prefill_chunk), "N", 1, 65536,
+        "Prompt tokens of one step. Changes speed and memory, never a bit. Default 512."},
+    {"--max-batch", ARG_SIZE, AT(max_batch), "N", 1, 4096,
+        "Sequences that run at once. Default: as many as there are prompts, at most 64."},
+};
+
+static const arg_t prompt_args[] = {
+    {"--prompt", ARG_STRING, AT(prompt), "TEXT", 0, 0,
+        "The prompt. Without any of these flags it is read from standard input."},
+    {"--prompt-file", ARG_STRING, AT(prompt_file), "FILE", 0, 0,
+        "The prompt is the text of a file (- for standard input)."},
+    {"--prompts", ARG_STRING, AT(prompts), "FILE.jsonl", 0, 0,
+        "Many prompts in one batch, a JSON object a line: {\"prompt\": TEXT}, {\"messages\": "
+        "[{\"role\": ..., \"content\": ...}, ...], \"tools\": [...]} or {\"prompt_ids\": [1, 2]}. "
+        "Answers come in the order of the lines."},
+    {"--ids", ARG_STRING, AT(ids), "1,2,3", 0, 0,
+        "The prompt as token ids. Needs no tokenizer files; without them the answer is ids too."},
+    {"--chat", ARG_SWITCH, AT(chat), NULL, 0, 0,
+        "The prompt is a user's message, put into the model's chat template."},
+    {"--raw", ARG_SWITCH, AT(raw), NULL, 0, 0,
+        "The prompt goes to the model as it is, without a chat template (default)."},
+    {"--system", ARG_STRING, AT(system), "TEXT", 0, 0,
+        "System message before the user's; with --chat."},
+};
+
+static const arg_t chat_prompt_args[] = {
+    {"--system", ARG_STRING, AT(system), "TEXT", 0, 0, "System message of the conversation."},
+    {"--raw", ARG_SWITCH, AT(raw), NULL, 0, 0,
+        "No chat template: what you type and what the model adds are one running text."},
+};
+
+static const arg_t answer_args[] = {
+    {"--max-tokens", ARG_SIZE, AT(max_tokens), "N", 0, 4294967296.0,
+        "Tokens to generate at most. Default 512; 0 computes the prompt only."},
+    {"--temperature", ARG_REAL, AT(temperature), "X", 0, 1e4,
+        "Default 0: greedy, always the most likely token. Above: draw, from flatter distributions "
+        "the higher it is."},
+    {"--top-k", ARG_SIZE, AT(top_k), "N", 0, 4294967295.0,
+        "Draw from the N most likely tokens. Default 0: from all."},
+    {"--top-p", ARG_REAL, AT(top_p), "P", 0, 1,
+        "Draw from the fewest tokens that have probability P together. Default 1: from all."},
+    {"--min-p", ARG_REAL, AT(min_p), "P", 0, 1,
+        "Draw from tokens at least P times as likely as the most likely one. Default 0: from all."},
+    {"--repetition-penalty", ARG_REAL, AT(repetition_penalty), "X", 0.01, 100,
+        "Above 1: tokens that occurred become less likely. Default 1."},
+    {"--sample", ARG_SWITCH, AT(sample), NULL, 0, 0,
+        "Draw with the temperature, top-k, top-p and repetition penalty that the model's "
+        "generation_config.json recommends; the flags above replace single ones."},
+    {"--seed", ARG_SEED, AT(seed), "N", 0, 0,
+        "Seed of the draws: the same seed and prompt give the same answer on any number of ranks. "
+        "Default 0."},
+    {"--stop", ARG_STRINGS, AT(stop), "TEXT", 0, 0,
+        "End the answer before this text; may be given several times."},
+    {"--ignore-eos", ARG_SWITCH, AT(ignore_eos), NULL, 0, 0,
+        "Go on after tokens that end a text, up to --max-tokens."},
+};
+
+static const arg_t output_args[] = {
+    {"--json", ARG_SWITCH, AT(json), NULL, 0, 0,
+        "One JSON object a prompt: text, prompt_ids, output_ids, finish_reason, usage, timings."},
+    {"--logprobs", ARG_SIZE, AT(logprobs), "N", 0, 20,
+        "With --json: log-probability of every token, and of the N most likely ones."},
+    {"--logits-out", ARG_STRING, AT(logits_out), "FILE.npy", 0, 0,
+        "Write the logits of all prompt positions [tokens, vocabulary] as NumPy f32 (f64 with "
+        "--dtype f64); for one prompt."},
+};
+
+static const arg_t tokenize_args[] = {
+    {"--lines", ARG_SWITCH, AT(lines), NULL, 0, 0,
+        "Every line is a text (or, with --decode, an array) of its own."},
+    {"--decode", ARG_SWITCH, AT(decode), NULL, 0, 0, "From JSON arrays of ids to text."},
+};
+
+static const arg_t plan_args[] = {
+    {"--config", ARG_STRING, AT(config), "FILE", 0, 0,
+        "A model's config.json; without it, the one of --model."},
+    {"--ranks", ARG_SIZE, AT(ranks), "N", 1, 65536,
+        "Ranks to split the model over. Default: the ranks of this run."},
+    {"--combine", ARG_CHOICE, AT(combine), "gather|reduce", 0, 0,
+        "How ranks put activations together. Default gather."},
+    {"--dtype", ARG_CHOICE, AT(dtype), "bf16|f32|f64", 0, 0, "Numeric mode. Default bf16."},
+};
+
+static const arg_t verify_args[] = {
+    {"--reference", ARG_STRING, AT(reference), "REF.safetensors", 0, 0,
+        "What Hugging Face computed, as tests/oracle/reference.py writes it."},
+    {"--candidate", ARG_STRING, AT(candidate), "OTHER.safetensors", 0, 0,
+        "Compare this dump with the reference, and run no model."},
+    {"--isolated", ARG_SWITCH, AT(isolated), NULL, 0, 0,
+        "Only each component by itself, fed with the reference's own inputs."},
+    {"--chained", ARG_SWITCH, AT(chained), NULL, 0, 0,
+        "Only the whole forward, and the logits of prefill, decode and generate()."},
+    {"--layers", ARG_STRING, AT(layers), "0,5-7", 0, 0,
+        "Layers whose components are compared. Default: all that the reference has."},
+    {"--attention", ARG_CHOICE, AT(attentions), "eager|sdpa|both", 0, 0,
+        "Which attention to compare. Default both, where the reference has both."},
+    {"--dtype", ARG_CHOICE, AT(dtype), "bf16|f32|f64", 0, 0,
+        "Numeric mode. Default: the reference's."},
+    {"--tolerance", ARG_REAL, AT(tolerance), "X", 0, 1e30,
+        "Largest absolute difference that passes. Default 0: every bit equal."},
+    {"--skip-digest", ARG_SWITCH, AT(skip_digest), NULL, 0, 0,
+        "Do not read the whole checkpoint for its digest."},
+    {"--json", ARG_SWITCH, AT(json), NULL, 0, 0, "One JSON object in place of the tables."},
+    {"--threads", ARG_SIZE, AT(threads), "N", 1, 4096,
+        "Threads of each rank. Default: the cores the rank is bound to, or its part of the node."},
+    {"--comm", ARG_CHOICE, AT(comm), "auto|mpi", 0, 0,
+        "auto (default): shared memory within a node and MPI between nodes. mpi: MPI collectives "
+        "only."},
+};
+
+static const arg_t common_args[] = {
+    {"--quiet", ARG_SWITCH, AT(quiet), NULL, 0, 0, "Only answers and errors."},
+    {"--verbose", ARG_SWITCH, AT(verbose), NULL, 0, 0, "Say more on standard error."},
+    {"--help", ARG_SWITCH, AT(help), NULL, 0, 0, "Print this."},
+};
+
+const arg_group_t options_model_dir = GROUP("Model", model_dir_args);
+const arg_group_t options_model = GROUP("Numerics", model_args);
+const arg_group_t options_run = GROUP("Ranks, threads and memory", run_args);
+const arg_group_t options_prompt = GROUP("Prompt", prompt_args);
+const arg_group_t options_chat_prompt = GROUP("Conversation", chat_prompt_args);
+const arg_group_t options_answer = GROUP("Answer", answer_args);
+const arg_group_t options_output = GROUP("Output", output_args);
+const arg_group_t options_tokenize = GROUP("Texts and ids", tokenize_args);
+const arg_group_t options_plan = GROUP("Split", plan_args);
+const arg_group_t options_verify = GROUP("Verification", verify_args);
+const arg_group_t options_common = GROUP("Other", common_args);

@@ -1,0 +1,50 @@
+/* What the user can ask for: one struct that all commands share, and the tables of its flags. */
+#ifndef CHOIR_LAUNCH_OPTIONS_H
+#define CHOIR_LAUNCH_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "launch/args.h"
+
+typedef struct options {
+    /* Model and run. Choices are indices into the tables' names, in the order of the engine's
+     * enums. */
+    const char *model;
+    int dtype, order, attention, combine, comm;
+    size_t threads, kv_tokens, prefill_chunk, max_batch;
+    bool quiet, verbose, help;
+    /* Prompt */
+    const char *prompt, *prompt_file, *prompts, *ids, *system;
+    bool chat, raw;
+    /* Answer */
+    size_t max_tokens, top_k;
+    double temperature, top_p, min_p, repetition_penalty;
+    uint64_t seed;
+    args_strings_t stop;
+    bool sample, ignore_eos;
+    /* Output */
+    bool json;
+    size_t logprobs;
+    const char *logits_out;
+    /* Tokenize */
+    bool lines, decode;
+    /* Verify */
+    const char *reference, *candidate, *layers;
+    int attentions; /* eager, sdpa, both */
+    bool isolated, chained, skip_digest;
+    double tolerance;
+    /* Plan */
+    const char *config;
+    size_t ranks;
+} options_t;
+
+/* What holds when a flag is not given. */
+options_t options_defaults(void);
+
+extern const arg_group_t options_model, options_model_dir, options_run, options_prompt,
+    options_chat_prompt, options_answer, options_output, options_tokenize, options_plan,
+    options_verify, options_common;
+
+#endif

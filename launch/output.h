@@ -1,0 +1,24 @@
+/* Standard output that notices when nobody reads it any more.
+ *
+ * A reader that went away (EPIPE) is no failure: output_write succeeds, `closed` is set, and the
+ * command stops early. Any other error of writing is a failure. */
+#ifndef CHOIR_LAUNCH_OUTPUT_H
+#define CHOIR_LAUNCH_OUTPUT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/base/status.h"
+
+typedef struct output {
+    bool closed;
+} output_t;
+
+/* Writes and flushes at once: what was generated is seen, whatever happens next. */
+int output_write(output_t *output, const char *text, size_t bytes, fail_t *fail);
+
+/* A JSON value on one line. NULL is out of memory. */
+int output_json(output_t *output, const json_t *value, fail_t *fail);
+
+#endif

@@ -1,0 +1,339 @@
+#include "launch/prompts.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/base/size.h"
+#include "engine/model/config.h"
+
+#define MAX_PROMPT_BYTES ((size_t)1 << 30)
+
+int prompts_open_tokenizer(tokenizer_t **tokenizer, const char *directory, fail_t *fail)
+{
+    config_t config;
+    *tokenizer = NULL;
+    if (config_load(&config, directory, fail) != 0 ||
+        tokenizer_open(tokenizer, directory, fail) != 0)
+        return fail->status;
+    if (tokenizer_size(*tokenizer) > config.vocab_size) {
+        fail_set(fail, FAIL_MODEL,
+            "%s: the tokenizer has %zu tokens, but config.json a vocab_size of %zu", directory,
+            tokenizer_size(*tokenizer), config.vocab_size);
+        tokenizer_close(*tokenizer);
+        *tokenizer = NULL;
+    }
+    return fail->status;
+}
+
+int prompts_require_template(chat_template_t *chat_template, const char *directory, fail_t *fail)
+{
+    if (chat_template_detect(directory, chat_template, fail) != 0)
+        return fail->status;
+    if (*chat_template == CHAT_NONE)
+        return fail_set(fail, FAIL_MODEL,
+            "%s: expected a chat template in tokenizer_config.json or chat_template.jinja, found "
+            "none; --raw does without",
+            directory);
+    return 0;
+}
+
+/* ---- Reading -----------------------------------------------------------------------------------
+ */
+
+int prompts_read_stdin(char **text, size_t *bytes, fail_t *fail)
+{
+    size_t capacity = 65536;
+    *text = malloc(capacity);
+    *bytes = 0;
+    while (*text != NULL) {
+        size_t n = fread(*text + *bytes, 1, capacity - *bytes - 1, stdin);
+        *bytes += n;
+        (*text)[*bytes] = 0;
+        if (ferror(stdin))
+            fail_set(fail, FAIL_FILE, "standard input: cannot read: %s", strerror(errno));
+        if (n == 0 || fail->status != 0)
+            break;
+        if (capacity - *bytes < 2) {
+            capacity *= 2;
+            char *larger = realloc(*text, capacity);
+            if (larger == NULL)
+                free(*text);
+            *text = larger;
+        }
+    }
+    if (*text == NULL)
+        fail_set(fail, FAIL_MEMORY, "standard input: out of memory after %zu bytes", *bytes);
+    if (fail->status != 0) {
+        free(*text);
+        *text = NULL;
+    }
+    return fail->status;
+}
+
+static int append_id(tokenizer_ids_t *ids, int32_t id, fail_t *fail)
+{
+    if (ids->count == ids->capacity) {
+        size_t capacity = size_max(64, 2 * ids->capacity);
+        int32_t *larger = realloc(ids->ids, capacity * sizeof *larger);
+        if (larger == NULL)
+            return fail_set(fail, FAIL_MEMORY, "prompt: out of memory for %zu ids", capacity);
+        ids->ids = larger;
+        ids->capacity = capacity;
+    }
+    ids->ids[ids->count++] = id;
+    return 0;
+}
+
+int prompts_parse_ids(const char *text, const char *name, tokenizer_ids_t *ids, fail_t *fail)
+{
+    for (const char *at = text;;) {
+        char *end;
+        errno = 0;
+        long id = strtol(at, &end, 10);
+        end += strspn(end, " \t\r\n");
+        if (end == at || errno != 0 || id < 0 || id > INT32_MAX || (*end != ',' && *end != 0))
+            return fail_set(
+                fail, FAIL_USAGE, "%s: expected token ids as in 1,2,3, found \"%.40s\"", name, at);
+        if (append_id(ids, (int32_t)id, fail) != 0)
+            return fail->status;
+        if (*end == 0)
+            return 0;
+        at = end + 1;
+    }
+}
+
+static int json_ids(json_t *array, const char *name, tokenizer_ids_t *ids, fail_t *fail)
+{
+    size_t i;
+    json_t *id;
+    json_array_foreach(array, i, id)
+    {
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            json_integer_value(id) > INT32_MAX)
+            return fail_set(fail, FAIL_FORMAT,
+                "%s: prompt_ids: expected token ids, found something else at index %zu", name, i);
+        if (append_id(ids, (int32_t)json_integer_value(id), fail) != 0)
+            return fail->status;
+    }
+    return 0;
+}
+
+/* ---- Encoding ----------------------------------------------------------------------------------
+ */
+
+json_t *prompts_message(const char *role, const char *content, size_t bytes)
+{
+    json_t *message = json_object();
+    json_t *text = json_stringn(content, bytes);
+    if (message == NULL || text == NULL) {
+        json_decref(message);
+        json_decref(text);
+        return NULL;
+    }
+    json_object_set_new(message, "role", json_string(role));
+    json_object_set_new(message, "content", text);
+    return message;
+}
+
+static int encode_messages(
+    const prompts_t *prompts, json_t *messages, json_t *tools, tokenizer_ids_t *ids, fail_t *fail)
+{
+    text_buffer_t text = {0};
+    if (chat_render(prompts->chat_template, messages, tools, true, &text, fail) == 0)
+        tokenizer_encode(prompts->tokenizer, text.text, text.bytes, true, ids, fail);
+    text_buffer_clear(&text);
+    return fail->status;
+}
+
+/* A user's message after an optional system message. */
+static int encode_chat(const prompts_t *prompts, const char *system, const char *text, size_t bytes,
+    tokenizer_ids_t *ids, fail_t *fail)
+{
+    json_t *messages = json_array();
+    if (system != NULL)
+        json_array_append_new(messages, prompts_message("system", system, strlen(system)));
+    if (json_array_append_new(messages, prompts_message("user", text, bytes)) != 0 ||
+        json_array_size(messages) != (system != NULL) + 1u)
+        fail_set(fail, FAIL_USAGE, "prompt: with --chat, expected UTF-8 text, found other bytes");
+    else
+        encode_messages(prompts, messages, NULL, ids, fail);
+    json_decref(messages);
+    return fail->status;
+}
+
+static int encode_text(const prompts_t *prompts, const options_t *options, const char *text,
+    size_t bytes, tokenizer_ids_t *ids, fail_t *fail)
+{
+    if (options->chat)
+        return encode_chat(prompts, options->system, text, bytes, ids, fail);
+    return tokenizer_encode(prompts->tokenizer, text, bytes, true, ids, fail);
+}
+
+/* One line of --prompts. */
+static int encode_line(prompts_t *prompts, const options_t *options, const char *directory,
+    json_t *object, const char *name, tokenizer_ids_t *ids, fail_t *fail)
+{
+    json_t *prompt = json_object_get(object, "prompt");
+    json_t *messages = json_object_get(object, "messages");
+    json_t *prompt_ids = json_object_get(object, "prompt_ids");
+    if (json_is_string(prompt) && messages == NULL && prompt_ids == NULL)
+        return encode_text(
+            prompts, options, json_string_value(prompt), json_string_length(prompt), ids, fail);
+    if (json_is_array(prompt_ids) && prompt == NULL && messages == NULL)
+        return json_ids(prompt_ids, name, ids, fail);
+    if (!json_is_array(messages) || prompt != NULL || prompt_ids != NULL)
+        return fail_set(fail, FAIL_FORMAT,
+            "%s: expected an object with either prompt (text), messages (array) or prompt_ids "
+            "(array)",
+            name);
+    if (prompts->chat_template == CHAT_NONE &&
+        prompts_require_template(&prompts->chat_template, directory, fail) != 0)
+        return fail->status;
+    json_t *tools = json_object_get(object, "tools");
+    fail_t malformed = {0};
+    if (encode_messages(prompts, messages, tools, ids, &malformed) != 0)
+        fail_set(fail, malformed.status, "%s: %s", name, malformed.message);
+    return fail->status;
+}
+
+static tokenizer_ids_t *next_item(prompts_t *prompts, fail_t *fail)
+{
+    tokenizer_ids_t *items = realloc(prompts->items, (prompts->count + 1) * sizeof *items);
+    if (items == NULL) {
+        fail_set(fail, FAIL_MEMORY, "prompts: out of memory for %zu", prompts->count + 1);
+        return NULL;
+    }
+    prompts->items = items;
+    items[prompts->count] = (tokenizer_ids_t){0};
+    return &items[prompts->count++];
+}
+
+static bool is_blank(const char *text, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        if (strchr(" \t\r", text[i]) == NULL || text[i] == 0)
+            return false;
+    return true;
+}
+
+static int encode_lines(prompts_t *prompts, const options_t *options, const char *directory,
+    const char *text, size_t bytes, fail_t *fail)
+{
+    const char *end = text + bytes;
+    for (size_t number = 1; text < end && fail->status == 0; number++) {
+        const char *newline = memchr(text, '\n', (size_t)(end - text));
+        size_t length = newline != NULL ? (size_t)(newline - text) : (size_t)(end - text);
+        char name[FAIL_MESSAGE_BYTES / 2];
+        snprintf(name, sizeof name, "%s: line %zu", options->prompts, number);
+        json_t *object = NULL;
+        if (!is_blank(text, length) && json_text_read(text, length, name, &object, fail) == 0) {
+            tokenizer_ids_t *ids = next_item(prompts, fail);
+            if (ids != NULL)
+                encode_line(prompts, options, directory, object, name, ids, fail);
+        }
+        json_decref(object);
+        text += length + 1;
+    }
+    if (prompts->count == 0)
+        fail_set(fail, FAIL_FORMAT, "%s: expected a JSON object on each line, found none",
+            options->prompts);
+    return fail->status;
+}
+
+/* ---- Opening -----------------------------------------------------------------------------------
+ */
+
+static int check_flags(const invocation_t *invocation, fail_t *fail)
+{
+    const options_t *options = &invocation->options;
+    int sources = (options->prompt != NULL) + (options->prompt_file != NULL) +
+                  (options->prompts != NULL) + (options->ids != NULL);
+    if (sources > 1)
+        return fail_set(fail, FAIL_USAGE,
+            "expected one of --prompt, --prompt-file, --prompts and --ids, found %d", sources);
+    if (options->chat && options->raw)
+        return fail_set(fail, FAIL_USAGE, "expected --chat or --raw, found both");
+    if (options->chat && options->ids != NULL)
+        return fail_set(fail, FAIL_USAGE, "--ids: a chat template needs text; use --prompt");
+    if (options->system != NULL && !options->chat)
+        return fail_set(fail, FAIL_USAGE, "--system: needs --chat");
+    if (sources == 0 && isatty(STDIN_FILENO))
+        return fail_set(fail, FAIL_USAGE,
+            "expected a prompt: --prompt TEXT, --prompt-file FILE, --prompts FILE.jsonl, --ids "
+            "1,2,3 or text on standard input");
+    return 0;
+}
+
+static bool has_tokenizer(const char *directory)
+{
+    static const char *const files[] = {"tokenizer.json", "vocab.json"};
+    for (size_t i = 0; i < 2; i++) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/%s", directory, files[i]);
+        if (access(path, F_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int read_source(const options_t *options, char **text, size_t *bytes, fail_t *fail)
+{
+    const char *path = options->prompts != NULL ? options->prompts : options->prompt_file;
+    if (path == NULL || strcmp(path, "-") == 0)
+        return prompts_read_stdin(text, bytes, fail);
+    return file_read(path, MAX_PROMPT_BYTES, text, bytes, fail);
+}
+
+static int read_prompts(
+    prompts_t *prompts, const options_t *options, const char *directory, fail_t *fail)
+{
+    char *text = NULL;
+    size_t bytes;
+    tokenizer_ids_t *ids = NULL;
+    if (options->prompts == NULL && (ids = next_item(prompts, fail)) == NULL)
+        return fail->status;
+    if (options->ids != NULL)
+        return prompts_parse_ids(options->ids, "--ids", ids, fail);
+    if (options->prompt != NULL)
+        return encode_text(prompts, options, options->prompt, strlen(options->prompt), ids, fail);
+    if (read_source(options, &text, &bytes, fail) != 0)
+        return fail->status;
+    if (options->prompts != NULL)
+        encode_lines(prompts, options, directory, text, bytes, fail);
+    else
+        encode_text(prompts, options, text, bytes, ids, fail);
+    free(text);
+    return fail->status;
+}
+
+int prompts_open(
+    prompts_t *prompts, const invocation_t *invocation, const char *directory, fail_t *fail)
+{
+    const options_t *options = &invocation->options;
+    *prompts = (prompts_t){0};
+    if (check_flags(invocation, fail) == 0 && (options->ids == NULL || has_tokenizer(directory)))
+        prompts_open_tokenizer(&prompts->tokenizer, directory, fail);
+    if (fail->status == 0 && options->chat)
+        prompts_require_template(&prompts->chat_template, directory, fail);
+    if (fail->status == 0)
+        read_prompts(prompts, options, directory, fail);
+    for (size_t i = 0; i < prompts->count && fail->status == 0; i++)
+        if (prompts->items[i].count == 0)
+            fail_set(fail, FAIL_USAGE, "prompt %zu: expected text, found none", i + 1);
+    if (fail->status != 0)
+        prompts_close(prompts);
+    return fail->status;
+}
+
+void prompts_close(prompts_t *prompts)
+{
+    for (size_t i = 0; i < prompts->count; i++)
+        tokenizer_ids_clear(&prompts->items[i]);
+    free(prompts->items);
+    tokenizer_close(prompts->tokenizer);
+    *prompts = (prompts_t){0};
+}

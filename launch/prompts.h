@@ -1,0 +1,44 @@
+/* The prompts of a run as token ids: from flags, a file, standard input or JSON lines.
+ *
+ * Everything here is the coordinator's work and Local. */
+#ifndef CHOIR_LAUNCH_PROMPTS_H
+#define CHOIR_LAUNCH_PROMPTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/base/status.h"
+#include "engine/text/chat.h"
+#include "engine/text/tokenizer.h"
+#include "launch/command.h"
+
+typedef struct prompts {
+    tokenizer_t *tokenizer;        /* NULL when --ids is given and the model has none */
+    chat_template_t chat_template; /* CHAT_NONE when no template is used */
+    tokenizer_ids_t *items;        /* [count] */
+    size_t count;
+} prompts_t;
+
+/* Opens the model's tokenizer and checks it against config.json: FAIL_MODEL when it has more tokens
+ * than the model. */
+int prompts_open_tokenizer(tokenizer_t **tokenizer, const char *directory, fail_t *fail);
+
+/* The model's chat template. FAIL_MODEL when it has none or one that is not known. */
+int prompts_require_template(chat_template_t *chat_template, const char *directory, fail_t *fail);
+
+/* Reads and encodes what the flags ask for. On failure nothing is kept. */
+int prompts_open(
+    prompts_t *prompts, const invocation_t *invocation, const char *directory, fail_t *fail);
+void prompts_close(prompts_t *prompts);
+
+/* Everything of standard input: freshly allocated, the caller frees. */
+int prompts_read_stdin(char **text, size_t *bytes, fail_t *fail);
+
+/* Parses "1,2,3". name: what messages call it. Appends. */
+int prompts_parse_ids(const char *text, const char *name, tokenizer_ids_t *ids, fail_t *fail);
+
+/* A message object {"role", "content"}; content need not end in zero. NULL when out of memory or
+ * not UTF-8. */
+json_t *prompts_message(const char *role, const char *content, size_t bytes);
+
+#endif

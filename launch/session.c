@@ -1,0 +1,171 @@
+#include "launch/session.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/base/size.h"
+#include "launch/signals.h"
+
+#define MAX_BATCH 64
+#define BAR_WIDTH 30
+#define REDRAW_NS 100000000u
+#define MIB 1048576.0
+
+/* ---- Progress ----------------------------------------------------------------------------------
+ */
+
+typedef struct progress {
+    uint64_t last_ns;
+    bool drawn;
+} progress_t;
+
+static void draw_progress(void *context, uint64_t done, uint64_t total)
+{
+    progress_t *progress = context;
+    uint64_t now = clock_ns();
+    if (total == 0 || now - progress->last_ns < REDRAW_NS)
+        return;
+    progress->last_ns = now;
+    progress->drawn = true;
+    int filled = (int)((double)done / (double)total * BAR_WIDTH);
+    fprintf(stderr, "\rchoir: loading [%.*s%*s] %3.0f%% of %.0f MiB", filled,
+        "##############################", BAR_WIDTH - filled, "",
+        100.0 * (double)done / (double)total, (double)total / MIB);
+}
+
+static void erase_progress(const progress_t *progress)
+{
+    if (progress->drawn)
+        fprintf(stderr, "\r\x1b[K");
+}
+
+/* ---- Opening -----------------------------------------------------------------------------------
+ */
+
+static engine_options_t engine_options(
+    const options_t *options, const char *directory, size_t n_sequences, size_t logits_rows)
+{
+    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
+    size_t max_batch = options->max_batch;
+    if (max_batch == 0)
+        max_batch = size_max(1, size_min(n_sequences, MAX_BATCH));
+    return (engine_options_t){
+        .model_dir = directory,
+        .mode = modes[options->dtype],
+        .order = options->order == 0 ? ORDER_TORCH : ORDER_UNIFORM,
+        .attention = (attention_t)options->attention,
+        .combine = options->combine == 0 ? PLAN_GATHER : PLAN_REDUCE,
+        .threads = options->threads,
+        .kv_tokens = options->kv_tokens,
+        .prefill_chunk = options->prefill_chunk,
+        .max_batch = max_batch,
+        .max_logits_rows = size_max(1, logits_rows),
+    };
+}
+
+int session_open(session_t *session, invocation_t *invocation, const char *directory,
+    size_t n_sequences, size_t logits_rows, fail_t *fail)
+{
+    const options_t *flags = &invocation->options;
+    *session =
+        (session_t){.invocation = invocation, .coordinates = comm_rank(invocation->comm) == 0};
+    engine_options_t options = engine_options(flags, directory, n_sequences, logits_rows);
+    progress_t progress = {.last_ns = clock_ns()};
+    if (!flags->quiet && isatty(STDERR_FILENO)) {
+        options.progress = draw_progress;
+        options.progress_context = &progress;
+    }
+    engine_open(&session->engine, invocation->comm, &options, fail);
+    erase_progress(&progress);
+    if (fail->status != 0)
+        return fail->status;
+    signals_install(session->engine);
+    engine_info_t info = engine_info(session->engine);
+    log_write(LOG_DEBUG, "loaded %s in %.2f s, %.1f MiB read by rank 0; KV cache of %zu tokens",
+        directory, (double)info.load_ns * 1e-9, (double)info.bytes_read / MIB, info.kv_tokens);
+    return 0;
+}
+
+/* ---- Closing -----------------------------------------------------------------------------------
+ */
+
+static double rate(size_t tokens, uint64_t ns)
+{
+    return ns == 0 ? 0 : (double)tokens * 1e9 / (double)ns;
+}
+
+int session_close(session_t *session, fail_t *fail)
+{
+    comm_t *comm = session->invocation->comm;
+    if (session->engine == NULL)
+        return comm_agree(comm, fail);
+    engine_info_t info = engine_info(session->engine);
+    engine_totals_t totals = engine_totals(session->engine);
+    signals_remove();
+    if (session->coordinates)
+        engine_end(session->engine, fail);
+    engine_close(session->engine);
+    session->engine = NULL;
+    if (comm_agree(comm, fail) != 0)
+        return fail->status;
+    int64_t peak = comm_max(comm, (int64_t)info.peak_bytes);
+    int64_t weights = comm_max(comm, (int64_t)info.weight_bytes);
+    static const char *const modes[] = {"bf16", "f32", "f64"};
+    log_write(LOG_INFO,
+        "%zu prompt tokens, prefill %.1f/s; %zu generated, decode %.1f/s; %zu rank%s x %zu "
+        "thread%s, %s %s; "
+        "memory per rank at most %.0f MiB (weights %.0f)",
+        totals.prompt_tokens, rate(totals.prefill_tokens, totals.prefill_ns), totals.decode_tokens,
+        rate(totals.decode_tokens, totals.decode_ns), info.ranks, info.ranks == 1 ? "" : "s",
+        info.threads, info.threads == 1 ? "" : "s", modes[session->invocation->options.dtype],
+        info.isa, (double)peak / MIB, (double)weights / MIB);
+    return 0;
+}
+
+/* ---- Requests ----------------------------------------------------------------------------------
+ */
+
+sampler_params_t session_sampling(const session_t *session, uint64_t request)
+{
+    const invocation_t *invocation = session->invocation;
+    const options_t *options = &invocation->options;
+    const args_given_t *given = &invocation->given;
+    sampler_params_t params = {
+        .temperature = options->temperature,
+        .top_p = options->top_p,
+        .min_p = options->min_p,
+        .repetition_penalty = options->repetition_penalty,
+        .top_k = (uint32_t)options->top_k,
+        .n_logprobs = (uint32_t)options->logprobs,
+        .want_logprob = args_was_given(given, "--logprobs"),
+        .seed = options->seed,
+        .request = request,
+    };
+    if (!options->sample)
+        return params;
+    const config_generation_t *generation = &engine_info(session->engine).config->generation;
+    if (!args_was_given(given, "--temperature"))
+        params.temperature = generation->temperature;
+    if (!args_was_given(given, "--top-p"))
+        params.top_p = generation->top_p;
+    if (!args_was_given(given, "--top-k"))
+        params.top_k = (uint32_t)generation->top_k;
+    if (!args_was_given(given, "--repetition-penalty"))
+        params.repetition_penalty = generation->repetition_penalty;
+    return params;
+}
+
+size_t session_stop_ids(const session_t *session, int32_t chat_end, int32_t *ids)
+{
+    if (session->invocation->options.ignore_eos)
+        return 0;
+    const config_generation_t *generation = &engine_info(session->engine).config->generation;
+    size_t n = generation->n_stop_ids;
+    memcpy(ids, generation->stop_ids, n * sizeof *ids);
+    if (chat_end >= 0)
+        ids[n++] = chat_end;
+    return n;
+}

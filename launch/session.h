@@ -1,0 +1,34 @@
+/* A model opened for a command: the engine with its options, signals, progress and closing line. */
+#ifndef CHOIR_LAUNCH_SESSION_H
+#define CHOIR_LAUNCH_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/run/engine.h"
+#include "launch/command.h"
+
+typedef struct session {
+    invocation_t *invocation;
+    engine_t *engine;
+    bool coordinates; /* this rank is the coordinator */
+} session_t;
+
+/* Collective. Opens the model in `directory`. n_sequences: how many will want to run at once;
+ * logits_rows: prompt positions of a step whose logits will be asked for. On failure session_close
+ * is still to be called. */
+int session_open(session_t *session, invocation_t *invocation, const char *directory,
+    size_t n_sequences, size_t logits_rows, fail_t *fail);
+
+/* Collective. The coordinator passes how its work ended; the others come from engine_serve with its
+ * status. Closes the engine, agrees, and tells speed and memory when all went well. */
+int session_close(session_t *session, fail_t *fail);
+
+/* Sampling as the flags ask for it. request: number of the prompt in the input. */
+sampler_params_t session_sampling(const session_t *session, uint64_t request);
+
+/* Tokens that end an answer: [CONFIG_MAX_STOP_IDS + 1] written; the number of them. chat_end: the
+ * token that ends a message, or -1. */
+size_t session_stop_ids(const session_t *session, int32_t chat_end, int32_t *ids);
+
+#endif

@@ -1,0 +1,87 @@
+/* A model directory's tensors: model.safetensors, or the files that model.safetensors.index.json
+ * names.
+ *
+ * Opening reads and checks headers only. Tensor data is read by byte range with pread, so a rank
+ * reads just what its plan gives it; a counter tells how much. Owns the file descriptors and the
+ * directory of tensors; names returned are borrowed. After opening, reads are thread safe.
+ *
+ * Format (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length N, N bytes
+ * of JSON
+ * {"name": {"dtype": "BF16", "shape": [...], "data_offsets": [begin, end]}, "__metadata__": {...}},
+ * then the data; offsets count from the end of the header. */
+#ifndef CHOIR_SHARDING_CHECKPOINT_H
+#define CHOIR_SHARDING_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/dtype.h"
+#include "engine/base/status.h"
+
+typedef struct checkpoint checkpoint_t;
+
+#define CHECKPOINT_MAX_DIMS 8
+
+/* One tensor. BF16, F16, F32, F64 can be read; `readable` is false for other dtypes, which are
+ * errors only when a model needs the tensor. */
+typedef struct checkpoint_tensor {
+    const char *name;
+    const char *file;       /* path */
+    const char *dtype_name; /* as in the file: "BF16" */
+    bool readable;
+    dtype_t dtype;
+    size_t n_dims;
+    size_t shape[CHECKPOINT_MAX_DIMS];
+    uint64_t offset_bytes; /* from the start of the file */
+    uint64_t size_bytes;
+} checkpoint_tensor_t;
+
+/* Local. model.safetensors.index.json decides when there is one, and then only the tensors that it
+ * names are listed; else model.safetensors. FAIL_FILE, FAIL_FORMAT. */
+int checkpoint_open(checkpoint_t **checkpoint, const char *directory, fail_t *fail);
+/* A single safetensors file, for references and dumps. */
+int checkpoint_open_file(checkpoint_t **checkpoint, const char *path, fail_t *fail);
+void checkpoint_close(checkpoint_t *checkpoint);
+
+/* All tensors, in the order of their names. */
+size_t checkpoint_count(const checkpoint_t *checkpoint);
+const checkpoint_tensor_t *checkpoint_at(const checkpoint_t *checkpoint, size_t index);
+
+/* NULL when absent. */
+const checkpoint_tensor_t *checkpoint_find(const checkpoint_t *checkpoint, const char *name);
+
+/* The tensor, which must have this shape: [rows, columns], or [rows] when columns is 0. FAIL_MODEL
+ * names the tensor, the expected and the actual shape or dtype. */
+int checkpoint_get(const checkpoint_t *checkpoint, const char *name, size_t rows, size_t columns,
+    const checkpoint_tensor_t **tensor, fail_t *fail);
+
+/* Value of a __metadata__ key of the (first) file, or NULL. */
+const char *checkpoint_metadata(const checkpoint_t *checkpoint, const char *key);
+
+/* Reads rows [row_begin, row_end) and columns [col_begin, col_end) of a tensor seen as
+ * [shape[0], product of the rest] ([n] is [n, 1]) into
+ * dst: [row_end - row_begin, col_end - col_begin] row-major, dst_dtype; conversions round to
+ * nearest even. scratch: at least checkpoint_scratch_bytes(...) bytes for as many rows and columns,
+ * aligned to 8, when the dtypes differ; else may be NULL. Reads just these bytes: one run when the
+ * columns are all, a run a row otherwise. FAIL_FILE when the file cannot be read or is shorter than
+ * when it was opened. */
+int checkpoint_read(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor, size_t row_begin,
+    size_t row_end, size_t col_begin, size_t col_end, void *dst, dtype_t dst_dtype, void *scratch,
+    fail_t *fail);
+size_t checkpoint_scratch_bytes(
+    const checkpoint_tensor_t *tensor, size_t rows, size_t columns, dtype_t dst_dtype);
+
+/* Reads bytes [begin, end) of a tensor of any dtype as they are stored: ids, texts, digests.
+ * dst: [end - begin]. FAIL_FILE as above. */
+int checkpoint_read_bytes(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
+    uint64_t begin, uint64_t end, void *dst, fail_t *fail);
+
+/* Bytes of tensor data read from files so far, by all threads. */
+uint64_t checkpoint_bytes_read(const checkpoint_t *checkpoint);
+
+/* A digest of everything that must be alike on all ranks: names, dtypes, shapes, offsets and sizes
+ * of all tensors. */
+uint64_t checkpoint_digest(const checkpoint_t *checkpoint);
+
+#endif

@@ -1,0 +1,409 @@
+#include "sharding/plan.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "engine/base/size.h"
+
+#define PLAN_MAX_RANKS ((size_t)1 << 16)
+/* Far above any model; keeps every product below within 64 bits. */
+#define PLAN_MAX_WEIGHT_BYTES 0x1p60
+
+/* Layout of packed matrices: outputs in whole lanes, and pairs of inputs for 16-bit weights. */
+#define PACKED_OUTPUTS 16
+#define PACKED_INPUTS 2
+
+/* ---- Query heads ------------------------------------------------------------------------------
+ */
+
+/* KV heads that a run of query heads reads. */
+static plan_range_t kv_heads_of(plan_range_t heads, size_t group)
+{
+    if (plan_count(heads) == 0)
+        return (plan_range_t){heads.begin / group, heads.begin / group};
+    return (plan_range_t){heads.begin / group, (heads.end - 1) / group + 1};
+}
+
+/* More ranks than heads: one head each, the ranks without one spread evenly, so that nodes of
+ * consecutive ranks are alike. */
+static void spread_heads(plan_t *plan)
+{
+    size_t n_heads = plan->model.n_heads, n_ranks = plan->n_ranks;
+    for (size_t r = 0; r < n_ranks; r++)
+        plan->shares[r].heads = (plan_range_t){r * n_heads / n_ranks, (r + 1) * n_heads / n_ranks};
+}
+
+/* Runs of `base` or `base + 1` heads, `extra` of the latter. Which ranks get the longer runs
+ * decides where the runs begin, and so how many KV heads they touch. */
+typedef struct run_search {
+    size_t n_ranks, base, extra, group;
+    size_t *copies; /* [extra + 1] fewest KV heads in total, by longer runs used so far */
+    uint8_t
+        *longer; /* [n_ranks, extra + 1] whether the best way to get here ends in a longer run */
+} run_search_t;
+
+/* KV heads in total when a run is added to ranks that touch `copies`; SIZE_MAX stands for "no way".
+ */
+static size_t add_run(const run_search_t *search, size_t copies, size_t begin, size_t length)
+{
+    if (copies == SIZE_MAX)
+        return SIZE_MAX;
+    return copies + plan_count(kv_heads_of((plan_range_t){begin, begin + length}, search->group));
+}
+
+/* Dynamic programming over (rank, longer runs used so far). */
+static void search_runs(run_search_t *search)
+{
+    size_t base = search->base, extra = search->extra;
+    for (size_t e = 0; e <= extra; e++)
+        search->copies[e] = e == 0 ? 0 : SIZE_MAX;
+    for (size_t r = 0; r < search->n_ranks; r++) {
+        /* Downwards, so that copies[e - 1] is still that of the ranks before. */
+        for (size_t e = extra + 1; e-- > 0;) {
+            size_t shorter = add_run(search, search->copies[e], r * base + e, base);
+            size_t longer = SIZE_MAX;
+            if (e > 0)
+                longer = add_run(search, search->copies[e - 1], r * base + e - 1, base + 1);
+            search->longer[r * (extra + 1) + e] = longer <= shorter && longer != SIZE_MAX;
+            search->copies[e] = size_min(shorter, longer);
+        }
+    }
+}
+
+/* At least as many heads as ranks: among the ways to make runs that differ by at most one head, one
+ * that copies the fewest KV heads. */
+static int divide_heads(plan_t *plan, fail_t *fail)
+{
+    const plan_model_t *model = &plan->model;
+    run_search_t search = {.n_ranks = plan->n_ranks,
+        .base = model->n_heads / plan->n_ranks,
+        .extra = model->n_heads % plan->n_ranks,
+        .group = model->n_heads / model->n_kv_heads};
+    search.copies = malloc((search.extra + 1) * sizeof *search.copies);
+    search.longer = malloc((search.extra + 1) * plan->n_ranks);
+    if (search.copies == NULL || search.longer == NULL) {
+        fail_set(fail, FAIL_MEMORY, "plan: no memory to divide %zu heads among %zu ranks",
+            model->n_heads, plan->n_ranks);
+    } else {
+        search_runs(&search);
+        size_t end = model->n_heads, e = search.extra;
+        for (size_t r = plan->n_ranks; r-- > 0;) {
+            size_t longer = search.longer[r * (search.extra + 1) + e];
+            size_t begin = end - search.base - longer;
+            plan->shares[r].heads = (plan_range_t){begin, end};
+            end = begin;
+            e -= longer;
+        }
+    }
+    free(search.copies);
+    free(search.longer);
+    return fail->status;
+}
+
+/* ---- Granules ---------------------------------------------------------------------------------
+ */
+
+typedef enum plan_part { PART_HIDDEN, PART_COLUMNS, PART_VOCAB } plan_part_t;
+
+static plan_range_t *part_of(plan_share_t *share, plan_part_t part)
+{
+    return part == PART_HIDDEN    ? &share->hidden
+           : part == PART_COLUMNS ? &share->columns
+                                  : &share->vocab;
+}
+
+/* Bytes of a packed matrix. */
+static size_t packed_bytes(const plan_model_t *model, size_t outputs, size_t inputs)
+{
+    if (model->weight_bytes <= 2)
+        inputs = size_round_up(inputs, PACKED_INPUTS);
+    return size_round_up(outputs, PACKED_OUTPUTS) * inputs * model->weight_bytes;
+}
+
+static size_t share_weight_bytes(
+    const plan_model_t *model, plan_combine_t combine, const plan_share_t *share)
+{
+    size_t heads = plan_count(share->heads), columns = plan_count(share->columns);
+    size_t hidden = plan_count(share->hidden), vocab = plan_count(share->vocab);
+    size_t qkv = (heads + 2 * plan_count(share->kv_heads)) * model->head_dim;
+    size_t layer = packed_bytes(model, qkv, model->hidden);
+    layer += size_round_up(qkv, PACKED_OUTPUTS) * model->weight_bytes; /* biases */
+    layer += 2 * packed_bytes(model, columns, model->hidden);
+    if (combine == PLAN_GATHER) {
+        layer += packed_bytes(model, hidden, model->n_heads * model->head_dim);
+        layer += packed_bytes(model, hidden, model->intermediate);
+    } else {
+        layer += packed_bytes(model, model->hidden, heads * model->head_dim);
+        layer += packed_bytes(model, model->hidden, columns);
+    }
+    layer += 2 * model->hidden * model->weight_bytes; /* norms */
+    size_t table = packed_bytes(model, vocab, model->hidden);
+    return model->n_layers * layer + (model->tied ? 1 : 2) * table +
+           model->hidden * model->weight_bytes;
+}
+
+typedef struct rank_load {
+    size_t bytes, rank;
+} rank_load_t;
+
+static int compare_loads(const void *a, const void *b)
+{
+    const rank_load_t *x = a, *y = b;
+    if (x->bytes != y->bytes)
+        return x->bytes < y->bytes ? -1 : 1;
+    return x->rank < y->rank ? -1 : 1;
+}
+
+/* Deals `items` in granules: every rank gets as many, and the ranks with the least weight so far
+ * get the ones that are left over. loads: [n_ranks] scratch */
+static void deal(plan_t *plan, plan_part_t part, plan_combine_t combine, size_t items,
+    size_t granule, rank_load_t *loads)
+{
+    size_t n_granules = size_round_up(items, granule) / granule;
+    size_t base = n_granules / plan->n_ranks, extra = n_granules % plan->n_ranks;
+    for (size_t r = 0; r < plan->n_ranks; r++)
+        loads[r] = (rank_load_t){share_weight_bytes(&plan->model, combine, &plan->shares[r]), r};
+    qsort(loads, plan->n_ranks, sizeof *loads, compare_loads);
+    for (size_t i = 0; i < plan->n_ranks; i++)
+        part_of(&plan->shares[loads[i].rank], part)->end = base + (i < extra ? 1 : 0);
+    size_t begin = 0;
+    for (size_t r = 0; r < plan->n_ranks; r++) {
+        plan_range_t *range = part_of(&plan->shares[r], part);
+        size_t end = size_min(items, begin + range->end * granule);
+        *range = (plan_range_t){begin, end};
+        begin = end;
+    }
+}
+
+/* ---- Opening ----------------------------------------------------------------------------------
+ */
+
+static int check_model(const plan_model_t *model, fail_t *fail)
+{
+    const struct {
+        const char *name;
+        size_t value;
+    } sizes[] = {{"hidden size", model->hidden}, {"intermediate size", model->intermediate},
+        {"number of layers", model->n_layers}, {"number of query heads", model->n_heads},
+        {"number of KV heads", model->n_kv_heads}, {"head size", model->head_dim},
+        {"vocabulary size", model->vocab_size}, {"bytes of a weight", model->weight_bytes},
+        {"bytes of a cache element", model->cache_bytes}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i].value == 0)
+            return fail_set(
+                fail, FAIL_MODEL, "plan: %s: expected at least 1, found 0", sizes[i].name);
+    if (model->n_heads % model->n_kv_heads != 0)
+        return fail_set(fail, FAIL_MODEL,
+            "plan: query heads: expected a multiple of the %zu KV heads, found %zu",
+            model->n_kv_heads, model->n_heads);
+    double heads = (double)model->n_heads * (double)model->head_dim;
+    double layer = (double)model->hidden * (4 * heads + 3 * (double)model->intermediate);
+    double bytes =
+        ((double)model->n_layers * layer + 2 * (double)model->vocab_size * (double)model->hidden) *
+        (double)model->weight_bytes;
+    double cache = (double)model->n_layers * heads * 2 * (double)model->cache_bytes;
+    if (bytes > PLAN_MAX_WEIGHT_BYTES || cache > PLAN_MAX_WEIGHT_BYTES)
+        return fail_set(fail, FAIL_MODEL, "plan: model: expected at most %g bytes, found %g",
+            PLAN_MAX_WEIGHT_BYTES, bytes > cache ? bytes : cache);
+    return 0;
+}
+
+static int fill_shares(plan_t *plan, fail_t *fail)
+{
+    const plan_model_t *model = &plan->model;
+    rank_load_t *loads = malloc(plan->n_ranks * sizeof *loads);
+    plan->shares = calloc(plan->n_ranks, sizeof *plan->shares);
+    if (loads == NULL || plan->shares == NULL) {
+        fail_set(fail, FAIL_MEMORY, "plan: no memory for the shares of %zu ranks", plan->n_ranks);
+    } else {
+        if (plan->n_ranks > model->n_heads)
+            spread_heads(plan);
+        else
+            divide_heads(plan, fail);
+        for (size_t r = 0; r < plan->n_ranks; r++)
+            plan->shares[r].kv_heads =
+                kv_heads_of(plan->shares[r].heads, model->n_heads / model->n_kv_heads);
+        /* The largest granules in bytes first, so that the later ones can even out. The rows of
+         * o_proj and down_proj are those of PLAN_GATHER in either case. */
+        deal(plan, PART_HIDDEN, PLAN_GATHER, model->hidden, PLAN_GRANULE, loads);
+        deal(plan, PART_COLUMNS, plan->combine, model->intermediate, PLAN_GRANULE, loads);
+        deal(plan, PART_VOCAB, plan->combine, model->vocab_size, PLAN_VOCAB_GRANULE, loads);
+    }
+    free(loads);
+    return fail->status;
+}
+
+int plan_open(
+    plan_t *plan, const plan_model_t *model, plan_combine_t combine, size_t n_ranks, fail_t *fail)
+{
+    *plan = (plan_t){.model = *model, .combine = combine, .n_ranks = n_ranks};
+    if (n_ranks == 0 || n_ranks > PLAN_MAX_RANKS)
+        return fail_set(fail, FAIL_USAGE, "plan: number of ranks: expected 1 to %zu, found %zu",
+            PLAN_MAX_RANKS, n_ranks);
+    if (check_model(model, fail) != 0)
+        return fail->status;
+    if (fill_shares(plan, fail) != 0)
+        plan_close(plan);
+    return fail->status;
+}
+
+void plan_close(plan_t *plan)
+{
+    free(plan->shares);
+    plan->shares = NULL;
+}
+
+/* ---- Questions --------------------------------------------------------------------------------
+ */
+
+size_t plan_vocab_owner(const plan_t *plan, size_t row)
+{
+    /* The first rank whose share ends after the row; empty shares end where they begin, so they
+     * never match. */
+    size_t low = 0, high = plan->n_ranks - 1;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (plan->shares[middle].vocab.end > row)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+size_t plan_weight_bytes(const plan_t *plan, size_t rank)
+{
+    return share_weight_bytes(&plan->model, plan->combine, &plan->shares[rank]);
+}
+
+size_t plan_kv_bytes_per_token(const plan_t *plan, size_t rank)
+{
+    const plan_model_t *model = &plan->model;
+    return model->n_layers * plan_count(plan->shares[rank].kv_heads) * model->head_dim * 2 *
+           model->cache_bytes;
+}
+
+size_t plan_exchange_bytes_per_token(const plan_t *plan, size_t rank, size_t activation_bytes)
+{
+    const plan_model_t *model = &plan->model;
+    const plan_share_t *share = &plan->shares[rank];
+    if (plan->n_ranks == 1)
+        return 0;
+    size_t embedding = model->hidden * activation_bytes;
+    if (plan->combine == PLAN_REDUCE) {
+        /* A ring passes (n-1)/n of the vector twice: partial sums, then totals. */
+        size_t sums = 2 * model->n_layers * model->hidden * size_max(4, activation_bytes);
+        return embedding + 2 * (sums - sums / plan->n_ranks);
+    }
+    size_t heads = (model->n_heads - plan_count(share->heads)) * model->head_dim;
+    size_t hidden = model->hidden - plan_count(share->hidden);
+    size_t columns = model->intermediate - plan_count(share->columns);
+    return embedding + model->n_layers * (heads + 2 * hidden + columns) * activation_bytes;
+}
+
+/* ---- Table ------------------------------------------------------------------------------------
+ */
+
+typedef struct quantity {
+    char text[24];
+} quantity_t;
+
+static quantity_t human_bytes(size_t bytes)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double value = (double)bytes;
+    size_t unit = 0;
+    while (value >= 1024) {
+        value /= 1024;
+        unit++;
+    }
+    quantity_t quantity;
+    snprintf(
+        quantity.text, sizeof quantity.text, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
+    return quantity;
+}
+
+typedef enum measure {
+    MEASURE_HEADS,
+    MEASURE_KV_HEADS,
+    MEASURE_HIDDEN,
+    MEASURE_COLUMNS,
+    MEASURE_VOCAB,
+    MEASURE_WEIGHTS,
+    MEASURE_COUNT
+} measure_t;
+
+static size_t measure(const plan_t *plan, size_t rank, measure_t what)
+{
+    const plan_share_t *share = &plan->shares[rank];
+    switch (what) {
+    case MEASURE_HEADS:
+        return plan_count(share->heads);
+    case MEASURE_KV_HEADS:
+        return plan_count(share->kv_heads);
+    case MEASURE_HIDDEN:
+        return plan_count(share->hidden);
+    case MEASURE_COLUMNS:
+        return plan_count(share->columns);
+    case MEASURE_VOCAB:
+        return plan_count(share->vocab);
+    default:
+        return plan_weight_bytes(plan, rank);
+    }
+}
+
+static double largest_to_mean(const plan_t *plan, measure_t what)
+{
+    double largest = 0, sum = 0;
+    for (size_t r = 0; r < plan->n_ranks; r++) {
+        double value = (double)measure(plan, r, what);
+        largest = value > largest ? value : largest;
+        sum += value;
+    }
+    return largest * (double)plan->n_ranks / sum;
+}
+
+static void print_summary(const plan_t *plan, FILE *out)
+{
+    static const char *const names[MEASURE_COUNT] = {"attention, query heads",
+        "attention, KV heads", "o/down rows", "MLP columns", "vocabulary rows", "weight bytes"};
+    fprintf(out, "\nlargest/mean\n");
+    for (measure_t what = 0; what < MEASURE_COUNT; what++)
+        if (what != MEASURE_HIDDEN || plan->combine == PLAN_GATHER)
+            fprintf(out, "  %-22s  %7.3f\n", names[what], largest_to_mean(plan, what));
+    size_t weights = 0, kv = 0;
+    for (size_t r = 0; r < plan->n_ranks; r++) {
+        weights += plan_weight_bytes(plan, r);
+        kv += plan_kv_bytes_per_token(plan, r);
+    }
+    fprintf(out, "all ranks together: weights %s, KV cache %s a token\n", human_bytes(weights).text,
+        human_bytes(kv).text);
+}
+
+void plan_print(const plan_t *plan, FILE *out)
+{
+    const plan_model_t *model = &plan->model;
+    bool gather = plan->combine == PLAN_GATHER;
+    fprintf(out,
+        "%zu layers, hidden %zu, MLP %zu, %zu query heads and %zu KV heads of %zu, vocabulary %zu "
+        "(%s), %zu bytes a weight\n",
+        model->n_layers, model->hidden, model->intermediate, model->n_heads, model->n_kv_heads,
+        model->head_dim, model->vocab_size, model->tied ? "tied" : "untied", model->weight_bytes);
+    fprintf(out, "%zu %s, combined by %s\n\n", plan->n_ranks, plan->n_ranks == 1 ? "rank" : "ranks",
+        gather ? "gather" : "reduce");
+    fprintf(out, "%5s  %7s  %8s  %11s  %11s  %10s  %11s  %11s  %14s\n", "rank", "q heads",
+        "KV heads", "MLP columns", "o/down rows", "vocabulary", "weights", "KV/token",
+        "received/token");
+    for (size_t r = 0; r < plan->n_ranks; r++) {
+        char rows[24] = "-"; /* with reduce, o_proj and down_proj are split by columns */
+        if (gather)
+            snprintf(rows, sizeof rows, "%zu", measure(plan, r, MEASURE_HIDDEN));
+        fprintf(out, "%5zu  %7zu  %8zu  %11zu  %11s  %10zu  %11s  %11s  %14s\n", r,
+            measure(plan, r, MEASURE_HEADS), measure(plan, r, MEASURE_KV_HEADS),
+            measure(plan, r, MEASURE_COLUMNS), rows, measure(plan, r, MEASURE_VOCAB),
+            human_bytes(plan_weight_bytes(plan, r)).text,
+            human_bytes(plan_kv_bytes_per_token(plan, r)).text,
+            human_bytes(plan_exchange_bytes_per_token(plan, r, model->cache_bytes)).text);
+    }
+    print_summary(plan, out);
+}

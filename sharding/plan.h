@@ -1,0 +1,90 @@
+/* Which part of the model each rank of a tensor-parallel group owns.
+ *
+ * A plan is a pure function of the model's sizes and the number of ranks: every rank computes the
+ * same one, and nothing about it is exchanged. It holds for any number of ranks, also more ranks
+ * than query heads. Owns its array of shares; immutable after plan_open, so safe to read from any
+ * thread.
+ *
+ * Query heads go out in contiguous runs; a rank keeps the KV heads that its query heads read
+ * (copied where two ranks need the same one). Rows of o_proj and down_proj (hidden) and columns of
+ * the MLP (intermediate) go out in granules of PLAN_GRANULE, vocabulary rows in granules of
+ * PLAN_VOCAB_GRANULE; the last granule may be short, and what is left over goes to the ranks that
+ * hold the fewest bytes so far. Ranks without a head are spread evenly among the others. Ranks are
+ * in ascending order of what they own: share r begins where share r-1 ends (but for KV heads). A
+ * share may be empty. */
+#ifndef CHOIR_SHARDING_PLAN_H
+#define CHOIR_SHARDING_PLAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "engine/base/status.h"
+
+#define PLAN_GRANULE 16
+#define PLAN_VOCAB_GRANULE 64
+
+/* What a plan depends on. All in elements; weight_bytes is the bytes of one weight as packed. */
+typedef struct plan_model {
+    size_t hidden, intermediate, n_layers;
+    size_t n_heads, n_kv_heads, head_dim;
+    size_t vocab_size;
+    bool tied; /* lm_head is the embedding */
+    size_t weight_bytes;
+    size_t cache_bytes; /* of one K or V element */
+} plan_model_t;
+
+typedef struct plan_range {
+    size_t begin, end;
+} plan_range_t;
+
+static inline size_t plan_count(plan_range_t range)
+{
+    return range.end - range.begin;
+}
+
+typedef enum plan_combine {
+    PLAN_GATHER, /* every matrix split by output rows */
+    PLAN_REDUCE  /* o_proj and down_proj split along K: by the rank's heads and MLP columns */
+} plan_combine_t;
+
+typedef struct plan_share {
+    plan_range_t heads;    /* query heads */
+    plan_range_t kv_heads; /* KV heads these need; empty if heads is */
+    plan_range_t hidden;   /* output rows of o_proj and down_proj (PLAN_GATHER) */
+    plan_range_t columns;  /* MLP columns: rows of gate_proj and up_proj */
+    plan_range_t vocab;    /* rows of the embedding and of lm_head */
+} plan_share_t;
+
+typedef struct plan {
+    plan_model_t model;
+    plan_combine_t combine;
+    size_t n_ranks;
+    plan_share_t *shares; /* [n_ranks] */
+} plan_t;
+
+/* FAIL_USAGE when n_ranks is 0, FAIL_MODEL when sizes are zero or heads are not divisible by KV
+ * heads. */
+int plan_open(
+    plan_t *plan, const plan_model_t *model, plan_combine_t combine, size_t n_ranks, fail_t *fail);
+void plan_close(plan_t *plan);
+
+/* The rank that owns an item of a partition, e.g. the embedding row of a token. */
+size_t plan_vocab_owner(const plan_t *plan, size_t row);
+
+/* Bytes of rank's weights as packed (norms, biases, embedding and lm_head included; tied ones
+ * once). */
+size_t plan_weight_bytes(const plan_t *plan, size_t rank);
+
+/* Bytes of K and V that one token takes on a rank, all layers. */
+size_t plan_kv_bytes_per_token(const plan_t *plan, size_t rank);
+
+/* Bytes that a rank receives from the others for one decoded token (all gathers or allreduces of a
+ * step but the sampler's), activations of activation_bytes each. */
+size_t plan_exchange_bytes_per_token(const plan_t *plan, size_t rank, size_t activation_bytes);
+
+/* The table of `choir plan`: a row a rank, then largest/mean of each phase. Activations are taken
+ * to be as wide as cache elements. */
+void plan_print(const plan_t *plan, FILE *out);
+
+#endif

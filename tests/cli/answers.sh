@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# What the program prints is the same at any number of ranks, for every way of asking and of drawing,
+# byte for byte; and each way of giving a prompt means the same prompt.
+#
+#   tests/cli/answers.sh CHOIR RANKS
+set -u
+
+choir=$1
+ranks=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout 60 -n "$ranks")
+[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
+
+complain() {
+    echo "FAILED at $ranks ranks: $*" >&2
+    failures=$((failures + 1))
+}
+
+# same NAME FILE FILE
+same() {
+    cmp -s "$2" "$3" || {
+        complain "$1"
+        diff "$2" "$3" | head -5 >&2
+    }
+}
+
+cat >"$work/prompts.jsonl" <<'END'
+{"prompt": "ROMEO:\nWhat is"}
+{"messages": [{"role": "user", "content": "Julia had 38 cookies. She ate half of them. How many were left?"}]}
+{"prompt_ids": [5, 6, 7]}
+
+{"prompt": "A"}
+{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]}
+END
+
+# Times differ from run to run.
+without_timings() {
+    sed 's/"timings":{[^}]*}//'
+}
+
+generate() {
+    "$@" --quiet --max-tokens 40 </dev/null
+}
+
+# ---- The same at any number of ranks -----------------------------------------------------------
+
+while read -r flags; do
+    # shellcheck disable=SC2086
+    generate "$choir" generate --prompts "$work/prompts.jsonl" --json $flags |
+        without_timings >"$work/one"
+    [ "$(wc -l <"$work/one")" -eq 5 ] || complain "$flags: expected five answers"
+    for variant in "" "--comm mpi --prefill-chunk 1" "--max-batch 2 --prefill-chunk 5 --threads 2"; do
+        # shellcheck disable=SC2086
+        generate "${run[@]}" "$choir" generate --prompts "$work/prompts.jsonl" --json $flags $variant |
+            without_timings >"$work/many"
+        same "answers with $flags $variant" "$work/one" "$work/many"
+    done
+done <<'END'
+--temperature 0
+--temperature 1 --seed 3
+--temperature 2.5 --logprobs 3 --repetition-penalty 1.1
+--temperature 0.8 --top-p 0.9 --min-p 0.02 --order uniform
+--temperature 3 --top-k 40 --dtype f32
+--temperature 1.5 --top-p 0.99 --dtype f64 --ignore-eos
+--sample --attention sdpa --stop e --stop 4
+END
+
+for dtype in bf16 f32 f64; do
+    "$choir" generate --quiet --prompt "$(head -c 400 "$work/prompts.jsonl")" --max-tokens 0 \
+        --dtype $dtype --logits-out "$work/one.npy" >"$work/out"
+    [ ! -s "$work/out" ] || complain "text without tokens"
+    "${run[@]}" "$choir" generate --quiet --prompt "$(head -c 400 "$work/prompts.jsonl")" \
+        --max-tokens 0 --dtype $dtype --prefill-chunk 7 --logits-out "$work/many.npy" </dev/null
+    same "logits in $dtype" "$work/one.npy" "$work/many.npy"
+done
+
+# ---- Ways of asking ----------------------------------------------------------------------------
+
+text="Hello, world"
+printf %s "$text" >"$work/text"
+generate "${run[@]}" "$choir" generate --prompt "$text" >"$work/flag"
+[ -s "$work/flag" ] || complain "no answer to --prompt"
+generate "${run[@]}" "$choir" generate --prompt-file "$work/text" >"$work/other"
+same "--prompt-file" "$work/flag" "$work/other"
+"${run[@]}" "$choir" generate --quiet --max-tokens 40 <"$work/text" >"$work/other"
+same "standard input" "$work/flag" "$work/other"
+ids=$("${run[@]}" "$choir" tokenize <"$work/text" | tr -d '[]\n')
+generate "${run[@]}" "$choir" generate --ids "$ids" >"$work/other"
+same "--ids" "$work/flag" "$work/other"
+"${run[@]}" "$choir" tokenize <"$work/text" | "$choir" tokenize --decode >"$work/other"
+same "tokenize there and back" "$work/text" "$work/other"
+
+# Without tokenizer files, ids in are ids out.
+demo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/configs/demo
+mkdir "$work/bare"
+cp "$demo/config.json" "$demo/model.safetensors" "$work/bare/"
+generate "${run[@]}" "$choir" generate --model "$work/bare" --ids "$ids" >"$work/other"
+grep -q '^\[[0-9,]*\]$' "$work/other" || complain "ids without tokenizer files"
+"$choir" tokenize --decode <"$work/other" >"$work/decoded"
+echo >>"$work/decoded"
+same "ids without tokenizer files" "$work/flag" "$work/decoded"
+
+# ---- Help --------------------------------------------------------------------------------------
+
+for command in generate chat tokenize plan; do
+    "${run[@]}" "$choir" help $command >"$work/help"
+    "$choir" $command --help >"$work/other"
+    same "help $command" "$work/help" "$work/other"
+    grep -q -- --model "$work/help" || complain "help $command: no --model"
+done
+"${run[@]}" "$choir" --version | grep -q '^instruction sets: scalar' || complain "--version"
+[ "$("${run[@]}" "$choir" plan --ranks 5 | grep -c '^ *[0-4]  ')" -eq 5 ] || complain "plan"
+
+echo "answers at $ranks ranks: $failures failed"
+[ "$failures" -eq 0 ]

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# A conversation on a terminal: lines, commands, and Ctrl-C, which ends an answer and not the session,
+# with mpirun and without. Needs script(1) for the terminal; exits with 77 where that is missing.
+#
+#   tests/cli/chat.sh CHOIR RANKS      RANKS 0: without mpirun
+set -u
+# Jobs in the background would ignore Ctrl-C otherwise.
+set -m
+
+choir=$1
+ranks=$2
+command -v script >/dev/null || exit 77
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
+# The shell that script(1) starts must outlive the Ctrl-C that its child handles: bash does, dash does not.
+SHELL=$(command -v bash)
+export SHELL
+run="mpirun --quiet --oversubscribe --bind-to none --timeout 100 -n $ranks"
+[ "$(id -u)" -ne 0 ] || run="$run --allow-run-as-root"
+[ "$ranks" -gt 0 ] || run=
+
+complain() {
+    echo "FAILED at $ranks ranks: $*; the terminal showed:" >&2
+    sed 's/^/    /' "$work/screen" >&2
+    failures=$((failures + 1))
+}
+
+# shows N TEXT: until the screen has N lines with the text
+shows() {
+    local end=$((SECONDS + 30))
+    until [ "$(grep -cF -- "$2" "$work/screen")" -ge "$1" ]; do
+        if [ "$SECONDS" -ge "$end" ]; then
+            complain "expected $1 times \"$2\""
+            return
+        fi
+        sleep 0.05
+    done
+}
+
+# session FLAGS: starts a chat on a terminal of its own; keys go to descriptor 3
+session() {
+    rm -f "$work/keys"
+    mkfifo "$work/keys"
+    : >"$work/screen"
+    script -qfec "$run $choir chat $1; echo status \$?; stty -a" "$work/screen" \
+        <"$work/keys" >/dev/null 2>&1 &
+    pid=$!
+    exec 3>"$work/keys"
+    shows 1 "> "
+}
+
+type_line() {
+    printf '%s\n' "$1" >&3
+}
+
+# Ends the session and looks at what is left of it.
+leave() {
+    wait_for "status 0"
+    wait_for "intr = ^C"
+    wait_for "eol = <undef>"
+    exec 3>&-
+    wait "$pid"
+}
+
+wait_for() {
+    shows 1 "$1"
+}
+
+greeting="I can solve short word problems"
+
+session ""
+type_line "Hello"
+shows 1 "$greeting"
+type_line "/help"
+shows 1 "/reset"
+type_line "/nonsense"
+shows 1 "unknown command"
+type_line "/reset"
+shows 1 "new conversation"
+type_line "Hello"
+# The answer has ended, too: Ctrl-C would end it otherwise. Six lines begin with the prompt by then.
+shows 6 "> "
+shows 2 "$greeting"
+printf 'half a line\003' >&3
+shows 1 "Ctrl-D leaves"
+type_line "/quit"
+leave
+
+# An answer without end, which Ctrl-C ends; then the session goes on.
+session "--ignore-eos --max-tokens 100000 --kv-tokens 1024 --threads 1"
+type_line "Hello"
+shows 1 "$greeting"
+printf '\003' >&3
+type_line "/reset"
+shows 1 "new conversation"
+type_line "/quit"
+leave
+
+# Ctrl-D leaves too.
+session ""
+printf '\004' >&3
+leave
+
+echo "chat at $ranks ranks: $failures failed"
+[ "$failures" -eq 0 ]

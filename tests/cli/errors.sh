@@ -1,0 +1,231 @@
+#!/usr/bin/env bash
+# Everything that a user can get wrong, at a number of ranks: one message, exit status not 0, in
+# time, and no word on standard output.
+#
+#   tests/cli/errors.sh CHOIR RANKS
+set -u
+
+choir=$1
+ranks=$2
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+demo=$root/configs/demo
+limit_s=${CHOIR_CLI_SECONDS:-5}
+failures=0
+cases=0
+
+# mpirun waits this long before it kills what is left of a run; nothing is left here. Waiting ranks
+# give their core to those that work.
+export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
+
+# Quiet: without mpirun's own words about a rank that exits with a status.
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout 30)
+[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
+
+launch() {
+    "${run[@]}" -n "$ranks" "$choir" "$@"
+}
+
+complain() {
+    echo "FAILED at $ranks ranks: $*" >&2
+    sed 's/^/    /' "$work/err" >&2
+    failures=$((failures + 1))
+}
+
+# judge NAME STATUS SECONDS WORDS: every word has to be in the message
+judge() {
+    local name=$1 status=$2 seconds=$3 words=$4 word
+    cases=$((cases + 1))
+    [ "$status" -ne 0 ] || complain "$name: exit status is 0"
+    [ "$seconds" -le "$limit_s" ] || complain "$name: took $seconds s"
+    [ ! -s "$work/out" ] || complain "$name: wrote to standard output"
+    [ "$(grep -vc '^choir: warning: ' "$work/err")" -eq 1 ] ||
+        complain "$name: expected one message on standard error"
+    grep -q '^choir: error: ' "$work/err" || complain "$name: expected a message of choir's own"
+    for word in $words; do
+        grep -qF -- "$word" "$work/err" || complain "$name: expected \"$word\" in the message"
+    done
+}
+
+# fails NAME WORDS ARGS...
+fails() {
+    local name=$1 words=$2 begin=$SECONDS status=0
+    shift 2
+    launch "$@" </dev/null >"$work/out" 2>"$work/err" || status=$?
+    judge "$name" "$status" $((SECONDS - begin)) "$words"
+}
+
+# copy NAME: a directory like the demo model's, whose files can be changed one by one
+copy() {
+    rm -rf "${work:?}/$1"
+    mkdir "$work/$1"
+    ln -s "$demo"/* "$work/$1/"
+}
+
+# own NAME FILE: makes the file the directory's own
+own() {
+    rm "$work/$1/$2"
+    cp "$demo/$2" "$work/$1/$2"
+    chmod u+w "$work/$1/$2"
+}
+
+# changed_config NAME SED-SCRIPT: a model whose config.json was edited
+changed_config() {
+    copy "$1"
+    own "$1" config.json
+    sed -i "$2" "$work/$1/config.json"
+}
+
+# little_endian N: eight bytes
+little_endian() {
+    local n=$1 i
+    for i in 0 1 2 3 4 5 6 7; do
+        # shellcheck disable=SC2059
+        printf "\\x$(printf %02x $((n >> (8 * i) & 255)))"
+    done
+}
+
+# with_header NAME JSON DATA-BYTES: a model whose model.safetensors is made by hand
+with_header() {
+    copy "$1"
+    rm "$work/$1/model.safetensors"
+    {
+        little_endian ${#2}
+        printf %s "$2"
+        head -c "$3" /dev/zero
+    } >"$work/$1/model.safetensors"
+}
+
+generate() {
+    local name=$1 words=$2
+    shift 2
+    fails "$name" "$words" generate --prompt Hello --max-tokens 1 "$@"
+}
+
+# ---- Flags -------------------------------------------------------------------------------------
+
+fails "unknown flag" "--modle --model" generate --modle x
+fails "unknown command" "genrate generate" genrate
+fails "flag without its value" "--max-tokens" generate --max-tokens
+fails "value out of range" "--top-p 1.5" generate --prompt Hello --top-p 1.5
+fails "value that is no number" "--max-tokens many" generate --prompt Hello --max-tokens many
+fails "negative value" "--max-tokens -3" generate --prompt Hello --max-tokens -3
+fails "unknown choice" "--dtype bf16 int3" generate --prompt Hello --dtype int3
+fails "word that is no flag" "Hello" generate Hello
+fails "two prompts" "--prompt --ids" generate --prompt Hello --ids 1,2
+fails "ids that are none" "--ids x" generate --ids 1,x
+fails "id outside of the vocabulary" "2047 99999" generate --ids 1,99999
+fails "empty prompt" "prompt" generate --prompt ""
+fails "log-probabilities without JSON" "--logprobs --json" generate --prompt Hello --logprobs 2
+fails "empty stop string" "--stop" generate --prompt Hello --stop ""
+fails "help about nothing" "nonsense" help nonsense
+fails "no such prompt file" "nowhere.txt" generate --prompt-file "$work/nowhere.txt"
+fails "no such prompts" "nowhere.jsonl" generate --prompts "$work/nowhere.jsonl"
+echo '{"prompt": 3}' >"$work/bad.jsonl"
+fails "prompts of another form" "bad.jsonl line 1" generate --prompts "$work/bad.jsonl"
+fails "logits into a missing folder" "nowhere" \
+    generate --ids 1,2 --logits-out "$work/nowhere/logits.npy"
+fails "plan of a missing file" "nowhere.json" plan --config "$work/nowhere.json" --ranks 2
+
+# ---- Directory and files -----------------------------------------------------------------------
+
+generate "missing directory" "nowhere" --model "$work/nowhere"
+for file in config.json model.safetensors; do
+    copy "without-$file"
+    rm "$work/without-$file/$file"
+    generate "missing $file" "$file" --model "$work/without-$file"
+done
+copy without-tokenizer
+rm "$work"/without-tokenizer/{tokenizer.json,vocab.json,merges.txt}
+generate "missing tokenizer" "tokenizer.json" --model "$work/without-tokenizer"
+
+copy absent-shard
+rm "$work/absent-shard/model.safetensors"
+echo '{"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}' \
+    >"$work/absent-shard/model.safetensors.index.json"
+generate "index naming an absent file" "model-00001-of-00002.safetensors" \
+    --model "$work/absent-shard"
+
+# ---- Safetensors -------------------------------------------------------------------------------
+
+copy short-header
+rm "$work/short-header/model.safetensors"
+head -c 100 "$demo/model.safetensors" >"$work/short-header/model.safetensors"
+generate "truncated header" "model.safetensors" --model "$work/short-header"
+copy short-data
+rm "$work/short-data/model.safetensors"
+head -c 5000000 "$demo/model.safetensors" >"$work/short-data/model.safetensors"
+generate "truncated data" "model.safetensors" --model "$work/short-data"
+
+tensor() {
+    printf '"%s": {"dtype": "%s", "shape": [%s], "data_offsets": [%s]}' "$1" "$2" "$3" "$4"
+}
+with_header overlapping "{$(tensor a BF16 8 0,16), $(tensor b BF16 8 8,24)}" 24
+generate "overlapping tensors" "model.safetensors" --model "$work/overlapping"
+with_header out-of-range "{$(tensor a BF16 8 0,16), $(tensor b BF16 8 16,32)}" 20
+generate "offsets beyond the file" "model.safetensors" --model "$work/out-of-range"
+with_header misaligned "{$(tensor a U8 1 0,1), $(tensor b F32 2 1,9)}" 9
+generate "misaligned or missing tensors" "model.safetensors" --model "$work/misaligned"
+with_header duplicate "{$(tensor a BF16 8 0,16), $(tensor a BF16 8 16,32)}" 32
+generate "duplicate name" "model.safetensors" --model "$work/duplicate"
+with_header unknown-dtype "{$(tensor model.norm.weight Q7 192 0,384)}" 384
+generate "unknown dtype" "model.safetensors" --model "$work/unknown-dtype"
+with_header huge-shape "{$(tensor a BF16 9223372036854775808,4 0,16)}" 16
+generate "shape beyond 2^63" "model.safetensors" --model "$work/huge-shape"
+with_header overflowing "{$(tensor a BF16 4294967296,4294967296,2 0,0)}" 0
+generate "shape whose product overflows" "model.safetensors" --model "$work/overflowing"
+with_header wrong-size "{$(tensor a BF16 8 0,12)}" 12
+generate "offsets that contradict the shape" "model.safetensors" --model "$work/wrong-size"
+with_header no-tensors "{$(tensor a BF16 8 0,16)}" 16
+generate "missing tensor" "model." --model "$work/no-tensors"
+with_header no-object '["a"]' 0
+generate "header that is no object" "model.safetensors" --model "$work/no-object"
+
+# ---- Config ------------------------------------------------------------------------------------
+
+copy no-json
+rm "$work/no-json/config.json"
+echo '{"hidden_size": ' >"$work/no-json/config.json"
+generate "config that is not JSON" "config.json" --model "$work/no-json"
+changed_config llama 's/Qwen2ForCausalLM/LlamaForCausalLM/; s/"qwen2"/"llama"/'
+generate "another architecture" "config.json LlamaForCausalLM" --model "$work/llama"
+changed_config zero 's/"hidden_size": *[0-9]*/"hidden_size": 0/'
+generate "a size of zero" "hidden_size 0" --model "$work/zero"
+changed_config negative 's/"num_hidden_layers": *[0-9]*/"num_hidden_layers": -4/'
+generate "a negative size" "num_hidden_layers -4" --model "$work/negative"
+changed_config absurd 's/"intermediate_size": *[0-9]*/"intermediate_size": 900719925474099/'
+generate "an absurd size" "intermediate_size" --model "$work/absurd"
+changed_config heads 's/"num_key_value_heads": *[0-9]*/"num_key_value_heads": 4/'
+generate "heads that are not divisible by KV heads" "6 4" --model "$work/heads"
+changed_config wider 's/"intermediate_size": *[0-9]*/"intermediate_size": 528/'
+generate "tensors of another shape" "mlp 528 512" --model "$work/wider"
+changed_config vocabulary 's/"vocab_size": *[0-9]*/"vocab_size": 1024/'
+generate "tokenizer larger than the vocabulary" "2048 1024" --model "$work/vocabulary"
+
+# ---- Limits ------------------------------------------------------------------------------------
+
+long=1
+for _ in $(seq 100); do
+    long=$long,1
+done
+fails "prompt longer than the KV cache" "101 64" generate --ids "$long" --kv-tokens 64
+fails "prompt longer than the model's positions" "1024" \
+    generate --ids "$(yes 1 | head -1500 | paste -sd,)"
+fails "not enough memory" "GiB" generate --ids 1 --kv-tokens 4000000000
+
+# ---- Ranks that differ -------------------------------------------------------------------------
+
+# One rank sees another config.json than the others.
+differing_ranks() {
+    local begin=$SECONDS status=0
+    changed_config other 's/"rms_norm_eps": *[0-9.e-]*/"rms_norm_eps": 0.001/'
+    "${run[@]}" -n $((ranks - 1)) "$choir" generate --ids 1 --model "$demo" : \
+        -n 1 "$choir" generate --ids 1 --model "$work/other" \
+        </dev/null >"$work/out" 2>"$work/err" || status=$?
+    judge "a rank with another config.json" "$status" $((SECONDS - begin)) "config.json"
+}
+[ "$ranks" -lt 2 ] || differing_ranks
+
+echo "$cases cases at $ranks ranks, $failures failed"
+[ "$failures" -eq 0 ]

@@ -1,0 +1,168 @@
+#!/usr/bin/env bash
+# `choir verify` as a user runs it: what it prints and how it exits, for good and for bad references.
+# References are changed in place, length by length, so that no file has to be made.
+#
+#   tests/cli/verify.sh CHOIR RANKS
+#
+# golden/demo-reference.safetensors is made by
+#   oracle/reference.py --model ../configs/demo --prompts golden/demo-reference.jsonl --layers 0,5 \
+#       --decode 2 --out golden/demo-reference.safetensors
+set -u
+
+choir=$1
+ranks=$2
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+demo=$root/configs/demo
+good=$root/tests/golden/demo-reference.safetensors
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+cases=0
+
+export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout 60)
+[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
+
+complain() {
+    echo "FAILED at $ranks ranks: $*" >&2
+    tail -n 5 "$work/out" "$work/err" | sed 's/^/    /' >&2
+    failures=$((failures + 1))
+}
+
+# verify NAME STATUS ARGS...: runs and judges the exit status
+verify() {
+    local name=$1 expected=$2 status=0
+    shift 2
+    cases=$((cases + 1))
+    "${run[@]}" -n "$ranks" "$choir" verify --threads 1 "$@" </dev/null >"$work/out" 2>"$work/err" ||
+        status=$?
+    [ "$status" -eq "$expected" ] || complain "$name: exit status $status, expected $expected"
+    # One message, and only when something is wrong.
+    [ "$(grep -c '^choir: error: ' "$work/err")" -eq $((expected > 0 ? 1 : 0)) ] ||
+        complain "$name: expected $((expected > 0 ? 1 : 0)) message"
+}
+
+says() { # NAME FILE TEXT
+    grep -qF -- "$3" "$work/$2" || complain "$1: expected \"$3\" in its $2"
+}
+
+# changed NAME FROM TO: a reference in which a text of the header is another of the same length
+changed() {
+    [ ${#2} -eq ${#3} ] || complain "$1: the test changes lengths"
+    LC_ALL=C sed "s|$2|$3|g" "$good" >"$work/$1.safetensors"
+    ! cmp -s "$good" "$work/$1.safetensors" || complain "$1: the test changes nothing"
+}
+
+# ---- All is well -------------------------------------------------------------------------------
+
+verify "the demo model" 0 --model "$demo" --reference "$good"
+says "the demo model" out "ids of 1 text prompts equal"
+! grep -qE "FAIL|divergence|NaN" "$work/out" || complain "the demo model: a row fails"
+[ ! -s "$work/err" ] || complain "the demo model: said something on standard error"
+
+verify "JSON" 0 --model "$demo" --reference "$good" --json --isolated --attention eager
+[ "$(wc -l <"$work/out")" -eq 1 ] || complain "JSON: expected one line"
+says "JSON" out '"passed":true'
+says "JSON" out "\"ranks\":$ranks"
+! grep -q chained "$work/out" || complain "JSON: --isolated leaves chained tables"
+
+verify "f32 against bf16 fails" 1 --model "$demo" --reference "$good" --dtype f32 --layers 0
+says "f32 against bf16 fails" out "dtype: the reference is bf16, this run f32"
+says "f32 against bf16 fails" err "verification failed"
+verify "f32 within a wide tolerance" 0 --model "$demo" --reference "$good" --dtype f32 --tolerance 4
+
+# ---- Another model, version or host ------------------------------------------------------------
+
+copy() {
+    mkdir "$work/$1"
+    ln -s "$demo"/* "$work/$1/"
+    rm "$work/$1/config.json"
+    sed "$2" "$demo/config.json" >"$work/$1/config.json"
+}
+copy eps 's/"rms_norm_eps": *[0-9.e-]*/"rms_norm_eps": 0.001/'
+verify "another rms_norm_eps" 1 --model "$work/eps" --reference "$good"
+says "another rms_norm_eps" err "rms_norm_eps"
+says "another rms_norm_eps" out "first divergence: normalized_input, layer 0, prompt 0"
+
+changed heads 'num_attention_heads\\": 6' 'num_attention_heads\\": 3'
+verify "another number of heads" 1 --model "$demo" --reference "$work/heads.safetensors"
+says "another number of heads" err "num_"
+
+LC_ALL=C sed 's|"model_digest":"....|"model_digest":"0000|' "$good" >"$work/digest.safetensors"
+verify "other weights" 1 --model "$demo" --reference "$work/digest.safetensors"
+says "other weights" err "model_digest"
+verify "other weights, digest skipped" 0 --model "$demo" --reference "$work/digest.safetensors" \
+    --skip-digest --chained
+
+changed version '"torch":"2.13.0' '"torch":"2.12.0'
+verify "another PyTorch" 0 --model "$demo" --reference "$work/version.safetensors" --chained
+says "another PyTorch" out "note: torch: expected version 2.13.0"
+
+changed host ' avx512_bf16' ' avx512_none'
+verify "another host" 0 --model "$demo" --reference "$work/host.safetensors" --chained
+says "another host" out "note: the reference was made on a host with another instruction set"
+head -n 1 "$work/out" | grep -q '^note: ' || complain "another host: not said at the top"
+
+changed format 'choir-reference 1' 'choir-reference 2'
+verify "a reference of another version" 1 --model "$demo" --reference "$work/format.safetensors"
+says "a reference of another version" err "choir-reference 2"
+
+changed dtype '"dtype":"bf16"' '"dtype":"bf17"'
+verify "an unknown dtype" 1 --model "$demo" --reference "$work/dtype.safetensors"
+says "an unknown dtype" err "bf17"
+
+# ---- Files that are no reference ---------------------------------------------------------------
+
+verify "no reference" 2 --model "$demo"
+says "no reference" err "--reference"
+verify "a missing file" 1 --model "$demo" --reference "$work/nowhere.safetensors"
+says "a missing file" err "nowhere.safetensors"
+verify "a model as reference" 1 --model "$demo" --reference "$demo/model.safetensors"
+says "a model as reference" err "expected a reference"
+verify "a text as reference" 1 --model "$demo" --reference "$demo/README.md"
+says "a text as reference" err "README.md"
+head -c 300000 "$good" >"$work/short.safetensors"
+verify "a reference cut short" 1 --model "$demo" --reference "$work/short.safetensors"
+says "a reference cut short" err "short.safetensors"
+verify "layers that are none" 2 --model "$demo" --reference "$good" --layers 5-9
+says "layers that are none" err "--layers"
+
+# ---- Parts that lack or differ -----------------------------------------------------------------
+
+changed missing '"prompt.2.layer.5.q_proj"' '"prompt.2.layer.5.q_none"'
+verify "a missing component" 0 --model "$demo" --reference "$work/missing.safetensors"
+says "a missing component" out "missing, not compared (1)"
+says "a missing component" out "prompt.2.layer.5.q_proj"
+
+changed shape '"prompt.1.layer.0.o_proj":{"dtype":"BF16","shape":\[2,192\]' \
+    '"prompt.1.layer.0.o_proj":{"dtype":"BF16","shape":\[192,2\]'
+verify "another shape" 1 --model "$demo" --reference "$work/shape.safetensors"
+says "another shape" out "prompt.1.layer.0.o_proj: expected shape [2, 192], the reference has [192, 2]"
+
+# ---- Two dumps ---------------------------------------------------------------------------------
+
+verify "a dump equals itself" 0 --candidate "$good" --reference "$good"
+says "a dump equals itself" out "candidate, sdpa attention"
+verify "a candidate that lacks a component" 0 --candidate "$work/missing.safetensors" \
+    --reference "$good"
+says "a candidate that lacks a component" out "missing, not compared (1)"
+verify "a candidate of another shape" 1 --candidate "$work/shape.safetensors" --reference "$good"
+says "a candidate of another shape" err "prompt.1.layer.0.o_proj: the reference has shape [2, 192]"
+verify "a candidate of another host" 0 --candidate "$work/version.safetensors" --reference "$good"
+says "a candidate of another host" out "note: torch: the reference has 2.13.0"
+verify "a candidate without a known name" 1 --candidate "$demo/model.safetensors" --reference "$good"
+says "a candidate without a known name" err "expected tensors named as in the reference"
+
+# The last value before the file's last tensor, a text of 59 bytes, becomes a NaN.
+cp "$good" "$work/nan.safetensors"
+chmod u+w "$work/nan.safetensors"
+printf '\xc0\x7f' | dd of="$work/nan.safetensors" bs=1 conv=notrunc status=none \
+    seek=$(($(wc -c <"$good") - 59 - 2))
+verify "a candidate with a NaN" 1 --candidate "$work/nan.safetensors" --reference "$good"
+says "a candidate with a NaN" out "1 NaN and 0 infinite values"
+says "a candidate with a NaN" out "first NaN or infinity: "
+verify "a reference with a NaN" 1 --candidate "$good" --reference "$work/nan.safetensors"
+says "a reference with a NaN" out "1 NaN and 0 infinite values in the reference"
+
+echo "$cases cases at $ranks ranks, $failures failed"
+[ "$failures" -eq 0 ]

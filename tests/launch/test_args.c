@@ -1,0 +1,204 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "launch/args.h"
+#include "launch/command.h"
+
+typedef struct values {
+    bool flag;
+    const char *text;
+    args_strings_t texts;
+    size_t size;
+    uint64_t seed;
+    double real;
+    int choice;
+} values_t;
+
+static const arg_t first_args[] = {
+    {"--flag", ARG_SWITCH, offsetof(values_t, flag), NULL, 0, 0, "A switch."},
+    {"--text", ARG_STRING, offsetof(values_t, text), "TEXT", 0, 0, "A text."},
+    {"--texts", ARG_STRINGS, offsetof(values_t, texts), "TEXT", 0, 0, "Many texts."},
+};
+static const arg_t second_args[] = {
+    {"--size", ARG_SIZE, offsetof(values_t, size), "N", 2, 100, "A size."},
+    {"--seed", ARG_SEED, offsetof(values_t, seed), "N", 0, 0, "A seed."},
+    {"--real", ARG_REAL, offsetof(values_t, real), "X", 0, 1, "A number."},
+    {"--choice", ARG_CHOICE, offsetof(values_t, choice), "one|two|twofold", 0, 0, "One of them."},
+};
+static const arg_group_t first = {"First", first_args, 3}, second = {"Second", second_args, 4};
+static const arg_group_t *const groups[] = {&first, &second, NULL};
+
+/* Parses words that are separated by spaces. */
+static int parse(const char *line, values_t *values, args_given_t *given, fail_t *fail)
+{
+    static char words[512];
+    char *argv[64];
+    int argc = 0;
+    snprintf(words, sizeof words, "%s", line);
+    for (char *word = strtok(words, " "); word != NULL; word = strtok(NULL, " "))
+        argv[argc++] = word;
+    *fail = (fail_t){0};
+    *given = (args_given_t){0};
+    return args_parse(groups, argc, argv, values, given, fail);
+}
+
+static void every_kind_of_value_is_stored(void **state)
+{
+    (void)state;
+    values_t values = {.size = 50};
+    args_given_t given;
+    fail_t fail;
+    assert_int_equal(parse("--flag --text=a=b --texts x --texts -y --size 7 --seed "
+                           "18446744073709551615 --real 0.25 --choice two",
+                         &values, &given, &fail),
+        0);
+    assert_true(values.flag);
+    assert_string_equal(values.text, "a=b");
+    assert_int_equal(values.texts.count, 2);
+    assert_string_equal(values.texts.items[1], "-y");
+    assert_int_equal(values.size, 7);
+    assert_true(values.seed == UINT64_MAX);
+    assert_true(values.real == 0.25);
+    assert_int_equal(values.choice, 1);
+    assert_true(args_was_given(&given, "--size"));
+    assert_false(args_was_given(&given, "--sizes"));
+}
+
+static void what_is_not_given_keeps_its_default(void **state)
+{
+    (void)state;
+    values_t values = {.size = 50, .real = 0.5};
+    args_given_t given;
+    fail_t fail;
+    assert_int_equal(parse("--flag", &values, &given, &fail), 0);
+    assert_int_equal(values.size, 50);
+    assert_false(args_was_given(&given, "--size"));
+}
+
+static void wrong_words_are_refused_and_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line, *words[3];
+    } cases[] = {
+        {"--size 1", {"--size", "2 to 100", "found 1"}},
+        {"--size 101", {"--size", "2 to 100", "found 101"}},
+        {"--size -5", {"--size", "2 to 100", "found -5"}},
+        {"--size 7x", {"--size", "integer", "7x"}},
+        {"--size 99999999999999999999999", {"--size", "2 to 100", "9999"}},
+        {"--size", {"--size", "a value (N)", "end"}},
+        {"--seed -1", {"--seed", "2^64", "-1"}},
+        {"--real 1.5", {"--real", "0 to 1", "1.5"}},
+        {"--real nan", {"--real", "0 to 1", "nan"}},
+        {"--real x", {"--real", "number", "x"}},
+        {"--choice tw", {"--choice", "one|two|twofold", "tw"}},
+        {"--flag=1", {"--flag", "no value", "1"}},
+        {"--sise 3", {"--sise", "did you mean --size", ""}},
+        {"--choi one", {"--choi", "did you mean --choice", ""}},
+        {"--zzzzzz", {"unknown flag --zzzzzz", "", ""}},
+        {"word", {"expected a flag", "word", ""}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        values_t values = {0};
+        args_given_t given;
+        fail_t fail;
+        assert_int_equal(parse(cases[i].line, &values, &given, &fail), FAIL_USAGE);
+        for (size_t w = 0; w < 3; w++)
+            if (strstr(fail.message, cases[i].words[w]) == NULL)
+                fail_msg(
+                    "%s: \"%s\" is not in \"%s\"", cases[i].line, cases[i].words[w], fail.message);
+    }
+}
+
+static void a_far_word_suggests_nothing(void **state)
+{
+    (void)state;
+    values_t values = {0};
+    args_given_t given;
+    fail_t fail;
+    parse("--zzzzzz", &values, &given, &fail);
+    assert_null(strstr(fail.message, "mean"));
+}
+
+static void too_many_repeats_are_refused(void **state)
+{
+    (void)state;
+    char line[512] = "";
+    values_t values = {0};
+    args_given_t given;
+    fail_t fail;
+    for (int i = 0; i <= ARGS_MAX_STRINGS; i++)
+        strcat(line, "--texts x ");
+    assert_int_equal(parse(line, &values, &given, &fail), FAIL_USAGE);
+}
+
+static void help_names_every_flag_and_fits_a_terminal(void **state)
+{
+    (void)state;
+    for (const command_t *command = commands; command->name != NULL; command++) {
+        char *text = NULL;
+        size_t bytes;
+        FILE *out = open_memstream(&text, &bytes);
+        args_print_help(command->groups, out);
+        fclose(out);
+        for (const arg_group_t *const *group = command->groups; *group != NULL; group++)
+            for (size_t i = 0; i < (*group)->n_args; i++)
+                assert_non_null(strstr(text, (*group)->args[i].name));
+        for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n"))
+            assert_true(strlen(line) <= 80);
+        free(text);
+    }
+}
+
+/* The tables are data; this is what a compiler would check if they were code. */
+static void no_command_has_a_flag_twice(void **state)
+{
+    (void)state;
+    for (const command_t *command = commands; command->name != NULL; command++) {
+        const char *names[128];
+        size_t n = 0;
+        for (const arg_group_t *const *group = command->groups; *group != NULL; group++)
+            for (size_t i = 0; i < (*group)->n_args; i++) {
+                const arg_t *arg = &(*group)->args[i];
+                for (size_t j = 0; j < n; j++)
+                    assert_string_not_equal(arg->name, names[j]);
+                names[n++] = arg->name;
+                assert_int_equal(arg->kind == ARG_SWITCH, arg->value == NULL);
+                assert_true(arg->offset < sizeof(options_t));
+            }
+        assert_true(n < 64);
+    }
+}
+
+static void a_misspelt_command_is_recognised(void **state)
+{
+    (void)state;
+    fail_t fail = {0};
+    assert_int_equal(command_unknown("genrate", &fail), FAIL_USAGE);
+    assert_non_null(strstr(fail.message, "did you mean generate"));
+    fail = (fail_t){0};
+    command_unknown("xyzzy", &fail);
+    assert_null(strstr(fail.message, "mean"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_kind_of_value_is_stored),
+        cmocka_unit_test(what_is_not_given_keeps_its_default),
+        cmocka_unit_test(wrong_words_are_refused_and_named),
+        cmocka_unit_test(a_far_word_suggests_nothing),
+        cmocka_unit_test(too_many_repeats_are_refused),
+        cmocka_unit_test(help_names_every_flag_and_fits_a_terminal),
+        cmocka_unit_test(no_command_has_a_flag_twice),
+        cmocka_unit_test(a_misspelt_command_is_recognised),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,613 @@
+/* Defects planted into an opened model, one at a time: verification has to name the component that
+ * is wrong, and only components that may be. Weights, tables and the kernels' table are altered
+ * here; the engine itself knows nothing of it. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+#include "engine/base/memory.h"
+#include "engine/base/size.h"
+#include "engine/model/rope.h"
+#include "engine/run/verify_forward.h"
+
+#define MODEL CHOIR_SOURCE_DIR "/configs/demo"
+#define REFERENCE CHOIR_SOURCE_DIR "/tests/golden/demo-reference.safetensors"
+#define MAX_HEAD_DIM 128
+#define MAX_WIDTH 2048
+
+/* What a defect may touch. */
+typedef struct bench {
+    comm_t *comm;
+    team_t *team;
+    reference_t *reference;
+    checkpoint_t *checkpoint;
+    model_t model;
+    kv_cache_t cache;
+} bench_t;
+
+/* Kernels have no context of their own: what the wrong ones below stand on. */
+static kernels_t right;
+static const kv_cache_t *wrong_cache;
+
+/* ---- Wrong kernels -----------------------------------------------------------------------------
+ */
+
+static void rope_of_neighbours(size_t half, const void *cosines, const void *sines, void *x)
+{
+    uint16_t halves[2 * MAX_HEAD_DIM], *values = x;
+    for (size_t i = 0; i < half; i++) {
+        halves[i] = values[2 * i];
+        halves[half + i] = values[2 * i + 1];
+    }
+    right.rope(half, cosines, sines, halves);
+    for (size_t i = 0; i < half; i++) {
+        values[2 * i] = halves[i];
+        values[2 * i + 1] = halves[half + i];
+    }
+}
+
+static void rope_of_swapped_halves(size_t half, const void *cosines, const void *sines, void *x)
+{
+    uint16_t swapped[2 * MAX_HEAD_DIM], *values = x;
+    memcpy(swapped, values + half, half * sizeof *values);
+    memcpy(swapped + half, values, half * sizeof *values);
+    right.rope(half, cosines, sines, swapped);
+    memcpy(values + half, swapped, half * sizeof *values);
+    memcpy(values, swapped + half, half * sizeof *values);
+}
+
+/* The product with the weight before the first rounding. */
+static void norm_rounded_once(size_t n, const void *x, const void *w, double eps, void *y)
+{
+    const uint16_t *in = x, *weight = w;
+    uint16_t *out = y;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)f32_from_bf16(in[i]) * f32_from_bf16(in[i]);
+    float factor = (float)(1 / sqrt(sum / (double)n + eps));
+    for (size_t i = 0; i < n; i++)
+        out[i] = bf16_from_f32(f32_from_bf16(in[i]) * factor * f32_from_bf16(weight[i]));
+}
+
+static void norm_without_eps(size_t n, const void *x, const void *w, double eps, void *y)
+{
+    (void)eps;
+    right.rms_norm(n, x, w, 0, y);
+}
+
+static void scores_without_scale(size_t n, const void *c, double scale, void *s)
+{
+    (void)scale;
+    right.scale_scores(n, c, 1, s);
+}
+
+/* Everything in bf16, where it should be f32. */
+static void softmax_in_bf16(size_t n, bool lanes, void *s, void *scratch)
+{
+    uint16_t *values = s;
+    float sum = 0;
+    (void)lanes, (void)scratch;
+    for (size_t i = 0; i < n; i++) {
+        values[i] = bf16_from_f32(expf(f32_from_bf16(values[i])));
+        sum = f32_round_bf16(sum + f32_from_bf16(values[i]));
+    }
+    for (size_t i = 0; i < n; i++)
+        values[i] = bf16_from_f32(f32_from_bf16(values[i]) / sum);
+}
+
+/* The mask hides a row's own key. */
+static void softmax_of_one_key_less(size_t n, bool lanes, void *s, void *scratch)
+{
+    if (n > 1) {
+        right.softmax(n - 1, lanes, s, scratch);
+        ((uint16_t *)s)[n - 1] = 0;
+    } else {
+        right.softmax(n, lanes, s, scratch);
+    }
+}
+
+static void swiglu_rounded_once(size_t rows, size_t width, const void *gate, const void *up,
+    size_t c_stride, void *y, size_t y_stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < width; i++) {
+            float g = f32_round_bf16(((const float *)gate)[r * c_stride + i]);
+            float u = f32_round_bf16(((const float *)up)[r * c_stride + i]);
+            ((uint16_t *)y)[r * y_stride + i] = bf16_from_f32(g / (1 + expf(-g)) * u);
+        }
+}
+
+static void swiglu_of_the_other(size_t rows, size_t width, const void *gate, const void *up,
+    size_t c_stride, void *y, size_t y_stride)
+{
+    right.store_swiglu(rows, width, up, gate, c_stride, y, y_stride);
+}
+
+static void residual_dropped(size_t rows, size_t width, const void *c, size_t c_stride,
+    const void *x, void *y, size_t stride)
+{
+    (void)x;
+    right.store(rows, width, c, c_stride, NULL, y, stride);
+}
+
+/* The product is added before it is rounded. */
+static void residual_rounded_once(size_t rows, size_t width, const void *c, size_t c_stride,
+    const void *x, void *y, size_t stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < width; i++)
+            ((uint16_t *)y)[r * stride + i] =
+                bf16_from_f32(f32_from_bf16(((const uint16_t *)x)[r * stride + i]) +
+                              ((const float *)c)[r * c_stride + i]);
+}
+
+static void logits_unrounded(
+    size_t rows, size_t width, const void *c, size_t c_stride, void *y, size_t y_stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        memcpy((float *)y + r * y_stride, (const float *)c + r * c_stride, width * sizeof(float));
+}
+
+/* Leaves of half the length, in products with 512 inputs. */
+static void tile_of_short_leaves(size_t rows, const void *a, size_t a_stride, const void *b,
+    size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    if (k != 512) {
+        right.tile(rows, a, a_stride, b, width, k, c, c_stride, mode);
+        return;
+    }
+    right.tile(rows, a, a_stride, b, width, k / 2, c, c_stride, mode);
+    right.tile(rows, (const uint16_t *)a + k / 2, a_stride, (const uint16_t *)b + k / 2 * width,
+        width, k / 2, c, c_stride, TILE_ADD);
+}
+
+/* Query heads read the keys of the next KV head. */
+static void tile_of_the_next_head(size_t rows, const void *a, size_t a_stride, const void *b,
+    size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    const kv_cache_t *cache = wrong_cache;
+    const char *panel = b;
+    size_t n_panels = cache->n_layers * cache->n_heads * cache->n_blocks;
+    if (panel >= cache->k && panel < cache->k + n_panels * cache->k_block_bytes) {
+        size_t head_bytes = cache->n_blocks * cache->k_block_bytes;
+        size_t head = (size_t)(panel - cache->k) / head_bytes % cache->n_heads;
+        panel = head + 1 < cache->n_heads ? panel + head_bytes
+                                          : panel - (cache->n_heads - 1) * head_bytes;
+    }
+    right.tile(rows, a, a_stride, panel, width, k, c, c_stride, mode);
+}
+
+static float sdpa_without_scale(size_t n_kept, size_t n_block, size_t n_written, float scale,
+    float *max, float *scores, uint16_t *weights)
+{
+    (void)scale;
+    return right.sdpa_weights(n_kept, n_block, n_written, 1, max, scores, weights);
+}
+
+static float sdpa_of_one_key_less(size_t n_kept, size_t n_block, size_t n_written, float scale,
+    float *max, float *scores, uint16_t *weights)
+{
+    size_t fewer = n_kept > 1 ? n_kept - 1 : n_kept;
+    return right.sdpa_weights(fewer, n_block, n_written, scale, max, scores, weights);
+}
+
+/* ---- Altered models ----------------------------------------------------------------------------
+ */
+
+static void use_rope_of_neighbours(bench_t *bench)
+{
+    bench->model.kernels.rope = rope_of_neighbours;
+}
+
+static void use_rope_of_swapped_halves(bench_t *bench)
+{
+    bench->model.kernels.rope = rope_of_swapped_halves;
+}
+
+static void use_norm_rounded_once(bench_t *bench)
+{
+    bench->model.kernels.rms_norm = norm_rounded_once;
+}
+
+static void use_norm_without_eps(bench_t *bench)
+{
+    bench->model.kernels.rms_norm = norm_without_eps;
+}
+
+static void use_scores_without_scale(bench_t *bench)
+{
+    bench->model.kernels.scale_scores = scores_without_scale;
+}
+
+static void use_softmax_in_bf16(bench_t *bench)
+{
+    bench->model.kernels.softmax = softmax_in_bf16;
+}
+
+static void use_softmax_of_one_key_less(bench_t *bench)
+{
+    bench->model.kernels.softmax = softmax_of_one_key_less;
+}
+
+static void use_swiglu_rounded_once(bench_t *bench)
+{
+    bench->model.kernels.store_swiglu = swiglu_rounded_once;
+}
+
+static void use_swiglu_of_the_other(bench_t *bench)
+{
+    bench->model.kernels.store_swiglu = swiglu_of_the_other;
+}
+
+static void use_residual_dropped(bench_t *bench)
+{
+    bench->model.kernels.store_residual = residual_dropped;
+}
+
+static void use_residual_rounded_once(bench_t *bench)
+{
+    bench->model.kernels.store_residual = residual_rounded_once;
+}
+
+static void use_logits_unrounded(bench_t *bench)
+{
+    bench->model.kernels.store_logits = logits_unrounded;
+}
+
+static void use_short_leaves(bench_t *bench)
+{
+    bench->model.kernels.tile = tile_of_short_leaves;
+}
+
+static void use_the_next_head(bench_t *bench)
+{
+    wrong_cache = &bench->cache;
+    bench->model.kernels.tile = tile_of_the_next_head;
+}
+
+static void use_sdpa_without_scale(bench_t *bench)
+{
+    bench->model.kernels.sdpa_weights = sdpa_without_scale;
+}
+
+static void use_sdpa_of_one_key_less(bench_t *bench)
+{
+    bench->model.kernels.sdpa_weights = sdpa_of_one_key_less;
+}
+
+static void use_another_eps(bench_t *bench)
+{
+    bench->model.config.rms_norm_eps = 1e-3;
+}
+
+static void forget_bias(bench_t *bench, matrix_t *matrix)
+{
+    memset(matrix->bias, 0, matrix->rows * bench->model.kernels.element_bytes);
+}
+
+static void forget_q_bias(bench_t *bench)
+{
+    forget_bias(bench, &bench->model.layers[0].q);
+}
+
+static void forget_k_bias(bench_t *bench)
+{
+    forget_bias(bench, &bench->model.layers[5].k);
+}
+
+static void forget_v_bias(bench_t *bench)
+{
+    forget_bias(bench, &bench->model.layers[0].v);
+}
+
+static void set_ones(bench_t *bench, void *vector)
+{
+    for (size_t i = 0; i < bench->model.config.hidden_size; i++)
+        ((uint16_t *)vector)[i] = 0x3f80;
+}
+
+static void ignore_post_norm(bench_t *bench)
+{
+    set_ones(bench, bench->model.layers[5].post_norm);
+}
+
+static void ignore_final_norm(bench_t *bench)
+{
+    set_ones(bench, bench->model.final_norm);
+}
+
+static void tables_from(bench_t *bench, const config_t *config, size_t first)
+{
+    model_t *model = &bench->model;
+    rope_tables(
+        config, model->mode, first, model->rope_positions, model->rope_cos, model->rope_sin);
+}
+
+static void use_another_theta(bench_t *bench)
+{
+    config_t config = bench->model.config;
+    config.rope_theta = 1000000;
+    tables_from(bench, &config, 0);
+}
+
+static void count_positions_from_one(bench_t *bench)
+{
+    tables_from(bench, &bench->model.config, 1);
+}
+
+/* A tensor's rows of the checkpoint as they are, or turned, into a rank's matrix. */
+static void load_rows(
+    bench_t *bench, const char *name, matrix_t *matrix, size_t first_row, bool turned)
+{
+    const checkpoint_tensor_t *tensor = checkpoint_find(bench->checkpoint, name);
+    size_t rows = tensor->shape[0], columns = tensor->shape[1];
+    uint16_t *values = malloc(rows * columns * sizeof *values), row[MAX_WIDTH];
+    fail_t fail = {0};
+    checkpoint_read(
+        bench->checkpoint, tensor, 0, rows, 0, columns, values, DTYPE_BF16, NULL, &fail);
+    for (size_t r = 0; r < matrix->rows; r++) {
+        size_t p = r / KERNEL_PANEL;
+        for (size_t c = 0; c < columns; c++)
+            row[c] = turned ? values[c * columns + first_row + r]
+                            : values[(first_row + r) * columns + c];
+        panel_pack_rows(DTYPE_BF16, 1, columns, row,
+            (void *)(uintptr_t)matrix_panel(matrix, DTYPE_BF16, p, 0),
+            matrix_panel_width(matrix, p), r % KERNEL_PANEL);
+    }
+    free(values);
+}
+
+static void transpose_o_proj(bench_t *bench)
+{
+    load_rows(bench, "model.layers.5.self_attn.o_proj.weight", &bench->model.layers[5].o,
+        model_share(&bench->model)->hidden.begin, true);
+}
+
+/* Ranks 0 and 1 have each other's rows of down_proj. */
+static void mix_up_ranks(bench_t *bench)
+{
+    const plan_share_t *shares = bench->model.plan.shares;
+    size_t rank = bench->model.rank;
+    if (rank > 1)
+        return;
+    load_rows(bench, "model.layers.0.mlp.down_proj.weight", &bench->model.layers[0].down,
+        shares[1 - rank].hidden.begin, false);
+}
+
+static bool ranks_can_be_mixed_up(const bench_t *bench)
+{
+    const plan_t *plan = &bench->model.plan;
+    return plan->n_ranks > 1 && plan_count(plan->shares[0].hidden) > 0 &&
+           plan_count(plan->shares[0].hidden) == plan_count(plan->shares[1].hidden);
+}
+
+static void swap_gate_and_up(bench_t *bench)
+{
+    model_layer_t *layer = &bench->model.layers[0];
+    matrix_t gate = layer->gate;
+    layer->gate = layer->up;
+    layer->up = gate;
+}
+
+static void take_v_for_k(bench_t *bench)
+{
+    load_rows(bench, "model.layers.0.self_attn.v_proj.weight", &bench->model.layers[0].k,
+        model_share(&bench->model)->kv_heads.begin * bench->model.config.head_dim, false);
+}
+
+static void embed_another_token(bench_t *bench)
+{
+    bench->reference->prompts[1].ids[1]++;
+}
+
+/* lm_head is another matrix than the embedding it is tied to. */
+static void untie_lm_head(bench_t *bench)
+{
+    model_t *model = &bench->model;
+    fail_t fail = {0};
+    model->lm_head = model->embedding;
+    model->lm_head.panels = memory_alloc(model->lm_head.bytes, "lm_head", &fail);
+    memcpy(model->lm_head.panels, model->embedding.panels, model->lm_head.bytes);
+    for (size_t i = 0; i < model->lm_head.bytes; i += 2)
+        ((char *)model->lm_head.panels)[i] ^= 1;
+    model->config.tie_word_embeddings = false;
+}
+
+static bool keys_of_two_heads(const bench_t *bench)
+{
+    return plan_count(model_share(&bench->model)->kv_heads) > 1;
+}
+
+/* ---- Defects -----------------------------------------------------------------------------------
+ */
+
+#define BIT(component) (UINT64_C(1) << (component))
+#define NORMS                                                                                      \
+    (BIT(COMPONENT_NORMALIZED_INPUT) | BIT(COMPONENT_NORMALIZED_AFTER_ATTN) |                      \
+        BIT(COMPONENT_FINAL_NORM))
+#define ROPES (BIT(COMPONENT_Q_ROPE) | BIT(COMPONENT_K_ROPE))
+#define ALL_LOGITS                                                                                 \
+    (BIT(COMPONENT_LOGITS) | BIT(KIND_DECODE_LOGITS) | BIT(KIND_STEPWISE_LOGITS) |                 \
+        BIT(KIND_GENERATE_LOGITS))
+
+/* Where a defect shows. */
+typedef enum where {
+    EAGER,
+    SDPA,
+    FUSED /* only when nobody looks between fused steps: in the logits of the unobserved forward */
+} where_t;
+
+typedef struct defect {
+    const char *name;
+    void (*plant)(bench_t *bench);
+    size_t named; /* the component that has to be named first */
+    uint64_t may; /* those that may differ as well; others must not */
+    where_t where;
+    bool (*applies)(const bench_t *bench); /* on any rank; NULL: always */
+} defect_t;
+
+static const defect_t defects[] = {
+    {"RoPE rotates neighbours", use_rope_of_neighbours, COMPONENT_Q_ROPE, ROPES, EAGER, NULL},
+    {"RoPE's halves are swapped", use_rope_of_swapped_halves, COMPONENT_Q_ROPE, ROPES, EAGER, NULL},
+    {"another rope_theta", use_another_theta, COMPONENT_Q_ROPE, ROPES, EAGER, NULL},
+    {"positions count from one", count_positions_from_one, COMPONENT_Q_ROPE, ROPES, EAGER, NULL},
+    {"q_proj's bias is forgotten", forget_q_bias, COMPONENT_Q_PROJ, 0, EAGER, NULL},
+    {"k_proj's bias is forgotten", forget_k_bias, COMPONENT_K_PROJ, 0, EAGER, NULL},
+    {"v_proj's bias is forgotten", forget_v_bias, COMPONENT_V_PROJ, 0, EAGER, NULL},
+    {"k_proj has v_proj's weights", take_v_for_k, COMPONENT_K_PROJ, 0, EAGER, NULL},
+    {"the square o_proj is transposed", transpose_o_proj, COMPONENT_O_PROJ, 0, EAGER, NULL},
+    {"KV heads are shared wrongly", use_the_next_head, COMPONENT_ATTN_WEIGHTS, 0, EAGER,
+        keys_of_two_heads},
+    {"the attention scale is dropped", use_scores_without_scale, COMPONENT_ATTN_WEIGHTS, 0, EAGER,
+        NULL},
+    {"the softmax is in bf16", use_softmax_in_bf16, COMPONENT_ATTN_WEIGHTS, 0, EAGER, NULL},
+    {"the causal mask is off by one", use_softmax_of_one_key_less, COMPONENT_ATTN_WEIGHTS, 0, EAGER,
+        NULL},
+    {"another eps", use_another_eps, COMPONENT_NORMALIZED_INPUT, NORMS, EAGER, NULL},
+    {"no eps", use_norm_without_eps, COMPONENT_NORMALIZED_AFTER_ATTN, NORMS, EAGER, NULL},
+    {"RMSNorm skips a rounding", use_norm_rounded_once, COMPONENT_NORMALIZED_INPUT, NORMS, EAGER,
+        NULL},
+    {"a norm's weight is ignored", ignore_post_norm, COMPONENT_NORMALIZED_AFTER_ATTN, 0, EAGER,
+        NULL},
+    {"the final norm's weight is ignored", ignore_final_norm, COMPONENT_FINAL_NORM, 0, EAGER, NULL},
+    {"gate_proj and up_proj are swapped", swap_gate_and_up, COMPONENT_GATE_PROJ,
+        BIT(COMPONENT_UP_PROJ), EAGER, NULL},
+    {"SiLU is taken of up", use_swiglu_of_the_other, COMPONENT_MLP_ACTIVATION, 0, EAGER, NULL},
+    {"SiLU skips a rounding", use_swiglu_rounded_once, COMPONENT_MLP_ACTIVATION, 0, EAGER, NULL},
+    {"leaves are too short", use_short_leaves, COMPONENT_MLP_OUTPUT, 0, EAGER, NULL},
+    {"two ranks' slices are mixed up", mix_up_ranks, COMPONENT_MLP_OUTPUT, 0, EAGER,
+        ranks_can_be_mixed_up},
+    {"the residual is dropped", use_residual_dropped, COMPONENT_HIDDEN_AFTER_ATTN,
+        BIT(COMPONENT_LAYER_OUTPUT), EAGER, NULL},
+    {"the token is another", embed_another_token, COMPONENT_EMBEDDING_OUTPUT, 0, EAGER, NULL},
+    {"lm_head is not the embedding", untie_lm_head, COMPONENT_LOGITS, ALL_LOGITS, EAGER, NULL},
+    {"logits are not rounded", use_logits_unrounded, COMPONENT_LOGITS, ALL_LOGITS, EAGER, NULL},
+    {"the residual skips a rounding", use_residual_rounded_once, COMPONENT_LOGITS, ALL_LOGITS,
+        FUSED, NULL},
+    {"sdpa drops the scale", use_sdpa_without_scale, COMPONENT_ATTN_OUTPUT, 0, SDPA, NULL},
+    {"sdpa's mask is off by one", use_sdpa_of_one_key_less, COMPONENT_ATTN_OUTPUT, 0, SDPA, NULL},
+};
+
+static void die(const fail_t *fail)
+{
+    fprintf(stderr, "mpi_defects: %s\n", fail->message);
+    comm_abort(1);
+}
+
+static void open_bench(bench_t *bench, const config_t *config, fail_t *fail)
+{
+    model_source_t source = model_source_checkpoint(bench->checkpoint);
+    size_t positions = size_round_up(verify_forward_positions(bench->reference), KV_BLOCK);
+    model_options_t options = {.n_ranks = (size_t)comm_size(bench->comm),
+        .rank = (size_t)comm_rank(bench->comm),
+        .mode = DTYPE_BF16,
+        .isa = isa_detect(),
+        .max_positions = positions};
+    if (model_load(&bench->model, config, &source, &options, bench->team, fail) != 0 ||
+        kv_cache_open(&bench->cache, DTYPE_BF16, config->num_hidden_layers,
+            plan_count(model_share(&bench->model)->kv_heads), config->head_dim,
+            positions / KV_BLOCK, fail) != 0)
+        die(fail);
+    right = bench->model.kernels;
+}
+
+static void close_bench(bench_t *bench)
+{
+    kv_cache_close(&bench->cache);
+    model_close(&bench->model);
+    reference_close(bench->reference);
+}
+
+/* Rank 0. Whether the report says what the defect deserves; a NULL defect deserves nothing. */
+static bool judge(const report_t *report, const defect_t *defect)
+{
+    report_table_t table = defect == NULL || defect->where == EAGER ? REPORT_ISOLATED
+                           : defect->where == SDPA ? REPORT_ISOLATED + ATTENTION_SDPA
+                                                   : REPORT_LOGITS;
+    const report_divergence_t *first = &report->totals.first[table];
+    bool good = defect == NULL ? !first->found : first->found && first->place.kind == defect->named;
+    if (!good)
+        printf("    first divergence: %s, layer %zu, prompt %zu\n",
+            first->found ? reference_kind_name(first->place.kind) : "none", first->place.layer,
+            first->place.prompt);
+    for (size_t kind = 0; kind < KIND_COUNT; kind++) {
+        bool may = defect != NULL && (kind == defect->named || (defect->may & BIT(kind)) != 0);
+        if (compare_passes(&report->totals.cells[table][kind], 0) || may)
+            continue;
+        printf("    %s differs too\n", reference_kind_name(kind));
+        good = false;
+    }
+    return good;
+}
+
+/* Collective. 1: as it should be, 0: not, -1: does not apply. */
+static int try_defect(bench_t *bench, const config_t *config, const defect_t *defect)
+{
+    fail_t fail = {0};
+    report_t *report;
+    reference_t reference;
+    bool fused = defect != NULL && defect->where == FUSED;
+    bench->reference = &reference;
+    if (report_open(&report, 0, &fail) != 0 || reference_open(&reference, REFERENCE, &fail) != 0)
+        die(&fail);
+    open_bench(bench, config, &fail);
+    bool applies = defect == NULL || defect->applies == NULL ||
+                   comm_max(bench->comm, defect->applies(bench)) != 0;
+    int result = -1;
+    if (applies) {
+        if (defect != NULL)
+            defect->plant(bench);
+        verify_forward_t verify = {.comm = bench->comm,
+            .team = bench->team,
+            .model = &bench->model,
+            .cache = &bench->cache,
+            .reference = &reference,
+            .attention = defect != NULL && defect->where == SDPA ? ATTENTION_SDPA : ATTENTION_EAGER,
+            .isolated = !fused,
+            .chained = fused};
+        verify_forward(&verify, report, &fail);
+        report_gather(report, bench->comm, &fail);
+        if (fail.status != 0)
+            die(&fail);
+        result = comm_rank(bench->comm) != 0 || judge(report, defect);
+    }
+    close_bench(bench);
+    report_close(report);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    fail_t fail = {0};
+    bench_t bench = {0};
+    config_t config;
+    size_t n_named = 0, n_failed = 0, n_skipped = 0;
+    if (comm_start(&argc, &argv, &fail) != 0 ||
+        comm_open_world(&bench.comm, COMM_AUTO, &fail) != 0 ||
+        config_load(&config, MODEL, &fail) != 0 ||
+        checkpoint_open(&bench.checkpoint, MODEL, &fail) != 0 ||
+        team_open(&bench.team, 1, true, &fail) != 0)
+        die(&fail);
+    if (try_defect(&bench, &config, NULL) != 1)
+        n_failed++;
+    for (size_t i = 0; i < sizeof defects / sizeof *defects; i++) {
+        int result = try_defect(&bench, &config, &defects[i]);
+        n_named += result == 1;
+        n_skipped += result < 0;
+        if (result != 0)
+            continue;
+        n_failed++;
+        printf("FAILED at %d ranks: %s: expected %s to be named\n", comm_size(bench.comm),
+            defects[i].name, reference_kind_name(defects[i].named));
+    }
+    if (comm_rank(bench.comm) == 0)
+        printf("%zu defects named, %zu failed, %zu do not exist at %d ranks\n", n_named, n_failed,
+            n_skipped, comm_size(bench.comm));
+    team_close(bench.team);
+    checkpoint_close(bench.checkpoint);
+    comm_close(bench.comm);
+    comm_stop();
+    return n_failed != 0;
+}

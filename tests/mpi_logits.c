@@ -1,0 +1,389 @@
+/* The promise: one set of bits. Logits of four models must equal Hugging Face's (digests in
+ * golden/logits.json, made by oracle/logits.py), prefill and decode, in every combination of ranks,
+ * threads, chunks, batching, instruction set and communication path tried here. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "comm/comm.h"
+#include "engine/base/json.h"
+#include "engine/base/size.h"
+#include "engine/model/forward.h"
+
+enum { MAX_PROMPTS = 16, MAX_ROWS = 512, MAX_LOGITS = 600, MAX_CONTEXT = 704 };
+
+typedef struct prompt {
+    int32_t ids[MAX_CONTEXT];
+    size_t n_prompt, n_all; /* the tokens that are fed one by one follow the prompt */
+    char golden[2][2][17];  /* [eager, sdpa][prefill, decode] digests in hexadecimal */
+    /* Progress of a run. */
+    size_t done;
+    int32_t blocks[MAX_CONTEXT / KV_BLOCK];
+    XXH3_state_t *digests[2];
+} prompt_t;
+
+typedef struct suite {
+    const char *name;
+    config_t config;
+    model_source_t source;
+    prompt_t prompts[MAX_PROMPTS];
+    size_t n_prompts;
+} suite_t;
+
+typedef struct variant {
+    const char *name;
+    attention_t attention;
+    order_t order;
+    isa_t isa;
+    size_t threads, chunk;
+    bool together; /* all prompts in one batch, chunks and decodes mixed */
+    bool plain_mpi;
+    size_t n_prompts; /* the first ones only */
+} variant_t;
+
+static size_t n_passed, n_failed;
+
+static void die(comm_t *comm, const fail_t *fail)
+{
+    fprintf(stderr, "mpi_logits: rank %d: %s\n", comm == NULL ? 0 : comm_rank(comm), fail->message);
+    comm_abort(1);
+}
+
+static void read_ids(json_t *array, int32_t *ids, size_t *n)
+{
+    for (size_t i = 0; i < json_array_size(array) && *n < MAX_CONTEXT; i++)
+        ids[(*n)++] = (int32_t)json_integer_value(json_array_get(array, i));
+}
+
+static void read_golden(suite_t *suite, json_t *golden)
+{
+    static const char *const attentions[] = {"eager", "sdpa"}, *const kinds[] = {
+                                                                   "prefill", "decode"};
+    json_t *list = json_object_get(golden, suite->name);
+    const char *limit = getenv("CHOIR_TEST_PROMPTS");
+    suite->n_prompts = size_min(json_array_size(list), MAX_PROMPTS);
+    if (limit != NULL)
+        suite->n_prompts = size_min(suite->n_prompts, strtoull(limit, NULL, 10));
+    for (size_t i = 0; i < suite->n_prompts; i++) {
+        prompt_t *p = &suite->prompts[i];
+        json_t *entry = json_array_get(list, i);
+        read_ids(json_object_get(entry, "ids"), p->ids, &p->n_all);
+        p->n_prompt = p->n_all;
+        read_ids(json_object_get(entry, "fed"), p->ids, &p->n_all);
+        for (int a = 0; a < 2; a++)
+            for (int k = 0; k < 2 && json_object_get(entry, attentions[a]) != NULL; k++)
+                snprintf(p->golden[a][k], sizeof p->golden[a][k], "%s",
+                    json_string_value(
+                        json_object_get(json_object_get(entry, attentions[a]), kinds[k])));
+    }
+}
+
+/* ---- One run of all prompts of a variant
+ * ------------------------------------------------------------------------ */
+
+typedef struct run {
+    comm_t *comm;
+    const suite_t *suite;
+    model_t model;
+    kv_cache_t cache;
+    team_t *team;
+    forward_t *forward;
+    float *row; /* [vocabulary] on rank 0 */
+    size_t *counts;
+} run_t;
+
+static void digest_row(run_t *run, size_t i, XXH3_state_t *digest)
+{
+    const plan_t *plan = &run->model.plan;
+    for (size_t r = 0; r < plan->n_ranks; r++)
+        run->counts[r] = plan_count(plan->shares[r].vocab) * sizeof(float);
+    comm_gatherv_root(run->comm, forward_logits(run->forward, i), run->counts, run->row);
+    if (comm_rank(run->comm) != 0)
+        return;
+    for (size_t v = 0; v < run->suite->config.vocab_size; v++) {
+        uint16_t bits = bf16_from_f32(run->row[v]);
+        XXH3_64bits_update(digest, &bits, sizeof bits);
+    }
+}
+
+typedef struct step {
+    forward_batch_t batch;
+    int32_t ids[MAX_ROWS];
+    forward_sequence_t sequences[MAX_PROMPTS];
+    forward_logits_row_t logits[MAX_LOGITS];
+    XXH3_state_t *digests[MAX_LOGITS];
+} step_t;
+
+static void want_logits(step_t *s, size_t row, bool lone, XXH3_state_t *digest)
+{
+    s->digests[s->batch.n_logits] = digest;
+    s->logits[s->batch.n_logits++] = (forward_logits_row_t){row, lone};
+}
+
+/* Appends the next rows of a prompt when they are of the class asked for. */
+static void add_sequence(step_t *s, prompt_t *p, const variant_t *v, bool lone)
+{
+    bool prompt = p->done < p->n_prompt;
+    if (p->done == p->n_all || lone != (!prompt || p->n_prompt == 1))
+        return;
+    size_t n = prompt ? size_min(v->chunk, p->n_prompt - p->done) : 1;
+    n = size_min(n, MAX_ROWS - s->batch.n_rows);
+    if (n == 0)
+        return;
+    s->sequences[s->batch.n_sequences++] = (forward_sequence_t){.first_row = s->batch.n_rows,
+        .n_rows = n,
+        .first_position = p->done,
+        .call_tokens = prompt ? p->n_prompt : 1,
+        .lone = lone,
+        .blocks = p->blocks};
+    memcpy(s->ids + s->batch.n_rows, p->ids + p->done, n * sizeof *s->ids);
+    s->batch.n_rows += n;
+}
+
+/* Lone logits first: the prompt's last row as generate() computes it, and rows fed one by one. */
+static void list_logits(step_t *s, prompt_t **of)
+{
+    for (int lone = 1; lone >= 0; lone--)
+        for (size_t i = 0; i < s->batch.n_sequences; i++) {
+            const forward_sequence_t *q = &s->sequences[i];
+            prompt_t *p = of[i];
+            bool prompt = q->first_position < p->n_prompt;
+            bool last = q->first_position + q->n_rows == p->n_prompt;
+            if (lone && (!prompt || last))
+                want_logits(s, q->first_row + q->n_rows - 1, true, p->digests[1]);
+            if (prompt && lone == (p->n_prompt == 1))
+                for (size_t r = 0; r < q->n_rows; r++)
+                    want_logits(s, q->first_row + r, lone, p->digests[0]);
+        }
+}
+
+static bool step(run_t *run, prompt_t *prompts, size_t n, const variant_t *v)
+{
+    static step_t s;
+    prompt_t *of[MAX_PROMPTS];
+    s.batch =
+        (forward_batch_t){.token_ids = s.ids, .sequences = s.sequences, .logits_rows = s.logits};
+    for (int lone = 1; lone >= 0; lone--)
+        for (size_t i = 0; i < n; i++) {
+            size_t before = s.batch.n_sequences;
+            add_sequence(&s, &prompts[i], v, lone);
+            if (s.batch.n_sequences > before)
+                of[before] = &prompts[i];
+        }
+    if (s.batch.n_rows == 0)
+        return false;
+    list_logits(&s, of);
+    forward_step(run->forward, &s.batch);
+    for (size_t i = 0; i < s.batch.n_logits; i++)
+        digest_row(run, i, s.digests[i]);
+    for (size_t i = 0; i < s.batch.n_sequences; i++)
+        of[i]->done += s.sequences[i].n_rows;
+    return true;
+}
+
+static void check_digests(run_t *run, const suite_t *suite, const prompt_t *p, const variant_t *v)
+{
+    static const char *const kinds[] = {"prefill", "decode"};
+    if (comm_rank(run->comm) != 0)
+        return;
+    for (int k = 0; k < 2; k++) {
+        char hex[17];
+        snprintf(hex, sizeof hex, "%016" PRIx64, (uint64_t)XXH3_64bits_digest(p->digests[k]));
+        if (strcmp(hex, p->golden[v->attention == ATTENTION_SDPA][k]) == 0) {
+            n_passed++;
+            continue;
+        }
+        n_failed++;
+        printf("FAILED: %s, %zu-token prompt, %s logits, %s, %s attention, %d ranks x %zu threads: "
+               "digest %s, "
+               "Hugging Face's is %s\n",
+            suite->name, p->n_prompt, kinds[k], v->name,
+            v->attention == ATTENTION_SDPA ? "sdpa" : "eager", comm_size(run->comm), v->threads,
+            hex, p->golden[v->attention == ATTENTION_SDPA][k]);
+    }
+}
+
+static void begin_prompts(suite_t *suite, size_t n)
+{
+    int32_t block = 0;
+    for (size_t i = 0; i < n; i++) {
+        prompt_t *p = &suite->prompts[i];
+        p->done = 0;
+        for (size_t b = 0; b * KV_BLOCK < p->n_all; b++)
+            p->blocks[b] = block++;
+        for (int k = 0; k < 2; k++) {
+            p->digests[k] = XXH3_createState();
+            XXH3_64bits_reset(p->digests[k]);
+        }
+    }
+}
+
+static void open_run(run_t *run, const suite_t *suite, const variant_t *v)
+{
+    fail_t fail = {0};
+    *run = (run_t){.suite = suite};
+    if (comm_open_world(&run->comm, v->plain_mpi ? COMM_MPI : COMM_AUTO, &fail) != 0)
+        die(run->comm, &fail);
+    const model_options_t model_options = {.n_ranks = (size_t)comm_size(run->comm),
+        .rank = (size_t)comm_rank(run->comm),
+        .mode = DTYPE_BF16,
+        .isa = v->isa,
+        .max_positions = MAX_CONTEXT};
+    const forward_options_t options = {.order = v->order,
+        .attention = v->attention,
+        .max_rows = MAX_ROWS,
+        .max_logits = MAX_LOGITS,
+        .max_context = MAX_CONTEXT};
+    run->row = malloc(suite->config.vocab_size * sizeof *run->row);
+    run->counts = malloc((size_t)comm_size(run->comm) * sizeof *run->counts);
+    if (team_open(&run->team, v->threads, true, &fail) != 0 ||
+        model_load(&run->model, &suite->config, &suite->source, &model_options, run->team, &fail) !=
+            0 ||
+        kv_cache_open(&run->cache, DTYPE_BF16, suite->config.num_hidden_layers,
+            plan_count(model_share(&run->model)->kv_heads), suite->config.head_dim,
+            MAX_PROMPTS * MAX_CONTEXT / KV_BLOCK, &fail) != 0 ||
+        forward_open(
+            &run->forward, &run->model, &run->cache, run->team, run->comm, &options, &fail) != 0)
+        die(run->comm, &fail);
+}
+
+static void close_run(run_t *run)
+{
+    forward_close(run->forward);
+    kv_cache_close(&run->cache);
+    model_close(&run->model);
+    team_close(run->team);
+    free(run->row);
+    free(run->counts);
+    comm_close(run->comm);
+}
+
+static void play(run_t *run, suite_t *suite, const variant_t *v, size_t n)
+{
+    begin_prompts(suite, n);
+    for (size_t i = 0; i < n; i += v->together ? n : 1)
+        while (step(run, suite->prompts + i, v->together ? n : 1, v))
+            continue;
+}
+
+static void end_prompts(suite_t *suite, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (int k = 0; k < 2; k++)
+            XXH3_freeState(suite->prompts[i].digests[k]);
+}
+
+static void run_variant(suite_t *suite, const variant_t *v)
+{
+    run_t run;
+    size_t n = size_min(suite->n_prompts, v->n_prompts);
+    open_run(&run, suite, v);
+    play(&run, suite, v, n);
+    for (size_t i = 0; i < n; i++)
+        check_digests(&run, suite, &suite->prompts[i], v);
+    end_prompts(suite, n);
+    close_run(&run);
+}
+
+static void run_suite(suite_t *suite, attention_t last_attention, bool everything)
+{
+    const isa_t widest = isa_detect();
+    for (attention_t a = ATTENTION_EAGER; a <= last_attention; a++) {
+        const variant_t variants[] = {
+            {"alone, whole prompts", a, ORDER_TORCH, widest, 1, MAX_ROWS, false, false,
+                MAX_PROMPTS},
+            {"together, chunks of 7", a, ORDER_TORCH, widest, 3, 7, true, false, MAX_PROMPTS},
+            {"together, whole prompts", a, ORDER_TORCH, widest, 2, MAX_ROWS, true, false,
+                MAX_PROMPTS},
+            {"chunks of 1", a, ORDER_TORCH, widest, 1, 1, false, false, 7},
+            {"plain MPI", a, ORDER_TORCH, widest, 2, 33, true, true, MAX_PROMPTS},
+            {"scalar", a, ORDER_TORCH, ISA_SCALAR, 1, 50, true, false, 7},
+            {"avx2", a, ORDER_TORCH, ISA_AVX2, 1, 50, true, false, MAX_PROMPTS},
+            {"avx512", a, ORDER_TORCH, ISA_AVX512, 1, 50, true, false, MAX_PROMPTS},
+        };
+        size_t n = everything ? sizeof variants / sizeof *variants : 2;
+        for (size_t i = 0; i < n; i++)
+            if (variants[i].isa <= widest)
+                run_variant(suite, &variants[i]);
+    }
+}
+
+/* --order uniform: a prompt fed token by token gives the logits of one prefill. */
+static void run_uniform(suite_t *suite)
+{
+    const variant_t v = {"uniform order", ATTENTION_EAGER, ORDER_UNIFORM, isa_detect(), 2, 20, true,
+        false, MAX_PROMPTS};
+    uint64_t prefill[MAX_PROMPTS];
+    size_t n = suite->n_prompts;
+    run_t run;
+    open_run(&run, suite, &v);
+    for (size_t i = 0; i < n; i++)
+        suite->prompts[i].n_all = suite->prompts[i].n_prompt;
+    play(&run, suite, &v, n);
+    for (size_t i = 0; i < n; i++) {
+        prefill[i] = XXH3_64bits_digest(suite->prompts[i].digests[0]);
+        suite->prompts[i].n_prompt = 1;
+    }
+    end_prompts(suite, n);
+    play(&run, suite, &v, n);
+    for (size_t i = 0; i < n && comm_rank(run.comm) == 0; i++) {
+        /* The decode logits begin with the prompt's last, and the prompt is one token now. */
+        if (XXH3_64bits_digest(suite->prompts[i].digests[1]) == prefill[i]) {
+            n_passed++;
+            continue;
+        }
+        n_failed++;
+        printf("FAILED: %s, %zu tokens, uniform order, %d ranks: decoding differs from prefill\n",
+            suite->name, suite->prompts[i].n_all, comm_size(run.comm));
+    }
+    end_prompts(suite, n);
+    close_run(&run);
+}
+
+/* A model of shapes/NAME.json with random weights. */
+static void open_random(suite_t *suite, const char *name, const uint64_t *seed, fail_t *fail)
+{
+    char path[1024];
+    suite->name = name;
+    snprintf(path, sizeof path, CHOIR_SOURCE_DIR "/tests/oracle/shapes/%s.json", name);
+    config_load_file(&suite->config, path, fail);
+    suite->source = model_source_random(seed);
+}
+
+int main(int argc, char **argv)
+{
+    fail_t fail = {0};
+    static suite_t demo = {.name = "demo"}, odd, yarn, sliding;
+    static const uint64_t seed = 1;
+    json_t *golden = NULL;
+    checkpoint_t *checkpoint = NULL;
+    if (comm_start(&argc, &argv, &fail) != 0 ||
+        json_file_read(CHOIR_SOURCE_DIR "/tests/golden/logits.json", &golden, &fail) != 0 ||
+        config_load(&demo.config, CHOIR_SOURCE_DIR "/configs/demo", &fail) != 0 ||
+        checkpoint_open(&checkpoint, CHOIR_SOURCE_DIR "/configs/demo", &fail) != 0)
+        die(NULL, &fail);
+    demo.source = model_source_checkpoint(checkpoint);
+    open_random(&odd, "odd", &seed, &fail);
+    open_random(&yarn, "yarn", &seed, &fail);
+    open_random(&sliding, "sliding", &seed, &fail);
+    if (fail.status != 0)
+        die(NULL, &fail);
+    suite_t *const suites[] = {&demo, &odd, &yarn, &sliding};
+    for (size_t i = 0; i < 4; i++)
+        read_golden(suites[i], golden);
+    run_suite(&demo, ATTENTION_SDPA, true);
+    run_suite(&odd, ATTENTION_SDPA, true);
+    run_suite(&yarn, ATTENTION_SDPA, false);
+    run_suite(&sliding, ATTENTION_EAGER, false);
+    run_uniform(&demo);
+    run_uniform(&odd);
+    json_decref(golden);
+    checkpoint_close(checkpoint);
+    comm_stop();
+    /* Only rank 0 counts; mpirun reports its status. */
+    if (n_passed + n_failed > 0)
+        printf("%zu passed, %zu failed\n", n_passed, n_failed);
+    return n_failed != 0;
+}

@@ -1,0 +1,82 @@
+"""Digests of Hugging Face's logits, for tests/mpi_logits.c.
+
+    logits.py --models ROOT --out logits.json      make the golden file
+    logits.py --models ROOT --compare logits.json  compare with it, exit 1 if any differs
+
+ROOT/demo is a copy of configs/demo; ROOT/odd, ROOT/yarn and ROOT/sliding are what
+`write_model tests/oracle/shapes/NAME.json 1 ROOT/NAME` wrote. For each prompt and attention: `prefill` is XXH3 (64 bits) over the bf16 logits of all positions
+of one forward; `decode` over those of the last prompt position as generate() computes
+them, then of each token of `fed` with a cache, one at a time.
+"""
+
+import argparse
+import json
+import random
+import sys
+
+import torch
+import xxhash
+from transformers import AutoModelForCausalLM
+
+LENGTHS = {"demo": [1, 2, 3, 7, 16, 33, 100, 300, 600], "odd": [1, 2, 5, 15, 17, 33, 67, 128, 227, 530],
+           "yarn": [1, 40, 300], "sliding": [10, 64, 130, 300]}
+# The order of sdpa with a sliding window is not known.
+ATTENTIONS = {"sliding": ("eager",)}
+FED = 3
+
+
+def digest(rows):
+    state = xxhash.xxh3_64()
+    for row in rows:
+        state.update(row.view(torch.uint16).numpy().tobytes())
+    return state.hexdigest()
+
+
+@torch.no_grad()
+def run(model, ids, fed):
+    prompt = torch.tensor([ids])
+    prefill = digest(model(prompt).logits[0])
+    out = model(prompt, use_cache=True, logits_to_keep=1)
+    rows, cache = [out.logits[0, -1]], out.past_key_values
+    for token in fed:
+        out = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+        rows.append(out.logits[0, -1])
+        cache = out.past_key_values
+    return {"prefill": prefill, "decode": digest(rows)}
+
+
+def make(directory, name):
+    rng = random.Random(name)
+    models = {a: AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation=a)
+              for a in ATTENTIONS.get(name, ("eager", "sdpa"))}
+    vocabulary = models["eager"].config.vocab_size
+    entries = []
+    for n in LENGTHS[name]:
+        ids = [rng.randrange(vocabulary) for _ in range(n)]
+        fed = [rng.randrange(vocabulary) for _ in range(FED)]
+        entries.append({"ids": ids, "fed": fed} | {a: run(m, ids, fed) for a, m in models.items()})
+    return entries
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", required=True)
+    parser.add_argument("--out")
+    parser.add_argument("--compare")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    golden = {name: make(f"{args.models}/{name}", name) for name in LENGTHS}
+    if args.out:
+        with open(args.out, "w") as file:
+            file.write("{\n" + ",\n".join(
+                f'"{name}": [\n' + ",\n".join(json.dumps(e, separators=(",", ":")) for e in entries) + "\n]"
+                for name, entries in golden.items()) + "\n}\n")
+    if args.compare:
+        with open(args.compare) as file:
+            same = json.load(file) == golden
+        print(f"logits of {args.compare}: {'equal' if same else 'DIFFER'}")
+        sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()

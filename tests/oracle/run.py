@@ -1,0 +1,117 @@
+"""Remakes the golden files with the installed libraries and compares them.
+
+    run.py [--quick]
+
+One line a step; the exit status is 0 when all that this host must hold does. --quick leaves
+out the long ones. Logits of random weights need tests/write_model.c, which a build
+of the tree makes; without one the step is left out and named at the end.
+
+Golden files with bfloat16 logits or replies belong to hosts with AVX512-BF16 and without
+AMX. On another host these steps run too, and a difference is told but is no failure.
+"""
+
+import argparse
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+DEMO = ROOT / "configs" / "demo"
+
+
+class Steps:
+    def __init__(self):
+        self.failed, self.left_out, self.told = [], [], []
+        flags = Path("/proc/cpuinfo").read_text().split()
+        self.described = "avx512_bf16" in flags and "amx_tile" not in flags
+
+    def run(self, name, script, *arguments, made=None, golden=None, host=False):
+        """Runs a script of this folder; made, if given, must then equal golden byte for byte.
+        host: whether the result belongs to the described kind of host."""
+        start = time.monotonic()
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        result = subprocess.run([sys.executable, str(HERE / script), *map(str, arguments)], env=environment,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        good = result.returncode == 0
+        if good and made is not None and not filecmp.cmp(made, golden, shallow=False):
+            good, result.stdout = False, f"{result.stdout}{golden} is not what was made\n"
+        verdict = "ok" if good else "differs (not promised on this host)" if host and not self.described else "FAILED"
+        print(f"{name}: {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
+        if not good:
+            print(result.stdout[-4000:])
+            (self.told if verdict.startswith("differs") else self.failed).append(name)
+
+
+def find_write_model():
+    """The program that a build of the tree made, or None."""
+    found = sorted(ROOT.glob("build*/tests/write_model"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def random_weights(steps, folder):
+    """Logits of the demo model and of random weights against tests/golden/logits.json."""
+    program = find_write_model()
+    if program is None:
+        steps.left_out.append("logits (build the tree first: no build*/tests/write_model)")
+        return
+    models = folder / "logits-models"
+    shutil.copytree(DEMO, models / "demo")
+    for name in ("odd", "yarn", "sliding"):
+        subprocess.run([str(program), str(HERE / "shapes" / f"{name}.json"), "1", str(models / name)], check=True)
+    steps.run("logits", "logits.py", "--models", models, "--compare", GOLDEN / "logits.json", host=True)
+
+
+def all_steps(steps, folder, quick):
+    def remake(name, script, *arguments, golden, **options):
+        made = folder / golden.name
+        steps.run(name, script, *[made if x is None else x for x in arguments], made=made, golden=golden, **options)
+
+    remake("sampler", "sampler.py", "--out", None, golden=GOLDEN / "sampler.json")
+    remake("tokenizer", "tokenizer.py", "golden", DEMO, None, "--random", 100, golden=GOLDEN / "tokenizer" / "demo.jsonl")
+    remake("chat templates", "chat.py", "golden", None, golden=GOLDEN / "tokenizer" / "chat.jsonl")
+    steps.run("tokenizer against Hugging Face", "tokenizer.py", "compare", DEMO)
+    steps.run("chat templates against Hugging Face", "chat.py", "compare")
+
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text('{"ids": [5]}\n{"ids": [7, 1000, 3, 3, 900, 12, 77]}\n{"ids": ' + str(list(range(100, 140))) + "}\n")
+    odd, reference = folder / "odd", folder / "odd-f64.safetensors"
+    steps.run("random model", "make_model.py", "--config", HERE / "shapes" / "odd.json", "--out", odd)
+    steps.run("float64 reference", "reference.py", "--model", odd, "--prompts", prompts, "--dtype", "f64", "--out", reference)
+    steps.run("float64 reference against numpy", "check_reference.py", "--model", odd, "--reference", reference)
+    random_weights(steps, folder)
+    if quick:
+        steps.left_out += ["facts", "bars of parity", "greedy replies"]
+        return
+    steps.run("orders of operations", "facts.py", host=True)
+    choir = sorted(ROOT.glob("build*/choir"), key=lambda path: path.stat().st_mtime)
+    if choir:
+        steps.run("bars of parity", "bars.py", "--choir", choir[-1], host=True)
+    else:
+        steps.left_out.append("bars of parity (build the tree first: no build*/choir)")
+    remake("greedy replies", "greedy.py", "--out", None, golden=GOLDEN / "demo-greedy.jsonl", host=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    steps = Steps()
+    if not steps.described:
+        print("this host lacks AVX512-BF16 or has AMX: bfloat16 results are compared, but not promised")
+    with tempfile.TemporaryDirectory() as folder:
+        all_steps(steps, Path(folder), args.quick)
+    for name in steps.left_out:
+        print(f"left out: {name}")
+    print("failed: " + ", ".join(steps.failed) if steps.failed else "all that this host must hold does")
+    sys.exit(bool(steps.failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Writes engine/text/unicode_data.c: the character properties that tokenization depends on.
+
+The ids of a text depend on which Unicode version decided what a letter is and what composes. Hugging
+Face `tokenizers` carries two versions of its own (one in its regular expressions, an older one in its
+normaliser), so the properties are measured from that library rather than taken from a Unicode release:
+
+    python unicode_tables.py OUT.c
+"""
+import sys
+import unicodedata
+
+from tokenizers import Regex, normalizers, pre_tokenizers
+
+CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+LETTER, NUMBER, MARK, SPACE, TRIGGER, FIRST = 1, 2, 3, 4, 8, 16
+
+
+def matching(pattern):
+    """Code points that the regular expression matches, as the library's Split sees them."""
+    split = pre_tokenizers.Split(Regex(pattern), "removed")
+    found = set()
+    for begin in range(0, len(CODE_POINTS), 1 << 16):
+        chunk = CODE_POINTS[begin:begin + (1 << 16)]
+        left = set()
+        for piece, _ in split.pre_tokenize_str("".join(map(chr, chunk))):
+            left.update(map(ord, piece))
+        found.update(c for c in chunk if c not in left)
+    return found
+
+
+def normalisation():
+    """(trigger, first): characters that NFC may change, reorder or compose with what stands before them,
+    and other characters that such a one may compose with or that have a decomposition."""
+    nfc = normalizers.NFC().normalize_str
+    nfd = normalizers.NFD().normalize_str
+    trigger, first = set(), set()
+    for c in CODE_POINTS:
+        s = chr(c)
+        before, after = "\u0345" + s, s + "\u0334"
+        if nfc(before) != before or nfc(after) != after:
+            trigger.add(c)
+        if nfd(s) != s:
+            first.add(c)
+        parts = unicodedata.normalize("NFD", s)
+        if len(parts) > 1:  # the last composition step is whole + last, whole = NFC of the others
+            whole, last = unicodedata.normalize("NFC", parts[:-1]), parts[-1]
+            if len(whole) == 1 and nfc(whole + last) == s:
+                first.add(ord(whole))
+                trigger.add(ord(last))
+    return trigger, first - trigger
+
+
+def main():
+    flags = [0] * 0x110000
+    for value, pattern in ((LETTER, r"\p{L}"), (NUMBER, r"\p{N}"), (MARK, r"\p{M}"), (SPACE, r"\s")):
+        for c in matching(pattern):
+            assert flags[c] == 0, hex(c)
+            flags[c] = value
+    trigger, first = normalisation()
+    for c in trigger:
+        flags[c] |= TRIGGER
+    for c in first:
+        flags[c] |= FIRST
+    ranges = []
+    for c, f in enumerate(flags):
+        if f and ranges and ranges[-1][1] == c - 1 and ranges[-1][2] == f:
+            ranges[-1][1] = c
+        elif f:
+            ranges.append([c, c, f])
+    lines, line = [], "   "
+    for a, b, f in ranges:
+        item = f" {{0x{a:X}, 0x{b:X}, {f}}},"
+        if len(line) + len(item) > 100:
+            lines.append(line)
+            line = "   "
+        line += item
+    lines.append(line)
+    with open(sys.argv[1], "w") as out:
+        out.write(HEAD + "\n".join(lines) + "\n};\n" + TAIL)
+    print(f"{len(ranges)} ranges", file=sys.stderr)
+
+
+HEAD = """/* Made by tests/oracle/unicode_tables.py; not to be edited by hand. */
+#include "engine/text/unicode.h"
+
+/* clang-format off */
+const unicode_range_t unicode_ranges[] = {
+"""
+TAIL = """/* clang-format on */
+
+const size_t unicode_n_ranges = sizeof unicode_ranges / sizeof unicode_ranges[0];
+"""
+
+if __name__ == "__main__":
+    main()

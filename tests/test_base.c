@@ -1,0 +1,195 @@
+/* engine/base: conversions, sizes, memory, messages, the thread team. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "engine/base/dtype.h"
+#include "engine/base/memory.h"
+#include "engine/base/size.h"
+#include "engine/base/status.h"
+#include "engine/base/team.h"
+
+static void bf16_rounds_to_nearest_even(void **state)
+{
+    (void)state;
+    assert_int_equal(bf16_from_f32(f32_from_bits(0x3f808000u)), 0x3f80); /* tie, even below */
+    assert_int_equal(bf16_from_f32(f32_from_bits(0x3f818000u)), 0x3f82); /* tie, even above */
+    assert_int_equal(bf16_from_f32(f32_from_bits(0x3f808001u)), 0x3f81);
+    assert_int_equal(bf16_from_f32(f32_from_bits(0x7f7fffffu)), 0x7f80); /* overflows to infinity */
+    assert_int_equal(bf16_from_f32(f32_from_bits(0xff800001u)), 0x7fc0); /* NaN */
+    assert_int_equal(bf16_from_f32(-0.0f), 0x8000);
+}
+
+static void f64_to_bf16_rounds_once(void **state)
+{
+    (void)state;
+    /* Just above a tie of bf16, but so little that f32 would round it onto the tie first. */
+    double x = 1.0 + 0x1p-8 + 0x1p-40, minus = -x;
+    uint16_t y;
+    dtype_convert(&y, DTYPE_BF16, &x, DTYPE_F64, 1);
+    assert_int_equal(y, 0x3f81);
+    dtype_convert(&y, DTYPE_BF16, &minus, DTYPE_F64, 1);
+    assert_int_equal(y, 0xbf81);
+    x = 1.0 + 0x1p-8 - 0x1p-40;
+    dtype_convert(&y, DTYPE_BF16, &x, DTYPE_F64, 1);
+    assert_int_equal(y, 0x3f80);
+}
+
+static void every_f16_value_survives_the_round_trip(void **state)
+{
+    (void)state;
+    for (uint32_t bits = 0; bits < 65536; bits++) {
+        uint16_t x = (uint16_t)bits, back;
+        float f;
+        dtype_convert(&f, DTYPE_F32, &x, DTYPE_F16, 1);
+        float slow = f32_from_f16(x);
+        assert_memory_equal(&f, &slow, sizeof f);
+        if (f != f)
+            continue;
+        dtype_convert(&back, DTYPE_F16, &f, DTYPE_F32, 1);
+        assert_int_equal(back, x);
+    }
+}
+
+static void sizes_that_overflow_are_refused(void **state)
+{
+    (void)state;
+    size_t out = 7;
+    assert_false(size_mul(SIZE_MAX / 2, 3, &out));
+    assert_false(size_add(SIZE_MAX, 1, &out));
+    assert_int_equal(out, 7);
+    assert_true(size_mul(6, 7, &out));
+    assert_int_equal(out, 42);
+    assert_int_equal(size_round_up(65, 64), 128);
+}
+
+static void the_first_failure_wins_and_takes_one_line(void **state)
+{
+    (void)state;
+    fail_t fail = {0};
+    assert_int_equal(fail_set(&fail, FAIL_FILE, "file %s", "a\nb"), FAIL_FILE);
+    assert_int_equal(fail_set(&fail, FAIL_MEMORY, "later"), FAIL_FILE);
+    assert_string_equal(fail.message, "file a?b");
+    assert_string_equal(fail_name(fail.status), "file");
+}
+
+static void memory_is_zero_and_aligned(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {0, 1, 100, 1 << 20, (4 << 20) + 5, 64 << 20};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        fail_t fail = {0};
+        unsigned char *memory = memory_alloc(sizes[i], "test", &fail);
+        assert_non_null(memory);
+        assert_int_equal((uintptr_t)memory % 64, 0);
+        for (size_t at = 0; at < sizes[i]; at += 997)
+            assert_int_equal(memory[at], 0);
+        if (sizes[i] != 0)
+            memset(memory, 0xff, sizes[i]);
+        memory_free(memory, sizes[i]);
+    }
+}
+
+static void injected_and_absurd_allocations_fail_with_a_message(void **state)
+{
+    (void)state;
+    fail_t fail = {0};
+    memory_fail_nth(2);
+    void *first = memory_alloc(10, "first", &fail);
+    assert_non_null(first);
+    assert_null(memory_alloc(10, "second", &fail));
+    assert_int_equal(fail.status, FAIL_MEMORY);
+    assert_non_null(strstr(fail.message, "second"));
+    memory_free(first, 10);
+    fail = (fail_t){0};
+    assert_null(memory_alloc(SIZE_MAX - 5, "absurd", &fail));
+    assert_int_equal(fail.status, FAIL_MEMORY);
+}
+
+enum { MAX_THREADS = 5, ROUNDS = 300 };
+
+typedef struct relay {
+    team_t *team;
+    size_t values[MAX_THREADS];
+    size_t sum;
+    int wrong;
+} relay_t;
+
+/* Each round every thread writes its place, all meet, and every thread must see all places. */
+static void relay_thread(void *context, size_t thread)
+{
+    relay_t *relay = context;
+    size_t n = team_size(relay->team);
+    for (size_t round = 1; round <= ROUNDS; round++) {
+        relay->values[thread] = round;
+        team_barrier(relay->team, thread);
+        for (size_t t = 0; t < n; t++)
+            if (relay->values[t] != round)
+                relay->wrong = 1;
+        team_arrive(relay->team, thread);
+        if (thread == 0) {
+            relay->sum += round;
+            team_release(relay->team);
+        } else {
+            team_await(relay->team, thread);
+        }
+        if (relay->sum != round * (round + 1) / 2)
+            relay->wrong = 1;
+        team_barrier(relay->team, thread);
+    }
+}
+
+static void a_team_meets_at_every_barrier(void **state)
+{
+    (void)state;
+    for (size_t n = 1; n <= MAX_THREADS; n++)
+        for (int oversubscribed = 0; oversubscribed < 2; oversubscribed++) {
+            fail_t fail = {0};
+            relay_t relay = {0};
+            assert_int_equal(team_open(&relay.team, n, oversubscribed, &fail), 0);
+            for (int run = 0; run < 3; run++) {
+                relay.sum = 0;
+                team_run(relay.team, relay_thread, &relay);
+            }
+            assert_int_equal(relay.wrong, 0);
+            team_close(relay.team);
+        }
+}
+
+static void parts_cover_everything_once(void **state)
+{
+    (void)state;
+    for (size_t n = 0; n < 20; n++)
+        for (size_t threads = 1; threads < 8; threads++) {
+            size_t next = 0;
+            for (size_t t = 0; t < threads; t++) {
+                team_part_t part = team_part(n, t, threads);
+                assert_int_equal(part.begin, next);
+                assert_true(part.end - part.begin <= n / threads + 1);
+                next = part.end;
+            }
+            assert_int_equal(next, n);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bf16_rounds_to_nearest_even),
+        cmocka_unit_test(f64_to_bf16_rounds_once),
+        cmocka_unit_test(every_f16_value_survives_the_round_trip),
+        cmocka_unit_test(sizes_that_overflow_are_refused),
+        cmocka_unit_test(the_first_failure_wins_and_takes_one_line),
+        cmocka_unit_test(memory_is_zero_and_aligned),
+        cmocka_unit_test(injected_and_absurd_allocations_fail_with_a_message),
+        cmocka_unit_test(a_team_meets_at_every_barrier),
+        cmocka_unit_test(parts_cover_everything_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

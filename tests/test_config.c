@@ -1,0 +1,532 @@
+/* config.json and generation_config.json: what is read, what is derived, and what each bad file is
+ * told. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "engine/model/config.h"
+
+static char directory[64];
+
+static void write_text(const char *name, const char *text)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_int_equal(fputs(text, file) < 0, 0);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void remove_file(const char *name)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    unlink(path);
+}
+
+static int make_directory(void **state)
+{
+    (void)state;
+    strcpy(directory, P_tmpdir "/choir-config-XXXXXX");
+    return mkdtemp(directory) == NULL;
+}
+
+static int remove_directory(void **state)
+{
+    (void)state;
+    remove_file("config.json");
+    remove_file("generation_config.json");
+    return rmdir(directory);
+}
+
+static const char base[] =
+    "{\"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_act\": \"silu\", \"hidden_size\": 240,"
+    " \"intermediate_size\": 200, \"num_hidden_layers\": 4, \"num_attention_heads\": 6,"
+    " \"num_key_value_heads\": 3, \"vocab_size\": 1009, \"max_position_embeddings\": 2048,"
+    " \"rms_norm_eps\": 1e-5, \"rope_theta\": 1000000.0, \"eos_token_id\": 7,"
+    " \"tie_word_embeddings\": false, \"torch_dtype\": \"float32\", \"unknown_key\": [1]}";
+
+/* The base with the members of `changes`, a JSON object, set; those that are the string "ABSENT"
+ * removed. */
+static void write_config(const char *changes)
+{
+    json_t *root = json_loads(base, 0, NULL), *patch = json_loads(changes, 0, NULL);
+    assert_non_null(root);
+    assert_non_null(patch);
+    json_object_update(root, patch);
+    const char *key;
+    json_t *value;
+    json_object_foreach(patch, key,
+        value) if (json_is_string(value) && strcmp(json_string_value(value), "ABSENT") == 0)
+        json_object_del(root, key);
+    char *text = json_dumps(root, 0);
+    write_text("config.json", text);
+    free(text);
+    json_decref(root);
+    json_decref(patch);
+}
+
+static config_t load(const char *changes)
+{
+    config_t config;
+    fail_t fail = {0};
+    write_config(changes);
+    if (config_load(&config, directory, &fail) != 0)
+        fail_msg("%s", fail.message);
+    return config;
+}
+
+static void expect_failure(int status, const char *part1, const char *part2, const char *part3)
+{
+    const char *parts[] = {part1, part2, part3};
+    config_t config;
+    fail_t fail = {0};
+    assert_int_equal(config_load(&config, directory, &fail), status);
+    for (size_t i = 0; i < 3; i++)
+        if (strstr(fail.message, parts[i]) == NULL)
+            fail_msg("expected \"%s\" in \"%s\"", parts[i], fail.message);
+    assert_null(strchr(fail.message, '\n'));
+}
+
+/* ---- What is read -----------------------------------------------------------------------------
+ */
+
+static void sizes_are_read_and_head_dim_is_derived(void **state)
+{
+    (void)state;
+    config_t config = load("{}");
+    assert_int_equal(config.hidden_size, 240);
+    assert_int_equal(config.intermediate_size, 200);
+    assert_int_equal(config.num_hidden_layers, 4);
+    assert_int_equal(config.num_attention_heads, 6);
+    assert_int_equal(config.num_key_value_heads, 3);
+    assert_int_equal(config.head_dim, 40);
+    assert_int_equal(config.vocab_size, 1009);
+    assert_int_equal(config.max_position_embeddings, 2048);
+    assert_true(config.rms_norm_eps == 1e-5);
+    assert_true(config.rope_theta == 1e6);
+    assert_false(config.tie_word_embeddings);
+    assert_int_equal(config.torch_dtype, DTYPE_F32);
+    assert_false(config.yarn.enabled);
+}
+
+static void head_dim_of_the_file_wins_over_the_derived_one(void **state)
+{
+    (void)state;
+    assert_int_equal(load("{\"head_dim\": 64}").head_dim, 64);
+    assert_int_equal(load("{\"head_dim\": null}").head_dim, 40);
+    /* hidden_size 240 is not a multiple of 7 heads, which only matters for a derived head_dim. */
+    assert_int_equal(
+        load("{\"head_dim\": 32, \"num_attention_heads\": 7, \"num_key_value_heads\": 1}").head_dim,
+        32);
+}
+
+static void absent_keys_take_the_defaults_of_transformers(void **state)
+{
+    (void)state;
+    config_t config =
+        load("{\"rope_theta\": \"ABSENT\", \"rms_norm_eps\": \"ABSENT\", \"hidden_act\": null,"
+             " \"max_position_embeddings\": null, \"tie_word_embeddings\": \"ABSENT\","
+             " \"torch_dtype\": \"ABSENT\", \"num_key_value_heads\": null,"
+             " \"eos_token_id\": null}");
+    assert_true(config.rope_theta == 10000);
+    assert_true(config.rms_norm_eps == 1e-6);
+    assert_int_equal(config.max_position_embeddings, 32768);
+    assert_false(config.tie_word_embeddings);
+    assert_int_equal(config.torch_dtype, DTYPE_BF16);
+    assert_int_equal(config.num_key_value_heads, 6);
+    assert_int_equal(config.generation.n_stop_ids, 0);
+}
+
+static void spelling_of_transformers_5_reads_the_same_as_of_4(void **state)
+{
+    (void)state;
+    config_t four = load("{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0,"
+                         " \"original_max_position_embeddings\": 32768},"
+                         " \"max_position_embeddings\": 32768, \"use_sliding_window\": false,"
+                         " \"sliding_window\": 131072, \"max_window_layers\": 70}");
+    config_t five =
+        load("{\"rope_theta\": \"ABSENT\", \"torch_dtype\": \"ABSENT\", \"dtype\": \"float32\","
+             " \"max_position_embeddings\": 32768, \"rope_parameters\": {\"rope_type\": \"yarn\","
+             " \"rope_theta\": 1000000.0, \"factor\": 4, "
+             " \"original_max_position_embeddings\": 32768}, \"sliding_window\": null,"
+             " \"layer_types\": [\"full_attention\", \"full_attention\", \"full_attention\","
+             " \"full_attention\"]}");
+    assert_true(five.rope_theta == 1e6);
+    assert_true(five.yarn.enabled);
+    assert_int_equal(five.torch_dtype, DTYPE_F32);
+    assert_int_equal(config_digest(&four), config_digest(&five));
+}
+
+static void rope_parameters_of_the_default_type_give_theta_only(void **state)
+{
+    (void)state;
+    config_t config = load("{\"rope_theta\": 5, \"rope_scaling\": null, \"rope_parameters\":"
+                           " {\"rope_type\": \"default\", \"rope_theta\": 500000}}");
+    assert_true(config.rope_theta == 500000);
+    assert_false(config.yarn.enabled);
+    assert_true(load("{\"rope_parameters\": {\"type\": \"default\"}}").rope_theta == 1e6);
+    assert_false(load("{\"rope_scaling\": {}}").yarn.enabled);
+}
+
+static void yarn_takes_the_defaults_of_transformers(void **state)
+{
+    (void)state;
+    config_t config = load("{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0,"
+                           " \"original_max_position_embeddings\": 512}}");
+    assert_true(config.yarn.enabled);
+    assert_true(config.yarn.factor == 4);
+    assert_int_equal(config.yarn.original_max_position_embeddings, 512);
+    assert_true(config.yarn.beta_fast == 32);
+    assert_true(config.yarn.beta_slow == 1);
+    assert_true(config.yarn.truncate);
+    assert_true(fabs(config.yarn.attention_factor - 1.138629436111989) < 1e-15);
+    config = load("{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": null,"
+                  " \"original_max_position_embeddings\": 512, \"beta_fast\": 16,"
+                  " \"beta_slow\": 2, \"truncate\": false, \"attention_factor\": 1.25}}");
+    assert_true(config.yarn.factor == 4); /* 2048 / 512 */
+    assert_true(config.yarn.beta_fast == 16);
+    assert_true(config.yarn.beta_slow == 2);
+    assert_false(config.yarn.truncate);
+    assert_true(config.yarn.attention_factor == 1.25);
+    config = load("{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40, \"mscale\": 0.707,"
+                  " \"mscale_all_dim\": 1.0}}");
+    assert_int_equal(config.yarn.original_max_position_embeddings, 2048);
+    assert_true(fabs(config.yarn.attention_factor - 0.9210423553163399) < 1e-15);
+    config = load("{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 1, \"mscale\": 2}}");
+    assert_true(config.yarn.attention_factor == 1);
+}
+
+static void sliding_window_counts_only_when_it_is_on(void **state)
+{
+    (void)state;
+    config_t config = load("{\"use_sliding_window\": false, \"sliding_window\": 131072,"
+                           " \"max_window_layers\": 1}");
+    assert_false(config.use_sliding_window);
+    assert_int_equal(config.sliding_window, 0);
+    assert_int_equal(config.max_window_layers, 4);
+    config = load("{\"use_sliding_window\": true, \"sliding_window\": 512,"
+                  " \"max_window_layers\": 1}");
+    assert_true(config.use_sliding_window);
+    assert_int_equal(config.sliding_window, 512);
+    assert_int_equal(config.max_window_layers, 1);
+    /* No layer is left to slide. */
+    config = load("{\"use_sliding_window\": true, \"sliding_window\": 512,"
+                  " \"max_window_layers\": 4}");
+    assert_false(config.use_sliding_window);
+    config = load("{\"use_sliding_window\": true, \"sliding_window\": null}");
+    assert_false(config.use_sliding_window);
+}
+
+static void layer_types_decide_over_max_window_layers(void **state)
+{
+    (void)state;
+    config_t config =
+        load("{\"use_sliding_window\": true, \"sliding_window\": 64, \"max_window_layers\": 1,"
+             " \"layer_types\": [\"full_attention\", \"full_attention\", \"full_attention\","
+             " \"sliding_attention\"]}");
+    assert_true(config.use_sliding_window);
+    assert_int_equal(config.max_window_layers, 3);
+}
+
+static void generation_config_gives_stop_ids_and_sampling(void **state)
+{
+    (void)state;
+    write_text("generation_config.json",
+        "{\"eos_token_id\": [9, 8, 9], \"pad_token_id\": 3, \"bos_token_id\": 2,"
+        " \"do_sample\": true, \"temperature\": 0.7, \"top_p\": 0.8, \"top_k\": 20,"
+        " \"repetition_penalty\": 1.05, \"max_new_tokens\": 5}");
+    config_generation_t generation = load("{}").generation;
+    assert_int_equal(generation.n_stop_ids, 2);
+    assert_int_equal(generation.stop_ids[0], 9);
+    assert_int_equal(generation.stop_ids[1], 8);
+    assert_int_equal(generation.pad_id, 3);
+    assert_int_equal(generation.bos_id, 2);
+    assert_true(generation.do_sample);
+    assert_true(generation.temperature == 0.7);
+    assert_true(generation.top_p == 0.8);
+    assert_int_equal(generation.top_k, 20);
+    assert_true(generation.repetition_penalty == 1.05);
+    remove_file("generation_config.json");
+}
+
+static void without_generation_config_the_ids_of_config_count(void **state)
+{
+    (void)state;
+    config_generation_t generation =
+        load("{\"eos_token_id\": [5, 6], \"bos_token_id\": null, \"pad_token_id\": -1}").generation;
+    assert_int_equal(generation.n_stop_ids, 2);
+    assert_int_equal(generation.stop_ids[1], 6);
+    assert_int_equal(generation.bos_id, -1);
+    assert_int_equal(generation.pad_id, -1);
+    assert_false(generation.do_sample);
+    assert_true(generation.temperature == 1);
+    assert_true(generation.top_p == 1);
+    assert_int_equal(generation.top_k, 50);
+    assert_true(generation.repetition_penalty == 1);
+    write_text("generation_config.json", "{\"eos_token_id\": null, \"temperature\": null}");
+    assert_int_equal(load("{}").generation.stop_ids[0], 7);
+    remove_file("generation_config.json");
+}
+
+/* ---- What is refused --------------------------------------------------------------------------
+ */
+
+typedef struct bad_config {
+    const char *name; /* of the case */
+    const char *changes;
+    int status;
+    const char *object, *expected, *found;
+} bad_config_t;
+
+static const bad_config_t bad_configs[] = {
+    {"another_architecture_is_refused", "{\"architectures\": [\"LlamaForCausalLM\"]}", FAIL_MODEL,
+        "config.json: architectures", "Qwen2ForCausalLM", "found LlamaForCausalLM"},
+    {"no_architecture_is_refused", "{\"architectures\": \"ABSENT\"}", FAIL_MODEL,
+        "config.json: architectures", "Qwen2ForCausalLM", "found none"},
+    {"another_activation_is_refused", "{\"hidden_act\": \"gelu\"}", FAIL_MODEL,
+        "config.json: hidden_act", "silu", "found gelu"},
+    {"quantized_weights_are_refused", "{\"quantization_config\": {\"quant_method\": \"gptq\"}}",
+        FAIL_MODEL, "config.json: quantization_config", "bf16, f16 or f32", "quantization gptq"},
+    {"zero_hidden_size_is_refused", "{\"hidden_size\": 0}", FAIL_FORMAT, "config.json: hidden_size",
+        "expected 1 to 1048576", "found 0"},
+    {"negative_layers_are_refused", "{\"num_hidden_layers\": -3}", FAIL_FORMAT,
+        "config.json: num_hidden_layers", "expected 1 to 1000", "found -3"},
+    {"absurd_layers_are_refused", "{\"num_hidden_layers\": 1001}", FAIL_FORMAT,
+        "config.json: num_hidden_layers", "expected 1 to 1000", "found 1001"},
+    {"absurd_vocabulary_is_refused", "{\"vocab_size\": 9223372036854775807}", FAIL_FORMAT,
+        "config.json: vocab_size", "expected 1 to 16777216", "found 9223372036854775807"},
+    {"absurd_intermediate_size_is_refused", "{\"intermediate_size\": 99999999999}", FAIL_FORMAT,
+        "config.json: intermediate_size", "expected 1 to 4194304", "found 99999999999"},
+    {"missing_hidden_size_is_refused", "{\"hidden_size\": \"ABSENT\"}", FAIL_FORMAT,
+        "config.json: hidden_size", "expected an integer", "found nothing"},
+    {"missing_kv_heads_are_refused", "{\"num_key_value_heads\": \"ABSENT\"}", FAIL_FORMAT,
+        "config.json: num_key_value_heads", "expected an integer", "found nothing"},
+    {"sizes_as_text_are_refused", "{\"hidden_size\": \"896\"}", FAIL_FORMAT,
+        "config.json: hidden_size", "expected an integer", "found a string"},
+    {"heads_not_divisible_by_kv_heads_are_refused", "{\"num_key_value_heads\": 4}", FAIL_MODEL,
+        "config.json: num_attention_heads", "multiple of num_key_value_heads 4", "found 6"},
+    {"hidden_size_not_divisible_by_heads_is_refused", "{\"hidden_size\": 241}", FAIL_MODEL,
+        "config.json: hidden_size", "multiple of num_attention_heads 6", "found 241"},
+    {"odd_head_dim_is_refused", "{\"head_dim\": 41}", FAIL_MODEL, "config.json: head_dim", "even",
+        "found 41"},
+    {"absurd_head_dim_is_refused", "{\"head_dim\": 2048}", FAIL_FORMAT, "config.json: head_dim",
+        "expected 2 to 1024", "found 2048"},
+    {"zero_kv_heads_are_refused", "{\"num_key_value_heads\": 0}", FAIL_FORMAT,
+        "config.json: num_key_value_heads", "expected 1 to", "found 0"},
+    {"negative_epsilon_is_refused", "{\"rms_norm_eps\": -1e-6}", FAIL_FORMAT,
+        "config.json: rms_norm_eps", "expected 0 to 1", "found -1e-06"},
+    {"another_rope_type_is_refused", "{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}}",
+        FAIL_MODEL, "config.json: rope_scaling: rope_type", "default or yarn", "found linear"},
+    {"rope_scaling_of_another_kind_is_refused", "{\"rope_scaling\": 4}", FAIL_FORMAT,
+        "config.json: rope_scaling", "expected an object", "found something else"},
+    {"rope_parameters_by_layer_type_are_refused",
+        "{\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1}}}", FAIL_MODEL,
+        "config.json: rope_parameters", "one set for all layers", "found one for full_attention"},
+    {"partial_rotary_factor_is_refused", "{\"rope_parameters\": {\"partial_rotary_factor\": 0.5}}",
+        FAIL_MODEL, "rope_parameters: partial_rotary_factor", "expected 1", "found 0.5"},
+    {"yarn_without_factor_is_refused", "{\"rope_scaling\": {\"type\": \"yarn\"}}", FAIL_MODEL,
+        "config.json: rope_scaling: factor", "expected a number", "found none"},
+    {"yarn_factor_below_one_is_refused",
+        "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 0.5}}", FAIL_FORMAT,
+        "config.json: rope_scaling: factor", "expected 1 to", "found 0.5"},
+    {"yarn_with_crossed_betas_is_refused",
+        "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2, \"beta_fast\": 1,"
+        " \"beta_slow\": 32}}",
+        FAIL_MODEL, "rope_scaling: beta_fast", "at least beta_slow 32", "found 1"},
+    {"too_few_layer_types_are_refused", "{\"layer_types\": [\"full_attention\"]}", FAIL_FORMAT,
+        "config.json: layer_types", "array of 4", "found 1"},
+    {"unknown_layer_type_is_refused",
+        "{\"layer_types\": [\"full_attention\", \"linear_attention\", \"full_attention\","
+        " \"full_attention\"]}",
+        FAIL_MODEL, "config.json: layer_types[1]", "full_attention in the first",
+        "found linear_attention"},
+    {"alternating_layer_types_are_refused",
+        "{\"use_sliding_window\": true, \"layer_types\": [\"full_attention\","
+        " \"sliding_attention\", \"full_attention\", \"sliding_attention\"]}",
+        FAIL_MODEL, "config.json: layer_types[2]", "then sliding_attention",
+        "found full_attention"},
+    {"sliding_layers_without_a_window_are_refused",
+        "{\"layer_types\": [\"full_attention\", \"full_attention\", \"full_attention\","
+        " \"sliding_attention\"]}",
+        FAIL_MODEL, "config.json: layer_types", "full_attention only",
+        "found sliding_attention from layer 3"},
+    {"zero_window_is_refused", "{\"use_sliding_window\": true, \"sliding_window\": 0}", FAIL_FORMAT,
+        "config.json: sliding_window", "expected 1 to", "found 0"},
+    {"negative_stop_id_is_refused", "{\"eos_token_id\": [1, -5]}", FAIL_FORMAT,
+        "config.json: eos_token_id", "expected token ids from 0", "found another"},
+    {"stop_id_as_text_is_refused", "{\"eos_token_id\": \"</s>\"}", FAIL_FORMAT,
+        "config.json: eos_token_id", "expected token ids from 0", "found something else"},
+    {"too_many_stop_ids_are_refused",
+        "{\"eos_token_id\": [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}", FAIL_MODEL,
+        "config.json: eos_token_id", "at most 16", "found more"},
+};
+
+static void bad_config_is_refused(void **state)
+{
+    const bad_config_t *bad = *state;
+    write_config(bad->changes);
+    expect_failure(bad->status, bad->object, bad->expected, bad->found);
+}
+
+static void text_that_is_not_json_is_refused(void **state)
+{
+    (void)state;
+    write_text("config.json", "{\"hidden_size\": 896,");
+    expect_failure(FAIL_FORMAT, "config.json", "not valid JSON", "line 1");
+    write_text("config.json", "[1, 2]");
+    expect_failure(FAIL_FORMAT, "config.json", "expected a JSON object", "found something else");
+    write_text("config.json", "");
+    expect_failure(FAIL_FORMAT, "config.json", "not valid JSON", "line");
+}
+
+static void missing_files_are_named(void **state)
+{
+    (void)state;
+    config_t config;
+    fail_t fail = {0};
+    remove_file("config.json");
+    expect_failure(FAIL_FILE, "config.json", "cannot open", "No such file");
+    assert_int_equal(config_load(&config, "/nonexistent/model", &fail), FAIL_FILE);
+    assert_non_null(strstr(fail.message, "/nonexistent/model: expected a model directory"));
+    fail = (fail_t){0};
+    assert_int_equal(config_load(&config, "/dev/null", &fail), FAIL_FILE);
+    assert_non_null(strstr(fail.message, "/dev/null: expected a model directory, found a file"));
+}
+
+static void bad_generation_config_is_refused(void **state)
+{
+    (void)state;
+    write_config("{}");
+    write_text("generation_config.json", "{\"temperature\": -1}");
+    expect_failure(FAIL_FORMAT, "generation_config.json: temperature", "expected 0 to", "found -1");
+    write_text("generation_config.json", "{\"top_p\": 1.5}");
+    expect_failure(FAIL_FORMAT, "generation_config.json: top_p", "expected 0 to 1", "found 1.5");
+    write_text("generation_config.json", "{\"repetition_penalty\": 0}");
+    expect_failure(
+        FAIL_FORMAT, "generation_config.json: repetition_penalty", "expected", "found 0");
+    write_text("generation_config.json", "no");
+    expect_failure(FAIL_FORMAT, "generation_config.json", "not valid JSON", "line 1");
+    remove_file("generation_config.json");
+}
+
+/* ---- Derived ----------------------------------------------------------------------------------
+ */
+
+static void digest_tells_every_field_apart(void **state)
+{
+    (void)state;
+    static const char *const changes[] = {"{}", "{\"hidden_size\": 480}",
+        "{\"intermediate_size\": 201}", "{\"num_hidden_layers\": 5}",
+        "{\"num_attention_heads\": 3}", "{\"num_key_value_heads\": 1}", "{\"head_dim\": 64}",
+        "{\"vocab_size\": 1010}", "{\"max_position_embeddings\": 2049}", "{\"rms_norm_eps\": 1e-6}",
+        "{\"rope_theta\": 10000}", "{\"tie_word_embeddings\": true}",
+        "{\"torch_dtype\": \"float16\"}", "{\"eos_token_id\": 8}", "{\"bos_token_id\": 1}",
+        "{\"pad_token_id\": 1}",
+        "{\"use_sliding_window\": true, \"sliding_window\": 9, \"max_window_layers\": 2}",
+        "{\"use_sliding_window\": true, \"sliding_window\": 8, \"max_window_layers\": 2}",
+        "{\"use_sliding_window\": true, \"sliding_window\": 8, \"max_window_layers\": 3}",
+        "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}}",
+        "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2, \"beta_slow\": 2}}",
+        "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2, \"truncate\": false}}"};
+    enum { N = sizeof changes / sizeof *changes };
+    uint64_t digests[N];
+    for (size_t i = 0; i < N; i++) {
+        config_t config = load(changes[i]);
+        digests[i] = config_digest(&config);
+        for (size_t j = 0; j < i; j++)
+            assert_true(digests[i] != digests[j]);
+    }
+    config_t again = load("{}");
+    assert_int_equal(config_digest(&again), digests[0]);
+}
+
+static void plan_model_carries_sizes_and_the_mode(void **state)
+{
+    (void)state;
+    config_t config = load("{\"tie_word_embeddings\": true}");
+    plan_model_t model = config_plan_model(&config, DTYPE_BF16);
+    assert_int_equal(model.hidden, 240);
+    assert_int_equal(model.intermediate, 200);
+    assert_int_equal(model.n_layers, 4);
+    assert_int_equal(model.n_heads, 6);
+    assert_int_equal(model.n_kv_heads, 3);
+    assert_int_equal(model.head_dim, 40);
+    assert_int_equal(model.vocab_size, 1009);
+    assert_true(model.tied);
+    assert_int_equal(model.weight_bytes, 2);
+    assert_int_equal(model.cache_bytes, 2);
+    assert_int_equal(config_plan_model(&config, DTYPE_F64).weight_bytes, 8);
+}
+
+static void shipped_shapes_have_the_published_parameter_counts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        uint64_t parameters;
+        size_t stop_id;
+    } shapes[] = {{"0.5b", 494032768, 151645}, {"1.5b", 1543714304, 151645},
+        {"3b", 3085938688, 151645}, {"7b", 7615616512, 151645}, {"14b", 14770033664, 151645},
+        {"32b", 32763876352, 151645}, {"72b", 72706203648, 151645}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        char path[512];
+        config_t config;
+        plan_t plan;
+        fail_t fail = {0};
+        snprintf(path, sizeof path, "%s/configs/qwen2.5-%s.json", CHOIR_SOURCE_DIR, shapes[i].name);
+        if (config_load_file(&config, path, &fail) != 0)
+            fail_msg("%s", fail.message);
+        plan_model_t model = config_plan_model(&config, DTYPE_BF16);
+        assert_int_equal(plan_open(&plan, &model, PLAN_GATHER, 1, &fail), 0);
+        assert_int_equal(plan_weight_bytes(&plan, 0), 2 * shapes[i].parameters);
+        plan_close(&plan);
+        assert_true(config.rope_theta == 1e6);
+        assert_true(config.rms_norm_eps == 1e-6);
+        assert_int_equal(config.max_position_embeddings, 32768);
+        assert_false(config.use_sliding_window);
+        assert_int_equal(config.generation.n_stop_ids, 1);
+        assert_int_equal(config.generation.stop_ids[0], shapes[i].stop_id);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest good[] = {
+        cmocka_unit_test(sizes_are_read_and_head_dim_is_derived),
+        cmocka_unit_test(head_dim_of_the_file_wins_over_the_derived_one),
+        cmocka_unit_test(absent_keys_take_the_defaults_of_transformers),
+        cmocka_unit_test(spelling_of_transformers_5_reads_the_same_as_of_4),
+        cmocka_unit_test(rope_parameters_of_the_default_type_give_theta_only),
+        cmocka_unit_test(yarn_takes_the_defaults_of_transformers),
+        cmocka_unit_test(sliding_window_counts_only_when_it_is_on),
+        cmocka_unit_test(layer_types_decide_over_max_window_layers),
+        cmocka_unit_test(generation_config_gives_stop_ids_and_sampling),
+        cmocka_unit_test(without_generation_config_the_ids_of_config_count),
+        cmocka_unit_test(text_that_is_not_json_is_refused),
+        cmocka_unit_test(missing_files_are_named),
+        cmocka_unit_test(bad_generation_config_is_refused),
+        cmocka_unit_test(digest_tells_every_field_apart),
+        cmocka_unit_test(plan_model_carries_sizes_and_the_mode),
+        cmocka_unit_test(shipped_shapes_have_the_published_parameter_counts),
+    };
+    enum { N_BAD = sizeof bad_configs / sizeof *bad_configs };
+    struct CMUnitTest bad[N_BAD];
+    for (size_t i = 0; i < N_BAD; i++)
+        bad[i] = (struct CMUnitTest){.name = bad_configs[i].name,
+            .test_func = bad_config_is_refused,
+            .initial_state = (void *)(uintptr_t)&bad_configs[i]};
+    int failed = cmocka_run_group_tests_name("config", good, make_directory, remove_directory);
+    failed += cmocka_run_group_tests_name("bad config", bad, make_directory, remove_directory);
+    return failed;
+}

@@ -1,0 +1,254 @@
+/* Every instruction set against scalar, bit for bit, on odd shapes and on data that shows the order
+ * of additions. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/kernels/kernels.h"
+
+static uint64_t random_state = 1;
+
+static uint32_t random_u32(void)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(random_state >> 32);
+}
+
+typedef enum fill { FILL_NORMAL, FILL_CANCEL, FILL_WIDE, FILL_COUNT } fill_t;
+
+/* A value of one of three kinds: around 1; with exact opposites following each other, so that sums
+ * are their own rounding errors; or of any exponent, denormals and zeros included. */
+static double random_value(fill_t fill, size_t i, double last)
+{
+    if (fill == FILL_CANCEL && i % 2 == 1)
+        return -last;
+    double unit = (double)random_u32() / 4294967296.0 * 2 - 1;
+    if (fill == FILL_WIDE) {
+        int exponent = (int)(random_u32() % 254) - 140;
+        return exponent < -138 ? 0.0 : ldexp(unit, exponent / 2);
+    }
+    return unit;
+}
+
+static void fill_elements(dtype_t mode, fill_t fill, size_t n, void *x)
+{
+    double last = 0;
+    for (size_t i = 0; i < n; i++) {
+        last = random_value(fill, i, last);
+        dtype_convert((char *)x + i * dtype_bytes(mode), mode, &last, DTYPE_F64, 1);
+    }
+}
+
+static void assert_same(
+    const kernels_t *k, const char *what, const void *got, const void *expected, size_t bytes)
+{
+    if (memcmp(got, expected, bytes) == 0)
+        return;
+    size_t i = 0;
+    while (((const char *)got)[i] == ((const char *)expected)[i])
+        i++;
+    fail_msg("%s of %s in %s differs from scalar at byte %zu of %zu", what, k->isa,
+        dtype_name(k->mode), i, bytes);
+}
+
+static void check_tile(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t rows,
+    size_t width, size_t inputs)
+{
+    size_t stride = inputs + random_u32() % 3 * 2, e = k->element_bytes, acc = k->accumulator_bytes;
+    size_t c_stride = width + random_u32() % 5;
+    char *a = malloc(rows * stride * e + 2), *b = malloc(inputs * width * e);
+    char *c = malloc(rows * c_stride * acc), *expected = malloc(rows * c_stride * acc);
+    fill_elements(k->mode, fill, rows * stride, a);
+    fill_elements(k->mode, fill == FILL_CANCEL ? FILL_NORMAL : fill, inputs * width, b);
+    fill_elements(acc == 8 ? DTYPE_F64 : DTYPE_F32, FILL_NORMAL, rows * c_stride, c);
+    memcpy(expected, c, rows * c_stride * acc);
+    for (int mode = TILE_SET; mode <= TILE_ADD; mode++) {
+        k->tile(rows, a, stride, b, width, inputs, c, c_stride, (tile_mode_t)mode);
+        scalar->tile(rows, a, stride, b, width, inputs, expected, c_stride, (tile_mode_t)mode);
+        assert_same(k, "tile", c, expected, rows * c_stride * acc);
+    }
+    free(a);
+    free(b);
+    free(c);
+    free(expected);
+}
+
+static void check_elementwise(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t n)
+{
+    size_t e = k->element_bytes, acc = k->accumulator_bytes;
+    dtype_t acc_type = acc == 8 ? DTYPE_F64 : DTYPE_F32;
+    char *x = malloc(2 * n * e), *w = malloc(n * e), *c = malloc(2 * n * acc),
+         *u = malloc(2 * n * acc);
+    char *got = malloc(2 * n * acc), *expected = malloc(2 * n * acc), *scratch = malloc(n * acc);
+    fill_elements(k->mode, fill, 2 * n, x);
+    fill_elements(k->mode, fill, n, w);
+    fill_elements(acc_type, fill, 2 * n, c);
+    fill_elements(acc_type, fill, 2 * n, u);
+
+#define CHECK(NAME, BYTES, CALL)                                                                   \
+    do {                                                                                           \
+        const kernels_t *t = k;                                                                    \
+        char *y = got;                                                                             \
+        memcpy(y, x, 2 * n * e);                                                                   \
+        CALL;                                                                                      \
+        t = scalar;                                                                                \
+        y = expected;                                                                              \
+        memcpy(y, x, 2 * n * e);                                                                   \
+        CALL;                                                                                      \
+        assert_same(k, NAME, got, expected, BYTES);                                                \
+    } while (0)
+    CHECK("store", n * e, t->store(1, n, c, n, w, y, n));
+    CHECK("store without bias", 2 * n * e, t->store(2, n, c, n, NULL, y, n));
+    CHECK("store_residual", n * e, t->store_residual(1, n, c, n, x, y, n));
+    CHECK("store_swiglu", n * e, t->store_swiglu(1, n, c, u, n, y, n));
+    CHECK("store_logits", n * acc, t->store_logits(1, n, c, n, y, n));
+    CHECK("rms_norm", n * e, t->rms_norm(n, x, w, 1e-6, y));
+    CHECK("rope", 2 * n * e, t->rope(n, c, u, y));
+    CHECK("scale_scores", n * e, t->scale_scores(n, c, 0.125, y));
+    CHECK("softmax", n * e, t->softmax(n, true, y, scratch));
+    CHECK("softmax left to right", n * e, t->softmax(n, false, y, scratch));
+    memcpy(got, u, n * acc);
+    memcpy(expected, u, n * acc);
+    k->add(n, c, got);
+    scalar->add(n, c, expected);
+    assert_same(k, "add", got, expected, n * acc);
+    free(x);
+    free(w);
+    free(c);
+    free(u);
+    free(got);
+    free(expected);
+    free(scratch);
+}
+
+/* The kernels of the sdpa order, over one key block of n_block keys of which n_kept are seen. */
+static void check_sdpa(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t inputs,
+    size_t n_block, size_t n_kept)
+{
+    enum { KEYS = 512, WIDTH = 48 };
+    uint16_t *q = malloc(inputs * 2), *panel = malloc(KERNEL_PANEL * inputs * 2);
+    uint16_t *values = malloc(KERNEL_PANEL * WIDTH * 2), *weights[2];
+    float *scores[2], *out[2], max[2] = {-INFINITY, -INFINITY}, sum[2];
+    fill_elements(DTYPE_BF16, fill, inputs, q);
+    fill_elements(DTYPE_BF16, fill, KERNEL_PANEL * inputs, panel);
+    fill_elements(DTYPE_BF16, fill, KERNEL_PANEL * WIDTH, values);
+    for (int i = 0; i < 2; i++) {
+        const kernels_t *t = i == 0 ? k : scalar;
+        weights[i] = calloc(KEYS, 2);
+        scores[i] = calloc(KEYS, 4);
+        out[i] = calloc(WIDTH, 4);
+        random_state = n_block * 1000 + n_kept; /* both see the same */
+        fill_elements(DTYPE_F32, fill, KEYS, scores[i]);
+        t->sdpa_scores(inputs, q, panel, 4, scores[i]);
+        t->sdpa_scores(inputs, q, panel, 8, scores[i] + KERNEL_PANEL);
+        size_t written = (n_kept + 3) / 4 * 4;
+        sum[i] = t->sdpa_weights(n_kept, n_block, written, 0.125f, &max[i], scores[i], weights[i]);
+        t->sdpa_outputs(
+            written < KERNEL_PANEL ? written : KERNEL_PANEL, weights[i], values, WIDTH, out[i]);
+        t->sdpa_output_key(5, weights[i], values, WIDTH, out[i]);
+        t->sdpa_scale(WIDTH, 0.7f, out[i]);
+        t->sdpa_store(WIDTH, out[i], 1 / sum[i], weights[i] + KEYS - WIDTH);
+    }
+    assert_same(k, "sdpa max", &max[0], &max[1], 4);
+    assert_same(k, "sdpa sum", &sum[0], &sum[1], 4);
+    assert_same(k, "sdpa scores", scores[0], scores[1], n_kept * 4);
+    assert_same(k, "sdpa weights", weights[0], weights[1], KEYS * 2);
+    assert_same(k, "sdpa out", out[0], out[1], WIDTH * 4);
+    for (int i = 0; i < 2; i++) {
+        free(weights[i]);
+        free(scores[i]);
+        free(out[i]);
+    }
+    free(q);
+    free(panel);
+    free(values);
+}
+
+static void the_sdpa_kernels_equal_scalar(void **state)
+{
+    (void)state;
+    kernels_t scalar;
+    kernels_get(&scalar, ISA_SCALAR, DTYPE_BF16);
+    for (isa_t isa = ISA_AVX2; isa <= isa_detect(); isa++) {
+        kernels_t k;
+        kernels_get(&k, isa, DTYPE_BF16);
+        for (int fill = 0; fill < FILL_WIDE; fill++)
+            for (size_t n_block = 1; n_block <= 464; n_block += 1 + n_block / 9)
+                for (size_t n_kept = 1; n_kept <= n_block; n_kept += 1 + n_kept / 3)
+                    check_sdpa(&k, &scalar, (fill_t)fill, 40 + n_block % 4 * 8, n_block, n_kept);
+    }
+}
+
+static void the_start_up_test_passes_here(void **state)
+{
+    (void)state;
+    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
+    for (size_t m = 0; m < 3; m++)
+        for (isa_t isa = ISA_SCALAR; isa <= isa_detect(); isa++) {
+            kernels_t k;
+            fail_t fail = {0};
+            kernels_get(&k, isa, modes[m]);
+            assert_int_equal(kernels_self_test(&k, &fail), 0);
+        }
+}
+
+static void wrong_tile(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    kernels_t scalar;
+    kernels_get(&scalar, ISA_SCALAR, DTYPE_F32);
+    scalar.tile(rows, a, a_stride, b, width, k - 2, c, c_stride, mode);
+}
+
+static void the_start_up_test_finds_a_wrong_kernel(void **state)
+{
+    (void)state;
+    kernels_t k;
+    fail_t fail = {0};
+    kernels_get(&k, ISA_SCALAR, DTYPE_F32);
+    k.tile = wrong_tile;
+    assert_int_equal(kernels_self_test(&k, &fail), FAIL_INTERNAL);
+    assert_non_null(strstr(fail.message, "tile"));
+}
+
+static void every_instruction_set_equals_scalar(void **state)
+{
+    (void)state;
+    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
+    for (size_t m = 0; m < 3; m++) {
+        kernels_t scalar;
+        kernels_get(&scalar, ISA_SCALAR, modes[m]);
+        for (isa_t isa = ISA_AVX2; isa <= isa_detect(); isa++) {
+            kernels_t k;
+            kernels_get(&k, isa, modes[m]);
+            for (int fill = 0; fill < FILL_COUNT; fill++) {
+                for (size_t rows = 1; rows <= 14; rows++)
+                    for (size_t width = 16; width <= 64; width += 16)
+                        check_tile(
+                            &k, &scalar, (fill_t)fill, rows, width, 2 + random_u32() % 60 * 2);
+                check_tile(&k, &scalar, (fill_t)fill, 3, 64, 1024);
+                for (size_t n = 1; n < 40; n++)
+                    check_elementwise(&k, &scalar, (fill_t)fill, n);
+                for (size_t n = 64; n < 9000; n = n * 3 / 2 + random_u32() % 7)
+                    check_elementwise(&k, &scalar, (fill_t)fill, n);
+            }
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_instruction_set_equals_scalar),
+        cmocka_unit_test(the_sdpa_kernels_equal_scalar),
+        cmocka_unit_test(the_start_up_test_passes_here),
+        cmocka_unit_test(the_start_up_test_finds_a_wrong_kernel),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
