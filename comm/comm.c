@@ -72,24 +72,51 @@ static int open_flags(comm_t *comm, fail_t *fail)
     return 0;
 }
 
-int comm_open_world(comm_t **out, comm_path_t path, fail_t *fail)
+/* Collective over ranks. parent: the group that they are a part of, or NULL for all. */
+static int open_group(
+    comm_t **out, MPI_Comm ranks, const comm_t *parent, comm_path_t path, fail_t *fail)
 {
     *out = NULL;
     comm_t *comm = calloc(1, sizeof *comm);
     if (comm == NULL)
         fail_set(fail, FAIL_MEMORY, "communicator: out of memory");
-    if (agree_on(MPI_COMM_WORLD, fail) != 0) {
+    if (agree_on(ranks, fail) != 0) {
         free(comm);
         return fail->status;
     }
     comm->world = comm->host = comm->node = comm->sharing = comm->leaders = MPI_COMM_NULL;
-    if (placement_open(comm, path, fail) != 0 || open_flags(comm, fail) != 0) {
+    if (placement_open(comm, ranks, path, fail) != 0 || open_flags(comm, fail) != 0) {
         comm_close(comm);
         return fail->status;
+    }
+    if (parent != NULL) {
+        /* The ranks of other parts compute at the same time: a part has its share of the host. */
+        int share = parent->host_cpus * comm->host_ranks / parent->host_ranks;
+        comm->host_cpus = share > 0 ? share : 1;
+        comm->host_ranks = parent->host_ranks;
+        comm->binding_ranks = parent->binding_ranks;
     }
     comm_set_threads(comm, 1);
     *out = comm;
     return 0;
+}
+
+int comm_open_world(comm_t **out, comm_path_t path, fail_t *fail)
+{
+    return open_group(out, MPI_COMM_WORLD, NULL, path, fail);
+}
+
+int comm_split(comm_t *parent, int color, comm_path_t path, comm_t **out, fail_t *fail)
+{
+    MPI_Comm ranks;
+    MPI_Comm_split(parent->world, color, parent->rank, &ranks);
+    open_group(out, ranks, parent, path, fail);
+    MPI_Comm_free(&ranks);
+    if (comm_agree(parent, fail) != 0) {
+        comm_close(*out);
+        *out = NULL;
+    }
+    return fail->status;
 }
 
 void comm_close(comm_t *comm)
@@ -133,6 +160,11 @@ int comm_node_size(const comm_t *comm)
 int comm_node_rank(const comm_t *comm)
 {
     return comm->node_rank;
+}
+
+int comm_host_ranks(const comm_t *comm)
+{
+    return comm->host_ranks;
 }
 
 int comm_n_nodes(const comm_t *comm)

@@ -41,6 +41,12 @@ typedef enum comm_path {
 int comm_open_world(comm_t **comm, comm_path_t path, fail_t *fail);
 void comm_close(comm_t *comm);
 
+/* Collective over parent. Splits it into groups that run side by side, each a model of its own:
+ * ranks that pass the same color (0 or more) form one, in the order of their ranks. On failure of
+ * any group all ranks return the same status and message. The parent stays open, for work between
+ * the groups; close the parts first. */
+int comm_split(comm_t *parent, int color, comm_path_t path, comm_t **comm, fail_t *fail);
+
 int comm_rank(const comm_t *comm);
 int comm_size(const comm_t *comm);
 /* Ranks of the group on this rank's node, this rank's index among them, and how many nodes there
@@ -48,6 +54,8 @@ int comm_size(const comm_t *comm);
 int comm_node_size(const comm_t *comm);
 int comm_node_rank(const comm_t *comm);
 int comm_n_nodes(const comm_t *comm);
+/* Ranks of the whole run on this machine, those of other parts of a split included. */
+int comm_host_ranks(const comm_t *comm);
 /* Ranks on this machine whose binding to cores overlaps with this rank's, itself included: those
  * that share its cores. */
 int comm_binding_ranks(const comm_t *comm);

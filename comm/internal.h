@@ -43,7 +43,8 @@ struct comm {
     int node_rank, node_size, n_nodes;
     int sharing_rank, sharing_size;
     int binding_ranks; /* ranks of the host whose binding overlaps this rank's */
-    int host_cpus;     /* hardware threads that the host's ranks may use together */
+    int host_ranks;    /* ranks of the whole run on this host */
+    int host_cpus;     /* hardware threads that the group's ranks on the host may use together */
     bool oversubscribed;
 
     int n_groups, group;            /* sharing groups, and this rank's */
@@ -64,9 +65,9 @@ struct comm {
 /* Collective over `ranks`. comm_agree before there is a comm_t. */
 int agree_on(MPI_Comm ranks, fail_t *fail);
 
-/* Collective over world. Fills the fields that say which ranks share what, and allocates the
- * arrays; in placement.c. */
-int placement_open(comm_t *comm, comm_path_t path, fail_t *fail);
+/* Collective over `ranks`, which become the group's world. Fills the fields that say which ranks
+ * share what, and allocates the arrays; in placement.c. */
+int placement_open(comm_t *comm, MPI_Comm ranks, comm_path_t path, fail_t *fail);
 void placement_close(comm_t *comm);
 
 #endif

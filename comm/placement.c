@@ -107,6 +107,7 @@ static int compare_bindings(comm_t *comm, fail_t *fail)
 {
     int host_size;
     MPI_Comm_size(comm->host, &host_size);
+    comm->host_ranks = host_size;
     uint64_t mine[MASK_WORDS] = {0}, all[MASK_WORDS] = {0};
     uint64_t *masks = malloc((size_t)host_size * sizeof mine);
     if (masks == NULL)
@@ -136,10 +137,10 @@ static int compare_bindings(comm_t *comm, fail_t *fail)
     return 0;
 }
 
-int placement_open(comm_t *comm, comm_path_t path, fail_t *fail)
+int placement_open(comm_t *comm, MPI_Comm ranks, comm_path_t path, fail_t *fail)
 {
     pretence_t pretence;
-    MPI_Comm_dup(MPI_COMM_WORLD, &comm->world);
+    MPI_Comm_dup(ranks, &comm->world);
     MPI_Comm_rank(comm->world, &comm->rank);
     MPI_Comm_size(comm->world, &comm->size);
     MPI_Comm_split_type(comm->world, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &comm->host);

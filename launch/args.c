@@ -124,6 +124,7 @@ static int store(const arg_t *arg, const char *text, void *values, fail_t *fail)
         *(bool *)place = true;
         return 0;
     case ARG_STRING:
+    case ARG_PAIR: /* the first one */
         *(const char **)place = text;
         return 0;
     case ARG_STRINGS:
@@ -193,6 +194,13 @@ int args_parse(const arg_group_t *const *groups, int argc, char **argv, void *va
         }
         if (store(arg, value, values, fail) != 0)
             return fail->status;
+        if (arg->kind == ARG_PAIR) {
+            if (i + 1 == argc)
+                return fail_set(fail, FAIL_USAGE,
+                    "%s: expected two values (%s), found the end of the command", arg->name,
+                    arg->value);
+            ((const char **)((char *)values + arg->offset))[1] = argv[++i];
+        }
         if (given->count < ARGS_MAX_GIVEN)
             given->args[given->count++] = arg;
     }

@@ -24,6 +24,7 @@ typedef enum arg_kind {
     ARG_SWITCH,  /* bool */
     ARG_STRING,  /* const char * */
     ARG_STRINGS, /* args_strings_t: the flag may be given several times */
+    ARG_PAIR,    /* const char *[2]: two values */
     ARG_SIZE,    /* size_t from min to max */
     ARG_SEED,    /* uint64_t, all of them */
     ARG_REAL,    /* double from min to max */

@@ -5,6 +5,7 @@
 #include "engine/base/log.h"
 #include "launch/answer.h"
 #include "launch/command.h"
+#include "launch/mesh.h"
 #include "launch/model_dir.h"
 #include "launch/npy.h"
 #include "launch/output.h"
@@ -36,6 +37,11 @@ static int check_options(const invocation_t *invocation, fail_t *fail)
         return fail_set(fail, FAIL_USAGE, "--logprobs: needs --json");
     if (options->logits_out != NULL && options->prompts != NULL)
         return fail_set(fail, FAIL_USAGE, "--logits-out: takes one prompt, not --prompts");
+    if (options->mesh != NULL && options->prompts == NULL)
+        return fail_set(fail, FAIL_USAGE, "--mesh: needs --prompts, many to share out");
+    if (options->mesh != NULL && options->logprobs > 0)
+        return fail_set(
+            fail, FAIL_USAGE, "--logprobs: with --mesh, expected 0, found %zu", options->logprobs);
     for (size_t i = 0; i < options->stop.count; i++)
         if (options->stop.items[i][0] == 0)
             return fail_set(fail, FAIL_USAGE, "--stop: expected a text, found an empty one");
@@ -221,6 +227,100 @@ static int coordinate(job_t *job, fail_t *fail)
     return fail->status;
 }
 
+/* ---- On a mesh ---------------------------------------------------------------------------------
+ */
+
+/* Submits all prompts, whose handles are their numbers. */
+static int submit_to_mesh(job_t *job, mesh_t *mesh, fail_t *fail)
+{
+    const options_t *options = job->options;
+    bool chat = job->prompts.chat_template != CHAT_NONE;
+    int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
+    size_t n_stop_ids = options->ignore_eos ? 0 : mesh_stop_ids(mesh, chat, stop_ids);
+    for (size_t i = 0; i < job->prompts.count && fail->status == 0; i++) {
+        answer_t *answer = &job->answers[i];
+        answer->tokenizer = job->prompts.tokenizer;
+        answer->stops = &options->stop;
+        answer->prompt_ids = job->prompts.items[i];
+        job->prompts.items[i] = (tokenizer_ids_t){0};
+        answer->begin_ns = clock_ns();
+        const fleet_job_t request = {.ids = answer->prompt_ids.ids,
+            .n_ids = answer->prompt_ids.count,
+            .max_tokens = options->max_tokens,
+            .stop_ids = stop_ids,
+            .n_stop_ids = n_stop_ids,
+            .stops = options->stop.items,
+            .n_stops = options->stop.count,
+            .sampling = session_sampling(job->session, i)};
+        answer->keep_choices = request.sampling.want_logprob;
+        uint64_t handle;
+        fleet_submit(mesh->fleet, &request, &handle, fail);
+    }
+    return fail->status;
+}
+
+static int take_result(job_t *job, const fleet_result_t *result, fail_t *fail)
+{
+    answer_t *answer = &job->answers[result->job];
+    bool stopped;
+    if (result->status != 0)
+        return fail_set(
+            fail, result->status, "prompt %zu: %s", (size_t)result->job + 1, result->message);
+    for (size_t i = 0; i < result->n_tokens && fail->status == 0; i++) {
+        const sampler_choice_t choice = {
+            .token = result->tokens[i], .logprob = result->logprobs[i]};
+        answer_push(answer, &choice, &stopped, fail);
+    }
+    /* Times are those of the replica. */
+    answer->first_ns = answer->begin_ns + result->first_ns;
+    answer->end_ns = answer->begin_ns + result->total_ns;
+    answer_end(answer, result->finish == ENGINE_STOP ? ANSWER_STOP : ANSWER_LENGTH, fail);
+    return show(job, fail);
+}
+
+/* The coordinator's part. */
+static int coordinate_mesh(job_t *job, mesh_t *mesh, fail_t *fail)
+{
+    int more = 1;
+    uint64_t begin = clock_ns();
+    job->answers = calloc(job->prompts.count, sizeof *job->answers);
+    if (job->answers == NULL)
+        return fail_set(fail, FAIL_MEMORY, "answers: out of memory for %zu", job->prompts.count);
+    job->n_to_show = job->prompts.count;
+    submit_to_mesh(job, mesh, fail);
+    while (more > 0 && fail->status == 0 && !job->output.closed) {
+        const fleet_result_t *results;
+        size_t n_results;
+        more = fleet_step(mesh->fleet, &results, &n_results, fail);
+        for (size_t i = 0; i < n_results && fail->status == 0; i++)
+            take_result(job, &results[i], fail);
+    }
+    if (fail->status == FAIL_INTERRUPTED)
+        show_partial(job);
+    const fleet_stats_t *stats = mesh_end(mesh, fail);
+    if (fail->status == 0)
+        mesh_report(mesh, stats, (double)(clock_ns() - begin) * 1e-9);
+    return fail->status;
+}
+
+/* Collective. */
+static int generate_on_mesh(
+    job_t *job, invocation_t *invocation, const char *directory, size_t count, fail_t *fail)
+{
+    mesh_t mesh;
+    size_t n_replicas;
+    mesh_parse(invocation->options.mesh, (size_t)comm_size(invocation->comm), &n_replicas, fail);
+    size_t each = (count + n_replicas - 1) / n_replicas;
+    if (mesh_open(&mesh, invocation, directory, each, 0, fail) == 0) {
+        *job->session = (session_t){.invocation = invocation, .engine = fleet_engine(mesh.fleet)};
+        if (mesh.coordinates)
+            coordinate_mesh(job, &mesh, fail);
+        else
+            fleet_serve(mesh.fleet, fail);
+    }
+    return mesh_close(&mesh, fail);
+}
+
 static void job_clear(job_t *job)
 {
     for (size_t i = 0; job->answers != NULL && i < job->prompts.count; i++)
@@ -239,7 +339,10 @@ int cmd_generate(invocation_t *invocation, fail_t *fail)
         model_dir_find(invocation->options.model, directory, sizeof directory, fail);
     if (comm_agree(invocation->comm, fail) != 0)
         return fail->status;
-    if (read_prompts(&job, invocation, directory, &count, fail) == 0) {
+    if (read_prompts(&job, invocation, directory, &count, fail) == 0 &&
+        invocation->options.mesh != NULL) {
+        generate_on_mesh(&job, invocation, directory, count, fail);
+    } else if (fail->status == 0) {
         size_t logits_rows = invocation->options.logits_out != NULL ? LOGITS_ROWS : 0;
         if (session_open(&session, invocation, directory, count, logits_rows, fail) == 0) {
             if (session.coordinates)

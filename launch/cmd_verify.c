@@ -74,6 +74,7 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
         .has_mode = args_was_given(&invocation->given, "--dtype"),
         .mode = modes[flags->dtype],
         .attentions = {flags->attentions != 1, flags->attentions != 0},
+        .dot = (dot_t)flags->verify_dot,
         .isolated = flags->isolated || !flags->chained,
         .chained = flags->chained || !flags->isolated,
         .skip_digest = flags->skip_digest,

@@ -3,15 +3,24 @@
 #include <string.h>
 
 static const arg_group_t *const generate_groups[] = {&options_model_dir, &options_prompt,
-    &options_answer, &options_output, &options_model, &options_run, &options_common, NULL};
+    &options_answer, &options_output, &options_mesh, &options_model, &options_run, &options_batch,
+    &options_common, NULL};
 static const arg_group_t *const chat_groups[] = {&options_model_dir, &options_chat_prompt,
-    &options_answer, &options_model, &options_run, &options_common, NULL};
+    &options_answer, &options_model, &options_run, &options_batch, &options_common, NULL};
 static const arg_group_t *const tokenize_groups[] = {
     &options_model_dir, &options_tokenize, &options_common, NULL};
 static const arg_group_t *const plan_groups[] = {
     &options_model_dir, &options_plan, &options_common, NULL};
 static const arg_group_t *const verify_groups[] = {
     &options_model_dir, &options_verify, &options_common, NULL};
+static const arg_group_t *const bench_groups[] = {
+    &options_model_dir, &options_bench, &options_model, &options_run, &options_common, NULL};
+static const arg_group_t *const eval_groups[] = {&options_model_dir, &options_eval, &options_mesh,
+    &options_model, &options_run, &options_batch, &options_common, NULL};
+static const arg_group_t *const worker_groups[] = {&options_model_dir, &options_mesh,
+    &options_model, &options_run, &options_batch, &options_common, NULL};
+static const arg_group_t *const shard_groups[] = {
+    &options_model_dir, &options_shard, &options_common, NULL};
 static const arg_group_t *const no_groups[] = {&options_common, NULL};
 
 const command_t commands[] = {
@@ -24,6 +33,14 @@ const command_t commands[] = {
         "show how a model is split over ranks", plan_groups, cmd_plan},
     {"verify", "choir verify [--model DIR] --reference REF.safetensors [flags]",
         "compare a model with Hugging Face's, component by component", verify_groups, cmd_verify},
+    {"bench", "choir bench [--config FILE | --model DIR] [flags]",
+        "measure speed beside the limits of this machine", bench_groups, cmd_bench},
+    {"eval", "choir eval --task NAME|FILE [--out DIR] [--mesh DxT] [flags]",
+        "score a model on a task, resumably", eval_groups, cmd_eval},
+    {"worker", "choir worker [--model DIR] [--mesh DxT] [flags]",
+        "answer JSON lines of other programs over pipes", worker_groups, cmd_worker},
+    {"shard", "choir shard --model DIR --out STORE | --check STORE | --list STORE | --unpack STORE --out DIR",
+        "make a compressed, checksummed store of a model, or check one", shard_groups, cmd_shard},
     {"help", "choir help [COMMAND]", "explain a command and its flags", no_groups, cmd_help},
     {"version", "choir --version", "versions of Choir and its libraries, instruction sets",
         no_groups, cmd_version},

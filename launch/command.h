@@ -35,7 +35,11 @@ int cmd_generate(invocation_t *invocation, fail_t *fail);
 int cmd_chat(invocation_t *invocation, fail_t *fail);
 int cmd_tokenize(invocation_t *invocation, fail_t *fail);
 int cmd_verify(invocation_t *invocation, fail_t *fail);
+int cmd_bench(invocation_t *invocation, fail_t *fail);
+int cmd_eval(invocation_t *invocation, fail_t *fail);
+int cmd_worker(invocation_t *invocation, fail_t *fail);
 int cmd_plan(invocation_t *invocation, fail_t *fail);
+int cmd_shard(invocation_t *invocation, fail_t *fail);
 int cmd_help(invocation_t *invocation, fail_t *fail);
 int cmd_version(invocation_t *invocation, fail_t *fail);
 

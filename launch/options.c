@@ -1,5 +1,6 @@
 #include "launch/options.h"
 
+#include "engine/kernels/kernels.h"
 #include "engine/model/order.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -16,7 +17,16 @@ options_t options_defaults(void)
         .top_p = 1,
         .repetition_penalty = 1,
         .attention = ATTENTION_AUTO,
+        .dot = DOT_AUTO,
+        .verify_dot = DOT_CHAIN,
         .attentions = 2,
+        .file_mib = 1024,
+        .prompt_tokens = 512,
+        .gen_tokens = 32,
+        .batch = 1,
+        .repeat = 5,
+        .warmup = 1,
+        .read_mib = 1024,
     };
 }
 
@@ -37,9 +47,16 @@ static const arg_t model_args[] = {
         "Which of transformers' attention implementations to equal. Default auto: sdpa, as in "
         "transformers, or eager where sdpa's order is not defined (--order uniform, sliding "
         "windows)."},
+    {"--dot", ARG_CHOICE, AT(dot), "chain|amx|auto", 0, 0,
+        "How bf16 linear layers add products: chain as vdpbf16ps, amx as TDPBF16PS. Every CPU can "
+        "do both with the same bits, the one it has no instruction for slower. Default auto: amx "
+        "where every rank has AMX, else chain. Golden texts and PyTorch's bits belong to chain."},
 };
 
 static const arg_t run_args[] = {
+    {"--stage", ARG_STRING, AT(stage), "DIR", 0, 0,
+        "With a shard store: keep what this node's ranks need of it in a folder on the node's own "
+        "disk, and read it there the next time; everything is checked."},
     {"--combine", ARG_CHOICE, AT(combine), "gather|reduce", 0, 0,
         "How ranks put activations together. gather (default): the same bits at any number of "
         "ranks. reduce: two sums a layer across ranks, whose bits depend on their number."},
@@ -48,13 +65,19 @@ static const arg_t run_args[] = {
         "only."},
     {"--threads", ARG_SIZE, AT(threads), "N", 1, 4096,
         "Threads of each rank. Default: the cores the rank is bound to, or its part of the node."},
+};
+
+static const arg_t batch_args[] = {
     {"--kv-tokens", ARG_SIZE, AT(kv_tokens), "N", 1, 4294967296.0,
         "Tokens that the KV cache holds, all sequences together. Default: chosen by the model's "
         "length and the memory."},
     {"--prefill-chunk", ARG_SIZE, AT(prefill_chunk), "N", 1, 65536,
         "Prompt tokens of one step. Changes speed and memory, never a bit. Default 512."},
     {"--max-batch", ARG_SIZE, AT(max_batch), "N", 1, 4096,
-        "Sequences that run at once. Default: as many as there are prompts, at most 64."},
+        "Sequences that run at once, of each replica. Default: as many as there are prompts, at "
+        "most 64."},
+    {"--no-prefix-reuse", ARG_SWITCH, AT(no_prefix_reuse), NULL, 0, 0,
+        "Compute every prompt whole, also where prompts begin alike. Changes speed, never a bit."},
 };
 
 static const arg_t prompt_args[] = {
@@ -149,6 +172,8 @@ static const arg_t verify_args[] = {
         "Which attention to compare. Default both, where the reference has both."},
     {"--dtype", ARG_CHOICE, AT(dtype), "bf16|f32|f64", 0, 0,
         "Numeric mode. Default: the reference's."},
+    {"--dot", ARG_CHOICE, AT(verify_dot), "chain|amx|auto", 0, 0,
+        "How bf16 linear layers add products. Default chain, whose bits are PyTorch's."},
     {"--tolerance", ARG_REAL, AT(tolerance), "X", 0, 1e30,
         "Largest absolute difference that passes. Default 0: every bit equal."},
     {"--skip-digest", ARG_SWITCH, AT(skip_digest), NULL, 0, 0,
@@ -161,6 +186,87 @@ static const arg_t verify_args[] = {
         "only."},
 };
 
+static const arg_t bench_args[] = {
+    {"--config", ARG_STRING, AT(config), "FILE", 0, 0,
+        "A model's config.json, such as those of configs/: that shape with random weights made in "
+        "memory, in place of --model."},
+    {"--layers", ARG_SIZE, AT(n_layers), "N", 1, 65536,
+        "Only the first N layers, for shapes larger than the memory. Default: all."},
+    {"--prompt-tokens", ARG_SIZE, AT(prompt_tokens), "N", 1, 16777216, "Default 512."},
+    {"--gen-tokens", ARG_SIZE, AT(gen_tokens), "N", 1, 16777216,
+        "Decode steps of a repetition. Default 32."},
+    {"--batch", ARG_SIZE, AT(batch), "N", 1, 4096,
+        "Sequences at once, each with a prompt of its own. Default 1."},
+    {"--context", ARG_SIZE, AT(context), "N", 1, 16777216,
+        "Keys in the cache when decoding begins; beyond the prompt's, copies of them. Default: the "
+        "prompt's length."},
+    {"--repeat", ARG_SIZE, AT(repeat), "N", 1, 1000, "Repetitions. Default 5."},
+    {"--warmup", ARG_SIZE, AT(warmup), "N", 0, 1000, "Repetitions before those. Default 1."},
+    {"--read-mib", ARG_SIZE, AT(read_mib), "N", 1, 1048576,
+        "MiB that each rank reads to measure the bandwidth of memory. Default 1024."},
+    {"--gemm", ARG_SWITCH, AT(gemm), NULL, 0, 0,
+        "Measure the matrix kernels alone, shape by shape, beside OpenBLAS; on one rank."},
+    {"--json", ARG_STRING, AT(json_file), "FILE", 0, 0,
+        "Append the results to a file of JSON lines (docs/bench-json.md); - for standard output in "
+        "place of the table."},
+    {"--csv", ARG_STRING, AT(csv_file), "FILE", 0, 0,
+        "Append the results to a file of comma-separated values; - likewise."},
+};
+
+static const arg_t mesh_args[] = {
+    {"--mesh", ARG_STRING, AT(mesh), "DxT", 0, 0,
+        "Split the ranks into D replicas of the model, each over T of them, which share out the "
+        "work. D times T is the number of ranks. Default: one replica over all. No bit of a result "
+        "depends on it."},
+};
+
+static const arg_t eval_args[] = {
+    {"--task", ARG_STRING, AT(task), "NAME|FILE.json", 0, 0,
+        "What to evaluate: a task of configs/tasks by its name, or a file like those "
+        "(docs/eval.md)."},
+    {"--out", ARG_STRING, AT(out), "DIR", 0, 0,
+        "Folder of the results: results.jsonl, a line an item as it ends; run.json, what they "
+        "depend on; summary.json. The same command again goes on where it stopped, on any mesh. "
+        "Default: eval-NAME, by the task's name."},
+    {"--data", ARG_STRING, AT(data), "FILE", 0, 0, "Items, in place of the task's."},
+    {"--limit", ARG_SIZE, AT(limit), "N", 1, 4294967296.0,
+        "Only the first N items. Default: all."},
+    {"--shots", ARG_SIZE, AT(shots), "N", 0, 1000,
+        "Solved examples before each item. Default: as the task says."},
+    {"--max-tokens", ARG_SIZE, AT(max_tokens), "N", 1, 4294967296.0,
+        "Tokens to generate at most. Default: as the task says."},
+    {"--strict", ARG_SWITCH, AT(strict), NULL, 0, 0,
+        "End with a failure at an item that cannot run, such as one longer than the KV cache, in "
+        "place of scoring it as wrong."},
+    {"--compare", ARG_PAIR, AT(compare), "A B", 0, 0,
+        "Run nothing: tell in which items two results differ, files or folders, timings apart. "
+        "Exit status 1 when any does."},
+    {"--canonical", ARG_STRING, AT(canonical), "A", 0, 0,
+        "Run nothing: print the lines of a result in the order of the items, without timings: "
+        "equal results give equal bytes."},
+};
+
+static const arg_t shard_args[] = {
+    {"--out", ARG_STRING, AT(shard_out), "STORE", 0, 0,
+        "Make a shard store of --model, in a folder that is not there yet. Run again after an "
+        "interruption, the same command goes on where it was. With --unpack: where the model "
+        "directory goes."},
+    {"--level", ARG_SIZE, AT(level), "N", 0, 19,
+        "Default 0: entropy coding, fast, and already what weights give. 1 to 19: also try zstd's "
+        "levels, for weights that repeat themselves."},
+    {"--file-size", ARG_SIZE, AT(file_mib), "MIB", 1, 1048576,
+        "Size of a data file at most. Data files go out to the ranks. Default 1024."},
+    {"--layers", ARG_SIZE, AT(layers_per_file), "N", 1, 1000000,
+        "Begin a new data file every N layers, and keep the rest apart from them."},
+    {"--check", ARG_STRING, AT(check), "STORE", 0, 0,
+        "Compare every checksum of a store; names file, tensor and rows of what is damaged."},
+    {"--list", ARG_STRING, AT(list), "STORE", 0, 0, "Print what a store holds."},
+    {"--unpack", ARG_STRING, AT(unpack), "STORE", 0, 0,
+        "Write the model directory again that a store was made of, byte for byte, to --out."},
+    {"--threads", ARG_SIZE, AT(threads), "N", 1, 4096,
+        "Threads of each rank. Default: the cores the rank is bound to, or its part of the node."},
+};
+
 static const arg_t common_args[] = {
     {"--quiet", ARG_SWITCH, AT(quiet), NULL, 0, 0, "Only answers and errors."},
     {"--verbose", ARG_SWITCH, AT(verbose), NULL, 0, 0, "Say more on standard error."},
@@ -169,7 +275,11 @@ static const arg_t common_args[] = {
 
 const arg_group_t options_model_dir = GROUP("Model", model_dir_args);
 const arg_group_t options_model = GROUP("Numerics", model_args);
-const arg_group_t options_run = GROUP("Ranks, threads and memory", run_args);
+const arg_group_t options_run = GROUP("Ranks and threads", run_args);
+const arg_group_t options_batch = GROUP("Batch and cache", batch_args);
+const arg_group_t options_mesh = GROUP("Mesh", mesh_args);
+const arg_group_t options_eval = GROUP("Evaluation", eval_args);
+const arg_group_t options_bench = GROUP("Measurement", bench_args);
 const arg_group_t options_prompt = GROUP("Prompt", prompt_args);
 const arg_group_t options_chat_prompt = GROUP("Conversation", chat_prompt_args);
 const arg_group_t options_answer = GROUP("Answer", answer_args);
@@ -177,4 +287,5 @@ const arg_group_t options_output = GROUP("Output", output_args);
 const arg_group_t options_tokenize = GROUP("Texts and ids", tokenize_args);
 const arg_group_t options_plan = GROUP("Split", plan_args);
 const arg_group_t options_verify = GROUP("Verification", verify_args);
+const arg_group_t options_shard = GROUP("Store", shard_args);
 const arg_group_t options_common = GROUP("Other", common_args);

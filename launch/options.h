@@ -11,8 +11,8 @@
 typedef struct options {
     /* Model and run. Choices are indices into the tables' names, in the order of the engine's
      * enums. */
-    const char *model;
-    int dtype, order, attention, combine, comm;
+    const char *model, *stage;
+    int dtype, order, attention, dot, combine, comm;
     size_t threads, kv_tokens, prefill_chunk, max_batch;
     bool quiet, verbose, help;
     /* Prompt */
@@ -33,16 +33,30 @@ typedef struct options {
     /* Verify */
     const char *reference, *candidate, *layers;
     int attentions; /* eager, sdpa, both */
+    int verify_dot;
     bool isolated, chained, skip_digest;
     double tolerance;
-    /* Plan */
+    /* Bench */
+    size_t n_layers, prompt_tokens, gen_tokens, batch, context, repeat, warmup, read_mib;
+    bool gemm;
+    const char *json_file, *csv_file;
+    /* Mesh and evaluation */
+    const char *mesh, *task, *out, *data, *canonical, *compare[2];
+    size_t limit, shots;
+    bool strict, no_prefix_reuse;
+    /* Plan and bench */
     const char *config;
     size_t ranks;
+    /* Shard */
+    const char *shard_out, *check, *list, *unpack;
+    size_t level, file_mib, layers_per_file;
 } options_t;
 
 /* What holds when a flag is not given. */
 options_t options_defaults(void);
 
+extern const arg_group_t options_batch, options_bench, options_mesh, options_eval;
+extern const arg_group_t options_shard;
 extern const arg_group_t options_model, options_model_dir, options_run, options_prompt,
     options_chat_prompt, options_answer, options_output, options_tokenize, options_plan,
     options_verify, options_common;

@@ -45,7 +45,7 @@ static void erase_progress(const progress_t *progress)
 /* ---- Opening -----------------------------------------------------------------------------------
  */
 
-static engine_options_t engine_options(
+engine_options_t session_engine_options(
     const options_t *options, const char *directory, size_t n_sequences, size_t logits_rows)
 {
     static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
@@ -54,14 +54,19 @@ static engine_options_t engine_options(
         max_batch = size_max(1, size_min(n_sequences, MAX_BATCH));
     return (engine_options_t){
         .model_dir = directory,
+        .stage = options->stage,
+        .random_config = options->config,
+        .n_layers = options->n_layers,
         .mode = modes[options->dtype],
         .order = options->order == 0 ? ORDER_TORCH : ORDER_UNIFORM,
         .attention = (attention_t)options->attention,
+        .dot = (dot_t)options->dot,
         .combine = options->combine == 0 ? PLAN_GATHER : PLAN_REDUCE,
         .threads = options->threads,
         .kv_tokens = options->kv_tokens,
         .prefill_chunk = options->prefill_chunk,
         .max_batch = max_batch,
+        .no_prefix_reuse = options->no_prefix_reuse,
         .max_logits_rows = size_max(1, logits_rows),
     };
 }
@@ -72,7 +77,7 @@ int session_open(session_t *session, invocation_t *invocation, const char *direc
     const options_t *flags = &invocation->options;
     *session =
         (session_t){.invocation = invocation, .coordinates = comm_rank(invocation->comm) == 0};
-    engine_options_t options = engine_options(flags, directory, n_sequences, logits_rows);
+    engine_options_t options = session_engine_options(flags, directory, n_sequences, logits_rows);
     progress_t progress = {.last_ns = clock_ns()};
     if (!flags->quiet && isatty(STDERR_FILENO)) {
         options.progress = draw_progress;

@@ -14,6 +14,10 @@ typedef struct session {
     bool coordinates; /* this rank is the coordinator */
 } session_t;
 
+/* What the flags say about an engine. Arguments as for session_open. */
+engine_options_t session_engine_options(
+    const options_t *options, const char *directory, size_t n_sequences, size_t logits_rows);
+
 /* Collective. Opens the model in `directory`. n_sequences: how many will want to run at once;
  * logits_rows: prompt positions of a step whose logits will be asked for. On failure session_close
  * is still to be called. */

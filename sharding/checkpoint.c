@@ -16,6 +16,7 @@
 #include "engine/base/size.h"
 #include "sharding/digest.h"
 #include "sharding/safetensors.h"
+#include "sharding/store.h"
 
 #define SINGLE_FILE "model.safetensors"
 #define INDEX_FILE "model.safetensors.index.json"
@@ -40,6 +41,9 @@ struct checkpoint {
     size_t n_tensors;
     checkpoint_tensor_t
         *tensors; /* in the order of their names; names belong to the files' headers */
+    /* A shard store: its sources stand in for the files, without descriptors. */
+    store_t *store;
+    size_t *segments; /* [n_tensors] of the tensors */
     _Atomic uint64_t bytes_read;
 };
 
@@ -238,6 +242,128 @@ static int open_index(checkpoint_t *checkpoint, const char *path, fail_t *fail)
     return fail->status;
 }
 
+/* ---- Shard store ------------------------------------------------------------------------------
+ */
+
+/* The header of a source file, from its segment. */
+static int read_store_header(checkpoint_t *checkpoint, size_t source, size_t segment, fail_t *fail)
+{
+    tensor_file_t *file = &checkpoint->files[source];
+    size_t bytes = (size_t)store_manifest(checkpoint->store)->segments[segment].bytes, text_bytes;
+    store_region_t region = {.segment = segment, .pitch = bytes, .width = bytes, .count = 1};
+    unsigned char *text = NULL;
+    if (bytes < SAFETENSORS_PREFIX_BYTES ||
+        bytes > SAFETENSORS_PREFIX_BYTES + SAFETENSORS_MAX_HEADER_BYTES)
+        return fail_set(fail, FAIL_FORMAT, "%s: header: expected %d to %d bytes, found %zu",
+            file->path, SAFETENSORS_PREFIX_BYTES,
+            SAFETENSORS_PREFIX_BYTES + SAFETENSORS_MAX_HEADER_BYTES, bytes);
+    text = malloc(bytes);
+    if (text == NULL)
+        return fail_set(
+            fail, FAIL_MEMORY, "%s: no memory for its header of %zu bytes", file->path, bytes);
+    if (store_read(checkpoint->store, &region, text, fail) == 0 &&
+        safetensors_header_bytes(text, file->size_bytes, file->path, &text_bytes, fail) == 0) {
+        if (text_bytes != bytes - SAFETENSORS_PREFIX_BYTES)
+            fail_set(fail, FAIL_FORMAT, "%s: header: expected %zu bytes, found %zu", file->path,
+                bytes - SAFETENSORS_PREFIX_BYTES, text_bytes);
+        else
+            safetensors_parse(&file->header, file->path,
+                (const char *)text + SAFETENSORS_PREFIX_BYTES, text_bytes, file->size_bytes, fail);
+    }
+    free(text);
+    return fail->status;
+}
+
+/* The manifest and the source's own header must tell the same of a tensor. */
+static int add_store_tensor(checkpoint_t *checkpoint, const store_segment_t *segment, fail_t *fail)
+{
+    const tensor_file_t *file = &checkpoint->files[segment->source];
+    const checkpoint_tensor_t *tensor = safetensors_find(&file->header, segment->name);
+    if (tensor == NULL || tensor->offset_bytes != segment->offset ||
+        tensor->size_bytes != segment->bytes || tensor->n_dims != segment->n_dims ||
+        memcmp(tensor->shape, segment->shape, tensor->n_dims * sizeof *tensor->shape) != 0 ||
+        strcmp(tensor->dtype_name, segment->dtype) != 0 ||
+        (tensor->readable && segment->block_bytes % dtype_bytes(tensor->dtype) != 0))
+        return fail_set(fail, FAIL_FORMAT,
+            "%s: tensor %s: expected what the manifest says of it, found something else",
+            file->path, segment->name);
+    if (segment->listed)
+        checkpoint->tensors[checkpoint->n_tensors++] = *tensor;
+    return 0;
+}
+
+static int list_store_tensors(checkpoint_t *checkpoint, fail_t *fail)
+{
+    const store_manifest_t *manifest = store_manifest(checkpoint->store);
+    checkpoint_tensor_t *tensors = checkpoint->tensors;
+    for (size_t i = 0; i < manifest->n_segments; i++) {
+        const store_segment_t *segment = &manifest->segments[i];
+        if ((segment->offset == 0 ? read_store_header(checkpoint, segment->source, i, fail)
+                                  : add_store_tensor(checkpoint, segment, fail)) != 0)
+            return fail->status;
+    }
+    qsort(tensors, checkpoint->n_tensors, sizeof *tensors, safetensors_compare_names);
+    for (size_t i = 0; i < checkpoint->n_tensors; i++) {
+        size_t source = 0;
+        if (i > 0 && strcmp(tensors[i - 1].name, tensors[i].name) == 0)
+            return fail_set(fail, FAIL_FORMAT, "%s: tensor %s: expected it once, found it twice",
+                checkpoint->path, tensors[i].name);
+        while (checkpoint->files[source].path != tensors[i].file)
+            source++;
+        checkpoint->segments[i] = store_find(checkpoint->store, source, tensors[i].name);
+    }
+    return 0;
+}
+
+static int open_store(checkpoint_t *checkpoint, const char *directory, fail_t *fail)
+{
+    if (store_open(&checkpoint->store, directory, NULL, NULL, fail) != 0)
+        return fail->status;
+    const store_manifest_t *manifest = store_manifest(checkpoint->store);
+    checkpoint->files = calloc(manifest->n_sources + 1, sizeof *checkpoint->files);
+    checkpoint->tensors = calloc(manifest->n_segments + 1, sizeof *checkpoint->tensors);
+    checkpoint->segments = calloc(manifest->n_segments + 1, sizeof *checkpoint->segments);
+    if (checkpoint->files == NULL || checkpoint->tensors == NULL || checkpoint->segments == NULL)
+        return fail_set(fail, FAIL_MEMORY, "%s: no memory to open it", directory);
+    for (size_t i = 0; i < manifest->n_sources; i++) {
+        checkpoint->files[checkpoint->n_files++] =
+            (tensor_file_t){.path = join(directory, manifest->sources[i].name),
+                .fd = -1,
+                .size_bytes = manifest->sources[i].bytes};
+        if (checkpoint->files[i].path == NULL)
+            return fail_set(fail, FAIL_MEMORY, "checkpoint: no memory for a file's name");
+    }
+    return list_store_tensors(checkpoint, fail);
+}
+
+/* Any runs of a tensor's bytes, from the store's blocks. */
+static int read_store(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
+    store_region_t region, void *dst, fail_t *fail)
+{
+    const checkpoint_tensor_t *found = checkpoint_find(checkpoint, tensor->name);
+    if (found == NULL)
+        return fail_set(fail, FAIL_INTERNAL, "%s: tensor %s: expected one of this store's",
+            checkpoint->path, tensor->name);
+    region.segment = checkpoint->segments[found - checkpoint->tensors];
+    return store_read(checkpoint->store, &region, dst, fail);
+}
+
+store_t *checkpoint_store(checkpoint_t *checkpoint)
+{
+    return checkpoint->store;
+}
+
+void checkpoint_want(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor, size_t row_begin,
+    size_t row_end, size_t rows_at_once)
+{
+    uint64_t rows = tensor->n_dims > 0 ? tensor->shape[0] : 1;
+    uint64_t row_bytes = rows == 0 ? 0 : tensor->size_bytes / rows;
+    const checkpoint_tensor_t *found = checkpoint_find(checkpoint, tensor->name);
+    for (size_t r = row_begin; r < row_end && found != NULL; r += rows_at_once)
+        store_want(checkpoint->store, checkpoint->segments[found - checkpoint->tensors],
+            r * row_bytes, size_min(r + rows_at_once, row_end) * row_bytes, 1);
+}
+
 /* ---- Directory --------------------------------------------------------------------------------
  */
 
@@ -284,6 +410,8 @@ static int open_directory(checkpoint_t *checkpoint, const char *directory, fail_
             fail, FAIL_FILE, "%s: expected a model directory: %s", directory, strerror(errno));
     if (!S_ISDIR(info.st_mode))
         return fail_set(fail, FAIL_FILE, "%s: expected a model directory, found a file", directory);
+    if (store_is(directory))
+        return open_store(checkpoint, directory, fail);
     if (file_exists(directory, INDEX_FILE)) {
         char *path = join(directory, INDEX_FILE);
         if (path == NULL)
@@ -341,8 +469,10 @@ void checkpoint_close(checkpoint_t *checkpoint)
             close(file->fd);
         free(file->path);
     }
+    store_close(checkpoint->store);
     free(checkpoint->files);
     free(checkpoint->tensors);
+    free(checkpoint->segments);
     free(checkpoint->path);
     free(checkpoint);
 }
@@ -414,6 +544,8 @@ const char *checkpoint_metadata(const checkpoint_t *checkpoint, const char *key)
 
 uint64_t checkpoint_bytes_read(const checkpoint_t *checkpoint)
 {
+    if (checkpoint->store != NULL)
+        return store_bytes_read(checkpoint->store);
     return atomic_load_explicit(&checkpoint->bytes_read, memory_order_relaxed);
 }
 
@@ -430,6 +562,9 @@ uint64_t checkpoint_digest(const checkpoint_t *checkpoint)
         digest = digest_u64(digest, tensor->offset_bytes);
         digest = digest_u64(digest, tensor->size_bytes);
     }
+    /* Covers all contents, by their checksums. */
+    if (checkpoint->store != NULL)
+        digest = digest_u64(digest, store_manifest(checkpoint->store)->checksum);
     return digest;
 }
 
@@ -498,6 +633,16 @@ int checkpoint_read(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
             "to %zu",
             tensor->file, tensor->name, rows, columns, row_begin, row_end, col_begin, col_end);
     size_t n_rows = row_end - row_begin, n_columns = col_end - col_begin;
+    if (checkpoint->store != NULL) {
+        size_t element = dtype_bytes(tensor->dtype);
+        store_region_t region = {.begin = (row_begin * columns + col_begin) * element,
+            .pitch = columns * element,
+            .width = n_columns * element,
+            .count = n_rows,
+            .src_dtype = tensor->dtype,
+            .dst_dtype = dst_dtype};
+        return read_store(checkpoint, tensor, region, dst, fail);
+    }
     span_t span = {file, tensor, row_begin * columns + col_begin, n_columns};
     if (n_columns == columns) {
         span.count = n_rows * columns;
@@ -520,6 +665,11 @@ int checkpoint_read_bytes(checkpoint_t *checkpoint, const checkpoint_tensor_t *t
             "%s: tensor %s: expected a range of its %" PRIu64 " bytes, found %" PRIu64
             " to %" PRIu64,
             tensor->file, tensor->name, tensor->size_bytes, begin, end);
+    if (checkpoint->store != NULL) {
+        size_t bytes = (size_t)(end - begin);
+        store_region_t region = {.begin = begin, .pitch = bytes, .width = bytes, .count = 1};
+        return read_store(checkpoint, tensor, region, dst, fail);
+    }
     if (read_fully(file, "tensor", tensor->name, tensor->offset_bytes + begin, dst,
             (size_t)(end - begin), fail) != 0)
         return fail->status;

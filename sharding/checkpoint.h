@@ -1,5 +1,5 @@
 /* A model directory's tensors: model.safetensors, or the files that model.safetensors.index.json
- * names.
+ * names; or a shard store (store_format.h), which gives the same tensors.
  *
  * Opening reads and checks headers only. Tensor data is read by byte range with pread, so a rank
  * reads just what its plan gives it; a counter tells how much. Owns the file descriptors and the
@@ -37,8 +37,9 @@ typedef struct checkpoint_tensor {
     uint64_t size_bytes;
 } checkpoint_tensor_t;
 
-/* Local. model.safetensors.index.json decides when there is one, and then only the tensors that it
- * names are listed; else model.safetensors. FAIL_FILE, FAIL_FORMAT. */
+/* Local. A shard store when the directory holds its manifest. Else model.safetensors.index.json
+ * decides when there is one, and then only the tensors that it names are listed; else
+ * model.safetensors. FAIL_FILE, FAIL_FORMAT. */
 int checkpoint_open(checkpoint_t **checkpoint, const char *directory, fail_t *fail);
 /* A single safetensors file, for references and dumps. */
 int checkpoint_open_file(checkpoint_t **checkpoint, const char *path, fail_t *fail);
@@ -77,11 +78,18 @@ size_t checkpoint_scratch_bytes(
 int checkpoint_read_bytes(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
     uint64_t begin, uint64_t end, void *dst, fail_t *fail);
 
-/* Bytes of tensor data read from files so far, by all threads. */
+/* Bytes of tensor data read from files so far, by all threads; of a store, compressed ones. */
 uint64_t checkpoint_bytes_read(const checkpoint_t *checkpoint);
 
 /* A digest of everything that must be alike on all ranks: names, dtypes, shapes, offsets and sizes
- * of all tensors. */
+ * of all tensors; of a store also the checksums of all their contents. */
 uint64_t checkpoint_digest(const checkpoint_t *checkpoint);
+
+/* The store that the tensors come from; NULL when they lie in safetensors files. */
+struct store *checkpoint_store(checkpoint_t *checkpoint);
+/* With a store that has a share (store_set_share): announces that rows [row_begin, row_end) will be
+ * read rows_at_once at a time. */
+void checkpoint_want(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor, size_t row_begin,
+    size_t row_end, size_t rows_at_once);
 
 #endif

@@ -31,7 +31,7 @@ system_folder() {
     *) echo any ;;
     esac
 }
-one_file=" hwloc.h zstd.h cblas.h pcre2.h "
+one_file=" hwloc.h zstd.h cblas.h "
 
 folder_of() {
     local folder=${1%/*}

@@ -1,6 +1,7 @@
 /* The promise: one set of bits. Logits of four models must equal Hugging Face's (digests in
  * golden/logits.json, made by oracle/logits.py), prefill and decode, in every combination of ranks,
- * threads, chunks, batching, instruction set and communication path tried here. */
+ * threads, chunks, batching, instruction set and communication path tried here. CHOIR_TEST_PROMPTS:
+ * of each model only so many prompts. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ enum { MAX_PROMPTS = 16, MAX_ROWS = 512, MAX_LOGITS = 600, MAX_CONTEXT = 704 };
 typedef struct prompt {
     int32_t ids[MAX_CONTEXT];
     size_t n_prompt, n_all; /* the tokens that are fed one by one follow the prompt */
-    char golden[2][2][17];  /* [eager, sdpa][prefill, decode] digests in hexadecimal */
+    char golden[3][2][17];  /* [eager, sdpa, amx][prefill, decode] digests in hexadecimal */
     /* Progress of a run. */
     size_t done;
     int32_t blocks[MAX_CONTEXT / KV_BLOCK];
@@ -41,6 +42,7 @@ typedef struct variant {
     bool together; /* all prompts in one batch, chunks and decodes mixed */
     bool plain_mpi;
     size_t n_prompts; /* the first ones only */
+    dot_t dot;
 } variant_t;
 
 static size_t n_passed, n_failed;
@@ -59,8 +61,8 @@ static void read_ids(json_t *array, int32_t *ids, size_t *n)
 
 static void read_golden(suite_t *suite, json_t *golden)
 {
-    static const char *const attentions[] = {"eager", "sdpa"}, *const kinds[] = {
-                                                                   "prefill", "decode"};
+    static const char *const attentions[] = {"eager", "sdpa", "amx"}, *const kinds[] = {
+                                                                          "prefill", "decode"};
     json_t *list = json_object_get(golden, suite->name);
     const char *limit = getenv("CHOIR_TEST_PROMPTS");
     suite->n_prompts = size_min(json_array_size(list), MAX_PROMPTS);
@@ -72,7 +74,7 @@ static void read_golden(suite_t *suite, json_t *golden)
         read_ids(json_object_get(entry, "ids"), p->ids, &p->n_all);
         p->n_prompt = p->n_all;
         read_ids(json_object_get(entry, "fed"), p->ids, &p->n_all);
-        for (int a = 0; a < 2; a++)
+        for (int a = 0; a < 3; a++)
             for (int k = 0; k < 2 && json_object_get(entry, attentions[a]) != NULL; k++)
                 snprintf(p->golden[a][k], sizeof p->golden[a][k], "%s",
                     json_string_value(
@@ -186,12 +188,13 @@ static bool step(run_t *run, prompt_t *prompts, size_t n, const variant_t *v)
 static void check_digests(run_t *run, const suite_t *suite, const prompt_t *p, const variant_t *v)
 {
     static const char *const kinds[] = {"prefill", "decode"};
+    const int golden = v->dot == DOT_AMX ? 2 : v->attention == ATTENTION_SDPA;
     if (comm_rank(run->comm) != 0)
         return;
     for (int k = 0; k < 2; k++) {
         char hex[17];
         snprintf(hex, sizeof hex, "%016" PRIx64, (uint64_t)XXH3_64bits_digest(p->digests[k]));
-        if (strcmp(hex, p->golden[v->attention == ATTENTION_SDPA][k]) == 0) {
+        if (strcmp(hex, p->golden[golden][k]) == 0) {
             n_passed++;
             continue;
         }
@@ -201,7 +204,7 @@ static void check_digests(run_t *run, const suite_t *suite, const prompt_t *p, c
                "Hugging Face's is %s\n",
             suite->name, p->n_prompt, kinds[k], v->name,
             v->attention == ATTENTION_SDPA ? "sdpa" : "eager", comm_size(run->comm), v->threads,
-            hex, p->golden[v->attention == ATTENTION_SDPA][k]);
+            hex, p->golden[golden][k]);
     }
 }
 
@@ -233,6 +236,7 @@ static void open_run(run_t *run, const suite_t *suite, const variant_t *v)
         .max_positions = MAX_CONTEXT};
     const forward_options_t options = {.order = v->order,
         .attention = v->attention,
+        .dot = v->dot,
         .max_rows = MAX_ROWS,
         .max_logits = MAX_LOGITS,
         .max_context = MAX_CONTEXT};
@@ -292,16 +296,17 @@ static void run_suite(suite_t *suite, attention_t last_attention, bool everythin
     const isa_t widest = isa_detect();
     for (attention_t a = ATTENTION_EAGER; a <= last_attention; a++) {
         const variant_t variants[] = {
-            {"alone, whole prompts", a, ORDER_TORCH, widest, 1, MAX_ROWS, false, false,
-                MAX_PROMPTS},
-            {"together, chunks of 7", a, ORDER_TORCH, widest, 3, 7, true, false, MAX_PROMPTS},
+            {"alone, whole prompts", a, ORDER_TORCH, widest, 1, MAX_ROWS, false, false, MAX_PROMPTS,
+                DOT_CHAIN},
+            {"together, chunks of 7", a, ORDER_TORCH, widest, 3, 7, true, false, MAX_PROMPTS,
+                DOT_CHAIN},
             {"together, whole prompts", a, ORDER_TORCH, widest, 2, MAX_ROWS, true, false,
-                MAX_PROMPTS},
-            {"chunks of 1", a, ORDER_TORCH, widest, 1, 1, false, false, 7},
-            {"plain MPI", a, ORDER_TORCH, widest, 2, 33, true, true, MAX_PROMPTS},
-            {"scalar", a, ORDER_TORCH, ISA_SCALAR, 1, 50, true, false, 7},
-            {"avx2", a, ORDER_TORCH, ISA_AVX2, 1, 50, true, false, MAX_PROMPTS},
-            {"avx512", a, ORDER_TORCH, ISA_AVX512, 1, 50, true, false, MAX_PROMPTS},
+                MAX_PROMPTS, DOT_CHAIN},
+            {"chunks of 1", a, ORDER_TORCH, widest, 1, 1, false, false, 7, DOT_CHAIN},
+            {"plain MPI", a, ORDER_TORCH, widest, 2, 33, true, true, MAX_PROMPTS, DOT_CHAIN},
+            {"scalar", a, ORDER_TORCH, ISA_SCALAR, 1, 50, true, false, 7, DOT_CHAIN},
+            {"avx2", a, ORDER_TORCH, ISA_AVX2, 1, 50, true, false, MAX_PROMPTS, DOT_CHAIN},
+            {"avx512", a, ORDER_TORCH, ISA_AVX512, 1, 50, true, false, MAX_PROMPTS, DOT_CHAIN},
         };
         size_t n = everything ? sizeof variants / sizeof *variants : 2;
         for (size_t i = 0; i < n; i++)
@@ -310,11 +315,31 @@ static void run_suite(suite_t *suite, attention_t last_attention, bool everythin
     }
 }
 
+/* --dot amx, by the instruction and by the others. */
+static void run_amx(suite_t *suite)
+{
+    const isa_t widest = isa_detect();
+    const variant_t variants[] = {
+        {"amx dot, together", ATTENTION_SDPA, ORDER_TORCH, widest, 2, MAX_ROWS, true, false,
+            MAX_PROMPTS, DOT_AMX},
+        {"amx dot, chunks of 7", ATTENTION_SDPA, ORDER_TORCH, widest, 1, 7, false, false, 7,
+            DOT_AMX},
+        {"amx dot, avx2", ATTENTION_SDPA, ORDER_TORCH, ISA_AVX2, 1, 50, true, false, 7, DOT_AMX},
+        {"amx dot, avx512", ATTENTION_SDPA, ORDER_TORCH, ISA_AVX512, 1, 50, true, false, 7,
+            DOT_AMX},
+        {"amx dot, scalar", ATTENTION_SDPA, ORDER_TORCH, ISA_SCALAR, 1, 50, true, false, 5,
+            DOT_AMX},
+    };
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+        if (variants[i].isa <= widest)
+            run_variant(suite, &variants[i]);
+}
+
 /* --order uniform: a prompt fed token by token gives the logits of one prefill. */
 static void run_uniform(suite_t *suite)
 {
     const variant_t v = {"uniform order", ATTENTION_EAGER, ORDER_UNIFORM, isa_detect(), 2, 20, true,
-        false, MAX_PROMPTS};
+        false, MAX_PROMPTS, DOT_CHAIN};
     uint64_t prefill[MAX_PROMPTS];
     size_t n = suite->n_prompts;
     run_t run;
@@ -377,6 +402,8 @@ int main(int argc, char **argv)
     run_suite(&odd, ATTENTION_SDPA, true);
     run_suite(&yarn, ATTENTION_SDPA, false);
     run_suite(&sliding, ATTENTION_EAGER, false);
+    run_amx(&demo);
+    run_amx(&odd);
     run_uniform(&demo);
     run_uniform(&odd);
     json_decref(golden);

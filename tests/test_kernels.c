@@ -57,7 +57,10 @@ static void assert_same(
         dtype_name(k->mode), i, bytes);
 }
 
-static void check_tile(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t rows,
+typedef void (*tile_fn)(
+    size_t, const void *, size_t, const void *, size_t, size_t, void *, size_t, tile_mode_t);
+
+static void check_tile(const kernels_t *k, tile_fn tile, tile_fn scalar, fill_t fill, size_t rows,
     size_t width, size_t inputs)
 {
     size_t stride = inputs + random_u32() % 3 * 2, e = k->element_bytes, acc = k->accumulator_bytes;
@@ -69,14 +72,24 @@ static void check_tile(const kernels_t *k, const kernels_t *scalar, fill_t fill,
     fill_elements(acc == 8 ? DTYPE_F64 : DTYPE_F32, FILL_NORMAL, rows * c_stride, c);
     memcpy(expected, c, rows * c_stride * acc);
     for (int mode = TILE_SET; mode <= TILE_ADD; mode++) {
-        k->tile(rows, a, stride, b, width, inputs, c, c_stride, (tile_mode_t)mode);
-        scalar->tile(rows, a, stride, b, width, inputs, expected, c_stride, (tile_mode_t)mode);
-        assert_same(k, "tile", c, expected, rows * c_stride * acc);
+        tile(rows, a, stride, b, width, inputs, c, c_stride, (tile_mode_t)mode);
+        scalar(rows, a, stride, b, width, inputs, expected, c_stride, (tile_mode_t)mode);
+        assert_same(k, tile == k->tile ? "tile" : "tile_amx", c, expected, rows * c_stride * acc);
     }
     free(a);
     free(b);
     free(c);
     free(expected);
+}
+
+static void check_tiles(const kernels_t *k, tile_fn tile, tile_fn scalar, fill_t fill)
+{
+    for (size_t rows = 1; rows <= 14; rows++)
+        for (size_t width = 16; width <= 64; width += 16)
+            check_tile(k, tile, scalar, fill, rows, width, 2 + random_u32() % 60 * 2);
+    for (size_t rows = 15; rows <= 70; rows += 1 + rows % 3 * 4)
+        check_tile(k, tile, scalar, fill, rows, 48, 64 + rows % 4 * 2);
+    check_tile(k, tile, scalar, fill, 3, 64, 1024);
 }
 
 static void check_elementwise(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t n)
@@ -228,11 +241,9 @@ static void every_instruction_set_equals_scalar(void **state)
             kernels_t k;
             kernels_get(&k, isa, modes[m]);
             for (int fill = 0; fill < FILL_COUNT; fill++) {
-                for (size_t rows = 1; rows <= 14; rows++)
-                    for (size_t width = 16; width <= 64; width += 16)
-                        check_tile(
-                            &k, &scalar, (fill_t)fill, rows, width, 2 + random_u32() % 60 * 2);
-                check_tile(&k, &scalar, (fill_t)fill, 3, 64, 1024);
+                check_tiles(&k, k.tile, scalar.tile, (fill_t)fill);
+                if (modes[m] == DTYPE_BF16)
+                    check_tiles(&k, k.tile_amx, scalar.tile_amx, (fill_t)fill);
                 for (size_t n = 1; n < 40; n++)
                     check_elementwise(&k, &scalar, (fill_t)fill, n);
                 for (size_t n = 64; n < 9000; n = n * 3 / 2 + random_u32() % 7)

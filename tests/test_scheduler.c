@@ -300,8 +300,12 @@ static void random_loads_all_end_within_every_limit(void **state)
         uint64_t draws = load->draws;
         *load = (load_t){.draws = draws};
         size_t block = 1 + below(load, 8), n_blocks = 4 + below(load, 30);
-        load->options = (scheduler_options_t){block, n_blocks, 1 + below(load, 6),
-            1 + below(load, 20), 1 + below(load, 9), 2 + below(load, block * n_blocks - 1)};
+        load->options = (scheduler_options_t){.block_tokens = block,
+            .n_blocks = n_blocks,
+            .max_batch = 1 + below(load, 6),
+            .prefill_chunk = 1 + below(load, 20),
+            .max_prompt_logits = 1 + below(load, 9),
+            .max_context = 2 + below(load, block * n_blocks - 1)};
         scheduler_t *scheduler = open_with(&load->options);
         size_t n_requests = 1 + below(load, MAX_REQUESTS / 4), cancelled = 0;
         while (load->n_submitted < n_requests || scheduler_pending(scheduler) > 0) {

@@ -6,7 +6,7 @@
 #define ROWS                                                                                       \
     6 /* 6 x 4 accumulators, 4 vectors of weights and one broadcast fill the 32 registers */
 #define VECTORS 4 /* of 16 outputs */
-#define PREFETCH_BYTES 4096
+#define PREFETCH_BYTES 2048
 
 /* One register tile: `rows` x 16 * `vectors` outputs. rows and vectors are constants after
  * inlining. */

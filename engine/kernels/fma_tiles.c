@@ -1,4 +1,4 @@
-/* Tiles by fused multiply-add: f32, f64, and bf16 on CPUs without vdpbf16ps.
+/* Tiles by fused multiply-add: f32, f64, and bf16 on CPUs without vdpbf16ps or AMX.
  *
  * Compiled twice, for AVX2 with FMA and for AVX-512F; only the width of a register and the number
  * of registers differ. */
@@ -17,6 +17,7 @@
 #define SET_F32(x) ((vec_f32_t)_mm512_set1_ps(x))
 #define SET_F64(x) ((vec_f64_t)_mm512_set1_pd(x))
 #define TILE_BF16 tile_avx512_bf16_by_fma
+#define TILE_AMX tile_avx512_amx
 #define TILE_F32 tile_avx512_f32
 #define TILE_F64 tile_avx512_f64
 #else
@@ -30,6 +31,7 @@
 #define SET_F32(x) ((vec_f32_t)_mm256_set1_ps(x))
 #define SET_F64(x) ((vec_f64_t)_mm256_set1_pd(x))
 #define TILE_BF16 tile_avx2_bf16
+#define TILE_AMX tile_avx2_amx
 #define TILE_F32 tile_avx2_f32
 #define TILE_F64 tile_avx2_f64
 #endif
@@ -84,53 +86,93 @@ DEFINE_REGISTER_TILE(register_tile_f64, double, vec_f64_t, mem_f64_t, LANES_F64,
 /* MXCSR's DAZ and FTZ: denormals as zero, as in vdpbf16ps, for the chains alone. */
 #define FLUSH_BITS 0x8040u
 
-/* A pair's odd half is its dword's upper half already in place; the even half is shifted up. */
-INLINE void register_tile_bf16(const int rows, const int vectors, const uint16_t *a,
-    size_t a_stride, const uint16_t *b, size_t width, size_t k, float *c, size_t c_stride,
-    tile_mode_t mode)
+/* bf16: a pair's odd half is its dword's upper half already in place; the even half is shifted up.
+ */
+typedef struct pair_of_weights {
+    vec_f32_t even, odd;
+} pair_t;
+
+INLINE pair_t load_pair(const uint16_t *weights)
 {
-    unsigned saved = _mm_getcsr();
-    _mm_setcsr(saved | FLUSH_BITS);
-    vec_f32_t sum[ROWS_BF16][VECTORS_BF16];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++)
-            if (mode == TILE_CHAIN)
-                sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
-            else
-                sum[r][v] = (vec_f32_t){0};
+    vec_u32_t pair = *(const mem_u32_t *)weights;
+    return (pair_t){(vec_f32_t)(pair << 16), (vec_f32_t)(pair & 0xffff0000u)};
+}
+
+/* The dot product chain, over k inputs. */
+INLINE void chain_bf16(const int rows, const int vectors, const uint16_t *a, size_t a_stride,
+    const uint16_t *b, size_t width, size_t k, vec_f32_t sum[ROWS_BF16][VECTORS_BF16])
+{
     for (size_t i = 0; i < k; i += 2) {
-        vec_f32_t odd[VECTORS_BF16], even[VECTORS_BF16];
-        for (int v = 0; v < vectors; v++) {
-            vec_u32_t pair = *(const mem_u32_t *)(b + i * width + 2 * LANES_F32 * v);
-            odd[v] = (vec_f32_t)(pair & 0xffff0000u);
-            even[v] = (vec_f32_t)(pair << 16);
-        }
+        pair_t w[VECTORS_BF16];
+        for (int v = 0; v < vectors; v++)
+            w[v] = load_pair(b + i * width + 2 * LANES_F32 * v);
         for (int r = 0; r < rows; r++) {
             const uint16_t *x = a + (size_t)r * a_stride + i;
-            vec_f32_t x_odd = SET_F32(f32_from_bf16(x[1]));
-            vec_f32_t x_even = SET_F32(f32_from_bf16(x[0]));
+            vec_f32_t odd = SET_F32(f32_from_bf16(x[1])), even = SET_F32(f32_from_bf16(x[0]));
             for (int v = 0; v < vectors; v++)
-                sum[r][v] = FMA_F32(x_odd, odd[v], sum[r][v]);
+                sum[r][v] = FMA_F32(odd, w[v].odd, sum[r][v]);
             for (int v = 0; v < vectors; v++)
-                sum[r][v] = FMA_F32(x_even, even[v], sum[r][v]);
+                sum[r][v] = FMA_F32(even, w[v].even, sum[r][v]);
         }
     }
-    /* The chains are stored before the control register is restored, so that no arithmetic moves
-     * across; leaves are added as ordinary f32. */
-    vec_f32_t leaf[ROWS_BF16][VECTORS_BF16];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++)
-            leaf[r][v] = sum[r][v];
-    __asm__ volatile("" : "+m"(leaf)::"memory");
-    _mm_setcsr(saved);
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) {
-            mem_f32_t *out = (mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
-            if (mode == TILE_ADD)
-                leaf[r][v] = *out + leaf[r][v];
-            *out = leaf[r][v];
-        }
 }
+
+/* The dot product amx. */
+INLINE void steps_amx(const int rows, const int vectors, const uint16_t *a, size_t a_stride,
+    const uint16_t *b, size_t width, size_t k, vec_f32_t sum[ROWS_BF16][VECTORS_BF16])
+{
+    for (size_t i0 = 0; i0 < k; i0 += 32) {
+        size_t end = k - i0 < 32 ? k : i0 + 32;
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < vectors; v++) {
+                vec_f32_t even = {0}, odd = {0};
+                for (size_t i = i0; i < end; i += 2) {
+                    const uint16_t *x = a + (size_t)r * a_stride + i;
+                    pair_t w = load_pair(b + i * width + 2 * LANES_F32 * v);
+                    even = FMA_F32(SET_F32(f32_from_bf16(x[0])), w.even, even);
+                    odd = FMA_F32(SET_F32(f32_from_bf16(x[1])), w.odd, odd);
+                }
+                sum[r][v] = sum[r][v] + (even + odd);
+            }
+    }
+}
+
+/* MXCSR's DAZ and FTZ: denormals as zero, as in vdpbf16ps and TDPBF16PS, for the products alone. */
+#define FLUSH_BITS 0x8040u
+
+#define DEFINE_REGISTER_TILE_BF16(NAME, PRODUCTS)                                                  \
+    INLINE void NAME(const int rows, const int vectors, const uint16_t *a, size_t a_stride,        \
+        const uint16_t *b, size_t width, size_t k, float *c, size_t c_stride, tile_mode_t mode)    \
+    {                                                                                              \
+        unsigned saved = _mm_getcsr();                                                             \
+        _mm_setcsr(saved | FLUSH_BITS);                                                            \
+        vec_f32_t sum[ROWS_BF16][VECTORS_BF16];                                                    \
+        for (int r = 0; r < rows; r++)                                                             \
+            for (int v = 0; v < vectors; v++)                                                      \
+                if (mode == TILE_CHAIN)                                                            \
+                    sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);    \
+                else                                                                               \
+                    sum[r][v] = (vec_f32_t){0};                                                    \
+        PRODUCTS(rows, vectors, a, a_stride, b, width, k, sum);                                    \
+        /* The sums are stored before the control register is restored, so that no arithmetic      \
+         * moves across; leaves are added as ordinary f32. */                                      \
+        vec_f32_t leaf[ROWS_BF16][VECTORS_BF16];                                                   \
+        for (int r = 0; r < rows; r++)                                                             \
+            for (int v = 0; v < vectors; v++)                                                      \
+                leaf[r][v] = sum[r][v];                                                            \
+        __asm__ volatile("" : "+m"(leaf)::"memory");                                               \
+        _mm_setcsr(saved);                                                                         \
+        for (int r = 0; r < rows; r++)                                                             \
+            for (int v = 0; v < vectors; v++) {                                                    \
+                mem_f32_t *out = (mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);          \
+                if (mode == TILE_ADD)                                                              \
+                    leaf[r][v] = *out + leaf[r][v];                                                \
+                *out = leaf[r][v];                                                                 \
+            }                                                                                      \
+    }
+
+DEFINE_REGISTER_TILE_BF16(register_tile_bf16, chain_bf16)
+DEFINE_REGISTER_TILE_BF16(register_tile_amx, steps_amx)
 
 /* Calls NAME with constant rows and vectors. */
 #define CASE(NAME, R, V)                                                                           \
@@ -170,3 +212,5 @@ DEFINE_TILE(TILE_F32, register_tile_f32, CASES_6, float, float, LANES_F32, 1, RO
 DEFINE_TILE(TILE_F64, register_tile_f64, CASES_6, double, double, LANES_F64, 1, ROWS, VECTORS)
 DEFINE_TILE(
     TILE_BF16, register_tile_bf16, CASES_4, uint16_t, float, LANES_F32, 2, ROWS_BF16, VECTORS_BF16)
+DEFINE_TILE(
+    TILE_AMX, register_tile_amx, CASES_4, uint16_t, float, LANES_F32, 2, ROWS_BF16, VECTORS_BF16)

@@ -16,7 +16,10 @@
  *
  * Chains (docs/numerics.md, "Dot product"): bf16: per pair of inputs, first the odd one, then the
  * even one, each one fused multiply-add in f32, denormal factors and results taken as zero
- * (vdpbf16ps). f32, f64: ascending fused multiply-adds. */
+ * (vdpbf16ps). f32, f64: ascending fused multiply-adds. bf16 has a second dot product, amx, for
+ * linear layers (TDPBF16PS): of every 32 inputs, counted from the first of the call, one chain over
+ * the even ones from +0 and one over the odd ones; the sum of the two is added to the accumulator;
+ * denormals are taken as zero in every operation. */
 #ifndef CHOIR_KERNELS_H
 #define CHOIR_KERNELS_H
 
@@ -37,8 +40,15 @@ typedef enum tile_mode {
     TILE_ADD    /* c = c + (chain from +0), one plain addition: the next leaf of a sum */
 } tile_mode_t;
 
+/* --dot: how linear layers sum products of bf16. Every CPU can compute both. */
+typedef enum dot {
+    DOT_CHAIN, /* pair after pair, as vdpbf16ps */
+    DOT_AMX,   /* 32 inputs at a time, as TDPBF16PS */
+    DOT_AUTO   /* amx where every rank has AMX, else chain */
+} dot_t;
+
 typedef struct kernels {
-    const char *isa; /* "scalar", "avx2", "avx512", "avx512_bf16" */
+    const char *isa; /* "scalar", "avx2", "avx512", "avx512_bf16", "amx" */
     dtype_t mode;
     size_t element_bytes, accumulator_bytes;
 
@@ -48,6 +58,10 @@ typedef struct kernels {
      * c: [rows, width] accumulator, c_stride apart */
     void (*tile)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,
         void *c, size_t c_stride, tile_mode_t mode);
+    /* The same by the dot product amx; mode bf16 only, NULL otherwise. A chain may be continued
+     * where its inputs so far are a multiple of 32. */
+    void (*tile_amx)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+        size_t k, void *c, size_t c_stride, tile_mode_t mode);
 
     /* y = R(c + bias); R rounds to the mode once. bias: [width] element or NULL (then nothing is
      * added). y: [rows, width] element, y_stride apart */
@@ -114,13 +128,13 @@ typedef struct kernels {
 } kernels_t;
 
 /* Instruction sets in ascending order. */
-typedef enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISA_COUNT } isa_t;
+typedef enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISA_AMX, ISA_COUNT } isa_t;
 
 const char *isa_name(isa_t isa);
-/* The widest this CPU has. */
+/* The widest this CPU and its operating system have. Asks for the use of AMX, once a process. */
 isa_t isa_detect(void);
-/* What CHOIR_ISA (scalar, avx2, avx512, avx512_bf16) allows on this CPU; isa_detect() when it is
- * not set. FAIL_USAGE for an unknown name or one that the CPU lacks. */
+/* What CHOIR_ISA (scalar, avx2, avx512, avx512_bf16, amx) allows on this CPU; isa_detect() when it
+ * is not set. FAIL_USAGE for an unknown name or one that the CPU lacks. */
 int isa_choose(isa_t *isa, fail_t *fail);
 
 /* Fills the table of a mode on an instruction set that the CPU has. mode: DTYPE_BF16, DTYPE_F32 or
@@ -184,12 +198,19 @@ void panel_pack_input(
 /* Swaps the two inputs of every pair of a bf16 row. x: [n], n even */
 void row_swap_pairs(size_t n, uint16_t *x);
 
-/* y accumulators = x W^T of one panel for a batch of rows in two classes: rows [0, n_lone) sum in
- * leaves of leaf_lone inputs, rows [n_lone, n_rows) in leaves of leaf_rows; leaves are added left
- * to right. One pass over the panel. x: [n_rows, columns] element, row-major, x_stride apart
- * (padding inputs zero); c: [n_rows, KERNEL_PANEL] accumulator. The larger leaf is a multiple of
- * the smaller. */
-void matrix_panel_product(const kernels_t *kernels, const matrix_t *matrix, size_t p, size_t n_rows,
-    size_t n_lone, size_t leaf_lone, size_t leaf_rows, const void *x, size_t x_stride, void *c);
+/* y accumulators = x W^T of n_panels panels from p on, for a batch of rows in two classes: rows
+ * [0, n_lone) sum in leaves of leaf_lone inputs, rows [n_lone, n_rows) in leaves of leaf_rows;
+ * leaves are added left to right. A leaf of MATRIX_ONE_LEAF is the whole row. One pass over the
+ * panels. dot: DOT_AMX in mode bf16 only. x: [n_rows, columns] element, row-major, x_stride apart
+ * (padding inputs zero); c: [n_panels][n_rows, KERNEL_PANEL] accumulator. The larger leaf is a
+ * multiple of the smaller. */
+#define MATRIX_ONE_LEAF SIZE_MAX
+#define MATRIX_MAX_PANELS 8
+void matrix_product(const kernels_t *kernels, dot_t dot, const matrix_t *matrix, size_t p,
+    size_t n_panels, size_t n_rows, size_t n_lone, size_t leaf_lone, size_t leaf_rows,
+    const void *x, size_t x_stride, void *c);
+
+/* Panels that many rows are best multiplied with at once. */
+size_t matrix_panels_together(dot_t dot);
 
 #endif

@@ -8,6 +8,8 @@
  * enough for a panel's part (64 outputs x 1,024 inputs in bf16: 128 KiB) to stay in a second-level
  * cache while all rows pass. */
 #define BLOCK_INPUTS 1024
+#define BLOCK_INPUTS_AMX 512
+#define MANY_ROWS 32
 
 size_t matrix_panel_bytes(dtype_t mode, size_t rows, size_t columns)
 {
@@ -120,26 +122,70 @@ void row_swap_pairs(size_t n, uint16_t *x)
     }
 }
 
-void matrix_panel_product(const kernels_t *kernels, const matrix_t *matrix, size_t p, size_t n_rows,
-    size_t n_lone, size_t leaf_lone, size_t leaf_rows, const void *x, size_t x_stride, void *c)
+/* What matrix_product is called with. */
+typedef struct call {
+    const kernels_t *kernels;
+    dot_t dot;
+    const matrix_t *matrix;
+    size_t n_rows, n_lone, leaf_lone, leaf_rows;
+    const char *x;
+    size_t x_stride, inputs;
+} call_t;
+
+/* Rows of one class over inputs [k0, k0 + block) of a panel. */
+static void multiply_rows(const call_t *y, size_t p, size_t k0, size_t block, size_t first_row,
+    size_t rows, size_t leaf, char *c)
 {
-    size_t width = matrix_panel_width(matrix, p);
-    size_t inputs = kernel_padded_inputs(kernels->mode, matrix->columns);
-    size_t element = kernels->element_bytes;
-    for (size_t k0 = 0; k0 < inputs; k0 += BLOCK_INPUTS) {
-        size_t block = size_min(BLOCK_INPUTS, inputs - k0);
-        for (int lone = 1; lone >= 0; lone--) {
-            size_t first = lone ? 0 : n_lone;
-            size_t rows = lone ? n_lone : n_rows - n_lone;
-            size_t leaf = lone ? leaf_lone : leaf_rows;
-            if (rows == 0)
-                continue;
-            const char *from = (const char *)x + (first * x_stride + k0) * element;
-            char *to = (char *)c + first * KERNEL_PANEL * kernels->accumulator_bytes;
-            for (size_t k = 0; k < block; k += leaf)
-                kernels->tile(rows, from + k * element, x_stride,
-                    matrix_panel(matrix, kernels->mode, p, k0 + k), width,
-                    size_min(leaf, block - k), to, KERNEL_PANEL, k0 + k == 0 ? TILE_SET : TILE_ADD);
-        }
+    const kernels_t *kernels = y->kernels;
+    size_t width = matrix_panel_width(y->matrix, p), element = kernels->element_bytes;
+    const char *x = y->x + first_row * y->x_stride * element;
+    for (size_t k = 0; k < block; k += size_min(leaf, block)) {
+        size_t n = size_min(leaf, block - k);
+        const void *panel = matrix_panel(y->matrix, kernels->mode, p, k0 + k);
+        tile_mode_t mode = k0 + k == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
+        (y->dot == DOT_AMX ? kernels->tile_amx : kernels->tile)(rows, x + (k0 + k) * element,
+            y->x_stride, panel, width, n, c + first_row * KERNEL_PANEL * kernels->accumulator_bytes,
+            KERNEL_PANEL, mode);
     }
+}
+
+/* One panel's part of a block of inputs. */
+static void multiply_block(const call_t *y, size_t p, size_t k0, size_t block, char *c)
+{
+    if (y->n_lone > 0)
+        multiply_rows(y, p, k0, block, 0, y->n_lone, y->leaf_lone, c);
+    if (y->n_lone < y->n_rows)
+        multiply_rows(y, p, k0, block, y->n_lone, y->n_rows - y->n_lone, y->leaf_rows, c);
+}
+
+size_t matrix_panels_together(dot_t dot)
+{
+    /* The tile instructions are so fast that rows which come from beyond the second-level cache for
+     * every panel would hold them up; a block of rows serves so many panels. */
+    return dot == DOT_AMX ? 4 : 1;
+}
+
+void matrix_product(const kernels_t *kernels, dot_t dot, const matrix_t *matrix, size_t p,
+    size_t n_panels, size_t n_rows, size_t n_lone, size_t leaf_lone, size_t leaf_rows,
+    const void *x, size_t x_stride, void *c)
+{
+    const call_t y = {.kernels = kernels,
+        .dot = dot,
+        .matrix = matrix,
+        .n_rows = n_rows,
+        .n_lone = leaf_lone == leaf_rows ? 0 : n_lone, /* else one class */
+        .leaf_lone = leaf_lone,
+        .leaf_rows = leaf_rows,
+        .x = x,
+        .x_stride = x_stride,
+        .inputs = kernel_padded_inputs(kernels->mode, matrix->columns)};
+    size_t panel_bytes = n_rows * KERNEL_PANEL * kernels->accumulator_bytes;
+    /* A few rows: panel after panel, as they lie in memory. */
+    size_t together = n_rows < MANY_ROWS ? 1 : n_panels;
+    size_t block = dot == DOT_AMX && n_rows >= MANY_ROWS ? BLOCK_INPUTS_AMX : BLOCK_INPUTS;
+    for (size_t first = 0; first < n_panels; first += together)
+        for (size_t k0 = 0; k0 < y.inputs; k0 += block)
+            for (size_t i = first; i < first + together; i++)
+                multiply_block(
+                    &y, p + i, k0, size_min(block, y.inputs - k0), (char *)c + i * panel_bytes);
 }

@@ -1,5 +1,7 @@
 #include "engine/kernels/roof.h"
 
+#include "engine/kernels/roof_internal.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -8,13 +10,17 @@
 
 typedef uint64_t wide_t __attribute__((vector_size(64)));
 
-uint64_t roof_read(const void *data, size_t bytes)
+#if defined(__x86_64__)
+__attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+uint64_t
+roof_read(const void *data, size_t bytes)
 {
     const wide_t *at = data;
     wide_t sums[4] = {{0}};
     for (size_t i = 0; i < bytes / sizeof(wide_t); i += 4)
         for (size_t j = 0; j < 4; j++) {
-            __builtin_prefetch((const char *)(at + i + j) + 4096);
+            __builtin_prefetch((const char *)(at + i + j) + 1024);
             sums[j] += at[i + j];
         }
     wide_t sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
@@ -61,6 +67,8 @@ double roof_multiply(isa_t isa, dtype_t mode, uint64_t steps, double *flop)
 {
     uint64_t per_step = 0;
     double value = 0;
+    if (isa >= ISA_AMX && mode == DTYPE_BF16)
+        return roof_tiles_bf16(steps, flop);
     steps = (steps + 23) / 24 * 24;
     if (isa == ISA_AVX512_BF16 && mode == DTYPE_BF16) {
         per_step = 64;

@@ -18,4 +18,8 @@ uint64_t roof_read(const void *data, size_t bytes);
  * them. 0 FLOP for scalar. */
 double roof_multiply(isa_t isa, dtype_t mode, uint64_t steps, double *flop);
 
+/* The same with dot products of 8-bit integers, for comparison: AMX where isa says so, else
+ * AVX512-VNNI. *operations counts a multiply-add as 2, and is 0 where the CPU has neither. */
+double roof_multiply_int8(isa_t isa, uint64_t steps, double *operations);
+
 #endif

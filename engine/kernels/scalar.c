@@ -33,6 +33,33 @@ void tile_scalar_bf16(size_t rows, const void *a, size_t a_stride, const void *b
     }
 }
 
+/* TDPBF16PS: up to 32 inputs; denormals are zero everywhere. */
+static float step_amx(const uint16_t *x, const uint16_t *w, size_t width, size_t k, float sum)
+{
+    float even = 0, odd = 0;
+    for (size_t i = 0; i < k; i += 2, w += 2 * width) {
+        even = step_bf16(x[i], w[0], even);
+        odd = step_bf16(x[i + 1], w[1], odd);
+    }
+    return flush(flush(sum) + flush(even + odd));
+}
+
+void tile_scalar_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const uint16_t *x = (const uint16_t *)a + r * a_stride;
+        float *out = (float *)c + r * c_stride;
+        for (size_t j = 0; j < width; j++) {
+            float sum = mode == TILE_CHAIN ? out[j] : 0.0f;
+            for (size_t i = 0; i < k; i += 32)
+                sum = step_amx(x + i, (const uint16_t *)b + i * width + 2 * j, width,
+                    k - i < 32 ? k - i : 32, sum);
+            out[j] = mode == TILE_ADD ? out[j] + sum : sum;
+        }
+    }
+}
+
 void tile_scalar_f32(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {

@@ -35,11 +35,14 @@ static int differs(const self_test_t *t, size_t bytes, const char *kernel, fail_
     return fail_set(fail, FAIL_INTERNAL,
         "self-test: kernel %s of %s in %s does not equal scalar; set CHOIR_ISA to a lower "
         "instruction set "
-        "(scalar, avx2, avx512)",
+        "(scalar, avx2, avx512, avx512_bf16)",
         kernel, t->tested->isa, dtype_name(t->tested->mode));
 }
 
-static int test_tile(self_test_t *t, fail_t *fail)
+typedef void (*tile_fn)(
+    size_t, const void *, size_t, const void *, size_t, size_t, void *, size_t, tile_mode_t);
+
+static int test_tile(self_test_t *t, const char *name, tile_fn tile, tile_fn scalar, fail_t *fail)
 {
     const kernels_t *k = t->tested;
     dtype_t accumulator = k->accumulator_bytes == 8 ? DTYPE_F64 : DTYPE_F32;
@@ -49,11 +52,11 @@ static int test_tile(self_test_t *t, fail_t *fail)
     for (int mode = TILE_SET; mode <= TILE_ADD; mode++) {
         fill(accumulator, 3, t->expected, n);
         fill(accumulator, 3, t->got, n);
-        t->scalar.tile(ROWS, t->a, ROW_ELEMENTS, t->b, KERNEL_PANEL, INPUTS, t->expected,
-            KERNEL_PANEL, (tile_mode_t)mode);
-        k->tile(ROWS, t->a, ROW_ELEMENTS, t->b, KERNEL_PANEL, INPUTS, t->got, KERNEL_PANEL,
+        scalar(ROWS, t->a, ROW_ELEMENTS, t->b, KERNEL_PANEL, INPUTS, t->expected, KERNEL_PANEL,
             (tile_mode_t)mode);
-        if (differs(t, n * k->accumulator_bytes, "tile", fail) != 0)
+        tile(ROWS, t->a, ROW_ELEMENTS, t->b, KERNEL_PANEL, INPUTS, t->got, KERNEL_PANEL,
+            (tile_mode_t)mode);
+        if (differs(t, n * k->accumulator_bytes, name, fail) != 0)
             return fail->status;
     }
     return 0;
@@ -93,7 +96,10 @@ int kernels_self_test(const kernels_t *kernels, fail_t *fail)
         return fail->status;
     test->tested = kernels;
     kernels_get(&test->scalar, ISA_SCALAR, kernels->mode);
-    if (test_tile(test, fail) == 0)
+    test_tile(test, "tile", kernels->tile, test->scalar.tile, fail);
+    if (kernels->mode == DTYPE_BF16 && fail->status == 0)
+        test_tile(test, "tile_amx", kernels->tile_amx, test->scalar.tile_amx, fail);
+    if (fail->status == 0)
         test_rows(test, fail);
     memory_free(test, sizeof *test);
     return fail->status;

@@ -19,5 +19,10 @@ DECLARE_TILE(tile_avx512_bf16_by_fma);
 DECLARE_TILE(tile_avx512_f32);
 DECLARE_TILE(tile_avx512_f64);
 DECLARE_TILE(tile_avx512_bf16);
+/* By the dot product amx. */
+DECLARE_TILE(tile_scalar_amx);
+DECLARE_TILE(tile_avx2_amx);
+DECLARE_TILE(tile_avx512_amx);
+DECLARE_TILE(tile_amx);
 
 #endif

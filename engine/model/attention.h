@@ -22,6 +22,7 @@
 typedef struct attention_unit {
     const kernels_t *kernels;
     order_t order;
+    dot_t dot;          /* of sdpa's products of 4 queries or more */
     size_t total_heads; /* query heads of the whole model: the reference's small products depend on
                            it */
     size_t head_dim;

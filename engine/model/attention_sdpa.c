@@ -86,6 +86,12 @@ static size_t keys_kept(const attention_unit_t *u, const block_t *b, size_t row)
     return seen <= b->first_key ? 0 : size_min(seen - b->first_key, b->n_keys);
 }
 
+/* The dot product amx, whose two chains do not mind that pairs lie swapped. */
+static bool by_amx(const attention_unit_t *u, const block_t *b)
+{
+    return u->dot == DOT_AMX && b->n_queries >= 4;
+}
+
 static void compute_scores(
     const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows)
 {
@@ -97,8 +103,8 @@ static void compute_scores(
     for (size_t key = 0; key < b->end; key += KV_BLOCK) {
         const void *panel = k_panel(u, b->first_key + key);
         if (chain) {
-            u->kernels->tile(rows, s->q, u->head_dim, panel, KV_BLOCK, u->head_dim, s->scores + key,
-                KEY_BLOCK, TILE_SET);
+            (by_amx(u, b) ? u->kernels->tile_amx : u->kernels->tile)(rows, s->q, u->head_dim, panel,
+                KV_BLOCK, u->head_dim, s->scores + key, KEY_BLOCK, TILE_SET);
             continue;
         }
         for (size_t r = 0; r < rows; r++) {
@@ -142,7 +148,7 @@ static void chain(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b
     for (size_t key = begin; key < end;) {
         size_t next = size_min((key / KV_BLOCK + 1) * KV_BLOCK, size_round_up(end, 2));
         const char *panel = v_panel(u, b->first_key + key, first_output);
-        u->kernels->tile(rows, s->weights + key, KEY_BLOCK,
+        (by_amx(u, b) ? u->kernels->tile_amx : u->kernels->tile)(rows, s->weights + key, KEY_BLOCK,
             panel + key % KV_BLOCK * width * sizeof(uint16_t), width, next - key, to, KERNEL_PANEL,
             key == begin && !go_on ? TILE_SET : TILE_CHAIN);
         key = next;
@@ -210,7 +216,7 @@ static void compute_outputs(
     for (size_t first = 0; first < u->head_dim; first += KERNEL_PANEL) {
         size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(u->head_dim) - first);
         float *out = s->out + first * rows;
-        if (b->n_queries >= 4)
+        if (b->n_queries >= 4 && !by_amx(u, b))
             add_leaves(u, s, b, rows, first, width, out);
         else if (b->n_queries > 1)
             chain(u, s, b, rows, 0, b->end, first, width, b->first_key != 0, out);

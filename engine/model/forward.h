@@ -24,6 +24,7 @@ typedef struct forward forward_t;
 typedef struct forward_options {
     order_t order;
     attention_t attention;
+    dot_t dot;          /* of linear layers and sdpa; not DOT_AUTO; DOT_CHAIN except in mode bf16 */
     size_t max_rows;    /* tokens of one step */
     size_t max_logits;  /* rows of logits of one step */
     size_t max_context; /* keys of one sequence */
@@ -80,9 +81,10 @@ int forward_set_tap(forward_t *forward, const tap_t *tap, fail_t *fail);
  */
 const void *forward_logits(const forward_t *forward, size_t i);
 
-/* Where the time of the steps went so far, on this rank, in nanoseconds of thread 0. */
+/* Where the time of the steps went so far, on this rank, in nanoseconds of thread 0. Waiting is for
+ * the rank's other threads; what a gather waits for other ranks is part of the exchange. */
 typedef struct forward_times {
-    uint64_t matrix_ns, attention_ns, elementwise_ns, exchange_ns;
+    uint64_t matrix_ns, attention_ns, elementwise_ns, exchange_ns, waiting_ns;
 } forward_times_t;
 forward_times_t forward_times(const forward_t *forward);
 

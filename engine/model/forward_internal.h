@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "engine/model/forward.h"
+#include "engine/model/tap.h"
 
 /* Activations that all ranks see whole. The residual stream alternates between two of them, so that
  * no rank writes what another still reads (comm.h). */
@@ -12,7 +13,7 @@ typedef enum shared { SHARED_X, SHARED_X_MID, SHARED_ATTENTION, SHARED_MLP, SHAR
 
 /* What a thread owns. */
 typedef struct thread_scratch {
-    char *products[2]; /* [max_rows, KERNEL_PANEL] accumulator; the second for up_proj */
+    char *products[2]; /* panels of [rows, KERNEL_PANEL] accumulator; the second for up_proj */
     char *shown;       /* the same, once a tap was set: products as rounded, to look at */
     char *attention;
     size_t product_bytes, attention_bytes;
@@ -97,5 +98,34 @@ static inline char *shared_row(const forward_t *f, shared_t which, size_t row)
 {
     return f->data[which] + row * f->strides[which] * element(f);
 }
+
+/* One of the two projections back into the residual stream. */
+typedef struct residual {
+    const matrix_t *matrix;
+    shared_t input, from, to; /* to = from + matrix input */
+    component_t product, sum; /* what the product and the new residual stream are called */
+    size_t layer;
+} residual_t;
+
+/* ---- Phases of a step: each runs on all threads
+ * ----------------------------------------------------------------------------------- */
+
+/* Thread 0 books the time since the last mark to one kind of work. */
+void forward_book(forward_t *f, size_t thread, uint64_t *kind);
+/* Ends a phase: books its time, and the waiting. */
+void forward_barrier(forward_t *f, size_t thread, uint64_t *kind);
+/* Ends a phase in which every rank wrote its slice of a component into a shared activation. */
+void forward_gather(forward_t *f, size_t thread, shared_t which, component_t component,
+    size_t layer, uint64_t *kind);
+
+/* forward_linear.c: products with the matrices of layer `index`. */
+void forward_project_qkv(forward_t *f, size_t thread, size_t index);
+void forward_project_back(forward_t *f, size_t thread, const residual_t *r);
+void forward_mlp(forward_t *f, size_t thread, size_t index);
+/* Final norm and lm_head of the rows that logits are wanted of. */
+void forward_compute_logits(forward_t *f, size_t thread);
+
+/* forward_attend.c: units of attention are dealt out as threads become free. */
+void forward_attend(forward_t *f, size_t thread, size_t layer);
 
 #endif

@@ -5,11 +5,14 @@
 #include "engine/model/attention.h"
 #include "engine/model/forward_internal.h"
 
-/* Elements between rows: padded so that an odd number of inputs has its zero, and rows stay 32-byte
- * aligned. */
+/* Elements between rows: an odd number of cache lines, so that rows do not all meet in the same few
+ * sets of a cache; an odd number of inputs has its zero there. */
 static size_t shared_stride(const model_t *m, shared_t which)
 {
-    return size_round_up(shared_width(m, which), 16);
+    enum { LINE_BYTES = 64 };
+    size_t bytes = shared_width(m, which) * m->kernels.element_bytes;
+    size_t lines = size_round_up(bytes, LINE_BYTES) / LINE_BYTES;
+    return (lines | 1) * LINE_BYTES / m->kernels.element_bytes;
 }
 
 static void size_scratch(forward_t *f)
@@ -27,7 +30,8 @@ static void size_scratch(forward_t *f)
 
 static size_t product_bytes(const forward_options_t *o, const model_t *m)
 {
-    return size_max(o->max_rows, o->max_logits) * KERNEL_PANEL * m->kernels.accumulator_bytes;
+    return size_max(o->max_rows, o->max_logits) * KERNEL_PANEL * m->kernels.accumulator_bytes *
+           matrix_panels_together(o->dot);
 }
 
 static size_t attention_bytes(const forward_options_t *o, const model_t *m)

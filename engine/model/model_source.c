@@ -3,6 +3,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/kernels/kernels.h"
+#include "sharding/store.h"
+
 static int checkpoint_check(
     void *context, const model_part_t *part, dtype_t mode, int *converted, fail_t *fail)
 {
@@ -11,6 +14,11 @@ static int checkpoint_check(
         0)
         return fail->status;
     *converted = tensor->dtype != mode;
+    /* Loading reads matrices panel by panel, and vectors at once. */
+    store_t *store = checkpoint_store(context);
+    if (store != NULL && store_is_shared(store) && part->col_begin < part->col_end)
+        checkpoint_want(context, tensor, part->row_begin, part->row_end,
+            part->shape_columns == 0 ? part->shape_rows : KERNEL_PANEL);
     return 0;
 }
 

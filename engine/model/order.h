@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "engine/base/dtype.h"
+#include "engine/kernels/kernels.h"
 
 /* --order */
 typedef enum order {
@@ -30,11 +31,14 @@ typedef enum attention {
 #define ORDER_WIDE_KEY_LEAF 64
 
 /* Inputs of one leaf of a linear layer's sum over `inputs` inputs. lone: the row is alone in its
- * call. */
-static inline size_t order_linear_leaf(order_t order, dtype_t mode, size_t inputs, bool lone)
+ * call. The dot product amx runs through the whole row in every order. */
+static inline size_t order_linear_leaf(
+    order_t order, dot_t dot, dtype_t mode, size_t inputs, bool lone)
 {
     if (mode != DTYPE_BF16)
         return ORDER_WIDE_LEAF;
+    if (dot == DOT_AMX)
+        return MATRIX_ONE_LEAF;
     if (lone && order == ORDER_TORCH)
         return 512;
     return inputs <= 1024 ? 512 : 1024;

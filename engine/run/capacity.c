@@ -46,9 +46,9 @@ int capacity_check(const capacity_t *capacity, size_t cache_tokens, size_t scrat
     return fail_set(fail, FAIL_MEMORY,
         "memory: %zu rank%s of this machine need%s %.2f GiB (each %.2f for weights, %.2f for the "
         "KV "
-        "cache of %zu tokens, %.2f for buffers), and %.2f GiB are free; fewer --kv-tokens or more "
-        "machines would help",
+        "cache of %zu tokens, %.2f for buffers), and %.2f GiB are free; %s would help",
         n_ranks, n_ranks == 1 ? "" : "s", n_ranks == 1 ? "s" : "",
         (double)needed * (double)n_ranks / GIB, (double)capacity->weight_bytes / GIB,
-        (double)cache_bytes / GIB, cache_tokens, (double)scratch_bytes / GIB, available / GIB);
+        (double)cache_bytes / GIB, cache_tokens, (double)scratch_bytes / GIB, available / GIB,
+        capacity->advice != NULL ? capacity->advice : "fewer --kv-tokens or more machines");
 }

@@ -15,8 +15,10 @@
 #include "engine/model/kv_cache.h"
 #include "engine/model/model.h"
 #include "engine/run/capacity.h"
+#include "engine/run/engine_internal.h"
 #include "engine/run/scheduler.h"
 #include "engine/run/step.h"
+#include "engine/run/store_loading.h"
 
 #define DEFAULT_PREFILL_CHUNK 512
 #define DEFAULT_MAX_BATCH 64
@@ -50,7 +52,8 @@ struct engine {
 static uint64_t options_digest(const engine_options_t *options)
 {
     const uint64_t values[] = {(uint64_t)options->mode, (uint64_t)options->order,
-        (uint64_t)options->attention, (uint64_t)options->combine, options->kv_tokens,
+        (uint64_t)options->attention, (uint64_t)options->dot, (uint64_t)options->combine,
+        options->kv_tokens, options->random_config != NULL, options->n_layers,
         options->prefill_chunk, options->max_batch, options->max_logits_rows};
     uint64_t digest = 0;
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
@@ -67,7 +70,19 @@ static int agree_on_inputs(engine_t *e, const checkpoint_t *checkpoint, fail_t *
         return fail->status;
     if (comm_agree_same(e->comm, config_digest(&e->config), "config.json", fail) != 0)
         return fail->status;
+    if (checkpoint == NULL)
+        return 0;
     return comm_agree_same(e->comm, checkpoint_digest(checkpoint), "list of tensors", fail);
+}
+
+dot_t engine_choose_dot(comm_t *comm, dot_t wish, dtype_t mode)
+{
+    int64_t everywhere = comm_min(comm, isa_detect() >= ISA_AMX);
+    if (mode != DTYPE_BF16)
+        return DOT_CHAIN;
+    if (wish != DOT_AUTO)
+        return wish;
+    return everywhere ? DOT_AMX : DOT_CHAIN;
 }
 
 /* Collective. Instruction set and threads. */
@@ -81,6 +96,7 @@ static int open_compute(engine_t *e, fail_t *fail)
     if (comm_agree(e->comm, fail) != 0)
         return fail->status;
     e->isa = (isa_t)comm_min(e->comm, (int64_t)e->isa);
+    e->options.dot = engine_choose_dot(e->comm, e->options.dot, e->options.mode);
     kernels_get(&kernels, e->isa, e->options.mode);
     kernels_self_test(&kernels, fail);
     e->threads =
@@ -88,7 +104,7 @@ static int open_compute(engine_t *e, fail_t *fail)
     comm_set_threads(e->comm, e->threads);
     team_open(&e->team, e->threads, comm_oversubscribed(e->comm), fail);
     char advice[512];
-    topology_advice(&topology, e->threads, (size_t)comm_node_size(e->comm), advice, sizeof advice);
+    topology_advice(&topology, e->threads, (size_t)comm_host_ranks(e->comm), advice, sizeof advice);
     if (advice[0] != 0)
         log_write(LOG_WARN, "%s", advice);
     return comm_agree(e->comm, fail);
@@ -110,6 +126,7 @@ static forward_options_t forward_options(const engine_t *e)
 {
     return (forward_options_t){.order = e->options.order,
         .attention = forward_attention(&e->config, e->options.order, e->options.attention),
+        .dot = e->options.dot,
         .max_rows = scheduler_max_rows(&e->limits),
         .max_logits = scheduler_max_logits(&e->limits),
         .max_context = e->limits.max_context};
@@ -119,7 +136,8 @@ static forward_options_t forward_options(const engine_t *e)
 static int plan_memory(engine_t *e, fail_t *fail)
 {
     plan_model_t sizes = config_plan_model(&e->config, e->options.mode);
-    size_t rank = (size_t)comm_rank(e->comm), node_ranks = (size_t)comm_node_size(e->comm);
+    /* Replicas of one machine share its memory. */
+    size_t rank = (size_t)comm_rank(e->comm), node_ranks = (size_t)comm_host_ranks(e->comm);
     /* As much of a model as the size functions need. */
     model_t shape = {.config = e->config, .rank = rank, .mode = e->options.mode};
     kernels_get(&shape.kernels, e->isa, e->options.mode);
@@ -133,6 +151,7 @@ static int plan_memory(engine_t *e, fail_t *fail)
         .weight_bytes = model_bytes(&shape.plan, rank, e->options.mode, 0),
         .cache_bytes_per_token = plan_kv_bytes_per_token(&shape.plan, rank),
         .available_bytes = memory_available_bytes() / node_ranks,
+        .advice = e->options.random_config != NULL ? "fewer --layers or more machines" : NULL,
     };
     size_t tokens = e->options.kv_tokens;
     if (tokens == 0)
@@ -144,7 +163,11 @@ static int plan_memory(engine_t *e, fail_t *fail)
         .max_batch = e->options.max_batch,
         .prefill_chunk = e->options.prefill_chunk,
         .max_prompt_logits = e->options.max_logits_rows,
-        .max_context = size_min(tokens, positions)};
+        .max_context = size_min(tokens, positions),
+        .reuse_prefixes = !e->options.no_prefix_reuse,
+        .mode = e->options.mode,
+        .order = e->options.order,
+        .attention = forward_attention(&e->config, e->options.order, e->options.attention)};
     capacity.weight_bytes = model_bytes(&shape.plan, rank, e->options.mode, e->limits.max_context);
     forward_options_t forward = forward_options(e);
     size_t scratch = forward_bytes(&shape, &forward, e->threads, comm_size(e->comm)) +
@@ -166,15 +189,25 @@ static int load_weights(engine_t *e, checkpoint_t *checkpoint, fail_t *fail)
         .max_positions = e->limits.max_context,
         .progress = coordinates ? e->options.progress : NULL,
         .progress_context = e->options.progress_context};
-    model_source_t source = model_source_checkpoint(checkpoint);
+    static const uint64_t seed = 1;
+    model_source_t source =
+        checkpoint != NULL ? model_source_checkpoint(checkpoint) : model_source_random(&seed);
+    if (checkpoint == NULL)
+        log_write(LOG_INFO, "filling %zu layers with random weights", e->config.num_hidden_layers);
+    store_loading_t loading;
+    if (store_loading_open(&loading, e->comm, checkpoint, e->options.stage, fail) != 0)
+        return fail->status;
     uint64_t begin = clock_ns();
     model_load(&e->model, &e->config, &source, &options, e->team, fail);
     e->load_ns = clock_ns() - begin;
-    e->bytes_read = checkpoint_bytes_read(checkpoint);
+    store_loading_leave(&loading);
+    e->bytes_read = checkpoint != NULL ? checkpoint_bytes_read(checkpoint) : 0;
     if (fail->status == 0 && e->model.n_converted > 0)
         log_write(LOG_INFO, "%zu tensors are stored in another type and were converted to %s",
             e->model.n_converted, dtype_name(e->options.mode));
-    return comm_agree(e->comm, fail);
+    comm_agree(e->comm, fail);
+    store_loading_close(&loading);
+    return fail->status;
 }
 
 /* Collective. */
@@ -200,12 +233,29 @@ static int open_run(engine_t *e, fail_t *fail)
         &e->step, e->comm, e->team, e->forward, &e->model, &e->limits, &e->interrupted, fail);
 }
 
+static int load_config(engine_t *e, fail_t *fail)
+{
+    config_t *c = &e->config;
+    size_t n_layers = e->options.n_layers;
+    if (e->options.random_config != NULL)
+        config_load_file(c, e->options.random_config, fail);
+    else
+        config_load(c, e->options.model_dir, fail);
+    if (fail->status != 0 || n_layers == 0)
+        return fail->status;
+    if (n_layers > c->num_hidden_layers)
+        return fail_set(fail, FAIL_USAGE, "layers: expected at most the model's %zu, found %zu",
+            c->num_hidden_layers, n_layers);
+    c->num_hidden_layers = n_layers;
+    c->max_window_layers = size_min(c->max_window_layers, n_layers);
+    return 0;
+}
+
 /* Collective. */
 static int open_model(engine_t *e, fail_t *fail)
 {
     checkpoint_t *checkpoint = NULL;
-    config_load(&e->config, e->options.model_dir, fail);
-    if (fail->status == 0)
+    if (load_config(e, fail) == 0 && e->options.random_config == NULL)
         checkpoint_open(&checkpoint, e->options.model_dir, fail);
     if (agree_on_inputs(e, checkpoint, fail) == 0 && open_compute(e, fail) == 0 &&
         plan_memory(e, fail) == 0)
@@ -236,7 +286,10 @@ int engine_open(engine_t **out, comm_t *comm, const engine_options_t *options, f
         engine_close(e);
         return fail->status;
     }
-    e->options.model_dir = NULL; /* borrowed until here only */
+    /* Borrowed until here only. */
+    e->options.model_dir = NULL;
+    e->options.stage = NULL;
+    e->options.random_config = NULL;
     e->serving = true;
     *out = e;
     return 0;
@@ -274,6 +327,10 @@ engine_info_t engine_info(const engine_t *e)
         .config = &e->config,
         .plan = &e->model.plan,
         .isa = isa_name(e->isa),
+        .mode = e->options.mode,
+        .attention = forward_attention(&e->config, e->options.order, e->options.attention),
+        .max_batch = e->options.max_batch,
+        .dot = e->options.dot,
         .ranks = (size_t)comm_size(e->comm),
         .threads = e->threads,
         .kv_tokens = e->kv_tokens,
@@ -305,6 +362,7 @@ int engine_submit(engine_t *e, const engine_request_t *request, uint64_t *handle
         .stop_ids = request->stop_ids,
         .n_stop_ids = request->n_stop_ids,
         .want_prompt_logits = request->want_prompt_logits,
+        .first_prompt_logits = request->first_prompt_logits,
         .sampling = request->sampling};
     return scheduler_submit(e->scheduler, &planned, handle, fail);
 }
@@ -317,6 +375,11 @@ void engine_cancel(engine_t *e, uint64_t request)
 void engine_interrupt(engine_t *e)
 {
     atomic_store(&e->interrupted, true);
+}
+
+bool engine_was_interrupted(const engine_t *e)
+{
+    return atomic_load(&e->interrupted);
 }
 
 /* ---- Steps -------------------------------------------------------------------------------------
@@ -341,6 +404,7 @@ static void count_step(engine_t *e, const scheduler_step_t *step, uint64_t ns)
     *(prefill ? &totals->prefill_ns : &totals->decode_ns) += ns;
     *(prefill ? &totals->prefill_tokens : &totals->decode_tokens) += step->n_rows;
     totals->prompt_tokens += step->n_prompt_rows;
+    totals->reused_tokens = scheduler_reused_tokens(e->scheduler);
 }
 
 /* Turns results into events and moves the requests on. */
@@ -356,8 +420,8 @@ static size_t finish_step(engine_t *e, const scheduler_step_t *step)
         }
         if (entry->prompt_logits) {
             event.logits = e->results[i].logits;
-            event.n_logits = entry->n_rows;
-            event.first_logits_position = entry->first_position;
+            event.n_logits = entry->n_rows - entry->first_logits_row;
+            event.first_logits_position = entry->first_position + entry->first_logits_row;
         }
         scheduler_end_t end = scheduler_advance(e->scheduler, entry, event.choice.token);
         event.finish = finish_of(end);
@@ -394,4 +458,17 @@ int engine_serve(engine_t *e, fail_t *fail)
 engine_totals_t engine_totals(const engine_t *e)
 {
     return e->totals;
+}
+
+engine_parts_t engine_parts(engine_t *e)
+{
+    e->serving = false;
+    return (engine_parts_t){.comm = e->comm,
+        .team = e->team,
+        .model = &e->model,
+        .cache = &e->cache,
+        .forward = e->forward,
+        .step = e->step,
+        .isa = e->isa,
+        .limits = e->limits};
 }

@@ -13,6 +13,7 @@
 #include "comm/comm.h"
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
+#include "engine/kernels/kernels.h"
 #include "engine/model/config.h"
 #include "engine/model/order.h"
 #include "engine/run/sampler.h"
@@ -23,15 +24,21 @@ typedef struct engine engine_t;
 typedef void (*engine_progress_fn)(void *context, uint64_t done_bytes, uint64_t total_bytes);
 
 typedef struct engine_options {
-    const char *model_dir; /* as downloaded from the hub */
-    dtype_t mode;          /* DTYPE_BF16, DTYPE_F32, DTYPE_F64 */
+    const char *model_dir; /* as downloaded from the hub, or a shard store */
+    const char *stage;     /* a folder on the node's disk for what is read of a store; NULL: none */
+    /* Not NULL: a config.json whose shape is filled with random weights, in place of model_dir. */
+    const char *random_config;
+    size_t n_layers; /* only the first so many layers; 0: all */
+    dtype_t mode;    /* DTYPE_BF16, DTYPE_F32, DTYPE_F64 */
     order_t order;
     attention_t attention;
+    dot_t dot; /* of bf16 linear layers */
     plan_combine_t combine;
     size_t threads;              /* 0: choose from the binding */
     size_t kv_tokens;            /* 0: choose from max_position_embeddings and memory */
     size_t prefill_chunk;        /* prompt tokens of one step, all sequences together; 0: 512 */
     size_t max_batch;            /* sequences running at once; 0: 64 */
+    bool no_prefix_reuse;        /* compute prompts whole, also where they begin alike */
     size_t max_logits_rows;      /* prompt positions whose logits one step may give; 0: 16 */
     engine_progress_fn progress; /* called on the coordinator while loading; may be NULL */
     void *progress_context;
@@ -42,11 +49,19 @@ typedef struct engine_info {
     const config_t *config;
     const plan_t *plan;
     const char *isa; /* "avx512_bf16" */
+    dtype_t mode;
+    attention_t attention; /* not ATTENTION_AUTO */
+    size_t max_batch;
+    dot_t dot;       /* chosen; DOT_CHAIN except in mode bf16 */
     size_t ranks, threads, kv_tokens, max_context;
     size_t weight_bytes; /* of this rank */
     size_t peak_bytes;   /* of this process: the largest resident set so far */
     uint64_t load_ns, bytes_read;
 } engine_info_t;
+
+/* Collective over comm. What DOT_AUTO stands for: the CPUs decide, whatever CHOIR_ISA says. Groups
+ * whose results must be alike choose together, before they open their engines. */
+dot_t engine_choose_dot(comm_t *comm, dot_t wish, dtype_t mode);
 
 /* Collective. On failure all ranks return the same status and message. */
 int engine_open(engine_t **engine, comm_t *comm, const engine_options_t *options, fail_t *fail);
@@ -68,7 +83,8 @@ typedef struct engine_request {
     const int32_t *stop_ids; /* copied */
     size_t n_stop_ids;
     sampler_params_t sampling;
-    bool want_prompt_logits; /* logits of all prompt positions, as a plain forward gives them */
+    bool want_prompt_logits;    /* logits of prompt positions, as a plain forward gives them */
+    size_t first_prompt_logits; /* the position from which they are wanted; 0: all */
 } engine_request_t;
 
 /* What a step produced for one request. */
@@ -110,9 +126,12 @@ int engine_serve(engine_t *engine, fail_t *fail);
 /* Any rank, from a signal handler too: asks for the run to end; the coordinator's engine_step
  * returns FAIL_INTERRUPTED at the next step boundary on all ranks. */
 void engine_interrupt(engine_t *engine);
+/* Local. Whether this rank was asked to; for ranks that have no step to run. */
+bool engine_was_interrupted(const engine_t *engine);
 
 typedef struct engine_totals {
     size_t prompt_tokens, generated_tokens;
+    size_t reused_tokens; /* of prompts: found in the cache, not counted in prompt_tokens */
     uint64_t prefill_ns, decode_ns;       /* time of steps with prompt rows, and of steps without */
     size_t prefill_tokens, decode_tokens; /* tokens computed in those steps */
 } engine_totals_t;

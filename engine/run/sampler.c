@@ -3,6 +3,7 @@
  *   entry_t   alternatives[]    best by raw logit, for log-probabilities
  *   granule_t score_granules[]  normaliser of the processed scores
  *   granule_t logit_granules[]  normaliser of the raw logits
+ *   uint64_t  digest            of the raw logits, modulo 2^64
  * Every part is a pure function of the rank's rows; candidates of all ranks merge in one total
  * order (score descending, then id), and granules are added up in vocabulary order, so the split
  * does not show. */
@@ -13,6 +14,7 @@
 #include <sleef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
@@ -32,7 +34,7 @@ typedef struct granule {
 } granule_t;
 
 typedef struct layout {
-    size_t n_candidates, n_alternatives, n_score_granules, n_logit_granules;
+    size_t n_candidates, n_alternatives, n_score_granules, n_logit_granules, n_digests;
 } layout_t;
 
 static bool is_greedy(const sampler_params_t *params)
@@ -55,6 +57,7 @@ static layout_t layout_of(const sampler_params_t *params, size_t n_rows)
         .n_alternatives = size_min(n_rows, params->n_logprobs),
         .n_score_granules = normalises_all ? n_granules : 0,
         .n_logit_granules = reports_logprob(params) ? n_granules : 0,
+        .n_digests = params->want_digest ? 1 : 0,
     };
 }
 
@@ -62,13 +65,15 @@ size_t sampler_summary_bytes(const sampler_params_t *params, size_t n_rows)
 {
     layout_t layout = layout_of(params, n_rows);
     return (layout.n_candidates + layout.n_alternatives) * sizeof(entry_t) +
-           (layout.n_score_granules + layout.n_logit_granules) * sizeof(granule_t);
+           (layout.n_score_granules + layout.n_logit_granules) * sizeof(granule_t) +
+           layout.n_digests * sizeof(uint64_t);
 }
 
 typedef struct view {
     layout_t layout;
     entry_t *candidates, *alternatives;
     granule_t *score_granules, *logit_granules;
+    uint64_t *digest;
 } view_t;
 
 static view_t view_of(const sampler_params_t *params, size_t n_rows, void *summary)
@@ -78,6 +83,7 @@ static view_t view_of(const sampler_params_t *params, size_t n_rows, void *summa
     view.alternatives = view.candidates + view.layout.n_candidates;
     view.score_granules = (granule_t *)(view.alternatives + view.layout.n_alternatives);
     view.logit_granules = view.score_granules + view.layout.n_score_granules;
+    view.digest = (uint64_t *)(view.logit_granules + view.layout.n_logit_granules);
     return view;
 }
 
@@ -228,6 +234,18 @@ static granule_t granule_of(const double *values, size_t n, double max)
     return granule;
 }
 
+/* Granules are hashed one by one and added up, so that ranks may own any of them. */
+static uint64_t digest_of(const void *logits, bool is_f64, size_t first_row, size_t n_rows)
+{
+    size_t logit_bytes = is_f64 ? sizeof(double) : sizeof(float);
+    uint64_t digest = 0;
+    for (size_t begin = 0; begin < n_rows; begin += PLAN_VOCAB_GRANULE)
+        digest += XXH3_64bits_withSeed((const char *)logits + begin * logit_bytes,
+            size_min(PLAN_VOCAB_GRANULE, n_rows - begin) * logit_bytes,
+            (first_row + begin) / PLAN_VOCAB_GRANULE);
+    return digest;
+}
+
 /* Offers rows from first_token on to a list ordered by keys, of which max is the largest. */
 static void keep_rows(entry_t *kept, size_t *n_kept, size_t capacity, const rows_t *rows,
     const double *keys, double max, size_t first_token)
@@ -262,6 +280,8 @@ void sampler_summarise(const sampler_params_t *params, const void *logits, bool 
         if (layout->n_logit_granules > 0)
             view.logit_granules[g] = granule_of(rows.logits, rows.n, max_logit);
     }
+    if (layout->n_digests > 0)
+        *view.digest = digest_of(logits, is_f64, first_row, n_rows);
     qsort(view.candidates, n_candidates, sizeof(entry_t), compare_entries);
     qsort(view.alternatives, n_alternatives, sizeof(entry_t), compare_entries);
 }
@@ -450,6 +470,9 @@ static bool pick_gathered(const sampler_params_t *params, const gathered_t *gath
     normaliser_t logits = merge_granules(gathered, false);
     ranking_t alternatives = merge_lists(gathered, LIST_ALTERNATIVES, storage);
     report(params, &picked, &alternatives, &logits, choice);
+    for (size_t r = 0; r < gathered->n_ranks && params->want_digest; r++)
+        if (gathered->n_rows[r] > 0)
+            choice->digest += *gathered->views[r].digest;
     return true;
 }
 

@@ -35,7 +35,8 @@ typedef struct sampler_params {
     uint64_t seed;
     uint64_t request;     /* number of the request in the run's input, not of the slot it got */
     uint8_t want_logprob; /* of the token drawn; n_logprobs > 0 asks for it too */
-    uint8_t reserved[7];
+    uint8_t want_digest;  /* of the raw logits */
+    uint8_t reserved[6];
 } sampler_params_t;
 
 /* FAIL_USAGE naming the parameter, its range and the value. */
@@ -62,7 +63,9 @@ void sampler_summarise(const sampler_params_t *params, const void *logits, bool 
 
 typedef struct sampler_choice {
     int32_t token;
-    double logprob; /* log softmax of the raw logits at temperature 1, before any processing */
+    double logprob;  /* log softmax of the raw logits at temperature 1, before any processing */
+    uint64_t digest; /* when asked for: XXH3 of each PLAN_VOCAB_GRANULE raw logits, seeded with the
+                      * granule's number, added up; the same however the vocabulary is split */
     uint32_t n_top;
     int32_t top_tokens[SAMPLER_MAX_LOGPROBS];
     double top_logprobs[SAMPLER_MAX_LOGPROBS];

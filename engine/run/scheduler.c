@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/size.h"
+#include "engine/run/prefix.h"
 
 /* A request from submission to end. */
 typedef struct sequence {
@@ -12,9 +13,12 @@ typedef struct sequence {
     uint64_t handle;
     size_t n_prompt, max_tokens, n_stop_ids;
     bool want_prompt_logits;
+    size_t first_prompt_logits;
     sampler_params_t sampling;
     size_t slot;
-    size_t n_done;      /* tokens whose rows have run */
+    bool begun;         /* an entry of it has run */
+    size_t n_shared;    /* blocks at its beginning that it shares with earlier sequences */
+    size_t n_done;      /* tokens whose rows have run, or were found in the cache */
     size_t n_generated; /* tokens drawn */
     int32_t last_token; /* the last one drawn */
     int32_t *blocks;    /* [n_blocks] */
@@ -28,8 +32,8 @@ struct scheduler {
     size_t n_waiting, n_running;
     sequence_t **running; /* [max_batch] in order of admission */
     sequence_t **by_slot; /* [max_batch] */
-    int32_t *free_blocks; /* a stack */
-    size_t n_free_blocks;
+    prefix_t *blocks;
+    size_t reused_tokens;
     scheduler_entry_t *entries; /* [max_batch] */
     uint64_t next_handle;
 };
@@ -55,19 +59,15 @@ int scheduler_open(scheduler_t **out, const scheduler_options_t *options, fail_t
         s->running = calloc(options->max_batch, sizeof(sequence_t *));
         s->by_slot = calloc(options->max_batch, sizeof(sequence_t *));
         s->entries = calloc(options->max_batch, sizeof *s->entries);
-        s->free_blocks = calloc(options->n_blocks, sizeof *s->free_blocks);
+        prefix_open(&s->blocks, options->n_blocks, options->block_tokens, fail);
     }
     if (s == NULL || s->running == NULL || s->by_slot == NULL || s->entries == NULL ||
-        s->free_blocks == NULL) {
+        s->blocks == NULL) {
         scheduler_close(s);
         return fail_set(fail, FAIL_MEMORY,
             "scheduler: out of memory for %zu sequences and %zu blocks", options->max_batch,
             options->n_blocks);
     }
-    /* The lowest block is on top. */
-    s->n_free_blocks = options->n_blocks;
-    for (size_t i = 0; i < options->n_blocks; i++)
-        s->free_blocks[i] = (int32_t)(options->n_blocks - 1 - i);
     *out = s;
     return 0;
 }
@@ -91,7 +91,7 @@ void scheduler_close(scheduler_t *s)
     free(s->running);
     free(s->by_slot);
     free(s->entries);
-    free(s->free_blocks);
+    prefix_close(s->blocks);
     free(s);
 }
 
@@ -111,6 +111,10 @@ static int check_request(const scheduler_t *s, const scheduler_request_t *reques
         return fail_set(fail, FAIL_LIMIT,
             "prompt: its %zu tokens leave no room to generate; a sequence may have %zu here",
             request->n_prompt, limit);
+    if (request->want_prompt_logits && request->first_prompt_logits >= request->n_prompt)
+        return fail_set(fail, FAIL_USAGE,
+            "prompt: logits are wanted from position %zu, but it has %zu tokens",
+            request->first_prompt_logits, request->n_prompt);
     return 0;
 }
 
@@ -136,6 +140,7 @@ int scheduler_submit(
     sequence->n_stop_ids = request->n_stop_ids;
     sequence->max_tokens = max_tokens;
     sequence->want_prompt_logits = request->want_prompt_logits;
+    sequence->first_prompt_logits = request->first_prompt_logits;
     sequence->sampling = request->sampling;
     sequence->blocks = blocks;
     sequence->n_blocks = n_blocks;
@@ -156,8 +161,13 @@ int scheduler_submit(
 static void release(scheduler_t *s, size_t index)
 {
     sequence_t *sequence = s->running[index];
-    for (size_t i = sequence->n_blocks; i-- > 0;)
-        s->free_blocks[s->n_free_blocks++] = sequence->blocks[i];
+    for (size_t i = sequence->n_blocks; i-- > 0;) {
+        int32_t block = sequence->blocks[i];
+        /* Those that wait for a block that will not come compute it themselves. */
+        if (prefix_owner(s->blocks, block) == sequence->handle)
+            prefix_set_owner(s->blocks, block, PREFIX_NOBODY);
+        prefix_release(s->blocks, block);
+    }
     s->by_slot[sequence->slot] = NULL;
     s->n_running--;
     memmove(
@@ -197,6 +207,11 @@ void scheduler_cancel(scheduler_t *s, uint64_t handle)
     }
 }
 
+size_t scheduler_reused_tokens(const scheduler_t *s)
+{
+    return s->reused_tokens;
+}
+
 size_t scheduler_pending(const scheduler_t *s)
 {
     return s->n_waiting + s->n_running;
@@ -205,11 +220,76 @@ size_t scheduler_pending(const scheduler_t *s)
 /* ---- Steps -------------------------------------------------------------------------------------
  */
 
+static uint32_t class_of(const scheduler_t *s, const sequence_t *sequence, size_t block)
+{
+    const scheduler_options_t *o = &s->options;
+    return prefix_class(
+        o->mode, o->order, o->attention, (block + 1) * o->block_tokens, sequence->n_prompt);
+}
+
+/* Blocks that the sequence could take over: whole blocks of its prompt, before the rows that it has
+ * to run itself. The penalty's list of tokens seen is made from rows that run, so with one all run.
+ */
+static size_t most_shared(const scheduler_t *s, const sequence_t *sequence)
+{
+    size_t end = sequence->n_prompt - 1;
+    if (!s->options.reuse_prefixes || sampler_needs_seen(&sequence->sampling))
+        return 0;
+    if (sequence->want_prompt_logits)
+        end = size_min(end, sequence->first_prompt_logits);
+    return end / s->options.block_tokens;
+}
+
+/* Holds the blocks that are there already. */
+static void share_blocks(scheduler_t *s, sequence_t *sequence)
+{
+    size_t most = most_shared(s, sequence), tokens = s->options.block_tokens;
+    int32_t before = PREFIX_NONE;
+    for (size_t n = 0; n < most; n++) {
+        int32_t block =
+            prefix_find(s->blocks, before, sequence->ids + n * tokens, class_of(s, sequence, n));
+        if (block == PREFIX_NONE)
+            break;
+        prefix_hold(s->blocks, block);
+        sequence->blocks[n] = before = block;
+        sequence->n_shared = n + 1;
+    }
+}
+
+/* Takes the rest of the blocks, and makes those of the prompt known. */
+static void take_blocks(scheduler_t *s, sequence_t *sequence)
+{
+    size_t tokens = s->options.block_tokens;
+    bool known = s->options.reuse_prefixes;
+    for (size_t i = sequence->n_shared; i < sequence->n_blocks; i++) {
+        int32_t block = sequence->blocks[i] = prefix_take(s->blocks);
+        int32_t before = i == 0 ? PREFIX_NONE : sequence->blocks[i - 1];
+        const int32_t *ids = sequence->ids + i * tokens;
+        known = known && (i + 1) * tokens <= sequence->n_prompt &&
+                prefix_find(s->blocks, before, ids, class_of(s, sequence, i)) == PREFIX_NONE;
+        if (known)
+            prefix_register(
+                s->blocks, block, before, ids, class_of(s, sequence, i), sequence->handle);
+    }
+}
+
+/* All of a sequence's blocks, or none. */
+static bool get_blocks(scheduler_t *s, sequence_t *sequence)
+{
+    share_blocks(s, sequence);
+    if (sequence->n_blocks - sequence->n_shared <= prefix_available(s->blocks)) {
+        take_blocks(s, sequence);
+        return true;
+    }
+    while (sequence->n_shared > 0)
+        prefix_release(s->blocks, sequence->blocks[--sequence->n_shared]);
+    return false;
+}
+
 /* Moves waiting requests into free slots, in order, while they fit. */
 static void admit(scheduler_t *s)
 {
-    while (s->first != NULL && s->n_running < s->options.max_batch &&
-           s->first->n_blocks <= s->n_free_blocks) {
+    while (s->first != NULL && s->n_running < s->options.max_batch && get_blocks(s, s->first)) {
         sequence_t *sequence = s->first;
         s->first = sequence->next;
         if (s->first == NULL)
@@ -220,8 +300,6 @@ static void admit(scheduler_t *s)
             sequence->slot++;
         s->by_slot[sequence->slot] = sequence;
         s->running[s->n_running++] = sequence;
-        for (size_t i = 0; i < sequence->n_blocks; i++)
-            sequence->blocks[i] = s->free_blocks[--s->n_free_blocks];
     }
 }
 
@@ -235,14 +313,22 @@ static size_t call_tokens(const sequence_t *sequence)
     return is_decode(sequence) ? 1 : sequence->n_prompt;
 }
 
+/* Of the next rows, how many come before the first one whose logits are wanted. */
+static size_t rows_before_logits(const sequence_t *sequence)
+{
+    size_t first = sequence->first_prompt_logits;
+    return first > sequence->n_done ? first - sequence->n_done : 0;
+}
+
 static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows)
 {
     bool decode = is_decode(sequence);
     bool reaches_end = sequence->n_done + n_rows >= sequence->n_prompt;
+    bool logits = !decode && sequence->want_prompt_logits && n_rows > rows_before_logits(sequence);
     return (scheduler_entry_t){
         .handle = sequence->handle,
         .slot = sequence->slot,
-        .admitted = sequence->n_done == 0,
+        .admitted = !sequence->begun,
         .blocks = sequence->blocks,
         .n_blocks = sequence->n_blocks,
         .token_ids = decode ? &sequence->last_token : sequence->ids + sequence->n_done,
@@ -252,7 +338,8 @@ static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows)
         .decode = decode,
         .sampling = &sequence->sampling,
         .samples = reaches_end && sequence->max_tokens > 0,
-        .prompt_logits = !decode && sequence->want_prompt_logits,
+        .prompt_logits = logits,
+        .first_logits_row = logits ? rows_before_logits(sequence) : 0,
     };
 }
 
@@ -261,15 +348,43 @@ typedef struct budget {
     size_t rows, logits;
 } budget_t;
 
-static size_t affordable_rows(const sequence_t *sequence, const budget_t *budget)
+/* Passes over shared blocks that are ready. The next row of the prompt that is not. */
+static void pass_shared(scheduler_t *s, sequence_t *sequence)
+{
+    size_t tokens = s->options.block_tokens;
+    while (sequence->n_done < sequence->n_shared * tokens && sequence->n_done % tokens == 0 &&
+           prefix_is_ready(s->blocks, sequence->blocks[sequence->n_done / tokens])) {
+        sequence->n_done += tokens;
+        s->reused_tokens += tokens;
+    }
+}
+
+/* Rows of the prompt that are the sequence's own to run next: none while another one computes
+ * them. */
+static size_t own_rows(scheduler_t *s, sequence_t *sequence)
+{
+    size_t tokens = s->options.block_tokens, end = sequence->n_done;
+    pass_shared(s, sequence);
+    for (end = sequence->n_done; end < sequence->n_shared * tokens;
+         end = (end / tokens + 1) * tokens) {
+        int32_t block = sequence->blocks[end / tokens];
+        if (prefix_owner(s->blocks, block) == PREFIX_NOBODY)
+            prefix_set_owner(s->blocks, block, sequence->handle);
+        if (prefix_owner(s->blocks, block) != sequence->handle || prefix_is_ready(s->blocks, block))
+            return end - sequence->n_done;
+    }
+    return sequence->n_prompt - sequence->n_done;
+}
+
+static size_t affordable_rows(scheduler_t *s, sequence_t *sequence, const budget_t *budget)
 {
     /* One-token prompts do not spend rows, so that many of them cannot hold up a longer one. */
     if (is_decode(sequence))
         return 1;
-    size_t rows = call_tokens(sequence) == 1
-                      ? 1
-                      : size_min(sequence->n_prompt - sequence->n_done, budget->rows);
-    return sequence->want_prompt_logits ? size_min(rows, budget->logits) : rows;
+    size_t rows = call_tokens(sequence) == 1 ? 1 : size_min(own_rows(s, sequence), budget->rows);
+    return sequence->want_prompt_logits
+               ? size_min(rows, rows_before_logits(sequence) + budget->logits)
+               : rows;
 }
 
 static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget_t *budget,
@@ -285,8 +400,9 @@ static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget
     if (entry->call_tokens > 1)
         budget->rows -= n_rows;
     if (entry->prompt_logits) {
-        step->n_prompt_logits += n_rows;
-        budget->logits -= n_rows;
+        size_t n_logits = n_rows - entry->first_logits_row;
+        step->n_prompt_logits += n_logits;
+        budget->logits -= n_logits;
     }
 }
 
@@ -297,8 +413,8 @@ scheduler_step_t scheduler_plan(scheduler_t *s)
     admit(s);
     for (int lone = 1; lone >= 0; lone--)
         for (size_t i = 0; i < s->n_running; i++) {
-            const sequence_t *sequence = s->running[i];
-            size_t n_rows = affordable_rows(sequence, &budget);
+            sequence_t *sequence = s->running[i];
+            size_t n_rows = affordable_rows(s, sequence, &budget);
             if ((call_tokens(sequence) == 1) == (lone == 1) && n_rows > 0)
                 add_entry(&step, s->entries, &budget, sequence, n_rows);
         }
@@ -318,7 +434,11 @@ scheduler_end_t scheduler_advance(scheduler_t *s, const scheduler_entry_t *entry
     sequence_t *sequence = s->by_slot[entry->slot];
     assert(sequence != NULL && sequence->handle == entry->handle);
     scheduler_end_t end = SCHEDULER_GOES_ON;
+    size_t tokens = s->options.block_tokens, first = sequence->n_done / tokens;
+    sequence->begun = true;
     sequence->n_done += entry->n_rows;
+    for (size_t i = first; (i + 1) * tokens <= size_min(sequence->n_done, sequence->n_prompt); i++)
+        prefix_set_ready(s->blocks, sequence->blocks[i]);
     if (entry->samples) {
         sequence->last_token = token;
         sequence->n_generated++;

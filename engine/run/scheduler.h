@@ -6,6 +6,10 @@
  * prefill_chunk rows on prompts, oldest first. Neither batching nor chunking changes a bit of any
  * result (forward.h).
  *
+ * Prompts that begin alike share the cache blocks of their beginning (prefix.h): what one sequence
+ * computes, those behind it wait for and take over, and it stays for later ones while there is
+ * room.
+ *
  * Owns copies of the prompts and its arrays; one thread at a time. */
 #ifndef CHOIR_RUN_SCHEDULER_H
 #define CHOIR_RUN_SCHEDULER_H
@@ -14,7 +18,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/dtype.h"
 #include "engine/base/status.h"
+#include "engine/model/order.h"
 #include "engine/run/sampler.h"
 
 typedef struct scheduler scheduler_t;
@@ -26,6 +32,10 @@ typedef struct scheduler_options {
     size_t prefill_chunk;     /* prompt rows of one step, one-token prompts aside */
     size_t max_prompt_logits; /* prompt rows of one step whose logits are wanted */
     size_t max_context;       /* tokens of one sequence; fits into the cache */
+    bool reuse_prefixes;      /* with block_tokens of 64 and its multiples */
+    dtype_t mode;             /* which prefixes have the same bits */
+    order_t order;
+    attention_t attention;
 } scheduler_options_t;
 
 int scheduler_open(scheduler_t **scheduler, const scheduler_options_t *options, fail_t *fail);
@@ -39,7 +49,8 @@ typedef struct scheduler_request {
     const int32_t *stop_ids; /* [n_stop_ids], copied; drawing one ends the request */
     size_t n_stop_ids;
     bool want_prompt_logits;
-    sampler_params_t sampling; /* handed on with every entry */
+    size_t first_prompt_logits; /* position from which they are wanted; before the prompt's end */
+    sampler_params_t sampling;  /* handed on with every entry */
 } scheduler_request_t;
 
 /* FAIL_LIMIT when the request could never run, FAIL_USAGE when it is empty, FAIL_MEMORY. *handle:
@@ -50,6 +61,9 @@ int scheduler_submit(
 /* Forgets a request, waiting or running; its slot and blocks are free for the next plan. Unknown
  * handles are ignored. Not between scheduler_plan and the last scheduler_advance of its step. */
 void scheduler_cancel(scheduler_t *scheduler, uint64_t handle);
+
+/* Tokens of prompts that were found in the cache so far. */
+size_t scheduler_reused_tokens(const scheduler_t *scheduler);
 
 /* Requests that have not ended. */
 size_t scheduler_pending(const scheduler_t *scheduler);
@@ -70,7 +84,8 @@ typedef struct scheduler_entry {
     bool decode;
     const sampler_params_t *sampling;
     bool samples;       /* the next token is drawn from its last row */
-    bool prompt_logits; /* the logits of all its rows are wanted */
+    bool prompt_logits; /* the logits of its rows are wanted, from first_logits_row on */
+    size_t first_logits_row;
 } scheduler_entry_t;
 
 typedef struct scheduler_step {

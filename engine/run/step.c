@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 
@@ -24,7 +25,8 @@ enum { ENTRY_ADMITTED = 1, ENTRY_SAMPLES = 2, ENTRY_PROMPT_LOGITS = 4, ENTRY_LON
 
 typedef struct wire_entry {
     uint32_t slot, n_rows, first_position, call_tokens;
-    uint32_t n_blocks; /* in the payload: only when admitted */
+    uint32_t n_blocks;         /* in the payload: only when admitted */
+    uint32_t first_logits_row; /* of its rows: from here on with prompt logits */
     uint32_t flags;
 } wire_entry_t;
 
@@ -78,7 +80,17 @@ struct step {
     char *mine, *all;       /* gathered: an int64_t interrupt flag, then summaries */
     char *row;              /* on the coordinator: [vocab_size] logits */
     char *prompt_logits;    /* on the coordinator: [max_prompt_logits, vocab_size] */
+    uint64_t mark_ns;
+    step_times_t times;
 };
+
+/* Books the time since the last mark. */
+static void book(step_t *s, uint64_t *kind)
+{
+    uint64_t now = clock_ns();
+    *kind += now - s->mark_ns;
+    s->mark_ns = now;
+}
 
 /* ---- Memory ------------------------------------------------------------------------------------
  */
@@ -105,8 +117,10 @@ static size_t blocks_per_slot(const scheduler_options_t *limits)
 
 static size_t payload_capacity(const scheduler_options_t *limits)
 {
+    /* Sequences may share blocks, so their tables can name more than there are. */
+    size_t tables = limits->max_batch * blocks_per_slot(limits);
     size_t steps = limits->max_batch * (sizeof(wire_entry_t) + sizeof(sampler_params_t)) +
-                   (limits->n_blocks + scheduler_max_rows(limits)) * sizeof(int32_t);
+                   (tables + scheduler_max_rows(limits)) * sizeof(int32_t);
     return size_max(steps, FAIL_MESSAGE_BYTES);
 }
 
@@ -229,6 +243,7 @@ static wire_entry_t wire_entry(const scheduler_entry_t *entry)
         .first_position = (uint32_t)entry->first_position,
         .call_tokens = (uint32_t)entry->call_tokens,
         .n_blocks = entry->admitted ? (uint32_t)entry->n_blocks : 0,
+        .first_logits_row = (uint32_t)entry->first_logits_row,
         .flags = (entry->admitted ? ENTRY_ADMITTED : 0) | (entry->samples ? ENTRY_SAMPLES : 0) |
                  (entry->prompt_logits ? ENTRY_PROMPT_LOGITS : 0) |
                  (entry->call_tokens == 1 ? ENTRY_LONE : 0),
@@ -336,7 +351,7 @@ static void place_logits(step_t *s)
         if (sequence->lone || !has_flag(s, i, ENTRY_PROMPT_LOGITS))
             continue;
         s->placed[i].prompt = s->batch.n_logits;
-        for (size_t r = 0; r < sequence->n_rows; r++)
+        for (size_t r = s->entries[i].first_logits_row; r < sequence->n_rows; r++)
             add_logits_row(s, sequence->first_row + r, false);
     }
 }
@@ -394,6 +409,7 @@ static void gather_summaries(step_t *s)
     else if (n_local > 0)
         team_run(s->team, summarise_thread, s);
     count_summaries(s);
+    book(s, &s->times.sampling_ns);
     comm_gatherv_root(s->comm, s->mine, s->counts, s->all);
 }
 
@@ -411,7 +427,8 @@ static void gather_prompt_logits(step_t *s)
     for (size_t i = 0; i < s->n_entries; i++) {
         if (!has_flag(s, i, ENTRY_PROMPT_LOGITS))
             continue;
-        for (size_t r = 0; r < s->sequences[i].n_rows; r++) {
+        size_t n_logits = s->sequences[i].n_rows - s->entries[i].first_logits_row;
+        for (size_t r = 0; r < n_logits; r++) {
             gather_row(s, s->placed[i].prompt + r, at);
             at += s->vocab_size * s->logit_bytes;
         }
@@ -424,9 +441,12 @@ static void take_step(step_t *s, const header_t *header)
     comm_bcast(s->comm, s->payload, header->payload_bytes);
     read_payload(s, header);
     place_logits(s);
+    book(s, &s->times.exchange_ns);
     forward_step(s->forward, &s->batch);
+    s->mark_ns = clock_ns(); /* forward_times tells of the step itself */
     gather_summaries(s);
     gather_prompt_logits(s);
+    book(s, &s->times.exchange_ns);
 }
 
 /* ---- Coordinator -------------------------------------------------------------------------------
@@ -476,6 +496,7 @@ int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fa
 {
     if (atomic_load(s->interrupt))
         return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
+    s->mark_ns = clock_ns();
     header_t header = write_payload(s, plan);
     comm_bcast_patient(s->comm, &header, sizeof header);
     take_step(s, &header);
@@ -486,11 +507,13 @@ int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fa
         results[i] = (step_result_t){0};
         if (has_flag(s, i, ENTRY_PROMPT_LOGITS)) {
             results[i].logits = logits;
-            logits += s->entries[i].n_rows * s->vocab_size * s->logit_bytes;
+            size_t n_logits = s->entries[i].n_rows - s->entries[i].first_logits_row;
+            logits += n_logits * s->vocab_size * s->logit_bytes;
         }
         if (has_flag(s, i, ENTRY_SAMPLES))
             pick(s, i, &results[i], fail);
     }
+    book(s, &s->times.sampling_ns);
     return fail->status;
 }
 
@@ -508,17 +531,25 @@ void step_end(step_t *s, const fail_t *fail)
 
 int step_follow(step_t *s, fail_t *fail)
 {
+    s->mark_ns = clock_ns();
     for (;;) {
         header_t header;
         comm_bcast_patient(s->comm, &header, sizeof header);
+        book(s, &s->times.waiting_ns);
         if (header.kind == MESSAGE_STEP) {
             take_step(s, &header);
         } else if (header.kind == MESSAGE_LOGITS) {
             gather_row(s, header.logits_row, NULL);
+            book(s, &s->times.exchange_ns);
         } else {
             comm_bcast(s->comm, s->payload, header.payload_bytes);
             s->payload[FAIL_MESSAGE_BYTES - 1] = 0;
             return header.status == 0 ? 0 : fail_set(fail, header.status, "%s", s->payload);
         }
     }
+}
+
+step_times_t step_times(const step_t *s)
+{
+    return s->times;
 }

@@ -19,6 +19,7 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "comm/comm.h"
 #include "engine/base/status.h"
@@ -42,8 +43,8 @@ size_t step_bytes(const model_t *model, const scheduler_options_t *limits);
 /* What a step found for one entry. */
 typedef struct step_result {
     sampler_choice_t choice; /* when the entry samples */
-    const void
-        *logits; /* [n_rows, vocab_size] when it wants prompt logits, valid until the next step */
+    const void *logits;      /* [n_rows - first_logits_row, vocab_size] when it wants prompt logits,
+                              * valid until the next step */
 } step_result_t;
 
 /* Coordinator; the others are in step_follow. Runs what the scheduler planned.
@@ -54,6 +55,13 @@ int step_run(step_t *step, const scheduler_step_t *plan, step_result_t *results,
 
 /* Coordinator. Lets the others return with this status and message. */
 void step_end(step_t *step, const fail_t *fail);
+
+/* Where the time of the steps went so far on this rank, apart from forward_times, in nanoseconds:
+ * summaries and draws; messages; waiting for the coordinator's next message. */
+typedef struct step_times {
+    uint64_t sampling_ns, exchange_ns, waiting_ns;
+} step_times_t;
+step_times_t step_times(const step_t *step);
 
 /* The others. Takes part in steps until step_end; returns its status. */
 int step_follow(step_t *step, fail_t *fail);

@@ -7,6 +7,7 @@
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/run/capacity.h"
+#include "engine/run/engine.h"
 #include "engine/run/verify_checks.h"
 #include "engine/run/verify_forward.h"
 #include "engine/run/verify_weights.h"
@@ -21,6 +22,7 @@ typedef struct verifier {
     bool *layers; /* [num_hidden_layers]; NULL: all */
     dtype_t mode;
     isa_t isa;
+    dot_t dot;
     size_t threads;
     team_t *team;
     model_t model;
@@ -133,6 +135,7 @@ static int open_compute(verifier_t *v, fail_t *fail)
     if (comm_agree(v->comm, fail) != 0)
         return fail->status;
     v->isa = (isa_t)comm_min(v->comm, (int64_t)v->isa);
+    v->dot = engine_choose_dot(v->comm, v->options->dot, v->mode);
     kernels_get(&kernels, v->isa, v->mode);
     kernels_self_test(&kernels, fail);
     v->threads =
@@ -215,6 +218,7 @@ static int run_forwards(verifier_t *v, fail_t *fail)
             .cache = &v->cache,
             .reference = &v->reference,
             .attention = (attention_t)a,
+            .dot = v->dot,
             .isolated = v->options->isolated,
             .chained = v->options->chained,
             .layers = v->layers,

@@ -11,6 +11,7 @@
 
 #include "comm/comm.h"
 #include "engine/base/status.h"
+#include "engine/kernels/kernels.h"
 #include "engine/run/verify_report.h"
 
 /* what: "digest", "loading", "eager attention", ... */
@@ -21,6 +22,7 @@ typedef struct verify_options {
     bool has_mode; /* else the mode is the reference's */
     dtype_t mode;
     bool attentions[REFERENCE_ATTENTIONS];
+    dot_t dot; /* of bf16 linear layers */
     bool isolated, chained;
     bool skip_digest;
     const char *layers; /* "0,5-7", whose components are compared; NULL: all */

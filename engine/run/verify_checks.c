@@ -63,6 +63,8 @@ static void note_host(const reference_t *reference, report_t *report)
     const char *words = checkpoint_metadata(reference->file, "cpu_flags");
     const char *model = checkpoint_metadata(reference->file, "cpu_model");
     const char *capability = checkpoint_metadata(reference->file, "torch_capability");
+    const char *limit = checkpoint_metadata(reference->file, "onednn_max_cpu_isa");
+    bool limited = limit != NULL && strcmp(limit, "AVX512_CORE_BF16") == 0;
     bool theirs[N_FLAGS], ours[N_FLAGS];
     char their_text[64], our_text[64];
     if (words == NULL)
@@ -78,12 +80,19 @@ static void note_host(const reference_t *reference, report_t *report)
             their_text, model != NULL ? model : "unknown CPU", our_text);
     if (reference->dtype != DTYPE_BF16)
         return;
-    if (!theirs[AVX512_BF16] || theirs[AMX_BF16] ||
+    if (!theirs[AVX512_BF16] || (theirs[AMX_BF16] && !limited) ||
         (capability != NULL && strcmp(capability, "AVX512") != 0))
         report_note(report,
             "PyTorch adds in another order on such a host (%s, PyTorch's kernels %s); bits are "
-            "promised for hosts with avx512_bf16 and without AMX",
+            "promised for hosts with avx512_bf16, and with AMX where ONEDNN_MAX_CPU_ISA is "
+            "AVX512_CORE_BF16",
             their_text, capability != NULL ? capability : "unknown");
+    if (reference_has_attention(reference, ATTENTION_SDPA) && model != NULL &&
+        strncmp(model, "AuthenticAMD", strlen("AuthenticAMD")) != 0)
+        report_note(report,
+            "PyTorch's sdpa attention adds in another order on such a CPU (%s); its bits are "
+            "promised for AMD's",
+            model);
 }
 
 static void note_version(

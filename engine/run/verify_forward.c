@@ -612,11 +612,13 @@ size_t verify_forward_positions(const reference_t *reference)
     return longest;
 }
 
-static forward_options_t options_of(const reference_t *reference, attention_t attention)
+static forward_options_t options_of(
+    const reference_t *reference, attention_t attention, dot_t dot)
 {
     size_t max_rows = size_min(longest_prompt(reference), CHUNK);
     return (forward_options_t){.order = ORDER_TORCH,
         .attention = attention,
+        .dot = dot,
         .max_rows = max_rows,
         .max_logits = max_rows + 1,
         .max_context = size_round_up(verify_forward_positions(reference), KV_BLOCK)};
@@ -625,7 +627,7 @@ static forward_options_t options_of(const reference_t *reference, attention_t at
 size_t verify_forward_bytes(const model_t *model, const reference_t *reference,
     attention_t attention, size_t n_threads, int comm_size)
 {
-    forward_options_t options = options_of(reference, attention);
+    forward_options_t options = options_of(reference, attention, DOT_CHAIN);
     return forward_bytes(model, &options, n_threads, comm_size);
 }
 
@@ -646,7 +648,7 @@ static int allocate(pass_t *pass, size_t n_blocks, fail_t *fail)
 int verify_forward(const verify_forward_t *verify, report_t *report, fail_t *fail)
 {
     const model_t *model = verify->model;
-    forward_options_t options = options_of(verify->reference, verify->attention);
+    forward_options_t options = options_of(verify->reference, verify->attention, verify->dot);
     pass_t pass = {.verify = verify,
         .report = report,
         .mode = model->mode,

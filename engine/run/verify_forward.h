@@ -23,6 +23,7 @@ typedef struct verify_forward {
     kv_cache_t *cache; /* blocks for verify_forward_positions() tokens */
     const reference_t *reference;
     attention_t attention;
+    dot_t dot;
     bool isolated, chained;
     const bool *layers; /* [num_hidden_layers] whose components are compared; NULL: all */
     void (*progress)(void *context, uint64_t done, uint64_t total); /* tokens; may be NULL */

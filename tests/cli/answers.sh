@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 failures=0
 
 export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout 60 -n "$ranks")
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300} -n "$ranks")
 [ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
 
 complain() {

@@ -18,7 +18,7 @@ export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
 # The shell that script(1) starts must outlive the Ctrl-C that its child handles: bash does, dash does not.
 SHELL=$(command -v bash)
 export SHELL
-run="mpirun --quiet --oversubscribe --bind-to none --timeout 100 -n $ranks"
+run="mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300} -n $ranks"
 [ "$(id -u)" -ne 0 ] || run="$run --allow-run-as-root"
 [ "$ranks" -gt 0 ] || run=
 
@@ -30,7 +30,7 @@ complain() {
 
 # shows N TEXT: until the screen has N lines with the text
 shows() {
-    local end=$((SECONDS + 30))
+    local end=$((SECONDS + ${CHOIR_TEST_SECONDS:-300}))
     until [ "$(grep -cF -- "$2" "$work/screen")" -ge "$1" ]; do
         if [ "$SECONDS" -ge "$end" ]; then
             complain "expected $1 times \"$2\""

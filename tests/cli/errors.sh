@@ -20,7 +20,7 @@ cases=0
 export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
 
 # Quiet: without mpirun's own words about a rank that exits with a status.
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout 30)
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300})
 [ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
 
 launch() {

@@ -12,7 +12,7 @@ limit_s=${CHOIR_CLI_SECONDS:-5}
 failures=0
 
 export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout 60)
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300})
 [ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
 
 # More to say than there is time for.
@@ -60,7 +60,7 @@ stops() {
     : >"$work/out"
     "$@" </dev/null >"$work/out" 2>"$work/err" &
     pid=$!
-    wait_until 30 has_text || complain "$name: no text"
+    wait_until "${CHOIR_TEST_SECONDS:-300}" has_text || complain "$name: no text"
     # Without mpirun there are no ranks to look after, only a helper of MPI's own.
     children=
     [ "$whom" = self ] || children=$(ps -o pid= --ppid "$pid")
@@ -75,7 +75,7 @@ stops() {
     [ "$whom" = mpirun ] || grep -q 'interrupted' "$work/err" || complain "$name: no word about it"
     has_text || complain "$name: text was lost"
     # shellcheck disable=SC2086
-    wait_until 2 all_gone $children || complain "$name: ranks are left: $children"
+    wait_until "$limit_s" all_gone $children || complain "$name: ranks are left: $children"
 }
 
 stops "SIGTERM to mpirun" TERM mpirun "${run[@]}" -n "$ranks" "$choir" "${generate[@]}"
@@ -85,13 +85,13 @@ stops "SIGTERM to one rank" TERM rank "${run[@]}" -n "$ranks" "$choir" "${genera
 
 # A reader that goes away is no failure, and ends the run.
 status=0
-timeout 20 "$choir" "${generate[@]}" 2>"$work/err" | head -c 100 >"$work/out"
+timeout "${CHOIR_TEST_SECONDS:-300}" "$choir" "${generate[@]}" 2>"$work/err" | head -c 100 >"$work/out"
 status=${PIPESTATUS[0]}
 [ "$status" -eq 0 ] || complain "closed pipe: exit status is $status"
 
 # A full disk is one.
 status=0
-timeout 20 "$choir" generate --prompt Hello >/dev/full 2>"$work/err" || status=$?
+timeout "${CHOIR_TEST_SECONDS:-300}" "$choir" generate --prompt Hello >/dev/full 2>"$work/err" || status=$?
 [ "$status" -eq 1 ] || complain "full disk: exit status is $status"
 grep -q 'standard output' "$work/err" || complain "full disk: no word about it"
 

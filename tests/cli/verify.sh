@@ -20,7 +20,7 @@ failures=0
 cases=0
 
 export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout 60)
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300})
 [ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
 
 complain() {

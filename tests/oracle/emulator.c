@@ -4,6 +4,7 @@
  * be wrong only independently. Every function computes in f32 one operation at a time; compile it
  * with -ffp-contract=off. bf16 values are passed as their 16 bits. Products of two bf16 values are
  * exact in f32, so "c + x * w" needs no fused operation. */
+#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -88,6 +89,41 @@ void linear(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, long M, lon
         }
     }
     free(wt), free(row), free(sums);
+}
+
+/* AMX's tile products: c and x[0 .. K) times w, w[i] at i * stride. Of every 32 inputs one chain
+ * over the even ones and one over the odd ones; their sum is added to c. Denormals are zero. */
+static float amx_chain(float c, const float *x, const float *w, long stride, long K)
+{
+    unsigned saved = _mm_getcsr();
+    _mm_setcsr(saved | 0x8040);
+    for (long k = 0; k < K; k += 32) {
+        float even = 0, odd = 0;
+        for (long i = k; i < min_long(K, k + 32); i += 2) {
+            even = fmaf(x[i], w[i * stride], even);
+            odd = i + 1 < K ? fmaf(x[i + 1], w[(i + 1) * stride], odd) : odd;
+        }
+        c = c + (even + odd);
+    }
+    _mm_setcsr(saved);
+    return c;
+}
+
+/* linear in the order of Choir's --dot amx: one chain through all of K. */
+void linear_amx(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, long M, long N, long K)
+{
+    float *row = floats(K), *weights = floats((size_t)N * K);
+    for (long i = 0; i < N * K; i++)
+        weights[i] = widen(w[i]);
+    for (long m = 0; m < M; m++) {
+        for (long k = 0; k < K; k++)
+            row[k] = widen(x[m * K + k]);
+        for (long n = 0; n < N; n++) {
+            float sum = amx_chain(0, row, weights + n * K, 1, K);
+            y[m * N + n] = narrow(bias ? sum + widen(bias[n]) : sum);
+        }
+    }
+    free(row), free(weights);
 }
 
 /* RMSNorm ------------------------------------------------------------------- */
@@ -353,8 +389,10 @@ static float lanes8(const float *q, const float *k, long d)
 }
 
 /* Score of key j of a block of b keys for a query block of n rows. */
-static float score(const float *q, const float *k, long d, long n, long b, long j)
+static float score(const float *q, const float *k, long d, long n, long b, long j, int amx)
 {
+    if (n >= 4 && b >= 12 && amx)
+        return amx_chain(0, q, k, 1, d);
     if (n >= 4 && b >= 12) {
         float sum = 0;
         for (long i = 0; i < d; i++)
@@ -367,9 +405,14 @@ static float score(const float *q, const float *k, long d, long n, long b, long 
 }
 
 /* o += p v for one row: o: [d], p: [b], v: [b, d]; docs/pytorch-orders.md 10.5 gives the cases. */
-static void values(
-    float *o, const float *p, const float *v, long d, long n, long b, int first, long odd_outputs)
+static void values(float *o, const float *p, const float *v, long d, long n, long b, int first,
+    long odd_outputs, int amx)
 {
+    if (n >= 4 && amx) {
+        for (long i = 0; i < d; i++)
+            o[i] = amx_chain(o[i], p, v + i, d, b);
+        return;
+    }
     if (n >= 4) {
         long leaf = b <= 192 ? b : b < 384 ? b / 2 : 192;
         for (long i = 0; i < d; i++)
@@ -410,6 +453,7 @@ typedef struct {
     float scale;
     int causal;  /* keys after T - S + row are masked */
     long worker; /* the thread that has this head: it matters to blocks of 2 or 3 rows */
+    int amx; /* blocks of 4 rows and more: AMX's products, without leaves, as Choir's --dot amx */
 } sdpa_t;
 
 /* One query row of one head. o: [d]. k, v: [T, d]. Returns the log of the sum of exponentials. */
@@ -426,7 +470,7 @@ static float sdpa_row(const sdpa_t *call, float *o, const float *q, const float 
         long b = min_long(512, T - at);
         float top = max, lanes[2][16] = {{0}}, block;
         for (long j = 0; j < b; j++) {
-            s[j] = score(q, k + (at + j) * d, d, n, b, j) * call->scale;
+            s[j] = score(q, k + (at + j) * d, d, n, b, j, call->amx) * call->scale;
             if (at + j > last)
                 s[j] = -INFINITY;
             top = s[j] > top ? s[j] : top;
@@ -447,7 +491,7 @@ static float sdpa_row(const sdpa_t *call, float *o, const float *q, const float 
                 o[i] = o[i] * c;
         for (long j = 0; j < b; j++)
             e[j] = rounded(e[j]);
-        values(o, e, v + at * d, d, n, b, at == 0, odd && b >= 8 ? 4 - odd : 0);
+        values(o, e, v + at * d, d, n, b, at == 0, odd && b >= 8 ? 4 - odd : 0, call->amx);
         max = top;
     }
     float z = 1.0f / sum;
@@ -456,11 +500,12 @@ static float sdpa_row(const sdpa_t *call, float *o, const float *q, const float 
     return max + logf(sum);
 }
 
-/* Scaled dot product attention. q, y: [H, S, d]. k, v: [KV, T, d]. lse: [H, S]. */
-void sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H, long KV, long S,
-    long T, long d, float scale, int causal, long threads)
+/* Scaled dot product attention; amx: in the order of Choir's --dot amx. q, y: [H, S, d]. k, v: [KV,
+ * T, d]. lse: [H, S]. */
+static void run_sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H,
+    long KV, long S, long T, long d, float scale, int causal, long threads, int amx)
 {
-    sdpa_t call = {S, T, d, scale, causal, 0};
+    sdpa_t call = {S, T, d, scale, causal, 0, amx};
     long block = S >= 768 ? 256 : S >= 192 ? 64 : 32;
     float *keys = floats(T * d), *vals = floats(T * d), *row = floats(d), *o = floats(d);
     float *s = floats(512), *e = floats(512);
@@ -481,4 +526,16 @@ void sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long
         }
     }
     free(keys), free(vals), free(row), free(o), free(s), free(e);
+}
+
+void sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H, long KV, long S,
+    long T, long d, float scale, int causal, long threads)
+{
+    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, 0);
+}
+
+void sdpa_amx(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H, long KV,
+    long S, long T, long d, float scale, int causal, long threads)
+{
+    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, 1);
 }

@@ -1,12 +1,13 @@
 """Digests of Hugging Face's logits, for tests/mpi_logits.c.
 
     logits.py --models ROOT --out logits.json      make the golden file
-    logits.py --models ROOT --compare logits.json  compare with it, exit 1 if any differs
+    logits.py --models ROOT --compare logits.json [--attention eager|sdpa|amx]   compare with it, exit 1 if any differs
 
 ROOT/demo is a copy of configs/demo; ROOT/odd, ROOT/yarn and ROOT/sliding are what
 `write_model tests/oracle/shapes/NAME.json 1 ROOT/NAME` wrote. For each prompt and attention: `prefill` is XXH3 (64 bits) over the bf16 logits of all positions
 of one forward; `decode` over those of the last prompt position as generate() computes
-them, then of each token of `fed` with a cache, one at a time.
+them, then of each token of `fed` with a cache, one at a time. `amx` is sdpa with
+linear layers and attention computed by emulator.c in the order of Choir's --dot amx.
 """
 
 import argparse
@@ -14,14 +15,22 @@ import json
 import random
 import sys
 
+import host
+
+host.limit()
+
 import torch
 import xxhash
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers.masking_utils import sdpa_mask
+
+from emulator import Emulator
 
 LENGTHS = {"demo": [1, 2, 3, 7, 16, 33, 100, 300, 600], "odd": [1, 2, 5, 15, 17, 33, 67, 128, 227, 530],
            "yarn": [1, 40, 300], "sliding": [10, 64, 130, 300]}
 # The order of sdpa with a sliding window is not known.
 ATTENTIONS = {"sliding": ("eager",)}
+AMX = ("demo", "odd")
 FED = 3
 
 
@@ -45,10 +54,41 @@ def run(model, ids, fed):
     return {"prefill": prefill, "decode": digest(rows)}
 
 
+def use_amx_order(model, emulator):
+    """Replaces the linear layers' arithmetic."""
+    def forward(layer):
+        def linear(x):
+            rows = x.reshape(-1, x.shape[-1]).contiguous()
+            y = torch.empty(rows.shape[0], layer.out_features, dtype=torch.bfloat16)
+            bias = None if layer.bias is None else layer.bias.data
+            emulator.linear_amx(y, rows, layer.weight.data, bias, rows.shape[0], layer.out_features, layer.in_features)
+            return y.reshape(*x.shape[:-1], layer.out_features)
+        return linear
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.forward = forward(module)
+
+
+def emulated_attention(module, query, key, value, mask, scaling, **rest):
+    """sdpa of one sequence, causal, as an attention function of transformers."""
+    (_, heads, rows, size), (_, kv_heads, keys, _) = query.shape, key.shape
+    y, sums = torch.empty(heads, rows, size, dtype=torch.bfloat16), torch.empty(heads, rows)
+    Emulator.shared().sdpa_amx(y, sums, query[0].contiguous(), key[0].contiguous(), value[0].contiguous(), heads,
+                               kv_heads, rows, keys, size, float(scaling), True, 1)
+    return y.transpose(0, 1)[None].contiguous(), None
+
+
+AttentionInterface.register("emulated", emulated_attention)
+AttentionMaskInterface.register("emulated", sdpa_mask)
+
+
 def make(directory, name):
     rng = random.Random(name)
     models = {a: AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation=a)
               for a in ATTENTIONS.get(name, ("eager", "sdpa"))}
+    if name in AMX:
+        models["amx"] = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation="emulated")
+        use_amx_order(models["amx"], Emulator.shared())
     vocabulary = models["eager"].config.vocab_size
     entries = []
     for n in LENGTHS[name]:
@@ -63,6 +103,7 @@ def main():
     parser.add_argument("--models", required=True)
     parser.add_argument("--out")
     parser.add_argument("--compare")
+    parser.add_argument("--attention", choices=["eager", "sdpa", "amx"], help="compare only this one")
     args = parser.parse_args()
     torch.set_num_threads(1)
     golden = {name: make(f"{args.models}/{name}", name) for name in LENGTHS}
@@ -73,7 +114,13 @@ def main():
                 for name, entries in golden.items()) + "\n}\n")
     if args.compare:
         with open(args.compare) as file:
-            same = json.load(file) == golden
+            other = json.load(file)
+        leave_out = {"eager", "sdpa", "amx"} - {args.attention} if args.attention else set()
+        for entries in (*golden.values(), *other.values()):
+            for entry in entries:
+                for attention in leave_out:
+                    entry.pop(attention, None)
+        same = other == golden
         print(f"logits of {args.compare}: {'equal' if same else 'DIFFER'}")
         sys.exit(0 if same else 1)
 

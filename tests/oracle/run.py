@@ -6,8 +6,8 @@ One line a step; the exit status is 0 when all that this host must hold does. --
 out the long ones. Logits of random weights need tests/write_model.c, which a build
 of the tree makes; without one the step is left out and named at the end.
 
-Golden files with bfloat16 logits or replies belong to hosts with AVX512-BF16 and without
-AMX. On another host these steps run too, and a difference is told but is no failure.
+bfloat16 results belong to the hosts that host.py names. On another host these steps run too, and
+a difference is told but is no failure. Where there is AMX, oneDNN is held to AVX512-BF16.
 """
 
 import argparse
@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import host
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -29,20 +31,22 @@ DEMO = ROOT / "configs" / "demo"
 class Steps:
     def __init__(self):
         self.failed, self.left_out, self.told = [], [], []
-        flags = Path("/proc/cpuinfo").read_text().split()
-        self.described = "avx512_bf16" in flags and "amx_tile" not in flags
+        self.promises = host.promises()
 
-    def run(self, name, script, *arguments, made=None, golden=None, host=False):
+    def run(self, name, script, *arguments, made=None, golden=None, needs=None):
         """Runs a script of this folder; made, if given, must then equal golden byte for byte.
-        host: whether the result belongs to the described kind of host."""
+        needs: the group of host.promises() that the result belongs to."""
+        self.command(name, [sys.executable, HERE / script, *arguments], made, golden, needs)
+
+    def command(self, name, words, made=None, golden=None, needs=None):
         start = time.monotonic()
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        result = subprocess.run([sys.executable, str(HERE / script), *map(str, arguments)], env=environment,
+        result = subprocess.run([str(word) for word in words], env={**os.environ, "HF_HUB_OFFLINE": "1"},
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         good = result.returncode == 0
         if good and made is not None and not filecmp.cmp(made, golden, shallow=False):
             good, result.stdout = False, f"{result.stdout}{golden} is not what was made\n"
-        verdict = "ok" if good else "differs (not promised on this host)" if host and not self.described else "FAILED"
+        promised = self.promises.get(needs, True)
+        verdict = "ok" if good else "FAILED" if promised else "differs (not promised on this host)"
         print(f"{name}: {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
         if not good:
             print(result.stdout[-4000:])
@@ -65,7 +69,24 @@ def random_weights(steps, folder):
     shutil.copytree(DEMO, models / "demo")
     for name in ("odd", "yarn", "sliding"):
         subprocess.run([str(program), str(HERE / "shapes" / f"{name}.json"), "1", str(models / name)], check=True)
-    steps.run("logits", "logits.py", "--models", models, "--compare", GOLDEN / "logits.json", host=True)
+    for attention, needs in (("eager", "products"), ("sdpa", "sdpa"), ("amx", "products")):
+        steps.run(f"logits, {attention}", "logits.py", "--models", models, "--attention", attention,
+                  "--compare", GOLDEN / "logits.json", needs=needs)
+
+
+def parity(steps, folder, choir):
+    """choir verify: the golden reference of the demo model against one made here, and the bars."""
+    made = folder / "demo-reference.safetensors"
+    steps.run("reference of the demo model", "reference.py", "--model", DEMO, "--prompts", GOLDEN / "demo-reference.jsonl",
+              "--layers", "0,5", "--decode", 2, "--out", made)
+    steps.command("golden reference of the demo model",
+                  [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="sdpa")
+    if steps.promises["sdpa"]:
+        steps.run("bars of parity", "bars.py", "--choir", choir, needs="products")
+    else:
+        steps.run("bars of parity, eager", "bars.py", "--choir", choir, "--attention", "eager", needs="products")
+        steps.run("bars of parity, sdpa", "bars.py", "--choir", choir, "--attention", "sdpa", "--dtypes", "bf16",
+                  "--models", "demo", needs="sdpa")
 
 
 def all_steps(steps, folder, quick):
@@ -89,22 +110,23 @@ def all_steps(steps, folder, quick):
     if quick:
         steps.left_out += ["facts", "bars of parity", "greedy replies"]
         return
-    steps.run("orders of operations", "facts.py", host=True)
+    steps.run("orders of operations", "facts.py")
     choir = sorted(ROOT.glob("build*/choir"), key=lambda path: path.stat().st_mtime)
     if choir:
-        steps.run("bars of parity", "bars.py", "--choir", choir[-1], host=True)
+        parity(steps, folder, choir[-1])
     else:
         steps.left_out.append("bars of parity (build the tree first: no build*/choir)")
-    remake("greedy replies", "greedy.py", "--out", None, golden=GOLDEN / "demo-greedy.jsonl", host=True)
+    remake("greedy replies", "greedy.py", "--out", None, golden=GOLDEN / "demo-greedy.jsonl", needs="sdpa")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    host.limit()
     steps = Steps()
-    if not steps.described:
-        print("this host lacks AVX512-BF16 or has AMX: bfloat16 results are compared, but not promised")
+    if host.describe():
+        print(host.describe())
     with tempfile.TemporaryDirectory() as folder:
         all_steps(steps, Path(folder), args.quick)
     for name in steps.left_out:

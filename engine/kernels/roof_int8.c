@@ -1,0 +1,55 @@
+/* The rate of 8-bit dot products. No kernel uses them; the number tells what quantised weights
+ * could reach at most on this CPU. */
+#include "engine/kernels/roof.h"
+#include "engine/kernels/roof_internal.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+
+#define CHAINS 24                  /* more than latency times throughput of any CPU here */
+#define VECTOR_OPERATIONS (2 * 64) /* of one vpdpbusd of 512 bits */
+
+__attribute__((target("avx512f,avx512vnni"))) static double multiply_vectors(uint64_t steps)
+{
+    __m512i chains[CHAINS];
+    __m512i x = _mm512_set1_epi8(1);
+    for (int i = 0; i < CHAINS; i++)
+        chains[i] = _mm512_setzero_si512();
+    for (uint64_t k = 0; k < steps; k += CHAINS) {
+        _Pragma("GCC unroll 24") for (int i = 0; i < CHAINS; i++) chains[i] =
+            _mm512_dpbusd_epi32(chains[i], x, x);
+        __asm__ volatile("" : "+v"(x));
+    }
+    __m512i sum = _mm512_setzero_si512();
+    for (int i = 0; i < CHAINS; i++)
+        sum = _mm512_add_epi32(sum, chains[i]);
+    return (double)_mm512_reduce_add_epi32(sum);
+}
+
+static bool has_amx_int8(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1) != 0;
+}
+
+double roof_multiply_int8(isa_t isa, uint64_t steps, double *operations)
+{
+    __builtin_cpu_init();
+    *operations = 0;
+    if (isa >= ISA_AMX && has_amx_int8())
+        return roof_tiles_int8(steps, operations);
+    if (isa < ISA_AVX512 || !__builtin_cpu_supports("avx512vnni"))
+        return 0;
+    steps = (steps + CHAINS - 1) / CHAINS * CHAINS;
+    *operations = (double)steps * VECTOR_OPERATIONS;
+    return multiply_vectors(steps);
+}
+#else
+double roof_multiply_int8(isa_t isa, uint64_t steps, double *operations)
+{
+    (void)isa, (void)steps;
+    *operations = 0;
+    return 0;
+}
+#endif

@@ -1,0 +1,238 @@
+/* The matrix phases of a step: which panels a thread multiplies, and where the results go. */
+#include <string.h>
+
+#include "engine/base/size.h"
+#include "engine/model/forward_internal.h"
+#include "engine/model/forward_tap.h"
+
+/* What is multiplied with a matrix: x [n_rows, columns], the first n_lone rows in the order of lone
+ * ones. */
+typedef struct product {
+    const matrix_t *matrix;
+    const void *x;
+    size_t x_stride, n_rows, n_lone;
+} product_t;
+
+/* All rows of the batch; x lies as the activation `like`. */
+static product_t batch_product(
+    const forward_t *f, const matrix_t *matrix, const void *x, shared_t like)
+{
+    return (product_t){matrix, x, f->strides[like], f->batch->n_rows, f->n_lone};
+}
+
+/* Bytes of a panel's results. */
+static size_t panel_bytes(const forward_t *f, const product_t *y)
+{
+    return y->n_rows * KERNEL_PANEL * accumulator(f);
+}
+
+/* Multiplies with panels from p on, up to `end` and as many as the scratch c holds. Returns how
+ * many; their results follow each other in c. */
+static size_t multiply(const forward_t *f, const product_t *y, size_t p, size_t end, char *c)
+{
+    const forward_options_t *o = &f->options;
+    dtype_t mode = f->model->mode;
+    size_t columns = y->matrix->columns;
+    size_t room = f->threads[0].product_bytes / panel_bytes(f, y);
+    size_t n = size_min(end - p, size_min(room, MATRIX_MAX_PANELS));
+    matrix_product(&f->model->kernels, o->dot, y->matrix, p, n, y->n_rows, y->n_lone,
+        order_linear_leaf(o->order, o->dot, mode, columns, true),
+        order_linear_leaf(o->order, o->dot, mode, columns, false), y->x, y->x_stride, c);
+    return n;
+}
+
+/* first: the matrix's first output among those of all ranks. */
+static void store_qkv_panel(const forward_t *f, size_t index, component_t component,
+    const matrix_t *w, size_t p, const char *c, char *outputs, size_t first)
+{
+    const kernels_t *k = &f->model->kernels;
+    size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, w->rows - column);
+    char *y = outputs + column * k->element_bytes;
+    k->store(f->batch->n_rows, n, c, KERNEL_PANEL, (char *)w->bias + column * k->element_bytes, y,
+        w->rows);
+    show(f, component, index, 0, f->batch->n_rows, first + column, n, y, w->rows);
+}
+
+/* q, k and v: one list of panels, shared out evenly. */
+void forward_project_qkv(forward_t *f, size_t thread, size_t index)
+{
+    const model_layer_t *layer = &f->model->layers[index];
+    const plan_share_t *share = model_share(f->model);
+    size_t d = f->model->config.head_dim;
+    const size_t firsts[] = {
+        share->heads.begin * d, share->kv_heads.begin * d, share->kv_heads.begin * d};
+    const matrix_t *matrices[] = {&layer->q, &layer->k, &layer->v};
+    char *outputs[] = {f->q, f->k, f->v};
+    size_t total = 0, first = 0;
+    for (int i = 0; i < 3; i++)
+        total += matrix_n_panels(matrices[i]);
+    team_part_t part = team_part(total, thread, f->n_threads);
+    char *c = f->threads[thread].products[0];
+    for (int i = 0; i < 3; i++) {
+        const matrix_t *w = matrices[i];
+        size_t panels = matrix_n_panels(w);
+        size_t begin = size_min(size_max(part.begin, first) - first, panels);
+        size_t end = part.end <= first ? 0 : size_min(part.end - first, panels);
+        product_t product = batch_product(f, w, f->normed, SHARED_X);
+        for (size_t p = begin, n; p < end; p += n) {
+            n = multiply(f, &product, p, end, c);
+            for (size_t j = 0; j < n; j++)
+                store_qkv_panel(f, index, (component_t)(COMPONENT_Q_PROJ + i), w, p + j,
+                    c + j * panel_bytes(f, &product), outputs[i], firsts[i]);
+        }
+        first += panels;
+    }
+    forward_barrier(f, thread, &f->times.matrix_ns);
+}
+
+static void store_residual_panel(
+    const forward_t *f, size_t thread, const residual_t *r, size_t p, char *c)
+{
+    const kernels_t *k = &f->model->kernels;
+    size_t begin = model_share(f->model)->hidden.begin, n_rows = f->batch->n_rows;
+    size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, r->matrix->rows - column);
+    size_t offset = (begin + column) * k->element_bytes;
+    show_product(f, thread, r->product, r->layer, n_rows, begin + column, n, c);
+    k->store_residual(n_rows, n, c, KERNEL_PANEL, shared_row(f, r->from, 0) + offset,
+        shared_row(f, r->to, 0) + offset, f->strides[r->to]);
+}
+
+/* My rows, then everybody's. */
+static void project_gather(forward_t *f, size_t thread, const residual_t *r)
+{
+    const matrix_t *w = r->matrix;
+    team_part_t part = team_part(matrix_n_panels(w), thread, f->n_threads);
+    char *c = f->threads[thread].products[0];
+    product_t product = batch_product(f, w, shared_row(f, r->input, 0), r->input);
+    for (size_t p = part.begin, n; p < part.end; p += n) {
+        n = multiply(f, &product, p, part.end, c);
+        for (size_t i = 0; i < n; i++)
+            store_residual_panel(f, thread, r, p + i, c + i * panel_bytes(f, &product));
+    }
+    forward_gather(f, thread, r->to, r->sum, r->layer, &f->times.matrix_ns);
+}
+
+static void keep_partial_panel(const forward_t *f, const matrix_t *w, size_t p, const char *c)
+{
+    size_t hidden = f->model->config.hidden_size, acc = accumulator(f);
+    size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, w->rows - column);
+    for (size_t row = 0; row < f->batch->n_rows; row++)
+        memcpy(f->partial + (row * hidden + column) * acc, c + row * KERNEL_PANEL * acc, n * acc);
+}
+
+/* The textbook way (--combine reduce): my inputs' part of all rows, summed over ranks. */
+static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
+{
+    const matrix_t *w = r->matrix;
+    size_t first_input = slice_begin(f->model, r->input, f->model->rank);
+    const kernels_t *k = &f->model->kernels;
+    size_t hidden = f->model->config.hidden_size, acc = k->accumulator_bytes;
+    size_t n_rows = f->batch->n_rows, e = k->element_bytes;
+    team_part_t part = team_part(matrix_n_panels(w), thread, f->n_threads);
+    char *c = f->threads[thread].products[0];
+    if (w->rows == 0 && thread == 0)
+        memset(f->partial, 0, n_rows * hidden * acc);
+    product_t product = batch_product(f, w, shared_row(f, r->input, 0) + first_input * e, r->input);
+    for (size_t p = part.begin, n; p < part.end; p += n) {
+        n = multiply(f, &product, p, part.end, c);
+        for (size_t i = 0; i < n; i++)
+            keep_partial_panel(f, w, p + i, c + i * panel_bytes(f, &product));
+    }
+    forward_book(f, thread, &f->times.matrix_ns);
+    team_arrive(f->team, thread);
+    if (thread == 0) {
+        forward_book(f, thread, &f->times.waiting_ns);
+        if (f->model->mode == DTYPE_F64)
+            comm_allreduce_f64(f->comm, (double *)f->partial, n_rows * hidden);
+        else
+            comm_allreduce_f32(f->comm, (float *)f->partial, n_rows * hidden);
+        forward_book(f, thread, &f->times.exchange_ns);
+        team_release(f->team);
+    } else {
+        team_await(f->team, thread);
+    }
+    team_part_t rows = team_part(n_rows, thread, f->n_threads);
+    for (size_t row = rows.begin; row < rows.end; row++)
+        k->store_residual(1, hidden, f->partial + row * hidden * acc, 0,
+            shared_row(f, r->from, row), shared_row(f, r->to, row), 0);
+    forward_barrier(f, thread, &f->times.elementwise_ns);
+}
+
+void forward_project_back(forward_t *f, size_t thread, const residual_t *r)
+{
+    if (f->model->plan.combine == PLAN_GATHER)
+        project_gather(f, thread, r);
+    else
+        project_reduce(f, thread, r);
+}
+
+static void store_mlp_panel(
+    const forward_t *f, size_t thread, size_t index, size_t p, char *gate, char *up)
+{
+    const kernels_t *k = &f->model->kernels;
+    const matrix_t *w = &f->model->layers[index].gate;
+    size_t begin = model_share(f->model)->columns.begin, n_rows = f->batch->n_rows;
+    size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, w->rows - column);
+    show_product(f, thread, COMPONENT_GATE_PROJ, index, n_rows, begin + column, n, gate);
+    show_product(f, thread, COMPONENT_UP_PROJ, index, n_rows, begin + column, n, up);
+    k->store_swiglu(n_rows, n, gate, up, KERNEL_PANEL,
+        shared_row(f, SHARED_MLP, 0) + (begin + column) * k->element_bytes, f->strides[SHARED_MLP]);
+}
+
+/* Panels of gate_proj go before the same ones of up_proj in groups: changing between the two at
+ * every panel costs a lone row 6% of the memory's speed. */
+void forward_mlp(forward_t *f, size_t thread, size_t index)
+{
+    const model_layer_t *layer = &f->model->layers[index];
+    const product_t gate = batch_product(f, &layer->gate, f->normed, SHARED_X);
+    const product_t up = batch_product(f, &layer->up, f->normed, SHARED_X);
+    team_part_t part = team_part(matrix_n_panels(&layer->gate), thread, f->n_threads);
+    char **c = f->threads[thread].products;
+    for (size_t p = part.begin, n; p < part.end; p += n) {
+        n = multiply(f, &gate, p, part.end, c[0]);
+        multiply(f, &up, p, part.end, c[1]);
+        for (size_t i = 0; i < n; i++)
+            store_mlp_panel(f, thread, index, p + i, c[0] + i * panel_bytes(f, &gate),
+                c[1] + i * panel_bytes(f, &up));
+    }
+}
+
+static void store_logits_panel(const forward_t *f, size_t n_rows, size_t p, const char *c)
+{
+    const kernels_t *k = &f->model->kernels;
+    size_t vocab = model_lm_head(f->model)->rows;
+    size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, vocab - column);
+    char *y = f->logits + column * k->accumulator_bytes;
+    k->store_logits(n_rows, n, c, KERNEL_PANEL, y, vocab);
+    show(f, COMPONENT_LOGITS, 0, 0, n_rows, model_share(f->model)->vocab.begin + column, n, y,
+        vocab);
+}
+
+/* Final norm and lm_head of the rows that logits are wanted of. */
+void forward_compute_logits(forward_t *f, size_t thread)
+{
+    const model_t *m = f->model;
+    const kernels_t *k = &m->kernels;
+    const matrix_t *w = model_lm_head(m);
+    size_t n = f->batch->n_logits, n_lone = 0, hidden = m->config.hidden_size;
+    size_t stride = f->strides[SHARED_X];
+    while (n_lone < n && f->batch->logits_rows[n_lone].lone)
+        n_lone++;
+    team_part_t rows = team_part(n, thread, f->n_threads);
+    for (size_t i = rows.begin; i < rows.end; i++) {
+        char *normed = f->normed + i * stride * k->element_bytes;
+        k->rms_norm(hidden, shared_row(f, SHARED_X, f->batch->logits_rows[i].row), m->final_norm,
+            m->config.rms_norm_eps, normed);
+        show_replicated(f, COMPONENT_FINAL_NORM, 0, i, hidden, normed);
+    }
+    forward_barrier(f, thread, &f->times.elementwise_ns);
+    team_part_t part = team_part(matrix_n_panels(w), thread, f->n_threads);
+    char *c = f->threads[thread].products[0];
+    const product_t product = {w, f->normed, stride, n, n_lone};
+    for (size_t p = part.begin, group; p < part.end; p += group) {
+        group = multiply(f, &product, p, part.end, c);
+        for (size_t i = 0; i < group; i++)
+            store_logits_panel(f, n, p + i, c + i * panel_bytes(f, &product));
+    }
+    forward_barrier(f, thread, &f->times.matrix_ns);
+}

@@ -1,0 +1,404 @@
+/* Letters between the coordinator and the leaders, native structs as in step.c:
+ *   JOB     wire_job_t, ids, stop ids, stop texts one after another with their zeros
+ *   RESULT  wire_result_t, log-probabilities, tokens, message with its zero
+ *   FAILED  fail_t: the sender's replica cannot go on
+ *   END     fail_t: how the coordinator ended
+ *   STATS   fleet_stats_t: the last letter of a leader, in answer to END
+ * The coordinator's own replica takes and gives the same bytes without sending them. */
+#include "engine/run/fleet.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "comm/mail.h"
+#include "engine/base/clock.h"
+#include "engine/base/size.h"
+#include "engine/run/fleet_internal.h"
+
+enum { LETTER_JOB, LETTER_RESULT, LETTER_FAILED, LETTER_END, LETTER_STATS };
+
+#define NAP_NS 100000 /* of a leader without work */
+
+typedef struct queued {
+    struct queued *next;
+    size_t bytes;
+    char job[]; /* as in the letter */
+} queued_t;
+
+struct fleet {
+    comm_t *comm;    /* all ranks */
+    comm_t *replica; /* this replica's */
+    mail_t *mail;
+    engine_t *engine;
+    runner_t *runner; /* on leaders */
+    size_t n_replicas, ranks_each;
+    bool ended;
+    uint64_t idle_since, idle_ns; /* idle_since: 0 while there is work */
+    /* On the coordinator. */
+    queued_t *first, *last;
+    size_t n_queued, n_pending, window;
+    size_t *in_flight; /* [n_replicas] */
+    uint64_t next_handle;
+    fleet_stats_t *stats;    /* [n_replicas] */
+    fleet_result_t *results; /* [n_results] of this step */
+    size_t n_results, results_capacity;
+    char **kept; /* [n_results] the bytes they point into */
+};
+
+bool fleet_leads(const comm_t *comm, size_t n_replicas)
+{
+    size_t each = (size_t)comm_size(comm) / size_max(n_replicas, 1);
+    return each == 0 || (size_t)comm_rank(comm) % each == 0;
+}
+
+/* ---- Opening and closing -----------------------------------------------------------------------
+ */
+
+static int check_mesh(const comm_t *comm, size_t n_replicas, fail_t *fail)
+{
+    size_t ranks = (size_t)comm_size(comm);
+    if (n_replicas == 0 || ranks % n_replicas != 0)
+        return fail_set(fail, FAIL_USAGE,
+            "mesh: %zu ranks do not split into %zu replicas of the same size", ranks, n_replicas);
+    return 0;
+}
+
+/* Collective. */
+static int open_replica(fleet_t *f, const fleet_options_t *options, fail_t *fail)
+{
+    int color = (int)((size_t)comm_rank(f->comm) / f->ranks_each);
+    if (comm_split(f->comm, color, options->path, &f->replica, fail) != 0)
+        return fail->status;
+    engine_open(&f->engine, f->replica, &options->engine, fail);
+    if (comm_agree(f->comm, fail) != 0)
+        return fail->status;
+    /* Which jobs are too long must not depend on who gets them. */
+    if (comm_agree_same(f->comm, engine_info(f->engine).max_context,
+            "longest sequence (--kv-tokens sets it)", fail) != 0)
+        return fail->status;
+    return mail_open(&f->mail, f->comm, fail);
+}
+
+/* Local. */
+static int open_queues(fleet_t *f, const fleet_options_t *options, fail_t *fail)
+{
+    bool leads = comm_rank(f->replica) == 0;
+    size_t max_batch = engine_info(f->engine).max_batch;
+    f->idle_since = clock_ns();
+    /* A replica has a few jobs in reserve, so that it never waits for the coordinator's next step.
+     */
+    f->window = max_batch + max_batch / 4 + 1;
+    if (leads)
+        runner_open(&f->runner, f->engine, options->tokenizer, fail);
+    if (comm_rank(f->comm) != 0)
+        return fail->status;
+    f->in_flight = calloc(f->n_replicas, sizeof *f->in_flight);
+    f->stats = calloc(f->n_replicas, sizeof *f->stats);
+    if (f->in_flight == NULL || f->stats == NULL)
+        fail_set(fail, FAIL_MEMORY, "fleet: out of memory for %zu replicas", f->n_replicas);
+    return fail->status;
+}
+
+int fleet_open(fleet_t **out, comm_t *comm, const fleet_options_t *options, fail_t *fail)
+{
+    *out = NULL;
+    fleet_t *f = calloc(1, sizeof *f);
+    if (f == NULL)
+        fail_set(fail, FAIL_MEMORY, "fleet: out of memory");
+    else
+        check_mesh(comm, options->n_replicas, fail);
+    if (comm_agree(comm, fail) != 0) {
+        free(f);
+        return fail->status;
+    }
+    f->comm = comm;
+    f->n_replicas = options->n_replicas;
+    f->ranks_each = (size_t)comm_size(comm) / f->n_replicas;
+    if (open_replica(f, options, fail) == 0) {
+        open_queues(f, options, fail);
+        comm_agree(comm, fail);
+    }
+    if (fail->status != 0) {
+        fleet_close(f);
+        return fail->status;
+    }
+    *out = f;
+    return 0;
+}
+
+static void forget_results(fleet_t *f)
+{
+    for (size_t i = 0; i < f->n_results; i++)
+        free(f->kept[i]);
+    f->n_results = 0;
+}
+
+void fleet_close(fleet_t *f)
+{
+    if (f == NULL)
+        return;
+    forget_results(f);
+    for (queued_t *queued = f->first, *next; queued != NULL; queued = next) {
+        next = queued->next;
+        free(queued);
+    }
+    runner_close(f->runner);
+    engine_close(f->engine);
+    mail_close(f->mail);
+    comm_close(f->replica);
+    free(f->in_flight);
+    free(f->stats);
+    free(f->results);
+    free(f->kept);
+    free(f);
+}
+
+engine_t *fleet_engine(fleet_t *f)
+{
+    return f->engine;
+}
+
+size_t fleet_pending(const fleet_t *f)
+{
+    return f->n_pending;
+}
+
+const fleet_stats_t *fleet_stats(const fleet_t *f)
+{
+    return f->stats;
+}
+
+/* ---- Idle time ---------------------------------------------------------------------------------
+ */
+
+/* Notes whether this leader's replica has work now. */
+static void note_work(fleet_t *f, bool has_work)
+{
+    uint64_t now = clock_ns();
+    if (has_work && f->idle_since != 0) {
+        f->idle_ns += now - f->idle_since;
+        f->idle_since = 0;
+    } else if (!has_work && f->idle_since == 0) {
+        f->idle_since = now;
+    }
+}
+
+static void nap(void)
+{
+    const struct timespec pause = {.tv_nsec = NAP_NS};
+    nanosleep(&pause, NULL);
+}
+
+static fleet_stats_t stats_of(const fleet_t *f)
+{
+    engine_info_t info = engine_info(f->engine);
+    uint64_t tail = f->idle_since == 0 ? 0 : clock_ns() - f->idle_since;
+    return (fleet_stats_t){.n_jobs = runner_n_done(f->runner),
+        .totals = engine_totals(f->engine),
+        .idle_ns = f->idle_ns + tail,
+        .tail_ns = tail,
+        .weight_bytes = info.weight_bytes,
+        .peak_bytes = info.peak_bytes};
+}
+
+/* ---- Jobs --------------------------------------------------------------------------------------
+ */
+
+int fleet_submit(fleet_t *f, const fleet_job_t *job, uint64_t *handle, fail_t *fail)
+{
+    size_t bytes = runner_job_bytes(job);
+    queued_t *queued = malloc(sizeof *queued + bytes);
+    if (queued == NULL)
+        return fail_set(fail, FAIL_MEMORY, "job: out of memory for %zu ids", job->n_ids);
+    queued->next = NULL;
+    queued->bytes = bytes;
+    *handle = f->next_handle++;
+    runner_write_job(job, *handle, queued->job);
+    if (f->last != NULL)
+        f->last->next = queued;
+    else
+        f->first = queued;
+    f->last = queued;
+    f->n_queued++;
+    f->n_pending++;
+    return 0;
+}
+
+/* The replica that has the fewest jobs, if it has room for another: not more than its even part of
+ * what is left, so that all end at about the same time. */
+static bool find_room(const fleet_t *f, size_t *replica)
+{
+    size_t left = (f->n_pending + f->n_replicas - 1) / f->n_replicas;
+    *replica = 0;
+    for (size_t r = 1; r < f->n_replicas; r++)
+        if (f->in_flight[r] < f->in_flight[*replica])
+            *replica = r;
+    return f->in_flight[*replica] < size_min(f->window, left);
+}
+
+static int hand_out(fleet_t *f, fail_t *fail)
+{
+    size_t replica;
+    while (f->first != NULL && find_room(f, &replica) && fail->status == 0) {
+        queued_t *queued = f->first;
+        f->first = queued->next;
+        if (f->first == NULL)
+            f->last = NULL;
+        f->n_queued--;
+        f->in_flight[replica]++;
+        if (replica == 0)
+            runner_take(f->runner, queued->job, queued->bytes, fail);
+        else
+            mail_send(f->mail, (int)(replica * f->ranks_each), LETTER_JOB, queued->job,
+                queued->bytes, fail);
+        free(queued);
+    }
+    return fail->status;
+}
+
+/* Keeps a result for the caller; takes its bytes. */
+static int keep_result(fleet_t *f, char *bytes, size_t replica, fail_t *fail)
+{
+    if (f->n_results == f->results_capacity) {
+        size_t capacity = size_max(64, 2 * f->results_capacity);
+        fleet_result_t *results = realloc(f->results, capacity * sizeof *results);
+        if (results != NULL)
+            f->results = results;
+        char **kept = realloc(f->kept, capacity * sizeof *kept);
+        if (kept != NULL)
+            f->kept = kept;
+        if (results == NULL || kept == NULL) {
+            free(bytes);
+            return fail_set(fail, FAIL_MEMORY, "fleet: out of memory for %zu results", capacity);
+        }
+        f->results_capacity = capacity;
+    }
+    f->kept[f->n_results] = bytes;
+    f->results[f->n_results] = runner_read_result(bytes);
+    f->results[f->n_results++].replica = replica;
+    f->in_flight[replica]--;
+    f->n_pending--;
+    return 0;
+}
+
+/* The coordinator's letters: results, and the failures of leaders. */
+static int read_letters(fleet_t *f, fail_t *fail)
+{
+    mail_letter_t letter;
+    while (fail->status == 0 && mail_poll(f->mail, &letter, fail) > 0) {
+        if (letter.kind == LETTER_FAILED) {
+            const fail_t *failed = letter.data;
+            fail_set(fail, failed->status, "%s", failed->message);
+            continue;
+        }
+        char *bytes = malloc(letter.bytes);
+        if (bytes == NULL)
+            return fail_set(
+                fail, FAIL_MEMORY, "fleet: out of memory for a result of %zu bytes", letter.bytes);
+        memcpy(bytes, letter.data, letter.bytes);
+        keep_result(f, bytes, (size_t)letter.from / f->ranks_each, fail);
+    }
+    return fail->status;
+}
+
+int fleet_step(fleet_t *f, const fleet_result_t **results, size_t *n_results, fail_t *fail)
+{
+    size_t bytes;
+    forget_results(f);
+    *n_results = 0;
+    if (engine_was_interrupted(f->engine))
+        return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
+    if (read_letters(f, fail) != 0 || hand_out(f, fail) != 0)
+        return fail->status;
+    bool has_work = runner_n_active(f->runner) > 0;
+    note_work(f, has_work);
+    if (has_work && runner_step(f->runner, fail) < 0)
+        return fail->status;
+    for (char *result; (result = runner_give(f->runner, &bytes)) != NULL;)
+        if (keep_result(f, result, 0, fail) != 0)
+            return fail->status;
+    if (!has_work && f->n_results == 0)
+        nap();
+    *results = f->results;
+    *n_results = f->n_results;
+    return f->n_pending > 0 ? 1 : 0;
+}
+
+void fleet_end(fleet_t *f, const fail_t *fail)
+{
+    fail_t ignored = {0};
+    mail_letter_t letter;
+    if (f->ended)
+        return;
+    f->ended = true;
+    note_work(f, false);
+    f->stats[0] = stats_of(f);
+    for (size_t r = 1; r < f->n_replicas; r++)
+        mail_send(f->mail, (int)(r * f->ranks_each), LETTER_END, fail, sizeof *fail, &ignored);
+    engine_end(f->engine, fail);
+    for (size_t n_ended = 1; n_ended < f->n_replicas;) {
+        if (mail_poll(f->mail, &letter, &ignored) <= 0) {
+            nap();
+        } else if (letter.kind == LETTER_STATS) {
+            memcpy(&f->stats[(size_t)letter.from / f->ranks_each], letter.data, sizeof *f->stats);
+            n_ended++;
+        }
+    }
+}
+
+/* ---- The others --------------------------------------------------------------------------------
+ */
+
+/* A leader's letters: jobs, and the end. Returns whether it has come; *end is how. */
+static bool read_orders(fleet_t *f, fail_t *end, fail_t *fail)
+{
+    mail_letter_t letter;
+    while (mail_poll(f->mail, &letter, fail) > 0) {
+        if (letter.kind == LETTER_END) {
+            memcpy(end, letter.data, sizeof *end);
+            return true;
+        }
+        if (fail->status == 0)
+            runner_take(f->runner, letter.data, letter.bytes, fail);
+    }
+    return false;
+}
+
+/* One step of a leader's replica; a failure is told to the coordinator, once. */
+static void work(fleet_t *f, bool *told, fail_t *fail)
+{
+    size_t bytes;
+    bool has_work = runner_n_active(f->runner) > 0 && fail->status == 0;
+    note_work(f, has_work);
+    if (engine_was_interrupted(f->engine))
+        fail_set(fail, FAIL_INTERRUPTED, "interrupted");
+    if (has_work && fail->status == 0)
+        runner_step(f->runner, fail);
+    for (char *result; fail->status == 0 && (result = runner_give(f->runner, &bytes)) != NULL;) {
+        mail_send(f->mail, 0, LETTER_RESULT, result, bytes, fail);
+        free(result);
+    }
+    if (fail->status != 0 && !*told) {
+        fail_t ignored = {0};
+        mail_send(f->mail, 0, LETTER_FAILED, fail, sizeof *fail, &ignored);
+        *told = true;
+    }
+    if (!has_work)
+        nap();
+}
+
+int fleet_serve(fleet_t *f, fail_t *fail)
+{
+    if (comm_rank(f->replica) != 0)
+        return engine_serve(f->engine, fail);
+    fail_t end = {0}, own = {0}, ignored = {0};
+    bool told = false;
+    while (!read_orders(f, &end, &own))
+        work(f, &told, &own);
+    note_work(f, false);
+    fleet_stats_t stats = stats_of(f);
+    engine_end(f->engine, &end);
+    mail_send(f->mail, 0, LETTER_STATS, &stats, sizeof stats, &ignored);
+    return end.status == 0 ? 0 : fail_set(fail, end.status, "%s", end.message);
+}

@@ -1,0 +1,57 @@
+/* What `choir bench` tells: a table for people, JSON lines (docs/bench-json.md) and CSV for tools.
+ *
+ * Plain data; all functions are the coordinator's. */
+#ifndef CHOIR_LAUNCH_BENCH_REPORT_H
+#define CHOIR_LAUNCH_BENCH_REPORT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "engine/base/status.h"
+#include "engine/run/bench.h"
+#include "engine/run/bench_gemm.h"
+
+#define BENCH_NAME_BYTES 128
+
+/* Under what conditions a number was measured. */
+typedef struct bench_about {
+    char model[BENCH_NAME_BYTES]; /* the file's or directory's name */
+    char cpu[BENCH_NAME_BYTES];
+    char time_utc[32]; /* "2026-01-31T12:00:00Z" */
+    bool random_weights;
+    uint64_t config_digest;
+    const char *dtype, *isa, *dot, *order, *attention, *combine, *comm;
+    size_t n_layers, model_layers, ranks, nodes, threads;
+    bench_options_t options;
+} bench_about_t;
+
+/* Writes the model name of /proc/cpuinfo, or "unknown". */
+void bench_cpu_name(char name[BENCH_NAME_BYTES]);
+
+void bench_print_table(const bench_about_t *about, const bench_report_t *report, FILE *out);
+void bench_print_gemm(const bench_about_t *about, const bench_gemm_t *gemm, FILE *out);
+
+/* One object; NULL when out of memory. The caller owns it. */
+json_t *bench_json(const bench_about_t *about, const bench_report_t *report);
+json_t *bench_gemm_json(const bench_about_t *about, const bench_gemm_t *gemm);
+
+/* Two lines: names and values of the object's members that are numbers or strings. with_names: the
+ * first line too. */
+void bench_write_csv(const json_t *object, bool with_names, FILE *out);
+
+/* Where rows go: a file to append to, or standard output for "-". */
+typedef struct bench_sink {
+    FILE *file; /* NULL: not asked for */
+    const char *path;
+    bool is_empty; /* nothing was written to it before */
+} bench_sink_t;
+
+/* path: NULL for none. FAIL_FILE. */
+int bench_sink_open(bench_sink_t *sink, const char *path, fail_t *fail);
+/* FAIL_FILE when not everything could be written. */
+int bench_sink_close(bench_sink_t *sink, fail_t *fail);
+
+#endif

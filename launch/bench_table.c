@@ -1,0 +1,159 @@
+#include <string.h>
+
+#include "launch/bench_report.h"
+
+/* How a metric is shown. */
+typedef struct line {
+    const char *name;
+    bench_metric_t metric;
+    double scale;
+    int digits;
+    const char *unit;
+} line_t;
+
+static const line_t lines[] = {
+    {"read bandwidth", BENCH_READ_BANDWIDTH, 1e-9, 1, "GB/s"},
+    {"multiply-add peak", BENCH_FMA_PEAK, 1e-9, 0, "GFLOP/s"},
+    {"matrix peak", BENCH_PEAK, 1e-9, 0, "GFLOP/s"},
+    {"int8 peak", BENCH_INT8_PEAK, 1e-9, 0, "GOP/s"},
+    {NULL, BENCH_METRICS, 0, 0, NULL},
+    {"prefill", BENCH_PREFILL_TOKENS, 1, 1, "tokens/s"},
+    {"", BENCH_PREFILL_FLOP, 1e-9, 0, "GFLOP/s"},
+    {"", BENCH_PREFILL_SHARE, 100, 1, "% of the matrix peak"},
+    {"time to first token", BENCH_FIRST_TOKEN, 1e3, 1, "ms"},
+    {NULL, BENCH_METRICS, 0, 0, NULL},
+    {"decode", BENCH_DECODE_TOKENS, 1, 2, "tokens/s"},
+    {"", BENCH_DECODE_BYTES, 1e-9, 1, "GB/s"},
+    {"", BENCH_DECODE_BANDWIDTH, 100, 1, "% of the read bandwidth"},
+    {"", BENCH_DECODE_SHARE, 100, 1, "% of the matrix peak"},
+    {"time per token", BENCH_TOKEN, 1e3, 2, "ms"},
+};
+
+void bench_cpu_name(char name[BENCH_NAME_BYTES])
+{
+    char text[256];
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    strcpy(name, "unknown");
+    while (file != NULL && fgets(text, sizeof text, file) != NULL) {
+        const char *colon = strchr(text, ':');
+        if (strncmp(text, "model name", 10) != 0 || colon == NULL)
+            continue;
+        text[strcspn(text, "\n")] = 0;
+        snprintf(name, BENCH_NAME_BYTES, "%.*s", BENCH_NAME_BYTES - 1,
+            colon + 1 + strspn(colon + 1, " "));
+        break;
+    }
+    if (file != NULL)
+        fclose(file);
+}
+
+static const char *plural(size_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
+static void print_machine(const bench_about_t *about, FILE *out)
+{
+    fprintf(out, "%s, ", about->model);
+    if (about->n_layers != about->model_layers)
+        fprintf(out, "%zu of its %zu layers, ", about->n_layers, about->model_layers);
+    fprintf(out, "%s, %s\n%zu rank%s x %zu thread%s on %s\n", about->dtype, about->isa,
+        about->ranks, plural(about->ranks), about->threads, plural(about->threads), about->cpu);
+}
+
+static void print_metrics(const bench_report_t *report, FILE *out)
+{
+    fprintf(out, "\n%-20s %11s %11s %11s\n", "", "median", "lowest", "highest");
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        const line_t *line = &lines[i];
+        if (line->name == NULL) {
+            fputc('\n', out);
+            continue;
+        }
+        bench_spread_t spread = bench_spread(report, line->metric);
+        if (spread.max > 0)
+            fprintf(out, "%-20s %11.*f %11.*f %11.*f  %s\n", line->name, line->digits,
+                spread.median * line->scale, line->digits, spread.min * line->scale, line->digits,
+                spread.max * line->scale, line->unit);
+        else
+            fprintf(out, "%-20s %11s %11s %11s  %s\n", line->name, "-", "-", "-", line->unit);
+    }
+}
+
+static double total(const bench_split_t *split)
+{
+    return split->matrix + split->attention + split->elementwise + split->exchange +
+           split->waiting + split->sampling;
+}
+
+static void print_splits(const bench_report_t *report, bench_phase_t phase, FILE *out)
+{
+    for (size_t r = 0; r < report->n_ranks; r++) {
+        const bench_split_t *split = &report->splits[(size_t)phase * report->n_ranks + r];
+        double all = total(split), scale = all > 0 ? 100 / all : 0;
+        char name[64];
+        snprintf(name, sizeof name, "%s, rank %zu", phase == BENCH_PREFILL ? "prefill" : "step", r);
+        fprintf(out, "%-20s %11.2f %8.1f %9.1f %11.1f %8.1f %7.1f %8.1f\n", name, all * 1e3,
+            split->matrix * scale, split->attention * scale, split->elementwise * scale,
+            split->exchange * scale, split->waiting * scale, split->sampling * scale);
+    }
+}
+
+void bench_print_table(const bench_about_t *about, const bench_report_t *report, FILE *out)
+{
+    const bench_options_t *o = &about->options;
+    print_machine(about, out);
+    fprintf(out,
+        "batch %zu, prompt %zu tokens, decode of %zu from context %zu, %zu repetition%s; %s "
+        "weights\n",
+        o->batch, o->prompt_tokens, o->gen_tokens, o->context, o->repeat, plural(o->repeat),
+        about->random_weights ? "random" : "the model's");
+    print_metrics(report, out);
+    fprintf(out, "\na decode step reads %.1f MB of weights and %.1f MB of keys and values\n",
+        report->weight_bytes * 1e-6, report->kv_bytes * 1e-6);
+    fprintf(out, "\n%-20s %11s %8s %9s %11s %8s %7s %8s\n", "mean split, %", "ms", "matrix",
+        "attention", "elementwise", "exchange", "waiting", "sampling");
+    print_splits(report, BENCH_PREFILL, out);
+    print_splits(report, BENCH_DECODE, out);
+    fprintf(out, "\nlogits digest %016llx\n", (unsigned long long)report->logits_digest);
+    double bandwidth = bench_spread(report, BENCH_DECODE_BANDWIDTH).median;
+    double peak = bench_spread(report, BENCH_PREFILL_SHARE).median;
+    if (peak > 0)
+        fprintf(out, "prefill %.0f%% of the matrix peak, ", 100 * peak);
+    else
+        fprintf(out, "prefill %.1f tokens/s, ", bench_spread(report, BENCH_PREFILL_TOKENS).median);
+    fprintf(out, "decode %.0f%% of the read bandwidth\n", 100 * bandwidth);
+}
+
+static void print_gemm_rate(double work, double seconds, double scale, FILE *out)
+{
+    if (seconds > 0)
+        fprintf(out, " %9.1f", work / seconds * scale);
+    else
+        fprintf(out, " %9s", "-");
+}
+
+void bench_print_gemm(const bench_about_t *about, const bench_gemm_t *gemm, FILE *out)
+{
+    print_machine(about, out);
+    fprintf(out, "beside %s of %s; medians of up to %zu\n\n", gemm->function, gemm->library,
+        about->options.repeat);
+    fprintf(out, "%-8s %7s %7s %5s %7s   %-19s  %-19s\n", "", "", "", "", "", "Choir", "OpenBLAS");
+    fprintf(out, "%-8s %7s %7s %5s %7s  %9s %9s  %9s %9s %7s\n", "matrix", "outputs", "inputs",
+        "rows", "threads", "GFLOP/s", "GB/s", "GFLOP/s", "GB/s", "ratio");
+    for (size_t i = 0; i < gemm->n_rows; i++) {
+        const bench_gemm_row_t *row = &gemm->rows[i];
+        if (i > 0 && strcmp(row->name, gemm->rows[i - 1].name) != 0)
+            fputc('\n', out);
+        fprintf(out, "%-8s %7zu %7zu %5zu %7zu ", row->name, row->outputs, row->inputs, row->rows,
+            row->threads);
+        print_gemm_rate(row->flop, row->seconds, 1e-9, out);
+        print_gemm_rate(row->weight_bytes, row->seconds, 1e-9, out);
+        fputc(' ', out);
+        print_gemm_rate(row->flop, row->blas_seconds, 1e-9, out);
+        print_gemm_rate(row->blas_weight_bytes, row->blas_seconds, 1e-9, out);
+        if (row->blas_seconds > 0)
+            fprintf(out, " %7.2f", row->blas_seconds / row->seconds);
+        fputc('\n', out);
+    }
+}

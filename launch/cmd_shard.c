@@ -1,0 +1,449 @@
+/* choir shard: makes a store of a model directory, checks, lists and unpacks stores. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "comm/topology.h"
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/base/memory.h"
+#include "launch/command.h"
+#include "launch/model_dir.h"
+#include "sharding/checkpoint.h"
+#include "sharding/store.h"
+#include "sharding/store_unpack.h"
+#include "sharding/store_write.h"
+
+#define BAR_WIDTH 30
+#define REDRAW_NS 100000000u
+#define MB 1e6
+/* Of bad blocks, on each rank; a ruined store need not be told block by block. */
+#define MAX_PROBLEM_BYTES ((size_t)1 << 20)
+
+/* ---- Progress ----------------------------------------------------------------------------------
+ */
+
+/* Rank 0 shows its own part for the whole: parts are about equal. */
+typedef struct progress {
+    const char *what;
+    uint64_t begin_ns, last_ns;
+    uint64_t all_bytes; /* of all ranks */
+    bool shown, drawn;
+} progress_t;
+
+static progress_t progress_begin(
+    const invocation_t *invocation, const char *what, uint64_t all_bytes)
+{
+    return (progress_t){.what = what,
+        .begin_ns = clock_ns(),
+        .all_bytes = all_bytes,
+        .shown = comm_rank(invocation->comm) == 0 && !invocation->options.quiet &&
+                 isatty(STDERR_FILENO)};
+}
+
+static void draw_progress(void *context, uint64_t done, uint64_t total)
+{
+    progress_t *progress = context;
+    uint64_t now = clock_ns();
+    if (!progress->shown || total == 0 || done == 0 || now - progress->last_ns < REDRAW_NS)
+        return;
+    progress->last_ns = now;
+    progress->drawn = true;
+    double part = (double)done / (double)total, seconds = (double)(now - progress->begin_ns) * 1e-9;
+    int filled = (int)(part * BAR_WIDTH);
+    fprintf(stderr, "\rchoir: %s [%.*s%*s] %3.0f%% of %.0f MB, %.0f MB/s, %.0f s left\x1b[K",
+        progress->what, filled, "##############################", BAR_WIDTH - filled, "",
+        100 * part, (double)progress->all_bytes / MB,
+        part * (double)progress->all_bytes / MB / seconds, seconds / part - seconds);
+}
+
+static void progress_end(const progress_t *progress)
+{
+    if (progress->drawn)
+        fprintf(stderr, "\r\x1b[K");
+}
+
+/* ---- Threads -----------------------------------------------------------------------------------
+ */
+
+/* Collective. */
+static int open_team(const invocation_t *invocation, team_t **team, fail_t *fail)
+{
+    topology_t topology = {0};
+    comm_t *comm = invocation->comm;
+    *team = NULL;
+    topology_read(&topology, fail);
+    if (comm_agree(comm, fail) != 0)
+        return fail->status;
+    size_t threads =
+        topology_threads(&topology, invocation->options.threads, (size_t)comm_binding_ranks(comm));
+    comm_set_threads(comm, threads);
+    team_open(team, threads, comm_oversubscribed(comm), fail);
+    return comm_agree(comm, fail);
+}
+
+/* Collective. */
+static int open_store(
+    const invocation_t *invocation, const char *directory, store_t **store, fail_t *fail)
+{
+    store_open(store, directory, NULL, NULL, fail);
+    if (comm_agree(invocation->comm, fail) != 0)
+        return fail->status;
+    return comm_agree_same(
+        invocation->comm, store_manifest(*store)->checksum, "the store's manifest", fail);
+}
+
+static store_job_t job_of(
+    const invocation_t *invocation, store_t *store, team_t *team, progress_t *progress)
+{
+    return (store_job_t){.store = store,
+        .rank = (size_t)comm_rank(invocation->comm),
+        .n_ranks = (size_t)comm_size(invocation->comm),
+        .team = team,
+        .progress = draw_progress,
+        .progress_context = progress};
+}
+
+static uint64_t source_bytes(const store_manifest_t *manifest)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < manifest->n_sources; i++)
+        bytes += manifest->sources[i].bytes;
+    return bytes;
+}
+
+static double seconds_since(uint64_t begin_ns)
+{
+    return (double)(clock_ns() - begin_ns) * 1e-9;
+}
+
+/* ---- Making ------------------------------------------------------------------------------------
+ */
+
+/* Collective. The ranks' tables to rank 0. */
+static int gather_tables(comm_t *comm, store_write_t *write, fail_t *fail)
+{
+    size_t n_ranks = (size_t)comm_size(comm), total = 0;
+    bool root = comm_rank(comm) == 0;
+    size_t *counts = malloc(n_ranks * sizeof *counts);
+    for (size_t r = 0; r < n_ranks && counts != NULL; r++)
+        total += counts[r] = store_write_table_bytes(write, r);
+    store_written_t *mine = malloc(store_write_table_bytes(write, write->rank) + 1);
+    store_written_t *all = malloc((root ? total : 0) + 1);
+    if (counts == NULL || mine == NULL || all == NULL)
+        fail_set(fail, FAIL_MEMORY, "shard: out of memory for the list of blocks");
+    if (comm_agree(comm, fail) == 0) {
+        store_write_pack(write, mine);
+        comm_gatherv_root(comm, mine, counts, all);
+        if (root)
+            store_write_unpack(write, all);
+    }
+    free(counts);
+    free(mine);
+    free(all);
+    return fail->status;
+}
+
+static void tell_made(
+    const store_write_t *write, uint64_t kept, uint64_t stored, double seconds, int64_t peak)
+{
+    double total = (double)write->layout->total_bytes;
+    log_write(LOG_INFO,
+        "%s: %.1f MB from %.1f MB (%.3f), %zu blocks in %zu files, %.1f s, %.0f MB/s%s; memory per "
+        "rank at most %.0f MB",
+        write->out, (double)stored / MB, total / MB, (double)stored / total,
+        write->layout->n_frames, write->layout->n_data, seconds,
+        (total - (double)kept) / MB / seconds, kept > 0 ? ", the rest was there already" : "",
+        (double)peak / MB);
+}
+
+/* Collective. */
+static int write_store(
+    const invocation_t *invocation, const store_layout_t *layout, team_t *team, fail_t *fail)
+{
+    comm_t *comm = invocation->comm;
+    progress_t progress = progress_begin(invocation, "sharding", layout->total_bytes);
+    bool root = comm_rank(comm) == 0;
+    uint64_t stored = 0;
+    store_write_t write = {0};
+    store_write_open(&write, layout, invocation->options.shard_out, (size_t)comm_rank(comm),
+        (size_t)comm_size(comm), team, fail);
+    write.progress = draw_progress;
+    write.progress_context = &progress;
+    if (root && fail->status == 0)
+        store_write_begin(&write, UINT64_MAX, fail);
+    if (comm_agree(comm, fail) == 0)
+        store_write_data(&write, fail);
+    progress_end(&progress);
+    if (comm_agree(comm, fail) == 0 && gather_tables(comm, &write, fail) == 0) {
+        uint64_t kept = (uint64_t)comm_sum(comm, (int64_t)write.kept_bytes);
+        int64_t peak = comm_max(comm, (int64_t)memory_peak_bytes());
+        if (root)
+            store_write_finish(&write, &stored, fail);
+        if (comm_agree(comm, fail) == 0)
+            tell_made(&write, kept, stored, seconds_since(progress.begin_ns), peak);
+    }
+    store_write_close(&write);
+    return fail->status;
+}
+
+/* Collective. */
+static int make_store(const invocation_t *invocation, team_t *team, fail_t *fail)
+{
+    const options_t *flags = &invocation->options;
+    comm_t *comm = invocation->comm;
+    char directory[4096];
+    const store_options_t options = {.level = (int)flags->level,
+        .file_bytes = (uint64_t)flags->file_mib << 20,
+        .layers = flags->layers_per_file};
+    store_layout_t layout = {0};
+    if (model_dir_find(flags->model, directory, sizeof directory, fail) == 0)
+        store_layout_open(&layout, directory, &options, fail);
+    if (comm_agree(comm, fail) == 0 &&
+        comm_agree_same(comm, layout.resume_id, "files of the model directory", fail) == 0)
+        write_store(invocation, &layout, team, fail);
+    store_layout_close(&layout);
+    return fail->status;
+}
+
+/* ---- Checking ----------------------------------------------------------------------------------
+ */
+
+/* Messages, one a line. */
+typedef struct problems {
+    char *text;
+    size_t bytes, count;
+} problems_t;
+
+static void add_problem(void *context, const char *message)
+{
+    problems_t *problems = context;
+    size_t n = strlen(message);
+    problems->count++;
+    if (problems->bytes + n + 1 > MAX_PROBLEM_BYTES)
+        return;
+    char *grown = realloc(problems->text, problems->bytes + n + 1);
+    if (grown == NULL)
+        return; /* counted all the same */
+    problems->text = grown;
+    memcpy(grown + problems->bytes, message, n);
+    grown[problems->bytes + n] = '\n';
+    problems->bytes += n + 1;
+}
+
+/* Collective. All ranks' messages to standard output, in the order of the ranks. */
+static int print_problems(comm_t *comm, const problems_t *problems, fail_t *fail)
+{
+    size_t n_ranks = (size_t)comm_size(comm), total = 0;
+    size_t *counts = malloc(n_ranks * sizeof *counts);
+    if (counts == NULL)
+        fail_set(fail, FAIL_MEMORY, "shard: out of memory");
+    if (comm_agree(comm, fail) == 0) {
+        comm_allgather(comm, &problems->bytes, sizeof *counts, counts);
+        for (size_t r = 0; r < n_ranks; r++)
+            total += counts[r];
+    }
+    char *all = malloc(total + 1);
+    if (all == NULL)
+        fail_set(fail, FAIL_MEMORY, "shard: out of memory");
+    if (comm_agree(comm, fail) == 0) {
+        comm_gatherv_root(comm, problems->bytes > 0 ? problems->text : all, counts, all);
+        if (comm_rank(comm) == 0)
+            fwrite(all, 1, total, stdout);
+    }
+    free(all);
+    free(counts);
+    return fail->status;
+}
+
+/* Collective. What the files themselves tell, by rank 0 alone, is in `problems` already. */
+static int check_blocks(const invocation_t *invocation, store_t *store, team_t *team,
+    problems_t *problems, fail_t *fail)
+{
+    comm_t *comm = invocation->comm;
+    const store_manifest_t *manifest = store_manifest(store);
+    progress_t progress = progress_begin(invocation, "checking", source_bytes(manifest));
+    store_job_t job = job_of(invocation, store, team, &progress);
+    store_findings_t findings;
+    store_check(&job, add_problem, problems, &findings, fail);
+    progress_end(&progress);
+    /* Whether the headers, which are right now, tell the same as the manifest. */
+    checkpoint_t *checkpoint = NULL;
+    fail_t found = {0};
+    if (comm_rank(comm) == 0 && fail->status == 0 && problems->count == 0 &&
+        checkpoint_open(&checkpoint, store_directory(store), &found) != 0)
+        add_problem(problems, found.message);
+    checkpoint_close(checkpoint);
+    if (comm_agree(comm, fail) != 0)
+        return fail->status;
+    int64_t bad = comm_sum(comm, (int64_t)problems->count);
+    int64_t blocks = comm_sum(comm, (int64_t)findings.n_blocks);
+    double seconds = seconds_since(progress.begin_ns);
+    if (print_problems(comm, problems, fail) != 0)
+        return fail->status;
+    if (bad > 0)
+        return fail_set(fail, FAIL_FORMAT,
+            "%s: %lld of its %lld blocks and files are damaged; make the store again",
+            store_directory(store), (long long)bad,
+            (long long)blocks + (long long)(manifest->n_data + manifest->n_copied));
+    log_write(LOG_INFO, "%s: all %lld blocks are right, %.1f MB in %.1f s, %.0f MB/s",
+        store_directory(store), (long long)blocks, (double)source_bytes(manifest) / MB, seconds,
+        (double)source_bytes(manifest) / MB / seconds);
+    return 0;
+}
+
+static void ignore_problem(void *context, const char *message)
+{
+    (void)context, (void)message;
+}
+
+/* Collective. */
+static int check_store(const invocation_t *invocation, team_t *team, fail_t *fail)
+{
+    problems_t problems = {0};
+    store_t *store = NULL;
+    comm_t *comm = invocation->comm;
+    bool root = comm_rank(comm) == 0;
+    store_open(
+        &store, invocation->options.check, root ? add_problem : ignore_problem, &problems, fail);
+    if (comm_agree(comm, fail) == 0 &&
+        comm_agree_same(comm, store_manifest(store)->checksum, "the store's manifest", fail) == 0)
+        check_blocks(invocation, store, team, &problems, fail);
+    store_close(store);
+    free(problems.text);
+    return fail->status;
+}
+
+/* ---- Listing -----------------------------------------------------------------------------------
+ */
+
+static uint64_t stored_bytes(const store_manifest_t *manifest, const store_segment_t *segment)
+{
+    uint64_t bytes = 0;
+    for (size_t b = 0; b < segment->n_blocks; b++)
+        bytes += manifest->frames[segment->first_frame + b].bytes;
+    return bytes;
+}
+
+static void print_segment(const store_manifest_t *manifest, const store_segment_t *segment)
+{
+    char shape[CHECKPOINT_MAX_DIMS * 22 + 1] = "";
+    size_t used = 0;
+    for (size_t d = 0; d < segment->n_dims; d++)
+        used += (size_t)snprintf(
+            shape + used, sizeof shape - used, d > 0 ? "x%zu" : "%zu", segment->shape[d]);
+    uint64_t stored = stored_bytes(manifest, segment);
+    printf("%-48s %-5s %-16s %14llu %14llu %6.3f %7zu", segment->name, segment->dtype, shape,
+        (unsigned long long)segment->bytes, (unsigned long long)stored,
+        segment->bytes == 0 ? 0 : (double)stored / (double)segment->bytes, segment->n_blocks);
+    if (segment->n_blocks > 0)
+        printf("  %s", manifest->data[manifest->frames[segment->first_frame].data].name);
+    printf("\n");
+}
+
+static int list_store(const invocation_t *invocation, fail_t *fail)
+{
+    store_t *store = NULL;
+    if (comm_rank(invocation->comm) != 0)
+        return 0;
+    if (store_open(&store, invocation->options.list, NULL, NULL, fail) != 0)
+        return fail->status;
+    const store_manifest_t *manifest = store_manifest(store);
+    uint64_t stored = 0, bytes = source_bytes(manifest);
+    printf("%-48s %-5s %-16s %14s %14s %6s %7s  %s\n", "tensor", "dtype", "shape", "bytes",
+        "stored", "ratio", "blocks", "in (and after)");
+    for (size_t s = 0; s < manifest->n_segments; s++)
+        if (manifest->segments[s].offset > 0)
+            print_segment(manifest, &manifest->segments[s]);
+    for (size_t i = 0; i < manifest->n_data; i++)
+        stored += manifest->data[i].bytes;
+    printf("\n%-48s %16s  %s\n", "source file", "bytes", "checksum");
+    for (size_t i = 0; i < manifest->n_sources; i++)
+        printf("%-48s %16llu  %s\n", manifest->sources[i].name,
+            (unsigned long long)manifest->sources[i].bytes,
+            store_hex(manifest->sources[i].checksum).text);
+    printf("\n%zu data files, %llu bytes for %llu: %.4f; %zu files copied; store %s, level %d\n",
+        manifest->n_data, (unsigned long long)stored, (unsigned long long)bytes,
+        (double)stored / (double)bytes, manifest->n_copied, store_hex(manifest->checksum).text,
+        manifest->level);
+    store_close(store);
+    return 0;
+}
+
+/* ---- Unpacking ---------------------------------------------------------------------------------
+ */
+
+/* Collective. */
+static int unpack_store(const invocation_t *invocation, team_t *team, fail_t *fail)
+{
+    const options_t *flags = &invocation->options;
+    comm_t *comm = invocation->comm;
+    bool root = comm_rank(comm) == 0;
+    store_t *store = NULL;
+    if (open_store(invocation, flags->unpack, &store, fail) != 0) {
+        store_close(store);
+        return fail->status;
+    }
+    uint64_t bytes = source_bytes(store_manifest(store));
+    progress_t progress = progress_begin(invocation, "unpacking", bytes);
+    store_job_t job = job_of(invocation, store, team, &progress);
+    char *partial = store_unpack_partial(store, flags->shard_out);
+    if (partial == NULL)
+        fail_set(fail, FAIL_MEMORY, "shard: out of memory");
+    else if (root)
+        store_unpack_begin(store, flags->shard_out, partial, UINT64_MAX, fail);
+    if (comm_agree(comm, fail) == 0)
+        store_unpack_sources(&job, partial, fail);
+    progress_end(&progress);
+    if (comm_agree(comm, fail) == 0 && root)
+        store_unpack_finish(store, flags->shard_out, partial, fail);
+    if (comm_agree(comm, fail) == 0)
+        log_write(LOG_INFO, "%s: %.1f MB in %.1f s", flags->shard_out, (double)bytes / MB,
+            seconds_since(progress.begin_ns));
+    free(partial);
+    store_close(store);
+    return fail->status;
+}
+
+/* ---- Command -----------------------------------------------------------------------------------
+ */
+
+static int check_flags(const options_t *flags, fail_t *fail)
+{
+    int n = (flags->check != NULL) + (flags->list != NULL) + (flags->unpack != NULL);
+    if (n > 1 || (n == 1 && flags->model != NULL))
+        return fail_set(
+            fail, FAIL_USAGE, "expected one of --model, --check, --list and --unpack, found more");
+    if (flags->shard_out == NULL && (n == 0 || flags->unpack != NULL))
+        return fail_set(
+            fail, FAIL_USAGE, "expected --out %s, found none", n == 0 ? "STORE" : "DIR");
+    if (flags->shard_out != NULL && (flags->check != NULL || flags->list != NULL))
+        return fail_set(fail, FAIL_USAGE, "--out: expected it with --model or --unpack only");
+    if (flags->shard_out != NULL && flags->shard_out[0] == 0)
+        return fail_set(fail, FAIL_USAGE, "--out: expected a path, found \"\"");
+    return 0;
+}
+
+int cmd_shard(invocation_t *invocation, fail_t *fail)
+{
+    const options_t *flags = &invocation->options;
+    team_t *team = NULL;
+    if (check_flags(flags, fail) != 0)
+        return fail->status;
+    if (flags->list != NULL)
+        return list_store(invocation, fail);
+    /* A limit on file sizes is an error like a full disk, not a signal. */
+    signal(SIGXFSZ, SIG_IGN);
+    if (open_team(invocation, &team, fail) != 0)
+        return fail->status;
+    if (flags->check != NULL)
+        check_store(invocation, team, fail);
+    else if (flags->unpack != NULL)
+        unpack_store(invocation, team, fail);
+    else
+        make_store(invocation, team, fail);
+    team_close(team);
+    return fail->status;
+}

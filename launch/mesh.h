@@ -1,0 +1,43 @@
+/* Replicas opened for a command: the fleet with its options, signals and tokenizers. */
+#ifndef CHOIR_LAUNCH_MESH_H
+#define CHOIR_LAUNCH_MESH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/run/fleet.h"
+#include "launch/command.h"
+
+typedef struct mesh {
+    invocation_t *invocation;
+    fleet_t *fleet;
+    tokenizer_t *tokenizer; /* on leaders */
+    size_t n_replicas, ranks_each;
+    bool coordinates; /* this rank is the coordinator */
+} mesh_t;
+
+/* "DxT", which must have as many ranks as the run; NULL: one replica. FAIL_USAGE. */
+int mesh_parse(const char *text, size_t ranks, size_t *n_replicas, fail_t *fail);
+
+/* Collective. Opens the model in `directory` on every replica. n_sequences: how many will want to
+ * run at once, of one replica; logits_rows: prompt positions of a step that will be scored. On
+ * failure, which all ranks agree on, mesh_close is still to be called. */
+int mesh_open(mesh_t *mesh, invocation_t *invocation, const char *directory, size_t n_sequences,
+    size_t logits_rows, fail_t *fail);
+
+/* Collective. The coordinator passes how its work ended; the others come from fleet_serve with its
+ * status. Afterwards, on the coordinator, mesh_stats tells what each replica did. */
+int mesh_close(mesh_t *mesh, fail_t *fail);
+
+/* Coordinator. Ends the others' fleet_serve, and collects what the replicas did: [n_replicas],
+ * borrowed until mesh_close. */
+const fleet_stats_t *mesh_end(mesh_t *mesh, const fail_t *fail);
+
+/* Coordinator. Says speed, waiting and memory of the replicas. */
+void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds);
+
+/* Tokens that end an answer: [CONFIG_MAX_STOP_IDS + 1] written; the number of them. chat: those
+ * that end a message too. */
+size_t mesh_stop_ids(const mesh_t *mesh, bool chat, int32_t *ids);
+
+#endif

@@ -1,0 +1,405 @@
+#include "launch/worker_request.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/json.h"
+#include "engine/base/size.h"
+#include "launch/eval_record.h"
+#include "launch/prompts.h"
+
+#define PROTOCOL 1
+
+void worker_request_free(worker_request_t *request)
+{
+    if (request == NULL)
+        return;
+    json_decref(request->id);
+    json_decref(request->document);
+    json_decref(request->answer);
+    tokenizer_ids_clear(&request->ids);
+    free(request);
+}
+
+/* ---- Answers -----------------------------------------------------------------------------------
+ */
+
+static void answer_failure(worker_request_t *request, const fail_t *failure)
+{
+    json_decref(request->answer);
+    json_t *error = json_object();
+    json_object_set_new(error, "kind", json_string(fail_name(failure->status)));
+    json_object_set_new(error, "message", json_string(failure->message));
+    request->answer = json_object();
+    json_object_set(request->answer, "id", request->id);
+    json_object_set_new(request->answer, "error", error);
+}
+
+static void begin_answer(worker_request_t *request)
+{
+    request->answer = json_object();
+    json_object_set(request->answer, "id", request->id);
+}
+
+json_t *worker_info(const worker_t *worker)
+{
+    static const char *const modes[] = {"bf16", "f32", "f64"};
+    engine_info_t info = engine_info(fleet_engine(worker->mesh->fleet));
+    const config_generation_t *generation = &info.config->generation;
+    json_t *stops = json_array(), *object = json_object();
+    for (size_t i = 0; i < generation->n_stop_ids; i++)
+        json_array_append_new(stops, json_integer(generation->stop_ids[i]));
+    json_object_set_new(object, "protocol", json_integer(PROTOCOL));
+    json_object_set_new(object, "version", json_string(CHOIR_VERSION));
+    json_object_set_new(
+        object, "dtype", json_string(modes[worker->mesh->invocation->options.dtype]));
+    json_object_set_new(object, "max_context", json_integer((json_int_t)info.max_context));
+    json_object_set_new(object, "vocab_size", json_integer((json_int_t)info.config->vocab_size));
+    json_object_set_new(object, "stop_ids", stops);
+    json_object_set_new(object, "replicas", json_integer((json_int_t)worker->mesh->n_replicas));
+    json_object_set_new(
+        object, "ranks_of_a_replica", json_integer((json_int_t)worker->mesh->ranks_each));
+    json_object_set_new(
+        object, "batch", json_integer((json_int_t)(info.max_batch * worker->mesh->n_replicas)));
+    return object;
+}
+
+/* ---- Fields ------------------------------------------------------------------------------------
+ */
+
+static int append_id(tokenizer_ids_t *ids, int32_t id, fail_t *fail)
+{
+    if (ids->count == ids->capacity) {
+        size_t capacity = size_max(64, 2 * ids->capacity);
+        int32_t *larger = realloc(ids->ids, capacity * sizeof *larger);
+        if (larger == NULL)
+            return fail_set(fail, FAIL_MEMORY, "request: out of memory for %zu ids", capacity);
+        ids->ids = larger;
+        ids->capacity = capacity;
+    }
+    ids->ids[ids->count++] = id;
+    return 0;
+}
+
+/* Appends the ids of a field: KEY holds text, KEY_ids holds ids; one of the two is needed. */
+static int append_field(
+    const worker_t *worker, json_t *document, const char *key, tokenizer_ids_t *ids, fail_t *fail)
+{
+    char ids_key[64];
+    snprintf(ids_key, sizeof ids_key, "%s_ids", key);
+    json_t *text = json_object_get(document, key), *list = json_object_get(document, ids_key), *id;
+    size_t i, vocab_size = engine_info(fleet_engine(worker->mesh->fleet)).config->vocab_size;
+    if (json_is_string(text) && list == NULL)
+        return tokenizer_encode(worker->mesh->tokenizer, json_string_value(text),
+            json_string_length(text), true, ids, fail);
+    if (!json_is_array(list) || text != NULL)
+        return fail_set(fail, FAIL_USAGE,
+            "expected \"%s\" (text) or \"%s\" (array of ids), found neither or both", key, ids_key);
+    json_array_foreach(list, i, id)
+    {
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            (size_t)json_integer_value(id) >= vocab_size)
+            return fail_set(fail, FAIL_USAGE,
+                "%s: expected ids from 0 to %zu, found something else at index %zu", ids_key,
+                vocab_size - 1, i);
+        if (append_id(ids, (int32_t)json_integer_value(id), fail) != 0)
+            return fail->status;
+    }
+    return 0;
+}
+
+static int read_stops(worker_request_t *request, fail_t *fail)
+{
+    json_t *until = json_object_get(request->document, "until"), *stop;
+    size_t i, most = sizeof request->stops / sizeof *request->stops;
+    if (until != NULL && (!json_is_array(until) || json_array_size(until) > most))
+        return fail_set(fail, FAIL_USAGE, "until: expected an array of at most %zu texts", most);
+    json_array_foreach(until, i, stop)
+    {
+        const char *text = json_string_value(stop);
+        if (text == NULL || text[0] == 0 || strlen(text) != json_string_length(stop))
+            return fail_set(
+                fail, FAIL_USAGE, "until: expected texts, found something else at index %zu", i);
+        request->stops[request->n_stops++] = text;
+    }
+    return 0;
+}
+
+/* ---- Jobs --------------------------------------------------------------------------------------
+ */
+
+static int submit(worker_t *worker, worker_request_t *request, const fleet_job_t *job, fail_t *fail)
+{
+    uint64_t handle;
+    if (worker->n_jobs == worker->capacity) {
+        size_t capacity = size_max(1024, 2 * worker->capacity);
+        worker_request_t **larger = realloc(worker->by_job, capacity * sizeof *larger);
+        if (larger == NULL)
+            return fail_set(fail, FAIL_MEMORY, "worker: out of memory for %zu jobs", capacity);
+        worker->by_job = larger;
+        worker->capacity = capacity;
+    }
+    if (fleet_submit(worker->mesh->fleet, job, &handle, fail) != 0)
+        return fail->status;
+    worker->by_job[worker->n_jobs++] = request;
+    request->n_jobs++;
+    return 0;
+}
+
+static int submit_loglikelihood(worker_t *worker, worker_request_t *request, fail_t *fail)
+{
+    if (append_field(worker, request->document, "context", &request->ids, fail) != 0)
+        return fail->status;
+    request->n_context = request->ids.count;
+    if (append_field(worker, request->document, "continuation", &request->ids, fail) != 0)
+        return fail->status;
+    size_t n_scored = request->ids.count - request->n_context;
+    if (request->n_context == 0 || n_scored == 0)
+        return fail_set(fail, FAIL_USAGE,
+            "loglikelihood: expected tokens in context and continuation, found %zu and %zu",
+            request->n_context, n_scored);
+    const fleet_job_t job = {.ids = request->ids.ids,
+        .n_ids = request->ids.count,
+        .n_scored = n_scored,
+        .sampling = {.top_p = 1, .repetition_penalty = 1}};
+    return submit(worker, request, &job, fail);
+}
+
+/* Windows of a text: the first scores up to `window` tokens, each later one as many behind those,
+ * after as much context as there is room for. */
+static int submit_rolling(worker_t *worker, worker_request_t *request, fail_t *fail)
+{
+    engine_info_t info = engine_info(fleet_engine(worker->mesh->fleet));
+    const config_generation_t *generation = &info.config->generation;
+    size_t window = info.max_context, prefix = info.config->vocab_size;
+    json_opt_size(request->document, "request", "window", 1, info.max_context, &window, fail);
+    json_opt_size(
+        request->document, "request", "prefix_id", 0, info.config->vocab_size - 1, &prefix, fail);
+    if (prefix == info.config->vocab_size)
+        prefix = generation->n_stop_ids > 0 ? (size_t)generation->stop_ids[0] : 0;
+    if (fail->status != 0 || append_id(&request->ids, (int32_t)prefix, fail) != 0 ||
+        append_field(worker, request->document, "text", &request->ids, fail) != 0)
+        return fail->status;
+    size_t count = request->ids.count;
+    for (size_t first = 1, end; first < count && fail->status == 0; first = end) {
+        end = size_min(count, first + window);
+        size_t begin = end > window + 1 ? end - window - 1 : 0;
+        const fleet_job_t job = {.ids = request->ids.ids + begin,
+            .n_ids = end - begin,
+            .n_scored = end - first,
+            .sampling = {.top_p = 1, .repetition_penalty = 1}};
+        submit(worker, request, &job, fail);
+    }
+    return fail->status;
+}
+
+static int submit_generate(worker_t *worker, worker_request_t *request, fail_t *fail)
+{
+    int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
+    bool ignore_eos = false;
+    size_t max_tokens = 256, top_k = 0, seed = 0;
+    double temperature = 0, top_p = 1, min_p = 0, penalty = 1;
+    json_t *document = request->document;
+    json_opt_size(document, "request", "max_tokens", 1, UINT32_MAX, &max_tokens, fail);
+    json_opt_size(document, "request", "top_k", 0, UINT32_MAX, &top_k, fail);
+    json_opt_size(document, "request", "seed", 0, SIZE_MAX >> 1, &seed, fail);
+    json_opt_double(document, "request", "temperature", 0, 1e4, &temperature, fail);
+    json_opt_double(document, "request", "top_p", 0, 1, &top_p, fail);
+    json_opt_double(document, "request", "min_p", 0, 1, &min_p, fail);
+    json_opt_double(document, "request", "repetition_penalty", 0.01, 100, &penalty, fail);
+    json_opt_bool(document, "request", "ignore_eos", &ignore_eos, fail);
+    if (fail->status != 0 || read_stops(request, fail) != 0 ||
+        append_field(worker, document, "prompt", &request->ids, fail) != 0)
+        return fail->status;
+    const fleet_job_t job = {.ids = request->ids.ids,
+        .n_ids = request->ids.count,
+        .max_tokens = max_tokens,
+        .stop_ids = stop_ids,
+        .n_stop_ids = ignore_eos ? 0 : mesh_stop_ids(worker->mesh, true, stop_ids),
+        .stops = request->stops,
+        .n_stops = request->n_stops,
+        .sampling = {.temperature = temperature,
+            .top_p = top_p,
+            .min_p = min_p,
+            .repetition_penalty = penalty,
+            .top_k = (uint32_t)top_k,
+            .seed = seed}};
+    if (sampler_check(&job.sampling, fail) != 0)
+        return fail->status;
+    return submit(worker, request, &job, fail);
+}
+
+/* ---- Answered at once --------------------------------------------------------------------------
+ */
+
+static int answer_tokenize(worker_t *worker, worker_request_t *request, fail_t *fail)
+{
+    if (append_field(worker, request->document, "text", &request->ids, fail) != 0)
+        return fail->status;
+    json_t *ids = json_array();
+    for (size_t i = 0; i < request->ids.count; i++)
+        json_array_append_new(ids, json_integer(request->ids.ids[i]));
+    begin_answer(request);
+    json_object_set_new(request->answer, "ids", ids);
+    return 0;
+}
+
+static int answer_chat(worker_t *worker, worker_request_t *request, fail_t *fail)
+{
+    bool prompt = true;
+    text_buffer_t text = {0};
+    if (!worker->has_template &&
+        prompts_require_template(&worker->chat_template, worker->directory, fail) != 0)
+        return fail->status;
+    worker->has_template = true;
+    json_opt_bool(request->document, "request", "add_generation_prompt", &prompt, fail);
+    if (fail->status == 0 &&
+        chat_render(worker->chat_template, json_object_get(request->document, "messages"),
+            json_object_get(request->document, "tools"), prompt, &text, fail) == 0) {
+        begin_answer(request);
+        json_object_set_new(request->answer, "text", json_stringn(text.text, text.bytes));
+    }
+    text_buffer_clear(&text);
+    return fail->status;
+}
+
+static int answer_info(worker_t *worker, worker_request_t *request)
+{
+    begin_answer(request);
+    json_object_set_new(request->answer, "info", worker_info(worker));
+    return 0;
+}
+
+/* ---- Lines -------------------------------------------------------------------------------------
+ */
+
+static int find_op(worker_request_t *request, fail_t *fail)
+{
+    static const char *const names[] = {
+        "info", "tokenize", "chat", "loglikelihood", "loglikelihood_rolling", "generate_until"};
+    const char *op = json_string_value(json_object_get(request->document, "op"));
+    for (int i = 0; op != NULL && i < 6; i++)
+        if (strcmp(op, names[i]) == 0) {
+            request->op = (worker_op_t)i;
+            return 0;
+        }
+    return fail_set(fail, FAIL_USAGE,
+        "op: expected info, tokenize, chat, loglikelihood, loglikelihood_rolling or "
+        "generate_until, found %.40s",
+        op == NULL ? "none" : op);
+}
+
+static int begin(worker_t *worker, worker_request_t *request, fail_t *fail)
+{
+    switch (request->op) {
+    case WORKER_INFO:
+        return answer_info(worker, request);
+    case WORKER_TOKENIZE:
+        return answer_tokenize(worker, request, fail);
+    case WORKER_CHAT:
+        return answer_chat(worker, request, fail);
+    case WORKER_LOGLIKELIHOOD:
+        return submit_loglikelihood(worker, request, fail);
+    case WORKER_ROLLING:
+        return submit_rolling(worker, request, fail);
+    default:
+        return submit_generate(worker, request, fail);
+    }
+}
+
+int worker_request_open(worker_t *worker, const char *line, size_t bytes, size_t number,
+    worker_request_t **out, fail_t *fail)
+{
+    char where[64];
+    fail_t malformed = {0};
+    worker_request_t *request = *out = calloc(1, sizeof *request);
+    if (request == NULL)
+        return fail_set(fail, FAIL_MEMORY, "worker: out of memory for a request");
+    snprintf(where, sizeof where, "line %zu", number);
+    json_text_read(line, bytes, where, &request->document, &malformed);
+    json_t *id = json_object_get(request->document, "id");
+    request->id = id == NULL ? json_null() : json_incref(id);
+    request->greedy = true;
+    if (malformed.status == 0 && find_op(request, &malformed) == 0)
+        begin(worker, request, &malformed);
+    if (malformed.status == FAIL_MEMORY) {
+        *fail = malformed;
+    } else if (malformed.status != 0) {
+        answer_failure(request, &malformed);
+    } else if (request->op == WORKER_ROLLING && request->n_jobs == 0) {
+        begin_answer(request); /* an empty text is certain */
+        json_object_set_new(request->answer, "logprob", json_real(0));
+    }
+    return fail->status;
+}
+
+/* ---- Results -----------------------------------------------------------------------------------
+ */
+
+static void take_scores(worker_request_t *request, const fleet_result_t *result)
+{
+    for (size_t i = 0; i < result->n_tokens; i++)
+        request->logprob += result->logprobs[i];
+    const int32_t *expected = request->ids.ids + request->n_context;
+    for (size_t i = 0; i < result->n_tokens && request->op == WORKER_LOGLIKELIHOOD; i++)
+        request->greedy = request->greedy && result->tokens[i] == expected[i];
+    request->n_tokens += result->n_tokens;
+    request->digest = request->n_jobs == 1 ? result->digest : request->digest + result->digest;
+}
+
+static void answer_scores(worker_request_t *request)
+{
+    begin_answer(request);
+    json_t *answer = request->answer;
+    json_object_set_new(
+        answer, "logprob", isfinite(request->logprob) ? json_real(request->logprob) : json_null());
+    if (request->op == WORKER_LOGLIKELIHOOD)
+        json_object_set_new(answer, "greedy", json_boolean(request->greedy));
+    json_object_set_new(answer, "n_tokens", json_integer((json_int_t)request->n_tokens));
+    json_object_set_new(answer, "logits_digest", eval_hex(request->digest));
+}
+
+static int answer_text(
+    worker_t *worker, worker_request_t *request, const fleet_result_t *result, fail_t *fail)
+{
+    text_buffer_t text = {0};
+    json_t *ids = json_array(), *logprobs = json_array();
+    eval_output_text(
+        result, worker->mesh->tokenizer, request->stops, request->n_stops, &text, fail);
+    for (size_t i = 0; i < result->n_tokens; i++) {
+        double logprob = result->logprobs[i];
+        json_array_append_new(ids, json_integer(result->tokens[i]));
+        json_array_append_new(logprobs, isfinite(logprob) ? json_real(logprob) : json_null());
+    }
+    begin_answer(request);
+    if (fail->status == 0)
+        json_object_set_new(request->answer, "text", json_stringn(text.text, text.bytes));
+    json_object_set_new(request->answer, "tokens", ids);
+    json_object_set_new(request->answer, "logprobs", logprobs);
+    json_object_set_new(
+        request->answer, "finish", json_string(result->finish == ENGINE_STOP ? "stop" : "length"));
+    json_object_set_new(request->answer, "logits_digest", eval_hex(result->digest));
+    text_buffer_clear(&text);
+    return fail->status;
+}
+
+int worker_request_take(
+    worker_t *worker, worker_request_t *request, const fleet_result_t *result, fail_t *fail)
+{
+    request->n_done++;
+    if (result->status != 0) {
+        fail_t failure = {0};
+        fail_set(&failure, result->status, "%s", result->message);
+        if (request->answer == NULL)
+            answer_failure(request, &failure);
+    } else if (request->op == WORKER_GENERATE) {
+        answer_text(worker, request, result, fail);
+    } else {
+        take_scores(request, result);
+    }
+    if (request->n_done == request->n_jobs && request->answer == NULL)
+        answer_scores(request);
+    return fail->status;
+}

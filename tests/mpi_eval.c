@@ -1,0 +1,263 @@
+/* Meshes: every job's result is the same, bit for bit, whatever the split into replicas and ranks,
+ * the company it has, and whether the beginning of its prompt was computed for it or found in the
+ * cache; and mail between ranks. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+#include "comm/mail.h"
+#include "engine/base/json.h"
+#include "engine/base/log.h"
+#include "engine/run/fleet.h"
+
+enum { N_JOBS = 14, MAX_IDS = 700, MAX_RESULT = 64 };
+
+static size_t n_passed, n_failed;
+
+static void check(bool good, const char *what, size_t i, size_t n_replicas)
+{
+    n_passed += good;
+    n_failed += !good;
+    if (!good)
+        printf("FAILED: %s, job %zu with %zu replicas\n", what, i, n_replicas);
+}
+
+static void die(const fail_t *fail)
+{
+    fprintf(stderr, "mpi_eval: %s\n", fail->message);
+    comm_abort(1);
+}
+
+/* ---- Mail --------------------------------------------------------------------------------------
+ */
+
+/* Every rank writes to every other, in pieces of all sizes; order within a pair is kept. */
+static void mail_arrives_in_order(comm_t *comm)
+{
+    enum { LETTERS = 20 };
+    static char text[70000];
+    fail_t fail = {0};
+    mail_t *mail;
+    int rank = comm_rank(comm), size = comm_size(comm), *next = calloc((size_t)size, sizeof *next);
+    if (mail_open(&mail, comm, &fail) != 0)
+        die(&fail);
+    for (int i = 0; i < LETTERS; i++)
+        for (int to = 0; to < size; to++) {
+            memset(text, rank + i, sizeof text);
+            mail_send(mail, to, i, text, (size_t)i * (size_t)i * 190, &fail);
+        }
+    mail_letter_t letter;
+    for (int n = 0; n < LETTERS * size;) {
+        if (mail_poll(mail, &letter, &fail) <= 0)
+            continue;
+        const char *bytes = letter.data;
+        size_t expected = (size_t)letter.kind * (size_t)letter.kind * 190;
+        bool good = letter.kind == next[letter.from]++ && letter.bytes == expected &&
+                    (expected == 0 || (bytes[0] == (char)(letter.from + letter.kind) &&
+                                          bytes[expected - 1] == bytes[0]));
+        check(good, "letter", (size_t)letter.kind, 0);
+        n++;
+    }
+    comm_barrier(comm);
+    check(mail_poll(mail, &letter, &fail) == 0, "no letter is left", 0, 0);
+    mail_close(mail);
+    free(next);
+}
+
+/* ---- Jobs --------------------------------------------------------------------------------------
+ */
+
+typedef struct outcome {
+    int32_t tokens[MAX_RESULT];
+    double logprobs[MAX_RESULT];
+    size_t n_tokens;
+    uint64_t digest;
+    int status, finish;
+} outcome_t;
+
+static int32_t jobs_ids[N_JOBS][MAX_IDS];
+
+/* Prompts that begin alike and end apart, of lengths on both sides of every change of order. The
+ * last one is longer than any sequence may be. */
+static fleet_job_t job_at(size_t i)
+{
+    static const size_t lengths[N_JOBS] = {
+        70, 192, 193, 200, 256, 300, 383, 384, 448, 520, 600, 1, 130, MAX_IDS};
+    static const char *const stops[2] = {"er", "!!"};
+    int32_t *ids = jobs_ids[i];
+    size_t n = lengths[i], own = n < 40 ? 0 : n - 3 - 5 * i % 60;
+    for (size_t t = 0; t < n; t++)
+        ids[t] = (int32_t)(10 + (t < own ? t * 37 % 1500 : t * 11 + i * 101) % 2000);
+    bool scores = i % 3 == 1;
+    return (fleet_job_t){.ids = ids,
+        .n_ids = n,
+        .n_scored = scores ? 1 + i : 0,
+        .max_tokens = 6,
+        .stops = stops,
+        .n_stops = i % 4 == 0 ? 2 : 0,
+        .sampling = {.temperature = i % 5 == 4 ? 0.9 : 0,
+            .top_p = 1,
+            .repetition_penalty = i == 6 ? 1.2 : 1,
+            .seed = 3,
+            .request = i}};
+}
+
+static outcome_t outcome_of(const fleet_result_t *result)
+{
+    outcome_t outcome = {.n_tokens = result->n_tokens,
+        .digest = result->digest,
+        .status = result->status,
+        .finish = (int)result->finish};
+    memcpy(outcome.tokens, result->tokens, result->n_tokens * sizeof *result->tokens);
+    memcpy(outcome.logprobs, result->logprobs, result->n_tokens * sizeof *result->logprobs);
+    return outcome;
+}
+
+/* Collective. One run of all jobs; on the coordinator outcomes are by job. Returns tokens reused.
+ */
+static size_t run_jobs(comm_t *comm, size_t n_replicas, const engine_options_t *engine,
+    const tokenizer_t *tokenizer, outcome_t *outcomes)
+{
+    fail_t fail = {0};
+    fleet_t *fleet;
+    size_t reused = 0, n_results;
+    const fleet_options_t options = {
+        .engine = *engine, .n_replicas = n_replicas, .path = COMM_AUTO, .tokenizer = tokenizer};
+    const fleet_result_t *results;
+    if (fleet_open(&fleet, comm, &options, &fail) != 0)
+        die(&fail);
+    if (comm_rank(comm) != 0) {
+        fleet_serve(fleet, &fail);
+    } else {
+        bool there[N_JOBS] = {false};
+        for (size_t i = 0; i < N_JOBS; i++) {
+            fleet_job_t job = job_at(i);
+            uint64_t handle;
+            if (fleet_submit(fleet, &job, &handle, &fail) != 0)
+                die(&fail);
+        }
+        for (int more = 1; more > 0;) {
+            more = fleet_step(fleet, &results, &n_results, &fail);
+            for (size_t i = 0; more >= 0 && i < n_results; i++) {
+                check(!there[results[i].job], "one result", results[i].job, n_replicas);
+                there[results[i].job] = true;
+                outcomes[results[i].job] = outcome_of(&results[i]);
+            }
+        }
+        for (size_t i = 0; i < N_JOBS; i++)
+            check(there[i], "a result", i, n_replicas);
+        fleet_end(fleet, &fail);
+        size_t n_jobs = 0;
+        for (size_t r = 0; r < n_replicas; r++) {
+            reused += fleet_stats(fleet)[r].totals.reused_tokens;
+            n_jobs += fleet_stats(fleet)[r].n_jobs;
+        }
+        check(n_jobs == N_JOBS, "jobs of the replicas", n_jobs, n_replicas);
+    }
+    fleet_close(fleet);
+    if (comm_agree(comm, &fail) != 0)
+        die(&fail);
+    return reused;
+}
+
+static void compare(const outcome_t *a, const outcome_t *b, const char *what, size_t n_replicas)
+{
+    for (size_t i = 0; i < N_JOBS; i++) {
+        size_t n = a[i].n_tokens;
+        check(n == b[i].n_tokens && a[i].digest == b[i].digest && a[i].status == b[i].status &&
+                  a[i].finish == b[i].finish &&
+                  memcmp(a[i].tokens, b[i].tokens, n * sizeof(int32_t)) == 0 &&
+                  memcmp(a[i].logprobs, b[i].logprobs, n * sizeof(double)) == 0,
+            what, i, n_replicas);
+    }
+}
+
+/* What the jobs ask for is what they get: tokens scored, and the one that is too long refused. */
+static void check_shapes(const outcome_t *outcomes)
+{
+    for (size_t i = 0; i < N_JOBS; i++) {
+        const fleet_job_t job = job_at(i);
+        bool refused = i == N_JOBS - 1;
+        check((outcomes[i].status == FAIL_LIMIT) == refused, "refusal", i, 1);
+        if (refused)
+            continue;
+        check(job.n_scored > 0 ? outcomes[i].n_tokens == job.n_scored : outcomes[i].n_tokens > 0,
+            "tokens", i, 1);
+        check(outcomes[i].digest != 0, "digest", i, 1);
+    }
+}
+
+static void run_mode(comm_t *comm, const tokenizer_t *tokenizer, const engine_options_t *mode)
+{
+    static outcome_t whole[N_JOBS], shared[N_JOBS], alone[N_JOBS];
+    size_t size = (size_t)comm_size(comm);
+    engine_options_t options = *mode;
+    options.no_prefix_reuse = true;
+    size_t reused = run_jobs(comm, 1, &options, tokenizer, whole);
+    if (comm_rank(comm) == 0) {
+        check(reused == 0, "nothing is reused", 0, 1);
+        check_shapes(whole);
+    }
+    options.no_prefix_reuse = false;
+    for (size_t d = 1; d <= size; d++) {
+        if (size % d != 0)
+            continue;
+        reused = run_jobs(comm, d, &options, tokenizer, shared);
+        if (comm_rank(comm) == 0) {
+            check(reused >= (d == 1 ? 64 : 0), "something is reused", reused, d);
+            compare(whole, shared, "the same with shared beginnings", d);
+        }
+    }
+    options.max_batch = 1;
+    options.prefill_chunk = 100;
+    run_jobs(comm, size, &options, tokenizer, alone);
+    if (comm_rank(comm) == 0)
+        compare(whole, alone, "the same one at a time", size);
+}
+
+static void bad_meshes_are_refused(comm_t *comm, const engine_options_t *engine)
+{
+    const size_t bad[2] = {0, (size_t)comm_size(comm) + 1};
+    for (size_t i = 0; i < 2; i++) {
+        fail_t fail = {0};
+        fleet_t *fleet;
+        const fleet_options_t options = {.engine = *engine, .n_replicas = bad[i]};
+        check(fleet_open(&fleet, comm, &options, &fail) == FAIL_USAGE && fleet == NULL,
+            "a mesh that does not fit is refused", i, bad[i]);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    fail_t fail = {0};
+    comm_t *comm;
+    tokenizer_t *tokenizer;
+    if (comm_start(&argc, &argv, &fail) != 0 || comm_open_world(&comm, COMM_AUTO, &fail) != 0 ||
+        tokenizer_open(&tokenizer, CHOIR_SOURCE_DIR "/configs/demo", &fail) != 0)
+        die(&fail);
+    log_set_speaker(false);
+    const engine_options_t modes[] = {
+        {.mode = DTYPE_BF16, .attention = ATTENTION_SDPA, .threads = 1, .kv_tokens = 640},
+        {.mode = DTYPE_BF16, .attention = ATTENTION_EAGER, .threads = 1, .kv_tokens = 640},
+        {.mode = DTYPE_F32, .attention = ATTENTION_EAGER, .threads = 1, .kv_tokens = 640},
+    };
+    mail_arrives_in_order(comm);
+    /* The other orders share all but the classes of prefixes with the first. */
+    size_t n_modes = comm_size(comm) == 1 ? 3 : 1;
+    for (size_t m = 0; m < n_modes; m++) {
+        engine_options_t options = modes[m];
+        options.model_dir = CHOIR_SOURCE_DIR "/configs/demo";
+        if (m == 0)
+            bad_meshes_are_refused(comm, &options);
+        run_mode(comm, tokenizer, &options);
+    }
+    int64_t failed = comm_sum(comm, (int64_t)n_failed);
+    if (comm_rank(comm) == 0)
+        printf("mpi_eval: %zu passed, %lld failed at %d ranks\n", n_passed, (long long)failed,
+            comm_size(comm));
+    tokenizer_close(tokenizer);
+    comm_close(comm);
+    comm_stop();
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

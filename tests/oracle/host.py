@@ -1,0 +1,37 @@
+"""Which of the described orders PyTorch follows on this machine (docs/pytorch-orders.md, docs/pytorch-orders-amx.md).
+
+Call limit() before torch is imported, here or in a child process: with AMX, oneDNN adds in
+another order, unless it is held to AVX512-BF16.
+"""
+
+import os
+from pathlib import Path
+
+LIMIT = "AVX512_CORE_BF16"
+
+
+def words():
+    return set(Path("/proc/cpuinfo").read_text().split())
+
+
+def limit():
+    if "amx_tile" in words():
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", LIMIT)
+
+
+def promises():
+    """The groups of results that must be equal here: products (linear layers, eager attention
+    and all else), sdpa (that attention, whose products are MKL's, and MKL's are other ones on Intel)."""
+    known, limited = words(), os.environ.get("ONEDNN_MAX_CPU_ISA") == LIMIT
+    products = "avx512_bf16" in known and ("amx_tile" not in known or limited)
+    return {"products": products, "sdpa": products and "AuthenticAMD" in known}
+
+
+def describe():
+    """A sentence about what is not promised, or an empty string."""
+    here = promises()
+    if not here["products"]:
+        return "this host lacks AVX512-BF16: PyTorch adds in other orders; bfloat16 results are compared, but not promised"
+    if not here["sdpa"]:
+        return "PyTorch's sdpa attention adds in another order on this CPU: its results are compared, but not promised"
+    return ""
