@@ -95,6 +95,7 @@ static int open_group(
         comm->host_cpus = share > 0 ? share : 1;
         comm->host_ranks = parent->host_ranks;
         comm->binding_ranks = parent->binding_ranks;
+        comm->binding_index = parent->binding_index;
     }
     comm_set_threads(comm, 1);
     *out = comm;
@@ -170,6 +171,11 @@ int comm_host_ranks(const comm_t *comm)
 int comm_n_nodes(const comm_t *comm)
 {
     return comm->n_nodes;
+}
+
+int comm_binding_index(const comm_t *comm)
+{
+    return comm->binding_index;
 }
 
 int comm_binding_ranks(const comm_t *comm)

@@ -59,6 +59,8 @@ int comm_host_ranks(const comm_t *comm);
 /* Ranks on this machine whose binding to cores overlaps with this rank's, itself included: those
  * that share its cores. */
 int comm_binding_ranks(const comm_t *comm);
+/* Which of them this rank is, from 0. */
+int comm_binding_index(const comm_t *comm);
 
 /* Collective. Tells how many threads this rank runs, 1 until then: when the ranks of a machine have
  * more threads together than hardware threads (or quota) for them, waits give the core away at once

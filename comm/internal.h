@@ -43,6 +43,7 @@ struct comm {
     int node_rank, node_size, n_nodes;
     int sharing_rank, sharing_size;
     int binding_ranks; /* ranks of the host whose binding overlaps this rank's */
+    int binding_index; /* of them, those before this one */
     int host_ranks;    /* ranks of the whole run on this host */
     int host_cpus;     /* hardware threads that the group's ranks on the host may use together */
     bool oversubscribed;

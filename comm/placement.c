@@ -105,7 +105,8 @@ static void find_runs(comm_t *comm)
  * for all of them. */
 static int compare_bindings(comm_t *comm, fail_t *fail)
 {
-    int host_size;
+    int host_rank, host_size;
+    MPI_Comm_rank(comm->host, &host_rank);
     MPI_Comm_size(comm->host, &host_size);
     comm->host_ranks = host_size;
     uint64_t mine[MASK_WORDS] = {0}, all[MASK_WORDS] = {0};
@@ -126,6 +127,7 @@ static int compare_bindings(comm_t *comm, fail_t *fail)
             all[w] |= masks[r * MASK_WORDS + w];
         }
         comm->binding_ranks += overlap != 0;
+        comm->binding_index += overlap != 0 && r < host_rank;
     }
     free(masks);
     size_t cpus = 0, granted = cgroup_cpus("/proc/self/cgroup", "/sys/fs/cgroup");

@@ -3,9 +3,15 @@
 #include <hwloc.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "comm/cgroup.h"
 #include "engine/base/size.h"
+
+static const char *plural(size_t n)
+{
+    return n == 1 ? "" : "s";
+}
 
 /* Cores with at least one hardware thread in the set. Machines that tell nothing about cores (some
  * virtual ones) count hardware threads instead. */
@@ -45,28 +51,135 @@ static void describe(hwloc_topology_t machine, hwloc_const_cpuset_t bound, topol
     };
 }
 
+/* The machine, and what of it this process is bound to. Both are to be freed, also on failure. */
+static int load_machine(hwloc_topology_t *machine, hwloc_bitmap_t *bound, fail_t *fail)
+{
+    *bound = NULL;
+    if (hwloc_topology_init(machine) != 0) {
+        *machine = NULL;
+        return fail_set(fail, FAIL_INTERNAL, "hwloc: cannot start");
+    }
+    *bound = hwloc_bitmap_alloc();
+    if (*bound == NULL || hwloc_topology_load(*machine) != 0)
+        return fail_set(fail, FAIL_INTERNAL, "hwloc: cannot read this machine's topology");
+    hwloc_const_cpuset_t allowed = hwloc_topology_get_allowed_cpuset(*machine);
+    /* Where a system cannot tell, nothing is bound. */
+    if (hwloc_get_cpubind(*machine, *bound, HWLOC_CPUBIND_PROCESS) != 0)
+        hwloc_bitmap_copy(*bound, allowed);
+    hwloc_bitmap_and(*bound, *bound, allowed);
+    if (hwloc_bitmap_iszero(*bound))
+        hwloc_bitmap_copy(*bound, allowed);
+    return 0;
+}
+
+static void free_machine(hwloc_topology_t machine, hwloc_bitmap_t bound)
+{
+    hwloc_bitmap_free(bound);
+    if (machine != NULL)
+        hwloc_topology_destroy(machine);
+}
+
 int topology_read(topology_t *topology, fail_t *fail)
 {
     hwloc_topology_t machine;
+    hwloc_bitmap_t bound;
     *topology = (topology_t){0};
-    if (hwloc_topology_init(&machine) != 0)
-        return fail_set(fail, FAIL_INTERNAL, "hwloc: cannot start");
-    hwloc_bitmap_t bound = hwloc_bitmap_alloc();
-    if (bound == NULL || hwloc_topology_load(machine) != 0) {
-        fail_set(fail, FAIL_INTERNAL, "hwloc: cannot read this machine's topology");
-    } else {
-        hwloc_const_cpuset_t allowed = hwloc_topology_get_allowed_cpuset(machine);
-        /* Where a system cannot tell, nothing is bound. */
-        if (hwloc_get_cpubind(machine, bound, HWLOC_CPUBIND_PROCESS) != 0)
-            hwloc_bitmap_copy(bound, allowed);
-        hwloc_bitmap_and(bound, bound, allowed);
-        if (hwloc_bitmap_iszero(bound))
-            hwloc_bitmap_copy(bound, allowed);
+    if (load_machine(&machine, &bound, fail) == 0)
         describe(machine, bound, topology);
-    }
-    hwloc_bitmap_free(bound);
-    hwloc_topology_destroy(machine);
+    free_machine(machine, bound);
     return fail->status;
+}
+
+/* ---- Binding of threads
+ * ----------------------------------------------------------------------------------- */
+
+struct topology_binding {
+    hwloc_topology_t machine;
+    hwloc_bitmap_t bound;
+    size_t n_threads;
+    hwloc_bitmap_t *places; /* [n_threads] */
+};
+
+/* The n-th object of a type that has hardware threads in the binding; NULL beyond the last. */
+static hwloc_obj_t nth_bound(const topology_binding_t *b, hwloc_obj_type_t type, size_t n)
+{
+    hwloc_obj_t object = NULL;
+    while ((object = hwloc_get_next_obj_by_type(b->machine, type, object)) != NULL)
+        if (hwloc_bitmap_intersects(object->cpuset, b->bound) && n-- == 0)
+            return object;
+    return NULL;
+}
+
+static size_t count_bound(const topology_binding_t *b, hwloc_obj_type_t type)
+{
+    size_t n = 0;
+    while (nth_bound(b, type, n) != NULL)
+        n++;
+    return n;
+}
+
+static int choose_places(
+    topology_binding_t *b, topology_bind_t bind, size_t index, size_t ranks_sharing, fail_t *fail)
+{
+    /* Machines that tell nothing about cores count hardware threads. */
+    hwloc_obj_type_t type = HWLOC_OBJ_NUMANODE;
+    if (bind == TOPOLOGY_BIND_CORE)
+        type = count_bound(b, HWLOC_OBJ_CORE) > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
+    size_t n = count_bound(b, type), wanted = b->n_threads * ranks_sharing;
+    if (bind == TOPOLOGY_BIND_CORE && wanted > n)
+        return fail_set(fail, FAIL_USAGE,
+            "--bind core: %zu rank%s of %zu thread%s would share %zu core%s, so that a core would "
+            "be bound twice; choose %s or --bind none",
+            ranks_sharing, plural(ranks_sharing), b->n_threads, plural(b->n_threads), n, plural(n),
+            n < ranks_sharing ? "fewer ranks" : "fewer --threads");
+    for (size_t t = 0; t < b->n_threads && n > 0; t++) {
+        size_t place = index * b->n_threads + t;
+        hwloc_obj_t object =
+            nth_bound(b, type, bind == TOPOLOGY_BIND_CORE ? place : place * n / wanted);
+        hwloc_bitmap_and(b->places[t], object->cpuset, b->bound);
+    }
+    return 0;
+}
+
+int topology_binding_open(topology_binding_t **binding, topology_bind_t bind, size_t n_threads,
+    size_t index, size_t ranks_sharing, fail_t *fail)
+{
+    topology_binding_t *b = calloc(1, sizeof *b);
+    *binding = NULL;
+    if (b == NULL)
+        return fail_set(fail, FAIL_MEMORY, "binding of %zu threads: out of memory", n_threads);
+    b->n_threads = n_threads;
+    b->places = calloc(n_threads, sizeof *b->places);
+    bool complete = b->places != NULL;
+    if (load_machine(&b->machine, &b->bound, fail) == 0)
+        for (size_t t = 0; t < n_threads && complete; t++)
+            complete = (b->places[t] = hwloc_bitmap_dup(b->bound)) != NULL;
+    if (!complete)
+        fail_set(fail, FAIL_MEMORY, "binding of %zu threads: out of memory", n_threads);
+    if (fail->status == 0 && bind != TOPOLOGY_BIND_NONE)
+        choose_places(b, bind, index, size_max(ranks_sharing, 1), fail);
+    if (fail->status != 0) {
+        topology_binding_close(b);
+        return fail->status;
+    }
+    *binding = b;
+    return 0;
+}
+
+void topology_binding_apply(const topology_binding_t *b, size_t thread)
+{
+    hwloc_set_cpubind(b->machine, b->places[thread], HWLOC_CPUBIND_THREAD);
+}
+
+void topology_binding_close(topology_binding_t *b)
+{
+    if (b == NULL)
+        return;
+    for (size_t t = 0; b->places != NULL && t < b->n_threads; t++)
+        hwloc_bitmap_free(b->places[t]);
+    free(b->places);
+    free_machine(b->machine, b->bound);
+    free(b);
 }
 
 size_t topology_threads(const topology_t *topology, size_t requested, size_t ranks_sharing)
@@ -77,11 +190,6 @@ size_t topology_threads(const topology_t *topology, size_t requested, size_t ran
     if (topology->granted_cpus != 0)
         threads = size_min(threads, topology->granted_cpus / size_max(ranks_sharing, 1));
     return size_max(threads, 1);
-}
-
-static const char *plural(size_t n)
-{
-    return n == 1 ? "" : "s";
 }
 
 void topology_advice(

@@ -29,6 +29,24 @@ int topology_read(topology_t *topology, fail_t *fail);
  * overlap with this one's, itself included (comm_binding_ranks). */
 size_t topology_threads(const topology_t *topology, size_t requested, size_t ranks_sharing);
 
+/* --bind: where the threads of a rank may run, within the rank's own binding. */
+typedef enum topology_bind {
+    TOPOLOGY_BIND_NONE, /* anywhere in it */
+    TOPOLOGY_BIND_CORE, /* each on a core of its own */
+    TOPOLOGY_BIND_NUMA  /* each within a NUMA node, spread evenly over the binding's nodes */
+} topology_bind_t;
+
+typedef struct topology_binding topology_binding_t;
+
+/* Chooses places for n_threads threads of this rank, which is number `index` of `ranks_sharing`
+ * whose bindings overlap (comm_binding_index, comm_binding_ranks). FAIL_USAGE when a core would be
+ * bound twice, with figures. */
+int topology_binding_open(topology_binding_t **binding, topology_bind_t bind, size_t n_threads,
+    size_t index, size_t ranks_sharing, fail_t *fail);
+/* Binds the calling thread to the place of thread `thread`; where the system refuses, it stays. */
+void topology_binding_apply(const topology_binding_t *binding, size_t thread);
+void topology_binding_close(topology_binding_t *binding);
+
 /* One sentence about what is wasted or shared by this binding and number of threads, or an empty
  * string: "this rank is bound to 1 core while the node has 64 for 2 ranks; start with mpirun
  * --bind-to none, or ...". ranks_on_node: all of them (comm_node_size). */

@@ -39,7 +39,7 @@ const command_t commands[] = {
         "score a model on a task, resumably", eval_groups, cmd_eval},
     {"worker", "choir worker [--model DIR] [--mesh DxT] [flags]",
         "answer JSON lines of other programs over pipes", worker_groups, cmd_worker},
-    {"shard", "choir shard --model DIR --out STORE | --check STORE | --list STORE | --unpack STORE --out DIR",
+    {"shard", "choir shard --model DIR --out STORE | --check STORE | --unpack STORE --out DIR",
         "make a compressed, checksummed store of a model, or check one", shard_groups, cmd_shard},
     {"help", "choir help [COMMAND]", "explain a command and its flags", no_groups, cmd_help},
     {"version", "choir --version", "versions of Choir and its libraries, instruction sets",

@@ -365,7 +365,6 @@ static int write_summary(run_t *run, const fleet_stats_t *stats, double seconds,
 static void conclude(run_t *run, fail_t *fail)
 {
     double seconds = seconds_since(run->begin_ns);
-    const fleet_stats_t *stats = mesh_end(run->mesh, fail);
     if (run->drawn)
         fprintf(stderr, "\r\x1b[K");
     if (fail->status == FAIL_INTERRUPTED) {
@@ -374,6 +373,7 @@ static void conclude(run_t *run, fail_t *fail)
             "interrupted with %zu of %zu items done; the same command goes on from there",
             run->tally.n_done, run->task->n_items);
     }
+    const fleet_stats_t *stats = mesh_end(run->mesh, fail);
     if (fail->status != 0 || write_summary(run, stats, seconds, fail) != 0)
         return;
     char scores[512];

@@ -65,6 +65,9 @@ static const arg_t run_args[] = {
         "only."},
     {"--threads", ARG_SIZE, AT(threads), "N", 1, 4096,
         "Threads of each rank. Default: the cores the rank is bound to, or its part of the node."},
+    {"--bind", ARG_CHOICE, AT(bind), "none|core|numa", 0, 0,
+        "Where the rank's threads may run, within what mpirun bound the rank to. none (default): "
+        "anywhere; core: each on a core of its own; numa: each within a NUMA node."},
 };
 
 static const arg_t batch_args[] = {
@@ -229,8 +232,7 @@ static const arg_t eval_args[] = {
         "depend on; summary.json. The same command again goes on where it stopped, on any mesh. "
         "Default: eval-NAME, by the task's name."},
     {"--data", ARG_STRING, AT(data), "FILE", 0, 0, "Items, in place of the task's."},
-    {"--limit", ARG_SIZE, AT(limit), "N", 1, 4294967296.0,
-        "Only the first N items. Default: all."},
+    {"--limit", ARG_SIZE, AT(limit), "N", 1, 4294967296.0, "Only the first N items. Default: all."},
     {"--shots", ARG_SIZE, AT(shots), "N", 0, 1000,
         "Solved examples before each item. Default: as the task says."},
     {"--max-tokens", ARG_SIZE, AT(max_tokens), "N", 1, 4294967296.0,

@@ -12,7 +12,7 @@ typedef struct options {
     /* Model and run. Choices are indices into the tables' names, in the order of the engine's
      * enums. */
     const char *model, *stage;
-    int dtype, order, attention, dot, combine, comm;
+    int dtype, order, attention, dot, combine, comm, bind;
     size_t threads, kv_tokens, prefill_chunk, max_batch;
     bool quiet, verbose, help;
     /* Prompt */

@@ -63,6 +63,7 @@ engine_options_t session_engine_options(
         .dot = (dot_t)options->dot,
         .combine = options->combine == 0 ? PLAN_GATHER : PLAN_REDUCE,
         .threads = options->threads,
+        .bind = (topology_bind_t)options->bind,
         .kv_tokens = options->kv_tokens,
         .prefill_chunk = options->prefill_chunk,
         .max_batch = max_batch,

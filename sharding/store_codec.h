@@ -21,6 +21,9 @@ typedef struct store_codec store_codec_t;
 int store_codec_open(store_codec_t **codec, fail_t *fail);
 void store_codec_close(store_codec_t *codec);
 
+/* About how much memory a codec takes that encodes blocks of 4 MiB, beside the planes. */
+size_t store_codec_bytes(int level);
+
 /* Room that the frame of a block takes at most. */
 size_t store_frame_bound(size_t block_bytes, uint32_t planes);
 

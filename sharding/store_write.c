@@ -405,8 +405,9 @@ static void size_buffers(writer_t *writer)
         writer->frame_bytes = size_max(
             writer->frame_bytes, n * store_frame_bound(segment->block_bytes, segment->planes));
     }
-    /* A codec's planes and contexts take about as much as a batch. */
-    size_t each = 3 * (writer->raw_bytes + writer->frame_bytes);
+    /* Planes are no larger than a batch. */
+    size_t each = 2 * writer->raw_bytes + writer->frame_bytes +
+                  store_codec_bytes(writer->write->layout->options.level);
     writer->n_threads =
         size_max(1, size_min(team_size(writer->write->team), MAX_BUFFER_BYTES / each));
 }

@@ -275,12 +275,53 @@ static void no_quota_and_nonsense_read_as_none(void **state)
     assert_int_equal(cpus(groups), 0);
 }
 
+/* 4 cores of 2 hardware threads. */
+static int open_binding(topology_bind_t bind, size_t threads, size_t ranks, fail_t *fail)
+{
+    topology_binding_t *binding;
+    setenv("HWLOC_SYNTHETIC", "node:2 core:2 pu:2", 1);
+    topology_binding_open(&binding, bind, threads, ranks - 1, ranks, fail);
+    unsetenv("HWLOC_SYNTHETIC");
+    topology_binding_close(binding);
+    return fail->status;
+}
+
+static void no_core_is_bound_twice(void **state)
+{
+    (void)state;
+    fail_t fail = {0};
+    assert_int_equal(open_binding(TOPOLOGY_BIND_CORE, 2, 2, &fail), 0);
+    assert_int_equal(open_binding(TOPOLOGY_BIND_CORE, 1, 4, &fail), 0);
+    assert_int_equal(open_binding(TOPOLOGY_BIND_NUMA, 9, 3, &fail), 0);
+    assert_int_equal(open_binding(TOPOLOGY_BIND_CORE, 3, 2, &fail), FAIL_USAGE);
+    assert_non_null(strstr(fail.message, "2 ranks of 3 threads would share 4 cores"));
+}
+
+static void a_bound_thread_stays_on_its_core(void **state)
+{
+    (void)state;
+    fail_t fail = {0};
+    topology_binding_t *binding;
+    cpu_set_t before, bound;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    assert_int_equal(topology_binding_open(&binding, TOPOLOGY_BIND_CORE, 1, 0, 1, &fail), 0);
+    topology_binding_apply(binding, 0);
+    topology_binding_close(binding);
+    assert_int_equal(sched_getaffinity(0, sizeof bound, &bound), 0);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        assert_true(!CPU_ISSET(cpu, &bound) || CPU_ISSET(cpu, &before));
+    assert_true(CPU_COUNT(&bound) >= 1 && CPU_COUNT(&bound) <= 8); /* threads of one core */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_made_up_machine_is_read_as_described),
         cmocka_unit_test(a_machine_without_caches_reads_as_unknown),
         cmocka_unit_test(a_binding_to_one_hardware_thread_is_one_core),
+        cmocka_unit_test(no_core_is_bound_twice),
+        cmocka_unit_test(a_bound_thread_stays_on_its_core),
         cmocka_unit_test(threads_are_the_ranks_part_of_its_cores),
         cmocka_unit_test(advice_names_wasted_cores),
         cmocka_unit_test(advice_names_shared_cores),

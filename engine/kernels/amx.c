@@ -1,16 +1,18 @@
-/* Linear tiles of the amx dot product (docs/numerics.md) with TDPBF16PS, on CPUs with AMX (Intel
- * Software Developer's Manual, "Intel AMX instruction set reference").
+/* Tiles of the dot product amx (docs/numerics.md) with TDPBF16PS, on CPUs with AMX (Intel Software
+ * Developer's Manual, "Intel AMX instruction set reference").
  *
  * A packed panel is what the instruction takes as its second factor: 16 rows of a tile are 16 pairs
- * of inputs, and a row holds 16 outputs side by side. Two tiles of rows by two of outputs stay in
- * tile registers 0 to 3, so that four loads feed four products. */
+ * of inputs, and a row holds 16 outputs side by side. 16 rows by the 64 outputs of a panel stay in
+ * tile registers 0 to 3; a block of the panel stays in the first-level cache while rows pass. */
 #include <immintrin.h>
 #include <string.h>
 
 #include "engine/kernels/tiles.h"
 
-enum { TILE = 16, STEP = 32, N_TILES = 8 }; /* rows, outputs; inputs of one instruction */
-#define PREFETCH_BYTES 2048                 /* ahead, where weights come from memory */
+enum { TILE = 16, STEP = 32 }; /* rows, outputs; inputs of one instruction */
+enum { LINE = 64, STEP_LINES = STEP * KERNEL_PANEL * 2 / LINE };
+#define AHEAD_BYTES                                                                                \
+    2048 /* of the weights, when a few rows read them as fast as memory gives them */
 
 typedef struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -18,25 +20,12 @@ typedef struct tile_config {
     uint8_t rows[16];
 } tile_config_t;
 
-/* Tile registers 0, 1: sums of the first rows, 2, 3: of the others, 4, 5: rows, 6, 7: outputs. */
-static void configure(size_t first_rows, size_t other_rows)
+/* Tile registers 0 to 3: sums of up to 16 rows; 4: rows; 5, 6: outputs by turns. */
+static void configure(size_t rows)
 {
     tile_config_t config = {.palette = 1};
-    for (int i = 0; i < N_TILES; i++) {
-        config.row_bytes[i] = 64;
-        config.rows[i] = TILE;
-    }
-    config.rows[0] = config.rows[1] = config.rows[4] = (uint8_t)first_rows;
-    config.rows[2] = config.rows[3] = config.rows[5] = (uint8_t)other_rows;
-    _tile_loadconfig(&config);
-}
-
-/* Of multiply_thin. */
-static void configure_thin(size_t rows)
-{
-    tile_config_t config = {.palette = 1};
-    for (int i = 0; i < N_TILES; i++) {
-        config.row_bytes[i] = 64;
+    for (int i = 0; i < 8; i++) {
+        config.row_bytes[i] = LINE;
         config.rows[i] = i <= 4 ? (uint8_t)rows : TILE;
     }
     _tile_loadconfig(&config);
@@ -44,149 +33,115 @@ static void configure_thin(size_t rows)
 
 /* Where a block of the product lies. Strides in bytes. */
 typedef struct block {
-    const char *a, *b; /* rows; the panel's first output of the block */
+    const char *a, *b;
     char *c;
-    size_t a_stride, width_bytes, c_stride, n_steps;
+    size_t a_stride, b_stride, c_stride, n_steps;
     const char *a_rest, *b_rest; /* inputs beyond the last whole step, padded with zeros; or NULL */
-    tile_mode_t mode;
+    const char *next;            /* weights to ask for: next_lines a step */
+    size_t next_lines;
+    bool next_first_level; /* into which cache */
+    bool chain;            /* c goes on */
 } block_t;
 
 enum { REST_A_STRIDE = 2 * STEP, REST_B_STRIDE = 4 * KERNEL_PANEL };
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE void load_sums(const block_t *s, const bool two_rows, const bool two_outputs)
-{
-    const char *other = s->c + TILE * s->c_stride;
-    if (s->mode != TILE_CHAIN) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        return;
+/* Tile numbers are constants of the instructions. */
+#define FOR_OUTPUTS(DO)                                                                            \
+    DO(0)                                                                                          \
+    if (n > 1) {                                                                                   \
+        DO(1)                                                                                      \
+    }                                                                                              \
+    if (n > 2) {                                                                                   \
+        DO(2)                                                                                      \
+    }                                                                                              \
+    if (n > 3) {                                                                                   \
+        DO(3)                                                                                      \
     }
-    _tile_loadd(0, s->c, s->c_stride);
-    if (two_outputs)
-        _tile_loadd(1, s->c + 64, s->c_stride);
-    if (two_rows)
-        _tile_loadd(2, other, s->c_stride);
-    if (two_rows && two_outputs)
-        _tile_loadd(3, other + 64, s->c_stride);
-}
 
-INLINE void store_sums(char *c, size_t c_stride, const bool two_rows, const bool two_outputs)
-{
-    _tile_stored(0, c, c_stride);
-    if (two_outputs)
-        _tile_stored(1, c + 64, c_stride);
-    if (two_rows)
-        _tile_stored(2, c + TILE * c_stride, c_stride);
-    if (two_rows && two_outputs)
-        _tile_stored(3, c + TILE * c_stride + 64, c_stride);
-}
-
-INLINE void multiply_step(const char *a, size_t a_stride, const char *b, size_t b_stride,
-    const bool two_rows, const bool two_outputs)
+INLINE void multiply_step(
+    const int n, const char *a, size_t a_stride, const char *b, size_t b_stride)
 {
     _tile_loadd(4, a, a_stride);
-    _tile_loadd(6, b, b_stride);
-    _tile_dpbf16ps(0, 4, 6);
-    if (two_outputs) {
-        _tile_loadd(7, b + 64, b_stride);
-        _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, b, b_stride);
+    _tile_dpbf16ps(0, 4, 5);
+    if (n > 1) {
+        _tile_loadd(6, b + LINE, b_stride);
+        _tile_dpbf16ps(1, 4, 6);
     }
-    if (two_rows) {
-        _tile_loadd(5, a + TILE * a_stride, a_stride);
-        _tile_dpbf16ps(2, 5, 6);
-        if (two_outputs)
-            _tile_dpbf16ps(3, 5, 7);
+    if (n > 2) {
+        _tile_loadd(5, b + 2 * LINE, b_stride);
+        _tile_dpbf16ps(2, 4, 5);
+    }
+    if (n > 3) {
+        _tile_loadd(6, b + 3 * LINE, b_stride);
+        _tile_dpbf16ps(3, 4, 6);
     }
 }
 
-INLINE void multiply(
-    const block_t *s, char *c, size_t c_stride, const bool two_rows, const bool two_outputs)
+/* Up to 16 rows x 16 * n outputs. */
+INLINE void multiply(const int n, const block_t *s)
 {
-    load_sums(s, two_rows, two_outputs);
-    const char *a = s->a, *b = s->b;
+#define LOAD_SUM(I) _tile_loadd(I, s->c + I * LINE, s->c_stride);
+#define ZERO_SUM(I) _tile_zero(I);
+#define STORE_SUM(I) _tile_stored(I, s->c + I * LINE, s->c_stride);
+    if (s->chain) {
+        FOR_OUTPUTS(LOAD_SUM)
+    } else {
+        FOR_OUTPUTS(ZERO_SUM)
+    }
+    const char *a = s->a, *b = s->b, *next = s->next;
     for (size_t i = 0; i < s->n_steps; i++) {
-        multiply_step(a, s->a_stride, b, s->width_bytes, two_rows, two_outputs);
+        if (s->next_first_level)
+            for (size_t line = 0; line < s->next_lines; line++)
+                _mm_prefetch(next + line * LINE, _MM_HINT_T0);
+        else
+            for (size_t line = 0; line < s->next_lines; line++)
+                _mm_prefetch(next + line * LINE, _MM_HINT_T1);
+        multiply_step(n, a, s->a_stride, b, s->b_stride);
         a += 2 * STEP;
-        b += STEP / 2 * s->width_bytes;
+        b += STEP / 2 * s->b_stride;
+        next += s->next_lines * LINE;
     }
     if (s->a_rest != NULL)
-        multiply_step(s->a_rest, REST_A_STRIDE, s->b_rest, REST_B_STRIDE, two_rows, two_outputs);
-    store_sums(c, c_stride, two_rows, two_outputs);
+        multiply_step(n, s->a_rest, REST_A_STRIDE, s->b_rest, REST_B_STRIDE);
+    FOR_OUTPUTS(STORE_SUM)
 }
 
-/* Up to 16 rows x all 64 outputs: the panel is read as one stream, as fast as memory gives it. Tile
- * registers 0 to 3 are sums, 4 rows, 5 and 6 outputs by turns. */
-static void multiply_thin(const block_t *s, char *c, size_t c_stride)
+static void multiply_outputs(size_t width, const block_t *s)
 {
-    if (s->mode == TILE_CHAIN) {
-        _tile_loadd(0, s->c, s->c_stride);
-        _tile_loadd(1, s->c + 64, s->c_stride);
-        _tile_loadd(2, s->c + 128, s->c_stride);
-        _tile_loadd(3, s->c + 192, s->c_stride);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+    switch (width / TILE) {
+    case 1:
+        multiply(1, s);
+        break;
+    case 2:
+        multiply(2, s);
+        break;
+    case 3:
+        multiply(3, s);
+        break;
+    default:
+        multiply(4, s);
     }
-    const char *a = s->a, *b = s->b;
-    size_t a_stride = s->a_stride, b_stride = s->width_bytes;
-    for (size_t i = 0; i < s->n_steps + (s->a_rest != NULL); i++) {
-        if (i == s->n_steps) {
-            a = s->a_rest;
-            b = s->b_rest;
-            a_stride = REST_A_STRIDE;
-            b_stride = REST_B_STRIDE;
-        }
-        for (size_t line = 0; line < STEP / 2 * 4; line++)
-            _mm_prefetch(b + PREFETCH_BYTES + line * 64, _MM_HINT_T0);
-        _tile_loadd(4, a, a_stride);
-        _tile_loadd(5, b, b_stride);
-        _tile_dpbf16ps(0, 4, 5);
-        _tile_loadd(6, b + 64, b_stride);
-        _tile_dpbf16ps(1, 4, 6);
-        _tile_loadd(5, b + 128, b_stride);
-        _tile_dpbf16ps(2, 4, 5);
-        _tile_loadd(6, b + 192, b_stride);
-        _tile_dpbf16ps(3, 4, 6);
-        a += 2 * STEP;
-        b += STEP / 2 * b_stride;
-    }
-    _tile_stored(0, c, c_stride);
-    _tile_stored(1, c + 64, c_stride);
-    _tile_stored(2, c + 128, c_stride);
-    _tile_stored(3, c + 192, c_stride);
 }
 
-/* rows x 16, 32 or, for up to 16 rows, 64 outputs. */
-static void multiply_block(const block_t *s, size_t rows, size_t outputs)
+/* c = c + sums of this call. */
+static void multiply_and_add(size_t rows, size_t width, const block_t *s)
 {
-    float leaf[2 * TILE][KERNEL_PANEL];
-    bool adds = s->mode == TILE_ADD, two_rows = rows > TILE, two_outputs = outputs > TILE;
-    char *c = adds ? (char *)leaf : s->c;
-    size_t c_stride = adds ? sizeof leaf[0] : s->c_stride;
-    if (outputs == KERNEL_PANEL)
-        multiply_thin(s, c, c_stride);
-    else if (two_rows && two_outputs)
-        multiply(s, c, c_stride, true, true);
-    else if (two_rows)
-        multiply(s, c, c_stride, true, false);
-    else if (two_outputs)
-        multiply(s, c, c_stride, false, true);
-    else
-        multiply(s, c, c_stride, false, false);
-    for (size_t r = 0; adds && r < rows; r++)
-        for (size_t j = 0; j < outputs; j++)
+    float leaf[TILE][KERNEL_PANEL];
+    block_t apart = *s;
+    apart.c = (char *)leaf;
+    apart.c_stride = sizeof leaf[0];
+    multiply_outputs(width, &apart);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < width; j++)
             ((float *)(s->c + r * s->c_stride))[j] += leaf[r][j];
 }
 
 /* Inputs that do not fill a step, completed with zeros, which leave every sum as it is. */
 typedef struct rest {
-    uint16_t a[2 * TILE][STEP];
+    uint16_t a[TILE][STEP];
     uint32_t b[STEP / 2][KERNEL_PANEL];
 } rest_t;
 
@@ -204,48 +159,47 @@ static void fill_rest_a(rest_t *rest, const uint16_t *a, size_t a_stride, size_t
         memcpy(rest->a[r], a + r * a_stride, n * sizeof *a);
 }
 
+/* A few rows ask for weights a little ahead of where they are; many ask, spread over all their
+ * steps, for the block of weights behind this one. */
+static void plan_prefetch(block_t *s, size_t rows)
+{
+    s->next_first_level = rows <= TILE;
+    s->next = s->b + (rows <= TILE ? AHEAD_BYTES : s->n_steps * STEP / 2 * s->b_stride);
+    s->next_lines = STEP_LINES / ((rows + TILE - 1) / TILE);
+}
+
 void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,
     void *c, size_t c_stride, tile_mode_t mode)
 {
     rest_t rest;
     size_t whole = k / STEP * STEP, left = k - whole;
-    block_t s = {.a_stride = 2 * a_stride,
-        .width_bytes = 4 * width,
+    block_t s = {.b = b,
+        .a_stride = 2 * a_stride,
+        .b_stride = 4 * width,
         .c_stride = sizeof(float) * c_stride,
         .n_steps = whole / STEP,
-        .mode = mode};
+        .chain = mode == TILE_CHAIN};
+    plan_prefetch(&s, rows);
     if (left > 0) {
         fill_rest_b(&rest, (const uint16_t *)b + whole * width, width, left);
         s.a_rest = (const char *)rest.a;
-    }
-    if (rows <= TILE && width == KERNEL_PANEL) {
-        configure_thin(rows);
-        if (left > 0)
-            fill_rest_a(&rest, (const uint16_t *)a + whole, a_stride, rows, left);
-        s.a = a;
-        s.b = b;
         s.b_rest = (const char *)rest.b;
-        s.c = c;
-        multiply_block(&s, rows, width);
-        _tile_release();
-        return;
     }
-    size_t configured = 0;
-    for (size_t r = 0; r < rows; r += 2 * TILE) {
-        size_t n = rows - r < 2 * TILE ? rows - r : 2 * TILE;
+    for (size_t r = 0; r < rows; r += TILE) {
+        size_t n = rows - r < TILE ? rows - r : TILE;
         const uint16_t *from = (const uint16_t *)a + r * a_stride;
-        if (n != configured)
-            configure(n < TILE ? n : TILE, n > TILE ? n - TILE : TILE);
-        configured = n;
+        if (r == 0 || n < TILE)
+            configure(n);
         if (left > 0)
             fill_rest_a(&rest, from + whole, a_stride, n, left);
-        for (size_t j = 0; j < width; j += 2 * TILE) {
-            s.a = (const char *)from;
-            s.b = (const char *)b + 4 * j;
-            s.b_rest = (const char *)rest.b + 4 * j;
-            s.c = (char *)c + (r * c_stride + j) * sizeof(float);
-            multiply_block(&s, n, width - j < 2 * TILE ? width - j : 2 * TILE);
-        }
+        s.a = (const char *)from;
+        s.c = (char *)c + r * c_stride * sizeof(float);
+        if (mode == TILE_ADD)
+            multiply_and_add(n, width, &s);
+        else
+            multiply_outputs(width, &s);
+        if (rows > TILE)
+            s.next += s.n_steps * s.next_lines * LINE;
     }
     /* So that a thread's state is small again, and other libraries find the tiles free. */
     _tile_release();

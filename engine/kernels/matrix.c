@@ -8,7 +8,9 @@
  * enough for a panel's part (64 outputs x 1,024 inputs in bf16: 128 KiB) to stay in a second-level
  * cache while all rows pass. */
 #define BLOCK_INPUTS 1024
-#define BLOCK_INPUTS_AMX 512
+/* Tile instructions are so fast that many rows need the panel's part in the first-level cache: 32
+ * KiB. Measured with 512 rows: 256 inputs 1.3 times as fast as 1,024. */
+#define BLOCK_INPUTS_AMX 256
 #define MANY_ROWS 32
 
 size_t matrix_panel_bytes(dtype_t mode, size_t rows, size_t columns)

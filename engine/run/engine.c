@@ -85,6 +85,22 @@ dot_t engine_choose_dot(comm_t *comm, dot_t wish, dtype_t mode)
     return everywhere ? DOT_AMX : DOT_CHAIN;
 }
 
+static void bind_thread(void *context, size_t thread)
+{
+    topology_binding_apply(context, thread);
+}
+
+/* Before anything is loaded, so that pages lie where the threads that touch them first run. */
+static int bind_threads(engine_t *e, fail_t *fail)
+{
+    topology_binding_t *binding;
+    if (topology_binding_open(&binding, e->options.bind, e->threads,
+            (size_t)comm_binding_index(e->comm), (size_t)comm_binding_ranks(e->comm), fail) == 0)
+        team_run(e->team, bind_thread, binding);
+    topology_binding_close(binding);
+    return fail->status;
+}
+
 /* Collective. Instruction set and threads. */
 static int open_compute(engine_t *e, fail_t *fail)
 {
@@ -103,6 +119,8 @@ static int open_compute(engine_t *e, fail_t *fail)
         topology_threads(&topology, e->options.threads, (size_t)comm_binding_ranks(e->comm));
     comm_set_threads(e->comm, e->threads);
     team_open(&e->team, e->threads, comm_oversubscribed(e->comm), fail);
+    if (e->options.bind != TOPOLOGY_BIND_NONE && fail->status == 0)
+        bind_threads(e, fail);
     char advice[512];
     topology_advice(&topology, e->threads, (size_t)comm_host_ranks(e->comm), advice, sizeof advice);
     if (advice[0] != 0)

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "comm/comm.h"
+#include "comm/topology.h"
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
 #include "engine/kernels/kernels.h"
@@ -35,6 +36,7 @@ typedef struct engine_options {
     dot_t dot; /* of bf16 linear layers */
     plan_combine_t combine;
     size_t threads;              /* 0: choose from the binding */
+    topology_bind_t bind;        /* of the threads, within the rank's binding */
     size_t kv_tokens;            /* 0: choose from max_position_embeddings and memory */
     size_t prefill_chunk;        /* prompt tokens of one step, all sequences together; 0: 512 */
     size_t max_batch;            /* sequences running at once; 0: 64 */
@@ -52,7 +54,7 @@ typedef struct engine_info {
     dtype_t mode;
     attention_t attention; /* not ATTENTION_AUTO */
     size_t max_batch;
-    dot_t dot;       /* chosen; DOT_CHAIN except in mode bf16 */
+    dot_t dot; /* chosen; DOT_CHAIN except in mode bf16 */
     size_t ranks, threads, kv_tokens, max_context;
     size_t weight_bytes; /* of this rank */
     size_t peak_bytes;   /* of this process: the largest resident set so far */

@@ -4,7 +4,7 @@
 #
 #   tests/cli/eval.sh CHOIR RANKS
 #
-# CHOIR_EVAL_LONG=1: all 400 items on every mesh, larger meshes, and 30 kills instead of 4.
+# CHOIR_EVAL_LONG=1: all 400 items on every mesh, 1x32 too, and 30 kills instead of 4 (CHOIR_EVAL_KILLS).
 set -u
 
 choir=$1
@@ -142,8 +142,8 @@ killed() {
 
 if [ "$ranks" -ge 4 ]; then
     evaluate 1x1 "$work/whole" --task word-problems --limit 60 --max-batch 4 || complain "sixty items fail"
-    kills=4
-    [ -z "$long" ] || kills=30
+    kills=${CHOIR_EVAL_KILLS:-${long:+30}}
+    kills=${kills:-4}
     turn=(1x2 2x1 2x2 3x1 1x1)
     for i in $(seq "$kills"); do
         before=0

@@ -12,6 +12,7 @@ a difference is told but is no failure. Where there is AMX, oneDNN is held to AV
 
 import argparse
 import filecmp
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -89,6 +90,15 @@ def parity(steps, folder, choir):
                   "--models", "demo", needs="sdpa")
 
 
+def harness(steps, choir):
+    """lm-evaluation-harness through Choir and through its own hf backend."""
+    if choir is None or importlib.util.find_spec("lm_eval") is None:
+        steps.left_out.append("lm_eval (needs a build, and pip install \"lm_eval[hf]\")")
+        return
+    for dtype, needs in (("f32", None), ("bf16", "products")):
+        steps.run(f"lm_eval through Choir, {dtype}", "lm_eval_compare.py", "--choir", choir, "--dtypes", dtype, needs=needs)
+
+
 def all_steps(steps, folder, quick):
     def remake(name, script, *arguments, golden, **options):
         made = folder / golden.name
@@ -116,6 +126,7 @@ def all_steps(steps, folder, quick):
         parity(steps, folder, choir[-1])
     else:
         steps.left_out.append("bars of parity (build the tree first: no build*/choir)")
+    harness(steps, choir[-1] if choir else None)
     remake("greedy replies", "greedy.py", "--out", None, golden=GOLDEN / "demo-greedy.jsonl", needs="sdpa")
 
 
