@@ -73,6 +73,11 @@ void comm_buffer_close(comm_buffer_t *buffer)
     free(buffer);
 }
 
+bool comm_buffer_is_window(const comm_buffer_t *buffer)
+{
+    return buffer->comm->sharing_size > 1;
+}
+
 void *comm_buffer_data(comm_buffer_t *buffer)
 {
     return buffer->data;

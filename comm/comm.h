@@ -118,6 +118,8 @@ int comm_buffer_open(
 /* Collective. NULL is allowed (on all ranks). */
 void comm_buffer_close(comm_buffer_t *buffer);
 void *comm_buffer_data(comm_buffer_t *buffer);
+/* Whether ranks share it as a window, which has small pages. */
+bool comm_buffer_is_window(const comm_buffer_t *buffer);
 
 /* Collective. Rank r has written columns [begins[r], begins[r+1]) of every row; afterwards every
  * rank sees all of [n_rows, stride_bytes] up to column begins[size].

@@ -244,7 +244,8 @@ int main(int argc, char **argv)
     };
     mail_arrives_in_order(comm);
     /* The other orders share all but the classes of prefixes with the first. */
-    size_t n_modes = comm_size(comm) == 1 ? 3 : 1;
+    /* Slow builds set CHOIR_TEST_PROMPTS. */
+    size_t n_modes = comm_size(comm) == 1 && getenv("CHOIR_TEST_PROMPTS") == NULL ? 3 : 1;
     for (size_t m = 0; m < n_modes; m++) {
         engine_options_t options = modes[m];
         options.model_dir = CHOIR_SOURCE_DIR "/configs/demo";

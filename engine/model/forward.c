@@ -27,21 +27,45 @@ void forward_barrier(forward_t *f, size_t thread, uint64_t *kind)
 }
 
 /* Ends a phase in which every rank wrote its slice of a component into a shared activation. */
+/* Copies this thread's rows of an activation between this rank's own memory and the window: the
+ * rank's own columns out, or all columns in. */
+static void copy_rows(forward_t *f, size_t thread, shared_t which, bool out)
+{
+    size_t row_bytes = f->strides[which] * element(f), rank = f->model->rank;
+    size_t begin = out ? f->begins[which][rank] : 0;
+    size_t end = f->begins[which][out ? rank + 1 : f->model->plan.n_ranks];
+    char *window = comm_buffer_data(f->shared[which]), *own = f->own[which];
+    team_part_t rows = team_part(f->batch->n_rows, thread, f->n_threads);
+    for (size_t row = rows.begin; row < rows.end; row++) {
+        size_t at = row * row_bytes + begin;
+        memcpy((out ? window : own) + at, (out ? own : window) + at, end - begin);
+    }
+}
+
 void forward_gather(forward_t *f, size_t thread, shared_t which, component_t component,
     size_t layer, uint64_t *kind)
 {
     forward_book(f, thread, kind);
-    team_arrive(f->team, thread);
-    if (thread != 0) {
-        team_await(f->team, thread);
-        return;
+    if (f->copies) {
+        /* A thread's rows hold columns of all threads. */
+        team_barrier(f->team, thread);
+        copy_rows(f, thread, which, true);
     }
-    forward_book(f, thread, &f->times.waiting_ns);
-    comm_gather_columns(
-        f->shared[which], f->batch->n_rows, f->strides[which] * element(f), f->begins[which]);
-    show_gathered(f, component, layer, which);
-    forward_book(f, thread, &f->times.exchange_ns);
-    team_release(f->team);
+    team_arrive(f->team, thread);
+    if (thread == 0) {
+        forward_book(f, thread, &f->times.waiting_ns);
+        comm_gather_columns(
+            f->shared[which], f->batch->n_rows, f->strides[which] * element(f), f->begins[which]);
+        show_gathered(f, component, layer, which);
+        forward_book(f, thread, &f->times.exchange_ns);
+        team_release(f->team);
+    } else {
+        team_await(f->team, thread);
+    }
+    if (f->copies) {
+        copy_rows(f, thread, which, false);
+        forward_barrier(f, thread, &f->times.exchange_ns);
+    }
 }
 
 /* Rows of the embedding that this rank owns go to all, straight into the residual stream where that
@@ -189,11 +213,20 @@ static void step_thread(void *context, size_t thread)
 static void swap_residuals(forward_t *f)
 {
     comm_buffer_t *buffer = f->shared[SHARED_X];
-    char *data = f->data[SHARED_X];
     f->shared[SHARED_X] = f->shared[SHARED_X_MID];
-    f->data[SHARED_X] = f->data[SHARED_X_MID];
     f->shared[SHARED_X_MID] = buffer;
-    f->data[SHARED_X_MID] = data;
+}
+
+/* Many rows are worked on in this rank's own memory and copied through the windows: windows have
+ * small pages, and translating their addresses costs more than the copies (bench/LOG.md). A tap
+ * looks at the windows. */
+static void place_activations(forward_t *f, size_t n_rows)
+{
+    enum { MANY_ROWS = 32 };
+    bool reduce = f->model->plan.combine == PLAN_REDUCE;
+    f->copies = !reduce && f->own[SHARED_X] != NULL && n_rows >= MANY_ROWS && f->tap == NULL;
+    for (shared_t b = 0; b < SHARED_COUNT; b++)
+        f->data[b] = reduce || f->copies ? f->own[b] : comm_buffer_data(f->shared[b]);
 }
 
 void forward_step(forward_t *f, const forward_batch_t *batch)
@@ -202,6 +235,7 @@ void forward_step(forward_t *f, const forward_batch_t *batch)
      * in the other buffer. */
     if (f->model->plan.combine == PLAN_GATHER)
         swap_residuals(f);
+    place_activations(f, batch->n_rows);
     f->batch = batch;
     f->n_lone = 0;
     for (size_t i = 0; i < batch->n_sequences && batch->sequences[i].lone; i++)

@@ -30,21 +30,23 @@ struct forward {
     bool sdpa; /* attention in PyTorch's fused order; f32 and f64 have one order for both */
     comm_buffer_t
         *shared[SHARED_COUNT]; /* --combine reduce: only SHARED_X, for the embedding's exchange */
-    char *data[SHARED_COUNT];  /* the activations: of shared, or this rank's own (reduce) */
-    size_t strides[SHARED_COUNT];    /* elements */
-    size_t *begins[SHARED_COUNT];    /* [ranks + 1] bytes; what comm_gather_columns needs */
-    int *owners;                     /* [max_rows] rank of each row's embedding */
-    char *normed;                    /* [max(max_rows, max_logits), hidden stride] element */
-    char *q, *k, *v;                 /* [max_rows, local heads * head_dim] element */
-    char *partial;                   /* [max_rows, hidden] accumulator: --combine reduce */
-    char *logits;                    /* [max_logits, local vocabulary] accumulator */
-    size_t data_bytes[SHARED_COUNT]; /* of this rank's own; 0 when shared */
+    char *own[SHARED_COUNT];   /* the same for this rank alone; NULL where never used */
+    char *data[SHARED_COUNT];  /* the activations of this step: of shared, or own */
+    size_t strides[SHARED_COUNT]; /* elements */
+    size_t *begins[SHARED_COUNT]; /* [ranks + 1] bytes; what comm_gather_columns needs */
+    int *owners;                  /* [max_rows] rank of each row's embedding */
+    char *normed;                 /* [max(max_rows, max_logits), hidden stride] element */
+    char *q, *k, *v;              /* [max_rows, local heads * head_dim] element */
+    char *partial;                /* [max_rows, hidden] accumulator: --combine reduce */
+    char *logits;                 /* [max_logits, local vocabulary] accumulator */
+    size_t own_bytes[SHARED_COUNT];
     size_t normed_bytes, q_bytes, kv_bytes, partial_bytes, logits_bytes;
     thread_scratch_t *threads;
     const tap_t *tap; /* NULL: none */
     /* The current step. */
     const forward_batch_t *batch;
     size_t n_lone;
+    bool copies; /* activations are own, and gathers copy them through the windows */
     atomic_size_t next_unit;
     uint64_t mark_ns;
     forward_times_t times;

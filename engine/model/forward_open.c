@@ -51,9 +51,10 @@ size_t forward_bytes(
     for (shared_t b = 0; b < SHARED_COUNT; b++)
         shared += options->max_rows * shared_stride(model, b) * element(&f);
     size_t per_thread = 2 * product_bytes(options, model) + attention_bytes(options, model);
-    /* The window of a node is one memory for all its ranks; counted in equal parts. */
-    return shared / (size_t)comm_size + f.normed_bytes + f.q_bytes + 2 * f.kv_bytes +
-           f.partial_bytes + f.logits_bytes + n_threads * per_thread;
+    /* The window of a node is one memory for all its ranks, counted in equal parts; and each has a
+     * copy of its own. */
+    return shared / (size_t)comm_size + (comm_size > 1 ? shared : 0) + f.normed_bytes + f.q_bytes +
+           2 * f.kv_bytes + f.partial_bytes + f.logits_bytes + n_threads * per_thread;
 }
 
 /* Each thread allocates its own scratch, on its own NUMA node. */
@@ -138,11 +139,10 @@ static int open_shared(forward_t *f, fail_t *fail)
         if (!reduce || b == SHARED_X) {
             if (comm_buffer_open(f->comm, bytes, "activations", &f->shared[b], fail) != 0)
                 return fail->status;
-            f->data[b] = comm_buffer_data(f->shared[b]);
         }
-        if (reduce) {
-            f->data_bytes[b] = bytes;
-            f->data[b] = memory_alloc(bytes, "activations", fail);
+        if (reduce || comm_buffer_is_window(f->shared[b])) {
+            f->own_bytes[b] = bytes;
+            f->own[b] = memory_alloc(bytes, "activations", fail);
         }
     }
     return comm_agree(f->comm, fail);
@@ -185,8 +185,8 @@ void forward_close(forward_t *f)
         return;
     for (shared_t b = 0; b < SHARED_COUNT; b++) {
         comm_buffer_close(f->shared[b]);
-        if (f->data_bytes[b] != 0)
-            memory_free(f->data[b], f->data_bytes[b]);
+        if (f->own_bytes[b] != 0)
+            memory_free(f->own[b], f->own_bytes[b]);
         free(f->begins[b]);
     }
     for (size_t t = 0; f->threads != NULL && t < f->n_threads; t++) {
