@@ -13,7 +13,7 @@ typedef struct capacity {
     size_t weight_bytes;          /* RoPE tables included */
     size_t cache_bytes_per_token; /* 0 on a rank without KV heads */
     size_t available_bytes;       /* this rank's part of what its node has free; 0: unknown */
-    const char *advice; /* what would help; NULL: fewer --kv-tokens or more machines */
+    const char *advice;           /* what would help; NULL: fewer --kv-tokens or more machines */
 } capacity_t;
 
 /* Tokens of the cache when the user does not say: one sequence as long as the model allows (at most
