@@ -612,8 +612,7 @@ size_t verify_forward_positions(const reference_t *reference)
     return longest;
 }
 
-static forward_options_t options_of(
-    const reference_t *reference, attention_t attention, dot_t dot)
+static forward_options_t options_of(const reference_t *reference, attention_t attention, dot_t dot)
 {
     size_t max_rows = size_min(longest_prompt(reference), CHUNK);
     return (forward_options_t){.order = ORDER_TORCH,
