@@ -60,23 +60,39 @@ enum { REST_A_STRIDE = 2 * STEP, REST_B_STRIDE = 4 * KERNEL_PANEL };
         DO(3)                                                                                      \
     }
 
-INLINE void multiply_step(
-    const int n, const char *a, size_t a_stride, const char *b, size_t b_stride)
+/* Asks for lines of the weights that come next. */
+INLINE void ask(const char *next, size_t lines, const bool first_level)
+{
+    for (size_t line = 0; line < lines; line++)
+        if (first_level)
+            _mm_prefetch(next + line * LINE, _MM_HINT_T0);
+        else
+            _mm_prefetch(next + line * LINE, _MM_HINT_T1);
+}
+
+/* Between the loads of the tiles, a part of the lines each: all at once they would hold the loads
+ * up. */
+INLINE void multiply_step(const int n, const char *a, size_t a_stride, const char *b,
+    size_t b_stride, const char *next, size_t lines, const bool first_level)
 {
     _tile_loadd(4, a, a_stride);
     _tile_loadd(5, b, b_stride);
     _tile_dpbf16ps(0, 4, 5);
+    ask(next, lines, first_level);
     if (n > 1) {
         _tile_loadd(6, b + LINE, b_stride);
         _tile_dpbf16ps(1, 4, 6);
+        ask(next + lines * LINE, lines, first_level);
     }
     if (n > 2) {
         _tile_loadd(5, b + 2 * LINE, b_stride);
         _tile_dpbf16ps(2, 4, 5);
+        ask(next + 2 * lines * LINE, lines, first_level);
     }
     if (n > 3) {
         _tile_loadd(6, b + 3 * LINE, b_stride);
         _tile_dpbf16ps(3, 4, 6);
+        ask(next + 3 * lines * LINE, lines, first_level);
     }
 }
 
@@ -92,20 +108,18 @@ INLINE void multiply(const int n, const block_t *s)
         FOR_OUTPUTS(ZERO_SUM)
     }
     const char *a = s->a, *b = s->b, *next = s->next;
+    size_t lines = (s->next_lines + (size_t)n - 1) / (size_t)n;
     for (size_t i = 0; i < s->n_steps; i++) {
         if (s->next_first_level)
-            for (size_t line = 0; line < s->next_lines; line++)
-                _mm_prefetch(next + line * LINE, _MM_HINT_T0);
+            multiply_step(n, a, s->a_stride, b, s->b_stride, next, lines, true);
         else
-            for (size_t line = 0; line < s->next_lines; line++)
-                _mm_prefetch(next + line * LINE, _MM_HINT_T1);
-        multiply_step(n, a, s->a_stride, b, s->b_stride);
+            multiply_step(n, a, s->a_stride, b, s->b_stride, next, lines, false);
         a += 2 * STEP;
         b += STEP / 2 * s->b_stride;
         next += s->next_lines * LINE;
     }
     if (s->a_rest != NULL)
-        multiply_step(n, s->a_rest, REST_A_STRIDE, s->b_rest, REST_B_STRIDE);
+        multiply_step(n, s->a_rest, REST_A_STRIDE, s->b_rest, REST_B_STRIDE, NULL, 0, false);
     FOR_OUTPUTS(STORE_SUM)
 }
 

@@ -47,6 +47,7 @@ typedef vec_f32_t mem_f32_t __attribute__((aligned(4), may_alias));
 typedef vec_f64_t mem_f64_t __attribute__((aligned(8), may_alias));
 typedef vec_u32_t mem_u32_t __attribute__((aligned(2), may_alias));
 
+#define AHEAD_BYTES 2048
 #define INLINE static inline __attribute__((always_inline))
 
 /* One register tile: `rows` x `vectors` registers of outputs; both are constants after inlining. */
@@ -65,6 +66,10 @@ typedef vec_u32_t mem_u32_t __attribute__((aligned(2), may_alias));
             VEC w[VECTORS];                                                                        \
             for (int v = 0; v < vectors; v++)                                                      \
                 w[v] = *(const MEM *)(b + i * width + LANES * v);                                  \
+            /* A lone row reads one stream of weights, ahead of the hardware's own prefetch. */    \
+            if (rows == 1)                                                                         \
+                for (int v = 0; v < vectors; v++)                                                  \
+                    __builtin_prefetch((const char *)(b + i * width + LANES * v) + AHEAD_BYTES);   \
             for (int r = 0; r < rows; r++) {                                                       \
                 VEC x = SET(a[(size_t)r * a_stride + i]);                                          \
                 for (int v = 0; v < vectors; v++)                                                  \

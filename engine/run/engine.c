@@ -111,7 +111,11 @@ static int open_compute(engine_t *e, fail_t *fail)
     topology_read(&topology, fail);
     if (comm_agree(e->comm, fail) != 0)
         return fail->status;
+    int64_t widest = comm_max(e->comm, (int64_t)e->isa);
     e->isa = (isa_t)comm_min(e->comm, (int64_t)e->isa);
+    if (widest != (int64_t)e->isa)
+        log_write(LOG_INFO, "the ranks' CPUs differ, up to %s: all use the kernels of %s",
+            isa_name((isa_t)widest), isa_name(e->isa));
     e->options.dot = engine_choose_dot(e->comm, e->options.dot, e->options.mode);
     kernels_get(&kernels, e->isa, e->options.mode);
     kernels_self_test(&kernels, fail);
