@@ -7,8 +7,8 @@
 #              golden files with them, and compares (tests/oracle/README.md). PyTorch's build for CPUs
 #              is enough; PIP_EXTRA_INDEX_URL tells pip where to find it
 #
-# Three builds, warnings being errors: release with all tests; debug, and with AddressSanitizer and
-# UndefinedBehaviorSanitizer, with fewer rank counts. What the builds need and this machine lacks is
+# Three builds, warnings being errors: release with all tests; debug, without those of the command line, and
+# with AddressSanitizer and UndefinedBehaviorSanitizer, with fewer rank counts. What the builds need and this machine lacks is
 # installed first. The last line is "N passed, N failed" (", N skipped" where some were); the exit
 # status is 0 when none failed.
 set -euo pipefail
@@ -130,7 +130,7 @@ export CHOIR_CLI_SECONDS=60
 run_build release build ""
 if [ -z "$quick" ]; then
     # Tests labelled "sources" look at files, which are the same for all builds.
-    run_build debug build-debug sources -DCHOIR_TEST_RANKS="1;3" -DCHOIR_CLI_RANKS=2
+    run_build debug build-debug "sources|cli" -DCHOIR_TEST_RANKS="1;3" -DCHOIR_CLI_RANKS=2
     # Sanitizers see what the MPI library keeps until the process ends, and take their time.
     export LSAN_OPTIONS="suppressions=$root/tests/mpi_leaks.txt:print_suppressions=0"
     # Complete stacks, by which mpi_leaks.txt knows the libraries.
