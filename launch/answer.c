@@ -1,10 +1,10 @@
 #include "launch/answer.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/json.h"
 #include "engine/base/size.h"
 
 void answer_clear(answer_t *answer)
@@ -125,25 +125,11 @@ const char *answer_take(answer_t *answer, size_t *bytes)
 /* ---- JSON --------------------------------------------------------------------------------------
  */
 
-static json_t *ids_json(const int32_t *ids, size_t n)
-{
-    json_t *array = json_array();
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(array, json_integer(ids[i]));
-    return array;
-}
-
-/* JSON has no infinities. */
-static json_t *number_json(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 static json_t *token_json(const answer_t *answer, int32_t id, double logprob)
 {
     json_t *object = json_object();
     json_object_set_new(object, "id", json_integer(id));
-    json_object_set_new(object, "logprob", number_json(logprob));
+    json_object_set_new(object, "logprob", json_from_double(logprob));
     size_t bytes = 0;
     const char *raw =
         answer->tokenizer == NULL ? NULL : tokenizer_bytes(answer->tokenizer, id, &bytes);
@@ -203,8 +189,8 @@ json_t *answer_json(const answer_t *answer)
         answer->tokenizer == NULL
             ? json_null()
             : json_stringn(answer->text.text == NULL ? "" : answer->text.text, answer->text.bytes));
-    json_object_set_new(object, "prompt_ids", ids_json(answer->prompt_ids.ids, n_prompt));
-    json_object_set_new(object, "output_ids", ids_json(answer->ids, answer->n_ids));
+    json_object_set_new(object, "prompt_ids", json_from_ids(answer->prompt_ids.ids, n_prompt));
+    json_object_set_new(object, "output_ids", json_from_ids(answer->ids, answer->n_ids));
     json_object_set_new(object, "finish_reason", json_string(end_name(answer->end)));
     json_object_set_new(usage, "prompt_tokens", json_integer((json_int_t)n_prompt));
     json_object_set_new(usage, "completion_tokens", json_integer((json_int_t)answer->n_ids));

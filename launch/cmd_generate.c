@@ -77,6 +77,18 @@ static int open_logits(job_t *job, fail_t *fail)
         info.config->vocab_size, options->dtype == 2, fail);
 }
 
+/* The answer to prompt i, which takes the prompt's ids over. */
+static answer_t *begin_answer(job_t *job, size_t i)
+{
+    answer_t *answer = &job->answers[i];
+    answer->tokenizer = job->prompts.tokenizer;
+    answer->stops = &job->options->stop;
+    answer->prompt_ids = job->prompts.items[i];
+    job->prompts.items[i] = (tokenizer_ids_t){0};
+    answer->begin_ns = clock_ns();
+    return answer;
+}
+
 static int submit_all(job_t *job, fail_t *fail)
 {
     const options_t *options = job->options;
@@ -85,12 +97,7 @@ static int submit_all(job_t *job, fail_t *fail)
         chat_end = tokenizer_special_id(job->prompts.tokenizer, "<|im_end|>");
     size_t n_stop_ids = session_stop_ids(job->session, chat_end, stop_ids);
     for (size_t i = 0; i < job->prompts.count && fail->status == 0; i++) {
-        answer_t *answer = &job->answers[i];
-        answer->tokenizer = job->prompts.tokenizer;
-        answer->stops = &options->stop;
-        answer->prompt_ids = job->prompts.items[i];
-        job->prompts.items[i] = (tokenizer_ids_t){0};
-        answer->begin_ns = clock_ns();
+        answer_t *answer = begin_answer(job, i);
         engine_request_t request = {.prompt_ids = answer->prompt_ids.ids,
             .n_prompt = answer->prompt_ids.count,
             .max_tokens = options->max_tokens,
@@ -238,12 +245,7 @@ static int submit_to_mesh(job_t *job, mesh_t *mesh, fail_t *fail)
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
     size_t n_stop_ids = options->ignore_eos ? 0 : mesh_stop_ids(mesh, chat, stop_ids);
     for (size_t i = 0; i < job->prompts.count && fail->status == 0; i++) {
-        answer_t *answer = &job->answers[i];
-        answer->tokenizer = job->prompts.tokenizer;
-        answer->stops = &options->stop;
-        answer->prompt_ids = job->prompts.items[i];
-        job->prompts.items[i] = (tokenizer_ids_t){0};
-        answer->begin_ns = clock_ns();
+        answer_t *answer = begin_answer(job, i);
         const fleet_job_t request = {.ids = answer->prompt_ids.ids,
             .n_ids = answer->prompt_ids.count,
             .max_tokens = options->max_tokens,

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "engine/base/json.h"
 #include "engine/base/size.h"
 
 json_t *eval_hex(uint64_t value)
@@ -120,28 +121,6 @@ static int equals_target(const eval_task_t *task, const eval_item_t *item, const
 /* ---- Lines -------------------------------------------------------------------------------------
  */
 
-static json_t *ids_json(const int32_t *ids, size_t n)
-{
-    json_t *array = json_array();
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(array, json_integer(ids[i]));
-    return array;
-}
-
-/* JSON has no infinities. */
-static json_t *real(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
-static json_t *reals(const double *values, size_t n)
-{
-    json_t *array = json_array();
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(array, real(values[i]));
-    return array;
-}
-
 static int add_generated(json_t *line, const eval_task_t *task, const eval_item_t *item,
     const fleet_result_t *result, const tokenizer_t *tokenizer, fail_t *fail)
 {
@@ -165,8 +144,8 @@ static int add_generated(json_t *line, const eval_task_t *task, const eval_item_
     }
     json_object_set_new(line, "extracted", extracted);
     json_object_set_new(line, "correct", correct);
-    json_object_set_new(line, "tokens", ids_json(result->tokens, result->n_tokens));
-    json_object_set_new(line, "logprobs", reals(result->logprobs, result->n_tokens));
+    json_object_set_new(line, "tokens", json_from_ids(result->tokens, result->n_tokens));
+    json_object_set_new(line, "logprobs", json_from_doubles(result->logprobs, result->n_tokens));
     text_buffer_clear(&text);
     return fail->status;
 }
@@ -206,11 +185,12 @@ static void add_choices(json_t *line, const eval_item_t *item, const fleet_resul
             best_norm = j;
         }
         json_t *choice = json_object();
-        json_object_set_new(choice, "logprob", real(logprob));
+        json_object_set_new(choice, "logprob", json_from_double(logprob));
         json_object_set_new(choice, "greedy", json_boolean(is_greedy(job, &results[j])));
         json_object_set_new(choice, "tokens",
-            ids_json(job->ids.ids + job->ids.count - job->n_scored, job->n_scored));
-        json_object_set_new(choice, "logprobs", reals(results[j].logprobs, results[j].n_tokens));
+            json_from_ids(job->ids.ids + job->ids.count - job->n_scored, job->n_scored));
+        json_object_set_new(
+            choice, "logprobs", json_from_doubles(results[j].logprobs, results[j].n_tokens));
         json_array_append_new(choices, choice);
     }
     json_object_set_new(line, "output", json_integer((json_int_t)best));
@@ -225,13 +205,13 @@ static void add_choices(json_t *line, const eval_item_t *item, const fleet_resul
 static void add_window(json_t *line, const eval_item_t *item, const fleet_result_t *result)
 {
     const eval_job_t *job = &item->jobs[0];
-    json_object_set_new(line, "logprob", real(sum(result)));
+    json_object_set_new(line, "logprob", json_from_double(sum(result)));
     json_object_set_new(line, "scored_tokens", json_integer((json_int_t)job->n_scored));
     json_object_set_new(line, "words", json_integer((json_int_t)item->words));
     json_object_set_new(line, "bytes", json_integer((json_int_t)item->bytes));
-    json_object_set_new(
-        line, "tokens", ids_json(job->ids.ids + job->ids.count - job->n_scored, job->n_scored));
-    json_object_set_new(line, "logprobs", reals(result->logprobs, result->n_tokens));
+    json_object_set_new(line, "tokens",
+        json_from_ids(job->ids.ids + job->ids.count - job->n_scored, job->n_scored));
+    json_object_set_new(line, "logprobs", json_from_doubles(result->logprobs, result->n_tokens));
 }
 
 static void add_error(json_t *line, const eval_task_t *task, const char *message)

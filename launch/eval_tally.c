@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/json.h"
 #include "engine/run/philox.h"
 #include "launch/eval_record.h"
 
@@ -145,11 +146,6 @@ static double deviation(const double *samples)
     return sqrt(squares / (SAMPLES - 1));
 }
 
-static json_t *real(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 static json_t *score_json(const eval_tally_t *tally, int measure)
 {
     double *samples = calloc(SAMPLES, sizeof *samples);
@@ -163,12 +159,12 @@ static json_t *score_json(const eval_tally_t *tally, int measure)
     double score = score_of(tally, measure);
     double error =
         measure >= MEASURE_SCORES ? accuracy_stderr(score, tally->n_done) : deviation(samples);
-    json_object_set_new(object, "score", real(score));
-    json_object_set_new(object, "stderr", real(error));
+    json_object_set_new(object, "score", json_from_double(score));
+    json_object_set_new(object, "stderr", json_from_double(error));
     /* The 25th and the 975th of 1,000. */
     json_t *interval = json_array();
-    json_array_append_new(interval, real(samples[SAMPLES / 40 - 1]));
-    json_array_append_new(interval, real(samples[SAMPLES - SAMPLES / 40]));
+    json_array_append_new(interval, json_from_double(samples[SAMPLES / 40 - 1]));
+    json_array_append_new(interval, json_from_double(samples[SAMPLES - SAMPLES / 40]));
     json_object_set_new(object, "interval_95", interval);
     free(samples);
     return object;

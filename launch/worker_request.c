@@ -1,6 +1,5 @@
 #include "launch/worker_request.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -353,8 +352,7 @@ static void answer_scores(worker_request_t *request)
 {
     begin_answer(request);
     json_t *answer = request->answer;
-    json_object_set_new(
-        answer, "logprob", isfinite(request->logprob) ? json_real(request->logprob) : json_null());
+    json_object_set_new(answer, "logprob", json_from_double(request->logprob));
     if (request->op == WORKER_LOGLIKELIHOOD)
         json_object_set_new(answer, "greedy", json_boolean(request->greedy));
     json_object_set_new(answer, "n_tokens", json_integer((json_int_t)request->n_tokens));
@@ -365,19 +363,14 @@ static int answer_text(
     worker_t *worker, worker_request_t *request, const fleet_result_t *result, fail_t *fail)
 {
     text_buffer_t text = {0};
-    json_t *ids = json_array(), *logprobs = json_array();
     eval_output_text(
         result, worker->mesh->tokenizer, request->stops, request->n_stops, &text, fail);
-    for (size_t i = 0; i < result->n_tokens; i++) {
-        double logprob = result->logprobs[i];
-        json_array_append_new(ids, json_integer(result->tokens[i]));
-        json_array_append_new(logprobs, isfinite(logprob) ? json_real(logprob) : json_null());
-    }
     begin_answer(request);
     if (fail->status == 0)
         json_object_set_new(request->answer, "text", json_stringn(text.text, text.bytes));
-    json_object_set_new(request->answer, "tokens", ids);
-    json_object_set_new(request->answer, "logprobs", logprobs);
+    json_object_set_new(request->answer, "tokens", json_from_ids(result->tokens, result->n_tokens));
+    json_object_set_new(
+        request->answer, "logprobs", json_from_doubles(result->logprobs, result->n_tokens));
     json_object_set_new(
         request->answer, "finish", json_string(result->finish == ENGINE_STOP ? "stop" : "length"));
     json_object_set_new(request->answer, "logits_digest", eval_hex(result->digest));

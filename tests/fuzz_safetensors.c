@@ -1,7 +1,7 @@
 /* Fuzz target: the header of a safetensors file.
  *
  * With libFuzzer:   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I.
- * tests/fuzz_safetensors.c sharding/safetensors.c engine/base/status.c -ljansson -o
+ * tests/fuzz_safetensors.c sharding/safetensors.c engine/base/{json,status}.c -ljansson -o
  * fuzz_safetensors Without:          cc -g -O1 -fsanitize=address,undefined -D_GNU_SOURCE
  * -DCHOIR_FUZZ_MAIN -I. (the same files) fuzz_safetensors [ROUNDS] mutates built-in headers with a
  * fixed seed; or, as libFuzzer's own program does, fuzz_safetensors FILE... runs single inputs.
@@ -69,6 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef CHOIR_FUZZ_MAIN
+#include "tests/fuzz_main.h"
 
 static const char *const seeds[] = {
     "\x20\0{\"__metadata__\":{\"format\":\"pt\"},"
@@ -138,32 +139,9 @@ static void run_rounds(unsigned long rounds)
     printf("%lu rounds\n", rounds);
 }
 
-static int run_file(const char *path)
-{
-    static uint8_t data[1 << 20];
-    FILE *file = fopen(path, "rb");
-    if (file == NULL) {
-        fprintf(stderr, "%s: cannot open\n", path);
-        return 1;
-    }
-    size_t size = fread(data, 1, sizeof data, file);
-    fclose(file);
-    LLVMFuzzerTestOneInput(data, size);
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
-    char *end = NULL;
-    unsigned long rounds = argc == 2 ? strtoul(argv[1], &end, 10) : 100000;
-    if (argc == 1 || (argc == 2 && end != argv[1] && *end == 0)) {
-        run_rounds(rounds);
-        return 0;
-    }
-    int failed = 0;
-    for (int i = 1; i < argc; i++)
-        failed |= run_file(argv[i]);
-    return failed;
+    return fuzz_main(argc, argv, 100000, run_rounds);
 }
 
 #endif

@@ -156,6 +156,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef CHOIR_FUZZ_MAIN
+#include "tests/fuzz_main.h"
 
 #define ROOM 8192
 #define N_SEEDS 6
@@ -313,32 +314,9 @@ static void run_rounds(unsigned long rounds)
     printf("%lu rounds\n", done);
 }
 
-static int run_file(const char *path)
-{
-    static uint8_t data[1 << 20];
-    FILE *file = fopen(path, "rb");
-    if (file == NULL) {
-        fprintf(stderr, "%s: cannot open\n", path);
-        return 1;
-    }
-    size_t size = fread(data, 1, sizeof data, file);
-    fclose(file);
-    LLVMFuzzerTestOneInput(data, size);
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
-    char *end = NULL;
-    unsigned long rounds = argc == 2 ? strtoul(argv[1], &end, 10) : 50000;
-    if (argc == 1 || (argc == 2 && end != argv[1] && *end == 0)) {
-        run_rounds(rounds);
-        return 0;
-    }
-    int failed = 0;
-    for (int i = 1; i < argc; i++)
-        failed |= run_file(argv[i]);
-    return failed;
+    return fuzz_main(argc, argv, 50000, run_rounds);
 }
 
 #endif

@@ -123,6 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef CHOIR_FUZZ_MAIN
+#include "tests/fuzz_main.h"
 
 #define INPUT_BYTES_MAX 16384
 
@@ -240,32 +241,9 @@ static void run_rounds(unsigned long rounds)
     printf("%lu rounds\n", rounds);
 }
 
-static int run_file(const char *path)
-{
-    char *text;
-    size_t bytes;
-    fail_t fail = {0};
-    if (file_read(path, (size_t)256 << 20, &text, &bytes, &fail) != 0) {
-        fprintf(stderr, "%s\n", fail.message);
-        return 1;
-    }
-    LLVMFuzzerTestOneInput((const uint8_t *)text, bytes);
-    free(text);
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
-    char *end = NULL;
-    unsigned long rounds = argc == 2 ? strtoul(argv[1], &end, 10) : 20000;
-    if (argc == 1 || (argc == 2 && end != argv[1] && *end == 0)) {
-        run_rounds(rounds);
-        return 0;
-    }
-    int failed = 0;
-    for (int i = 1; i < argc; i++)
-        failed |= run_file(argv[i]);
-    return failed;
+    return fuzz_main(argc, argv, 20000, run_rounds);
 }
 
 #endif

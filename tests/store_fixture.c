@@ -70,6 +70,27 @@ void fixture_remove(const char *path)
     rmdir(path);
 }
 
+fixture_path_t fixture_here;
+
+int fixture_set_up(void **state)
+{
+    (void)state;
+    fixture_here = fixture_folder();
+    return 0;
+}
+
+int fixture_tear_down(void **state)
+{
+    (void)state;
+    fixture_remove(fixture_here.text);
+    return 0;
+}
+
+fixture_path_t fixture_in(const char *name)
+{
+    return fixture_join(fixture_here.text, name);
+}
+
 unsigned char *fixture_read(const char *path, size_t *bytes)
 {
     FILE *file = fopen(path, "rb");

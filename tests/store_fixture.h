@@ -26,6 +26,13 @@ fixture_path_t fixture_folder(void);
 fixture_path_t fixture_join(const char *folder, const char *name);
 void fixture_remove(const char *path);
 
+/* For tests that have one folder at a time: what cmocka calls around each of them, the folder, and
+ * a path in it. */
+int fixture_set_up(void **state);
+int fixture_tear_down(void **state);
+extern fixture_path_t fixture_here;
+fixture_path_t fixture_in(const char *name);
+
 uint64_t fixture_random(uint64_t *state);
 /* n normal values as bf16 bits. */
 void fixture_normal(uint16_t *values, size_t n, double scale, uint64_t *state);

@@ -20,27 +20,6 @@
 
 #define DEMO CHOIR_SOURCE_DIR "/configs/demo"
 
-static fixture_path_t folder;
-
-static int set_up(void **state)
-{
-    (void)state;
-    folder = fixture_folder();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    fixture_remove(folder.text);
-    return 0;
-}
-
-static fixture_path_t in(const char *name)
-{
-    return fixture_join(folder.text, name);
-}
-
 static void shard(const char *model, const char *out, const fixture_options_t *options)
 {
     fail_t fail = {0};
@@ -52,8 +31,8 @@ static void mixed_store(void)
 {
     fixture_options_t options = fixture_options();
     options.store.file_bytes = 40000;
-    fixture_mixed_model(in("model").text, 1);
-    shard(in("model").text, in("store").text, &options);
+    fixture_mixed_model(fixture_in("model").text, 1);
+    shard(fixture_in("model").text, fixture_in("store").text, &options);
 }
 
 /* ---- Round trips -------------------------------------------------------------------------------
@@ -64,8 +43,8 @@ static void unpacking_gives_the_source_byte_for_byte(void **state)
     (void)state;
     fail_t fail = {0};
     mixed_store();
-    assert_int_equal(fixture_unpack(in("store").text, in("again").text, &fail), 0);
-    assert_true(fixture_same(in("model").text, in("again").text));
+    assert_int_equal(fixture_unpack(fixture_in("store").text, fixture_in("again").text, &fail), 0);
+    assert_true(fixture_same(fixture_in("model").text, fixture_in("again").text));
 }
 
 static void the_demo_model_survives_a_round_trip(void **state)
@@ -74,11 +53,11 @@ static void the_demo_model_survives_a_round_trip(void **state)
     fail_t fail = {0};
     fixture_options_t options = fixture_options();
     size_t bytes, again;
-    shard(DEMO, in("store").text, &options);
-    assert_int_equal(fixture_unpack(in("store").text, in("again").text, &fail), 0);
+    shard(DEMO, fixture_in("store").text, &options);
+    assert_int_equal(fixture_unpack(fixture_in("store").text, fixture_in("again").text, &fail), 0);
     unsigned char *source = fixture_read(DEMO "/model.safetensors", &bytes);
     unsigned char *unpacked =
-        fixture_read(fixture_join(in("again").text, "model.safetensors").text, &again);
+        fixture_read(fixture_join(fixture_in("again").text, "model.safetensors").text, &again);
     assert_int_equal(bytes, again);
     assert_memory_equal(source, unpacked, bytes);
     free(source);
@@ -91,8 +70,8 @@ static void a_store_lists_the_tensors_that_the_source_lists(void **state)
     fail_t fail = {0};
     checkpoint_t *source, *store;
     mixed_store();
-    assert_int_equal(checkpoint_open(&source, in("model").text, &fail), 0);
-    assert_int_equal(checkpoint_open(&store, in("store").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&source, fixture_in("model").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&store, fixture_in("store").text, &fail), 0);
     assert_int_equal(checkpoint_count(store), checkpoint_count(source));
     assert_null(checkpoint_store(source));
     assert_non_null(checkpoint_store(store));
@@ -118,8 +97,8 @@ static void any_part_in_any_type_equals_the_source(void **state)
     checkpoint_t *source, *store;
     uint64_t random = 5;
     mixed_store();
-    assert_int_equal(checkpoint_open(&source, in("model").text, &fail), 0);
-    assert_int_equal(checkpoint_open(&store, in("store").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&source, fixture_in("model").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&store, fixture_in("store").text, &fail), 0);
     char *expected = malloc(1 << 16), *found = malloc(1 << 16), *scratch = malloc(1 << 16);
     for (size_t round = 0; round < 2000; round++) {
         const char *name = names[fixture_random(&random) % (sizeof names / sizeof *names)];
@@ -156,8 +135,8 @@ static void bytes_of_tensors_without_rows_can_be_read(void **state)
     fail_t fail = {0};
     checkpoint_t *source, *store;
     mixed_store();
-    assert_int_equal(checkpoint_open(&source, in("model").text, &fail), 0);
-    assert_int_equal(checkpoint_open(&store, in("store").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&source, fixture_in("model").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&store, fixture_in("store").text, &fail), 0);
     for (size_t i = 0; i < 3; i++) {
         const checkpoint_tensor_t *a = checkpoint_find(source, names[i]),
                                   *b = checkpoint_find(store, names[i]);
@@ -180,8 +159,8 @@ static void reading_a_part_reads_only_its_blocks(void **state)
     fail_t fail = {0};
     checkpoint_t *store;
     fixture_options_t options = fixture_options();
-    shard(DEMO, in("store").text, &options);
-    assert_int_equal(checkpoint_open(&store, in("store").text, &fail), 0);
+    shard(DEMO, fixture_in("store").text, &options);
+    assert_int_equal(checkpoint_open(&store, fixture_in("store").text, &fail), 0);
     const checkpoint_tensor_t *tensor = checkpoint_find(store, "model.embed_tokens.weight");
     uint64_t before = checkpoint_bytes_read(store);
     char *rows = malloc(64 * 192 * 2);
@@ -199,13 +178,13 @@ static void the_digest_tells_contents_apart(void **state)
     fail_t fail = {0};
     fixture_options_t options = fixture_options();
     checkpoint_t *a, *b, *again;
-    fixture_mixed_model(in("model-a").text, 1);
-    fixture_mixed_model(in("model-b").text, 7);
-    shard(in("model-a").text, in("a").text, &options);
-    shard(in("model-b").text, in("b").text, &options);
-    assert_int_equal(checkpoint_open(&a, in("a").text, &fail), 0);
-    assert_int_equal(checkpoint_open(&again, in("a").text, &fail), 0);
-    assert_int_equal(checkpoint_open(&b, in("b").text, &fail), 0);
+    fixture_mixed_model(fixture_in("model-a").text, 1);
+    fixture_mixed_model(fixture_in("model-b").text, 7);
+    shard(fixture_in("model-a").text, fixture_in("a").text, &options);
+    shard(fixture_in("model-b").text, fixture_in("b").text, &options);
+    assert_int_equal(checkpoint_open(&a, fixture_in("a").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&again, fixture_in("a").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&b, fixture_in("b").text, &fail), 0);
     assert_true(checkpoint_digest(a) == checkpoint_digest(again));
     assert_true(checkpoint_digest(a) != checkpoint_digest(b));
     checkpoint_close(a);
@@ -223,13 +202,13 @@ static void ranks_and_threads_do_not_change_a_byte(void **state)
     fixture_options_t options = fixture_options();
     options.store.file_bytes = 500000;
     options.threads = 1;
-    shard(DEMO, in("reference").text, &options);
+    shard(DEMO, fixture_in("reference").text, &options);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         options.threads = cases[i][0];
         options.ranks = cases[i][1];
-        shard(DEMO, in("other").text, &options);
-        assert_true(fixture_same(in("reference").text, in("other").text));
-        fixture_remove(in("other").text);
+        shard(DEMO, fixture_in("other").text, &options);
+        assert_true(fixture_same(fixture_in("reference").text, fixture_in("other").text));
+        fixture_remove(fixture_in("other").text);
     }
 }
 
@@ -240,15 +219,15 @@ static void data_files_are_no_larger_than_asked(void **state)
     fixture_options_t options = fixture_options();
     options.store.file_bytes = 300000;
     store_t *store;
-    shard(DEMO, in("store").text, &options);
-    assert_int_equal(store_open(&store, in("store").text, NULL, NULL, &fail), 0);
+    shard(DEMO, fixture_in("store").text, &options);
+    assert_int_equal(store_open(&store, fixture_in("store").text, NULL, NULL, &fail), 0);
     const store_manifest_t *manifest = store_manifest(store);
     assert_true(manifest->n_data >= 12);
     for (size_t i = 0; i < manifest->n_data; i++)
         assert_true(manifest->data[i].bytes <= 300000);
     store_close(store);
     options.store.file_bytes = 5000;
-    assert_int_equal(fixture_shard(DEMO, in("tiny").text, &options, &fail), FAIL_USAGE);
+    assert_int_equal(fixture_shard(DEMO, fixture_in("tiny").text, &options, &fail), FAIL_USAGE);
     assert_non_null(strstr(fail.message, "5000"));
 }
 
@@ -259,8 +238,8 @@ static void layers_get_files_of_their_own(void **state)
     fixture_options_t options = fixture_options();
     options.store.layers = 2;
     store_t *store;
-    shard(DEMO, in("store").text, &options);
-    assert_int_equal(store_open(&store, in("store").text, NULL, NULL, &fail), 0);
+    shard(DEMO, fixture_in("store").text, &options);
+    assert_int_equal(store_open(&store, fixture_in("store").text, NULL, NULL, &fail), 0);
     const store_manifest_t *manifest = store_manifest(store);
     assert_int_equal(manifest->n_data, 4); /* the ends, and three pairs of layers */
     for (size_t s = 0; s < manifest->n_segments; s++) {
@@ -280,8 +259,8 @@ static void blocks_follow_the_granules_of_the_plan(void **state)
     fail_t fail = {0};
     fixture_options_t options = fixture_options();
     store_t *store;
-    shard(DEMO, in("store").text, &options);
-    assert_int_equal(store_open(&store, in("store").text, NULL, NULL, &fail), 0);
+    shard(DEMO, fixture_in("store").text, &options);
+    assert_int_equal(store_open(&store, fixture_in("store").text, NULL, NULL, &fail), 0);
     const store_manifest_t *manifest = store_manifest(store);
     size_t embedding = store_find(store, 0, "model.embed_tokens.weight");
     size_t down = store_find(store, 0, "model.layers.3.mlp.down_proj.weight");
@@ -298,16 +277,20 @@ static void what_cannot_be_sharded_is_refused(void **state)
     fail_t fail = {0};
     mixed_store();
     assert_int_equal(
-        fixture_shard(in("store").text, in("of-store").text, &options, &fail), FAIL_USAGE);
+        fixture_shard(fixture_in("store").text, fixture_in("of-store").text, &options, &fail),
+        FAIL_USAGE);
     fail = (fail_t){0};
     assert_int_equal(
-        fixture_shard(in("nowhere").text, in("other").text, &options, &fail), FAIL_FILE);
+        fixture_shard(fixture_in("nowhere").text, fixture_in("other").text, &options, &fail),
+        FAIL_FILE);
     fail = (fail_t){0};
-    assert_int_equal(fixture_shard(in("model").text, in("store").text, &options, &fail), FAIL_FILE);
+    assert_int_equal(
+        fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail),
+        FAIL_FILE);
     assert_non_null(strstr(fail.message, "found something"));
     fail = (fail_t){0};
     assert_int_equal(
-        fixture_shard(in("model").text, "/proc/nowhere/store", &options, &fail), FAIL_FILE);
+        fixture_shard(fixture_in("model").text, "/proc/nowhere/store", &options, &fail), FAIL_FILE);
     assert_non_null(strstr(fail.message, "/proc/nowhere"));
 }
 
@@ -333,8 +316,8 @@ static void trained_weights_shrink_to_71_percent(void **state)
 {
     (void)state;
     fixture_options_t options = fixture_options();
-    shard(DEMO, in("demo").text, &options);
-    assert_true(ratio_of(in("demo").text) <= 0.71);
+    shard(DEMO, fixture_in("demo").text, &options);
+    assert_true(ratio_of(fixture_in("demo").text) <= 0.71);
 }
 
 static void normal_weights_of_any_scale_shrink_to_71_percent(void **state)
@@ -344,11 +327,11 @@ static void normal_weights_of_any_scale_shrink_to_71_percent(void **state)
     fixture_options_t options = fixture_options();
     for (size_t i = 0; i < sizeof scales / sizeof *scales; i++) {
         const fixture_tensor_t tensor = {"model.layers.0.w", "BF16", 256, 896, scales[i]};
-        fixture_model(in("model").text, &tensor, 1, i);
-        shard(in("model").text, in("store").text, &options);
-        assert_true(ratio_of(in("store").text) <= 0.71);
-        fixture_remove(in("model").text);
-        fixture_remove(in("store").text);
+        fixture_model(fixture_in("model").text, &tensor, 1, i);
+        shard(fixture_in("model").text, fixture_in("store").text, &options);
+        assert_true(ratio_of(fixture_in("store").text) <= 0.71);
+        fixture_remove(fixture_in("model").text);
+        fixture_remove(fixture_in("store").text);
     }
 }
 
@@ -357,9 +340,9 @@ static void what_does_not_compress_is_stored_as_it_is(void **state)
     (void)state;
     fixture_options_t options = fixture_options();
     const fixture_tensor_t tensor = {"noise", "I8", 1 << 20, 0, 0};
-    fixture_model(in("model").text, &tensor, 1, 3);
-    shard(in("model").text, in("store").text, &options);
-    double ratio = ratio_of(in("store").text);
+    fixture_model(fixture_in("model").text, &tensor, 1, 3);
+    shard(fixture_in("model").text, fixture_in("store").text, &options);
+    double ratio = ratio_of(fixture_in("store").text);
     assert_true(ratio > 1 && ratio < 1.001);
 }
 
@@ -403,23 +386,23 @@ static void a_read_only_store_is_read_and_checked(void **state)
     (void)state;
     mixed_store();
     size_t n;
-    char **names = fixture_names(in("store").text, &n);
+    char **names = fixture_names(fixture_in("store").text, &n);
     for (size_t i = 0; i < n; i++)
-        chmod(fixture_join(in("store").text, names[i]).text, 0444);
+        chmod(fixture_join(fixture_in("store").text, names[i]).text, 0444);
     fixture_free_names(names, n);
-    chmod(in("store").text, 0555);
-    chmod(folder.text, 0755);
+    chmod(fixture_in("store").text, 0555);
+    chmod(fixture_here.text, 0755);
     pid_t child = fork();
     if (child == 0) {
         char message[512];
         fail_t fail = {0};
         if (getuid() == 0 && setuid(65534) != 0)
             _exit(4);
-        if (access(in("store").text, W_OK) == 0)
+        if (access(fixture_in("store").text, W_OK) == 0)
             _exit(5);
-        if (fixture_check(in("store").text, 2, message, sizeof message) != 0)
+        if (fixture_check(fixture_in("store").text, 2, message, sizeof message) != 0)
             _exit(6);
-        _exit(fixture_load(in("store").text, &fail) == 0 ? 0 : 7);
+        _exit(fixture_load(fixture_in("store").text, &fail) == 0 ? 0 : 7);
     }
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -429,7 +412,7 @@ static void a_read_only_store_is_read_and_checked(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, fixture_set_up, fixture_tear_down)
     const struct CMUnitTest tests[] = {
         CASE(unpacking_gives_the_source_byte_for_byte),
         CASE(the_demo_model_survives_a_round_trip),

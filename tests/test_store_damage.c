@@ -17,30 +17,9 @@
 #include "sharding/store_codec.h"
 #include "tests/store_fixture.h"
 
-static fixture_path_t folder;
-
-static int set_up(void **state)
-{
-    (void)state;
-    folder = fixture_folder();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    fixture_remove(folder.text);
-    return 0;
-}
-
-static fixture_path_t in(const char *name)
-{
-    return fixture_join(folder.text, name);
-}
-
 static fixture_path_t in_store(const char *name)
 {
-    return fixture_join(in("store").text, name);
+    return fixture_join(fixture_in("store").text, name);
 }
 
 static void shard(const char *model, const char *out, uint64_t file_bytes)
@@ -60,15 +39,15 @@ static void small_store(void)
         {"model.layers.0.b", "F32", 200, 0, 1},
         {"bits", "BF16", 17, 9, 0},
     };
-    fixture_model(in("model").text, tensors, 3, 1);
-    shard(in("model").text, in("store").text, 2500);
+    fixture_model(fixture_in("model").text, tensors, 3, 1);
+    shard(fixture_in("model").text, fixture_in("store").text, 2500);
 }
 
 static char message[FAIL_MESSAGE_BYTES];
 
 static size_t problems(void)
 {
-    return fixture_check(in("store").text, 1, message, sizeof message);
+    return fixture_check(fixture_in("store").text, 1, message, sizeof message);
 }
 
 /* ---- Flipped bytes -----------------------------------------------------------------------------
@@ -80,7 +59,7 @@ static void every_flipped_byte_of_a_small_store_is_noticed(void **state)
     size_t n_files, n_bytes = 0;
     small_store();
     assert_int_equal(problems(), 0);
-    char **names = fixture_names(in("store").text, &n_files);
+    char **names = fixture_names(fixture_in("store").text, &n_files);
     assert_int_equal(n_files, 4); /* manifest, config.json, two data files */
     for (size_t i = 0; i < n_files; i++) {
         size_t bytes;
@@ -94,7 +73,7 @@ static void every_flipped_byte_of_a_small_store_is_noticed(void **state)
             fixture_write(path.text, data, bytes);
             if (problems() == 0)
                 fail_msg("%s: byte %zu: the check did not notice", names[i], at);
-            if (fixture_load(in("store").text, &fail) == 0)
+            if (fixture_load(fixture_in("store").text, &fail) == 0)
                 fail_msg("%s: byte %zu: loading did not notice", names[i], at);
             data[at] = was;
         }
@@ -115,11 +94,11 @@ static void two_thousand_random_flips_of_a_larger_store_are_noticed(void **state
         {"model.layers.0.mlp.weight", "BF16", 300, 512, 0.05},
         {"model.layers.0.norm", "F32", 5000, 0, 1},
     };
-    fixture_model(in("model").text, tensors, 3, 1);
-    shard(in("model").text, in("store").text, 300000);
+    fixture_model(fixture_in("model").text, tensors, 3, 1);
+    shard(fixture_in("model").text, fixture_in("store").text, 300000);
     uint64_t random = 11;
     size_t n_files;
-    char **names = fixture_names(in("store").text, &n_files);
+    char **names = fixture_names(fixture_in("store").text, &n_files);
     for (size_t i = 0; i < 2000; i++) {
         struct stat info;
         /* By size: mostly data files. */
@@ -149,11 +128,11 @@ static void a_bad_block_is_named_by_file_tensor_and_rows(void **state)
 {
     (void)state;
     static const fixture_tensor_t tensor = {"model.layers.0.mlp.weight", "BF16", 64, 512, 0.05};
-    fixture_model(in("model").text, &tensor, 1, 1);
-    shard(in("model").text, in("store").text, 1 << 20);
+    fixture_model(fixture_in("model").text, &tensor, 1, 1);
+    shard(fixture_in("model").text, fixture_in("store").text, 1 << 20);
     fail_t fail = {0};
     store_t *store;
-    assert_int_equal(store_open(&store, in("store").text, NULL, NULL, &fail), 0);
+    assert_int_equal(store_open(&store, fixture_in("store").text, NULL, NULL, &fail), 0);
     const store_manifest_t *manifest = store_manifest(store);
     size_t segment = store_find(store, 0, "model.layers.0.mlp.weight");
     const store_frame_t *frame = &manifest->frames[manifest->segments[segment].first_frame + 2];
@@ -169,7 +148,7 @@ static void a_bad_block_is_named_by_file_tensor_and_rows(void **state)
     assert_non_null(strstr(message, "rows 32 to 47"));
     assert_non_null(strstr(message, "checksum"));
     /* Loading names it too. */
-    assert_int_equal(fixture_load(in("store").text, &fail), FAIL_FORMAT);
+    assert_int_equal(fixture_load(fixture_in("store").text, &fail), FAIL_FORMAT);
     assert_non_null(strstr(fail.message, "rows 32 to 47"));
 }
 
@@ -182,7 +161,7 @@ static void shorter_and_longer_files_are_noticed_by_name(void **state)
     static const double parts[] = {0, 0.01, 0.5, 0.99, -1, 2};
     size_t n_files;
     small_store();
-    char **names = fixture_names(in("store").text, &n_files);
+    char **names = fixture_names(fixture_in("store").text, &n_files);
     for (size_t i = 0; i < n_files; i++) {
         size_t bytes;
         fixture_path_t path = in_store(names[i]);
@@ -198,7 +177,7 @@ static void shorter_and_longer_files_are_noticed_by_name(void **state)
             fixture_write(path.text, longer, n);
             assert_int_not_equal(problems(), 0);
             assert_non_null(strstr(message, names[i]));
-            assert_int_not_equal(fixture_load(in("store").text, &fail), 0);
+            assert_int_not_equal(fixture_load(fixture_in("store").text, &fail), 0);
             assert_non_null(strstr(fail.message, names[i]));
         }
         unlink(path.text);
@@ -221,20 +200,20 @@ static void files_of_two_stores_do_not_mix(void **state)
     fail_t fail = {0};
     size_t bytes;
     /* The same shapes and headers, so that nothing but contents tells them apart. */
-    fixture_model(in("model").text, tensors, 2, 1);
-    fixture_model(in("model-b").text, tensors, 2, 2);
-    shard(in("model").text, in("store").text, 2500);
-    shard(in("model-b").text, in("store-b").text, 2500);
+    fixture_model(fixture_in("model").text, tensors, 2, 1);
+    fixture_model(fixture_in("model-b").text, tensors, 2, 2);
+    shard(fixture_in("model").text, fixture_in("store").text, 2500);
+    shard(fixture_in("model-b").text, fixture_in("store-b").text, 2500);
     unsigned char *other =
-        fixture_read(fixture_join(in("store-b").text, "data-00001.choir").text, &bytes);
+        fixture_read(fixture_join(fixture_in("store-b").text, "data-00001.choir").text, &bytes);
     fixture_write(in_store("data-00001.choir").text, other, bytes);
     free(other);
-    assert_int_equal(fixture_load(in("store").text, &fail), FAIL_FORMAT);
+    assert_int_equal(fixture_load(fixture_in("store").text, &fail), FAIL_FORMAT);
     assert_non_null(strstr(fail.message, "data-00001.choir"));
     assert_int_not_equal(problems(), 0);
     /* And files of one store in another order. */
-    fixture_remove(in("store").text);
-    shard(in("model").text, in("store").text, 2500);
+    fixture_remove(fixture_in("store").text);
+    shard(fixture_in("model").text, fixture_in("store").text, 2500);
     other = fixture_read(in_store("data-00000.choir").text, &bytes);
     fixture_write(in_store("data-00001.choir").text, other, bytes);
     free(other);
@@ -251,8 +230,8 @@ static void refuses(const char *from, const char *to, const char *word)
     fail_t fail = {0};
     size_t bytes, before = memory_peak_bytes();
     unsigned char *manifest = fixture_read(in_store(STORE_MANIFEST).text, &bytes);
-    fixture_edit_manifest(in("store").text, from, to);
-    if (fixture_load(in("store").text, &fail) != FAIL_FORMAT)
+    fixture_edit_manifest(fixture_in("store").text, from, to);
+    if (fixture_load(fixture_in("store").text, &fail) != FAIL_FORMAT)
         fail_msg("%s to %s: status %d, %s", from, to, fail.status, fail.message);
     if (strstr(fail.message, word) == NULL)
         fail_msg("%s to %s: expected \"%s\" in: %s", from, to, word, fail.message);
@@ -325,7 +304,7 @@ static void digests_that_lie_are_noticed_by_a_check(void **state)
     /* The header's digest is the first in the list of segments. */
     const char *place = strstr(strstr(text, "\"segments\""), "\"digest\":\"");
     snprintf(digest, sizeof digest, "%.27s", place);
-    fixture_edit_manifest(in("store").text, digest, "\"digest\":\"0123456789abcdef\"");
+    fixture_edit_manifest(fixture_in("store").text, digest, "\"digest\":\"0123456789abcdef\"");
     free(text);
     assert_int_equal(problems(), 2); /* the segment, and the source of which it is part */
     assert_non_null(strstr(message, "digest"));
@@ -347,7 +326,7 @@ static void unknown_versions_are_refused(void **state)
     store_head_write(&head, data);
     fixture_write(in_store("data-00000.choir").text, data, bytes);
     free(data);
-    assert_int_equal(fixture_load(in("store").text, &fail), FAIL_FORMAT);
+    assert_int_equal(fixture_load(fixture_in("store").text, &fail), FAIL_FORMAT);
     assert_non_null(strstr(fail.message, "version 1, found 7"));
 }
 
@@ -380,7 +359,7 @@ static void frames_that_unpack_to_more_than_they_say_are_refused(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, fixture_set_up, fixture_tear_down)
     const struct CMUnitTest tests[] = {
         CASE(every_flipped_byte_of_a_small_store_is_noticed),
         CASE(two_thousand_random_flips_of_a_larger_store_are_noticed),

@@ -23,16 +23,8 @@
 
 #define MAX_RANKS 5
 
-static fixture_path_t folder;
-
-static fixture_path_t in(const char *name)
-{
-    return fixture_join(folder.text, name);
-}
-
 static int set_up(void **state)
 {
-    (void)state;
     static const fixture_tensor_t tensors[] = {
         {"model.embed_tokens.weight", "BF16", 512, 256, 0.02},
         {"model.layers.0.w", "BF16", 500, 256, 0.05},
@@ -42,16 +34,9 @@ static int set_up(void **state)
     fixture_options_t options = fixture_options();
     options.store.file_bytes = 200000;
     log_set_level(LOG_ERROR);
-    folder = fixture_folder();
-    fixture_model(in("model").text, tensors, sizeof tensors / sizeof *tensors, 1);
-    return fixture_shard(in("model").text, in("store").text, &options, &fail);
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    fixture_remove(folder.text);
-    return 0;
+    fixture_set_up(state);
+    fixture_model(fixture_in("model").text, tensors, sizeof tensors / sizeof *tensors, 1);
+    return fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail);
 }
 
 static const checkpoint_tensor_t *matrix_of(checkpoint_t *checkpoint)
@@ -83,10 +68,10 @@ static traffic_t read_staged(size_t begin, size_t end)
 {
     fail_t fail = {0};
     checkpoint_t *source, *store;
-    assert_int_equal(checkpoint_open(&source, in("model").text, &fail), 0);
-    assert_int_equal(checkpoint_open(&store, in("store").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&source, fixture_in("model").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&store, fixture_in("store").text, &fail), 0);
     uint64_t headers = checkpoint_bytes_read(store);
-    assert_int_equal(store_set_stage(checkpoint_store(store), in("stage").text, &fail), 0);
+    assert_int_equal(store_set_stage(checkpoint_store(store), fixture_in("stage").text, &fail), 0);
     assert_true(rows_equal(source, store, begin, end));
     traffic_t traffic = {
         checkpoint_bytes_read(store) - headers, store_bytes_staged(checkpoint_store(store))};
@@ -119,9 +104,9 @@ static void only_what_is_needed_is_staged(void **state)
 static void change_stage(void (*change)(const char *path))
 {
     size_t n, n_files;
-    char **stages = fixture_names(in("stage").text, &n);
+    char **stages = fixture_names(fixture_in("stage").text, &n);
     assert_int_equal(n, 1);
-    fixture_path_t stage = fixture_join(in("stage").text, stages[0]);
+    fixture_path_t stage = fixture_join(fixture_in("stage").text, stages[0]);
     char **files = fixture_names(stage.text, &n_files);
     assert_true(n_files >= 2);
     for (size_t i = 0; i < n_files; i++)
@@ -186,7 +171,7 @@ static void an_impossible_stage_is_refused(void **state)
     (void)state;
     fail_t fail = {0};
     checkpoint_t *store;
-    assert_int_equal(checkpoint_open(&store, in("store").text, &fail), 0);
+    assert_int_equal(checkpoint_open(&store, fixture_in("store").text, &fail), 0);
     assert_int_equal(
         store_set_stage(checkpoint_store(store), "/proc/nowhere/stage", &fail), FAIL_FILE);
     assert_non_null(strstr(fail.message, "--stage"));
@@ -216,8 +201,8 @@ static void run_rank(const node_t *node, size_t rank)
     fail_t fail = {0};
     checkpoint_t *source, *store;
     store_share_t share;
-    if (checkpoint_open(&source, in("model").text, &fail) != 0 ||
-        checkpoint_open(&store, in("store").text, &fail) != 0)
+    if (checkpoint_open(&source, fixture_in("model").text, &fail) != 0 ||
+        checkpoint_open(&store, fixture_in("store").text, &fail) != 0)
         _exit(3);
     const store_manifest_t *manifest = store_manifest(checkpoint_store(store));
     uint64_t headers = checkpoint_bytes_read(store);
@@ -241,7 +226,7 @@ static uint64_t run_node(node_t *node)
     fail_t fail = {0};
     store_t *store;
     uint64_t read = 0;
-    assert_int_equal(store_open(&store, in("store").text, NULL, NULL, &fail), 0);
+    assert_int_equal(store_open(&store, fixture_in("store").text, NULL, NULL, &fail), 0);
     const store_manifest_t *manifest = store_manifest(store);
     node->memory_bytes =
         sizeof(board_t) + 64 +
@@ -326,7 +311,7 @@ static void a_rank_that_fails_early_keeps_nobody_waiting(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, fixture_tear_down)
     const struct CMUnitTest tests[] = {
         CASE(what_is_staged_is_not_read_again),
         CASE(only_what_is_needed_is_staged),

@@ -22,13 +22,6 @@
 #include "sharding/store.h"
 #include "tests/store_fixture.h"
 
-static fixture_path_t folder;
-
-static fixture_path_t in(const char *name)
-{
-    return fixture_join(folder.text, name);
-}
-
 /* About 3 MB in six data files; level 3 makes it slow enough to be hit. */
 static fixture_options_t options_of_model(void)
 {
@@ -39,22 +32,14 @@ static fixture_options_t options_of_model(void)
 
 static int set_up(void **state)
 {
-    (void)state;
     static const fixture_tensor_t tensors[] = {
         {"model.embed_tokens.weight", "BF16", 1024, 256, 0.02},
         {"model.layers.0.w", "BF16", 1000, 512, 0.05},
         {"model.layers.0.norm", "F32", 30000, 0, 1},
         {"model.layers.1.w", "F32", 700, 300, 0.05},
     };
-    folder = fixture_folder();
-    fixture_model(in("model").text, tensors, sizeof tensors / sizeof *tensors, 1);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    fixture_remove(folder.text);
+    fixture_set_up(state);
+    fixture_model(fixture_in("model").text, tensors, sizeof tensors / sizeof *tensors, 1);
     return 0;
 }
 
@@ -63,7 +48,7 @@ static uint64_t make_reference(void)
     fail_t fail = {0};
     fixture_options_t options = options_of_model();
     uint64_t begin = clock_ns();
-    if (fixture_shard(in("model").text, in("reference").text, &options, &fail) != 0)
+    if (fixture_shard(fixture_in("model").text, fixture_in("reference").text, &options, &fail) != 0)
         fail_msg("%s", fail.message);
     return clock_ns() - begin;
 }
@@ -81,8 +66,8 @@ static pid_t start_shard(rlim_t file_limit)
         signal(SIGXFSZ, SIG_IGN);
         setrlimit(RLIMIT_FSIZE, &limit);
     }
-    fixture_shard(in("model").text, in("store").text, &options, &fail);
-    fixture_write(in("message").text, fail.message, strlen(fail.message) + 1);
+    fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail);
+    fixture_write(fixture_in("message").text, fail.message, strlen(fail.message) + 1);
     _exit(-fail.status);
 }
 
@@ -96,7 +81,7 @@ static int await(pid_t child)
 
 static bool finished(void)
 {
-    return access(in("store").text, F_OK) == 0;
+    return access(fixture_in("store").text, F_OK) == 0;
 }
 
 /* The folder that an interrupted run leaves. */
@@ -104,10 +89,10 @@ static bool find_partial(fixture_path_t *path)
 {
     size_t n;
     bool found = false;
-    char **names = fixture_names(folder.text, &n);
+    char **names = fixture_names(fixture_here.text, &n);
     for (size_t i = 0; i < n; i++)
         if (strncmp(names[i], "store.partial-", 14) == 0) {
-            *path = in(names[i]);
+            *path = fixture_in(names[i]);
             found = true;
         }
     fixture_free_names(names, n);
@@ -117,7 +102,7 @@ static bool find_partial(fixture_path_t *path)
 static void expect_reference(void)
 {
     fixture_path_t partial;
-    assert_true(fixture_same(in("reference").text, in("store").text));
+    assert_true(fixture_same(fixture_in("reference").text, fixture_in("store").text));
     assert_false(find_partial(&partial));
 }
 
@@ -172,7 +157,7 @@ static void kills_at_random_moments_do_not_change_a_byte(void **state)
         }
         if (finished()) {
             expect_reference();
-            fixture_remove(in("store").text);
+            fixture_remove(fixture_in("store").text);
         }
     }
     assert_int_equal(await(start_shard(RLIM_INFINITY)), 0);
@@ -192,7 +177,8 @@ static void what_is_finished_is_kept(void **state)
     assert_int_equal(stat(first.text, &before), 0);
     assert_true(before.st_size > 100000);
     assert_int_equal(await(start_shard(RLIM_INFINITY)), 0);
-    assert_int_equal(stat(fixture_join(in("store").text, "data-00000.choir").text, &after), 0);
+    assert_int_equal(
+        stat(fixture_join(fixture_in("store").text, "data-00000.choir").text, &after), 0);
     assert_true(before.st_ino == after.st_ino); /* the same file, gone on with */
     expect_reference();
 }
@@ -207,7 +193,7 @@ static void another_source_does_not_go_on_with_the_first_ones_blocks(void **stat
     assert_int_equal(await(start_shard(400000)), -FAIL_FILE);
     assert_true(find_partial(&partial));
     /* The same headers, other values. */
-    fixture_path_t source = fixture_join(in("model").text, "model.safetensors");
+    fixture_path_t source = fixture_join(fixture_in("model").text, "model.safetensors");
     unsigned char *data = fixture_read(source.text, &bytes);
     data[bytes - 1] ^= 1;
     data[1000] ^= 1;
@@ -215,9 +201,10 @@ static void another_source_does_not_go_on_with_the_first_ones_blocks(void **stat
     free(data);
     const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1234567}};
     assert_int_equal(utimensat(AT_FDCWD, source.text, times, 0), 0);
-    assert_int_equal(fixture_shard(in("model").text, in("store").text, &options, &fail), 0);
-    assert_int_equal(fixture_unpack(in("store").text, in("again").text, &fail), 0);
-    assert_true(fixture_same(in("model").text, in("again").text));
+    assert_int_equal(
+        fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail), 0);
+    assert_int_equal(fixture_unpack(fixture_in("store").text, fixture_in("again").text, &fail), 0);
+    assert_true(fixture_same(fixture_in("model").text, fixture_in("again").text));
 }
 
 /* ---- Room --------------------------------------------------------------------------------------
@@ -229,7 +216,7 @@ static void a_disk_that_fills_up_ends_it_with_one_message(void **state)
     size_t bytes;
     make_reference();
     assert_int_equal(await(start_shard(300000)), -FAIL_FILE);
-    char *text = (char *)fixture_read(in("message").text, &bytes);
+    char *text = (char *)fixture_read(fixture_in("message").text, &bytes);
     assert_non_null(strstr(text, "data-00000.choir"));
     assert_non_null(strstr(text, "no room"));
     free(text);
@@ -245,7 +232,9 @@ static void a_full_disk_is_refused_before_anything_is_written(void **state)
     fixture_path_t partial;
     fixture_options_t options = options_of_model();
     options.free_bytes = 2000000;
-    assert_int_equal(fixture_shard(in("model").text, in("store").text, &options, &fail), FAIL_FILE);
+    assert_int_equal(
+        fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail),
+        FAIL_FILE);
     assert_non_null(strstr(fail.message, "room"));
     assert_non_null(strstr(fail.message, "2 MB free"));
     assert_false(find_partial(&partial));
@@ -260,10 +249,12 @@ static void room_is_asked_for_what_is_left_only(void **state)
     make_reference();
     assert_int_equal(await(start_shard(400000)), -FAIL_FILE);
     options.free_bytes = 2000000;
-    assert_int_equal(fixture_shard(in("model").text, in("store").text, &options, &fail), FAIL_FILE);
+    assert_int_equal(
+        fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail),
+        FAIL_FILE);
     options.free_bytes = 3200000; /* the whole would need 3.3 MB and a MB to spare */
     fail = (fail_t){0};
-    if (fixture_shard(in("model").text, in("store").text, &options, &fail) != 0)
+    if (fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail) != 0)
         fail_msg("%s", fail.message);
     expect_reference();
 }
@@ -279,11 +270,14 @@ static void two_runs_do_not_write_one_file(void **state)
     int other = open(fixture_join(partial.text, "data-00000.choir").text, O_RDWR);
     assert_true(other >= 0);
     assert_int_equal(flock(other, LOCK_EX), 0);
-    assert_int_equal(fixture_shard(in("model").text, in("store").text, &options, &fail), FAIL_FILE);
+    assert_int_equal(
+        fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail),
+        FAIL_FILE);
     assert_non_null(strstr(fail.message, "another choir shard"));
     close(other);
     fail = (fail_t){0};
-    assert_int_equal(fixture_shard(in("model").text, in("store").text, &options, &fail), 0);
+    assert_int_equal(
+        fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail), 0);
 }
 
 static void a_source_that_shrinks_is_a_clean_failure(void **state)
@@ -293,8 +287,10 @@ static void a_source_that_shrinks_is_a_clean_failure(void **state)
     store_layout_t layout;
     fixture_options_t options = options_of_model();
     unsigned char block[16];
-    assert_int_equal(store_layout_open(&layout, in("model").text, &options.store, &fail), 0);
-    assert_int_equal(truncate(fixture_join(in("model").text, "model.safetensors").text, 5000), 0);
+    assert_int_equal(
+        store_layout_open(&layout, fixture_in("model").text, &options.store, &fail), 0);
+    assert_int_equal(
+        truncate(fixture_join(fixture_in("model").text, "model.safetensors").text, 5000), 0);
     assert_int_equal(store_layout_read(&layout, 1, 6000, sizeof block, block, &fail), FAIL_FILE);
     assert_non_null(strstr(fail.message, "ends"));
     store_layout_close(&layout);
@@ -302,7 +298,7 @@ static void a_source_that_shrinks_is_a_clean_failure(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, fixture_tear_down)
     const struct CMUnitTest tests[] = {
         CASE(kills_at_random_moments_do_not_change_a_byte),
         CASE(what_is_finished_is_kept),

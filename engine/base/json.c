@@ -1,6 +1,7 @@
 #include "engine/base/json.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,4 +151,25 @@ int json_opt_string(
             fail, FAIL_FORMAT, "%s: %s: expected a string, found %s", name, key, type_name(member));
     *value = json_string_value(member);
     return 0;
+}
+
+json_t *json_from_ids(const int32_t *ids, size_t n)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(array, json_integer(ids[i]));
+    return array;
+}
+
+json_t *json_from_double(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+json_t *json_from_doubles(const double *values, size_t n)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(array, json_from_double(values[i]));
+    return array;
 }

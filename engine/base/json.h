@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "engine/base/status.h"
 
@@ -34,5 +35,10 @@ int json_opt_bool(json_t *object, const char *name, const char *key, bool *value
 /* *value is borrowed from the document. */
 int json_opt_string(
     json_t *object, const char *name, const char *key, const char **value, fail_t *fail);
+
+/* New values. ids: [n]. Of doubles: JSON has no infinities and no NaN, so these become null. */
+json_t *json_from_ids(const int32_t *ids, size_t n);
+json_t *json_from_double(double value);
+json_t *json_from_doubles(const double *values, size_t n);
 
 #endif
