@@ -92,6 +92,39 @@ static void check_tiles(const kernels_t *k, tile_fn tile, tile_fn scalar, fill_t
     check_tile(k, tile, scalar, fill, 3, 64, 1024);
 }
 
+/* Against leaves and groups that the scalar tile is called for one by one. */
+static void check_groups(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t rows,
+    size_t width, size_t inputs)
+{
+    size_t stride = inputs + random_u32() % 3, e = k->element_bytes, acc = k->accumulator_bytes;
+    char *a = malloc(rows * stride * e), *b = malloc(inputs * width * e);
+    char *c = malloc(rows * width * acc), *expected = malloc(rows * width * acc);
+    char *group = malloc(rows * width * acc);
+    fill_elements(k->mode, fill, rows * stride, a);
+    fill_elements(k->mode, fill == FILL_CANCEL ? FILL_NORMAL : fill, inputs * width, b);
+    fill_elements(k->mode, FILL_NORMAL, rows * width, c);
+    memcpy(expected, c, rows * width * acc);
+    for (int add = 0; add < 2; add++) {
+        k->tile_groups(rows, a, stride, b, width, inputs, c, width, add == 0 ? TILE_SET : TILE_ADD);
+        for (size_t i = 0; i < inputs; i += KERNEL_LEAF) {
+            size_t n = inputs - i < KERNEL_LEAF ? inputs - i : KERNEL_LEAF;
+            scalar->tile(rows, a + i * e, stride, b + i * width * e, width, n, group, width,
+                i % KERNEL_GROUP == 0 ? TILE_SET : TILE_ADD);
+            bool ends = (i + n) % KERNEL_GROUP == 0 || i + n == inputs;
+            if (ends && add == 0 && i < KERNEL_GROUP)
+                memcpy(expected, group, rows * width * acc);
+            else if (ends)
+                scalar->add(rows * width, group, expected);
+        }
+        assert_same(k, "tile_groups", c, expected, rows * width * acc);
+    }
+    free(a);
+    free(b);
+    free(c);
+    free(expected);
+    free(group);
+}
+
 static void check_elementwise(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t n)
 {
     size_t e = k->element_bytes, acc = k->accumulator_bytes;
@@ -237,11 +270,14 @@ static void every_instruction_set_equals_scalar(void **state)
     for (size_t m = 0; m < 3; m++) {
         kernels_t scalar;
         kernels_get(&scalar, ISA_SCALAR, modes[m]);
-        for (isa_t isa = ISA_AVX2; isa <= isa_detect(); isa++) {
+        for (isa_t isa = ISA_SCALAR; isa <= isa_detect(); isa++) {
             kernels_t k;
             kernels_get(&k, isa, modes[m]);
             for (int fill = 0; fill < FILL_COUNT; fill++) {
                 check_tiles(&k, k.tile, scalar.tile, (fill_t)fill);
+                for (size_t rows = 1; modes[m] != DTYPE_BF16 && rows <= 14; rows++)
+                    check_groups(&k, &scalar, (fill_t)fill, rows, 16 + rows % 4 * 16,
+                        1 + random_u32() % 400);
                 if (modes[m] == DTYPE_BF16)
                     check_tiles(&k, k.tile_amx, scalar.tile_amx, (fill_t)fill);
                 for (size_t n = 1; n < 40; n++)

@@ -10,6 +10,7 @@
 #include "engine/kernels/tiles.h"
 
 enum { TILE = 16, STEP = 32 }; /* rows, outputs; inputs of one instruction */
+enum { FEW_ROWS = 1 };
 enum { LINE = 64, STEP_LINES = STEP * KERNEL_PANEL * 2 / LINE };
 #define AHEAD_BYTES                                                                                \
     2048 /* of the weights, when a few rows read them as fast as memory gives them */
@@ -185,6 +186,12 @@ static void plan_prefetch(block_t *s, size_t rows)
 void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,
     void *c, size_t c_stride, tile_mode_t mode)
 {
+    /* A tile of one row takes as long as one of 16; the same sums by fused multiply-adds let the
+     * weights come as fast as memory gives them. */
+    if (rows <= FEW_ROWS) {
+        tile_avx512_amx(rows, a, a_stride, b, width, k, c, c_stride, mode);
+        return;
+    }
     rest_t rest;
     size_t whole = k / STEP * STEP, left = k - whole;
     block_t s = {.b = b,

@@ -20,6 +20,8 @@
 #define TILE_AMX tile_avx512_amx
 #define TILE_F32 tile_avx512_f32
 #define TILE_F64 tile_avx512_f64
+#define GROUPS_F32 tile_groups_avx512_f32
+#define GROUPS_F64 tile_groups_avx512_f64
 #else
 #define REGISTER_BYTES 32
 #define ROWS 6 /* 6 x 2 accumulators, 2 weights, 1 input of 16 registers */
@@ -34,6 +36,8 @@
 #define TILE_AMX tile_avx2_amx
 #define TILE_F32 tile_avx2_f32
 #define TILE_F64 tile_avx2_f64
+#define GROUPS_F32 tile_groups_avx2_f32
+#define GROUPS_F64 tile_groups_avx2_f64
 #endif
 
 #define LANES_F32 (REGISTER_BYTES / 4)
@@ -48,20 +52,15 @@ typedef vec_f64_t mem_f64_t __attribute__((aligned(8), may_alias));
 typedef vec_u32_t mem_u32_t __attribute__((aligned(2), may_alias));
 
 #define AHEAD_BYTES 2048
+#define AHEAD_BYTES_AMX 1024
 #define INLINE static inline __attribute__((always_inline))
 
-/* One register tile: `rows` x `vectors` registers of outputs; both are constants after inlining. */
-#define DEFINE_REGISTER_TILE(NAME, REAL, VEC, MEM, LANES, FMA, SET)                                \
+/* One register tile over k inputs, a leaf or less; goes on from what sum holds. `rows` and
+ * `vectors` (registers of outputs) are constants after inlining. */
+#define DEFINE_CHAIN(NAME, REAL, VEC, MEM, LANES, FMA, SET)                                        \
     INLINE void NAME(const int rows, const int vectors, const REAL *a, size_t a_stride,            \
-        const REAL *b, size_t width, size_t k, REAL *c, size_t c_stride, tile_mode_t mode)         \
+        const REAL *b, size_t width, size_t k, VEC sum[ROWS][VECTORS])                             \
     {                                                                                              \
-        VEC sum[ROWS][VECTORS];                                                                    \
-        for (int r = 0; r < rows; r++)                                                             \
-            for (int v = 0; v < vectors; v++)                                                      \
-                if (mode == TILE_CHAIN)                                                            \
-                    sum[r][v] = *(const MEM *)(c + (size_t)r * c_stride + LANES * v);              \
-                else                                                                               \
-                    sum[r][v] = (VEC){0};                                                          \
         for (size_t i = 0; i < k; i++) {                                                           \
             VEC w[VECTORS];                                                                        \
             for (int v = 0; v < vectors; v++)                                                      \
@@ -76,6 +75,23 @@ typedef vec_u32_t mem_u32_t __attribute__((aligned(2), may_alias));
                     sum[r][v] = FMA(x, w[v], sum[r][v]);                                           \
             }                                                                                      \
         }                                                                                          \
+    }
+
+DEFINE_CHAIN(chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, FMA_F32, SET_F32)
+DEFINE_CHAIN(chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, FMA_F64, SET_F64)
+
+#define DEFINE_REGISTER_TILE(NAME, CHAIN, REAL, VEC, MEM, LANES)                                   \
+    INLINE void NAME(const int rows, const int vectors, const REAL *a, size_t a_stride,            \
+        const REAL *b, size_t width, size_t k, REAL *c, size_t c_stride, tile_mode_t mode)         \
+    {                                                                                              \
+        VEC sum[ROWS][VECTORS];                                                                    \
+        for (int r = 0; r < rows; r++)                                                             \
+            for (int v = 0; v < vectors; v++)                                                      \
+                if (mode == TILE_CHAIN)                                                            \
+                    sum[r][v] = *(const MEM *)(c + (size_t)r * c_stride + LANES * v);              \
+                else                                                                               \
+                    sum[r][v] = (VEC){0};                                                          \
+        CHAIN(rows, vectors, a, a_stride, b, width, k, sum);                                       \
         for (int r = 0; r < rows; r++)                                                             \
             for (int v = 0; v < vectors; v++) {                                                    \
                 MEM *out = (MEM *)(c + (size_t)r * c_stride + LANES * v);                          \
@@ -85,11 +101,39 @@ typedef vec_u32_t mem_u32_t __attribute__((aligned(2), may_alias));
             }                                                                                      \
     }
 
-DEFINE_REGISTER_TILE(register_tile_f32, float, vec_f32_t, mem_f32_t, LANES_F32, FMA_F32, SET_F32)
-DEFINE_REGISTER_TILE(register_tile_f64, double, vec_f64_t, mem_f64_t, LANES_F64, FMA_F64, SET_F64)
+DEFINE_REGISTER_TILE(register_tile_f32, chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32)
+DEFINE_REGISTER_TILE(register_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64)
 
-/* MXCSR's DAZ and FTZ: denormals as zero, as in vdpbf16ps, for the chains alone. */
-#define FLUSH_BITS 0x8040u
+/* The leaves of each group, then the groups. */
+#define DEFINE_GROUPS_TILE(NAME, CHAIN, REAL, VEC, MEM, LANES)                                     \
+    INLINE void NAME(const int rows, const int vectors, const REAL *a, size_t a_stride,            \
+        const REAL *b, size_t width, size_t k, REAL *c, size_t c_stride, tile_mode_t mode)         \
+    {                                                                                              \
+        for (size_t first = 0; first < k; first += KERNEL_GROUP) {                                 \
+            size_t end = k - first < KERNEL_GROUP ? k : first + KERNEL_GROUP;                      \
+            VEC group[ROWS][VECTORS] = {{{0}}};                                                    \
+            CHAIN(rows, vectors, a + first, a_stride, b + first * width, width,                    \
+                end - first < KERNEL_LEAF ? end - first : KERNEL_LEAF, group);                     \
+            for (size_t i = first + KERNEL_LEAF; i < end; i += KERNEL_LEAF) {                      \
+                VEC sum[ROWS][VECTORS] = {{{0}}};                                                  \
+                CHAIN(rows, vectors, a + i, a_stride, b + i * width, width,                        \
+                    end - i < KERNEL_LEAF ? end - i : KERNEL_LEAF, sum);                           \
+                for (int r = 0; r < rows; r++)                                                     \
+                    for (int v = 0; v < vectors; v++)                                              \
+                        group[r][v] = group[r][v] + sum[r][v];                                     \
+            }                                                                                      \
+            for (int r = 0; r < rows; r++)                                                         \
+                for (int v = 0; v < vectors; v++) {                                                \
+                    MEM *out = (MEM *)(c + (size_t)r * c_stride + LANES * v);                      \
+                    if (first > 0 || mode == TILE_ADD)                                             \
+                        group[r][v] = *out + group[r][v];                                          \
+                    *out = group[r][v];                                                            \
+                }                                                                                  \
+        }                                                                                          \
+    }
+
+DEFINE_GROUPS_TILE(groups_tile_f32, chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32)
+DEFINE_GROUPS_TILE(groups_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64)
 
 /* bf16: a pair's odd half is its dword's upper half already in place; the even half is shifted up.
  */
@@ -128,17 +172,24 @@ INLINE void steps_amx(const int rows, const int vectors, const uint16_t *a, size
 {
     for (size_t i0 = 0; i0 < k; i0 += 32) {
         size_t end = k - i0 < 32 ? k : i0 + 32;
-        for (int r = 0; r < rows; r++)
-            for (int v = 0; v < vectors; v++) {
-                vec_f32_t even = {0}, odd = {0};
-                for (size_t i = i0; i < end; i += 2) {
-                    const uint16_t *x = a + (size_t)r * a_stride + i;
-                    pair_t w = load_pair(b + i * width + 2 * LANES_F32 * v);
-                    even = FMA_F32(SET_F32(f32_from_bf16(x[0])), w.even, even);
-                    odd = FMA_F32(SET_F32(f32_from_bf16(x[1])), w.odd, odd);
+        for (int r = 0; r < rows; r++) {
+            vec_f32_t even[VECTORS_BF16] = {{0}}, odd[VECTORS_BF16] = {{0}};
+            for (size_t i = i0; i < end; i += 2) {
+                const uint16_t *x = a + (size_t)r * a_stride + i;
+                vec_f32_t x_even = SET_F32(f32_from_bf16(x[0]));
+                vec_f32_t x_odd = SET_F32(f32_from_bf16(x[1]));
+                for (int v = 0; v < vectors; v++) {
+                    const uint16_t *at = b + i * width + 2 * LANES_F32 * v;
+                    pair_t w = load_pair(at);
+                    if (rows == 1)
+                        __builtin_prefetch((const char *)at + AHEAD_BYTES_AMX);
+                    even[v] = FMA_F32(x_even, w.even, even[v]);
+                    odd[v] = FMA_F32(x_odd, w.odd, odd[v]);
                 }
-                sum[r][v] = sum[r][v] + (even + odd);
             }
+            for (int v = 0; v < vectors; v++)
+                sum[r][v] = sum[r][v] + (even[v] + odd[v]);
+        }
     }
 }
 
@@ -215,6 +266,8 @@ DEFINE_REGISTER_TILE_BF16(register_tile_amx, steps_amx)
 
 DEFINE_TILE(TILE_F32, register_tile_f32, CASES_6, float, float, LANES_F32, 1, ROWS, VECTORS)
 DEFINE_TILE(TILE_F64, register_tile_f64, CASES_6, double, double, LANES_F64, 1, ROWS, VECTORS)
+DEFINE_TILE(GROUPS_F32, groups_tile_f32, CASES_6, float, float, LANES_F32, 1, ROWS, VECTORS)
+DEFINE_TILE(GROUPS_F64, groups_tile_f64, CASES_6, double, double, LANES_F64, 1, ROWS, VECTORS)
 DEFINE_TILE(
     TILE_BF16, register_tile_bf16, CASES_4, uint16_t, float, LANES_F32, 2, ROWS_BF16, VECTORS_BF16)
 DEFINE_TILE(

@@ -87,21 +87,21 @@ typedef void (*tile_fn)(
 typedef struct kernel_source {
     void (*fill)(kernels_t *kernels, dtype_t mode);
     void (*fill_sdpa)(kernels_t *kernels);
-    tile_fn bf16, amx, f32, f64;
+    tile_fn bf16, amx, f32, f64, groups_f32, groups_f64;
 } kernel_source_t;
 
 static const kernel_source_t sources[ISA_COUNT] = {
     {elementwise_fill_baseline, sdpa_fill_baseline, tile_scalar_bf16, tile_scalar_amx,
-        tile_scalar_f32, tile_scalar_f64},
+        tile_scalar_f32, tile_scalar_f64, tile_groups_scalar_f32, tile_groups_scalar_f64},
 #if defined(__x86_64__)
     {elementwise_fill_avx2, sdpa_fill_avx2, tile_avx2_bf16, tile_avx2_amx, tile_avx2_f32,
-        tile_avx2_f64},
+        tile_avx2_f64, tile_groups_avx2_f32, tile_groups_avx2_f64},
     {elementwise_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16_by_fma, tile_avx512_amx,
-        tile_avx512_f32, tile_avx512_f64},
+        tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64},
     {elementwise_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16, tile_avx512_amx, tile_avx512_f32,
-        tile_avx512_f64},
+        tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64},
     {elementwise_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16, tile_amx, tile_avx512_f32,
-        tile_avx512_f64},
+        tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64},
 #endif
 };
 
@@ -115,6 +115,9 @@ void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode)
         kernels->tile_amx = source->amx;
     }
     kernels->isa = isa_names[isa];
+    kernels->tile_groups = mode == DTYPE_BF16  ? NULL
+                           : mode == DTYPE_F32 ? source->groups_f32
+                                               : source->groups_f64;
     kernels->tile = mode == DTYPE_BF16  ? source->bf16
                     : mode == DTYPE_F32 ? source->f32
                                         : source->f64;

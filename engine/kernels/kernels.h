@@ -32,6 +32,10 @@
 
 #define KERNEL_PANEL 64 /* outputs of a panel */
 #define KERNEL_LANES 16 /* a panel's width is a multiple of this */
+/* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
+ * small: the f32 logits lie nearer to the f64 truth than PyTorch's own (docs/parity.md). */
+#define KERNEL_LEAF 32
+#define KERNEL_GROUP 128
 
 /* What a tile does with the accumulators c. */
 typedef enum tile_mode {
@@ -61,6 +65,11 @@ typedef struct kernels {
     /* The same by the dot product amx; mode bf16 only, NULL otherwise. A chain may be continued
      * where its inputs so far are a multiple of 32. */
     void (*tile_amx)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+        size_t k, void *c, size_t c_stride, tile_mode_t mode);
+    /* The same by leaves and groups: a chain from +0 for each KERNEL_LEAF inputs, leaves added left
+     * to right for each KERNEL_GROUP inputs, groups added left to right; TILE_SET, or TILE_ADD for
+     * the next groups of a sum. Modes f32 and f64; NULL in bf16. */
+    void (*tile_groups)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
 
     /* y = R(c + bias); R rounds to the mode once. bias: [width] element or NULL (then nothing is
@@ -200,10 +209,10 @@ void row_swap_pairs(size_t n, uint16_t *x);
 
 /* y accumulators = x W^T of n_panels panels from p on, for a batch of rows in two classes: rows
  * [0, n_lone) sum in leaves of leaf_lone inputs, rows [n_lone, n_rows) in leaves of leaf_rows;
- * leaves are added left to right. A leaf of MATRIX_ONE_LEAF is the whole row. One pass over the
- * panels. dot: DOT_AMX in mode bf16 only. x: [n_rows, columns] element, row-major, x_stride apart
- * (padding inputs zero); c: [n_panels][n_rows, KERNEL_PANEL] accumulator. The larger leaf is a
- * multiple of the smaller. */
+ * leaves are added left to right. (f32 and f64: by leaves and groups, kernels_t.tile_groups.) A
+ * leaf of MATRIX_ONE_LEAF is the whole row. One pass over the panels. dot: DOT_AMX in mode bf16
+ * only. x: [n_rows, columns] element, row-major, x_stride apart (padding inputs zero); c:
+ * [n_panels][n_rows, KERNEL_PANEL] accumulator. The larger leaf is a multiple of the smaller. */
 #define MATRIX_ONE_LEAF SIZE_MAX
 #define MATRIX_MAX_PANELS 8
 void matrix_product(const kernels_t *kernels, dot_t dot, const matrix_t *matrix, size_t p,
@@ -211,6 +220,6 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const matrix_t *matrix,
     const void *x, size_t x_stride, void *c);
 
 /* Panels that many rows are best multiplied with at once. */
-size_t matrix_panels_together(dot_t dot);
+size_t matrix_panels_together(dtype_t mode, dot_t dot);
 
 #endif

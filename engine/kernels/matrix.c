@@ -8,9 +8,10 @@
  * enough for a panel's part (64 outputs x 1,024 inputs in bf16: 128 KiB) to stay in a second-level
  * cache while all rows pass. */
 #define BLOCK_INPUTS 1024
-/* Tile instructions are so fast that many rows need the panel's part in the first-level cache: 32
- * KiB. Measured with 512 rows: 256 inputs 1.3 times as fast as 1,024. */
-#define BLOCK_INPUTS_AMX 256
+/* Many rows want the panel's part in the first-level cache where tile instructions are so fast that
+ * they would wait for the second level (measured with 512 rows: 256 inputs 1.3 times as fast as
+ * 1,024), and where elements are wide. */
+#define BLOCK_BYTES_NEAR (32 * 1024)
 #define MANY_ROWS 32
 
 size_t matrix_panel_bytes(dtype_t mode, size_t rows, size_t columns)
@@ -140,15 +141,18 @@ static void multiply_rows(const call_t *y, size_t p, size_t k0, size_t block, si
 {
     const kernels_t *kernels = y->kernels;
     size_t width = matrix_panel_width(y->matrix, p), element = kernels->element_bytes;
-    const char *x = y->x + first_row * y->x_stride * element;
-    for (size_t k = 0; k < block; k += size_min(leaf, block)) {
-        size_t n = size_min(leaf, block - k);
-        const void *panel = matrix_panel(y->matrix, kernels->mode, p, k0 + k);
-        tile_mode_t mode = k0 + k == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
-        (y->dot == DOT_AMX ? kernels->tile_amx : kernels->tile)(rows, x + (k0 + k) * element,
-            y->x_stride, panel, width, n, c + first_row * KERNEL_PANEL * kernels->accumulator_bytes,
-            KERNEL_PANEL, mode);
+    const char *x = y->x + (first_row * y->x_stride + k0) * element;
+    char *to = c + first_row * KERNEL_PANEL * kernels->accumulator_bytes;
+    tile_mode_t first = k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
+    if (kernels->tile_groups != NULL) {
+        kernels->tile_groups(rows, x, y->x_stride, matrix_panel(y->matrix, kernels->mode, p, k0),
+            width, block, to, KERNEL_PANEL, first);
+        return;
     }
+    for (size_t k = 0; k < block; k += size_min(leaf, block))
+        (y->dot == DOT_AMX ? kernels->tile_amx : kernels->tile)(rows, x + k * element, y->x_stride,
+            matrix_panel(y->matrix, kernels->mode, p, k0 + k), width, size_min(leaf, block - k), to,
+            KERNEL_PANEL, k == 0 ? first : TILE_ADD);
 }
 
 /* One panel's part of a block of inputs. */
@@ -160,11 +164,11 @@ static void multiply_block(const call_t *y, size_t p, size_t k0, size_t block, c
         multiply_rows(y, p, k0, block, y->n_lone, y->n_rows - y->n_lone, y->leaf_rows, c);
 }
 
-size_t matrix_panels_together(dot_t dot)
+size_t matrix_panels_together(dtype_t mode, dot_t dot)
 {
-    /* The tile instructions are so fast that rows which come from beyond the second-level cache for
-     * every panel would hold them up; a block of rows serves so many panels. */
-    return dot == DOT_AMX ? 4 : 1;
+    /* Rows come from beyond the second-level cache, which would hold up the tile instructions, and
+     * wider elements; a block of rows serves so many panels. */
+    return mode == DTYPE_BF16 && dot != DOT_AMX ? 1 : 4;
 }
 
 void matrix_product(const kernels_t *kernels, dot_t dot, const matrix_t *matrix, size_t p,
@@ -184,7 +188,9 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const matrix_t *matrix,
     size_t panel_bytes = n_rows * KERNEL_PANEL * kernels->accumulator_bytes;
     /* A few rows: panel after panel, as they lie in memory. */
     size_t together = n_rows < MANY_ROWS ? 1 : n_panels;
-    size_t block = dot == DOT_AMX && n_rows >= MANY_ROWS ? BLOCK_INPUTS_AMX : BLOCK_INPUTS;
+    size_t near = BLOCK_BYTES_NEAR / (KERNEL_PANEL * kernels->element_bytes);
+    bool fast = n_rows >= MANY_ROWS && (dot == DOT_AMX || kernels->mode != DTYPE_BF16);
+    size_t block = fast ? near : BLOCK_INPUTS;
     for (size_t first = 0; first < n_panels; first += together)
         for (size_t k0 = 0; k0 < y.inputs; k0 += block)
             for (size_t i = first; i < first + together; i++)

@@ -91,3 +91,38 @@ void tile_scalar_f64(size_t rows, const void *a, size_t a_stride, const void *b,
         }
     }
 }
+
+#define DEFINE_GROUPS(NAME, REAL, FMA)                                                             \
+    static REAL NAME##_leaf(const REAL *x, const REAL *w, size_t width, size_t k)                  \
+    {                                                                                              \
+        REAL chain = 0;                                                                            \
+        for (size_t i = 0; i < k; i++)                                                             \
+            chain = FMA(x[i], w[i * width], chain);                                                \
+        return chain;                                                                              \
+    }                                                                                              \
+                                                                                                   \
+    static REAL NAME##_group(const REAL *x, const REAL *w, size_t width, size_t k)                 \
+    {                                                                                              \
+        REAL sum = NAME##_leaf(x, w, width, k < KERNEL_LEAF ? k : KERNEL_LEAF);                    \
+        for (size_t i = KERNEL_LEAF; i < k; i += KERNEL_LEAF)                                      \
+            sum += NAME##_leaf(                                                                    \
+                x + i, w + i * width, width, k - i < KERNEL_LEAF ? k - i : KERNEL_LEAF);           \
+        return sum;                                                                                \
+    }                                                                                              \
+                                                                                                   \
+    void NAME(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,  \
+        void *c, size_t c_stride, tile_mode_t mode)                                                \
+    {                                                                                              \
+        for (size_t r = 0; r < rows; r++)                                                          \
+            for (size_t j = 0; j < width; j++)                                                     \
+                for (size_t i = 0; i < k; i += KERNEL_GROUP) {                                     \
+                    REAL *out = (REAL *)c + r * c_stride + j;                                      \
+                    REAL sum = NAME##_group((const REAL *)a + r * a_stride + i,                    \
+                        (const REAL *)b + i * width + j, width,                                    \
+                        k - i < KERNEL_GROUP ? k - i : KERNEL_GROUP);                              \
+                    *out = i > 0 || mode == TILE_ADD ? *out + sum : sum;                           \
+                }                                                                                  \
+    }
+
+DEFINE_GROUPS(tile_groups_scalar_f32, float, fmaf)
+DEFINE_GROUPS(tile_groups_scalar_f64, double, fma)

@@ -62,6 +62,18 @@ static int test_tile(self_test_t *t, const char *name, tile_fn tile, tile_fn sca
     return 0;
 }
 
+static int test_groups(self_test_t *t, fail_t *fail)
+{
+    const kernels_t *k = t->tested;
+    fill(k->mode, 1, t->a, ROWS * ROW_ELEMENTS);
+    fill(k->mode, 2, t->b, INPUTS * KERNEL_PANEL);
+    t->scalar.tile_groups(
+        ROWS, t->a, ROW_ELEMENTS, t->b, KERNEL_PANEL, INPUTS, t->expected, KERNEL_PANEL, TILE_SET);
+    k->tile_groups(
+        ROWS, t->a, ROW_ELEMENTS, t->b, KERNEL_PANEL, INPUTS, t->got, KERNEL_PANEL, TILE_SET);
+    return differs(t, ROWS * KERNEL_PANEL * k->accumulator_bytes, "tile_groups", fail);
+}
+
 static int test_rows(self_test_t *t, fail_t *fail)
 {
     enum { N = 1037 };
@@ -99,6 +111,8 @@ int kernels_self_test(const kernels_t *kernels, fail_t *fail)
     test_tile(test, "tile", kernels->tile, test->scalar.tile, fail);
     if (kernels->mode == DTYPE_BF16 && fail->status == 0)
         test_tile(test, "tile_amx", kernels->tile_amx, test->scalar.tile_amx, fail);
+    if (kernels->mode != DTYPE_BF16 && fail->status == 0)
+        test_groups(test, fail);
     if (fail->status == 0)
         test_rows(test, fail);
     memory_free(test, sizeof *test);

@@ -24,5 +24,12 @@ DECLARE_TILE(tile_scalar_amx);
 DECLARE_TILE(tile_avx2_amx);
 DECLARE_TILE(tile_avx512_amx);
 DECLARE_TILE(tile_amx);
+/* Meaning: kernels_t.tile_groups. */
+DECLARE_TILE(tile_groups_scalar_f32);
+DECLARE_TILE(tile_groups_scalar_f64);
+DECLARE_TILE(tile_groups_avx2_f32);
+DECLARE_TILE(tile_groups_avx2_f64);
+DECLARE_TILE(tile_groups_avx512_f32);
+DECLARE_TILE(tile_groups_avx512_f64);
 
 #endif

@@ -26,22 +26,32 @@ void forward_barrier(forward_t *f, size_t thread, uint64_t *kind)
     forward_book(f, thread, &f->times.waiting_ns);
 }
 
-/* Ends a phase in which every rank wrote its slice of a component into a shared activation. */
+static void copy_columns(char *to, const char *from, size_t begin, size_t end)
+{
+    memcpy(to + begin, from + begin, end - begin);
+}
+
 /* Copies this thread's rows of an activation between this rank's own memory and the window: the
- * rank's own columns out, or all columns in. */
+ * rank's own columns out, or the others' in. */
 static void copy_rows(forward_t *f, size_t thread, shared_t which, bool out)
 {
-    size_t row_bytes = f->strides[which] * element(f), rank = f->model->rank;
-    size_t begin = out ? f->begins[which][rank] : 0;
-    size_t end = f->begins[which][out ? rank + 1 : f->model->plan.n_ranks];
-    char *window = comm_buffer_data(f->shared[which]), *own = f->own[which];
+    size_t row_bytes = f->strides[which] * element(f);
+    const size_t *begins = f->begins[which];
+    size_t begin = begins[f->model->rank], end = begins[f->model->rank + 1];
     team_part_t rows = team_part(f->batch->n_rows, thread, f->n_threads);
     for (size_t row = rows.begin; row < rows.end; row++) {
-        size_t at = row * row_bytes + begin;
-        memcpy((out ? window : own) + at, (out ? own : window) + at, end - begin);
+        char *window = (char *)comm_buffer_data(f->shared[which]) + row * row_bytes;
+        char *own = f->own[which] + row * row_bytes;
+        if (out) {
+            copy_columns(window, own, begin, end);
+        } else {
+            copy_columns(own, window, 0, begin);
+            copy_columns(own, window, end, begins[f->model->plan.n_ranks]);
+        }
     }
 }
 
+/* Ends a phase in which every rank wrote its slice of a component into a shared activation. */
 void forward_gather(forward_t *f, size_t thread, shared_t which, component_t component,
     size_t layer, uint64_t *kind)
 {

@@ -31,7 +31,7 @@ static void size_scratch(forward_t *f)
 static size_t product_bytes(const forward_options_t *o, const model_t *m)
 {
     return size_max(o->max_rows, o->max_logits) * KERNEL_PANEL * m->kernels.accumulator_bytes *
-           matrix_panels_together(o->dot);
+           matrix_panels_together(m->mode, o->dot);
 }
 
 static size_t attention_bytes(const forward_options_t *o, const model_t *m)

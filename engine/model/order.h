@@ -23,11 +23,9 @@ typedef enum attention {
     ATTENTION_AUTO  /* sdpa where its order is defined, else eager */
 } attention_t;
 
-/* f32 and f64: short leaves keep the rounding errors of a chain and of the sum of leaves alike
- * small. Measured: with 32 inputs the f32 logits lie closer to the f64 truth than PyTorch's own
- * (RMS error 0.5 to 0.9 of its), with 1,024 twice as far. Keys come in blocks of KV_BLOCK, so 64
- * there. */
-#define ORDER_WIDE_LEAF 32
+/* f32 and f64: short leaves keep rounding errors small. Linear layers group them (kernels_t,
+ * tile_groups). Keys come in blocks of KV_BLOCK, so 64 there. */
+#define ORDER_WIDE_LEAF KERNEL_LEAF
 #define ORDER_WIDE_KEY_LEAF 64
 
 /* Inputs of one leaf of a linear layer's sum over `inputs` inputs. lone: the row is alone in its

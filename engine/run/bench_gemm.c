@@ -227,8 +227,8 @@ static void multiply_thread(void *context, size_t thread)
     team_part_t part = team_part(matrix_n_panels(w), thread, g->threads);
     size_t panel_bytes = g->rows * KERNEL_PANEL * k->accumulator_bytes;
     for (size_t p = part.begin, n; p < part.end; p += n) {
-        n = size_min(
-            g->rows < 32 ? MATRIX_MAX_PANELS : matrix_panels_together(o->dot), part.end - p);
+        n = size_min(g->rows < 32 ? MATRIX_MAX_PANELS : matrix_panels_together(o->mode, o->dot),
+            part.end - p);
         matrix_product(k, o->dot, w, p, n, g->rows, n_lone,
             order_linear_leaf(o->order, o->dot, o->mode, g->inputs, true),
             order_linear_leaf(o->order, o->dot, o->mode, g->inputs, false), g->x, g->x_stride, c);

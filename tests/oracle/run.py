@@ -34,12 +34,12 @@ class Steps:
         self.failed, self.left_out, self.told = [], [], []
         self.promises = host.promises()
 
-    def run(self, name, script, *arguments, made=None, golden=None, needs=None):
-        """Runs a script of this folder; made, if given, must then equal golden byte for byte.
-        needs: the group of host.promises() that the result belongs to."""
-        self.command(name, [sys.executable, HERE / script, *arguments], made, golden, needs)
+    def run(self, name, script, *arguments, **options):
+        self.command(name, [sys.executable, HERE / script, *arguments], **options)
 
-    def command(self, name, words, made=None, golden=None, needs=None):
+    def command(self, name, words, made=None, golden=None, needs=None, show=False):
+        """Runs a program; made, if given, must then equal golden byte for byte. needs: the group of
+        host.promises() that the result belongs to. show: what it says is shown also when all is well."""
         start = time.monotonic()
         result = subprocess.run([str(word) for word in words], env={**os.environ, "HF_HUB_OFFLINE": "1"},
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -49,8 +49,9 @@ class Steps:
         promised = self.promises.get(needs, True)
         verdict = "ok" if good else "FAILED" if promised else "differs (not promised on this host)"
         print(f"{name}: {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
+        if not good or show:
+            print(result.stdout[-4000:], flush=True)
         if not good:
-            print(result.stdout[-4000:])
             (self.told if verdict.startswith("differs") else self.failed).append(name)
 
 
@@ -83,9 +84,10 @@ def parity(steps, folder, choir):
     steps.command("golden reference of the demo model",
                   [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="sdpa")
     if steps.promises["sdpa"]:
-        steps.run("bars of parity", "bars.py", "--choir", choir, needs="products")
+        steps.run("bars of parity", "bars.py", "--choir", choir, needs="products", show=True)
     else:
-        steps.run("bars of parity, eager", "bars.py", "--choir", choir, "--attention", "eager", needs="products")
+        steps.run("bars of parity, eager", "bars.py", "--choir", choir, "--attention", "eager", needs="products",
+                  show=True)
         steps.run("bars of parity, sdpa", "bars.py", "--choir", choir, "--attention", "sdpa", "--dtypes", "bf16",
                   "--models", "demo", needs="sdpa")
 
@@ -135,6 +137,8 @@ def main():
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     host.limit()
+    # What starts mpirun may run as root, as in many containers.
+    os.environ.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     steps = Steps()
     if host.describe():
         print(host.describe())
