@@ -244,6 +244,43 @@ static void the_start_up_test_passes_here(void **state)
         }
 }
 
+/* Many rows are cut into other blocks of inputs than a few, and panels go together. */
+static void a_row_does_not_depend_on_the_others(void **state)
+{
+    (void)state;
+    enum { ROWS = 40, OUTPUTS = 150, INPUTS = 1200, PANELS = 3 };
+    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_BF16, DTYPE_F32, DTYPE_F64};
+    static const dot_t dots[] = {DOT_CHAIN, DOT_AMX, DOT_CHAIN, DOT_CHAIN};
+    for (size_t m = 0; m < 4; m++) {
+        kernels_t k;
+        kernels_get(&k, isa_detect(), modes[m]);
+        size_t e = k.element_bytes, row_bytes = KERNEL_PANEL * k.accumulator_bytes;
+        matrix_t w = {.rows = OUTPUTS, .columns = INPUTS};
+        w.bytes = matrix_panel_bytes(modes[m], OUTPUTS, INPUTS);
+        char *x = malloc(ROWS * INPUTS * e), *c = malloc(PANELS * ROWS * row_bytes);
+        char *lone = malloc(PANELS * row_bytes);
+        w.panels = malloc(w.bytes);
+        fill_elements(modes[m], FILL_NORMAL, ROWS * INPUTS, x);
+        fill_elements(modes[m], FILL_NORMAL, w.bytes / e, w.panels);
+        panel_t panels[PANELS];
+        for (size_t p = 0; p < PANELS; p++)
+            panels[p] = (panel_t){&w, p};
+        size_t leaf = dots[m] == DOT_AMX ? MATRIX_ONE_LEAF : 512;
+        matrix_product(&k, dots[m], panels, PANELS, ROWS, 0, leaf, leaf, x, INPUTS, c);
+        for (size_t row = 0; row < ROWS; row++) {
+            matrix_product(
+                &k, dots[m], panels, PANELS, 1, 0, leaf, leaf, x + row * INPUTS * e, INPUTS, lone);
+            for (size_t p = 0; p < PANELS; p++)
+                assert_same(&k, "matrix_product of a row", c + (p * ROWS + row) * row_bytes,
+                    lone + p * row_bytes, matrix_panel_width(&w, p) * k.accumulator_bytes);
+        }
+        free(x);
+        free(c);
+        free(lone);
+        free(w.panels);
+    }
+}
+
 static void wrong_tile(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
@@ -293,6 +330,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_instruction_set_equals_scalar),
+        cmocka_unit_test(a_row_does_not_depend_on_the_others),
         cmocka_unit_test(the_sdpa_kernels_equal_scalar),
         cmocka_unit_test(the_start_up_test_passes_here),
         cmocka_unit_test(the_start_up_test_finds_a_wrong_kernel),

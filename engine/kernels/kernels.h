@@ -207,17 +207,24 @@ void panel_pack_input(
 /* Swaps the two inputs of every pair of a bf16 row. x: [n], n even */
 void row_swap_pairs(size_t n, uint16_t *x);
 
-/* y accumulators = x W^T of n_panels panels from p on, for a batch of rows in two classes: rows
- * [0, n_lone) sum in leaves of leaf_lone inputs, rows [n_lone, n_rows) in leaves of leaf_rows;
- * leaves are added left to right. (f32 and f64: by leaves and groups, kernels_t.tile_groups.) A
- * leaf of MATRIX_ONE_LEAF is the whole row. One pass over the panels. dot: DOT_AMX in mode bf16
- * only. x: [n_rows, columns] element, row-major, x_stride apart (padding inputs zero); c:
- * [n_panels][n_rows, KERNEL_PANEL] accumulator. The larger leaf is a multiple of the smaller. */
+/* A panel of a matrix. */
+typedef struct panel {
+    const matrix_t *matrix;
+    size_t p;
+} panel_t;
+
+/* c = x W^T of n_panels panels, of matrices with the same columns, for a batch of rows in two
+ * classes: rows [0, n_lone) sum in leaves of leaf_lone inputs, rows [n_lone, n_rows) in leaves of
+ * leaf_rows; leaves are added left to right. (f32 and f64: by leaves and groups,
+ * kernels_t.tile_groups.) A leaf of MATRIX_ONE_LEAF is the whole row. One pass over the panels.
+ * dot: DOT_AMX in mode bf16 only. x: [n_rows, columns] element, row-major, x_stride apart (padding
+ * inputs zero); c: [n_panels][n_rows, KERNEL_PANEL] accumulator. The larger leaf is a multiple of
+ * the smaller. */
 #define MATRIX_ONE_LEAF SIZE_MAX
-#define MATRIX_MAX_PANELS 8
-void matrix_product(const kernels_t *kernels, dot_t dot, const matrix_t *matrix, size_t p,
-    size_t n_panels, size_t n_rows, size_t n_lone, size_t leaf_lone, size_t leaf_rows,
-    const void *x, size_t x_stride, void *c);
+#define MATRIX_MAX_PANELS 16
+void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
+    size_t n_rows, size_t n_lone, size_t leaf_lone, size_t leaf_rows, const void *x,
+    size_t x_stride, void *c);
 
 /* Panels that many rows are best multiplied with at once. */
 size_t matrix_panels_together(dtype_t mode, dot_t dot);

@@ -129,39 +129,40 @@ void row_swap_pairs(size_t n, uint16_t *x)
 typedef struct call {
     const kernels_t *kernels;
     dot_t dot;
-    const matrix_t *matrix;
     size_t n_rows, n_lone, leaf_lone, leaf_rows;
     const char *x;
     size_t x_stride, inputs;
 } call_t;
 
 /* Rows of one class over inputs [k0, k0 + block) of a panel. */
-static void multiply_rows(const call_t *y, size_t p, size_t k0, size_t block, size_t first_row,
-    size_t rows, size_t leaf, char *c)
+static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size_t block,
+    size_t first_row, size_t rows, size_t leaf, char *c)
 {
     const kernels_t *kernels = y->kernels;
-    size_t width = matrix_panel_width(y->matrix, p), element = kernels->element_bytes;
+    const matrix_t *matrix = panel->matrix;
+    size_t width = matrix_panel_width(matrix, panel->p), element = kernels->element_bytes;
     const char *x = y->x + (first_row * y->x_stride + k0) * element;
     char *to = c + first_row * KERNEL_PANEL * kernels->accumulator_bytes;
     tile_mode_t first = k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
     if (kernels->tile_groups != NULL) {
-        kernels->tile_groups(rows, x, y->x_stride, matrix_panel(y->matrix, kernels->mode, p, k0),
-            width, block, to, KERNEL_PANEL, first);
+        kernels->tile_groups(rows, x, y->x_stride,
+            matrix_panel(matrix, kernels->mode, panel->p, k0), width, block, to, KERNEL_PANEL,
+            first);
         return;
     }
     for (size_t k = 0; k < block; k += size_min(leaf, block))
         (y->dot == DOT_AMX ? kernels->tile_amx : kernels->tile)(rows, x + k * element, y->x_stride,
-            matrix_panel(y->matrix, kernels->mode, p, k0 + k), width, size_min(leaf, block - k), to,
-            KERNEL_PANEL, k == 0 ? first : TILE_ADD);
+            matrix_panel(matrix, kernels->mode, panel->p, k0 + k), width, size_min(leaf, block - k),
+            to, KERNEL_PANEL, k == 0 ? first : TILE_ADD);
 }
 
 /* One panel's part of a block of inputs. */
-static void multiply_block(const call_t *y, size_t p, size_t k0, size_t block, char *c)
+static void multiply_block(const call_t *y, const panel_t *panel, size_t k0, size_t block, char *c)
 {
     if (y->n_lone > 0)
-        multiply_rows(y, p, k0, block, 0, y->n_lone, y->leaf_lone, c);
+        multiply_rows(y, panel, k0, block, 0, y->n_lone, y->leaf_lone, c);
     if (y->n_lone < y->n_rows)
-        multiply_rows(y, p, k0, block, y->n_lone, y->n_rows - y->n_lone, y->leaf_rows, c);
+        multiply_rows(y, panel, k0, block, y->n_lone, y->n_rows - y->n_lone, y->leaf_rows, c);
 }
 
 size_t matrix_panels_together(dtype_t mode, dot_t dot)
@@ -171,29 +172,35 @@ size_t matrix_panels_together(dtype_t mode, dot_t dot)
     return mode == DTYPE_BF16 && dot != DOT_AMX ? 1 : 4;
 }
 
-void matrix_product(const kernels_t *kernels, dot_t dot, const matrix_t *matrix, size_t p,
-    size_t n_panels, size_t n_rows, size_t n_lone, size_t leaf_lone, size_t leaf_rows,
-    const void *x, size_t x_stride, void *c)
+/* Inputs that are worked on at a time; whole groups of leaves. */
+static size_t block_inputs(const call_t *y)
+{
+    bool wide = y->kernels->mode != DTYPE_BF16;
+    if (y->n_rows < MANY_ROWS || (!wide && y->dot != DOT_AMX))
+        return BLOCK_INPUTS;
+    size_t near = BLOCK_BYTES_NEAR / (KERNEL_PANEL * y->kernels->element_bytes);
+    return wide ? size_max(near / KERNEL_GROUP * KERNEL_GROUP, KERNEL_GROUP) : near;
+}
+
+void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
+    size_t n_rows, size_t n_lone, size_t leaf_lone, size_t leaf_rows, const void *x,
+    size_t x_stride, void *c)
 {
     const call_t y = {.kernels = kernels,
         .dot = dot,
-        .matrix = matrix,
         .n_rows = n_rows,
         .n_lone = leaf_lone == leaf_rows ? 0 : n_lone, /* else one class */
         .leaf_lone = leaf_lone,
         .leaf_rows = leaf_rows,
         .x = x,
         .x_stride = x_stride,
-        .inputs = kernel_padded_inputs(kernels->mode, matrix->columns)};
+        .inputs = kernel_padded_inputs(kernels->mode, panels[0].matrix->columns)};
     size_t panel_bytes = n_rows * KERNEL_PANEL * kernels->accumulator_bytes;
     /* A few rows: panel after panel, as they lie in memory. */
-    size_t together = n_rows < MANY_ROWS ? 1 : n_panels;
-    size_t near = BLOCK_BYTES_NEAR / (KERNEL_PANEL * kernels->element_bytes);
-    bool fast = n_rows >= MANY_ROWS && (dot == DOT_AMX || kernels->mode != DTYPE_BF16);
-    size_t block = fast ? near : BLOCK_INPUTS;
+    size_t together = n_rows < MANY_ROWS ? 1 : n_panels, block = block_inputs(&y);
     for (size_t first = 0; first < n_panels; first += together)
         for (size_t k0 = 0; k0 < y.inputs; k0 += block)
             for (size_t i = first; i < first + together; i++)
-                multiply_block(
-                    &y, p + i, k0, size_min(block, y.inputs - k0), (char *)c + i * panel_bytes);
+                multiply_block(&y, &panels[i], k0, size_min(block, y.inputs - k0),
+                    (char *)c + i * panel_bytes);
 }

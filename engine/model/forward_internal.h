@@ -13,8 +13,8 @@ typedef enum shared { SHARED_X, SHARED_X_MID, SHARED_ATTENTION, SHARED_MLP, SHAR
 
 /* What a thread owns. */
 typedef struct thread_scratch {
-    char *products[2]; /* panels of [rows, KERNEL_PANEL] accumulator; the second for up_proj */
-    char *shown;       /* the same, once a tap was set: products as rounded, to look at */
+    char *products; /* panels of [rows, KERNEL_PANEL] accumulator */
+    char *shown;    /* the same, once a tap was set: products as rounded, to look at */
     char *attention;
     size_t product_bytes, attention_bytes;
 } thread_scratch_t;

@@ -5,19 +5,17 @@
 #include "engine/model/forward_internal.h"
 #include "engine/model/forward_tap.h"
 
-/* What is multiplied with a matrix: x [n_rows, columns], the first n_lone rows in the order of lone
+/* What is multiplied with panels: x [n_rows, columns], the first n_lone rows in the order of lone
  * ones. */
 typedef struct product {
-    const matrix_t *matrix;
     const void *x;
     size_t x_stride, n_rows, n_lone;
 } product_t;
 
 /* All rows of the batch; x lies as the activation `like`. */
-static product_t batch_product(
-    const forward_t *f, const matrix_t *matrix, const void *x, shared_t like)
+static product_t batch_product(const forward_t *f, const void *x, shared_t like)
 {
-    return (product_t){matrix, x, f->strides[like], f->batch->n_rows, f->n_lone};
+    return (product_t){x, f->strides[like], f->batch->n_rows, f->n_lone};
 }
 
 /* Bytes of a panel's results. */
@@ -26,16 +24,21 @@ static size_t panel_bytes(const forward_t *f, const product_t *y)
     return y->n_rows * KERNEL_PANEL * accumulator(f);
 }
 
-/* Multiplies with panels from p on, up to `end` and as many as the scratch c holds. Returns how
- * many; their results follow each other in c. */
-static size_t multiply(const forward_t *f, const product_t *y, size_t p, size_t end, char *c)
+/* Multiplies with panels [p, p + n) of each of some matrices with the same columns; n as many as
+ * the scratch c holds, at most `end` - p. Returns n; the results follow each other in c, matrix
+ * after matrix. */
+static size_t multiply(const forward_t *f, const product_t *y, const matrix_t *const *matrices,
+    size_t n_matrices, size_t p, size_t end, char *c)
 {
     const forward_options_t *o = &f->options;
     dtype_t mode = f->model->mode;
-    size_t columns = y->matrix->columns;
-    size_t room = f->threads[0].product_bytes / panel_bytes(f, y);
-    size_t n = size_min(end - p, size_min(room, MATRIX_MAX_PANELS));
-    matrix_product(&f->model->kernels, o->dot, y->matrix, p, n, y->n_rows, y->n_lone,
+    size_t columns = matrices[0]->columns, room = f->threads[0].product_bytes / panel_bytes(f, y);
+    size_t n = size_min(end - p, size_min(room, MATRIX_MAX_PANELS) / n_matrices);
+    panel_t panels[MATRIX_MAX_PANELS];
+    for (size_t m = 0; m < n_matrices; m++)
+        for (size_t i = 0; i < n; i++)
+            panels[m * n + i] = (panel_t){matrices[m], p + i};
+    matrix_product(&f->model->kernels, o->dot, panels, n_matrices * n, y->n_rows, y->n_lone,
         order_linear_leaf(o->order, o->dot, mode, columns, true),
         order_linear_leaf(o->order, o->dot, mode, columns, false), y->x, y->x_stride, c);
     return n;
@@ -67,15 +70,15 @@ void forward_project_qkv(forward_t *f, size_t thread, size_t index)
     for (int i = 0; i < 3; i++)
         total += matrix_n_panels(matrices[i]);
     team_part_t part = team_part(total, thread, f->n_threads);
-    char *c = f->threads[thread].products[0];
+    char *c = f->threads[thread].products;
+    const product_t product = batch_product(f, f->normed, SHARED_X);
     for (int i = 0; i < 3; i++) {
         const matrix_t *w = matrices[i];
         size_t panels = matrix_n_panels(w);
         size_t begin = size_min(size_max(part.begin, first) - first, panels);
         size_t end = part.end <= first ? 0 : size_min(part.end - first, panels);
-        product_t product = batch_product(f, w, f->normed, SHARED_X);
         for (size_t p = begin, n; p < end; p += n) {
-            n = multiply(f, &product, p, end, c);
+            n = multiply(f, &product, &w, 1, p, end, c);
             for (size_t j = 0; j < n; j++)
                 store_qkv_panel(f, index, (component_t)(COMPONENT_Q_PROJ + i), w, p + j,
                     c + j * panel_bytes(f, &product), outputs[i], firsts[i]);
@@ -102,10 +105,10 @@ static void project_gather(forward_t *f, size_t thread, const residual_t *r)
 {
     const matrix_t *w = r->matrix;
     team_part_t part = team_part(matrix_n_panels(w), thread, f->n_threads);
-    char *c = f->threads[thread].products[0];
-    product_t product = batch_product(f, w, shared_row(f, r->input, 0), r->input);
+    char *c = f->threads[thread].products;
+    const product_t product = batch_product(f, shared_row(f, r->input, 0), r->input);
     for (size_t p = part.begin, n; p < part.end; p += n) {
-        n = multiply(f, &product, p, part.end, c);
+        n = multiply(f, &product, &w, 1, p, part.end, c);
         for (size_t i = 0; i < n; i++)
             store_residual_panel(f, thread, r, p + i, c + i * panel_bytes(f, &product));
     }
@@ -129,12 +132,13 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
     size_t hidden = f->model->config.hidden_size, acc = k->accumulator_bytes;
     size_t n_rows = f->batch->n_rows, e = k->element_bytes;
     team_part_t part = team_part(matrix_n_panels(w), thread, f->n_threads);
-    char *c = f->threads[thread].products[0];
+    char *c = f->threads[thread].products;
     if (w->rows == 0 && thread == 0)
         memset(f->partial, 0, n_rows * hidden * acc);
-    product_t product = batch_product(f, w, shared_row(f, r->input, 0) + first_input * e, r->input);
+    const product_t product =
+        batch_product(f, shared_row(f, r->input, 0) + first_input * e, r->input);
     for (size_t p = part.begin, n; p < part.end; p += n) {
-        n = multiply(f, &product, p, part.end, c);
+        n = multiply(f, &product, &w, 1, p, part.end, c);
         for (size_t i = 0; i < n; i++)
             keep_partial_panel(f, w, p + i, c + i * panel_bytes(f, &product));
     }
@@ -184,16 +188,15 @@ static void store_mlp_panel(
 void forward_mlp(forward_t *f, size_t thread, size_t index)
 {
     const model_layer_t *layer = &f->model->layers[index];
-    const product_t gate = batch_product(f, &layer->gate, f->normed, SHARED_X);
-    const product_t up = batch_product(f, &layer->up, f->normed, SHARED_X);
+    const matrix_t *const matrices[] = {&layer->gate, &layer->up};
+    const product_t product = batch_product(f, f->normed, SHARED_X);
     team_part_t part = team_part(matrix_n_panels(&layer->gate), thread, f->n_threads);
-    char **c = f->threads[thread].products;
+    size_t bytes = panel_bytes(f, &product);
+    char *c = f->threads[thread].products;
     for (size_t p = part.begin, n; p < part.end; p += n) {
-        n = multiply(f, &gate, p, part.end, c[0]);
-        multiply(f, &up, p, part.end, c[1]);
+        n = multiply(f, &product, matrices, 2, p, part.end, c);
         for (size_t i = 0; i < n; i++)
-            store_mlp_panel(f, thread, index, p + i, c[0] + i * panel_bytes(f, &gate),
-                c[1] + i * panel_bytes(f, &up));
+            store_mlp_panel(f, thread, index, p + i, c + i * bytes, c + (n + i) * bytes);
     }
 }
 
@@ -227,10 +230,10 @@ void forward_compute_logits(forward_t *f, size_t thread)
     }
     forward_barrier(f, thread, &f->times.elementwise_ns);
     team_part_t part = team_part(matrix_n_panels(w), thread, f->n_threads);
-    char *c = f->threads[thread].products[0];
-    const product_t product = {w, f->normed, stride, n, n_lone};
+    char *c = f->threads[thread].products;
+    const product_t product = {f->normed, stride, n, n_lone};
     for (size_t p = part.begin, group; p < part.end; p += group) {
-        group = multiply(f, &product, p, part.end, c);
+        group = multiply(f, &product, &w, 1, p, part.end, c);
         for (size_t i = 0; i < group; i++)
             store_logits_panel(f, n, p + i, c + i * panel_bytes(f, &product));
     }

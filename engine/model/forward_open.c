@@ -30,8 +30,10 @@ static void size_scratch(forward_t *f)
 
 static size_t product_bytes(const forward_options_t *o, const model_t *m)
 {
+    /* Panels of gate_proj and of up_proj go together. */
+    size_t panels = size_max(matrix_panels_together(m->mode, o->dot), 2);
     return size_max(o->max_rows, o->max_logits) * KERNEL_PANEL * m->kernels.accumulator_bytes *
-           matrix_panels_together(m->mode, o->dot);
+           panels;
 }
 
 static size_t attention_bytes(const forward_options_t *o, const model_t *m)
@@ -50,7 +52,7 @@ size_t forward_bytes(
     size_t shared = 0;
     for (shared_t b = 0; b < SHARED_COUNT; b++)
         shared += options->max_rows * shared_stride(model, b) * element(&f);
-    size_t per_thread = 2 * product_bytes(options, model) + attention_bytes(options, model);
+    size_t per_thread = product_bytes(options, model) + attention_bytes(options, model);
     /* The window of a node is one memory for all its ranks, counted in equal parts; and each has a
      * copy of its own. */
     return shared / (size_t)comm_size + (comm_size > 1 ? shared : 0) + f.normed_bytes + f.q_bytes +
@@ -65,8 +67,7 @@ static void open_thread(void *context, size_t thread)
     fail_t fail = {0};
     s->product_bytes = product_bytes(&f->options, f->model);
     s->attention_bytes = attention_bytes(&f->options, f->model);
-    for (int i = 0; i < 2; i++)
-        s->products[i] = memory_alloc(s->product_bytes, "scratch", &fail);
+    s->products = memory_alloc(s->product_bytes, "scratch", &fail);
     s->attention = memory_alloc(s->attention_bytes, "scratch", &fail);
 }
 
@@ -91,8 +92,7 @@ static int open_private(forward_t *f, fail_t *fail)
         return fail->status;
     team_run(f->team, open_thread, f);
     for (size_t t = 0; t < f->n_threads; t++)
-        if (f->threads[t].products[0] == NULL || f->threads[t].products[1] == NULL ||
-            f->threads[t].attention == NULL)
+        if (f->threads[t].products == NULL || f->threads[t].attention == NULL)
             return fail_set(fail, FAIL_MEMORY, "scratch of thread %zu: out of memory", t);
     return 0;
 }
@@ -190,8 +190,7 @@ void forward_close(forward_t *f)
         free(f->begins[b]);
     }
     for (size_t t = 0; f->threads != NULL && t < f->n_threads; t++) {
-        memory_free(f->threads[t].products[0], f->threads[t].product_bytes);
-        memory_free(f->threads[t].products[1], f->threads[t].product_bytes);
+        memory_free(f->threads[t].products, f->threads[t].product_bytes);
         memory_free(f->threads[t].shown, f->threads[t].product_bytes);
         memory_free(f->threads[t].attention, f->threads[t].attention_bytes);
     }

@@ -229,7 +229,10 @@ static void multiply_thread(void *context, size_t thread)
     for (size_t p = part.begin, n; p < part.end; p += n) {
         n = size_min(g->rows < 32 ? MATRIX_MAX_PANELS : matrix_panels_together(o->mode, o->dot),
             part.end - p);
-        matrix_product(k, o->dot, w, p, n, g->rows, n_lone,
+        panel_t panels[MATRIX_MAX_PANELS];
+        for (size_t i = 0; i < n; i++)
+            panels[i] = (panel_t){w, p + i};
+        matrix_product(k, o->dot, panels, n, g->rows, n_lone,
             order_linear_leaf(o->order, o->dot, o->mode, g->inputs, true),
             order_linear_leaf(o->order, o->dot, o->mode, g->inputs, false), g->x, g->x_stride, c);
         for (size_t i = 0; i < n; i++) {
