@@ -44,7 +44,10 @@ int agree_on(MPI_Comm ranks, fail_t *fail)
 
 int comm_agree(comm_t *comm, fail_t *fail)
 {
-    return agree_on(comm->world, fail);
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_AGREE);
+    agree_on(comm->world, fail);
+    heart_leave(comm, outer);
+    return fail->status;
 }
 
 /* Collective. Names rank 0's value and that of the first rank that differs from it. */
@@ -64,7 +67,9 @@ int comm_agree_same(comm_t *comm, uint64_t value, const char *what, fail_t *fail
 {
     /* Lowest value, and lowest complement, which is the complement of the largest. */
     uint64_t votes[3] = {key_of(fail->status, comm->rank), value, ~value};
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_AGREE);
     MPI_Allreduce(MPI_IN_PLACE, votes, 3, MPI_UINT64_T, MPI_MIN, comm->world);
+    heart_leave(comm, outer);
     if (status_of(votes[0]) != 0)
         return take_failure(comm->world, comm->rank, votes[0], fail);
     if (votes[1] != ~votes[2])

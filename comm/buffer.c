@@ -34,8 +34,6 @@ static int prepare(comm_buffer_t *buffer, const char *what, fail_t *fail)
     }
     if (comm->sharing_size == 1)
         buffer->data = memory_alloc(buffer->bytes, what, fail);
-    else if (comm->sharing_rank == 0)
-        window_check(buffer->bytes, what, fail);
     return fail->status;
 }
 
@@ -55,8 +53,12 @@ int comm_buffer_open(
         return fail->status;
     }
     if (comm->sharing_size > 1) {
-        window_open(&buffer->window, comm->sharing, bytes);
+        window_open(&buffer->window, comm, comm->sharing, bytes, what, fail);
         buffer->data = buffer->window.data;
+    }
+    if (comm_agree(comm, fail) != 0) {
+        comm_buffer_close(buffer);
+        return fail->status;
     }
     *out = buffer;
     return 0;
@@ -73,9 +75,9 @@ void comm_buffer_close(comm_buffer_t *buffer)
     free(buffer);
 }
 
-bool comm_buffer_is_window(const comm_buffer_t *buffer)
+bool comm_buffer_has_small_pages(const comm_buffer_t *buffer)
 {
-    return buffer->comm->sharing_size > 1;
+    return buffer->window.data != NULL && !buffer->window.huge;
 }
 
 void *comm_buffer_data(comm_buffer_t *buffer)
@@ -174,12 +176,14 @@ void comm_gather_columns(
     assert(n_rows == 0 || ((n_rows - 1) * stride_bytes + begins[comm->size] <= buffer->bytes &&
                               begins[comm->size] <= INT_MAX));
     assert(n_rows <= 1 || begins[comm->size] <= stride_bytes);
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_GATHER);
     node_barrier_wait(&comm->barrier);
-    if (comm->n_groups == 1)
-        return;
-    if (comm->leaders != MPI_COMM_NULL)
-        exchange_columns(comm, buffer->data, n_rows, stride_bytes, begins);
-    node_barrier_wait(&comm->barrier);
+    if (comm->n_groups > 1) {
+        if (comm->leaders != MPI_COMM_NULL)
+            exchange_columns(comm, buffer->data, n_rows, stride_bytes, begins);
+        node_barrier_wait(&comm->barrier);
+    }
+    heart_leave(comm, outer);
 }
 
 /* Each group's rows one after the other, groups ascending. */
@@ -229,10 +233,12 @@ void comm_gather_rows(comm_buffer_t *buffer, size_t n_rows, size_t row_bytes, co
 {
     comm_t *comm = buffer->comm;
     assert(n_rows * row_bytes <= buffer->bytes && row_bytes <= INT_MAX);
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_GATHER);
     node_barrier_wait(&comm->barrier);
-    if (comm->n_groups == 1)
-        return;
-    if (comm->leaders != MPI_COMM_NULL && row_bytes != 0)
-        exchange_rows(comm, buffer->data, n_rows, row_bytes, owners);
-    node_barrier_wait(&comm->barrier);
+    if (comm->n_groups > 1) {
+        if (comm->leaders != MPI_COMM_NULL && row_bytes != 0)
+            exchange_rows(comm, buffer->data, n_rows, row_bytes, owners);
+        node_barrier_wait(&comm->barrier);
+    }
+    heart_leave(comm, outer);
 }

@@ -20,9 +20,11 @@
 
 void comm_bcast(comm_t *comm, void *data, size_t bytes)
 {
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_BROADCAST);
     for (size_t done = 0; done < bytes; done += PIECE)
         MPI_Bcast(
             (char *)data + done, (int)size_min(PIECE, bytes - done), MPI_BYTE, 0, comm->world);
+    heart_leave(comm, outer);
 }
 
 /* Looks until the request completes: in quick succession for a moment, so that a running generation
@@ -53,6 +55,7 @@ void comm_bcast_patient(comm_t *comm, void *data, size_t bytes)
     char bell = 0;
     bool inlined = bytes <= PATIENT_INLINE_BYTES;
     MPI_Request request;
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_BROADCAST);
     MPI_Ibcast(
         inlined ? data : &bell, inlined ? (int)bytes : 1, MPI_BYTE, 0, comm->world, &request);
     wait_patiently(comm, &request);
@@ -60,16 +63,21 @@ void comm_bcast_patient(comm_t *comm, void *data, size_t bytes)
      * MPI. */
     if (!inlined)
         comm_bcast(comm, data, bytes);
+    heart_leave(comm, outer);
 }
 
 void comm_barrier(comm_t *comm)
 {
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_BARRIER);
     MPI_Barrier(comm->world);
+    heart_leave(comm, outer);
 }
 
 static int64_t reduce_int64(comm_t *comm, int64_t value, MPI_Op op)
 {
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_REDUCE);
     MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, op, comm->world);
+    heart_leave(comm, outer);
     return value;
 }
 
@@ -91,9 +99,11 @@ int64_t comm_sum(comm_t *comm, int64_t value)
 /* Point to point, because MPI_Gatherv's displacements are int. */
 void comm_gatherv_root(comm_t *comm, const void *mine, const size_t *counts, void *all)
 {
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_COLLECT);
     if (comm->rank != 0) {
         assert(counts[comm->rank] <= INT_MAX);
         MPI_Send(mine, (int)counts[comm->rank], MPI_BYTE, 0, GATHER_TAG, comm->world);
+        heart_leave(comm, outer);
         return;
     }
     size_t begin = counts[0];
@@ -104,25 +114,32 @@ void comm_gatherv_root(comm_t *comm, const void *mine, const size_t *counts, voi
     }
     memmove(all, mine, counts[0]);
     MPI_Waitall(comm->size - 1, comm->requests + 1, MPI_STATUSES_IGNORE);
+    heart_leave(comm, outer);
 }
 
 void comm_gather_root(comm_t *comm, const void *mine, size_t bytes, void *all)
 {
     assert(bytes <= INT_MAX);
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_COLLECT);
     MPI_Gather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, comm->world);
+    heart_leave(comm, outer);
 }
 
 void comm_allgather(comm_t *comm, const void *mine, size_t bytes, void *all)
 {
     assert(bytes <= INT_MAX);
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_COLLECT);
     MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, comm->world);
+    heart_leave(comm, outer);
 }
 
 static void allreduce(comm_t *comm, void *data, size_t n, size_t element_bytes, MPI_Datatype type)
 {
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_REDUCE);
     for (size_t done = 0; done < n; done += PIECE)
         MPI_Allreduce(MPI_IN_PLACE, (char *)data + done * element_bytes,
             (int)size_min(PIECE, n - done), type, MPI_SUM, comm->world);
+    heart_leave(comm, outer);
 }
 
 void comm_allreduce_f32(comm_t *comm, float *data, size_t n)

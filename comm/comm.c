@@ -61,12 +61,10 @@ const char *comm_library_version(void)
 static int open_flags(comm_t *comm, fail_t *fail)
 {
     size_t bytes = (size_t)comm->sharing_size * sizeof(node_flag_t);
-    if (comm->sharing_size > 1 && comm->sharing_rank == 0)
-        window_check(bytes, "flags of the ranks on a node", fail);
+    if (comm->sharing_size > 1)
+        window_open(&comm->flags, comm, comm->sharing, bytes, "flags of the ranks on a node", fail);
     if (comm_agree(comm, fail) != 0)
         return fail->status;
-    if (comm->sharing_size > 1)
-        window_open(&comm->flags, comm->sharing, bytes);
     node_barrier_init(
         &comm->barrier, comm->flags.data, comm->sharing_size, comm->sharing_rank, comm->world);
     return 0;
@@ -85,11 +83,15 @@ static int open_group(
         return fail->status;
     }
     comm->world = comm->host = comm->node = comm->sharing = comm->leaders = MPI_COMM_NULL;
+    comm->path = path;
     if (placement_open(comm, ranks, path, fail) != 0 || open_flags(comm, fail) != 0) {
         comm_close(comm);
         return fail->status;
     }
     if (parent != NULL) {
+        comm->heart = parent->heart;
+        comm->trace = parent->trace;
+        MPI_Allreduce(&parent->rank, &comm->first_rank, 1, MPI_INT, MPI_MIN, comm->world);
         /* The ranks of other parts compute at the same time: a part has its share of the host. */
         int share = parent->host_cpus * comm->host_ranks / parent->host_ranks;
         comm->host_cpus = share > 0 ? share : 1;
@@ -118,6 +120,12 @@ int comm_split(comm_t *parent, int color, comm_path_t path, comm_t **out, fail_t
         *out = NULL;
     }
     return fail->status;
+}
+
+void comm_take_host(comm_t *comm, const comm_t *parent)
+{
+    comm->host_cpus = parent->host_cpus;
+    MPI_Comm_size(comm->host, &comm->host_ranks);
 }
 
 void comm_close(comm_t *comm)

@@ -46,6 +46,9 @@ void comm_close(comm_t *comm);
  * any group all ranks return the same status and message. The parent stays open, for work between
  * the groups; close the parts first. */
 int comm_split(comm_t *parent, int color, comm_path_t path, comm_t **comm, fail_t *fail);
+/* Local. For a part of a split, before its threads are told: the other parts rest while it runs, so
+ * it has all of the parent's CPUs and memory of its machines, and not only its share. */
+void comm_take_host(comm_t *comm, const comm_t *parent);
 
 int comm_rank(const comm_t *comm);
 int comm_size(const comm_t *comm);
@@ -118,8 +121,8 @@ int comm_buffer_open(
 /* Collective. NULL is allowed (on all ranks). */
 void comm_buffer_close(comm_buffer_t *buffer);
 void *comm_buffer_data(comm_buffer_t *buffer);
-/* Whether ranks share it as a window, which has small pages. */
-bool comm_buffer_is_window(const comm_buffer_t *buffer);
+/* Whether ranks share it and the system gave it small pages only, which are slow to work on. */
+bool comm_buffer_has_small_pages(const comm_buffer_t *buffer);
 
 /* Collective. Rank r has written columns [begins[r], begins[r+1]) of every row; afterwards every
  * rank sees all of [n_rows, stride_bytes] up to column begins[size].

@@ -8,21 +8,25 @@
 #include <stdint.h>
 
 #include "comm/comm.h"
+#include "comm/heart.h"
 #include "comm/node_barrier.h"
+#include "comm/trace.h"
 #include "engine/base/status.h"
 
-/* Memory that the ranks of a group on one host share. */
+/* Memory that the ranks of a group on one host share: a file in memory, without a name and outside
+ * of /dev/shm, whose size containers limit. */
 typedef struct window {
-    MPI_Win win;
-    void *data; /* aligned to 64 bytes; NULL when closed */
+    void *data;   /* aligned to a page or more; NULL when closed */
+    size_t bytes; /* whole pages */
+    bool huge;    /* all of its pages are huge; the same on all ranks of the group */
 } window_t;
 
-/* Local. Whether this host has room for a window of so many bytes; called by the group's first rank
- * before window_open, because running out inside of MPI hangs the other ranks. */
-int window_check(size_t bytes, const char *what, fail_t *fail);
-/* Collective over group. Zeroed. */
-void window_open(window_t *window, MPI_Comm group, size_t bytes);
-/* Collective over the group. A closed window is allowed. */
+/* Collective over group, of which comm (its heart beats meanwhile) is a part or which is a part of
+ * it. Zeroed. what: for messages. FAIL_MEMORY, on all ranks of the group alike, when the memory is
+ * not there or the system does not let processes share it. */
+int window_open(window_t *window, const comm_t *comm, MPI_Comm group, size_t bytes,
+    const char *what, fail_t *fail);
+/* Local. Others keep the memory as long as they have it open. A closed window is allowed. */
 void window_close(window_t *window);
 
 /* Consecutive ranks [first, end) that belong to the same sharing group. */
@@ -40,6 +44,10 @@ struct comm {
     MPI_Comm sharing; /* ranks that map the same windows */
     MPI_Comm leaders; /* first ranks of the sharing groups; MPI_COMM_NULL elsewhere */
     int rank, size;
+    int first_rank; /* in the whole run, of this group's rank 0 */
+    comm_path_t path;
+    heart_t *heart; /* where this process says what it is doing; NULL while nobody watches */
+    trace_t *trace; /* what it did, and when; NULL without a trace */
     int node_rank, node_size, n_nodes;
     int sharing_rank, sharing_size;
     int binding_ranks; /* ranks of the host whose binding overlaps this rank's */
@@ -62,6 +70,11 @@ struct comm {
     window_t flags;
     node_barrier_t barrier;
 };
+
+/* Local. Around what waits for other ranks. heart_leave takes what heart_enter returned: a wait
+ * inside of another counts as the outer one. */
+heart_wait_t heart_enter(const comm_t *comm, heart_wait_t wait);
+void heart_leave(const comm_t *comm, heart_wait_t outer);
 
 /* Collective over `ranks`. comm_agree before there is a comm_t. */
 int agree_on(MPI_Comm ranks, fail_t *fail);

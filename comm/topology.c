@@ -90,6 +90,50 @@ int topology_read(topology_t *topology, fail_t *fail)
     return fail->status;
 }
 
+/* ---- Hardware threads
+ * ----------------------------------------------------------------------------------- */
+
+static uint16_t os_index(hwloc_obj_t object)
+{
+    return object == NULL || object->os_index == HWLOC_UNKNOWN_INDEX ? 0
+                                                                     : (uint16_t)object->os_index;
+}
+
+static hwloc_obj_t numa_of(hwloc_topology_t machine, hwloc_obj_t pu)
+{
+    hwloc_obj_t node = NULL;
+    while ((node = hwloc_get_next_obj_by_type(machine, HWLOC_OBJ_NUMANODE, node)) != NULL)
+        if (hwloc_bitmap_isset(node->cpuset, pu->os_index))
+            return node;
+    return NULL;
+}
+
+int topology_pus(topology_pu_t **pus, size_t *n_pus, fail_t *fail)
+{
+    hwloc_topology_t machine;
+    hwloc_bitmap_t bound;
+    *pus = NULL;
+    *n_pus = 0;
+    if (load_machine(&machine, &bound, fail) == 0) {
+        hwloc_obj_t pu = NULL;
+        size_t n = (size_t)hwloc_get_nbobjs_by_type(machine, HWLOC_OBJ_PU);
+        *pus = calloc(n, sizeof **pus);
+        if (*pus == NULL)
+            fail_set(fail, FAIL_MEMORY, "topology of %zu hardware threads: out of memory", n);
+        while (*pus != NULL && *n_pus < n &&
+               (pu = hwloc_get_next_obj_by_type(machine, HWLOC_OBJ_PU, pu)) != NULL) {
+            hwloc_obj_t core = hwloc_get_ancestor_obj_by_type(machine, HWLOC_OBJ_CORE, pu);
+            (*pus)[(*n_pus)++] = (topology_pu_t){.os = os_index(pu),
+                .core = (uint16_t)(core != NULL ? core : pu)->logical_index,
+                .numa = os_index(numa_of(machine, pu)),
+                .package =
+                    os_index(hwloc_get_ancestor_obj_by_type(machine, HWLOC_OBJ_PACKAGE, pu))};
+        }
+    }
+    free_machine(machine, bound);
+    return fail->status;
+}
+
 /* ---- Binding of threads
  * ----------------------------------------------------------------------------------- */
 

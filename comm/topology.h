@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "engine/base/status.h"
 
@@ -23,6 +24,17 @@ typedef struct topology {
 } topology_t;
 
 int topology_read(topology_t *topology, fail_t *fail);
+
+/* One hardware thread that this process may use at all, and where it is. Plain data. */
+typedef struct topology_pu {
+    uint16_t os;            /* number that the system has for it, as in /proc/cpuinfo */
+    uint16_t core;          /* from 0 in the machine's order; the thread's own place where cores are
+                             * not told */
+    uint16_t numa, package; /* the system's numbers; 0 where they are not told */
+} topology_pu_t;
+
+/* Those of the node, by package, NUMA node and core. The caller frees *pus, [*n_pus]. */
+int topology_pus(topology_pu_t **pus, size_t *n_pus, fail_t *fail);
 
 /* Threads that a rank should run: `requested`, unless that is 0; then its part of the cores it is
  * bound to, and of the control group's quota, at least 1. ranks_sharing: ranks whose bindings

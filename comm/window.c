@@ -1,102 +1,140 @@
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
-#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include "comm/heart.h"
 #include "comm/internal.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 
-#define WINDOW_ALIGN 64
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+#define SMALL_PAGE_BYTES 4096
+/* From here on a window has huge pages: with small ones, translating the addresses of activations
+ * takes twice as long as working on them (bench/LOG.md). */
+#define HUGE_FROM_BYTES ((size_t)512 << 10)
 #define MIB 1048576.0
 
-/* Where Open MPI usually puts the files behind shared windows. */
-static void guess_directory(char *path, size_t path_bytes)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
+/* Where the group's first rank has the memory: a file without a name. */
+typedef struct address {
+    long pid;
+    int file, error; /* error: errno, or 0 */
+} address_t;
+
+static address_t create(size_t bytes)
 {
-    const char *set = getenv("OMPI_MCA_osc_sm_backing_directory");
-    snprintf(path, path_bytes, "%s", set != NULL ? set : "/dev/shm");
+    address_t address = {.pid = (long)getpid()};
+    address.file = memfd_create("choir", MFD_CLOEXEC);
+    if (address.file < 0 || ftruncate(address.file, (off_t)bytes) != 0)
+        address.error = errno;
+    return address;
 }
 
-/* Where it really puts them, which a configuration file or a missing /dev/shm may have changed.
- * Asking through the tools interface takes a fifth of a second. path is left alone when it cannot
- * be told. */
-static void ask_directory(char *path, size_t path_bytes)
+/* The others come to the file through the first one's descriptor. */
+static int open_there(const address_t *address)
 {
-    int provided, index, count;
-    MPI_T_cvar_handle handle;
-    if (MPI_T_init_thread(MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
-        return;
-    if (MPI_T_cvar_get_index("osc_sm_backing_directory", &index) == MPI_SUCCESS &&
-        MPI_T_cvar_handle_alloc(index, NULL, &handle, &count) == MPI_SUCCESS) {
-        if (count > 0 && (size_t)count < path_bytes) {
-            memset(path, 0, path_bytes);
-            MPI_T_cvar_read(handle, path);
-        }
-        MPI_T_cvar_handle_free(&handle);
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%ld/fd/%d", address->pid, address->file);
+    return open(path, O_RDWR | O_CLOEXEC);
+}
+
+/* Huge pages need the same alignment in memory as in the file. */
+static void *map(int file, size_t bytes)
+{
+    char *room = mmap(NULL, bytes + HUGE_PAGE_BYTES, PROT_NONE,
+        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED)
+        return NULL;
+    char *at = (char *)size_round_up((size_t)(uintptr_t)room, HUGE_PAGE_BYTES);
+    char *end = room + bytes + HUGE_PAGE_BYTES;
+    if (at > room)
+        munmap(room, (size_t)(at - room));
+    if (end > at + bytes)
+        munmap(at + bytes, (size_t)(end - at - (ptrdiff_t)bytes));
+    void *data = mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
+    if (data == MAP_FAILED) {
+        munmap(at, bytes);
+        return NULL;
     }
-    MPI_T_finalize();
+    return data;
 }
 
-/* Free bytes of a file system; 0 when there is no such directory. */
-static double free_bytes(const char *path)
+/* Local. Maps what `file` is; error: of the step before. */
+static void map_file(window_t *window, int file, int error, const char *what, fail_t *fail)
 {
-    struct statvfs space;
-    if (statvfs(path, &space) != 0)
-        return 0;
-    /* A tmpfs without limit reports no blocks at all. */
-    return space.f_blocks == 0 ? HUGE_VAL : (double)space.f_bavail * (double)space.f_frsize;
+    window->data = error == 0 && file >= 0 ? map(file, window->bytes) : NULL;
+    if (window->data == NULL)
+        fail_set(fail, FAIL_MEMORY,
+            "%s: %.1f MiB cannot be shared between processes: %s (--comm mpi does without)", what,
+            (double)window->bytes / MIB, strerror(error != 0 ? error : errno));
 }
 
-int window_check(size_t bytes, const char *what, fail_t *fail)
+static void check_memory(size_t bytes, const char *what, fail_t *fail)
 {
-    char path[PATH_MAX];
-    guess_directory(path, sizeof path);
-    if (free_bytes(path) < (double)bytes)
-        ask_directory(path, sizeof path);
-    double room = free_bytes(path);
-    if (room < (double)bytes)
-        return fail_set(fail, FAIL_MEMORY,
-            "%s: needs %.1f MiB of shared memory, %s has %.1f MiB free (in a container, allow it "
-            "more, "
-            "as with docker's --shm-size; or choose --comm mpi)",
-            what, (double)bytes / MIB, path, room / MIB);
     size_t available = memory_available_bytes();
     if (available != 0 && bytes > available)
-        return fail_set(fail, FAIL_MEMORY,
-            "%s: needs %.1f MiB of memory, the machine has %.1f MiB free", what,
-            (double)bytes / MIB, (double)available / MIB);
-    return 0;
+        fail_set(fail, FAIL_MEMORY, "%s: needs %.1f MiB of memory, the machine has %.1f MiB free",
+            what, (double)bytes / MIB, (double)available / MIB);
 }
 
-void window_open(window_t *window, MPI_Comm group, size_t bytes)
+/* Collective. Each rank takes its part of the pages, on its NUMA node; large ones where there are
+ * some. Most systems give shared memory small pages unless asked page by page, and refusal costs
+ * speed only. */
+static void take_pages(window_t *window, const comm_t *comm, MPI_Comm group)
 {
-    int rank, size, unit;
-    void *base;
-    MPI_Aint base_bytes;
+    int rank, size, huge = window->bytes % HUGE_PAGE_BYTES == 0;
     MPI_Comm_rank(group, &rank);
     MPI_Comm_size(group, &size);
-    /* All of it is the first rank's, so that it is one piece. */
-    MPI_Aint mine = rank == 0 ? (MPI_Aint)(bytes + WINDOW_ALIGN) : 0;
-    MPI_Win_allocate_shared(mine, 1, MPI_INFO_NULL, group, &base, &window->win);
-    MPI_Win_shared_query(window->win, 0, &base_bytes, &unit, &base);
-    /* Loads and stores belong into an epoch; this one lasts as long as the window. */
-    MPI_Win_lock_all(MPI_MODE_NOCHECK, window->win);
-    window->data = (void *)size_round_up((size_t)(uintptr_t)base, WINDOW_ALIGN);
-    /* Each rank clears a part, so that the pages spread over the NUMA nodes of the ranks. */
-    size_t part = size_round_up((bytes + (size_t)size - 1) / (size_t)size, 4096);
-    size_t begin = size_min(part * (size_t)rank, bytes);
-    memset((char *)window->data + begin, 0, size_min(part, bytes - begin));
-    MPI_Barrier(group);
+    size_t page_bytes = huge ? HUGE_PAGE_BYTES : SMALL_PAGE_BYTES;
+    size_t pages = window->bytes / page_bytes, n = (size_t)size;
+    for (size_t p = pages * (size_t)rank / n; p < pages * ((size_t)rank + 1) / n; p++) {
+        char *page = (char *)window->data + p * page_bytes;
+        comm_mark(comm, HEART_LOAD, 0);
+        *(volatile char *)page = 0; /* there must be something to begin with */
+        huge = huge && madvise(page, HUGE_PAGE_BYTES, MADV_COLLAPSE) == 0;
+    }
+    MPI_Allreduce(MPI_IN_PLACE, &huge, 1, MPI_INT, MPI_MIN, group);
+    window->huge = huge;
+}
+
+int window_open(window_t *window, const comm_t *comm, MPI_Comm group, size_t bytes,
+    const char *what, fail_t *fail)
+{
+    int rank;
+    MPI_Comm_rank(group, &rank);
+    *window = (window_t){.bytes = size_round_up(size_max(bytes, 1),
+                             bytes < HUGE_FROM_BYTES ? SMALL_PAGE_BYTES : HUGE_PAGE_BYTES)};
+    if (rank == 0)
+        check_memory(window->bytes, what, fail);
+    if (agree_on(group, fail) != 0)
+        return fail->status;
+    address_t address = rank == 0 ? create(window->bytes) : (address_t){0};
+    MPI_Bcast(&address, (int)sizeof address, MPI_BYTE, 0, group);
+    int file = rank == 0 || address.error != 0 ? address.file : open_there(&address);
+    map_file(window, file, address.error != 0 ? address.error : file < 0 ? errno : 0, what, fail);
+    agree_on(group, fail); /* nobody needs the first one's descriptor any more */
+    if (file >= 0 && (rank == 0 || address.error == 0))
+        close(file);
+    if (fail->status != 0) {
+        window_close(window);
+        return fail->status;
+    }
+    take_pages(window, comm, group);
+    return 0;
 }
 
 void window_close(window_t *window)
 {
-    if (window->data == NULL)
-        return;
-    MPI_Win_unlock_all(window->win);
-    MPI_Win_free(&window->win);
+    if (window->data != NULL)
+        munmap(window->data, window->bytes);
     window->data = NULL;
 }

@@ -54,6 +54,7 @@ static void set_run(json_t *object, const bench_about_t *about)
     set_string(object, "combine", about->combine);
     set_string(object, "comm", about->comm);
     set_size(object, "nodes", about->nodes);
+    set_size(object, "replicas", about->replicas);
     set_size(object, "prompt_tokens", about->options.prompt_tokens);
     set_size(object, "gen_tokens", about->options.gen_tokens);
     set_size(object, "batch", about->options.batch);

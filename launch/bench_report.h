@@ -24,7 +24,8 @@ typedef struct bench_about {
     bool random_weights;
     uint64_t config_digest;
     const char *dtype, *isa, *dot, *order, *attention, *combine, *comm;
-    size_t n_layers, model_layers, ranks, nodes, threads;
+    size_t n_layers, model_layers, ranks, nodes, threads; /* ranks: all of the run's */
+    size_t replicas;
     bench_options_t options;
 } bench_about_t;
 

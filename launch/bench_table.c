@@ -57,8 +57,12 @@ static void print_machine(const bench_about_t *about, FILE *out)
     fprintf(out, "%s, ", about->model);
     if (about->n_layers != about->model_layers)
         fprintf(out, "%zu of its %zu layers, ", about->n_layers, about->model_layers);
-    fprintf(out, "%s, %s\n%zu rank%s x %zu thread%s on %s\n", about->dtype, about->isa,
-        about->ranks, plural(about->ranks), about->threads, plural(about->threads), about->cpu);
+    fprintf(out, "%s, %s\n", about->dtype, about->isa);
+    size_t replicas = about->replicas > 1 ? about->replicas : 1, ranks = about->ranks / replicas;
+    if (replicas > 1)
+        fprintf(out, "%zu replicas x ", replicas);
+    fprintf(out, "%zu rank%s x %zu thread%s on %s\n", ranks, plural(ranks), about->threads,
+        plural(about->threads), about->cpu);
 }
 
 static void print_metrics(const bench_report_t *report, FILE *out)

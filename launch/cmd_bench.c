@@ -7,23 +7,14 @@
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
-#include "launch/bench_report.h"
-#include "launch/command.h"
+#include "launch/bench_job.h"
+#include "launch/mesh.h"
 #include "launch/model_dir.h"
 #include "launch/session.h"
 #include "launch/signals.h"
 
-#define MODEL_DIR_BYTES 4096
 #define MIB ((size_t)1 << 20)
 #define LEAST_READ (64 * MIB) /* what a cache may hold is no measure of memory */
-
-typedef struct bench_job {
-    invocation_t *invocation;
-    char directory[MODEL_DIR_BYTES];
-    config_t config; /* as the file has it, all layers */
-    bench_sink_t json, csv;
-    bench_about_t about;
-} bench_job_t;
 
 /* ---- What is asked for -------------------------------------------------------------------------
  */
@@ -57,6 +48,12 @@ static int check_lengths(bench_job_t *job, fail_t *fail)
     if (flags->n_layers > job->config.num_hidden_layers)
         return fail_set(fail, FAIL_USAGE, "--layers: expected at most the model's %zu, found %zu",
             job->config.num_hidden_layers, flags->n_layers);
+    if (mesh_parse(
+            flags->mesh, (size_t)comm_size(job->invocation->comm), &job->about.replicas, fail) != 0)
+        return fail->status;
+    if ((flags->sweep != NULL || flags->cluster != NULL) && (flags->gemm || flags->mesh != NULL))
+        return fail_set(fail, FAIL_USAGE,
+            "--sweep, --cluster: expected neither --gemm nor --mesh (--sweep has mesh=)");
     if (flags->gemm && comm_size(job->invocation->comm) != 1)
         return fail_set(fail, FAIL_USAGE, "--gemm: expected one rank, found %d",
             comm_size(job->invocation->comm));
@@ -115,16 +112,20 @@ static int prepare(bench_job_t *job, fail_t *fail)
  */
 
 /* Takes the row. The table goes to standard output unless rows do. */
-static bool write_rows(bench_job_t *job, json_t *row, fail_t *fail)
+bool bench_job_write(bench_job_t *job, json_t *row, fail_t *fail)
 {
     if (row == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory for a report");
     if (row != NULL && job->json.file != NULL) {
         json_dumpf(row, job->json.file, JSON_COMPACT);
         fputc('\n', job->json.file);
+        fflush(job->json.file);
     }
-    if (row != NULL && job->csv.file != NULL)
+    if (row != NULL && job->csv.file != NULL) {
         bench_write_csv(row, job->csv.is_empty, job->csv.file);
+        job->csv.is_empty = false;
+        fflush(job->csv.file);
+    }
     json_decref(row);
     return fail->status == 0 && job->json.file != stdout && job->csv.file != stdout;
 }
@@ -157,9 +158,8 @@ static void tell_shape(void *context, size_t done, size_t total, const char *sha
  */
 
 /* Collective. Less than asked for where memory is short. */
-static size_t read_bytes(const bench_job_t *job)
+size_t bench_job_read_bytes(const bench_job_t *job, comm_t *comm)
 {
-    comm_t *comm = job->invocation->comm;
     size_t wish = job->invocation->options.read_mib * MIB, bytes = wish;
     size_t half = memory_available_bytes() / 2 / (size_t)comm_node_size(comm);
     if (half != 0 && bytes > half)
@@ -171,31 +171,68 @@ static size_t read_bytes(const bench_job_t *job)
     return bytes;
 }
 
-static int measure(bench_job_t *job, session_t *session, fail_t *fail)
+void bench_job_describe(bench_job_t *job, const engine_info_t *info)
 {
     static const char *const attentions[] = {"eager", "sdpa", "auto"};
+    job->about.isa = info->isa;
+    job->about.threads = info->threads;
+    job->about.dtype = dtype_name(info->mode);
+    job->about.attention = attentions[info->attention];
+    job->about.dot = info->dot == DOT_AMX ? "amx" : "chain";
+}
+
+static int measure(bench_job_t *job, session_t *session, fail_t *fail)
+{
     const options_t *flags = &job->invocation->options;
     engine_info_t info = engine_info(session->engine);
     bench_report_t report;
-    job->about.isa = info.isa;
-    job->about.threads = info.threads;
-    job->about.dtype = dtype_name(info.mode);
-    job->about.attention = attentions[info.attention];
-    job->about.dot = info.dot == DOT_AMX ? "amx" : "chain";
+    bench_job_describe(job, &info);
     job->about.options = (bench_options_t){.prompt_tokens = flags->prompt_tokens,
         .gen_tokens = flags->gen_tokens,
         .batch = flags->batch,
         .context = flags->context,
         .repeat = flags->repeat,
         .warmup = flags->warmup,
-        .read_bytes = read_bytes(job),
-        .progress = tell_repetition,
+        .read_bytes = bench_job_read_bytes(job, job->invocation->comm),
+        .beside = job->about.replicas > 1 ? job->invocation->comm : NULL,
+        .progress = session->coordinates ? tell_repetition : NULL,
         .progress_context = job};
     bench_run(session->engine, &job->about.options, &report, fail);
     if (fail->status == 0 && session->coordinates &&
-        write_rows(job, bench_json(&job->about, &report), fail))
+        bench_job_write(job, bench_json(&job->about, &report), fail))
         bench_print_table(&job->about, &report, stdout);
     bench_clear(&report);
+    return fail->status;
+}
+
+/* What a replica of --mesh needs besides its engine. */
+typedef struct replica {
+    comm_t *comm, *sharers;
+} replica_t;
+
+/* Collective over all ranks, as session_open; with one replica it is that. */
+static int open_replica(bench_job_t *job, replica_t *replica, session_t *session, fail_t *fail)
+{
+    invocation_t *invocation = job->invocation;
+    const options_t *flags = &invocation->options;
+    if (job->about.replicas == 1)
+        return session_open(session, invocation, job->directory, flags->batch, 1, fail);
+    comm_t *all = invocation->comm;
+    int each = comm_size(all) / (int)job->about.replicas;
+    *session = (session_t){.invocation = invocation, .coordinates = comm_rank(all) == 0};
+    engine_options_t options = session_engine_options(flags, job->directory, flags->batch, 1);
+    comm_path_t path = flags->comm == 0 ? COMM_AUTO : COMM_MPI;
+    if (comm_split(all, comm_rank(all) / each, path, &replica->comm, fail) != 0)
+        return fail->status;
+    if (!flags->own_weights) {
+        if (comm_split(all, comm_rank(all) % each, COMM_MPI, &replica->sharers, fail) != 0)
+            return fail->status;
+        options.beside = all;
+        options.sharers = replica->sharers;
+    }
+    engine_open(&session->engine, replica->comm, &options, fail);
+    if (comm_agree(all, fail) == 0)
+        signals_install(session->engine);
     return fail->status;
 }
 
@@ -204,16 +241,19 @@ static int bench_model(bench_job_t *job, fail_t *fail)
 {
     options_t *flags = &job->invocation->options;
     session_t session = {0};
+    replica_t replica = {0};
     const bench_options_t sizes = {.prompt_tokens = flags->prompt_tokens,
         .gen_tokens = flags->gen_tokens,
         .batch = flags->batch,
         .context = flags->context};
     flags->max_batch = flags->batch;
     flags->kv_tokens = bench_kv_tokens(&sizes);
-    if (session_open(&session, job->invocation, job->directory, flags->batch, 1, fail) == 0)
+    if (open_replica(job, &replica, &session, fail) == 0)
         measure(job, &session, fail);
     signals_remove();
     engine_close(session.engine);
+    comm_close(replica.sharers);
+    comm_close(replica.comm);
     return comm_agree(job->invocation->comm, fail);
 }
 
@@ -242,7 +282,7 @@ static int bench_gemm(bench_job_t *job, fail_t *fail)
     job->about.dot = options.dot == DOT_AMX ? "amx" : "chain";
     job->about.threads = options.threads;
     if (bench_gemm_run(&options, &gemm, fail) == 0 &&
-        write_rows(job, bench_gemm_json(&job->about, &gemm), fail))
+        bench_job_write(job, bench_gemm_json(&job->about, &gemm), fail))
         bench_print_gemm(&job->about, &gemm, stdout);
     bench_gemm_clear(&gemm);
     return fail->status;
@@ -261,6 +301,10 @@ int cmd_bench(invocation_t *invocation, fail_t *fail)
     if (prepare(job, fail) == 0) {
         if (invocation->options.gemm)
             bench_gemm(job, fail);
+        else if (invocation->options.cluster != NULL)
+            bench_cluster(job, fail);
+        else if (invocation->options.sweep != NULL)
+            bench_sweep(job, fail);
         else
             bench_model(job, fail);
     }

@@ -80,6 +80,7 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
         .skip_digest = flags->skip_digest,
         .layers = flags->layers,
         .tolerance = flags->tolerance,
+        .shares = flags->shares,
         .threads = flags->threads};
     if (!flags->quiet && isatty(STDERR_FILENO)) {
         options.progress = draw_progress;

@@ -13,8 +13,9 @@ static const arg_group_t *const plan_groups[] = {
     &options_model_dir, &options_plan, &options_common, NULL};
 static const arg_group_t *const verify_groups[] = {
     &options_model_dir, &options_verify, &options_common, NULL};
-static const arg_group_t *const bench_groups[] = {
-    &options_model_dir, &options_bench, &options_model, &options_run, &options_common, NULL};
+static const arg_group_t *const bench_groups[] = {&options_model_dir, &options_bench, &options_mesh,
+    &options_model, &options_run, &options_common, NULL};
+static const arg_group_t *const doctor_groups[] = {&options_doctor, &options_common, NULL};
 static const arg_group_t *const eval_groups[] = {&options_model_dir, &options_eval, &options_mesh,
     &options_model, &options_run, &options_batch, &options_common, NULL};
 static const arg_group_t *const worker_groups[] = {&options_model_dir, &options_mesh,
@@ -35,6 +36,8 @@ const command_t commands[] = {
         "compare a model with Hugging Face's, component by component", verify_groups, cmd_verify},
     {"bench", "choir bench [--config FILE | --model DIR] [flags]",
         "measure speed beside the limits of this machine", bench_groups, cmd_bench},
+    {"doctor", "choir doctor [--config FILE | --model DIR] [flags]",
+        "look for what slows or stops a run on these ranks", doctor_groups, cmd_doctor},
     {"eval", "choir eval --task NAME|FILE [--out DIR] [--mesh DxT] [flags]",
         "score a model on a task, resumably", eval_groups, cmd_eval},
     {"worker", "choir worker [--model DIR] [--mesh DxT] [flags]",

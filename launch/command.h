@@ -36,6 +36,7 @@ int cmd_chat(invocation_t *invocation, fail_t *fail);
 int cmd_tokenize(invocation_t *invocation, fail_t *fail);
 int cmd_verify(invocation_t *invocation, fail_t *fail);
 int cmd_bench(invocation_t *invocation, fail_t *fail);
+int cmd_doctor(invocation_t *invocation, fail_t *fail);
 int cmd_eval(invocation_t *invocation, fail_t *fail);
 int cmd_worker(invocation_t *invocation, fail_t *fail);
 int cmd_plan(invocation_t *invocation, fail_t *fail);

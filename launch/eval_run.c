@@ -10,6 +10,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/size.h"
 #include "launch/eval_record.h"
 #include "launch/eval_results.h"
 #include "launch/eval_settings.h"
@@ -318,17 +319,27 @@ static json_t *results_digest(const run_t *run, fail_t *fail)
     return eval_hex(digest);
 }
 
+/* Of the largest resident set, what is left when shared weights are split among those that have
+ * them. */
+static size_t own_bytes(const fleet_stats_t *stats)
+{
+    size_t others = stats->weight_bytes - stats->weight_bytes / stats->weight_sharers;
+    return stats->peak_bytes - size_min(stats->peak_bytes, others);
+}
+
 static json_t *replicas_json(const mesh_t *mesh, const fleet_stats_t *stats)
 {
     json_t *array = json_array();
     for (size_t r = 0; r < mesh->n_replicas; r++) {
         const engine_totals_t *totals = &stats[r].totals;
-        json_t *object = json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:I,s:I}", "jobs",
+        json_t *object = json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:I,s:I,s:I,s:I}", "jobs",
             (json_int_t)stats[r].n_jobs, "prompt_tokens", (json_int_t)totals->prompt_tokens,
             "reused_tokens", (json_int_t)totals->reused_tokens, "generated_tokens",
             (json_int_t)totals->generated_tokens, "idle_s", (double)stats[r].idle_ns * 1e-9,
             "waiting_at_end_s", (double)stats[r].tail_ns * 1e-9, "weight_bytes",
-            (json_int_t)stats[r].weight_bytes, "peak_bytes", (json_int_t)stats[r].peak_bytes);
+            (json_int_t)stats[r].weight_bytes, "weight_sharers",
+            (json_int_t)stats[r].weight_sharers, "peak_bytes", (json_int_t)stats[r].peak_bytes,
+            "own_bytes", (json_int_t)own_bytes(&stats[r]));
         json_array_append_new(array, object);
     }
     return array;

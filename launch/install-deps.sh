@@ -49,7 +49,14 @@ need_library libutf8proc-dev libutf8proc
 need_library libsleef-dev sleef
 need_library libcmocka-dev cmocka
 case "$purpose" in
---tests) need_command clang-format clang-format ;;
+--tests)
+    need_command clang-format clang-format
+    # Nodes of tests/cluster.
+    need_command iproute2 ip tc
+    need_command util-linux unshare nsenter setpriv taskset
+    need_command procps pgrep ps
+    need_command hostname hostname
+    ;;
 --oracle) python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv) ;;
 esac
 

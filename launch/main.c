@@ -5,8 +5,11 @@
 #include <string.h>
 #include <time.h>
 
+#include "comm/trace.h"
+#include "comm/watchdog.h"
 #include "engine/base/log.h"
 #include "launch/command.h"
+#include "launch/terminal.h"
 
 enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
@@ -63,14 +66,21 @@ static const command_t *parse(int argc, char **argv, invocation_t *invocation, f
 static int run(const command_t *command, invocation_t *invocation, fail_t *fail)
 {
     const options_t *options = &invocation->options;
+    watchdog_t *watchdog = NULL;
+    trace_t *trace = NULL;
     log_set_speaker(comm_rank(invocation->comm) == 0);
     log_set_level(options->verbose ? LOG_DEBUG : options->quiet ? LOG_ERROR : LOG_INFO);
-    if (comm_agree(invocation->comm, fail) == 0) {
+    if (comm_agree(invocation->comm, fail) == 0 &&
+        watchdog_open(
+            &watchdog, invocation->comm, options->watchdog_seconds, terminal_restore, fail) == 0 &&
+        trace_open(&trace, invocation->comm, options->trace, TRACE_EVENTS, fail) == 0) {
         command->run(invocation, fail);
         if (fflush(stdout) != 0)
             clearerr(stdout);
         comm_agree(invocation->comm, fail);
     }
+    trace_close(trace, fail);
+    watchdog_close(watchdog);
     return fail->status;
 }
 

@@ -45,6 +45,7 @@ int mesh_open(mesh_t *mesh, invocation_t *invocation, const char *directory, siz
     fleet_options_t options = {
         .engine = session_engine_options(flags, directory, n_sequences, logits_rows),
         .n_replicas = mesh->n_replicas,
+        .own_weights = flags->own_weights,
         .path = flags->comm == 0 ? COMM_AUTO : COMM_MPI,
         .tokenizer = mesh->tokenizer};
     if (fleet_open(&mesh->fleet, comm, &options, fail) != 0)
@@ -75,7 +76,7 @@ int mesh_close(mesh_t *mesh, fail_t *fail)
 
 void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds)
 {
-    size_t prompt = 0, generated = 0, reused = 0, peak = 0, weights = 0;
+    size_t prompt = 0, generated = 0, reused = 0, peak = 0, weights = 0, sharers = 1;
     double idle = 0, tail = 0;
     for (size_t r = 0; r < mesh->n_replicas; r++) {
         prompt += stats[r].totals.prompt_tokens;
@@ -83,6 +84,7 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds)
         reused += stats[r].totals.reused_tokens;
         peak = size_max(peak, stats[r].peak_bytes);
         weights = size_max(weights, stats[r].weight_bytes);
+        sharers = size_max(sharers, stats[r].weight_sharers);
         idle += (double)stats[r].idle_ns * 1e-9;
         tail += (double)stats[r].tail_ns * 1e-9;
     }
@@ -95,6 +97,11 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds)
         mesh->n_replicas == 1 ? "" : "s", mesh->ranks_each, mesh->ranks_each == 1 ? "" : "s",
         seconds > 0 ? 100 * tail / seconds / (double)mesh->n_replicas : 0, (double)peak / MIB,
         (double)weights / MIB);
+    if (sharers > 1)
+        log_write(LOG_INFO,
+            "one copy of the weights for up to %zu replicas of a node, counted in the memory of "
+            "each (--own-weights: a copy each)",
+            sharers);
     log_write(
         LOG_DEBUG, "replicas were idle for %.3f s in all, %.3f s of it at the end", idle, tail);
 }

@@ -13,6 +13,7 @@
 options_t options_defaults(void)
 {
     return (options_t){
+        .watchdog_seconds = 30,
         .max_tokens = 512,
         .top_p = 1,
         .repetition_penalty = 1,
@@ -60,6 +61,10 @@ static const arg_t run_args[] = {
     {"--combine", ARG_CHOICE, AT(combine), "gather|reduce", 0, 0,
         "How ranks put activations together. gather (default): the same bits at any number of "
         "ranks. reduce: two sums a layer across ranks, whose bits depend on their number."},
+    {"--shares", ARG_STRING, AT(shares), "auto|even|2,1,1", 0, 0,
+        "How much of the model each rank takes, for machines of different speed. even (default); "
+        "auto: in proportion to the memory bandwidth that each rank measures at the start; or a "
+        "number for each rank of a replica, 0 for none. Never changes a bit."},
     {"--comm", ARG_CHOICE, AT(comm), "auto|mpi", 0, 0,
         "auto (default): shared memory within a node and MPI between nodes. mpi: MPI collectives "
         "only."},
@@ -68,6 +73,9 @@ static const arg_t run_args[] = {
     {"--bind", ARG_CHOICE, AT(bind), "none|core|numa", 0, 0,
         "Where the rank's threads may run, within what mpirun bound the rank to. none (default): "
         "anywhere; core: each on a core of its own; numa: each within a NUMA node."},
+    {"--watchdog-seconds", ARG_SIZE, AT(watchdog_seconds), "N", 0, 86400,
+        "End a run in which no rank gets on for so long, with a message that names the one that "
+        "holds it up. Waiting for a user does not count. Default 30; 0: never."},
 };
 
 static const arg_t batch_args[] = {
@@ -157,7 +165,32 @@ static const arg_t plan_args[] = {
         "Ranks to split the model over. Default: the ranks of this run."},
     {"--combine", ARG_CHOICE, AT(combine), "gather|reduce", 0, 0,
         "How ranks put activations together. Default gather."},
+    {"--shares", ARG_STRING, AT(shares), "even|2,1,1", 0, 0,
+        "How much of the model each rank takes: a number for each rank. Default even."},
     {"--dtype", ARG_CHOICE, AT(dtype), "bf16|f32|f64", 0, 0, "Numeric mode. Default bf16."},
+    {"--predict", ARG_SWITCH, AT(predict), NULL, 0, 0,
+        "Predict prefill and decode on 1 to 1,024 ranks, or on --ranks, and the best mesh of "
+        "replicas; needs --cluster (docs/scaling.md)."},
+    {"--cluster", ARG_STRING, AT(cluster), "FILE", 0, 0,
+        "Measured rates, as choir bench --cluster writes them."},
+    {"--what-if", ARG_STRING, AT(what_if), "GBIT[:US]", 0, 0,
+        "Predict for a network of so many Gbit/s, of latency US in microseconds (default 20), in "
+        "place of the measured one; several with commas: 10,25,100:5."},
+    {"--against", ARG_STRING, AT(against), "ROWS.jsonl", 0, 0,
+        "Predict rows that choir bench --json or --sweep wrote, and tell the errors."},
+    {"--node-ranks", ARG_SIZE, AT(node_ranks), "N", 1, 65536,
+        "Ranks on a node. Default: the most that the cluster file has rates of."},
+    {"--threads", ARG_SIZE, AT(threads), "N", 1, 4096,
+        "Threads of a rank. Default: the most that the cluster file has rates of."},
+    {"--layers", ARG_SIZE, AT(n_layers), "N", 1, 65536, "Only the first N layers. Default: all."},
+    {"--prompt-tokens", ARG_SIZE, AT(prompt_tokens), "N", 1, 16777216, "Default 512."},
+    {"--gen-tokens", ARG_SIZE, AT(gen_tokens), "N", 1, 16777216, "Default 32."},
+    {"--batch", ARG_SIZE, AT(batch), "N", 1, 65536,
+        "Sequences at once, all replicas together. Default 1."},
+    {"--context", ARG_SIZE, AT(context), "N", 1, 16777216,
+        "Keys in the cache when decoding begins. Default: the prompt's length."},
+    {"--json", ARG_STRING, AT(json_file), "FILE", 0, 0,
+        "Append predictions to a file as JSON lines; - for standard output in place of the table."},
 };
 
 static const arg_t verify_args[] = {
@@ -181,6 +214,8 @@ static const arg_t verify_args[] = {
         "Largest absolute difference that passes. Default 0: every bit equal."},
     {"--skip-digest", ARG_SWITCH, AT(skip_digest), NULL, 0, 0,
         "Do not read the whole checkpoint for its digest."},
+    {"--shares", ARG_STRING, AT(shares), "auto|even|2,1,1", 0, 0,
+        "How much of the model each rank takes. Default even. Never changes a bit."},
     {"--json", ARG_SWITCH, AT(json), NULL, 0, 0, "One JSON object in place of the tables."},
     {"--threads", ARG_SIZE, AT(threads), "N", 1, 4096,
         "Threads of each rank. Default: the cores the rank is bound to, or its part of the node."},
@@ -209,6 +244,13 @@ static const arg_t bench_args[] = {
         "MiB that each rank reads to measure the bandwidth of memory. Default 1024."},
     {"--gemm", ARG_SWITCH, AT(gemm), NULL, 0, 0,
         "Measure the matrix kernels alone, shape by shape, beside OpenBLAS; on one rank."},
+    {"--sweep", ARG_STRING, AT(sweep), "LISTS", 0, 0,
+        "Measure on more and more of the ranks and threads: \"ranks=1,2 threads=1,2 mesh=1,2 "
+        "batch=1,16 context=128,2048 scaling=strong,weak\", or \"auto\"; prompts as long as the "
+        "context unless --prompt-tokens is given (docs/scaling.md)."},
+    {"--cluster", ARG_STRING, AT(cluster), "FILE", 0, 0,
+        "Measure the rates of this machine and network, and keep them for choir plan --predict. "
+        "With --sweep: of those ranks and threads."},
     {"--json", ARG_STRING, AT(json_file), "FILE", 0, 0,
         "Append the results to a file of JSON lines (docs/bench-json.md); - for standard output in "
         "place of the table."},
@@ -216,11 +258,38 @@ static const arg_t bench_args[] = {
         "Append the results to a file of comma-separated values; - likewise."},
 };
 
+static const arg_t doctor_args[] = {
+    {"--model", ARG_STRING, AT(model), "DIR", 0, 0,
+        "A model directory or store: also see whether that model fits. Without it (and --config) "
+        "no "
+        "model is looked at."},
+    {"--config", ARG_STRING, AT(config), "FILE", 0, 0,
+        "The same for a model's config.json alone, such as those of configs/."},
+    {"--dtype", ARG_CHOICE, AT(dtype), "bf16|f32|f64", 0, 0,
+        "Numeric mode of that model. Default bf16."},
+    {"--kv-tokens", ARG_SIZE, AT(kv_tokens), "N", 1, 4294967296.0,
+        "Tokens that its KV cache is to hold. Default: 1024, the least that a run insists on."},
+    {"--threads", ARG_SIZE, AT(threads), "N", 1, 4096,
+        "Threads of each rank. Default: the cores the rank is bound to, or its part of the node."},
+    {"--read-mib", ARG_SIZE, AT(read_mib), "N", 1, 1048576,
+        "MiB that each rank reads to measure the bandwidth of memory. Default: 512 on each node, "
+        "but 64 to 256 each."},
+    {"--json", ARG_STRING, AT(json_file), "FILE", 0, 0,
+        "Append the facts and findings to a file as a line of JSON (docs/clusters.md); - for "
+        "standard output in place of the text."},
+    {"--comm", ARG_CHOICE, AT(comm), "auto|mpi", 0, 0,
+        "auto (default): shared memory within a node and MPI between nodes. mpi: MPI collectives "
+        "only."},
+};
+
 static const arg_t mesh_args[] = {
     {"--mesh", ARG_STRING, AT(mesh), "DxT", 0, 0,
         "Split the ranks into D replicas of the model, each over T of them, which share out the "
         "work. D times T is the number of ranks. Default: one replica over all. No bit of a result "
         "depends on it."},
+    {"--own-weights", ARG_SWITCH, AT(own_weights), NULL, 0, 0,
+        "Give every replica weights of its own. By default replicas on a node have one copy of "
+        "them; with NUMA nodes and memory to spare, copies may be faster. Never changes a bit."},
 };
 
 static const arg_t eval_args[] = {
@@ -272,6 +341,9 @@ static const arg_t shard_args[] = {
 static const arg_t common_args[] = {
     {"--quiet", ARG_SWITCH, AT(quiet), NULL, 0, 0, "Only answers and errors."},
     {"--verbose", ARG_SWITCH, AT(verbose), NULL, 0, 0, "Say more on standard error."},
+    {"--trace", ARG_STRING, AT(trace), "FILE.json", 0, 0,
+        "Write what each rank did when, step by step and layer by layer, as a timeline for "
+        "ui.perfetto.dev or chrome://tracing."},
     {"--help", ARG_SWITCH, AT(help), NULL, 0, 0, "Print this."},
 };
 
@@ -281,6 +353,7 @@ const arg_group_t options_run = GROUP("Ranks and threads", run_args);
 const arg_group_t options_batch = GROUP("Batch and cache", batch_args);
 const arg_group_t options_mesh = GROUP("Mesh", mesh_args);
 const arg_group_t options_eval = GROUP("Evaluation", eval_args);
+const arg_group_t options_doctor = GROUP("Examination", doctor_args);
 const arg_group_t options_bench = GROUP("Measurement", bench_args);
 const arg_group_t options_prompt = GROUP("Prompt", prompt_args);
 const arg_group_t options_chat_prompt = GROUP("Conversation", chat_prompt_args);

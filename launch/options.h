@@ -11,10 +11,12 @@
 typedef struct options {
     /* Model and run. Choices are indices into the tables' names, in the order of the engine's
      * enums. */
-    const char *model, *stage;
+    const char *model, *stage, *shares;
     int dtype, order, attention, dot, combine, comm, bind;
+    size_t watchdog_seconds;
     size_t threads, kv_tokens, prefill_chunk, max_batch;
     bool quiet, verbose, help;
+    const char *trace;
     /* Prompt */
     const char *prompt, *prompt_file, *prompts, *ids, *system;
     bool chat, raw;
@@ -39,14 +41,16 @@ typedef struct options {
     /* Bench */
     size_t n_layers, prompt_tokens, gen_tokens, batch, context, repeat, warmup, read_mib;
     bool gemm;
-    const char *json_file, *csv_file;
+    const char *json_file, *csv_file, *sweep, *cluster;
     /* Mesh and evaluation */
     const char *mesh, *task, *out, *data, *canonical, *compare[2];
     size_t limit, shots;
-    bool strict, no_prefix_reuse;
+    bool strict, no_prefix_reuse, own_weights;
     /* Plan and bench */
     const char *config;
-    size_t ranks;
+    size_t ranks, node_ranks;
+    bool predict;
+    const char *what_if, *against;
     /* Shard */
     const char *shard_out, *check, *list, *unpack;
     size_t level, file_mib, layers_per_file;
@@ -56,7 +60,7 @@ typedef struct options {
 options_t options_defaults(void);
 
 extern const arg_group_t options_batch, options_bench, options_mesh, options_eval;
-extern const arg_group_t options_shard;
+extern const arg_group_t options_shard, options_doctor;
 extern const arg_group_t options_model, options_model_dir, options_run, options_prompt,
     options_chat_prompt, options_answer, options_output, options_tokenize, options_plan,
     options_verify, options_common;

@@ -62,6 +62,7 @@ engine_options_t session_engine_options(
         .attention = (attention_t)options->attention,
         .dot = (dot_t)options->dot,
         .combine = options->combine == 0 ? PLAN_GATHER : PLAN_REDUCE,
+        .shares = options->shares,
         .threads = options->threads,
         .bind = (topology_bind_t)options->bind,
         .kv_tokens = options->kv_tokens,

@@ -2,8 +2,11 @@
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/size.h"
+#include "sharding/plan_heads.h"
+#include "sharding/weights.h"
 
 #define PLAN_MAX_RANKS ((size_t)1 << 16)
 /* Far above any model; keeps every product below within 64 bits. */
@@ -12,93 +15,6 @@
 /* Layout of packed matrices: outputs in whole lanes, and pairs of inputs for 16-bit weights. */
 #define PACKED_OUTPUTS 16
 #define PACKED_INPUTS 2
-
-/* ---- Query heads ------------------------------------------------------------------------------
- */
-
-/* KV heads that a run of query heads reads. */
-static plan_range_t kv_heads_of(plan_range_t heads, size_t group)
-{
-    if (plan_count(heads) == 0)
-        return (plan_range_t){heads.begin / group, heads.begin / group};
-    return (plan_range_t){heads.begin / group, (heads.end - 1) / group + 1};
-}
-
-/* More ranks than heads: one head each, the ranks without one spread evenly, so that nodes of
- * consecutive ranks are alike. */
-static void spread_heads(plan_t *plan)
-{
-    size_t n_heads = plan->model.n_heads, n_ranks = plan->n_ranks;
-    for (size_t r = 0; r < n_ranks; r++)
-        plan->shares[r].heads = (plan_range_t){r * n_heads / n_ranks, (r + 1) * n_heads / n_ranks};
-}
-
-/* Runs of `base` or `base + 1` heads, `extra` of the latter. Which ranks get the longer runs
- * decides where the runs begin, and so how many KV heads they touch. */
-typedef struct run_search {
-    size_t n_ranks, base, extra, group;
-    size_t *copies; /* [extra + 1] fewest KV heads in total, by longer runs used so far */
-    uint8_t
-        *longer; /* [n_ranks, extra + 1] whether the best way to get here ends in a longer run */
-} run_search_t;
-
-/* KV heads in total when a run is added to ranks that touch `copies`; SIZE_MAX stands for "no way".
- */
-static size_t add_run(const run_search_t *search, size_t copies, size_t begin, size_t length)
-{
-    if (copies == SIZE_MAX)
-        return SIZE_MAX;
-    return copies + plan_count(kv_heads_of((plan_range_t){begin, begin + length}, search->group));
-}
-
-/* Dynamic programming over (rank, longer runs used so far). */
-static void search_runs(run_search_t *search)
-{
-    size_t base = search->base, extra = search->extra;
-    for (size_t e = 0; e <= extra; e++)
-        search->copies[e] = e == 0 ? 0 : SIZE_MAX;
-    for (size_t r = 0; r < search->n_ranks; r++) {
-        /* Downwards, so that copies[e - 1] is still that of the ranks before. */
-        for (size_t e = extra + 1; e-- > 0;) {
-            size_t shorter = add_run(search, search->copies[e], r * base + e, base);
-            size_t longer = SIZE_MAX;
-            if (e > 0)
-                longer = add_run(search, search->copies[e - 1], r * base + e - 1, base + 1);
-            search->longer[r * (extra + 1) + e] = longer <= shorter && longer != SIZE_MAX;
-            search->copies[e] = size_min(shorter, longer);
-        }
-    }
-}
-
-/* At least as many heads as ranks: among the ways to make runs that differ by at most one head, one
- * that copies the fewest KV heads. */
-static int divide_heads(plan_t *plan, fail_t *fail)
-{
-    const plan_model_t *model = &plan->model;
-    run_search_t search = {.n_ranks = plan->n_ranks,
-        .base = model->n_heads / plan->n_ranks,
-        .extra = model->n_heads % plan->n_ranks,
-        .group = model->n_heads / model->n_kv_heads};
-    search.copies = malloc((search.extra + 1) * sizeof *search.copies);
-    search.longer = malloc((search.extra + 1) * plan->n_ranks);
-    if (search.copies == NULL || search.longer == NULL) {
-        fail_set(fail, FAIL_MEMORY, "plan: no memory to divide %zu heads among %zu ranks",
-            model->n_heads, plan->n_ranks);
-    } else {
-        search_runs(&search);
-        size_t end = model->n_heads, e = search.extra;
-        for (size_t r = plan->n_ranks; r-- > 0;) {
-            size_t longer = search.longer[r * (search.extra + 1) + e];
-            size_t begin = end - search.base - longer;
-            plan->shares[r].heads = (plan_range_t){begin, end};
-            end = begin;
-            e -= longer;
-        }
-    }
-    free(search.copies);
-    free(search.longer);
-    return fail->status;
-}
 
 /* ---- Granules ---------------------------------------------------------------------------------
  */
@@ -142,30 +58,51 @@ static size_t share_weight_bytes(
            model->hidden * model->weight_bytes;
 }
 
+/* A rank in the queue for what is left over when all have their whole granules. */
 typedef struct rank_load {
-    size_t bytes, rank;
+    size_t granules, weight, rank; /* granules: so far */
+    double bytes;                  /* of weights so far, by the rank's weight */
 } rank_load_t;
 
+/* First those who would then have the least by their weight. */
 static int compare_loads(const void *a, const void *b)
 {
     const rank_load_t *x = a, *y = b;
+    size_t mine = (x->granules + 1) * y->weight, theirs = (y->granules + 1) * x->weight;
+    if (mine != theirs)
+        return mine < theirs ? -1 : 1;
     if (x->bytes != y->bytes)
         return x->bytes < y->bytes ? -1 : 1;
     return x->rank < y->rank ? -1 : 1;
 }
 
-/* Deals `items` in granules: every rank gets as many, and the ranks with the least weight so far
- * get the ones that are left over. loads: [n_ranks] scratch */
+static size_t weight_of(const plan_t *plan, size_t rank)
+{
+    return plan->weights == NULL ? 1 : plan->weights[rank];
+}
+
+/* Deals `items` in granules: every rank gets its whole ones, and those with the least by their
+ * weight get the ones that are left over. loads: [n_ranks] scratch */
 static void deal(plan_t *plan, plan_part_t part, plan_combine_t combine, size_t items,
     size_t granule, rank_load_t *loads)
 {
     size_t n_granules = size_round_up(items, granule) / granule;
-    size_t base = n_granules / plan->n_ranks, extra = n_granules % plan->n_ranks;
+    size_t n_loads = 0, total = 0, dealt = 0;
     for (size_t r = 0; r < plan->n_ranks; r++)
-        loads[r] = (rank_load_t){share_weight_bytes(&plan->model, combine, &plan->shares[r]), r};
-    qsort(loads, plan->n_ranks, sizeof *loads, compare_loads);
-    for (size_t i = 0; i < plan->n_ranks; i++)
-        part_of(&plan->shares[loads[i].rank], part)->end = base + (i < extra ? 1 : 0);
+        total += weight_of(plan, r);
+    for (size_t r = 0; r < plan->n_ranks; r++) {
+        size_t weight = weight_of(plan, r);
+        /* n_granules * weight / total, which may be too large on the way. */
+        size_t granules = n_granules / total * weight + n_granules % total * weight / total;
+        size_t bytes = share_weight_bytes(&plan->model, combine, &plan->shares[r]);
+        part_of(&plan->shares[r], part)->end = granules;
+        dealt += granules;
+        if (weight != 0)
+            loads[n_loads++] = (rank_load_t){granules, weight, r, (double)bytes / (double)weight};
+    }
+    qsort(loads, n_loads, sizeof *loads, compare_loads);
+    for (size_t i = 0; i < n_granules - dealt; i++)
+        part_of(&plan->shares[loads[i].rank], part)->end++;
     size_t begin = 0;
     for (size_t r = 0; r < plan->n_ranks; r++) {
         plan_range_t *range = part_of(&plan->shares[r], part);
@@ -215,14 +152,7 @@ static int fill_shares(plan_t *plan, fail_t *fail)
     plan->shares = calloc(plan->n_ranks, sizeof *plan->shares);
     if (loads == NULL || plan->shares == NULL) {
         fail_set(fail, FAIL_MEMORY, "plan: no memory for the shares of %zu ranks", plan->n_ranks);
-    } else {
-        if (plan->n_ranks > model->n_heads)
-            spread_heads(plan);
-        else
-            divide_heads(plan, fail);
-        for (size_t r = 0; r < plan->n_ranks; r++)
-            plan->shares[r].kv_heads =
-                kv_heads_of(plan->shares[r].heads, model->n_heads / model->n_kv_heads);
+    } else if (plan_divide_heads(plan, fail) == 0) {
         /* The largest granules in bytes first, so that the later ones can even out. The rows of
          * o_proj and down_proj are those of PLAN_GATHER in either case. */
         deal(plan, PART_HIDDEN, PLAN_GATHER, model->hidden, PLAN_GRANULE, loads);
@@ -233,8 +163,28 @@ static int fill_shares(plan_t *plan, fail_t *fail)
     return fail->status;
 }
 
+/* Keeps the weights, unless they are even. */
+static int keep_weights(plan_t *plan, const size_t *weights, fail_t *fail)
+{
+    if (weights == NULL || weights_check(weights, plan->n_ranks, fail) != 0 ||
+        weights_are_even(weights, plan->n_ranks))
+        return fail->status;
+    plan->weights = malloc(plan->n_ranks * sizeof *plan->weights);
+    if (plan->weights == NULL)
+        return fail_set(
+            fail, FAIL_MEMORY, "plan: no memory for the weights of %zu ranks", plan->n_ranks);
+    memcpy(plan->weights, weights, plan->n_ranks * sizeof *plan->weights);
+    return 0;
+}
+
 int plan_open(
     plan_t *plan, const plan_model_t *model, plan_combine_t combine, size_t n_ranks, fail_t *fail)
+{
+    return plan_open_weighted(plan, model, combine, n_ranks, NULL, fail);
+}
+
+int plan_open_weighted(plan_t *plan, const plan_model_t *model, plan_combine_t combine,
+    size_t n_ranks, const size_t *weights, fail_t *fail)
 {
     *plan = (plan_t){.model = *model, .combine = combine, .n_ranks = n_ranks};
     if (n_ranks == 0 || n_ranks > PLAN_MAX_RANKS)
@@ -242,7 +192,7 @@ int plan_open(
             PLAN_MAX_RANKS, n_ranks);
     if (check_model(model, fail) != 0)
         return fail->status;
-    if (fill_shares(plan, fail) != 0)
+    if (keep_weights(plan, weights, fail) != 0 || fill_shares(plan, fail) != 0)
         plan_close(plan);
     return fail->status;
 }
@@ -250,7 +200,9 @@ int plan_open(
 void plan_close(plan_t *plan)
 {
     free(plan->shares);
+    free(plan->weights);
     plan->shares = NULL;
+    plan->weights = NULL;
 }
 
 /* ---- Questions --------------------------------------------------------------------------------
@@ -363,6 +315,46 @@ static double largest_to_mean(const plan_t *plan, measure_t what)
     return largest * (double)plan->n_ranks / sum;
 }
 
+/* Percent of all ranks' that a rank has. */
+static double percent(const plan_t *plan, size_t rank, measure_t what)
+{
+    size_t total = 0;
+    for (size_t r = 0; r < plan->n_ranks; r++)
+        total += measure(plan, r, what);
+    return 100 * (double)measure(plan, rank, what) / (double)total;
+}
+
+/* What was asked for beside what whole heads and granules allow. */
+static void print_weights(const plan_t *plan, FILE *out)
+{
+    static const struct {
+        measure_t what;
+        int width;
+    } columns[] = {
+        {MEASURE_HEADS, 9}, {MEASURE_COLUMNS, 13}, {MEASURE_VOCAB, 12}, {MEASURE_WEIGHTS, 13}};
+    const double far = 5; /* percent of all that is worth telling */
+    bool heads_are_far = false;
+    double total = 0;
+    for (size_t r = 0; r < plan->n_ranks; r++)
+        total += (double)plan->weights[r];
+    fprintf(out, "\nshares in %%\n%5s  %7s  %7s  %11s  %10s  %11s\n", "rank", "asked", "q heads",
+        "MLP columns", "vocabulary", "weights");
+    for (size_t r = 0; r < plan->n_ranks; r++) {
+        double asked = 100 * (double)plan->weights[r] / total;
+        double heads = percent(plan, r, MEASURE_HEADS);
+        heads_are_far = heads_are_far || heads > asked + far || heads < asked - far;
+        fprintf(out, "%5zu  %7.1f", r, asked);
+        for (size_t c = 0; c < sizeof columns / sizeof *columns; c++)
+            fprintf(out, "%*.1f", columns[c].width, percent(plan, r, columns[c].what));
+        fprintf(out, "\n");
+    }
+    if (heads_are_far)
+        fprintf(out,
+            "%zu query heads on %zu KV heads do not divide as asked; these are the nearest shares "
+            "of attention\n",
+            plan->model.n_heads, plan->model.n_kv_heads);
+}
+
 static void print_summary(const plan_t *plan, FILE *out)
 {
     static const char *const names[MEASURE_COUNT] = {"attention, query heads",
@@ -405,5 +397,7 @@ void plan_print(const plan_t *plan, FILE *out)
             human_bytes(plan_kv_bytes_per_token(plan, r)).text,
             human_bytes(plan_exchange_bytes_per_token(plan, r, model->cache_bytes)).text);
     }
+    if (plan->weights != NULL)
+        print_weights(plan, out);
     print_summary(plan, out);
 }

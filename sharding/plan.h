@@ -1,8 +1,8 @@
 /* Which part of the model each rank of a tensor-parallel group owns.
  *
- * A plan is a pure function of the model's sizes and the number of ranks: every rank computes the
- * same one, and nothing about it is exchanged. It holds for any number of ranks, also more ranks
- * than query heads. Owns its array of shares; immutable after plan_open, so safe to read from any
+ * A plan is a pure function of the model's sizes, the number of ranks and their weights: every rank
+ * computes the same one, and nothing about it is exchanged. It holds for any number of ranks, also
+ * more ranks than query heads. Owns its arrays; immutable after plan_open, so safe to read from any
  * thread.
  *
  * Query heads go out in contiguous runs; a rank keeps the KV heads that its query heads read
@@ -11,7 +11,13 @@
  * PLAN_VOCAB_GRANULE; the last granule may be short, and what is left over goes to the ranks that
  * hold the fewest bytes so far. Ranks without a head are spread evenly among the others. Ranks are
  * in ascending order of what they own: share r begins where share r-1 ends (but for KV heads). A
- * share may be empty. */
+ * share may be empty.
+ *
+ * With weights (unequal machines, weights.h) a rank gets whole granules in proportion to its
+ * weight, to within one. Every phase of a layer ends when its slowest rank does, so what
+ * decides is the largest share by weight in each phase: granules that are left over go to whom they
+ * bring the least of, and query heads are cut so that no rank has more rows of q, k and v by its
+ * weight than need be, and then with the fewest copies of KV heads. */
 #ifndef CHOIR_SHARDING_PLAN_H
 #define CHOIR_SHARDING_PLAN_H
 
@@ -61,12 +67,17 @@ typedef struct plan {
     plan_combine_t combine;
     size_t n_ranks;
     plan_share_t *shares; /* [n_ranks] */
+    size_t *weights;      /* [n_ranks]; NULL: all alike */
 } plan_t;
 
 /* FAIL_USAGE when n_ranks is 0, FAIL_MODEL when sizes are zero or heads are not divisible by KV
  * heads. */
 int plan_open(
     plan_t *plan, const plan_model_t *model, plan_combine_t combine, size_t n_ranks, fail_t *fail);
+/* weights: [n_ranks] as in weights.h; NULL, or all alike: plan_open. FAIL_USAGE, too, for weights
+ * that are all 0 or too large; FAIL_LIMIT for more heads times ranks than can be searched. */
+int plan_open_weighted(plan_t *plan, const plan_model_t *model, plan_combine_t combine,
+    size_t n_ranks, const size_t *weights, fail_t *fail);
 void plan_close(plan_t *plan);
 
 /* The rank that owns an item of a partition, e.g. the embedding row of a token. */
@@ -83,8 +94,9 @@ size_t plan_kv_bytes_per_token(const plan_t *plan, size_t rank);
  * step but the sampler's), activations of activation_bytes each. */
 size_t plan_exchange_bytes_per_token(const plan_t *plan, size_t rank, size_t activation_bytes);
 
-/* The table of `choir plan`: a row a rank, then largest/mean of each phase. Activations are taken
- * to be as wide as cache elements. */
+/* The table of `choir plan`: a row a rank, then largest/mean of each phase; with weights also what
+ * was asked for beside what granules allow. Activations are taken to be as wide as cache elements.
+ */
 void plan_print(const plan_t *plan, FILE *out);
 
 #endif

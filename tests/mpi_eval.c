@@ -1,14 +1,16 @@
 /* Meshes: every job's result is the same, bit for bit, whatever the split into replicas and ranks,
  * the company it has, and whether the beginning of its prompt was computed for it or found in the
- * cache; and mail between ranks. */
+ * cache, and whether replicas share their weights; mail between ranks; memory that they share. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "comm/comm.h"
 #include "comm/mail.h"
+#include "comm/shared.h"
 #include "engine/base/json.h"
 #include "engine/base/log.h"
+#include "engine/base/memory.h"
 #include "engine/run/fleet.h"
 
 enum { N_JOBS = 14, MAX_IDS = 700, MAX_RESULT = 64 };
@@ -116,14 +118,17 @@ static outcome_t outcome_of(const fleet_result_t *result)
 
 /* Collective. One run of all jobs; on the coordinator outcomes are by job. Returns tokens reused.
  */
-static size_t run_jobs(comm_t *comm, size_t n_replicas, const engine_options_t *engine,
-    const tokenizer_t *tokenizer, outcome_t *outcomes)
+static size_t run_jobs(comm_t *comm, size_t n_replicas, bool own_weights,
+    const engine_options_t *engine, const tokenizer_t *tokenizer, outcome_t *outcomes)
 {
     fail_t fail = {0};
     fleet_t *fleet;
     size_t reused = 0, n_results;
-    const fleet_options_t options = {
-        .engine = *engine, .n_replicas = n_replicas, .path = COMM_AUTO, .tokenizer = tokenizer};
+    const fleet_options_t options = {.engine = *engine,
+        .n_replicas = n_replicas,
+        .own_weights = own_weights,
+        .path = COMM_AUTO,
+        .tokenizer = tokenizer};
     const fleet_result_t *results;
     if (fleet_open(&fleet, comm, &options, &fail) != 0)
         die(&fail);
@@ -152,6 +157,8 @@ static size_t run_jobs(comm_t *comm, size_t n_replicas, const engine_options_t *
         for (size_t r = 0; r < n_replicas; r++) {
             reused += fleet_stats(fleet)[r].totals.reused_tokens;
             n_jobs += fleet_stats(fleet)[r].n_jobs;
+            check(fleet_stats(fleet)[r].weight_sharers == (own_weights ? 1 : n_replicas),
+                "sharers of the weights", r, n_replicas);
         }
         check(n_jobs == N_JOBS, "jobs of the replicas", n_jobs, n_replicas);
     }
@@ -194,7 +201,7 @@ static void run_mode(comm_t *comm, const tokenizer_t *tokenizer, const engine_op
     size_t size = (size_t)comm_size(comm);
     engine_options_t options = *mode;
     options.no_prefix_reuse = true;
-    size_t reused = run_jobs(comm, 1, &options, tokenizer, whole);
+    size_t reused = run_jobs(comm, 1, false, &options, tokenizer, whole);
     if (comm_rank(comm) == 0) {
         check(reused == 0, "nothing is reused", 0, 1);
         check_shapes(whole);
@@ -203,7 +210,7 @@ static void run_mode(comm_t *comm, const tokenizer_t *tokenizer, const engine_op
     for (size_t d = 1; d <= size; d++) {
         if (size % d != 0)
             continue;
-        reused = run_jobs(comm, d, &options, tokenizer, shared);
+        reused = run_jobs(comm, d, false, &options, tokenizer, shared);
         if (comm_rank(comm) == 0) {
             check(reused >= (d == 1 ? 64 : 0), "something is reused", reused, d);
             compare(whole, shared, "the same with shared beginnings", d);
@@ -211,9 +218,9 @@ static void run_mode(comm_t *comm, const tokenizer_t *tokenizer, const engine_op
     }
     options.max_batch = 1;
     options.prefill_chunk = 100;
-    run_jobs(comm, size, &options, tokenizer, alone);
+    run_jobs(comm, size, true, &options, tokenizer, alone);
     if (comm_rank(comm) == 0)
-        compare(whole, alone, "the same one at a time", size);
+        compare(whole, alone, "the same one at a time, with weights of their own", size);
 }
 
 static void bad_meshes_are_refused(comm_t *comm, const engine_options_t *engine)
@@ -226,6 +233,45 @@ static void bad_meshes_are_refused(comm_t *comm, const engine_options_t *engine)
         check(fleet_open(&fleet, comm, &options, &fail) == FAIL_USAGE && fleet == NULL,
             "a mesh that does not fit is refused", i, bad[i]);
     }
+}
+
+/* A rank that runs out of memory anywhere on the way ends the opening of all replicas, and leaves
+ * nobody waiting. */
+static void a_failing_replica_ends_all(comm_t *comm, const engine_options_t *engine)
+{
+    for (size_t n = 1; n < 12; n += 2) {
+        fail_t fail = {0};
+        fleet_t *fleet;
+        const fleet_options_t options = {
+            .engine = *engine, .n_replicas = (size_t)comm_size(comm), .path = COMM_AUTO};
+        memory_fail_nth(comm_rank(comm) == comm_size(comm) - 1 ? n : 0);
+        int status = fleet_open(&fleet, comm, &options, &fail);
+        memory_fail_nth(0);
+        check(status == FAIL_MEMORY && fleet == NULL, "out of memory", n, 0);
+    }
+}
+
+/* What each rank writes into its part, all of the node see. */
+static void shared_memory_is_one_copy(comm_t *comm)
+{
+    enum { PART = 1300000 };
+    fail_t fail = {0};
+    comm_shared_t *shared;
+    size_t n = (size_t)comm_node_size(comm), rank = (size_t)comm_node_rank(comm);
+    if (comm_shared_open(&shared, comm, n * PART, &fail) != 0)
+        die(&fail);
+    char *memory = comm_shared_data(shared);
+    size_t wrong = (size_t)((uintptr_t)memory % 64 != 0);
+    for (size_t i = 0; i < PART; i++)
+        wrong += memory[rank * PART + i] != 0;
+    comm_barrier(comm);
+    memset(memory + rank * PART, (int)rank + 1, PART);
+    comm_barrier(comm);
+    for (size_t i = 0; i < n * PART; i++)
+        wrong += memory[i] != (char)(i / PART + 1);
+    check(wrong == 0, "bytes of shared memory", wrong, n);
+    comm_shared_close(shared);
+    comm_shared_close(NULL);
 }
 
 int main(int argc, char **argv)
@@ -243,14 +289,17 @@ int main(int argc, char **argv)
         {.mode = DTYPE_F32, .attention = ATTENTION_EAGER, .threads = 1, .kv_tokens = 640},
     };
     mail_arrives_in_order(comm);
+    shared_memory_is_one_copy(comm);
     /* The other orders share all but the classes of prefixes with the first. */
     /* Slow builds set CHOIR_TEST_PROMPTS. */
     size_t n_modes = comm_size(comm) == 1 && getenv("CHOIR_TEST_PROMPTS") == NULL ? 3 : 1;
     for (size_t m = 0; m < n_modes; m++) {
         engine_options_t options = modes[m];
         options.model_dir = CHOIR_SOURCE_DIR "/configs/demo";
-        if (m == 0)
+        if (m == 0) {
             bad_meshes_are_refused(comm, &options);
+            a_failing_replica_ends_all(comm, &options);
+        }
         run_mode(comm, tokenizer, &options);
     }
     int64_t failed = comm_sum(comm, (int64_t)n_failed);

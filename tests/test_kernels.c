@@ -179,9 +179,11 @@ static void check_sdpa(const kernels_t *k, const kernels_t *scalar, fill_t fill,
 {
     enum { KEYS = 512, WIDTH = 48 };
     uint16_t *q = malloc(inputs * 2), *panel = malloc(KERNEL_PANEL * inputs * 2);
+    float *wide_q = malloc(inputs * 4);
     uint16_t *values = malloc(KERNEL_PANEL * WIDTH * 2), *weights[2];
     float *scores[2], *out[2], max[2] = {-INFINITY, -INFINITY}, sum[2];
     fill_elements(DTYPE_BF16, fill, inputs, q);
+    dtype_convert(wide_q, DTYPE_F32, q, DTYPE_BF16, inputs);
     fill_elements(DTYPE_BF16, fill, KERNEL_PANEL * inputs, panel);
     fill_elements(DTYPE_BF16, fill, KERNEL_PANEL * WIDTH, values);
     for (int i = 0; i < 2; i++) {
@@ -191,8 +193,13 @@ static void check_sdpa(const kernels_t *k, const kernels_t *scalar, fill_t fill,
         out[i] = calloc(WIDTH, 4);
         random_state = n_block * 1000 + n_kept; /* both see the same */
         fill_elements(DTYPE_F32, fill, KEYS, scores[i]);
-        t->sdpa_scores(inputs, q, panel, 4, scores[i]);
-        t->sdpa_scores(inputs, q, panel, 8, scores[i] + KERNEL_PANEL);
+        t->sdpa_scores(KERNEL_PANEL, inputs, wide_q, panel, 4, scores[i]);
+        for (size_t lanes = 8, at = KERNEL_PANEL; lanes >= 4; lanes -= 4, at += KERNEL_PANEL) {
+            size_t keys = n_block % KERNEL_PANEL + 1;
+            t->sdpa_scores(keys, inputs, wide_q, panel, lanes, scores[i] + at);
+            /* What lies beyond the keys is nobody's. */
+            fill_elements(DTYPE_F32, fill, KERNEL_PANEL - keys, scores[i] + at + keys);
+        }
         size_t written = (n_kept + 3) / 4 * 4;
         sum[i] = t->sdpa_weights(n_kept, n_block, written, 0.125f, &max[i], scores[i], weights[i]);
         t->sdpa_outputs(
@@ -212,6 +219,7 @@ static void check_sdpa(const kernels_t *k, const kernels_t *scalar, fill_t fill,
         free(out[i]);
     }
     free(q);
+    free(wide_q);
     free(panel);
     free(values);
 }

@@ -86,6 +86,17 @@ static void scene_fill(scene_t *scene, stream_t *stream, size_t vocab, double sp
     }
 }
 
+/* Ranks take scalar kernels and this CPU's in turn, which must make no difference. */
+static const kernels_t *kernels_of(size_t rank)
+{
+    static kernels_t kernels[2];
+    if (kernels[0].isa == NULL) {
+        kernels_get(&kernels[0], ISA_SCALAR, DTYPE_F32);
+        kernels_get(&kernels[1], isa_detect(), DTYPE_BF16);
+    }
+    return &kernels[rank % 2];
+}
+
 /* Summaries of a random split by granules, some shares empty. */
 static bool pick_split(const scene_t *scene, const sampler_params_t *params, size_t n_ranks,
     stream_t *stream, uint64_t position, sampler_choice_t *choice)
@@ -102,8 +113,8 @@ static bool pick_split(const scene_t *scene, const sampler_params_t *params, siz
         granule += take;
         summaries[r] = malloc(sampler_summary_bytes(params, n_rows[r]) + 1);
         const uint8_t *seen = sampler_needs_seen(params) ? scene->seen + first / 8 : NULL;
-        sampler_summarise(params, scene_logits(scene, first), scene->is_f64, first, n_rows[r], seen,
-            summaries[r]);
+        sampler_summarise(kernels_of(r), params, scene_logits(scene, first), scene->is_f64, first,
+            n_rows[r], seen, summaries[r]);
     }
     bool decided =
         sampler_pick(params, (const void *const *)summaries, n_rows, n_ranks, position, choice);
@@ -117,8 +128,8 @@ static void pick_full(const scene_t *scene, const sampler_params_t *params, uint
 {
     fail_t fail = {0};
     const uint8_t *seen = sampler_needs_seen(params) ? scene->seen : NULL;
-    assert_int_equal(sampler_pick_full(params, scene_logits(scene, 0), scene->is_f64, scene->vocab,
-                         seen, position, choice, &fail),
+    assert_int_equal(sampler_pick_full(kernels_of(0), params, scene_logits(scene, 0), scene->is_f64,
+                         scene->vocab, seen, position, choice, &fail),
         0);
 }
 

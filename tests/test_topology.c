@@ -36,6 +36,26 @@ static void a_made_up_machine_is_read_as_described(void **state)
     assert_int_equal(topology.memory_bytes, (size_t)16 << 30);
 }
 
+static void hardware_threads_are_listed_with_their_places(void **state)
+{
+    (void)state;
+    fail_t fail = {0};
+    topology_pu_t *pus;
+    size_t n;
+    setenv("HWLOC_SYNTHETIC", "package:2 numa:2(memory=1073741824) core:3 pu:2", 1);
+    int status = topology_pus(&pus, &n, &fail);
+    unsetenv("HWLOC_SYNTHETIC");
+    assert_int_equal(status, 0);
+    assert_int_equal(n, 24);
+    for (size_t p = 0; p < n; p++) {
+        assert_int_equal(pus[p].os, p);
+        assert_int_equal(pus[p].core, p / 2);
+        assert_int_equal(pus[p].numa, p / 6);
+        assert_int_equal(pus[p].package, p / 12);
+    }
+    free(pus);
+}
+
 static void a_machine_without_caches_reads_as_unknown(void **state)
 {
     (void)state;
@@ -318,6 +338,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_made_up_machine_is_read_as_described),
+        cmocka_unit_test(hardware_threads_are_listed_with_their_places),
         cmocka_unit_test(a_machine_without_caches_reads_as_unknown),
         cmocka_unit_test(a_binding_to_one_hardware_thread_is_one_core),
         cmocka_unit_test(no_core_is_bound_twice),

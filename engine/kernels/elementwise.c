@@ -6,7 +6,8 @@
 #include "engine/kernels/elementwise.h"
 
 #include <math.h>
-#include <sleef.h>
+
+#include "engine/kernels/exp_f64.h"
 
 #ifndef ELEMENTWISE_FILL
 #define ELEMENTWISE_FILL elementwise_fill_baseline
@@ -55,13 +56,6 @@ static inline float load_bf16(bf16_t x)
 {
     return f32_from_bf16(x);
 }
-static inline bf16_t round_bf16(float x)
-{
-    /* bf16_from_f32 without its early return, so that loops vectorise. */
-    uint32_t bits = f32_bits(x);
-    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    return (bf16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-}
 static inline float load_f32(float x)
 {
     return x;
@@ -90,11 +84,6 @@ static inline double round_f64(double x)
 static inline double middle_f64(double x)
 {
     return x;
-}
-/* SLEEF's scalar functions without fused multiply-add give the same bits on every host. */
-static inline double exp_f64(double x)
-{
-    return Sleef_cinz_expd1_u10purec(x);
 }
 
 /* The sum of squares of n values in the order of torch.mean over a contiguous row (ATen's
@@ -185,15 +174,19 @@ static inline double exp_f64(double x)
             to[i] = round_##MODE((REAL)((WIDE)load_##MODE(weight[i]) * normalised));               \
         }                                                                                          \
     }                                                                                              \
-    static void rope_##MODE(size_t half, const void *cosines, const void *sines, void *x)          \
+    /* Halves as arguments, so that compilers know them apart. */                                  \
+    static void rotate_##MODE(                                                                     \
+        size_t half, const REAL *c, const REAL *s, ELEMENT *restrict low, ELEMENT *restrict high)  \
     {                                                                                              \
-        const REAL *c = cosines, *s = sines;                                                       \
-        ELEMENT *low = x, *high = low + half;                                                      \
         for (size_t i = 0; i < half; i++) {                                                        \
             WIDE a = load_##MODE(low[i]), b = load_##MODE(high[i]);                                \
             low[i] = round_##MODE((REAL)(middle_##MODE(a * c[i]) + middle_##MODE(-b * s[i])));     \
             high[i] = round_##MODE((REAL)(middle_##MODE(b * c[i]) + middle_##MODE(a * s[i])));     \
         }                                                                                          \
+    }                                                                                              \
+    static void rope_##MODE(size_t half, const void *cosines, const void *sines, void *x)          \
+    {                                                                                              \
+        rotate_##MODE(half, cosines, sines, x, (ELEMENT *)x + half);                               \
     }
 
 #define DEFINE_MODE(MODE, ELEMENT, REAL, EXP)                                                      \
@@ -304,4 +297,5 @@ void ELEMENTWISE_FILL(kernels_t *kernels, dtype_t mode)
 {
     *kernels = mode == DTYPE_BF16 ? table_bf16 : mode == DTYPE_F32 ? table_f32 : table_f64;
     kernels->mode = mode;
+    kernels->exp_f64 = exp_f64_all;
 }

@@ -108,19 +108,24 @@ typedef struct kernels {
      * element scratch: [n] accumulator */
     void (*softmax)(size_t n, bool lanes, void *s, void *scratch);
 
+    /* x = exp(x) in f64, n of them, in every mode: SLEEF's exp of 1 ulp without fused multiply-add;
+     * exp(0) is 1 */
+    void (*exp_f64)(size_t n, double *x);
+
     /* The sdpa order's own (docs/pytorch-orders.md, "SDPA"); mode bf16 only, NULL otherwise. Its
      * chains run even input first, so the two inputs of every pair lie swapped in rows (input i at
      * i ^ 1) and panels; then `tile` is this order's chain. */
 
-    /* Scores of one query row with a panel of KERNEL_PANEL keys in n_lanes (4 or 8) lanes over the
-     * inputs, folded by halves. q: [inputs] swapped; inputs: a multiple of 8; scores:
-     * [KERNEL_PANEL] f32, written */
-    void (*sdpa_scores)(
-        size_t inputs, const void *q, const void *panel, size_t n_lanes, void *scores);
+    /* Scores of one query row with the first `keys` (1 to KERNEL_PANEL) of a panel of KERNEL_PANEL
+     * keys, in n_lanes (4 or 8) lanes over the inputs, folded by halves. q: [inputs] f32 of bf16
+     * values, not swapped; inputs: a multiple of 8; scores: [KERNEL_PANEL] f32; beyond `keys` they
+     * may hold anything */
+    void (*sdpa_scores)(size_t keys, size_t inputs, const float *q, const void *panel,
+        size_t n_lanes, void *scores);
     /* Exponentials of one row and one key block, of whose n_block keys the first n_kept are not
      * masked; returns their sum. max: the row's maximum so far, updated; scores: [n_block] f32,
      * overwritten; weights: [n_written] bf16 swapped, n_written >= n_kept and even: exponentials
-     * rounded, then zeros */
+     * rounded, then zeros. Both have room for a multiple of 16 */
     float (*sdpa_weights)(size_t n_kept, size_t n_block, size_t n_written, float scale, float *max,
         float *scores, uint16_t *weights);
     /* out += weights * values, lone rows: keys in fours. keys: a multiple of 4; weights: [keys]

@@ -97,7 +97,13 @@ static int test_rows(self_test_t *t, fail_t *fail)
     fill(accumulator, 8, t->b, N);
     s->store_swiglu(1, N, t->a, t->b, N, t->expected, N);
     k->store_swiglu(1, N, t->a, t->b, N, t->got, N);
-    return differs(t, bytes, "store_swiglu", fail);
+    if (differs(t, bytes, "store_swiglu", fail) != 0)
+        return fail->status;
+    fill(DTYPE_F64, 9, t->expected, N);
+    fill(DTYPE_F64, 9, t->got, N);
+    s->exp_f64(N, t->expected);
+    k->exp_f64(N, t->got);
+    return differs(t, N * sizeof(double), "exp_f64", fail);
 }
 
 int kernels_self_test(const kernels_t *kernels, fail_t *fail)

@@ -15,6 +15,7 @@
 
 typedef struct sdpa_scratch {
     uint16_t *q;       /* [rows, head_dim], pairs swapped */
+    float *wide_q;     /* [rows, head_dim], as they are */
     float *scores;     /* [rows, KEY_BLOCK] */
     uint16_t *weights; /* [rows, KEY_BLOCK], pairs swapped */
     float *out;        /* [panels][rows, KERNEL_PANEL] */
@@ -33,14 +34,15 @@ static size_t place(char *base, size_t *used, size_t bytes, char **part)
 static size_t lay_out(sdpa_scratch_t *s, char *base, size_t rows, size_t head_dim)
 {
     size_t used = 0, panels = (head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
-    char *parts[8];
-    const size_t bytes[8] = {rows * head_dim * 2, rows * KEY_BLOCK * 4, rows * KEY_BLOCK * 2,
-        panels * rows * KERNEL_PANEL * 4, rows * KERNEL_PANEL * 4, rows * 4, rows * 4, rows * 2};
-    for (int i = 0; i < 8; i++)
+    char *parts[9];
+    const size_t bytes[9] = {rows * head_dim * 2, rows * head_dim * 4, rows * KEY_BLOCK * 4,
+        rows * KEY_BLOCK * 2, panels * rows * KERNEL_PANEL * 4, rows * KERNEL_PANEL * 4, rows * 4,
+        rows * 4, rows * 2};
+    for (int i = 0; i < 9; i++)
         place(base, &used, bytes[i], &parts[i]);
-    *s = (sdpa_scratch_t){(uint16_t *)parts[0], (float *)parts[1], (uint16_t *)parts[2],
-        (float *)parts[3], (float *)parts[4], (float *)parts[5], (float *)parts[6],
-        (uint16_t *)parts[7]};
+    *s = (sdpa_scratch_t){(uint16_t *)parts[0], (float *)parts[1], (float *)parts[2],
+        (uint16_t *)parts[3], (float *)parts[4], (float *)parts[5], (float *)parts[6],
+        (float *)parts[7], (uint16_t *)parts[8]};
     return used;
 }
 
@@ -107,15 +109,16 @@ static void compute_scores(
                 KV_BLOCK, u->head_dim, s->scores + key, KEY_BLOCK, TILE_SET);
             continue;
         }
+        size_t keys = size_min(KV_BLOCK, b->end - key);
         for (size_t r = 0; r < rows; r++) {
             float *scores = s->scores + r * KEY_BLOCK + key;
-            const uint16_t *q = s->q + r * u->head_dim;
-            u->kernels->sdpa_scores(u->head_dim, q, panel, 4, scores);
+            const float *q = s->wide_q + r * u->head_dim;
+            u->kernels->sdpa_scores(keys, u->head_dim, q, panel, 4, scores);
             if (by_4 < key + KV_BLOCK && by_4 < b->end) {
                 float last[KV_BLOCK];
-                u->kernels->sdpa_scores(u->head_dim, q, panel, 8, last);
+                u->kernels->sdpa_scores(keys, u->head_dim, q, panel, 8, last);
                 size_t from = by_4 > key ? by_4 - key : 0;
-                memcpy(scores + from, last + from, (KV_BLOCK - from) * sizeof *last);
+                memcpy(scores + from, last + from, (keys - from) * sizeof *last);
             }
         }
     }
@@ -232,6 +235,8 @@ static void begin_rows(const attention_unit_t *u, sdpa_scratch_t *s, size_t rows
     for (size_t t = 0; t < u->n_tokens; t++)
         memcpy(s->q + t * row_elements, (const uint16_t *)u->q + t * u->q_stride,
             row_elements * sizeof *s->q);
+    for (size_t i = 0; i < rows * u->head_dim; i++)
+        s->wide_q[i] = f32_from_bf16(s->q[i]);
     row_swap_pairs(rows * u->head_dim, s->q);
     memset(s->out, 0, panels * rows * KERNEL_PANEL * sizeof *s->out);
     for (size_t r = 0; r < rows; r++)

@@ -1,5 +1,7 @@
 #include <string.h>
 
+#include "comm/heart.h"
+#include "comm/trace.h"
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 #include "engine/model/attention.h"
@@ -56,7 +58,8 @@ void forward_gather(forward_t *f, size_t thread, shared_t which, component_t com
     size_t layer, uint64_t *kind)
 {
     forward_book(f, thread, kind);
-    if (f->copies) {
+    bool copied = f->data[which] != comm_buffer_data(f->shared[which]);
+    if (copied) {
         /* A thread's rows hold columns of all threads. */
         team_barrier(f->team, thread);
         copy_rows(f, thread, which, true);
@@ -72,7 +75,7 @@ void forward_gather(forward_t *f, size_t thread, shared_t which, component_t com
     } else {
         team_await(f->team, thread);
     }
-    if (f->copies) {
+    if (copied) {
         copy_rows(f, thread, which, false);
         forward_barrier(f, thread, &f->times.exchange_ns);
     }
@@ -189,6 +192,13 @@ static void finish(forward_t *f, size_t thread, shared_t which, component_t comp
         forward_barrier(f, thread, kind);
 }
 
+/* Thread 0 says where this rank stands, for those who watch it. */
+static void mark(const forward_t *f, size_t thread, heart_phase_t phase, size_t layer)
+{
+    if (thread == 0)
+        comm_mark(f->comm, phase, layer);
+}
+
 static void run_layer(forward_t *f, size_t thread, size_t index)
 {
     const model_layer_t *layer = &f->model->layers[index];
@@ -196,15 +206,20 @@ static void run_layer(forward_t *f, size_t thread, size_t index)
         COMPONENT_HIDDEN_AFTER_ATTN, index};
     const residual_t down = {&layer->down, SHARED_MLP, SHARED_X_MID, SHARED_X, COMPONENT_MLP_OUTPUT,
         COMPONENT_LAYER_OUTPUT, index};
+    mark(f, thread, HEART_QKV, index);
     normalise(f, thread, COMPONENT_NORMALIZED_INPUT, index, SHARED_X, layer->input_norm);
     forward_project_qkv(f, thread, index);
     rotate_and_cache(f, thread, index);
+    mark(f, thread, HEART_ATTENTION, index);
     forward_attend(f, thread, index);
     finish(f, thread, SHARED_ATTENTION, COMPONENT_ATTN_OUTPUT, index, &f->times.attention_ns);
+    mark(f, thread, HEART_O_PROJ, index);
     forward_project_back(f, thread, &o);
+    mark(f, thread, HEART_MLP, index);
     normalise(f, thread, COMPONENT_NORMALIZED_AFTER_ATTN, index, SHARED_X_MID, layer->post_norm);
     forward_mlp(f, thread, index);
     finish(f, thread, SHARED_MLP, COMPONENT_MLP_ACTIVATION, index, &f->times.matrix_ns);
+    mark(f, thread, HEART_DOWN_PROJ, index);
     forward_project_back(f, thread, &down);
 }
 
@@ -213,11 +228,14 @@ static void step_thread(void *context, size_t thread)
     forward_t *f = context;
     if (thread == 0)
         f->mark_ns = clock_ns();
+    mark(f, thread, HEART_EMBED, 0);
     embed(f, thread);
     for (size_t l = 0; l < f->model->config.num_hidden_layers; l++)
         run_layer(f, thread, l);
+    mark(f, thread, HEART_LOGITS, 0);
     if (f->batch->n_logits > 0)
         forward_compute_logits(f, thread);
+    mark(f, thread, HEART_IDLE, 0);
 }
 
 static void swap_residuals(forward_t *f)
@@ -227,16 +245,17 @@ static void swap_residuals(forward_t *f)
     f->shared[SHARED_X_MID] = buffer;
 }
 
-/* Many rows are worked on in this rank's own memory and copied through the windows: windows have
- * small pages, and translating their addresses costs more than the copies (bench/LOG.md). A tap
+/* Where windows have small pages only, many rows are worked on in this rank's own memory and copied
+ * through the windows: translating the addresses costs more than the copies (bench/LOG.md). A tap
  * looks at the windows. */
 static void place_activations(forward_t *f, size_t n_rows)
 {
     enum { MANY_ROWS = 32 };
     bool reduce = f->model->plan.combine == PLAN_REDUCE;
-    f->copies = !reduce && f->own[SHARED_X] != NULL && n_rows >= MANY_ROWS && f->tap == NULL;
+    bool copy = n_rows >= MANY_ROWS && f->tap == NULL;
     for (shared_t b = 0; b < SHARED_COUNT; b++)
-        f->data[b] = reduce || f->copies ? f->own[b] : comm_buffer_data(f->shared[b]);
+        f->data[b] =
+            reduce || (copy && f->own[b] != NULL) ? f->own[b] : comm_buffer_data(f->shared[b]);
 }
 
 void forward_step(forward_t *f, const forward_batch_t *batch)
@@ -246,6 +265,7 @@ void forward_step(forward_t *f, const forward_batch_t *batch)
     if (f->model->plan.combine == PLAN_GATHER)
         swap_residuals(f);
     place_activations(f, batch->n_rows);
+    comm_trace_rows(f->comm, batch->n_rows);
     f->batch = batch;
     f->n_lone = 0;
     for (size_t i = 0; i < batch->n_sequences && batch->sequences[i].lone; i++)

@@ -46,7 +46,6 @@ struct forward {
     /* The current step. */
     const forward_batch_t *batch;
     size_t n_lone;
-    bool copies; /* activations are own, and gathers copy them through the windows */
     atomic_size_t next_unit;
     uint64_t mark_ns;
     forward_times_t times;

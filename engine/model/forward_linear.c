@@ -1,6 +1,7 @@
 /* The matrix phases of a step: which panels a thread multiplies, and where the results go. */
 #include <string.h>
 
+#include "comm/heart.h"
 #include "engine/base/size.h"
 #include "engine/model/forward_internal.h"
 #include "engine/model/forward_tap.h"
@@ -35,6 +36,8 @@ static size_t multiply(const forward_t *f, const product_t *y, const matrix_t *c
     size_t columns = matrices[0]->columns, room = f->threads[0].product_bytes / panel_bytes(f, y);
     size_t n = size_min(end - p, size_min(room, MATRIX_MAX_PANELS) / n_matrices);
     panel_t panels[MATRIX_MAX_PANELS];
+    if (c == f->threads[0].products)
+        comm_beat(f->comm);
     for (size_t m = 0; m < n_matrices; m++)
         for (size_t i = 0; i < n; i++)
             panels[m * n + i] = (panel_t){matrices[m], p + i};

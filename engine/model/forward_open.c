@@ -140,7 +140,7 @@ static int open_shared(forward_t *f, fail_t *fail)
             if (comm_buffer_open(f->comm, bytes, "activations", &f->shared[b], fail) != 0)
                 return fail->status;
         }
-        if (reduce || comm_buffer_is_window(f->shared[b])) {
+        if (reduce || comm_buffer_has_small_pages(f->shared[b])) {
             f->own_bytes[b] = bytes;
             f->own[b] = memory_alloc(bytes, "activations", fail);
         }

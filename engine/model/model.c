@@ -11,6 +11,7 @@
 
 #define MATRICES_PER_LAYER 7
 #define NAME_BYTES 96
+#define SHARED_ALIGN 64
 
 /* One matrix to fill, or a vector (shape_columns 0). */
 typedef struct load_item {
@@ -171,17 +172,31 @@ static int check_items(loader_t *loader, fail_t *fail)
 
 static int alloc_matrices(loader_t *loader, fail_t *fail)
 {
+    const model_t *model = loader->model;
+    char *shared = loader->options->shared;
+    size_t shared_bytes = model_shared_bytes(&model->plan, model->rank, model->mode), used = 0;
+    loader->model->shared = shared != NULL;
     for (size_t i = 0; i < loader->n_items; i++) {
         matrix_t *matrix = loader->items[i].matrix;
         if (matrix == NULL)
             continue;
-        matrix->panels = memory_alloc(matrix->bytes, loader->items[i].name, fail);
+        if (shared != NULL) {
+            matrix->panels = shared + used;
+            used += size_round_up(matrix->bytes, SHARED_ALIGN);
+        } else {
+            matrix->panels = memory_alloc(matrix->bytes, loader->items[i].name, fail);
+        }
         if (matrix->panels == NULL)
             return fail->status;
         loader->total_bytes += matrix->bytes;
         size_t panel = KERNEL_PANEL * matrix->columns;
         loader->buffer_bytes = size_max(loader->buffer_bytes, panel * sizeof(double));
     }
+    if (shared != NULL && used != shared_bytes)
+        return fail_set(fail, FAIL_INTERNAL, "model: matrices take %zu bytes, %zu are shared", used,
+            shared_bytes);
+    if (shared != NULL)
+        loader->total_bytes /= loader->options->n_sharers;
     return 0;
 }
 
@@ -207,7 +222,18 @@ static void load_panel(
     atomic_fetch_add(&loader->done_bytes, width * matrix->columns * model->kernels.element_bytes);
 }
 
-/* A thread packs the panels that it will compute with, so that their pages lie on its NUMA node. */
+/* Panels that a thread packs: those that it will compute with, so that their pages lie on its NUMA
+ * node; of shared ones its share. */
+static team_part_t panels_of(const loader_t *loader, const matrix_t *matrix, size_t thread)
+{
+    size_t n = matrix_n_panels(matrix);
+    team_part_t mine = {0, n};
+    if (loader->options->shared != NULL)
+        mine = team_part(n, loader->options->sharer, loader->options->n_sharers);
+    team_part_t part = team_part(mine.end - mine.begin, thread, team_size(loader->team));
+    return (team_part_t){mine.begin + part.begin, mine.begin + part.end};
+}
+
 static void load_thread(void *context, size_t thread)
 {
     loader_t *loader = context;
@@ -226,8 +252,7 @@ static void load_thread(void *context, size_t thread)
                 atomic_store(&loader->failed, 1);
             continue;
         }
-        team_part_t part =
-            team_part(matrix_n_panels(item->matrix), thread, team_size(loader->team));
+        team_part_t part = panels_of(loader, item->matrix, thread);
         for (size_t p = part.begin; p < part.end && !atomic_load(&loader->failed); p++) {
             load_panel(loader, item, p, rows, scratch, fail);
             if (thread == 0 && options->progress != NULL)
@@ -292,7 +317,8 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
     loader_t loader = {.model = model, .source = source, .options = options, .team = team};
     size_t n_layers = config->num_hidden_layers;
     plan_model_t sizes = config_plan_model(config, options->mode);
-    if (plan_open(&model->plan, &sizes, options->combine, options->n_ranks, fail) != 0)
+    if (plan_open_weighted(
+            &model->plan, &sizes, options->combine, options->n_ranks, options->weights, fail) != 0)
         return fail->status;
     model->layers = calloc(n_layers, sizeof *model->layers);
     loader.items = calloc(n_layers * (MATRICES_PER_LAYER + 5) + 3, sizeof *loader.items);
@@ -312,7 +338,8 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
 
 static void matrix_free(model_t *model, matrix_t *matrix)
 {
-    memory_free(matrix->panels, matrix->bytes);
+    if (!model->shared)
+        memory_free(matrix->panels, matrix->bytes);
     memory_free(matrix->bias, kernel_padded_outputs(matrix->rows) * model->kernels.element_bytes);
 }
 
@@ -338,6 +365,23 @@ void model_close(model_t *model)
     memory_free(model->rope_sin, table);
     plan_close(&model->plan);
     *model = (model_t){0};
+}
+
+size_t model_shared_bytes(const plan_t *plan, size_t rank, dtype_t mode)
+{
+    const plan_model_t *m = &plan->model;
+    const plan_share_t *share = &plan->shares[rank];
+    size_t heads = plan_count(share->heads) * m->head_dim, columns = plan_count(share->columns);
+    size_t kv = plan_count(share->kv_heads) * m->head_dim, hidden = m->hidden;
+    bool reduce = plan->combine == PLAN_REDUCE;
+    size_t out = reduce ? hidden : plan_count(share->hidden);
+    const size_t shapes[MATRICES_PER_LAYER][2] = {{heads, hidden}, {kv, hidden}, {kv, hidden},
+        {out, reduce ? heads : m->n_heads * m->head_dim}, {columns, hidden}, {columns, hidden},
+        {out, reduce ? columns : m->intermediate}};
+    size_t layer = 0, table = matrix_panel_bytes(mode, plan_count(share->vocab), hidden);
+    for (int i = 0; i < MATRICES_PER_LAYER; i++)
+        layer += size_round_up(matrix_panel_bytes(mode, shapes[i][0], shapes[i][1]), SHARED_ALIGN);
+    return m->n_layers * layer + (m->tied ? 1 : 2) * size_round_up(table, SHARED_ALIGN);
 }
 
 size_t model_bytes(const plan_t *plan, size_t rank, dtype_t mode, size_t max_positions)

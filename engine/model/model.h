@@ -1,9 +1,11 @@
 /* This rank's share of a model's weights, packed for the kernels.
  *
- * Owns the packed matrices. Immutable after loading, so any thread may read it. */
+ * Owns the packed matrices, unless they are shared. Immutable after loading, so any thread may read
+ * it. */
 #ifndef CHOIR_MODEL_MODEL_H
 #define CHOIR_MODEL_MODEL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,15 +37,22 @@ typedef struct model {
     model_layer_t *layers; /* [num_hidden_layers] */
     size_t rope_positions;
     void *rope_cos, *rope_sin; /* [rope_positions, head_dim / 2] accumulator, see rope.h */
+    bool shared;               /* the matrices lie in memory that is not the model's */
     size_t n_converted;        /* tensors whose dtype was not the mode's */
 } model_t;
 
 typedef struct model_options {
     plan_combine_t combine;
     size_t n_ranks, rank;
+    const size_t *weights; /* of the plan: [n_ranks]; NULL: even shares */
     dtype_t mode;
     isa_t isa;
     size_t max_positions; /* rows of the RoPE tables */
+    /* Zeroed memory of model_shared_bytes() for the matrices, which ranks with the same share have
+     * in common: each of n_sharers packs a part of every matrix, and when all are done they may
+     * read. NULL: the model's own. */
+    void *shared;
+    size_t sharer, n_sharers;
     /* Tells how far loading is, in bytes of packed weights; called from thread 0. May be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     void *progress_context;
@@ -57,6 +66,9 @@ void model_close(model_t *model);
 
 /* Bytes that model_load allocates for a rank, RoPE tables included. */
 size_t model_bytes(const plan_t *plan, size_t rank, dtype_t mode, size_t max_positions);
+
+/* Bytes that the matrices of a rank take in model_options_t.shared. */
+size_t model_shared_bytes(const plan_t *plan, size_t rank, dtype_t mode);
 
 static inline const plan_share_t *model_share(const model_t *model)
 {

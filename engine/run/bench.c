@@ -129,6 +129,12 @@ static isa_t matrix_isa(const bench_t *b)
     return isa == ISA_AMX && b->dot != DOT_AMX ? ISA_AVX512_BF16 : isa;
 }
 
+/* All that are measured at the same time. */
+static comm_t *everyone(const bench_t *b)
+{
+    return b->options->beside != NULL ? b->options->beside : b->engine.comm;
+}
+
 /* Collective. */
 static int open_bench(bench_t *b, fail_t *fail)
 {
@@ -151,9 +157,9 @@ static int open_bench(bench_t *b, fail_t *fail)
     open_report(b, fail);
     if (b->coordinates)
         open_sequences(b, fail);
-    if (comm_agree(b->engine.comm, fail) != 0)
+    if (comm_agree(everyone(b), fail) != 0)
         return fail->status;
-    return bench_roof_open(&b->roof, b->engine.comm, b->engine.team, b->engine.isa, matrix_isa(b),
+    return bench_roof_open(&b->roof, everyone(b), b->engine.team, b->engine.isa, matrix_isa(b),
         m->mode, b->options->read_bytes, fail);
 }
 
@@ -340,7 +346,7 @@ static void add_times(times_t *sum, const times_t *begin, const times_t *end)
 static int run_phase(bench_t *b, bench_phase_t phase, bool counted, fail_t *fail)
 {
     times_t begin = times_now(b);
-    comm_barrier(b->engine.comm);
+    comm_barrier(everyone(b));
     if (b->coordinates) {
         if (phase == BENCH_PREFILL)
             prefill_steps(b, fail);
@@ -353,7 +359,7 @@ static int run_phase(bench_t *b, bench_phase_t phase, bool counted, fail_t *fail
     times_t end = times_now(b);
     if (counted)
         add_times(&b->times[phase], &begin, &end);
-    return fail->status;
+    return comm_agree(everyone(b), fail);
 }
 
 /* Collective. The last prompt's logits as the prefill left them; the same in every repetition. */
@@ -371,7 +377,7 @@ static int digest_logits(bench_t *b, bool first, fail_t *fail)
                 (unsigned long long)b->report->logits_digest, (unsigned long long)digest);
         b->report->logits_digest = digest;
     }
-    return comm_agree(b->engine.comm, fail);
+    return comm_agree(everyone(b), fail);
 }
 
 /* Contexts longer than the prompt: copies of the prompt's blocks, so that keys are real ones and
@@ -445,6 +451,44 @@ static int run_repetition(bench_t *b, bool counted, double values[BENCH_METRICS]
     return 0;
 }
 
+/* What a replica did beside what all did so far: rates add up, the slowest counts for times. */
+static void add_replica(const double *replica, double *all)
+{
+    static const bench_metric_t sums[] = {BENCH_PREFILL_TOKENS, BENCH_PREFILL_FLOP,
+        BENCH_DECODE_TOKENS, BENCH_DECODE_BYTES, BENCH_DECODE_FLOP};
+    static const bench_metric_t times[] = {BENCH_FIRST_TOKEN, BENCH_TOKEN};
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
+        all[sums[i]] += replica[sums[i]];
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+        all[times[i]] = replica[times[i]] > all[times[i]] ? replica[times[i]] : all[times[i]];
+    double peak = all[BENCH_PEAK];
+    all[BENCH_PREFILL_SHARE] = peak > 0 ? all[BENCH_PREFILL_FLOP] / peak : 0;
+    all[BENCH_DECODE_BANDWIDTH] = all[BENCH_DECODE_BYTES] / all[BENCH_READ_BANDWIDTH];
+    all[BENCH_DECODE_SHARE] = peak > 0 ? all[BENCH_DECODE_FLOP] / peak : 0;
+}
+
+/* Collective over all replicas: rank 0's values become those of all together. The limits of the
+ * hardware were measured on all ranks anyway. */
+static int combine_replicas(bench_t *b, double values[BENCH_METRICS], fail_t *fail)
+{
+    comm_t *beside = b->options->beside;
+    if (beside == NULL)
+        return 0;
+    size_t ranks = (size_t)comm_size(beside), each = (size_t)comm_size(b->engine.comm);
+    bool first = comm_rank(beside) == 0;
+    double *all = first ? calloc(ranks * BENCH_METRICS, sizeof *all) : NULL;
+    uint64_t digest = b->report->logits_digest;
+    if (first && all == NULL)
+        fail_set(fail, FAIL_MEMORY, "bench: out of memory for %zu ranks", ranks);
+    comm_bcast(b->engine.comm, &digest, sizeof digest);
+    if (comm_agree_same(beside, digest, "logits of the replicas", fail) == 0)
+        comm_gather_root(beside, values, BENCH_METRICS * sizeof *values, all);
+    for (size_t r = each; first && fail->status == 0 && r < ranks; r += each)
+        add_replica(all + r * BENCH_METRICS, values);
+    free(all);
+    return fail->status;
+}
+
 /* Collective. */
 static int run_all(bench_t *b, fail_t *fail)
 {
@@ -453,7 +497,7 @@ static int run_all(bench_t *b, fail_t *fail)
     for (size_t i = 0; i < total; i++) {
         double values[BENCH_METRICS] = {0};
         bool counted = i >= o->warmup;
-        if (run_repetition(b, counted, values, fail) != 0)
+        if (run_repetition(b, counted, values, fail) != 0 || combine_replicas(b, values, fail) != 0)
             return fail->status;
         for (int m = 0; counted && m < BENCH_METRICS; m++)
             b->report->values[(size_t)m * o->repeat + i - o->warmup] = values[m];

@@ -6,6 +6,7 @@
  * read, decode steps, that rate again. Shares are of the same repetition's limits. Steps are the
  * engine's own (step.h), messages to the ranks, summaries and draws included. The logits of one
  * prompt's last position are digested in every repetition, so that a faster wrong answer shows.
+ * Replicas begin every phase together; each measures its own speed, and the speeds are added.
  *
  * Owns nothing after bench_run but the report's arrays. One thread at a time. */
 #ifndef CHOIR_RUN_BENCH_H
@@ -14,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "comm/comm.h"
 #include "engine/base/status.h"
 #include "engine/run/engine.h"
 
@@ -57,6 +59,9 @@ typedef struct bench_options {
     size_t repeat;     /* at least 1 */
     size_t warmup;     /* repetitions before those, not reported */
     size_t read_bytes; /* that each rank reads once to measure the bandwidth; > last-level cache */
+    /* All ranks of the replicas that are measured at the same time, rank r in replica r / T, T
+     * ranks each; rank 0 is told what they do together. NULL: this engine alone. */
+    comm_t *beside;
     /* On the coordinator after each repetition, warm-ups too; may be NULL. values: [BENCH_METRICS]
      */
     void (*progress)(void *context, size_t done, size_t total, const double *values);
@@ -64,9 +69,10 @@ typedef struct bench_options {
 } bench_options_t;
 
 typedef struct bench_report {
-    size_t n_ranks, repeat;
-    double *values;                   /* [BENCH_METRICS][repeat] */
-    bench_split_t *splits;            /* [BENCH_PHASES][n_ranks]: of one prefill, of one step */
+    size_t n_ranks, repeat; /* n_ranks: of this engine */
+    double *values;         /* [BENCH_METRICS][repeat] of all replicas together */
+    bench_split_t *splits;  /* [BENCH_PHASES][n_ranks]: of one prefill, of one step */
+    /* The rest is of this engine alone. */
     double weight_bytes;              /* packed matrices that all ranks read in a decode step */
     double kv_bytes;                  /* keys and values, likewise, at the mean context */
     double prefill_flop, decode_flop; /* of the weight matrices; a decode step's */
@@ -81,7 +87,8 @@ size_t bench_kv_tokens(const bench_options_t *options);
 /* Collective, on an engine that has been opened and not used; afterwards it can only be closed.
  * report: filled on the coordinator, to be cleared by bench_clear whatever is returned.
  * FAIL_LIMIT when the engine's cache is too short, FAIL_MEMORY, FAIL_INTERRUPTED; FAIL_INTERNAL
- * when logits differ between repetitions. */
+ * when logits differ between repetitions or replicas. With replicas all ranks agree on a failure.
+ */
 int bench_run(
     engine_t *engine, const bench_options_t *options, bench_report_t *report, fail_t *fail);
 void bench_clear(bench_report_t *report);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/heart.h"
+#include "comm/shared.h"
 #include "comm/topology.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
@@ -17,6 +19,7 @@
 #include "engine/run/capacity.h"
 #include "engine/run/engine_internal.h"
 #include "engine/run/scheduler.h"
+#include "engine/run/share_choice.h"
 #include "engine/run/step.h"
 #include "engine/run/store_loading.h"
 
@@ -30,6 +33,9 @@ struct engine {
     config_t config;
     isa_t isa;
     team_t *team;
+    size_t *shares;         /* [ranks] how much each takes, for the plan */
+    comm_shared_t *weights; /* NULL: the model's own */
+    size_t weight_sharers;
     model_t model;
     kv_cache_t cache;
     forward_t *forward;
@@ -58,6 +64,8 @@ static uint64_t options_digest(const engine_options_t *options)
     uint64_t digest = 0;
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         digest = (digest ^ values[i]) * UINT64_C(0x9E3779B97F4A7C15) + (digest >> 29);
+    for (const char *c = options->shares; c != NULL && *c != '\0'; c++)
+        digest = (digest ^ (unsigned char)*c) * UINT64_C(0x9E3779B97F4A7C15) + (digest >> 29);
     return digest;
 }
 
@@ -154,6 +162,47 @@ static forward_options_t forward_options(const engine_t *e)
         .max_context = e->limits.max_context};
 }
 
+/* Those who have to agree that all goes well: with shared weights, all replicas. */
+static comm_t *everyone(const engine_t *e)
+{
+    return e->options.beside != NULL ? e->options.beside : e->comm;
+}
+
+/* Collective over all replicas. */
+static int choose_shares(engine_t *e, fail_t *fail)
+{
+    const share_group_t group = {e->comm, everyone(e), e->options.sharers};
+    e->shares = calloc((size_t)comm_size(e->comm), sizeof *e->shares);
+    if (e->shares == NULL)
+        fail_set(fail, FAIL_MEMORY, "engine: out of memory");
+    if (comm_agree(everyone(e), fail) == 0)
+        share_choice(&group, e->team, e->options.shares, e->shares, fail);
+    return fail->status;
+}
+
+/* Collective over all replicas. Where nothing can be shared, each has weights of its own. */
+static void share_weights(engine_t *e, const model_t *shape)
+{
+    comm_t *sharers = e->options.sharers;
+    fail_t refused = {0};
+    size_t bytes = model_shared_bytes(&shape->plan, shape->rank, shape->mode);
+    e->weight_sharers = 1;
+    if (sharers == NULL || comm_max(sharers, comm_node_size(sharers)) == 1)
+        return;
+    if (comm_shared_open(&e->weights, sharers, bytes, &refused) == 0)
+        e->weight_sharers = (size_t)comm_node_size(sharers);
+    else
+        log_write(LOG_WARN, "each replica keeps weights of its own: %s", refused.message);
+}
+
+/* Bytes of weights that count as this rank's: its part of what is shared. */
+static size_t own_weight_bytes(const engine_t *e, const model_t *shape, size_t positions)
+{
+    size_t all = model_bytes(&shape->plan, shape->rank, e->options.mode, positions);
+    size_t shared = model_shared_bytes(&shape->plan, shape->rank, e->options.mode);
+    return all - shared + (shared + e->weight_sharers - 1) / e->weight_sharers;
+}
+
 /* Collective. Sizes the cache and refuses what does not fit, before anything large is allocated. */
 static int plan_memory(engine_t *e, fail_t *fail)
 {
@@ -163,14 +212,16 @@ static int plan_memory(engine_t *e, fail_t *fail)
     /* As much of a model as the size functions need. */
     model_t shape = {.config = e->config, .rank = rank, .mode = e->options.mode};
     kernels_get(&shape.kernels, e->isa, e->options.mode);
-    plan_open(&shape.plan, &sizes, e->options.combine, (size_t)comm_size(e->comm), fail);
-    if (comm_agree(e->comm, fail) != 0)
+    plan_open_weighted(
+        &shape.plan, &sizes, e->options.combine, (size_t)comm_size(e->comm), e->shares, fail);
+    if (comm_agree(everyone(e), fail) != 0)
         return fail->status;
+    share_weights(e, &shape);
     size_t positions = max_positions(&e->config);
     capacity_t capacity = {
         .max_positions = positions,
         .max_batch = e->options.max_batch,
-        .weight_bytes = model_bytes(&shape.plan, rank, e->options.mode, 0),
+        .weight_bytes = own_weight_bytes(e, &shape, 0),
         .cache_bytes_per_token = plan_kv_bytes_per_token(&shape.plan, rank),
         .available_bytes = memory_available_bytes() / node_ranks,
         .advice = e->options.random_config != NULL ? "fewer --layers or more machines" : NULL,
@@ -190,44 +241,57 @@ static int plan_memory(engine_t *e, fail_t *fail)
         .mode = e->options.mode,
         .order = e->options.order,
         .attention = forward_attention(&e->config, e->options.order, e->options.attention)};
-    capacity.weight_bytes = model_bytes(&shape.plan, rank, e->options.mode, e->limits.max_context);
+    capacity.weight_bytes = own_weight_bytes(e, &shape, e->limits.max_context);
     forward_options_t forward = forward_options(e);
     size_t scratch = forward_bytes(&shape, &forward, e->threads, comm_size(e->comm)) +
                      step_bytes(&shape, &e->limits);
     capacity_check(&capacity, tokens, scratch, node_ranks, fail);
     plan_close(&shape.plan);
-    return comm_agree(e->comm, fail);
+    return comm_agree(everyone(e), fail);
+}
+
+/* However slow a disk is, a rank that reads gets on. */
+static void tell_loading(void *context, uint64_t done, uint64_t total)
+{
+    engine_t *e = context;
+    comm_mark(e->comm, HEART_LOAD, 0);
+    if (comm_rank(e->comm) == 0 && e->options.progress != NULL)
+        e->options.progress(e->options.progress_context, done, total);
 }
 
 /* Collective. */
 static int load_weights(engine_t *e, checkpoint_t *checkpoint, fail_t *fail)
 {
-    bool coordinates = comm_rank(e->comm) == 0;
     model_options_t options = {.combine = e->options.combine,
         .n_ranks = (size_t)comm_size(e->comm),
         .rank = (size_t)comm_rank(e->comm),
+        .weights = e->shares,
         .mode = e->options.mode,
         .isa = e->isa,
         .max_positions = e->limits.max_context,
-        .progress = coordinates ? e->options.progress : NULL,
-        .progress_context = e->options.progress_context};
+        .shared = e->weights != NULL ? comm_shared_data(e->weights) : NULL,
+        .sharer = e->weights != NULL ? (size_t)comm_node_rank(e->options.sharers) : 0,
+        .n_sharers = e->weight_sharers,
+        .progress = tell_loading,
+        .progress_context = e};
     static const uint64_t seed = 1;
     model_source_t source =
         checkpoint != NULL ? model_source_checkpoint(checkpoint) : model_source_random(&seed);
     if (checkpoint == NULL)
         log_write(LOG_INFO, "filling %zu layers with random weights", e->config.num_hidden_layers);
+    comm_mark(e->comm, HEART_LOAD, 0);
     store_loading_t loading;
-    if (store_loading_open(&loading, e->comm, checkpoint, e->options.stage, fail) != 0)
-        return fail->status;
     uint64_t begin = clock_ns();
-    model_load(&e->model, &e->config, &source, &options, e->team, fail);
+    if (store_loading_open(&loading, e->comm, checkpoint, e->options.stage, fail) == 0) {
+        model_load(&e->model, &e->config, &source, &options, e->team, fail);
+        store_loading_leave(&loading);
+    }
     e->load_ns = clock_ns() - begin;
-    store_loading_leave(&loading);
     e->bytes_read = checkpoint != NULL ? checkpoint_bytes_read(checkpoint) : 0;
     if (fail->status == 0 && e->model.n_converted > 0)
         log_write(LOG_INFO, "%zu tensors are stored in another type and were converted to %s",
             e->model.n_converted, dtype_name(e->options.mode));
-    comm_agree(e->comm, fail);
+    comm_agree(everyone(e), fail); /* shared weights are whole when all have loaded */
     store_loading_close(&loading);
     return fail->status;
 }
@@ -279,8 +343,11 @@ static int open_model(engine_t *e, fail_t *fail)
     checkpoint_t *checkpoint = NULL;
     if (load_config(e, fail) == 0 && e->options.random_config == NULL)
         checkpoint_open(&checkpoint, e->options.model_dir, fail);
-    if (agree_on_inputs(e, checkpoint, fail) == 0 && open_compute(e, fail) == 0 &&
-        plan_memory(e, fail) == 0)
+    if (agree_on_inputs(e, checkpoint, fail) == 0)
+        open_compute(e, fail);
+    uint64_t digest = checkpoint != NULL ? checkpoint_digest(checkpoint) : 0;
+    if (comm_agree_same(everyone(e), digest, "list of tensors", fail) == 0 &&
+        choose_shares(e, fail) == 0 && plan_memory(e, fail) == 0)
         load_weights(e, checkpoint, fail);
     checkpoint_close(checkpoint);
     return fail->status;
@@ -304,14 +371,20 @@ int engine_open(engine_t **out, comm_t *comm, const engine_options_t *options, f
         e->options.max_batch = DEFAULT_MAX_BATCH;
     if (e->options.max_logits_rows == 0)
         e->options.max_logits_rows = DEFAULT_MAX_LOGITS_ROWS;
-    if (open_model(e, fail) != 0 || open_run(e, fail) != 0) {
+    comm_mark(comm, HEART_OPEN, 0);
+    if (open_model(e, fail) == 0)
+        open_run(e, fail);
+    comm_mark(comm, HEART_IDLE, 0);
+    if (fail->status != 0) {
         engine_close(e);
         return fail->status;
     }
     /* Borrowed until here only. */
     e->options.model_dir = NULL;
     e->options.stage = NULL;
+    e->options.shares = NULL;
     e->options.random_config = NULL;
+    e->options.beside = e->options.sharers = NULL;
     e->serving = true;
     *out = e;
     return 0;
@@ -337,7 +410,9 @@ void engine_close(engine_t *e)
     forward_close(e->forward);
     kv_cache_close(&e->cache);
     model_close(&e->model);
+    comm_shared_close(e->weights);
     team_close(e->team);
+    free(e->shares);
     free(e->events);
     free(e->results);
     free(e);
@@ -349,6 +424,7 @@ engine_info_t engine_info(const engine_t *e)
         .config = &e->config,
         .plan = &e->model.plan,
         .isa = isa_name(e->isa),
+        .kernels = &e->model.kernels,
         .mode = e->options.mode,
         .attention = forward_attention(&e->config, e->options.order, e->options.attention),
         .max_batch = e->options.max_batch,
@@ -359,10 +435,16 @@ engine_info_t engine_info(const engine_t *e)
         .max_context = e->limits.max_context,
         .weight_bytes =
             model_bytes(&e->model.plan, e->model.rank, e->options.mode, e->limits.max_context),
+        .weight_sharers = e->weight_sharers,
         .peak_bytes = memory_peak_bytes(),
         .load_ns = e->load_ns,
         .bytes_read = e->bytes_read,
     };
+}
+
+void engine_parallel(engine_t *e, void (*work)(void *context, size_t thread), void *context)
+{
+    team_run(e->team, work, context);
 }
 
 /* ---- Requests ----------------------------------------------------------------------------------

@@ -35,11 +35,16 @@ typedef struct engine_options {
     attention_t attention;
     dot_t dot; /* of bf16 linear layers */
     plan_combine_t combine;
-    size_t threads;              /* 0: choose from the binding */
-    topology_bind_t bind;        /* of the threads, within the rank's binding */
-    size_t kv_tokens;            /* 0: choose from max_position_embeddings and memory */
-    size_t prefill_chunk;        /* prompt tokens of one step, all sequences together; 0: 512 */
-    size_t max_batch;            /* sequences running at once; 0: 64 */
+    const char *shares;   /* who gets how much: as share_choice's text (share_choice.h) */
+    size_t threads;       /* 0: choose from the binding */
+    topology_bind_t bind; /* of the threads, within the rank's binding */
+    size_t kv_tokens;     /* 0: choose from max_position_embeddings and memory */
+    size_t prefill_chunk; /* prompt tokens of one step, all sequences together; 0: 512 */
+    size_t max_batch;     /* sequences running at once; 0: 64 */
+    /* Replicas that open at the same time: all of their ranks, and of these the ones with this
+     * rank's number in their replica, which have one copy of its weights on each node. Both NULL:
+     * weights of its own. */
+    comm_t *beside, *sharers;
     bool no_prefix_reuse;        /* compute prompts whole, also where they begin alike */
     size_t max_logits_rows;      /* prompt positions whose logits one step may give; 0: 16 */
     engine_progress_fn progress; /* called on the coordinator while loading; may be NULL */
@@ -51,13 +56,15 @@ typedef struct engine_info {
     const config_t *config;
     const plan_t *plan;
     const char *isa; /* "avx512_bf16" */
+    const kernels_t *kernels;
     dtype_t mode;
     attention_t attention; /* not ATTENTION_AUTO */
     size_t max_batch;
     dot_t dot; /* chosen; DOT_CHAIN except in mode bf16 */
     size_t ranks, threads, kv_tokens, max_context;
-    size_t weight_bytes; /* of this rank */
-    size_t peak_bytes;   /* of this process: the largest resident set so far */
+    size_t weight_bytes;   /* of this rank */
+    size_t weight_sharers; /* ranks of the node that have one copy of them, this one included */
+    size_t peak_bytes;     /* of this process: the largest resident set so far */
     uint64_t load_ns, bytes_read;
 } engine_info_t;
 
@@ -70,6 +77,8 @@ int engine_open(engine_t **engine, comm_t *comm, const engine_options_t *options
 /* Collective: the coordinator's call ends the others' engine_serve first. */
 void engine_close(engine_t *engine);
 engine_info_t engine_info(const engine_t *engine);
+/* Local, between steps. Runs work(context, thread) on each of engine_info_t.threads threads. */
+void engine_parallel(engine_t *engine, void (*work)(void *context, size_t thread), void *context);
 
 typedef enum engine_finish {
     ENGINE_RUNNING,

@@ -29,6 +29,7 @@ typedef struct queued {
 struct fleet {
     comm_t *comm;    /* all ranks */
     comm_t *replica; /* this replica's */
+    comm_t *sharers; /* those with this rank's number in the other replicas; NULL: no one shares */
     mail_t *mail;
     engine_t *engine;
     runner_t *runner; /* on leaders */
@@ -67,10 +68,18 @@ static int check_mesh(const comm_t *comm, size_t n_replicas, fail_t *fail)
 /* Collective. */
 static int open_replica(fleet_t *f, const fleet_options_t *options, fail_t *fail)
 {
-    int color = (int)((size_t)comm_rank(f->comm) / f->ranks_each);
-    if (comm_split(f->comm, color, options->path, &f->replica, fail) != 0)
+    size_t rank = (size_t)comm_rank(f->comm);
+    engine_options_t engine = options->engine;
+    if (comm_split(f->comm, (int)(rank / f->ranks_each), options->path, &f->replica, fail) != 0)
         return fail->status;
-    engine_open(&f->engine, f->replica, &options->engine, fail);
+    if (f->n_replicas > 1 && !options->own_weights &&
+        comm_split(f->comm, (int)(rank % f->ranks_each), COMM_MPI, &f->sharers, fail) != 0)
+        return fail->status;
+    if (f->sharers != NULL) {
+        engine.beside = f->comm;
+        engine.sharers = f->sharers;
+    }
+    engine_open(&f->engine, f->replica, &engine, fail);
     if (comm_agree(f->comm, fail) != 0)
         return fail->status;
     /* Which jobs are too long must not depend on who gets them. */
@@ -146,6 +155,7 @@ void fleet_close(fleet_t *f)
     runner_close(f->runner);
     engine_close(f->engine);
     mail_close(f->mail);
+    comm_close(f->sharers);
     comm_close(f->replica);
     free(f->in_flight);
     free(f->stats);
@@ -199,6 +209,7 @@ static fleet_stats_t stats_of(const fleet_t *f)
         .idle_ns = f->idle_ns + tail,
         .tail_ns = tail,
         .weight_bytes = info.weight_bytes,
+        .weight_sharers = info.weight_sharers,
         .peak_bytes = info.peak_bytes};
 }
 

@@ -22,6 +22,7 @@ typedef struct fleet fleet_t;
 typedef struct fleet_options {
     engine_options_t engine; /* of every replica */
     size_t n_replicas;       /* divides the number of ranks */
+    bool own_weights;        /* else replicas on a node have one copy of each share of weights */
     comm_path_t path;
     const tokenizer_t *tokenizer; /* on leaders, for stop strings; elsewhere NULL is allowed */
 } fleet_options_t;
@@ -86,9 +87,10 @@ size_t fleet_pending(const fleet_t *fleet);
 typedef struct fleet_stats {
     size_t n_jobs;
     engine_totals_t totals;
-    uint64_t idle_ns; /* without a job, between opening and the end */
-    uint64_t tail_ns; /* the last stretch of it: waiting for the others to end */
-    size_t weight_bytes, peak_bytes;
+    uint64_t idle_ns;                    /* without a job, between opening and the end */
+    uint64_t tail_ns;                    /* the last stretch of it: waiting for the others to end */
+    size_t weight_bytes, weight_sharers; /* of its leader, as in engine_info_t */
+    size_t peak_bytes; /* the largest resident set of its leader, shared weights included */
 } fleet_stats_t;
 
 /* Coordinator. Ends the others' fleet_serve with this status and message, without waiting for jobs

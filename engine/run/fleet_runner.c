@@ -51,8 +51,11 @@ struct runner {
     active_t *active;
     size_t n_active, n_done;
     given_t *first, *last;
-    void *summary; /* of a row of logits */
+    size_t n_threads;
+    char *summaries; /* [n_threads] of a row of logits */
     size_t summary_bytes;
+    sampler_choice_t *scores; /* [scores_capacity] of the rows of an event */
+    size_t scores_capacity;
 };
 
 /* How rows of a scored prompt are looked at: best token, its log-probability, digest. */
@@ -70,9 +73,10 @@ int runner_open(runner_t **out, engine_t *engine, const tokenizer_t *tokenizer, 
     r->tokenizer = tokenizer;
     r->vocab_size = info.config->vocab_size;
     r->is_f64 = info.mode == DTYPE_F64;
-    r->summary_bytes = sampler_summary_bytes(&score_params, r->vocab_size);
-    r->summary = memory_alloc(r->summary_bytes, "summary of logits", fail);
-    if (r->summary == NULL) {
+    r->n_threads = info.threads;
+    r->summary_bytes = size_round_up(sampler_summary_bytes(&score_params, r->vocab_size), 64);
+    r->summaries = memory_alloc(r->n_threads * r->summary_bytes, "summaries of logits", fail);
+    if (r->summaries == NULL) {
         free(r);
         return fail->status;
     }
@@ -103,7 +107,8 @@ void runner_close(runner_t *r)
         free(g->bytes);
         free(g);
     }
-    memory_free(r->summary, r->summary_bytes);
+    memory_free(r->summaries, r->n_threads * r->summary_bytes);
+    free(r->scores);
     free(r);
 }
 
@@ -322,21 +327,64 @@ static double logit_at(const void *logits, bool is_f64, size_t i)
     return is_f64 ? ((const double *)logits)[i] : (double)((const float *)logits)[i];
 }
 
+/* An event's rows, dealt out to threads in turn. */
+typedef struct scoring {
+    runner_t *runner;
+    const engine_event_t *event;
+    size_t row_bytes;
+    bool *decided; /* [n_threads] */
+} scoring_t;
+
+static void score_thread(void *context, size_t thread)
+{
+    scoring_t *s = context;
+    runner_t *r = s->runner;
+    char *summary = r->summaries + thread * r->summary_bytes;
+    const void *summaries[1] = {summary};
+    const kernels_t *kernels = engine_info(r->engine).kernels;
+    s->decided[thread] = true;
+    for (size_t i = thread; i < s->event->n_logits; i += r->n_threads) {
+        const char *logits = (const char *)s->event->logits + i * s->row_bytes;
+        sampler_summarise(
+            kernels, &score_params, logits, r->is_f64, 0, r->vocab_size, NULL, summary);
+        if (!sampler_pick(&score_params, summaries, &r->vocab_size, 1, 0, &r->scores[i]))
+            s->decided[thread] = false;
+    }
+}
+
+/* The best token of every row, with its log-probability, and the row's digest. */
+static int find_best(runner_t *r, const engine_event_t *event, size_t row_bytes, fail_t *fail)
+{
+    if (event->n_logits > r->scores_capacity) {
+        sampler_choice_t *scores = realloc(r->scores, event->n_logits * sizeof *scores);
+        if (scores == NULL)
+            return fail_set(fail, FAIL_MEMORY, "job: out of memory for %zu rows", event->n_logits);
+        r->scores = scores;
+        r->scores_capacity = event->n_logits;
+    }
+    bool *decided = calloc(r->n_threads, sizeof *decided), all = decided != NULL;
+    scoring_t scoring = {r, event, row_bytes, decided};
+    if (all)
+        engine_parallel(r->engine, score_thread, &scoring);
+    for (size_t t = 0; all && t < r->n_threads; t++)
+        all = decided[t];
+    free(decided);
+    return all ? 0 : fail_set(fail, FAIL_MEMORY, "job: out of memory for a row of logits");
+}
+
 /* Logits of some positions: the log-probability of the token behind each. */
 static int score_rows(runner_t *r, active_t *a, const engine_event_t *event, fail_t *fail)
 {
     size_t row_bytes = r->vocab_size * (r->is_f64 ? sizeof(double) : sizeof(float));
-    const void *summaries[1] = {r->summary};
+    if (find_best(r, event, row_bytes, fail) != 0)
+        return fail->status;
     for (size_t i = 0; i < event->n_logits && fail->status == 0; i++) {
         const char *logits = (const char *)event->logits + i * row_bytes;
-        sampler_choice_t best;
-        sampler_summarise(&score_params, logits, r->is_f64, 0, r->vocab_size, NULL, r->summary);
-        if (!sampler_pick(&score_params, summaries, &r->vocab_size, 1, 0, &best))
-            return fail_set(fail, FAIL_MEMORY, "job: out of memory for a row of logits");
+        const sampler_choice_t *best = &r->scores[i];
         size_t target = (size_t)a->ids[event->first_logits_position + i + 1];
         double behind =
-            logit_at(logits, r->is_f64, (size_t)best.token) - logit_at(logits, r->is_f64, target);
-        append(a, best.token, best.logprob - behind, best.digest, fail);
+            logit_at(logits, r->is_f64, (size_t)best->token) - logit_at(logits, r->is_f64, target);
+        append(a, best->token, best->logprob - behind, best->digest, fail);
     }
     return fail->status;
 }

@@ -187,7 +187,8 @@ static void keep_best(entry_t *kept, size_t *n, size_t capacity, const entry_t *
 typedef struct rows {
     size_t n;
     double logits[PLAN_VOCAB_GRANULE]; /* raw */
-    double scores[PLAN_VOCAB_GRANULE];
+    double processed[PLAN_VOCAB_GRANULE];
+    const double *scores; /* processed, or the logits where nothing changes them */
 } rows_t;
 
 /* logits and seen: as for sampler_summarise, from row `begin` on. */
@@ -200,12 +201,14 @@ static void load_rows(const sampler_params_t *params, const void *logits, bool i
         rows->logits[i] = isnan(wide[i]) ? -INFINITY : wide[i];
     for (size_t i = 0; i < rows->n && !is_f64; i++)
         rows->logits[i] = isnan(single[i]) ? -INFINITY : (double)single[i];
-    memcpy(rows->scores, rows->logits, rows->n * sizeof *rows->scores);
     double temperature = is_greedy(params) ? 1 : params->temperature;
-    for (size_t i = 0; i < rows->n && temperature != 1 && is_f64; i++)
-        rows->scores[i] = rows->logits[i] / temperature;
-    for (size_t i = 0; i < rows->n && temperature != 1 && !is_f64; i++)
-        rows->scores[i] = (double)((float)rows->logits[i] / (float)temperature);
+    rows->scores = temperature == 1 && seen == NULL ? rows->logits : rows->processed;
+    if (rows->scores == rows->logits)
+        return;
+    for (size_t i = 0; i < rows->n; i++)
+        rows->processed[i] = temperature == 1 ? rows->logits[i]
+                             : is_f64         ? rows->logits[i] / temperature
+                                      : (double)((float)rows->logits[i] / (float)temperature);
     if (seen == NULL)
         return;
     /* Few tokens were seen. */
@@ -213,25 +216,67 @@ static void load_rows(const sampler_params_t *params, const void *logits, bool i
         if (seen[(begin + i) / 8] == 0)
             i |= 7;
         else if (is_seen(seen, begin + i))
-            rows->scores[i] = penalised_score(params, rows->logits[i], is_f64);
+            rows->processed[i] = penalised_score(params, rows->logits[i], is_f64);
+}
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
 }
 
 static double max_of(const double *values, size_t n)
 {
     double max[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-    for (size_t i = 0; i < n; i++)
-        max[i % 4] = values[i] > max[i % 4] ? values[i] : max[i % 4];
-    double low = max[0] > max[1] ? max[0] : max[1];
-    double high = max[2] > max[3] ? max[2] : max[3];
-    return low > high ? low : high;
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (size_t j = 0; j < 4; j++)
+            max[j] = larger(values[i + j], max[j]);
+    for (; i < n; i++)
+        max[0] = larger(values[i], max[0]);
+    return larger(larger(max[0], max[1]), larger(max[2], max[3]));
 }
 
-static granule_t granule_of(const double *values, size_t n, double max)
+/* Granules that are worked on at once: their sums are chains of additions that do not wait for each
+ * other. */
+enum { TOGETHER = 4 };
+
+typedef struct group {
+    size_t count;
+    rows_t rows[TOGETHER];
+    double max_scores[TOGETHER], max_logits[TOGETHER];
+} group_t;
+
+static const double *values_of(const group_t *group, size_t g, bool scores)
 {
-    granule_t granule = {max, 0};
-    for (size_t i = 0; i < n; i++)
-        granule.sum += weight_of(values[i], max);
-    return granule;
+    return scores ? group->rows[g].scores : group->rows[g].logits;
+}
+
+/* exp(value - max) as weight_of finds it, since exp(0) is 1; what a granule lacks of its rows adds
+ * 0. granules: [count] written */
+static void sum_granules(
+    const kernels_t *kernels, const group_t *group, bool scores, granule_t *granules)
+{
+    double weights[TOGETHER][PLAN_VOCAB_GRANULE], sums[TOGETHER] = {0};
+    const double *max = scores ? group->max_scores : group->max_logits;
+    for (size_t g = 0; g < group->count; g++) {
+        const double *values = values_of(group, g, scores);
+        size_t n = group->rows[g].n;
+        for (size_t i = 0; i < n; i++)
+            weights[g][i] = values[i] == max[g] ? 0 : values[i] - max[g];
+        for (size_t i = n; i < PLAN_VOCAB_GRANULE; i++)
+            weights[g][i] = -INFINITY;
+    }
+    kernels->exp_f64(group->count * PLAN_VOCAB_GRANULE, weights[0]);
+    if (group->count == TOGETHER)
+        for (size_t i = 0; i < PLAN_VOCAB_GRANULE; i++)
+            for (size_t g = 0; g < TOGETHER; g++)
+                sums[g] += weights[g][i];
+    else
+        for (size_t g = 0; g < group->count; g++)
+            for (size_t i = 0; i < PLAN_VOCAB_GRANULE; i++)
+                sums[g] += weights[g][i];
+    for (size_t g = 0; g < group->count; g++)
+        granules[g] = (granule_t){max[g], sums[g]};
 }
 
 /* Granules are hashed one by one and added up, so that ranks may own any of them. */
@@ -259,26 +304,43 @@ static void keep_rows(entry_t *kept, size_t *n_kept, size_t capacity, const rows
     }
 }
 
-void sampler_summarise(const sampler_params_t *params, const void *logits, bool is_f64,
-    size_t first_row, size_t n_rows, const uint8_t *seen, void *summary)
+/* Rows from `begin` on, as many granules as are worked on at once. */
+static void load_group(const sampler_params_t *params, const void *logits, bool is_f64,
+    const uint8_t *seen, size_t begin, size_t n_rows, group_t *group)
+{
+    group->count = 0;
+    for (; begin < n_rows && group->count < TOGETHER; begin += PLAN_VOCAB_GRANULE) {
+        size_t g = group->count++;
+        rows_t *rows = &group->rows[g];
+        rows->n = size_min(PLAN_VOCAB_GRANULE, n_rows - begin);
+        load_rows(params, logits, is_f64, seen, begin, rows);
+        group->max_logits[g] = max_of(rows->logits, rows->n);
+        group->max_scores[g] =
+            rows->scores == rows->logits ? group->max_logits[g] : max_of(rows->scores, rows->n);
+    }
+}
+
+void sampler_summarise(const kernels_t *kernels, const sampler_params_t *params, const void *logits,
+    bool is_f64, size_t first_row, size_t n_rows, const uint8_t *seen, void *summary)
 {
     assert(first_row % PLAN_VOCAB_GRANULE == 0);
     view_t view = view_of(params, n_rows, summary);
     const layout_t *layout = &view.layout;
-    size_t n_candidates = 0, n_alternatives = 0;
-    rows_t rows;
-    for (size_t begin = 0, g = 0; begin < n_rows; begin += PLAN_VOCAB_GRANULE, g++) {
-        rows.n = size_min(PLAN_VOCAB_GRANULE, n_rows - begin);
-        load_rows(params, logits, is_f64, seen, begin, &rows);
-        double max_score = max_of(rows.scores, rows.n), max_logit = max_of(rows.logits, rows.n);
-        keep_rows(view.candidates, &n_candidates, layout->n_candidates, &rows, rows.scores,
-            max_score, first_row + begin);
-        keep_rows(view.alternatives, &n_alternatives, layout->n_alternatives, &rows, rows.logits,
-            max_logit, first_row + begin);
+    size_t n_candidates = 0, n_alternatives = 0, n_done = 0;
+    group_t group;
+    for (size_t begin = 0; begin < n_rows; n_done += group.count) {
+        load_group(params, logits, is_f64, seen, begin, n_rows, &group);
+        for (size_t g = 0; g < group.count; g++, begin += PLAN_VOCAB_GRANULE) {
+            const rows_t *rows = &group.rows[g];
+            keep_rows(view.candidates, &n_candidates, layout->n_candidates, rows, rows->scores,
+                group.max_scores[g], first_row + begin);
+            keep_rows(view.alternatives, &n_alternatives, layout->n_alternatives, rows,
+                rows->logits, group.max_logits[g], first_row + begin);
+        }
         if (layout->n_score_granules > 0)
-            view.score_granules[g] = granule_of(rows.scores, rows.n, max_score);
+            sum_granules(kernels, &group, true, view.score_granules + n_done);
         if (layout->n_logit_granules > 0)
-            view.logit_granules[g] = granule_of(rows.logits, rows.n, max_logit);
+            sum_granules(kernels, &group, false, view.logit_granules + n_done);
     }
     if (layout->n_digests > 0)
         *view.digest = digest_of(logits, is_f64, first_row, n_rows);
@@ -509,9 +571,9 @@ static ranking_t rank_best(const sampler_params_t *params, const void *logits, b
     return (ranking_t){entries, n_kept, n_kept == vocab_size};
 }
 
-int sampler_pick_full(const sampler_params_t *params, const void *logits, bool is_f64,
-    size_t vocab_size, const uint8_t *seen, uint64_t position, sampler_choice_t *choice,
-    fail_t *fail)
+int sampler_pick_full(const kernels_t *kernels, const sampler_params_t *params, const void *logits,
+    bool is_f64, size_t vocab_size, const uint8_t *seen, uint64_t position,
+    sampler_choice_t *choice, fail_t *fail)
 {
     size_t summary_bytes = sampler_summary_bytes(params, vocab_size);
     size_t entries_bytes = (vocab_size + SAMPLER_CANDIDATES) * sizeof(entry_t);
@@ -519,7 +581,7 @@ int sampler_pick_full(const sampler_params_t *params, const void *logits, bool i
     entry_t *entries = NULL;
     if (summary == NULL)
         return fail->status;
-    sampler_summarise(params, logits, is_f64, 0, vocab_size, seen, summary);
+    sampler_summarise(kernels, params, logits, is_f64, 0, vocab_size, seen, summary);
     const void *summaries[1] = {summary};
     bool decided = sampler_pick(params, summaries, &vocab_size, 1, position, choice);
     if (!decided)

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
+#include "engine/kernels/kernels.h"
 
 #define SAMPLER_CANDIDATES 256 /* of one rank and sequence */
 #define SAMPLER_MAX_LOGPROBS 20
@@ -53,13 +54,14 @@ static inline bool sampler_needs_seen(const sampler_params_t *params)
 }
 
 /* Local. Summarises this rank's rows of one sequence's logits.
+ * kernels: of any mode, for exponentials
  * logits: [n_rows] f64 when is_f64, else f32 (bf16 logits widened): the vocabulary's rows from
  *         first_row, a multiple of PLAN_VOCAB_GRANULE
  * seen: bit i of seen[i / 8] is set when token first_row + i occurs in the sequence so far; NULL
  *       when the penalty is off
  * summary: [sampler_summary_bytes(params, n_rows)] written, aligned to 8 bytes */
-void sampler_summarise(const sampler_params_t *params, const void *logits, bool is_f64,
-    size_t first_row, size_t n_rows, const uint8_t *seen, void *summary);
+void sampler_summarise(const kernels_t *kernels, const sampler_params_t *params, const void *logits,
+    bool is_f64, size_t first_row, size_t n_rows, const uint8_t *seen, void *summary);
 
 typedef struct sampler_choice {
     int32_t token;
@@ -79,8 +81,8 @@ bool sampler_pick(const sampler_params_t *params, const void *const *summaries,
 
 /* On the coordinator, with everything: logits [vocab] f32 or f64, seen over the whole vocabulary or
  * NULL. FAIL_MEMORY. */
-int sampler_pick_full(const sampler_params_t *params, const void *logits, bool is_f64,
-    size_t vocab_size, const uint8_t *seen, uint64_t position, sampler_choice_t *choice,
-    fail_t *fail);
+int sampler_pick_full(const kernels_t *kernels, const sampler_params_t *params, const void *logits,
+    bool is_f64, size_t vocab_size, const uint8_t *seen, uint64_t position,
+    sampler_choice_t *choice, fail_t *fail);
 
 #endif

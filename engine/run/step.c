@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/heart.h"
 #include "engine/base/clock.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
@@ -379,8 +380,9 @@ static void count_summaries(step_t *s)
 static void summarise(step_t *s, size_t i)
 {
     const uint8_t *seen = seen_of(s, i);
-    sampler_summarise(params_of(s, i), forward_logits(s->forward, s->placed[i].sample), s->is_f64,
-        s->vocab.begin, plan_count(s->vocab), seen != NULL ? seen + s->vocab.begin / 8 : NULL,
+    sampler_summarise(&s->model->kernels, params_of(s, i),
+        forward_logits(s->forward, s->placed[i].sample), s->is_f64, s->vocab.begin,
+        plan_count(s->vocab), seen != NULL ? seen + s->vocab.begin / 8 : NULL,
         s->mine + s->placed[i].summary);
 }
 
@@ -443,6 +445,7 @@ static void take_step(step_t *s, const header_t *header)
     place_logits(s);
     book(s, &s->times.exchange_ns);
     forward_step(s->forward, &s->batch);
+    comm_mark(s->comm, HEART_SAMPLE, 0);
     s->mark_ns = clock_ns(); /* forward_times tells of the step itself */
     gather_summaries(s);
     gather_prompt_logits(s);
@@ -475,8 +478,8 @@ static void pick_from_all(
     header_t header = {.kind = MESSAGE_LOGITS, .logits_row = (uint32_t)s->placed[i].sample};
     comm_bcast_patient(s->comm, &header, sizeof header);
     gather_row(s, s->placed[i].sample, s->row);
-    sampler_pick_full(params_of(s, i), s->row, s->is_f64, s->vocab_size, seen_of(s, i), position,
-        &result->choice, fail);
+    sampler_pick_full(&s->model->kernels, params_of(s, i), s->row, s->is_f64, s->vocab_size,
+        seen_of(s, i), position, &result->choice, fail);
 }
 
 /* Draws for entry i, whose summaries stand at starts, and moves those on. */
@@ -492,16 +495,9 @@ static void pick(step_t *s, size_t i, step_result_t *result, fail_t *fail)
         pick_from_all(s, i, position, result, fail);
 }
 
-int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fail_t *fail)
+/* What the step gives for each entry. */
+static void take_results(step_t *s, step_result_t *results, fail_t *fail)
 {
-    if (atomic_load(s->interrupt))
-        return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
-    s->mark_ns = clock_ns();
-    header_t header = write_payload(s, plan);
-    comm_bcast_patient(s->comm, &header, sizeof header);
-    take_step(s, &header);
-    if (find_starts(s))
-        return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
     const char *logits = s->prompt_logits;
     for (size_t i = 0; i < s->n_entries; i++) {
         results[i] = (step_result_t){0};
@@ -513,6 +509,22 @@ int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fa
         if (has_flag(s, i, ENTRY_SAMPLES))
             pick(s, i, &results[i], fail);
     }
+}
+
+int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fail_t *fail)
+{
+    if (atomic_load(s->interrupt))
+        return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
+    s->mark_ns = clock_ns();
+    comm_mark_step(s->comm);
+    header_t header = write_payload(s, plan);
+    comm_bcast_patient(s->comm, &header, sizeof header);
+    take_step(s, &header);
+    if (find_starts(s))
+        fail_set(fail, FAIL_INTERRUPTED, "interrupted");
+    else
+        take_results(s, results, fail);
+    comm_mark(s->comm, HEART_IDLE, 0);
     book(s, &s->times.sampling_ns);
     return fail->status;
 }
@@ -537,7 +549,9 @@ int step_follow(step_t *s, fail_t *fail)
         comm_bcast_patient(s->comm, &header, sizeof header);
         book(s, &s->times.waiting_ns);
         if (header.kind == MESSAGE_STEP) {
+            comm_mark_step(s->comm);
             take_step(s, &header);
+            comm_mark(s->comm, HEART_IDLE, 0);
         } else if (header.kind == MESSAGE_LOGITS) {
             gather_row(s, header.logits_row, NULL);
             book(s, &s->times.exchange_ns);

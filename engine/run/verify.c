@@ -8,6 +8,7 @@
 #include "engine/base/size.h"
 #include "engine/run/capacity.h"
 #include "engine/run/engine.h"
+#include "engine/run/share_choice.h"
 #include "engine/run/verify_checks.h"
 #include "engine/run/verify_forward.h"
 #include "engine/run/verify_weights.h"
@@ -24,6 +25,7 @@ typedef struct verifier {
     isa_t isa;
     dot_t dot;
     size_t threads;
+    size_t *shares; /* [ranks] how much each takes, for the plan */
     team_t *team;
     model_t model;
     kv_cache_t cache;
@@ -145,6 +147,18 @@ static int open_compute(verifier_t *v, fail_t *fail)
     return comm_agree(v->comm, fail);
 }
 
+/* Collective. */
+static int choose_shares(verifier_t *v, fail_t *fail)
+{
+    const share_group_t group = {v->comm, v->comm, NULL};
+    v->shares = calloc((size_t)comm_size(v->comm), sizeof *v->shares);
+    if (v->shares == NULL)
+        fail_set(fail, FAIL_MEMORY, "verify: out of memory");
+    if (comm_agree(v->comm, fail) == 0)
+        share_choice(&group, v->team, v->options->shares, v->shares, fail);
+    return fail->status;
+}
+
 /* Collective. Refuses what does not fit, before anything large is allocated. */
 static int check_memory(verifier_t *v, size_t tokens, fail_t *fail)
 {
@@ -152,7 +166,8 @@ static int check_memory(verifier_t *v, size_t tokens, fail_t *fail)
     model_t shape = {.config = v->config, .rank = (size_t)comm_rank(v->comm), .mode = v->mode};
     size_t node_ranks = (size_t)comm_node_size(v->comm), scratch = 0;
     kernels_get(&shape.kernels, v->isa, v->mode);
-    plan_open(&shape.plan, &sizes, PLAN_GATHER, (size_t)comm_size(v->comm), fail);
+    plan_open_weighted(
+        &shape.plan, &sizes, PLAN_GATHER, (size_t)comm_size(v->comm), v->shares, fail);
     if (comm_agree(v->comm, fail) != 0)
         return fail->status;
     for (size_t a = 0; a < REFERENCE_ATTENTIONS; a++)
@@ -177,6 +192,7 @@ static int open_model(verifier_t *v, fail_t *fail)
     model_options_t options = {.combine = PLAN_GATHER,
         .n_ranks = (size_t)comm_size(v->comm),
         .rank = (size_t)comm_rank(v->comm),
+        .weights = v->shares,
         .mode = v->mode,
         .isa = v->isa,
         .max_positions = tokens,
@@ -247,8 +263,9 @@ static int run(verifier_t *v, fail_t *fail)
         return fail->status;
     v->mode = v->options->has_mode ? v->options->mode : v->reference.dtype;
     v->report->relative = v->mode != DTYPE_BF16;
-    if (check_reference(v, fail) != 0 || open_compute(v, fail) != 0 || open_model(v, fail) != 0 ||
-        run_weights(v, fail) != 0 || run_forwards(v, fail) != 0)
+    if (check_reference(v, fail) != 0 || open_compute(v, fail) != 0 ||
+        choose_shares(v, fail) != 0 || open_model(v, fail) != 0 || run_weights(v, fail) != 0 ||
+        run_forwards(v, fail) != 0)
         return fail->status;
     fill_header(v);
     report_gather(v->report, v->comm, fail);
@@ -267,6 +284,7 @@ int verify_run(report_t **report, comm_t *comm, const verify_options_t *options,
     team_close(v.team);
     checkpoint_close(v.checkpoint);
     free(v.layers);
+    free(v.shares);
     reference_close(&v.reference);
     if (fail->status != 0) {
         report_close(v.report);

@@ -27,6 +27,7 @@ typedef struct verify_options {
     bool skip_digest;
     const char *layers; /* "0,5-7", whose components are compared; NULL: all */
     double tolerance;
+    const char *shares;          /* as share_choice's text (share_choice.h) */
     size_t threads;              /* 0: choose from the binding */
     verify_progress_fn progress; /* called on rank 0; may be NULL */
     void *progress_context;

@@ -128,8 +128,20 @@ done
 bench "the demo model" "${small[@]}" --json -
 [ "$(member "$work/out" weights)" = '"checkpoint"' ] || complain "the demo model: expected its weights"
 
+# ---- Replicas ------------------------------------------------------------------------------------
+
+for flag in "" --own-weights; do
+    # shellcheck disable=SC2086
+    bench "replicas" --config "$odd" "${small[@]}" --mesh "${ranks}x1" $flag --json -
+    [ "$(member "$work/out" replicas)" = "$ranks" ] || complain "replicas: expected $ranks"
+    [ "$(member "$work/out" ranks)" = "$ranks" ] || complain "replicas: expected $ranks ranks"
+    [ "$(member "$work/out" logits_digest)" = "$(digest)" ] || complain "replicas: the digest differs"
+    has_all "replicas" "$work/out" prefill_tokens_per_s decode_tokens_per_s decode_bandwidth_share
+done
+
 # ---- What it refuses -----------------------------------------------------------------------------
 
+fails "a mesh of other ranks" 2 "--mesh" --config "$odd" --mesh "$((ranks + 1))x1"
 fails "no such configuration" 1 "nowhere.json" --config "$work/nowhere.json"
 fails "no repetition" 2 "--repeat 1" --config "$odd" --repeat 0
 fails "no tokens" 2 "--prompt-tokens" --config "$odd" --prompt-tokens 0

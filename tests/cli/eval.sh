@@ -113,6 +113,14 @@ if [ "$ranks" -ge 4 ]; then
     done
 fi
 
+# Weights that replicas have in common, or each for itself.
+if [ "$ranks" -eq 2 ]; then
+    grep -q '"weight_sharers": 2' "$work/2x1/summary.json" || complain "2x1: expected shared weights"
+    evaluate 2x1 "$work/own" --task word-problems --limit "$items" --own-weights || complain "own weights fail"
+    grep -q '"weight_sharers": 1' "$work/own/summary.json" || complain "own weights are shared"
+    same "own weights" "$work/one" "$work/own"
+fi
+
 # Choices, windows, and prompts that begin alike, with and without taking over their beginning.
 if [ "$ranks" -eq 2 ] && [ -z "$slow" ]; then
     for task in word-problems-choice plays gsm8k; do

@@ -1,0 +1,74 @@
+/* Where a rank stands, for those that watch it (watchdog.h): a few words that the rank stores as it
+ * goes along and that other threads and processes read. A mark costs a handful of relaxed stores.
+ *
+ * One heart a process; all groups of ranks that the process is in share it. Only the thread that
+ * talks to other ranks marks. */
+#ifndef CHOIR_COMM_HEART_H
+#define CHOIR_COMM_HEART_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "comm/comm.h"
+
+#define HEART_BYTES 64
+
+typedef enum heart_phase {
+    HEART_IDLE, /* nothing to do: between steps, or waiting for a user */
+    HEART_OPEN,
+    HEART_LOAD,
+    HEART_ORDER, /* the step's entries from the coordinator */
+    HEART_EMBED,
+    HEART_QKV,
+    HEART_ATTENTION,
+    HEART_O_PROJ,
+    HEART_MLP,
+    HEART_DOWN_PROJ,
+    HEART_LOGITS,
+    HEART_SAMPLE,
+    HEART_PHASES
+} heart_phase_t;
+
+/* What a rank waits in for other ranks. */
+typedef enum heart_wait {
+    HEART_WAIT_NONE,
+    HEART_WAIT_GATHER, /* of activations */
+    HEART_WAIT_BROADCAST,
+    HEART_WAIT_BARRIER,
+    HEART_WAIT_REDUCE,
+    HEART_WAIT_COLLECT, /* to rank 0, or to all */
+    HEART_WAIT_AGREE,
+    HEART_WAITS
+} heart_wait_t;
+
+typedef struct heart {
+    _Alignas(HEART_BYTES) atomic_uint_fast64_t beats; /* marks so far */
+    atomic_uint_fast64_t step;                        /* steps begun */
+    atomic_uint_fast32_t layer;
+    atomic_int phase, wait;
+    atomic_int group; /* rank in the whole run of the first rank of the group it works in */
+} heart_t;
+
+/* The same at one moment. */
+typedef struct heart_view {
+    uint64_t beats, step;
+    uint32_t layer;
+    int32_t phase, wait, group;
+} heart_view_t;
+
+heart_view_t heart_look(const heart_t *heart);
+
+/* "attention"; "" for HEART_IDLE. */
+const char *heart_phase_name(int phase);
+/* "gather of activations"; "" for HEART_WAIT_NONE. */
+const char *heart_wait_name(int wait);
+
+/* Local. This rank begins a phase of its group's work, of a layer where the phase has one. */
+void comm_mark(const comm_t *comm, heart_phase_t phase, size_t layer);
+/* The same place, and still at work: where a phase may take long. */
+void comm_beat(const comm_t *comm);
+/* Local. The next step begins, in phase HEART_ORDER. */
+void comm_mark_step(const comm_t *comm);
+
+#endif

@@ -1,0 +1,19 @@
+/* Cluster files: the measured rates of predict.h as JSON (docs/scaling.md). */
+#ifndef CHOIR_RUN_CLUSTER_FILE_H
+#define CHOIR_RUN_CLUSTER_FILE_H
+
+#include "engine/base/status.h"
+#include "engine/run/predict.h"
+
+/* cluster: to be cleared by predict_cluster_clear whatever is returned. FAIL_FILE, FAIL_FORMAT with
+ * the name of what is missing, FAIL_MEMORY. */
+int cluster_file_read(predict_cluster_t *cluster, const char *path, fail_t *fail);
+
+/* Replaces the file at once, by a rename. FAIL_FILE, FAIL_MEMORY. */
+int cluster_file_write(const predict_cluster_t *cluster, const char *path, fail_t *fail);
+
+/* Puts rates in the place of those of the same model, ranks and threads, or after all others.
+ * FAIL_MEMORY. */
+int cluster_add_rates(predict_cluster_t *cluster, const predict_rates_t *rates, fail_t *fail);
+
+#endif

@@ -1,0 +1,399 @@
+#include "engine/run/predict.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/size.h"
+
+#define PANEL 64      /* outputs that a thread works on at once (kernels.h) */
+#define GRANULE 16    /* outputs that a narrower panel has a multiple of */
+#define GATHERS 4     /* of a layer */
+#define MANY_ROWS 32  /* from here on activations are copied through windows (forward.c) */
+#define STEP_ROUNDS 3 /* header, payload, summaries */
+
+/* ---- Curves ------------------------------------------------------------------------------------
+ */
+
+double predict_curve_at(const predict_curve_t *c, double x)
+{
+    size_t i = 0;
+    if (c->n == 0)
+        return 0;
+    while (i < c->n && c->x[i] < x)
+        i++;
+    if (i == 0)
+        return c->y[0];
+    if (i == c->n)
+        return c->y[c->n - 1];
+    double at = log(x / c->x[i - 1]) / log(c->x[i] / c->x[i - 1]);
+    return c->y[i - 1] * pow(c->y[i] / c->y[i - 1], at);
+}
+
+void predict_curve_add(predict_curve_t *c, double x, double y)
+{
+    size_t i = 0;
+    if (!(y > 0))
+        return;
+    while (i < c->n && c->x[i] < x)
+        i++;
+    bool replaces = i < c->n && c->x[i] == x;
+    if (!replaces && c->n == PREDICT_POINTS)
+        return;
+    if (!replaces) {
+        memmove(c->x + i + 1, c->x + i, (c->n - i) * sizeof *c->x);
+        memmove(c->y + i + 1, c->y + i, (c->n - i) * sizeof *c->y);
+        c->n++;
+    }
+    c->x[i] = x;
+    c->y[i] = y;
+}
+
+/* ---- Clusters ----------------------------------------------------------------------------------
+ */
+
+void predict_cluster_clear(predict_cluster_t *cluster)
+{
+    free(cluster->rates);
+    cluster->rates = NULL;
+    cluster->n_rates = 0;
+}
+
+/* 0 for equal sizes, more the further apart they are. */
+static double distance(size_t a, size_t b)
+{
+    return a > 0 && b > 0 ? fabs(log((double)a / (double)b)) : 0;
+}
+
+/* Whether a suits better than b. */
+static bool suits_better(const predict_rates_t *a, const predict_rates_t *b, size_t ranks,
+    size_t threads, size_t hidden, size_t head_dim)
+{
+    double x[] = {distance(a->ranks, ranks), distance(a->head_dim, head_dim),
+        distance(a->hidden, hidden), threads > 0 ? distance(a->threads, threads) : 0};
+    double y[] = {distance(b->ranks, ranks), distance(b->head_dim, head_dim),
+        distance(b->hidden, hidden), threads > 0 ? distance(b->threads, threads) : 0};
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++)
+        if (x[i] != y[i])
+            return x[i] < y[i];
+    return a->threads > b->threads;
+}
+
+const predict_rates_t *predict_choose(const predict_cluster_t *cluster, size_t ranks_on_node,
+    size_t threads, size_t hidden, size_t head_dim)
+{
+    const predict_rates_t *best = NULL;
+    for (size_t i = 0; i < cluster->n_rates; i++) {
+        const predict_rates_t *rates = &cluster->rates[i];
+        if (best == NULL || suits_better(rates, best, ranks_on_node, threads, hidden, head_dim))
+            best = rates;
+    }
+    return best;
+}
+
+/* ---- What a rank has to do ---------------------------------------------------------------------
+ */
+
+/* The most that any rank has, and so the time of a phase. Bytes are those of the busiest thread
+ * times threads. */
+typedef struct load {
+    double layer_bytes; /* of a layer's matrices */
+    double lm_head_bytes;
+    double heads;    /* query heads */
+    double elements; /* elementwise, of a layer and a row */
+    double vocab;
+    double rank_bytes, node_bytes; /* exchanged for each row, all layers */
+    double window_bytes;           /* copied for each row, all layers; of the busiest rank */
+    size_t nodes;
+} load_t;
+
+/* Threads take whole panels, so that the busiest has one more than others, or the only one. */
+static double busy_bytes(const plan_model_t *m, size_t outputs, size_t inputs, size_t threads)
+{
+    size_t panels = size_round_up(outputs, PANEL) / PANEL, whole = size_round_up(outputs, GRANULE);
+    size_t busiest = (panels + threads - 1) / threads * PANEL * threads;
+    return (double)(threads == 1 ? whole : size_max(whole, busiest)) * (double)inputs *
+           (double)m->weight_bytes;
+}
+
+static double most(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+/* q, k and v are one list of panels; a thread computes the same panels of gate and up. */
+static double layer_bytes(const plan_t *plan, const plan_share_t *share, size_t threads, int matrix)
+{
+    const plan_model_t *m = &plan->model;
+    size_t q = plan_count(share->heads) * m->head_dim,
+           kv = plan_count(share->kv_heads) * m->head_dim;
+    bool gather = plan->combine == PLAN_GATHER;
+    size_t rows = gather ? plan_count(share->hidden) : m->hidden;
+    size_t columns = plan_count(share->columns);
+    switch (matrix) {
+    case 0:
+        return busy_bytes(
+            m, size_round_up(q, PANEL) + 2 * size_round_up(kv, PANEL), m->hidden, threads);
+    case 1:
+        return busy_bytes(m, rows, gather ? m->n_heads * m->head_dim : q, threads);
+    case 2:
+        return 2 * busy_bytes(m, columns, m->hidden, threads);
+    default:
+        return busy_bytes(m, rows, gather ? m->intermediate : columns, threads);
+    }
+}
+
+void predict_bytes_per_row(
+    const plan_t *plan, size_t ranks_per_node, double *rank_bytes, double *node_bytes)
+{
+    const plan_model_t *m = &plan->model;
+    size_t n = plan->n_ranks, per_node = size_min(size_max(ranks_per_node, 1), n);
+    double width = (double)(m->n_heads * m->head_dim + 2 * m->hidden + m->intermediate);
+    *rank_bytes = *node_bytes = 0;
+    for (size_t r = 0; r < n; r++)
+        *rank_bytes =
+            most(*rank_bytes, (double)plan_exchange_bytes_per_token(plan, r, m->cache_bytes));
+    if (per_node == n)
+        return;
+    for (size_t first = 0; first < n; first += per_node) {
+        double own = 0;
+        for (size_t r = first; r < size_min(first + per_node, n); r++) {
+            const plan_share_t *s = &plan->shares[r];
+            own += (double)(plan_count(s->heads) * m->head_dim + 2 * plan_count(s->hidden) +
+                            plan_count(s->columns));
+        }
+        double bytes = (double)m->n_layers * (width - own) * (double)m->cache_bytes;
+        if (plan->combine == PLAN_REDUCE)
+            bytes = *rank_bytes;
+        *node_bytes = most(*node_bytes, bytes + (double)(m->hidden * m->cache_bytes));
+    }
+}
+
+static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
+{
+    const plan_model_t *m = &plan->model;
+    load_t load = {0};
+    double matrices[4] = {0};
+    size_t per_node = size_min(size_max(ranks_per_node, 1), plan->n_ranks);
+    double width = (double)(m->n_heads * m->head_dim + 2 * m->hidden + m->intermediate);
+    for (size_t r = 0; r < plan->n_ranks; r++) {
+        const plan_share_t *s = &plan->shares[r];
+        double heads = (double)plan_count(s->heads), kv = (double)plan_count(s->kv_heads);
+        for (int i = 0; i < 4; i++)
+            matrices[i] = most(matrices[i], layer_bytes(plan, s, threads, i));
+        load.lm_head_bytes =
+            most(load.lm_head_bytes, busy_bytes(m, plan_count(s->vocab), m->hidden, threads));
+        load.heads = most(load.heads, heads);
+        load.elements =
+            most(load.elements, 2 * (double)m->hidden + (heads + 2 * kv) * (double)m->head_dim);
+        load.vocab = most(load.vocab, (double)plan_count(s->vocab));
+    }
+    for (int i = 0; i < 4; i++)
+        load.layer_bytes += matrices[i];
+    predict_bytes_per_row(plan, ranks_per_node, &load.rank_bytes, &load.node_bytes);
+    load.window_bytes = (double)m->n_layers * width * (double)m->cache_bytes;
+    load.nodes = (plan->n_ranks + per_node - 1) / per_node;
+    return load;
+}
+
+/* ---- Steps -------------------------------------------------------------------------------------
+ */
+
+typedef struct step {
+    bool decode;
+    double rows, draws; /* rows of logits */
+    double flop_heads;  /* rows x keys x 4 x head elements, for each query head and layer */
+    double flop_s;      /* what a FLOP of attention takes */
+} step_t;
+
+static double rounds(size_t nodes)
+{
+    double n = 0;
+    for (size_t reached = 1; reached < nodes; reached *= 2)
+        n++;
+    return n;
+}
+
+/* Gathers of a step: four a layer and the embedding's; with reduce two sums. */
+static double n_gathers(const plan_t *plan)
+{
+    double each = plan->combine == PLAN_GATHER ? GATHERS : GATHERS / 2;
+    return each * (double)plan->model.n_layers + 1;
+}
+
+static void add_exchange(const plan_t *plan, const load_t *load, const predict_rates_t *rates,
+    const predict_network_t *network, const step_t *step, predict_split_t *split)
+{
+    double messages = (double)plan->n_ranks * PREDICT_MESSAGE_S, node = 0, between = 0;
+    if (plan->n_ranks == 1)
+        return;
+    node = (n_gathers(plan) + STEP_ROUNDS) * rates->gather_s;
+    if (step->rows >= MANY_ROWS)
+        node += step->rows * load->window_bytes * rates->copy_byte_s;
+    if (load->nodes > 1) {
+        between = (n_gathers(plan) + STEP_ROUNDS) * rounds(load->nodes) * network->latency_s;
+        if (network->bytes_per_s > 0)
+            between += step->rows * load->node_bytes / network->bytes_per_s;
+        messages += n_gathers(plan) * rates->gather_s; /* a second barrier in the node */
+    }
+    split->exchange += node + between + messages;
+    split->network += between;
+}
+
+static void add_step(const plan_t *plan, const load_t *load, const predict_rates_t *rates,
+    const predict_network_t *network, const step_t *step, predict_split_t *split)
+{
+    double layers = (double)plan->model.n_layers;
+    const predict_curve_t *matrix = step->decode ? &rates->decode_matrix : &rates->prompt_matrix;
+    double m = layers * load->layer_bytes * predict_curve_at(matrix, step->rows);
+    if (step->draws > 0)
+        m += load->lm_head_bytes * predict_curve_at(&rates->decode_matrix, step->draws);
+    double attention = layers * load->heads * step->flop_heads * step->flop_s;
+    double elementwise = layers * (rates->elementwise_layer_s +
+                                      step->rows * load->elements * rates->elementwise_element_s);
+    split->matrix += m;
+    split->attention += attention;
+    split->elementwise += elementwise;
+    split->waiting +=
+        layers * rates->waiting_layer_s + rates->waiting_share * (m + attention + elementwise);
+    split->sampling += rates->sampling_step_s + step->draws * load->vocab * rates->sampling_row_s;
+    add_exchange(plan, load, rates, network, step, split);
+}
+
+double predict_seconds(const predict_split_t *s)
+{
+    return s->matrix + s->attention + s->elementwise + s->exchange + s->waiting + s->sampling;
+}
+
+/* Prompts go through in chunks, oldest first; a step may hold several. */
+static void add_prefill(const plan_t *plan, const load_t *load, const predict_rates_t *rates,
+    const predict_network_t *network, const predict_work_t *work, predict_split_t *split)
+{
+    double prompt = (double)work->prompt_tokens, d = (double)plan->model.head_dim;
+    size_t total = work->batch * work->prompt_tokens;
+    double flop_s = predict_curve_at(&rates->prompt_attention, prompt);
+    for (size_t begin = 0; begin < total; begin += work->chunk) {
+        size_t end = size_min(begin + work->chunk, total), keys = 0;
+        for (size_t at = begin; at < end;) {
+            size_t first = at % work->prompt_tokens;
+            size_t n = size_min(work->prompt_tokens - first, end - at);
+            keys += n * first + n * (n + 1) / 2;
+            at += n;
+        }
+        size_t draws = end / work->prompt_tokens - begin / work->prompt_tokens;
+        const step_t step = {
+            false, (double)(end - begin), (double)draws, 4 * d * (double)keys, flop_s};
+        add_step(plan, load, rates, network, &step, split);
+    }
+}
+
+static void add_decode(const plan_t *plan, const load_t *load, const predict_rates_t *rates,
+    const predict_network_t *network, const predict_work_t *work, predict_split_t *split)
+{
+    double rows = (double)work->batch;
+    double keys = (double)work->context + (double)(work->gen_tokens + 1) / 2;
+    double flop_s = predict_curve_at(&rates->decode_attention, keys);
+    const step_t step = {true, rows, rows, 4 * (double)plan->model.head_dim * rows * keys, flop_s};
+    add_step(plan, load, rates, network, &step, split);
+}
+
+void predict_run(const plan_t *plan, const predict_rates_t *rates, const predict_network_t *network,
+    size_t ranks_per_node, const predict_work_t *work, predict_result_t *result)
+{
+    load_t load = load_of(plan, ranks_per_node, rates->threads);
+    *result = (predict_result_t){.exchange_bytes = load.rank_bytes * (double)work->batch,
+        .network_bytes = load.node_bytes * (double)work->batch};
+    add_prefill(plan, &load, rates, network, work, &result->prefill);
+    add_decode(plan, &load, rates, network, work, &result->decode);
+    double tokens = (double)work->batch * (double)work->prompt_tokens;
+    result->prefill_tokens_per_s = tokens / predict_seconds(&result->prefill);
+    result->decode_tokens_per_s = (double)work->batch / predict_seconds(&result->decode);
+}
+
+/* ---- Meshes ------------------------------------------------------------------------------------
+ */
+
+static bool mesh_is_possible(const predict_query_t *q, size_t n_ranks, size_t replicas)
+{
+    if (replicas == 0 || n_ranks % replicas != 0)
+        return false;
+    size_t each = n_ranks / replicas;
+    return replicas == 1 || q->ranks_per_node % each == 0 || each % q->ranks_per_node == 0;
+}
+
+/* Weights of the node that has most of them: replicas on a node share one copy. */
+static double node_weight_bytes(const plan_t *plan, size_t ranks_per_node)
+{
+    double largest = 0;
+    size_t per_node = size_min(ranks_per_node, plan->n_ranks);
+    for (size_t first = 0; first < plan->n_ranks; first += per_node) {
+        double bytes = 0;
+        for (size_t r = first; r < size_min(first + per_node, plan->n_ranks); r++)
+            bytes += (double)plan_weight_bytes(plan, r);
+        largest = most(largest, bytes);
+    }
+    return largest;
+}
+
+int predict_mesh(
+    const predict_query_t *q, size_t n_ranks, size_t replicas, predict_mesh_t *mesh, fail_t *fail)
+{
+    plan_t plan;
+    if (!mesh_is_possible(q, n_ranks, replicas))
+        return fail_set(fail, FAIL_USAGE,
+            "predict: %zu replicas of %zu ranks, %zu on a node: replicas must be of one size and "
+            "divide a node, or take whole nodes",
+            replicas, n_ranks, q->ranks_per_node);
+    size_t each = n_ranks / replicas, on_node = size_min(n_ranks, q->ranks_per_node);
+    const predict_rates_t *rates =
+        predict_choose(q->cluster, on_node, q->threads, q->model->hidden, q->model->head_dim);
+    if (rates == NULL)
+        return fail_set(fail, FAIL_USAGE, "predict: the cluster has no rates");
+    if (plan_open(&plan, q->model, q->combine, each, fail) != 0)
+        return fail->status;
+    predict_work_t work = q->work;
+    work.batch = size_max(1, (q->work.batch + replicas - 1) / replicas);
+    *mesh = (predict_mesh_t){.replicas = replicas,
+        .ranks_each = each,
+        .threads = rates->threads,
+        .nodes = (n_ranks + q->ranks_per_node - 1) / q->ranks_per_node};
+    predict_run(&plan, rates, &q->network, q->ranks_per_node, &work, &mesh->each);
+    double kv = (double)plan_kv_bytes_per_token(&plan, 0) * (double)size_min(each, on_node);
+    double tokens = (double)(size_max(work.context, work.prompt_tokens) + work.gen_tokens);
+    mesh->weight_bytes = node_weight_bytes(&plan, q->ranks_per_node);
+    double caches = kv * tokens * (double)work.batch * (double)size_max(1, on_node / each);
+    mesh->fits = q->cluster->node_memory_bytes <= 0 ||
+                 mesh->weight_bytes + caches <= q->cluster->node_memory_bytes;
+    double sequences = (double)q->work.batch / (double)work.batch;
+    mesh->prefill_tokens_per_s = mesh->each.prefill_tokens_per_s * sequences;
+    mesh->decode_tokens_per_s = mesh->each.decode_tokens_per_s * sequences;
+    plan_close(&plan);
+    return 0;
+}
+
+static bool is_better(const predict_mesh_t *a, const predict_mesh_t *b, bool by_prefill)
+{
+    if (a->fits != b->fits)
+        return a->fits;
+    if (!a->fits)
+        return a->weight_bytes < b->weight_bytes;
+    return by_prefill ? a->prefill_tokens_per_s > b->prefill_tokens_per_s
+                      : a->decode_tokens_per_s > b->decode_tokens_per_s;
+}
+
+int predict_best_mesh(
+    const predict_query_t *q, size_t n_ranks, bool by_prefill, predict_mesh_t *best, fail_t *fail)
+{
+    bool found = false;
+    for (size_t replicas = 1; replicas <= size_min(n_ranks, q->work.batch); replicas++) {
+        predict_mesh_t mesh;
+        if (!mesh_is_possible(q, n_ranks, replicas))
+            continue;
+        if (predict_mesh(q, n_ranks, replicas, &mesh, fail) != 0)
+            return fail->status;
+        if (!found || is_better(&mesh, best, by_prefill))
+            *best = mesh;
+        found = true;
+    }
+    return 0;
+}

@@ -1,0 +1,181 @@
+/* choir bench --cluster: the rates that `choir plan --predict` reckons with. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "comm/ping.h"
+#include "comm/topology.h"
+#include "engine/base/log.h"
+#include "engine/base/size.h"
+#include "engine/run/calibrate.h"
+#include "engine/run/cluster_file.h"
+#include "engine/run/sweep.h"
+#include "launch/bench_job.h"
+
+#define CHUNK 512 /* prompt tokens of a step unless told (engine.h) */
+
+typedef struct cluster_job {
+    bench_job_t *job;
+    predict_cluster_t cluster; /* rank 0's */
+    size_t node_ranks, node_cores, memory_bytes;
+    bool on_first_node;
+    size_t n_runs;
+    bench_options_t *runs;       /* [n_runs] all kinds, then all again */
+    calibrate_sample_t *samples; /* [n_runs] */
+} cluster_job_t;
+
+static void take_sample(void *context, size_t run, const bench_report_t *report, fail_t *fail)
+{
+    cluster_job_t *c = context;
+    size_t chunk = c->job->invocation->options.prefill_chunk;
+    (void)fail;
+    c->samples[run] = calibrate_sample(&c->runs[run], report, chunk != 0 ? chunk : CHUNK);
+    log_write(LOG_INFO, "%zu ranks x %zu threads, %zu of %zu", report->n_ranks,
+        c->job->about.threads, run + 1, c->n_runs);
+}
+
+/* Rank 0. */
+static int add_rates(cluster_job_t *c, size_t ranks, size_t threads, fail_t *fail)
+{
+    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
+    const options_t *flags = &c->job->invocation->options;
+    config_t config = c->job->config;
+    config.num_hidden_layers = c->job->about.n_layers;
+    plan_model_t model = config_plan_model(&config, modes[flags->dtype]);
+    predict_rates_t rates = {
+        .ranks = ranks, .threads = threads, .hidden = model.hidden, .head_dim = model.head_dim};
+    snprintf(rates.model, sizeof rates.model, "%s", c->job->about.model);
+    plan_t plan;
+    if (plan_open(&plan, &model, flags->combine == 0 ? PLAN_GATHER : PLAN_REDUCE, ranks, fail) != 0)
+        return fail->status;
+    calibrate_sample_t medians[CALIBRATE_RUNS];
+    calibrate_medians(c->samples, c->n_runs / CALIBRATE_RUNS, medians);
+    calibrate_fit(&plan, medians, CALIBRATE_RUNS, &rates);
+    plan_close(&plan);
+    return cluster_add_rates(&c->cluster, &rates, fail);
+}
+
+/* Collective. Every number of ranks on the first node, with every number of threads that it has
+ * cores for. */
+static int measure_parts(cluster_job_t *c, fail_t *fail)
+{
+    comm_t *comm = c->job->invocation->comm;
+    size_t node_rank = c->on_first_node ? (size_t)comm_node_rank(comm) : SIZE_MAX;
+    sweep_part_t one;
+    sweep_t sweep;
+    const char *text = c->job->invocation->options.sweep;
+    if (sweep_parse(
+            text != NULL ? text : "auto", c->node_ranks, c->node_cores, 1, 1, &sweep, fail) != 0)
+        return fail->status;
+    for (size_t i = 0; sweep_part(&sweep, i, c->node_ranks, c->node_cores, &one); i++) {
+        const bench_part_t part = {.color = node_rank < one.ranks ? 0 : 1,
+            .threads = one.threads,
+            .replicas = 1,
+            .runs = c->runs,
+            .n_runs = c->n_runs,
+            .take = take_sample,
+            .context = c};
+        if (bench_part_run(c->job, &part, fail) != 0)
+            return fail->status;
+        if (comm_rank(comm) == 0)
+            add_rates(c, one.ranks, one.threads, fail);
+        if (comm_agree(comm, fail) != 0)
+            return fail->status;
+    }
+    return 0;
+}
+
+/* Collective. The first node, and what it has. */
+static int look_around(cluster_job_t *c, fail_t *fail)
+{
+    comm_t *comm = c->job->invocation->comm;
+    topology_t topology = {0};
+    int *nodes = calloc((size_t)comm_size(comm), sizeof *nodes);
+    if (nodes == NULL)
+        fail_set(fail, FAIL_MEMORY, "bench: out of memory");
+    else
+        topology_read(&topology, fail);
+    if (comm_agree(comm, fail) == 0) {
+        ping_nodes(comm, nodes);
+        c->on_first_node = nodes[comm_rank(comm)] == nodes[0];
+        size_t cores = topology.node_cores;
+        if (topology.granted_cpus > 0)
+            cores = size_min(cores, topology.granted_cpus);
+        int64_t told[] = {comm_node_size(comm), (int64_t)cores, (int64_t)topology.memory_bytes};
+        comm_bcast(comm, told, sizeof told);
+        c->node_ranks = (size_t)told[0];
+        c->node_cores = (size_t)told[1];
+        c->memory_bytes = (size_t)told[2];
+    }
+    free(nodes);
+    return fail->status;
+}
+
+/* Rank 0. A file that is there keeps what is not measured again. */
+static int open_file(cluster_job_t *c, fail_t *fail)
+{
+    const char *path = c->job->invocation->options.cluster;
+    if (access(path, F_OK) == 0 && cluster_file_read(&c->cluster, path, fail) != 0)
+        return fail->status;
+    if (c->cluster.n_rates > 0 && strcmp(c->cluster.cpu, c->job->about.cpu) != 0)
+        return fail_set(fail, FAIL_USAGE, "%s: expected rates of %s, found those of %s", path,
+            c->job->about.cpu, c->cluster.cpu);
+    snprintf(c->cluster.cpu, sizeof c->cluster.cpu, "%s", c->job->about.cpu);
+    c->cluster.node_cores = c->node_cores;
+    c->cluster.node_memory_bytes = (double)c->memory_bytes;
+    return cluster_file_write(&c->cluster, path, fail); /* now, rather than after minutes */
+}
+
+static int measure_all(cluster_job_t *c, fail_t *fail)
+{
+    comm_t *comm = c->job->invocation->comm;
+    predict_network_t network;
+    if (calibrate_network(comm, &network, fail) != 0 || measure_parts(c, fail) != 0)
+        return fail->status;
+    if (comm_rank(comm) != 0)
+        return 0;
+    if (network.bytes_per_s > 0)
+        c->cluster.network = network;
+    return cluster_file_write(&c->cluster, c->job->invocation->options.cluster, fail);
+}
+
+/* Every kind of run once, and then again: what disturbs a moment disturbs one of each. */
+static int list_runs(cluster_job_t *c, fail_t *fail)
+{
+    size_t repeat = c->job->invocation->options.repeat;
+    c->n_runs = repeat * CALIBRATE_RUNS;
+    c->runs = calloc(c->n_runs, sizeof *c->runs);
+    c->samples = calloc(c->n_runs, sizeof *c->samples);
+    if (c->runs == NULL || c->samples == NULL)
+        return fail_set(fail, FAIL_MEMORY, "bench: out of memory for %zu runs", c->n_runs);
+    for (size_t i = 0; i < c->n_runs; i++) {
+        if (i % CALIBRATE_RUNS == 0)
+            calibrate_runs(c->runs + i);
+        c->runs[i].repeat = 1;
+    }
+    c->runs[0].warmup = c->job->invocation->options.warmup;
+    return 0;
+}
+
+int bench_cluster(bench_job_t *job, fail_t *fail)
+{
+    cluster_job_t *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        fail_set(fail, FAIL_MEMORY, "bench: out of memory");
+    if (comm_agree(job->invocation->comm, fail) == 0) {
+        c->job = job;
+        list_runs(c, fail);
+        if (comm_agree(job->invocation->comm, fail) == 0 && look_around(c, fail) == 0 &&
+            comm_rank(job->invocation->comm) == 0)
+            open_file(c, fail);
+        if (comm_agree(job->invocation->comm, fail) == 0)
+            measure_all(c, fail);
+        comm_agree(job->invocation->comm, fail);
+        predict_cluster_clear(&c->cluster);
+        free(c->samples);
+        free(c->runs);
+    }
+    free(c);
+    return fail->status;
+}

@@ -1,0 +1,311 @@
+/* choir bench --sweep: the same model on more and more cores. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/topology.h"
+#include "engine/base/log.h"
+#include "engine/base/size.h"
+#include "engine/run/predict.h"
+#include "engine/run/sweep.h"
+#include "launch/bench_job.h"
+
+/* Runs of a part: contexts x batches x scalings at most. */
+#define MOST_RUNS (SWEEP_MAX * SWEEP_MAX * SWEEP_SCALINGS)
+
+/* What a run stands for: one row, or two where strong and weak scaling ask for the same. */
+typedef struct cell {
+    size_t batch, context; /* indices into the sweep's lists */
+    bool scalings[SWEEP_SCALINGS];
+} cell_t;
+
+typedef struct rates {
+    double prefill, decode;
+} rates_t;
+
+typedef struct sweep_job {
+    bench_job_t *job;
+    sweep_t sweep;
+    size_t ranks_per_node, node_cores;
+    sweep_part_t base, part;
+    size_t n_runs;
+    bench_options_t runs[MOST_RUNS];
+    cell_t cells[MOST_RUNS];
+    rates_t bases[SWEEP_MAX][SWEEP_MAX]; /* [context][batch] of the smallest part */
+    uint64_t digests[SWEEP_MAX];         /* [context]; 0: none yet */
+} sweep_job_t;
+
+/* ---- What is measured --------------------------------------------------------------------------
+ */
+
+/* The prompt is as long as the context, unless --prompt-tokens says otherwise. */
+static bench_options_t run_of(const sweep_job_t *s, size_t batch, size_t context)
+{
+    const invocation_t *invocation = s->job->invocation;
+    bool given = args_was_given(&invocation->given, "--prompt-tokens");
+    return (bench_options_t){.batch = batch,
+        .context = context,
+        .prompt_tokens = given ? invocation->options.prompt_tokens : context,
+        .gen_tokens = invocation->options.gen_tokens,
+        .repeat = invocation->options.repeat,
+        .warmup = invocation->options.warmup};
+}
+
+static void add_run(sweep_job_t *s, size_t b, size_t c, sweep_scaling_t scaling)
+{
+    size_t context = s->sweep.contexts.items[c];
+    size_t batch = sweep_batch(&s->base, &s->part, scaling, s->sweep.batches.items[b]);
+    if (!s->sweep.scalings[scaling] || batch == 0)
+        return;
+    for (size_t i = 0; i < s->n_runs; i++)
+        if (s->cells[i].batch == b && s->cells[i].context == c && s->runs[i].batch == batch) {
+            s->cells[i].scalings[scaling] = true;
+            return;
+        }
+    s->runs[s->n_runs] = run_of(s, batch, context);
+    s->cells[s->n_runs] = (cell_t){.batch = b, .context = c};
+    s->cells[s->n_runs++].scalings[scaling] = true;
+}
+
+static void list_runs(sweep_job_t *s)
+{
+    s->n_runs = 0;
+    for (size_t c = 0; c < s->sweep.contexts.n; c++)
+        for (size_t b = 0; b < s->sweep.batches.n; b++)
+            for (int scaling = 0; scaling < SWEEP_SCALINGS; scaling++)
+                add_run(s, b, c, (sweep_scaling_t)scaling);
+}
+
+static int check_lengths(const sweep_job_t *s, fail_t *fail)
+{
+    const config_t *config = &s->job->config;
+    for (size_t c = 0; c < s->sweep.contexts.n; c++) {
+        bench_options_t run = run_of(s, 1, s->sweep.contexts.items[c]);
+        size_t needed = size_max(run.prompt_tokens, run.context + run.gen_tokens);
+        if (!config->yarn.enabled && needed > config->max_position_embeddings)
+            return fail_set(fail, FAIL_LIMIT,
+                "--sweep: context %zu, --prompt-tokens %zu, --gen-tokens %zu: %zu positions, and "
+                "the model has %zu",
+                run.context, run.prompt_tokens, run.gen_tokens, needed,
+                config->max_position_embeddings);
+    }
+    return 0;
+}
+
+/* ---- Rows --------------------------------------------------------------------------------------
+ */
+
+static void set_real(json_t *row, const char *phase, const char *name, double value)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s_%s", phase, name);
+    json_object_set_new(row, key, json_real(value));
+}
+
+static void set_real_or_null(
+    json_t *row, const char *phase, const char *name, bool is_known, double value)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s_%s", phase, name);
+    json_object_set_new(row, key, is_known ? json_real(value) : json_null());
+}
+
+static void set_gain(json_t *row, const char *phase, const sweep_gain_t *gain)
+{
+    set_real(row, phase, "speedup", gain->speedup);
+    set_real(row, phase, "efficiency", gain->efficiency);
+    set_real_or_null(row, phase, "serial_fraction", gain->has_fraction, gain->serial_fraction);
+}
+
+/* Mean and maximum over ranks of one kind of time; the mean is returned. */
+static double set_times(json_t *row, const bench_report_t *report, bench_phase_t phase,
+    const char *name, const char *kind, size_t offset)
+{
+    double sum = 0, most = 0;
+    char key[32];
+    for (size_t r = 0; r < report->n_ranks; r++) {
+        const bench_split_t *split = &report->splits[(size_t)phase * report->n_ranks + r];
+        double value = *(const double *)((const char *)split + offset);
+        sum += value;
+        most = value > most ? value : most;
+    }
+    snprintf(key, sizeof key, "%s_s_mean", kind);
+    set_real(row, name, key, sum / (double)report->n_ranks);
+    snprintf(key, sizeof key, "%s_s_max", kind);
+    set_real(row, name, key, most);
+    return sum / (double)report->n_ranks;
+}
+
+/* rows: of one prefill, or of a step, of one replica. */
+static void set_phase(json_t *row, const sweep_job_t *s, const bench_report_t *report,
+    bench_phase_t phase, double rows)
+{
+    static const struct {
+        const char *name;
+        size_t offset;
+    } kinds[] = {{"matrix", offsetof(bench_split_t, matrix)},
+        {"attention", offsetof(bench_split_t, attention)},
+        {"elementwise", offsetof(bench_split_t, elementwise)},
+        {"exchange", offsetof(bench_split_t, exchange)},
+        {"waiting", offsetof(bench_split_t, waiting)},
+        {"sampling", offsetof(bench_split_t, sampling)}};
+    const char *name = phase == BENCH_PREFILL ? "prefill" : "decode";
+    double exchange_s = 0, rank_bytes = 0, node_bytes = 0;
+    fail_t fail = {0};
+    plan_t plan;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        double mean = set_times(row, report, phase, name, kinds[i].name, kinds[i].offset);
+        exchange_s = kinds[i].offset == offsetof(bench_split_t, exchange) ? mean : exchange_s;
+    }
+    config_t config = s->job->config;
+    config.num_hidden_layers = s->job->about.n_layers;
+    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
+    const options_t *flags = &s->job->invocation->options;
+    plan_model_t model = config_plan_model(&config, modes[flags->dtype]);
+    if (plan_open(&plan, &model, flags->combine == 0 ? PLAN_GATHER : PLAN_REDUCE, report->n_ranks,
+            &fail) == 0) {
+        predict_bytes_per_row(&plan, s->ranks_per_node, &rank_bytes, &node_bytes);
+        plan_close(&plan);
+    }
+    set_real(row, name, "exchange_bytes", rank_bytes * rows);
+    set_real(row, name, "network_bytes", node_bytes * rows);
+    double bytes = node_bytes > 0 ? node_bytes : rank_bytes;
+    set_real_or_null(row, name, "exchange_bytes_per_s", exchange_s > 0 && bytes > 0,
+        exchange_s > 0 ? bytes * rows / exchange_s : 0);
+}
+
+static void write_row(sweep_job_t *s, const cell_t *cell, sweep_scaling_t scaling,
+    const bench_report_t *report, const rates_t *rates, fail_t *fail)
+{
+    const bench_options_t *o = &s->job->about.options;
+    const rates_t *base = &s->bases[cell->context][cell->batch];
+    json_t *row = bench_json(&s->job->about, report);
+    sweep_gain_t prefill = sweep_gain(&s->base, base->prefill, &s->part, rates->prefill, scaling);
+    sweep_gain_t decode = sweep_gain(&s->base, base->decode, &s->part, rates->decode, scaling);
+    if (row != NULL) {
+        json_object_set_new(row, "scaling", json_string(sweep_scaling_name(scaling)));
+        json_object_set_new(
+            row, "cores", json_integer((json_int_t)(s->part.ranks * s->part.threads)));
+        json_object_set_new(
+            row, "base_cores", json_integer((json_int_t)(s->base.ranks * s->base.threads)));
+        json_object_set_new(
+            row, "base_batch", json_integer((json_int_t)s->sweep.batches.items[cell->batch]));
+        json_object_set_new(
+            row, "total_batch", json_integer((json_int_t)(o->batch * s->part.replicas)));
+        set_gain(row, "prefill", &prefill);
+        set_gain(row, "decode", &decode);
+        set_phase(row, s, report, BENCH_PREFILL, (double)(o->batch * o->prompt_tokens));
+        set_phase(row, s, report, BENCH_DECODE, (double)o->batch);
+    }
+    if (!bench_job_write(s->job, row, fail))
+        return;
+    printf("%-6s %5zu %7zu %4zux%-4zu %5zu %7zu %10.1f %7.2f %6.2f %10.2f %7.2f %6.2f\n",
+        sweep_scaling_name(scaling), s->part.ranks, s->part.threads, s->part.replicas,
+        s->part.ranks / s->part.replicas, o->batch * s->part.replicas, o->context, rates->prefill,
+        prefill.speedup, prefill.efficiency, rates->decode, decode.speedup, decode.efficiency);
+    fflush(stdout);
+}
+
+/* The last prompt of a context is the same everywhere, and so must its logits be. */
+static int check_digest(sweep_job_t *s, size_t context, uint64_t digest, fail_t *fail)
+{
+    if (s->digests[context] == 0)
+        s->digests[context] = digest;
+    if (s->digests[context] != digest && s->job->invocation->options.combine == 0)
+        fail_set(fail, FAIL_INTERNAL,
+            "--sweep: %zu ranks x %zu threads, context %zu: expected logits of digest %016llx, "
+            "found %016llx",
+            s->part.ranks, s->part.threads, s->sweep.contexts.items[context],
+            (unsigned long long)s->digests[context], (unsigned long long)digest);
+    return fail->status;
+}
+
+static void take_run(void *context, size_t run, const bench_report_t *report, fail_t *fail)
+{
+    sweep_job_t *s = context;
+    const cell_t *cell = &s->cells[run];
+    rates_t rates = {bench_spread(report, BENCH_PREFILL_TOKENS).median,
+        bench_spread(report, BENCH_DECODE_TOKENS).median};
+    rates_t *base = &s->bases[cell->context][cell->batch];
+    if (base->decode <= 0)
+        *base = rates;
+    if (check_digest(s, cell->context, report->logits_digest, fail) != 0)
+        return;
+    for (int scaling = 0; scaling < SWEEP_SCALINGS; scaling++)
+        if (cell->scalings[scaling])
+            write_row(s, cell, (sweep_scaling_t)scaling, report, &rates, fail);
+    log_write(LOG_INFO, "%zu ranks x %zu threads, %zu of %zu: prefill %.1f, decode %.2f tokens/s",
+        s->part.ranks, s->part.threads, run + 1, s->n_runs, rates.prefill, rates.decode);
+}
+
+/* ---- All ---------------------------------------------------------------------------------------
+ */
+
+static void print_head(const sweep_job_t *s)
+{
+    const bench_job_t *job = s->job;
+    if (comm_rank(job->invocation->comm) != 0 || job->json.file == stdout ||
+        job->csv.file == stdout)
+        return;
+    printf("%s, %zu of its %zu layers, on %s\n\n%-6s %5s %7s %9s %5s %7s %26s %26s\n",
+        job->about.model, job->about.n_layers, job->about.model_layers, job->about.cpu, "", "", "",
+        "", "", "", "prefill", "decode");
+    printf("%-6s %5s %7s %9s %5s %7s %10s %7s %6s %10s %7s %6s\n", "", "ranks", "threads", "mesh",
+        "batch", "context", "tokens/s", "speedup", "eff.", "tokens/s", "speedup", "eff.");
+}
+
+/* Collective. The cores that every rank of a node finds. */
+static int read_cores(sweep_job_t *s, fail_t *fail)
+{
+    comm_t *comm = s->job->invocation->comm;
+    topology_t topology = {0};
+    topology_read(&topology, fail);
+    if (comm_agree(comm, fail) != 0)
+        return fail->status;
+    size_t cores = topology.node_cores;
+    if (topology.granted_cpus > 0)
+        cores = size_min(cores, topology.granted_cpus);
+    s->node_cores = (size_t)comm_min(comm, (int64_t)cores);
+    s->ranks_per_node = (size_t)comm_max(comm, comm_node_size(comm));
+    return 0;
+}
+
+static int run_parts(sweep_job_t *s, fail_t *fail)
+{
+    sweep_part(&s->sweep, 0, s->ranks_per_node, s->node_cores, &s->base);
+    for (size_t i = 0; sweep_part(&s->sweep, i, s->ranks_per_node, s->node_cores, &s->part); i++) {
+        list_runs(s);
+        const bench_part_t part = {
+            .color = (size_t)comm_rank(s->job->invocation->comm) < s->part.ranks ? 0 : 1,
+            .threads = s->part.threads,
+            .replicas = s->part.replicas,
+            .runs = s->runs,
+            .n_runs = s->n_runs,
+            .take = take_run,
+            .context = s};
+        if (s->n_runs > 0 && bench_part_run(s->job, &part, fail) != 0)
+            return fail->status;
+    }
+    return 0;
+}
+
+int bench_sweep(bench_job_t *job, fail_t *fail)
+{
+    const options_t *flags = &job->invocation->options;
+    comm_t *comm = job->invocation->comm;
+    sweep_job_t *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        fail_set(fail, FAIL_MEMORY, "bench: out of memory");
+    if (comm_agree(comm, fail) == 0) {
+        s->job = job;
+        if (read_cores(s, fail) == 0 &&
+            sweep_parse(flags->sweep, (size_t)comm_size(comm), s->node_cores, flags->batch,
+                flags->context, &s->sweep, fail) == 0)
+            check_lengths(s, fail);
+        if (comm_agree(comm, fail) == 0) {
+            print_head(s);
+            run_parts(s, fail);
+        }
+    }
+    free(s);
+    return fail->status;
+}

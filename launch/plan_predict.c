@@ -1,0 +1,382 @@
+#include "launch/plan_predict.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/json.h"
+#include "engine/base/size.h"
+#include "engine/run/cluster_file.h"
+#include "engine/run/predict.h"
+
+#define MOST_RANKS 1024
+#define MOST_NETWORKS 16
+#define DEFAULT_LATENCY_US 20
+#define CHUNK 512       /* prompt tokens of a step unless told (engine.h) */
+#define WIRE_SHARE 0.94 /* of an Ethernet link's bits that are payload: 1448 of 1538 bytes */
+#define MOST_ROWS_BYTES ((size_t)1 << 28)
+
+typedef struct network {
+    double gbit; /* 0: as measured */
+    predict_network_t rates;
+} network_t;
+
+typedef struct job {
+    const options_t *options;
+    const config_t *config;
+    predict_cluster_t cluster;
+    plan_model_t model;
+    predict_query_t query;
+    size_t n_networks;
+    network_t networks[MOST_NETWORKS];
+    FILE *json; /* NULL: the table */
+} job_t;
+
+/* ---- What is asked for -------------------------------------------------------------------------
+ */
+
+/* "10,25:5,100" */
+static int parse_networks(job_t *job, fail_t *fail)
+{
+    const char *at = job->options->what_if;
+    if (at == NULL) {
+        job->networks[0].rates = job->cluster.network;
+        job->n_networks = 1;
+        return 0;
+    }
+    for (;;) {
+        char *end;
+        double gbit = strtod(at, &end), us = DEFAULT_LATENCY_US;
+        bool good = end != at && gbit > 0 && gbit < 1e6;
+        if (good && *end == ':') {
+            at = end + 1;
+            us = strtod(at, &end);
+            good = end != at && us >= 0 && us < 1e6;
+        }
+        if (!good || (*end != ',' && *end != 0) || job->n_networks == MOST_NETWORKS)
+            return fail_set(fail, FAIL_USAGE,
+                "--what-if: expected at most %d times GBIT[:MICROSECONDS] with commas between "
+                "them, found \"%s\"",
+                MOST_NETWORKS, job->options->what_if);
+        job->networks[job->n_networks++] =
+            (network_t){gbit, {us * 1e-6, gbit * 1e9 / 8 * WIRE_SHARE}};
+        if (*end == 0)
+            return 0;
+        at = end + 1;
+    }
+}
+
+static size_t most_ranks(const predict_cluster_t *cluster)
+{
+    size_t most = 1;
+    for (size_t i = 0; i < cluster->n_rates; i++)
+        most = size_max(most, cluster->rates[i].ranks);
+    return most;
+}
+
+static int prepare(job_t *job, fail_t *fail)
+{
+    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
+    const options_t *flags = job->options;
+    config_t config = *job->config;
+    if (flags->cluster == NULL)
+        return fail_set(fail, FAIL_USAGE,
+            "--predict: expected --cluster FILE, a file that choir bench --cluster wrote");
+    if (flags->n_layers > config.num_hidden_layers)
+        return fail_set(fail, FAIL_USAGE, "--layers: expected at most the model's %zu, found %zu",
+            config.num_hidden_layers, flags->n_layers);
+    if (cluster_file_read(&job->cluster, flags->cluster, fail) != 0)
+        return fail->status;
+    if (job->cluster.n_rates == 0)
+        return fail_set(fail, FAIL_FORMAT, "%s: rates: expected some, found none", flags->cluster);
+    if (flags->n_layers != 0)
+        config.num_hidden_layers = flags->n_layers;
+    job->model = config_plan_model(&config, modes[flags->dtype]);
+    job->query = (predict_query_t){.cluster = &job->cluster,
+        .model = &job->model,
+        .combine = flags->combine == 0 ? PLAN_GATHER : PLAN_REDUCE,
+        .ranks_per_node = flags->node_ranks != 0 ? flags->node_ranks : most_ranks(&job->cluster),
+        .threads = flags->threads,
+        .work = {.batch = flags->batch,
+            .prompt_tokens = flags->prompt_tokens,
+            .context = flags->context != 0 ? flags->context : flags->prompt_tokens,
+            .gen_tokens = flags->gen_tokens,
+            .chunk = CHUNK}};
+    return parse_networks(job, fail);
+}
+
+static int open_output(job_t *job, fail_t *fail)
+{
+    const char *path = job->options->json_file;
+    if (path == NULL)
+        return 0;
+    job->json = strcmp(path, "-") == 0 ? stdout : fopen(path, "a");
+    if (job->json == NULL)
+        return fail_set(fail, FAIL_FILE, "%s: cannot write: %s", path, strerror(errno));
+    return 0;
+}
+
+static void close_output(job_t *job, fail_t *fail)
+{
+    if (job->json == NULL)
+        return;
+    bool failed = ferror(job->json) != 0;
+    failed |= (job->json == stdout ? fflush(stdout) : fclose(job->json)) != 0;
+    if (failed)
+        fail_set(fail, FAIL_FILE, "%s: cannot write: %s", job->options->json_file, strerror(errno));
+}
+
+/* ---- A projection ------------------------------------------------------------------------------
+ */
+
+static json_t *split_json(const predict_split_t *s)
+{
+    return json_pack("{sf sf sf sf sf sf sf}", "matrix_s", s->matrix, "attention_s", s->attention,
+        "elementwise_s", s->elementwise, "exchange_s", s->exchange, "network_s", s->network,
+        "waiting_s", s->waiting, "sampling_s", s->sampling);
+}
+
+static void write_json(const job_t *job, const network_t *network, size_t ranks, bool prefill,
+    const predict_mesh_t *mesh)
+{
+    double rate = prefill ? mesh->prefill_tokens_per_s : mesh->decode_tokens_per_s;
+    json_t *row = json_pack("{si ss sI sI sI sI sI sI sI sI sI sb sf sf sf sf so}", "schema", 1,
+        "phase", prefill ? "prefill" : "decode", "layers", (json_int_t)job->model.n_layers,
+        "hidden", (json_int_t)job->model.hidden, "batch", (json_int_t)job->query.work.batch,
+        "prompt_tokens", (json_int_t)job->query.work.prompt_tokens, "context",
+        (json_int_t)job->query.work.context, "ranks", (json_int_t)ranks, "nodes",
+        (json_int_t)mesh->nodes, "replicas", (json_int_t)mesh->replicas, "threads",
+        (json_int_t)mesh->threads, "fits", mesh->fits, "network_bytes_per_s",
+        network->rates.bytes_per_s, "network_latency_s", network->rates.latency_s,
+        "node_weight_bytes", mesh->weight_bytes, "tokens_per_s", rate, "split",
+        split_json(prefill ? &mesh->each.prefill : &mesh->each.decode));
+    json_dumpf(row, job->json, JSON_COMPACT);
+    fputc('\n', job->json);
+    json_decref(row);
+}
+
+static void print_head(const job_t *job, const network_t *network)
+{
+    const predict_rates_t *rates = predict_choose(&job->cluster, job->query.ranks_per_node,
+        job->query.threads, job->model.hidden, job->model.head_dim);
+    printf("Projection, not a measurement: %zu layers, hidden %zu; %zu sequence%s, prompts of %zu "
+           "tokens, decode from context %zu\n",
+        job->model.n_layers, job->model.hidden, job->query.work.batch,
+        job->query.work.batch == 1 ? "" : "s", job->query.work.prompt_tokens,
+        job->query.work.context);
+    printf("Rates of %s, %zu ranks x %zu threads a node, measured with %s\n", job->cluster.cpu,
+        rates->ranks, rates->threads, rates->model);
+    if (network->gbit > 0)
+        printf("Network: supposed, %g Gbit/s, %g us\n\n", network->gbit,
+            network->rates.latency_s * 1e6);
+    else if (network->rates.bytes_per_s > 0)
+        printf("Network: measured, %.2f GB/s, %.1f us\n\n", network->rates.bytes_per_s * 1e-9,
+            network->rates.latency_s * 1e6);
+    else
+        printf("Network: not measured (--what-if supposes one)\n\n");
+    printf("%5s %7s %5s  %9s %10s %8s  %9s %9s %8s  %s\n", "ranks", "threads", "nodes", "mesh",
+        "prefill/s", "exchange", "mesh", "decode/s", "exchange", "weights/node");
+}
+
+static void print_mesh(
+    const predict_mesh_t *mesh, double rate, const predict_split_t *split, int digits)
+{
+    char name[32];
+    snprintf(name, sizeof name, "%zux%zu", mesh->replicas, mesh->ranks_each);
+    printf("  %9s %*.*f %7.0f%%", name, digits == 1 ? 10 : 9, digits, rate,
+        100 * split->exchange / predict_seconds(split));
+}
+
+static int tell_ranks(const job_t *job, const network_t *network, size_t ranks, fail_t *fail)
+{
+    predict_query_t query = job->query;
+    predict_mesh_t prefill, decode;
+    query.network = network->rates;
+    if (predict_best_mesh(&query, ranks, true, &prefill, fail) != 0 ||
+        predict_best_mesh(&query, ranks, false, &decode, fail) != 0)
+        return fail->status;
+    if (job->json != NULL) {
+        write_json(job, network, ranks, true, &prefill);
+        write_json(job, network, ranks, false, &decode);
+        return 0;
+    }
+    printf("%5zu %7zu %5zu", ranks, decode.threads, decode.nodes);
+    if (!decode.fits) {
+        printf("  %9s %10s %8s  %9s %9s %8s  %7.1f GiB, more than a node has\n", "-", "-", "-", "-",
+            "-", "-", decode.weight_bytes / 1073741824);
+        return 0;
+    }
+    print_mesh(&prefill, prefill.prefill_tokens_per_s, &prefill.each.prefill, 1);
+    print_mesh(&decode, decode.decode_tokens_per_s, &decode.each.decode, 2);
+    printf("  %7.1f GiB\n", decode.weight_bytes / 1073741824);
+    return 0;
+}
+
+static int project(const job_t *job, fail_t *fail)
+{
+    for (size_t i = 0; i < job->n_networks; i++) {
+        const network_t *network = &job->networks[i];
+        size_t first = job->options->ranks != 0 ? job->options->ranks : 1;
+        size_t last = job->options->ranks != 0 ? first : MOST_RANKS;
+        bool networked = network->rates.bytes_per_s > 0;
+        if (!networked && first > job->query.ranks_per_node)
+            return fail_set(fail, FAIL_USAGE,
+                "--ranks %zu: more than the %zu of a node, and %s has no network: expected "
+                "--what-if, or a file measured on several nodes",
+                first, job->query.ranks_per_node, job->options->cluster);
+        if (!networked)
+            last = size_min(last, job->query.ranks_per_node);
+        if (i > 0 && job->json == NULL)
+            printf("\n");
+        if (job->json == NULL)
+            print_head(job, network);
+        for (size_t ranks = first; ranks <= last; ranks *= 2)
+            if (tell_ranks(job, network, ranks, fail) != 0)
+                return fail->status;
+    }
+    return 0;
+}
+
+/* ---- Beside what was measured ------------------------------------------------------------------
+ */
+
+typedef struct errors {
+    size_t n;
+    double *values; /* [n] |predicted / measured - 1| */
+} errors_t;
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static int add_error(errors_t *errors, double predicted, double measured, fail_t *fail)
+{
+    double *grown = realloc(errors->values, (errors->n + 1) * sizeof *grown);
+    if (grown == NULL)
+        return fail_set(fail, FAIL_MEMORY, "plan: out of memory for %zu rows", errors->n + 1);
+    errors->values = grown;
+    errors->values[errors->n++] = fabs(predicted / measured - 1);
+    return 0;
+}
+
+/* What a row of choir bench was measured with. */
+typedef struct row {
+    size_t layers, ranks, nodes, threads, replicas, batch, prompt_tokens, context, gen_tokens;
+    double prefill, decode;
+} row_t;
+
+static int read_row(json_t *object, const char *path, row_t *row, fail_t *fail)
+{
+    const struct {
+        const char *name;
+        size_t *value;
+    } sizes[] = {{"layers", &row->layers}, {"ranks", &row->ranks}, {"nodes", &row->nodes},
+        {"threads", &row->threads}, {"replicas", &row->replicas}, {"batch", &row->batch},
+        {"prompt_tokens", &row->prompt_tokens}, {"context", &row->context},
+        {"gen_tokens", &row->gen_tokens}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (json_get_size(object, path, sizes[i].name, 1, 1 << 24, sizes[i].value, fail) != 0)
+            return fail->status;
+    row->prefill = row->decode = 0;
+    json_opt_double(object, path, "prefill_tokens_per_s", 0, 1e18, &row->prefill, fail);
+    json_opt_double(object, path, "decode_tokens_per_s", 0, 1e18, &row->decode, fail);
+    if (fail->status == 0 && (row->prefill <= 0 || row->decode <= 0))
+        fail_set(fail, FAIL_FORMAT, "%s: expected tokens/s above 0, found none", path);
+    return fail->status;
+}
+
+static int compare_row(const job_t *job, const row_t *row, errors_t *errors, fail_t *fail)
+{
+    plan_model_t model = job->model;
+    predict_query_t query = job->query;
+    predict_mesh_t mesh;
+    model.n_layers = row->layers;
+    query.model = &model;
+    query.network = job->networks[0].rates;
+    query.ranks_per_node = (row->ranks + row->nodes - 1) / row->nodes;
+    query.threads = row->threads;
+    query.work.batch = row->batch * row->replicas;
+    query.work.prompt_tokens = row->prompt_tokens;
+    query.work.context = row->context;
+    query.work.gen_tokens = row->gen_tokens;
+    if (predict_mesh(&query, row->ranks, row->replicas, &mesh, fail) != 0)
+        return fail->status;
+    printf("%6zu %5zu %7zu %4zux%-4zu %5zu %7zu %9.1f %9.1f %+5.0f%% %9.2f %9.2f %+5.0f%%\n",
+        row->layers, row->ranks, row->threads, row->replicas, row->ranks / row->replicas,
+        row->batch, row->context, row->prefill, mesh.prefill_tokens_per_s,
+        100 * (mesh.prefill_tokens_per_s / row->prefill - 1), row->decode, mesh.decode_tokens_per_s,
+        100 * (mesh.decode_tokens_per_s / row->decode - 1));
+    if (add_error(errors, mesh.prefill_tokens_per_s, row->prefill, fail) == 0)
+        add_error(errors, mesh.decode_tokens_per_s, row->decode, fail);
+    return fail->status;
+}
+
+/* Lines of other models are left out. */
+static int compare_line(
+    const job_t *job, size_t number, const char *text, size_t bytes, errors_t *errors, fail_t *fail)
+{
+    const char *digest = "";
+    char mine[17], path[4096];
+    json_t *object = NULL;
+    row_t row;
+    snprintf(path, sizeof path, "%s, line %zu", job->options->against, number);
+    snprintf(mine, sizeof mine, "%016llx", (unsigned long long)config_digest(job->config));
+    if (json_text_read(text, bytes, path, &object, fail) == 0 &&
+        json_opt_string(object, path, "config_digest", &digest, fail) == 0 &&
+        strcmp(digest, mine) == 0 && read_row(object, path, &row, fail) == 0)
+        compare_row(job, &row, errors, fail);
+    json_decref(object);
+    return fail->status;
+}
+
+static int compare(const job_t *job, fail_t *fail)
+{
+    char *text = NULL;
+    size_t bytes;
+    errors_t errors = {0};
+    if (file_read(job->options->against, MOST_ROWS_BYTES, &text, &bytes, fail) != 0)
+        return fail->status;
+    printf("%6s %5s %7s %9s %5s %7s %26s %26s\n", "", "", "", "", "", "", "prefill, tokens/s",
+        "decode, tokens/s");
+    printf("%6s %5s %7s %9s %5s %7s %9s %9s %6s %9s %9s %6s\n", "layers", "ranks", "threads",
+        "mesh", "batch", "context", "measured", "predicted", "error", "measured", "predicted",
+        "error");
+    size_t number = 1;
+    for (char *line = text; *line != 0 && fail->status == 0; number++) {
+        size_t length = strcspn(line, "\n");
+        if (length > 0)
+            compare_line(job, number, line, length, &errors, fail);
+        line += length + (line[length] == '\n');
+    }
+    if (fail->status == 0 && errors.n == 0)
+        fail_set(fail, FAIL_FORMAT, "%s: expected rows of this model, found none",
+            job->options->against);
+    if (fail->status == 0) {
+        qsort(errors.values, errors.n, sizeof *errors.values, by_value);
+        printf("\nerror of %zu rates: median %.1f%%, largest %.1f%%\n", errors.n,
+            100 * (errors.values[(errors.n - 1) / 2] + errors.values[errors.n / 2]) / 2,
+            100 * errors.values[errors.n - 1]);
+    }
+    free(errors.values);
+    free(text);
+    return fail->status;
+}
+
+int plan_predict(const options_t *options, const config_t *config, fail_t *fail)
+{
+    job_t job = {.options = options, .config = config};
+    if (prepare(&job, fail) == 0 && open_output(&job, fail) == 0) {
+        if (options->against != NULL)
+            compare(&job, fail);
+        else
+            project(&job, fail);
+        close_output(&job, fail);
+    }
+    predict_cluster_clear(&job.cluster);
+    return fail->status;
+}

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# launch/choir-run: the lines that it makes, for a machine and an MPI that this test makes up; what it
+# refuses; and that such a line runs.
+#
+#   tests/cli/choir_run.sh CHOIR RANKS
+set -u
+
+choir=$1
+ranks=$2
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1
+unset "${!SLURM_@}" "${!CHOIR_@}"
+touch "$work/out" "$work/err"
+
+complain() {
+    echo "FAILED: $*" >&2
+    sed 's/^/    /' "$work/out" "$work/err" >&2
+    failures=$((failures + 1))
+}
+
+# A machine of 8 cores of 2 hardware threads on 2 NUMA nodes. What root adds is left out.
+machine=$work/machine
+mkdir "$machine"
+program() { # NAME, its text from standard input
+    { echo '#!/usr/bin/env bash' && cat; } >"$machine/$1"
+    chmod +x "$machine/$1"
+}
+program nproc <<'END'
+echo "${TEST_NPROC:-16}"
+END
+echo 'echo 16' | program getconf
+echo 'echo 1000' | program id
+echo ':' | program ssh
+program lscpu <<'END'
+for cpu in 0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7; do
+    case $1 in *CORE*) echo "$cpu,$((cpu / 4))" ;; *) echo $((cpu / 4)) ;; esac
+done
+END
+program mpirun <<'END'
+if [ "$1" = --version ]; then echo "${TEST_MPI:-mpirun (Open MPI) 4.1.4}"; else printf '<%s>\n' "$@"; fi
+END
+printf 'a slots=4\n# b\nc slots=2 # two\n\nc slots=2\n' >"$work/hosts"
+
+# makes LINE ARGS...: what --dry-run prints, without the programs' paths
+makes() {
+    local expected=$1 found status=0
+    shift
+    PATH=$machine:$PATH "$root/launch/choir-run" --choir "$choir" --dry-run "$@" >"$work/out" 2>"$work/err" ||
+        status=$?
+    found=$(sed "s|$(realpath "$choir")|choir|; s|$work/||g" "$work/out")
+    [ "$status" -eq 0 ] || complain "$*: expected exit status 0, found $status"
+    [ "$found" = "$expected" ] || complain "$*: expected $expected, found $found"
+}
+
+# refuses WORDS ARGS...
+refuses() {
+    local words=$1 status=0
+    shift
+    PATH=$machine:$PATH "$root/launch/choir-run" "$@" >"$work/out" 2>"$work/err" || status=$?
+    [ "$status" -eq 2 ] || complain "$*: expected exit status 2, found $status"
+    grep -qF -- "$words" "$work/err" || complain "$*: expected \"$words\""
+    [ "$(wc -l <"$work/err")" -eq 1 ] || complain "$*: expected one line"
+}
+
+# ---- mpirun --------------------------------------------------------------------------------------
+
+makes "mpirun -n 2 --map-by ppr:2:node:PE=4 --bind-to core choir chat" chat
+makes "mpirun -n 1 --bind-to none choir chat --quiet" --ranks 1 -- chat --quiet
+makes "mpirun -n 4 --map-by ppr:4:node:PE=2 --bind-to core choir chat" --ranks=4 chat
+makes "mpirun -n 3 --map-by ppr:3:node:PE=1 --bind-to core choir chat" --ranks 3 --threads 1 -- chat
+makes "mpirun -n 12 --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 choir chat" -n 12 chat
+makes "mpirun -n 3 --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 choir chat --threads 4" \
+    --ranks 3 --threads 4 chat
+makes "mpirun -n 3 --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 choir plan" \
+    --ranks 3 --threads 4 plan
+TEST_NPROC=4 makes "mpirun -n 2 --bind-to none choir chat" --ranks 2 chat
+makes "mpirun -n 2 --hostfile hosts --map-by ppr:1:node --bind-to none choir chat" --nodes "$work/hosts" chat
+makes "mpirun -n 3 --hostfile hosts --map-by ppr:2:node:PE=16 --bind-to core choir chat" \
+    --nodes "$work/hosts" --ranks 3 --threads 16 chat
+makes "mpirun -n 1 --bind-to none --mca btl_tcp_if_include eth1 --mca oob_tcp_if_include eth1 choir chat" \
+    --ranks 1 --interface eth1 chat
+TEST_MPI="mpirun (Open MPI) 5.0.3" makes \
+    "mpirun -n 1 --bind-to none --mca btl_tcp_if_include eth1 --prtemca prte_if_include eth1 choir chat" \
+    --ranks 1 --interface eth1 chat
+makes "mpirun -n 1 --bind-to none --mca pml ucx -x UCX_NET_DEVICES=mlx5_0:1 choir chat" \
+    --ranks 1 --interface mlx5_0:1 chat
+CHOIR_ISA=avx2 makes "mpirun -n 2 --hostfile hosts -x CHOIR_ISA --map-by ppr:1:node --bind-to none choir chat" \
+    --nodes "$work/hosts" chat
+echo 'echo 0' | program id
+makes "mpirun -n 1 --allow-run-as-root --bind-to none choir chat --prompt a\\ \\'b" --ranks 1 -- chat --prompt "a 'b"
+
+# What is printed is what runs, word by word.
+PATH=$machine:$PATH "$root/launch/choir-run" --choir "$choir" -n 1 -- generate --prompt "two words  \$x" \
+    >"$work/out" 2>"$work/err" || complain "expected exit status 0"
+grep -qxF "<two words  \$x>" "$work/out" || complain "expected the prompt as one word"
+grep -q '^choir-run: mpirun -n 1 ' "$work/err" || complain "expected the line on standard error"
+
+# ---- srun ----------------------------------------------------------------------------------------
+
+export SLURM_JOB_NUM_NODES=2 SLURM_CPUS_ON_NODE=64
+makes "srun --mpi=pmix -N 2 -n 4 --ntasks-per-node=2 --cpus-per-task=32 --cpu-bind=cores choir chat" \
+    --slurm --ranks 4 chat
+makes "srun --mpi=pmix -N 1 -n 1 --ntasks-per-node=1 --cpus-per-task=64 --cpu-bind=cores choir chat" \
+    --slurm --ranks 1 chat
+export SLURM_NTASKS=4 SLURM_NTASKS_PER_NODE=2 SLURM_CPUS_PER_TASK=16
+makes "srun --mpi=pmix -N 2 -n 4 --ntasks-per-node=2 --cpus-per-task=16 --cpu-bind=cores choir chat" --slurm chat
+makes "srun --mpi=pmix -N 2 -n 2 --ntasks-per-node=1 --cpus-per-task=20 --cpu-bind=cores --hint=nomultithread choir chat" \
+    --slurm --ranks 2 --threads 20 chat
+unset "${!SLURM_@}"
+makes "env OMPI_MCA_btl_tcp_if_include=ib0 srun --mpi=pmix -N 3 -n 6 --ntasks-per-node=2 --cpus-per-task=8 --cpu-bind=cores --hint=nomultithread choir chat" \
+    --slurm --ranks 6 --ranks-per-node 2 --threads 8 --interface ib0 chat
+
+# ---- What it refuses -----------------------------------------------------------------------------
+
+refuses "expected a command of choir" --ranks 2
+refuses "--ranks: expected a number from 1 to 99999, found \"two\"" --ranks two chat
+refuses "--ranks: expected a number from 1 to 99999, found \"0\"" --ranks 0 chat
+refuses "--threads: expected a number from 1 to 99999, found \"\"" --threads
+refuses "unknown flag --rank" --rank 2 chat
+refuses "expected --slurm or --nodes, found both" --slurm --nodes "$work/hosts" chat
+refuses "$work/none: no such file" --choir "$choir" --nodes "$work/none" chat
+echo '# none' >"$work/empty"
+refuses "$work/empty names no machine" --choir "$choir" --nodes "$work/empty" chat
+refuses "--ranks 5: expected at most 4, 2 on each of 2 machine(s)" \
+    --choir "$choir" --nodes "$work/hosts" --ranks 5 --ranks-per-node 2 chat
+refuses "expected slots=3 or more for 3 ranks on each machine, found slots=2" \
+    --choir "$choir" --nodes "$work/hosts" --ranks 6 chat
+refuses "--choir: $work is no program" --choir "$work" chat
+TEST_MPI="HYDRA build details:" refuses "expected Open MPI's mpirun, found" --choir "$choir" chat
+
+# ---- A run ---------------------------------------------------------------------------------------
+
+"$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- generate --prompt "ROMEO:" --max-tokens 4 \
+    </dev/null >"$work/out" 2>"$work/err" || complain "a run: exit status is not 0"
+grep -q "$ranks ranks x " "$work/err" || complain "a run: expected $ranks ranks"
+[ -s "$work/out" ] || complain "a run: expected an answer"
+
+[ "$failures" -eq 0 ] || exit 1

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# choir doctor as a user runs it: what it shows of nodes, ranks and links, what it writes for tools,
+# what it finds when something is made wrong, and how it exits. No measured number is judged.
+#
+#   tests/cli/doctor.sh CHOIR RANKS
+set -u
+
+choir=$1
+ranks=$2
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout "${CHOIR_TEST_SECONDS:-300}" -n "$ranks")
+[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
+
+complain() {
+    echo "FAILED at $ranks ranks: $*" >&2
+    sed 's/^/    /' "$work/out" "$work/err" >&2
+    failures=$((failures + 1))
+}
+
+# doctor NAME STATUS ARGS...: what it prints is in out and err
+doctor() {
+    local name=$1 expected=$2 status=0
+    shift 2
+    "${run[@]}" "$choir" doctor --read-mib 2 --threads 1 "$@" </dev/null >"$work/out" 2>"$work/err" ||
+        status=$?
+    [ "$status" -eq "$expected" ] || complain "$name: expected exit status $expected, found $status"
+}
+
+# says NAME FILE TEXT
+says() {
+    grep -qF -- "$3" "$work/$2" || complain "$1: expected \"$3\""
+}
+
+# ---- What it shows -------------------------------------------------------------------------------
+
+doctor "text" 0 --config "$root/configs/qwen2.5-0.5b.json" --json "$work/facts.jsonl"
+for text in "Open MPI" "on 1 node" "Machine 0  $(hostname)" "NUMA node 0" "PU " "instruction sets up to " \
+    "wall clock +0.000 s" "/dev/shm " "ulimit -l " "huge pages " "network: " "libmpi " "weights GiB" \
+    "Recommended:" "choir ..."; do
+    says "text" out "$text"
+done
+says "bindings" out "  rank"
+[ "$(grep -c "^$((ranks - 1))  " "$work/out")" -ge 1 ] || complain "text: expected a line of the last rank"
+if [ "$ranks" -gt 1 ]; then
+    says "pairs" out "Between ranks, above the diagonal latency (us), below it bandwidth (GB/s)"
+    says "pairs" out "within nodes, $((ranks * (ranks - 1) / 2)) pair"
+fi
+
+# ---- What it writes for tools --------------------------------------------------------------------
+
+[ "$(wc -l <"$work/facts.jsonl")" -eq 1 ] || complain "--json: expected one line"
+for member in nodes ranks pairs findings recommended shared_cores memory_available_bytes weight_bytes \
+    read_bytes_per_s matrix_flop_per_s transports interfaces; do
+    grep -q "\"$member\":" "$work/facts.jsonl" || complain "--json: expected $member"
+done
+[ "$(grep -o '"rank":[0-9]*' "$work/facts.jsonl" | wc -l)" -eq "$ranks" ] ||
+    complain "--json: expected $ranks ranks"
+[ "$(grep -o '"latency_s":' "$work/facts.jsonl" | wc -l)" -eq $((ranks * (ranks - 1) / 2)) ] ||
+    complain "--json: expected every pair"
+
+# ---- What it finds -------------------------------------------------------------------------------
+
+# More threads than there are cores.
+export CHOIR_ISA=scalar
+doctor "threads" 0 --threads $((2 * $(nproc))) --json -
+unset CHOIR_ISA
+for name in hyperthreads isa-lowered; do
+    says "threads" out "\"name\":\"$name\""
+done
+says "threads" out "unset CHOIR_ISA"
+
+# A cache that fits nowhere is badly wrong.
+doctor "memory" 1 --config "$root/configs/qwen2.5-7b.json" --kv-tokens 4294967296
+says "memory" out "bad [memory]"
+says "memory" out "mend: "
+says "memory" err "choir: error: doctor: 1 of "
+
+if [ "$ranks" -gt 1 ]; then
+    OMPI_MCA_btl=tcp,self doctor "tcp" 0
+    says "tcp" out "[tcp-in-node]"
+    says "tcp" out "mpirun --mca btl self,vader,tcp"
+    CHOIR_RANKS_PER_NODE=1 doctor "nodes" 0
+    says "nodes" out "on $ranks nodes"
+    says "nodes" out "between nodes, "
+fi
+
+# ---- What it refuses -----------------------------------------------------------------------------
+
+doctor "two models" 2 --config x --model y
+says "two models" err "expected --config or --model, found both"
+if [ "$ranks" -eq 1 ]; then
+    doctor "no such file" 1 --config "$work/none.json"
+    says "no such file" err "$work/none.json"
+    doctor "no such folder" 1 --json "$work/none/facts.jsonl"
+    says "no such folder" err "$work/none/facts.jsonl"
+fi
+
+[ "$failures" -eq 0 ] || exit 1

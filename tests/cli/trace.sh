@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# --trace as a user gives it: a file that programs for traces take, of every command and any number
+# of ranks; no word, no bit and no file more than asked for; and one message when it cannot be.
+#
+#   tests/cli/trace.sh CHOIR RANKS     (the cases have rank counts of their own)
+set -u
+
+choir=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300})
+[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
+
+launch() {
+    local ranks=$1
+    shift
+    "${run[@]}" -n "$ranks" "$choir" "$@" </dev/null
+}
+
+complain() {
+    echo "FAILED: $*" >&2
+    sed 's/^/    /' "$work/err" >&2
+    failures=$((failures + 1))
+}
+
+# slices CATEGORY RANK: how many the trace has
+slices() {
+    grep -c "\"cat\":\"$1\",\"ph\":\"X\",\"pid\":$2," "$work/trace.json"
+}
+
+mkdir "$work/to"
+for ranks in 1 3; do
+    launch $ranks generate --quiet --prompt Hello --max-tokens 5 --ignore-eos >"$work/expected" 2>"$work/err"
+    launch $ranks generate --quiet --prompt Hello --max-tokens 5 --ignore-eos --trace "$work/to/trace.json" \
+        >"$work/text" 2>"$work/err" || complain "$ranks ranks: exit status is not 0"
+    cmp -s "$work/text" "$work/expected" || complain "$ranks ranks: another text with a trace"
+    [ ! -s "$work/err" ] || complain "$ranks ranks: expected no message"
+    [ "$(ls "$work/to")" = trace.json ] || complain "$ranks ranks: expected one file"
+    mv "$work/to/trace.json" "$work/trace.json"
+    for ((r = 0; r < ranks; r++)); do
+        [ "$(slices step $r)" -eq 5 ] || complain "$ranks ranks: rank $r has $(slices step $r) steps, not 5"
+        [ "$(slices layer $r)" -eq 30 ] || complain "$ranks ranks: rank $r has $(slices layer $r) layers, not 30"
+        [ "$(slices collective $r)" -gt 100 ] || complain "$ranks ranks: rank $r has too few collectives"
+    done
+    [ "$(slices step "$ranks")" -eq 0 ] || complain "$ranks ranks: expected no rank $ranks"
+done
+
+launch 2 bench --quiet --prompt-tokens 8 --gen-tokens 2 --repeat 1 --warmup 0 --read-mib 64 --json - \
+    --trace "$work/trace.json" >"$work/text" 2>"$work/err" || complain "choir bench"
+[ "$(slices step 1)" -gt 2 ] || complain "choir bench: expected steps of rank 1"
+
+# A run that fails leaves the trace of how it got there.
+status=0
+rm "$work/trace.json"
+launch 2 generate --ids 1,99999 --trace "$work/trace.json" >"$work/text" 2>"$work/err" || status=$?
+[ "$status" -eq 2 ] || complain "a failing run: exit status $status, not 2"
+[ "$(slices phase 1)" -gt 0 ] || complain "a failing run: expected its trace"
+[ "$(grep -c '^choir: error: ' "$work/err")" -eq 1 ] || complain "a failing run: expected one message"
+
+# refused PATH RANKS
+refused() {
+    local status=0
+    launch "$2" generate --prompt Hello --max-tokens 1 --trace "$1" >"$work/text" 2>"$work/err" || status=$?
+    [ "$status" -eq 1 ] || complain "--trace $1: exit status $status, not 1"
+    [ "$(grep -c '^choir: error: ' "$work/err")" -eq 1 ] || complain "--trace $1: expected one message"
+    grep -qF -- "--trace $1" "$work/err" || complain "--trace $1: expected its name in the message"
+    [ ! -s "$work/text" ] || complain "--trace $1: wrote to standard output"
+}
+for ranks in 1 3; do
+    refused "$work/missing/trace.json" $ranks
+    refused "" $ranks
+done
+refused "$work/text/trace.json" 2
+refused "$work/to" 2
+[ -z "$(ls "$work/to")" ] || complain "expected no file beside what was refused"
+
+[ "$failures" -eq 0 ] || exit 1
+echo "trace: all as expected"

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# A rank that is stopped ends the run with a message that names it; one that goes on again does not.
+# (tests/cluster/faults.sh: what else can stop a run, on several nodes.)
+#
+#   tests/cli/watchdog.sh CHOIR RANKS
+set -u
+
+choir=$1
+ranks=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+seconds=4
+limit_s=$((seconds + ${CHOIR_CLI_SECONDS:-5}))
+failures=0
+
+export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated OMPI_MCA_odls_base_sigkill_timeout=0
+run=(mpirun --quiet --oversubscribe --bind-to none --timeout "${CHOIR_TEST_SECONDS:-300}")
+[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
+
+# More to say than there is time for.
+for _ in $(seq 20000); do
+    echo '{"prompt": "ROMEO:"}'
+done >"$work/prompts.jsonl"
+
+complain() {
+    echo "FAILED at $ranks ranks: $*" >&2
+    sed 's/^/    /' "$work/err" >&2
+    failures=$((failures + 1))
+}
+
+# wait_for_text BYTES
+wait_for_text() {
+    local end=$((SECONDS + ${CHOIR_TEST_SECONDS:-300}))
+    until [ "$(wc -c <"$work/out")" -ge "$1" ]; do
+        [ "$SECONDS" -lt "$end" ] || return 1
+        sleep 0.05
+    done
+}
+
+: >"$work/out"
+"${run[@]}" -n "$ranks" "$choir" generate --prompts "$work/prompts.jsonl" --ignore-eos --max-tokens 900 --max-batch 1 \
+    --threads 1 --watchdog-seconds "$seconds" </dev/null >"$work/out" 2>"$work/err" &
+mpirun=$!
+wait_for_text 500 || complain "no text"
+rank=$(ps -o pid= --ppid "$mpirun" | tail -1 | tr -d ' ')
+
+kill -STOP "$rank"
+sleep 1
+kill -CONT "$rank"
+bytes=$(wc -c <"$work/out")
+wait_for_text $((bytes + 500)) || complain "stopped for a moment: the run does not go on"
+
+kill -STOP "$rank"
+begin=$SECONDS
+status=0
+wait "$mpirun" || status=$?
+[ "$status" -ne 0 ] || complain "stopped: exit status is 0"
+[ $((SECONDS - begin)) -le "$limit_s" ] || complain "stopped: took $((SECONDS - begin)) s"
+[ "$(grep -c '^choir: error: ' "$work/err")" -eq 1 ] || complain "stopped: expected one message"
+grep -q "rank $((ranks - 1)) on $(hostname) (process $rank) is stopped .*wait" "$work/err" ||
+    complain "stopped: expected the message to name the rank"
+
+for value in -1 many 86401; do
+    "$choir" generate --prompt Hello --watchdog-seconds "$value" >"$work/out" 2>"$work/err" &&
+        complain "--watchdog-seconds $value: exit status is 0"
+    { [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q -- "--watchdog-seconds.*$value" "$work/err"; } ||
+        complain "--watchdog-seconds $value: expected one message"
+done
+
+echo "watchdog at $ranks ranks: $failures failed"
+[ "$failures" -eq 0 ]
