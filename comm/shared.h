@@ -11,8 +11,8 @@
 typedef struct comm_shared comm_shared_t;
 
 /* Collective over comm. Zeroed, aligned to 64 bytes and more, at an address of each process's own;
- * nothing counts as used until it is touched. comm_node_size(comm) ranks see the same copy.
- * FAIL_MEMORY, on all ranks alike, where a system does not let processes share memory so; the
+ * each rank takes a part of the pages on its NUMA node. comm_node_size(comm) ranks see the same
+ * copy. FAIL_MEMORY, on all ranks alike, where a system does not let processes share memory so; the
  * caller can then do without. */
 int comm_shared_open(comm_shared_t **shared, comm_t *comm, size_t bytes, fail_t *fail);
 

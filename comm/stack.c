@@ -18,6 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "comm/watcher.h"
+
 enum { MAX_FRAMES = 24, SHOWN_FRAMES = 8, HANDLER_FRAMES = 2, WAIT_MS = 1000 };
 
 /* A signal handler has no other place to leave what it finds. */
@@ -30,31 +32,23 @@ static void take_stack(int number)
     atomic_store(&n_frames, backtrace(frames, MAX_FRAMES));
 }
 
-/* State of one of this process's threads: 'R' runs. */
-static char state_of(int thread)
+static bool runs(int thread)
 {
-    char path[64], line[512] = {0}, *name_end;
-    snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
-    FILE *file = fopen(path, "r");
-    if (file == NULL)
-        return 0;
-    size_t n = fread(line, 1, sizeof line - 1, file);
-    fclose(file);
-    line[n] = 0;
-    name_end = strrchr(line, ')');
-    return name_end != NULL && name_end[1] == ' ' ? name_end[2] : 0;
+    char state;
+    watcher_process(thread, &state);
+    return state == 'R';
 }
 
 /* The main thread when it runs; it may also wait for a thread of its team that does. */
 static int find_busy(int main_thread)
 {
     int own = (int)syscall(SYS_gettid), found = main_thread;
-    if (state_of(main_thread) == 'R')
+    if (runs(main_thread))
         return main_thread;
     DIR *tasks = opendir("/proc/self/task");
     for (struct dirent *task; tasks != NULL && (task = readdir(tasks)) != NULL;) {
         int thread = atoi(task->d_name);
-        if (thread > 0 && thread != own && state_of(thread) == 'R') {
+        if (thread > 0 && thread != own && runs(thread)) {
             found = thread;
             break;
         }

@@ -101,6 +101,8 @@ static void take_pages(window_t *window, const comm_t *comm, MPI_Comm group)
         comm_mark(comm, HEART_LOAD, 0);
         *(volatile char *)page = 0; /* there must be something to begin with */
         huge = huge && madvise(page, HUGE_PAGE_BYTES, MADV_COLLAPSE) == 0;
+        if (!huge)
+            memset(page, 0, page_bytes);
     }
     MPI_Allreduce(MPI_IN_PLACE, &huge, 1, MPI_INT, MPI_MIN, group);
     window->huge = huge;

@@ -44,8 +44,7 @@ static inline float swapped_input(const uint16_t *row, size_t i)
     return f32_from_bf16(row[i ^ 1]);
 }
 
-/* sum + x * y, rounded once. Products of bf16 are exact in f32, if they are not too small for it,
- * so that other hosts may multiply and then add. */
+/* sum + x * y, rounded once. */
 static inline lanes_t multiply_add(float x, lanes_t y, lanes_t sum)
 {
 #if defined(__AVX512F__)

@@ -54,7 +54,7 @@ size_t forward_bytes(
         shared += options->max_rows * shared_stride(model, b) * element(&f);
     size_t per_thread = product_bytes(options, model) + attention_bytes(options, model);
     /* The window of a node is one memory for all its ranks, counted in equal parts; and each has a
-     * copy of its own. */
+     * copy of its own where windows get small pages, which is known only when they are open. */
     return shared / (size_t)comm_size + (comm_size > 1 ? shared : 0) + f.normed_bytes + f.q_bytes +
            2 * f.kv_bytes + f.partial_bytes + f.logits_bytes + n_threads * per_thread;
 }
