@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 #include <math.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -178,6 +179,50 @@ static void parts_cover_everything_once(void **state)
         }
 }
 
+#define MOST_ITEMS 40
+
+/* Phases with 0, 1, 2, ... items; every other thread is slow, so that others take from its part. */
+typedef struct deal {
+    team_t *team;
+    size_t most;
+    _Atomic int taken[MOST_ITEMS];
+    _Atomic size_t wrong;
+} deal_t;
+
+static void deal_thread(void *context, size_t thread)
+{
+    deal_t *d = context;
+    for (size_t n = 0; n <= MOST_ITEMS; n++) {
+        team_deal(d->team, thread, n);
+        for (team_part_t part; part = team_take(d->team, thread, d->most), part.begin < part.end;) {
+            d->wrong += part.end > n || part.end - part.begin > d->most;
+            for (size_t i = part.begin; i < part.end; i++)
+                d->taken[i]++;
+            if (thread % 2 == 1)
+                sched_yield();
+        }
+        team_barrier(d->team, thread);
+        if (thread == 0)
+            for (size_t i = 0; i < n; i++)
+                d->wrong += atomic_exchange(&d->taken[i], 0) != 1;
+        team_barrier(d->team, thread);
+    }
+}
+
+static void every_item_is_dealt_to_one_thread(void **state)
+{
+    (void)state;
+    for (size_t n = 1; n <= MAX_THREADS; n++)
+        for (size_t most = 1; most <= 8; most *= 2) {
+            fail_t fail = {0};
+            deal_t deal = {.most = most};
+            assert_int_equal(team_open(&deal.team, n, n > 2, &fail), 0);
+            team_run(deal.team, deal_thread, &deal);
+            assert_int_equal(deal.wrong, 0);
+            team_close(deal.team);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,6 +235,7 @@ int main(void)
         cmocka_unit_test(injected_and_absurd_allocations_fail_with_a_message),
         cmocka_unit_test(a_team_meets_at_every_barrier),
         cmocka_unit_test(parts_cover_everything_once),
+        cmocka_unit_test(every_item_is_dealt_to_one_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@
 typedef struct worker {
     _Alignas(CACHE_LINE) _Atomic uint32_t arrived; /* epoch of this thread's last arrival */
     uint32_t epoch;                                /* barriers passed; private to the thread */
+    _Alignas(CACHE_LINE) _Atomic uint64_t left;    /* items of its part not taken yet, see pack() */
     team_t *team;
     size_t thread;
     pthread_t handle;
@@ -179,4 +180,53 @@ void team_barrier(team_t *team, size_t thread)
         team_release(team);
     else
         team_await(team, thread);
+}
+
+/* [begin, end) in one word, so that the owner, who takes from the front, and others, who take from
+ * the back, agree by one compare-and-exchange. */
+static uint64_t pack(team_part_t part)
+{
+    return (uint64_t)part.end << 32 | part.begin;
+}
+
+static team_part_t unpack(uint64_t word)
+{
+    return (team_part_t){(size_t)(word & UINT32_MAX), (size_t)(word >> 32)};
+}
+
+void team_deal(team_t *team, size_t thread, size_t n_items)
+{
+    /* Whoever looks here before finds what the last phase left: nothing. */
+    atomic_store(&team->workers[thread].left, pack(team_part(n_items, thread, team->n_threads)));
+}
+
+/* Half of what is left at most, so that little is being worked on when the last is taken. */
+static size_t portion(size_t left, size_t most)
+{
+    size_t half = (left + 1) / 2;
+    return half < most ? half : most;
+}
+
+static team_part_t take_from(worker_t *worker, bool front, size_t most)
+{
+    uint64_t word = atomic_load(&worker->left), next;
+    team_part_t left, taken;
+    do {
+        left = taken = unpack(word);
+        size_t n = portion(left.end - left.begin, most);
+        if (front)
+            left.begin = taken.end = left.begin + n;
+        else
+            left.end = taken.begin = left.end - n;
+        next = pack(left);
+    } while (!atomic_compare_exchange_weak(&worker->left, &word, next));
+    return taken;
+}
+
+team_part_t team_take(team_t *team, size_t thread, size_t most)
+{
+    team_part_t taken = take_from(&team->workers[thread], true, most);
+    for (size_t i = 1; i < team->n_threads && taken.begin == taken.end; i++)
+        taken = take_from(&team->workers[(thread + i) % team->n_threads], false, 1);
+    return taken;
 }

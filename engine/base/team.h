@@ -53,4 +53,16 @@ static inline team_part_t team_part(size_t n, size_t thread, size_t n_threads)
     return (team_part_t){begin, begin + base + (thread < extra ? 1 : 0)};
 }
 
+/* Items of a phase, dealt out: each thread takes those of its own part in order, a few at a time,
+ * and one that has none left takes from the end of what another still has. So a phase ends for all
+ * threads at nearly the same time, also where one core is slower than another for a moment.
+ *
+ * Every thread begins the phase with team_deal and ends it with a barrier, after which everything
+ * has been taken. n_items < 2^32. */
+void team_deal(team_t *team, size_t thread, size_t n_items);
+
+/* The next items for a thread: at most `most` (>= 1), fewer towards the end; none when all are
+ * taken. */
+team_part_t team_take(team_t *team, size_t thread, size_t most);
+
 #endif

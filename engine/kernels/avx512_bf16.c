@@ -8,18 +8,14 @@
 #define VECTORS 4 /* of 16 outputs */
 #define PREFETCH_BYTES 2048
 
-/* One register tile: `rows` x 16 * `vectors` outputs. rows and vectors are constants after
- * inlining. */
-static inline __attribute__((always_inline)) void register_tile(const int rows, const int vectors,
-    const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width, size_t k, float *c,
-    size_t c_stride, tile_mode_t mode)
+#define STEP 32 /* inputs of a lone row between looking at pages: one page of a whole panel */
+
+/* Inputs [i, end) of a register tile. */
+static inline __attribute__((always_inline)) void chain(const int rows, const int vectors,
+    const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width, size_t i, size_t end,
+    __m512 sum[ROWS][VECTORS])
 {
-    __m512 sum[ROWS][VECTORS];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++)
-            sum[r][v] = mode == TILE_CHAIN ? _mm512_loadu_ps(c + (size_t)r * c_stride + 16 * v)
-                                           : _mm512_setzero_ps();
-    for (size_t i = 0; i < k; i += 2) {
+    for (; i < end; i += 2) {
         const uint16_t *pair = b + i * width;
         __m512bh w[VECTORS];
         for (int v = 0; v < vectors; v++) {
@@ -37,6 +33,26 @@ static inline __attribute__((always_inline)) void register_tile(const int rows, 
                 sum[r][v] = _mm512_dpbf16_ps(sum[r][v], w[v], broadcast);
         }
     }
+}
+
+/* One register tile: `rows` x 16 * `vectors` outputs. rows and vectors are constants after
+ * inlining. */
+static inline __attribute__((always_inline)) void register_tile(const int rows, const int vectors,
+    const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width, size_t k, float *c,
+    size_t c_stride, tile_mode_t mode)
+{
+    __m512 sum[ROWS][VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = mode == TILE_CHAIN ? _mm512_loadu_ps(c + (size_t)r * c_stride + 16 * v)
+                                           : _mm512_setzero_ps();
+    if (rows == 1)
+        for (size_t i = 0; i < k; i += STEP) {
+            prefetch_next_page(b + i * width, STEP * width * sizeof *b);
+            chain(rows, vectors, a, a_stride, b, width, i, k - i < STEP ? k : i + STEP, sum);
+        }
+    else
+        chain(rows, vectors, a, a_stride, b, width, 0, k, sum);
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
             float *out = c + (size_t)r * c_stride + 16 * v;

@@ -53,26 +53,35 @@ typedef vec_u32_t mem_u32_t __attribute__((aligned(2), may_alias));
 
 #define AHEAD_BYTES 2048
 #define AHEAD_BYTES_AMX 1024
+#define PAGE_OF_PANEL (4096 / KERNEL_PANEL) /* bytes of an output's weights in a page */
 #define INLINE static inline __attribute__((always_inline))
 
 /* One register tile over k inputs, a leaf or less; goes on from what sum holds. `rows` and
- * `vectors` (registers of outputs) are constants after inlining. */
+ * `vectors` (registers of outputs) are constants after inlining. A lone row looks at pages of
+ * weights now and then, not at every input. */
 #define DEFINE_CHAIN(NAME, REAL, VEC, MEM, LANES, FMA, SET)                                        \
     INLINE void NAME(const int rows, const int vectors, const REAL *a, size_t a_stride,            \
         const REAL *b, size_t width, size_t k, VEC sum[ROWS][VECTORS])                             \
     {                                                                                              \
-        for (size_t i = 0; i < k; i++) {                                                           \
-            VEC w[VECTORS];                                                                        \
-            for (int v = 0; v < vectors; v++)                                                      \
-                w[v] = *(const MEM *)(b + i * width + LANES * v);                                  \
-            /* A lone row reads one stream of weights, ahead of the hardware's own prefetch. */    \
+        const size_t step = rows == 1 ? PAGE_OF_PANEL / sizeof(REAL) : k;                          \
+        for (size_t begin = 0; begin < k; begin += step) {                                         \
+            size_t end = k - begin < step ? k : begin + step;                                      \
             if (rows == 1)                                                                         \
+                prefetch_next_page(b + begin * width, step * width * sizeof *b);                   \
+            for (size_t i = begin; i < end; i++) {                                                 \
+                VEC w[VECTORS];                                                                    \
                 for (int v = 0; v < vectors; v++)                                                  \
-                    __builtin_prefetch((const char *)(b + i * width + LANES * v) + AHEAD_BYTES);   \
-            for (int r = 0; r < rows; r++) {                                                       \
-                VEC x = SET(a[(size_t)r * a_stride + i]);                                          \
-                for (int v = 0; v < vectors; v++)                                                  \
-                    sum[r][v] = FMA(x, w[v], sum[r][v]);                                           \
+                    w[v] = *(const MEM *)(b + i * width + LANES * v);                              \
+                /* One stream of weights, ahead of the hardware's own prefetch. */                 \
+                if (rows == 1)                                                                     \
+                    for (int v = 0; v < vectors; v++)                                              \
+                        __builtin_prefetch(                                                        \
+                            (const char *)(b + i * width + LANES * v) + AHEAD_BYTES);              \
+                for (int r = 0; r < rows; r++) {                                                   \
+                    VEC x = SET(a[(size_t)r * a_stride + i]);                                      \
+                    for (int v = 0; v < vectors; v++)                                              \
+                        sum[r][v] = FMA(x, w[v], sum[r][v]);                                       \
+                }                                                                                  \
             }                                                                                      \
         }                                                                                          \
     }
@@ -174,6 +183,8 @@ INLINE void steps_amx(const int rows, const int vectors, const uint16_t *a, size
         size_t end = k - i0 < 32 ? k : i0 + 32;
         for (int r = 0; r < rows; r++) {
             vec_f32_t even[VECTORS_BF16] = {{0}}, odd[VECTORS_BF16] = {{0}};
+            if (rows == 1)
+                prefetch_next_page(b + i0 * width, 32 * width * sizeof *b);
             for (size_t i = i0; i < end; i += 2) {
                 const uint16_t *x = a + (size_t)r * a_stride + i;
                 vec_f32_t x_even = SET_F32(f32_from_bf16(x[0]));

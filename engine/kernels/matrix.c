@@ -176,6 +176,8 @@ size_t matrix_panels_together(dtype_t mode, dot_t dot)
 static size_t block_inputs(const call_t *y)
 {
     bool wide = y->kernels->mode != DTYPE_BF16;
+    if (y->n_rows == 1 && y->leaf_lone == MATRIX_ONE_LEAF)
+        return y->inputs;
     if (y->n_rows < MANY_ROWS || (!wide && y->dot != DOT_AMX))
         return BLOCK_INPUTS;
     size_t near = BLOCK_BYTES_NEAR / (KERNEL_PANEL * y->kernels->element_bytes);

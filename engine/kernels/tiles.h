@@ -3,7 +3,20 @@
 #ifndef CHOIR_KERNELS_TILES_H
 #define CHOIR_KERNELS_TILES_H
 
+#include <stdint.h>
+
 #include "engine/kernels/kernels.h"
+
+/* A lone row reads its weights once, as one stream, `bytes` at a time. The hardware's own prefetch
+ * stops where a page of 4 KiB ends; the first lines of the next one, asked for a page ahead, set it
+ * off again (bench/LOG.md). */
+static inline __attribute__((always_inline)) void prefetch_next_page(const void *at, size_t bytes)
+{
+    enum { PAGE_BYTES = 4096, LINE_BYTES = 64, LINES = 4, SECOND_LEVEL = 2 };
+    if ((uintptr_t)at % PAGE_BYTES < bytes)
+        for (int i = 0; i < LINES; i++)
+            __builtin_prefetch((const char *)at + PAGE_BYTES + LINE_BYTES * i, 0, SECOND_LEVEL);
+}
 
 #define DECLARE_TILE(NAME)                                                                         \
     void NAME(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,  \

@@ -25,26 +25,31 @@ static size_t panel_bytes(const forward_t *f, const product_t *y)
     return y->n_rows * KERNEL_PANEL * accumulator(f);
 }
 
-/* Multiplies with panels [p, p + n) of each of some matrices with the same columns; n as many as
- * the scratch c holds, at most `end` - p. Returns n; the results follow each other in c, matrix
- * after matrix. */
-static size_t multiply(const forward_t *f, const product_t *y, const matrix_t *const *matrices,
-    size_t n_matrices, size_t p, size_t end, char *c)
+/* Panels of each of n_matrices that a thread multiplies with at once, as many as its scratch holds.
+ */
+static size_t most_panels(const forward_t *f, const product_t *y, size_t n_matrices)
+{
+    size_t room = f->threads[0].product_bytes / panel_bytes(f, y);
+    return size_min(room, MATRIX_MAX_PANELS) / n_matrices;
+}
+
+/* Multiplies with these panels, at most most_panels(), of each of some matrices with the same
+ * columns. The results follow each other in c, matrix after matrix. */
+static void multiply(const forward_t *f, const product_t *y, const matrix_t *const *matrices,
+    size_t n_matrices, team_part_t part, char *c)
 {
     const forward_options_t *o = &f->options;
     dtype_t mode = f->model->mode;
-    size_t columns = matrices[0]->columns, room = f->threads[0].product_bytes / panel_bytes(f, y);
-    size_t n = size_min(end - p, size_min(room, MATRIX_MAX_PANELS) / n_matrices);
+    size_t columns = matrices[0]->columns, n = 0;
     panel_t panels[MATRIX_MAX_PANELS];
     if (c == f->threads[0].products)
         comm_beat(f->comm);
     for (size_t m = 0; m < n_matrices; m++)
-        for (size_t i = 0; i < n; i++)
-            panels[m * n + i] = (panel_t){matrices[m], p + i};
-    matrix_product(&f->model->kernels, o->dot, panels, n_matrices * n, y->n_rows, y->n_lone,
+        for (size_t p = part.begin; p < part.end; p++)
+            panels[n++] = (panel_t){matrices[m], p};
+    matrix_product(&f->model->kernels, o->dot, panels, n, y->n_rows, y->n_lone,
         order_linear_leaf(o->order, o->dot, mode, columns, true),
         order_linear_leaf(o->order, o->dot, mode, columns, false), y->x, y->x_stride, c);
-    return n;
 }
 
 /* first: the matrix's first output among those of all ranks. */
@@ -59,35 +64,41 @@ static void store_qkv_panel(const forward_t *f, size_t index, component_t compon
     show(f, component, index, 0, f->batch->n_rows, first + column, n, y, w->rows);
 }
 
-/* q, k and v: one list of panels, shared out evenly. */
-void forward_project_qkv(forward_t *f, size_t thread, size_t index)
+/* Panels [begin, end) of a list that holds those of q, then k, then v. */
+static void project_qkv_panels(forward_t *f, size_t index, team_part_t part, char *c)
 {
     const model_layer_t *layer = &f->model->layers[index];
     const plan_share_t *share = model_share(f->model);
-    size_t d = f->model->config.head_dim;
+    size_t d = f->model->config.head_dim, first = 0;
     const size_t firsts[] = {
         share->heads.begin * d, share->kv_heads.begin * d, share->kv_heads.begin * d};
     const matrix_t *matrices[] = {&layer->q, &layer->k, &layer->v};
     char *outputs[] = {f->q, f->k, f->v};
-    size_t total = 0, first = 0;
-    for (int i = 0; i < 3; i++)
-        total += matrix_n_panels(matrices[i]);
-    team_part_t part = team_part(total, thread, f->n_threads);
-    char *c = f->threads[thread].products;
     const product_t product = batch_product(f, f->normed, SHARED_X);
     for (int i = 0; i < 3; i++) {
         const matrix_t *w = matrices[i];
-        size_t panels = matrix_n_panels(w);
-        size_t begin = size_min(size_max(part.begin, first) - first, panels);
+        size_t panels = matrix_n_panels(w), begin = size_max(part.begin, first) - first;
         size_t end = part.end <= first ? 0 : size_min(part.end - first, panels);
-        for (size_t p = begin, n; p < end; p += n) {
-            n = multiply(f, &product, &w, 1, p, end, c);
-            for (size_t j = 0; j < n; j++)
-                store_qkv_panel(f, index, (component_t)(COMPONENT_Q_PROJ + i), w, p + j,
-                    c + j * panel_bytes(f, &product), outputs[i], firsts[i]);
-        }
         first += panels;
+        if (begin >= end)
+            continue;
+        multiply(f, &product, &w, 1, (team_part_t){begin, end}, c);
+        for (size_t p = begin; p < end; p++)
+            store_qkv_panel(f, index, (component_t)(COMPONENT_Q_PROJ + i), w, p,
+                c + (p - begin) * panel_bytes(f, &product), outputs[i], firsts[i]);
     }
+}
+
+void forward_project_qkv(forward_t *f, size_t thread, size_t index)
+{
+    const model_layer_t *layer = &f->model->layers[index];
+    const product_t product = batch_product(f, f->normed, SHARED_X);
+    size_t total =
+        matrix_n_panels(&layer->q) + matrix_n_panels(&layer->k) + matrix_n_panels(&layer->v);
+    size_t most = most_panels(f, &product, 1);
+    team_deal(f->team, thread, total);
+    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;)
+        project_qkv_panels(f, index, part, f->threads[thread].products);
     forward_barrier(f, thread, &f->times.matrix_ns);
 }
 
@@ -107,13 +118,14 @@ static void store_residual_panel(
 static void project_gather(forward_t *f, size_t thread, const residual_t *r)
 {
     const matrix_t *w = r->matrix;
-    team_part_t part = team_part(matrix_n_panels(w), thread, f->n_threads);
     char *c = f->threads[thread].products;
     const product_t product = batch_product(f, shared_row(f, r->input, 0), r->input);
-    for (size_t p = part.begin, n; p < part.end; p += n) {
-        n = multiply(f, &product, &w, 1, p, part.end, c);
-        for (size_t i = 0; i < n; i++)
-            store_residual_panel(f, thread, r, p + i, c + i * panel_bytes(f, &product));
+    size_t most = most_panels(f, &product, 1);
+    team_deal(f->team, thread, matrix_n_panels(w));
+    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
+        multiply(f, &product, &w, 1, part, c);
+        for (size_t p = part.begin; p < part.end; p++)
+            store_residual_panel(f, thread, r, p, c + (p - part.begin) * panel_bytes(f, &product));
     }
     forward_gather(f, thread, r->to, r->sum, r->layer, &f->times.matrix_ns);
 }
@@ -134,16 +146,17 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
     const kernels_t *k = &f->model->kernels;
     size_t hidden = f->model->config.hidden_size, acc = k->accumulator_bytes;
     size_t n_rows = f->batch->n_rows, e = k->element_bytes;
-    team_part_t part = team_part(matrix_n_panels(w), thread, f->n_threads);
     char *c = f->threads[thread].products;
     if (w->rows == 0 && thread == 0)
         memset(f->partial, 0, n_rows * hidden * acc);
     const product_t product =
         batch_product(f, shared_row(f, r->input, 0) + first_input * e, r->input);
-    for (size_t p = part.begin, n; p < part.end; p += n) {
-        n = multiply(f, &product, &w, 1, p, part.end, c);
-        for (size_t i = 0; i < n; i++)
-            keep_partial_panel(f, w, p + i, c + i * panel_bytes(f, &product));
+    size_t most = most_panels(f, &product, 1);
+    team_deal(f->team, thread, matrix_n_panels(w));
+    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
+        multiply(f, &product, &w, 1, part, c);
+        for (size_t p = part.begin; p < part.end; p++)
+            keep_partial_panel(f, w, p, c + (p - part.begin) * panel_bytes(f, &product));
     }
     forward_book(f, thread, &f->times.matrix_ns);
     team_arrive(f->team, thread);
@@ -193,13 +206,14 @@ void forward_mlp(forward_t *f, size_t thread, size_t index)
     const model_layer_t *layer = &f->model->layers[index];
     const matrix_t *const matrices[] = {&layer->gate, &layer->up};
     const product_t product = batch_product(f, f->normed, SHARED_X);
-    team_part_t part = team_part(matrix_n_panels(&layer->gate), thread, f->n_threads);
-    size_t bytes = panel_bytes(f, &product);
+    size_t bytes = panel_bytes(f, &product), most = most_panels(f, &product, 2);
     char *c = f->threads[thread].products;
-    for (size_t p = part.begin, n; p < part.end; p += n) {
-        n = multiply(f, &product, matrices, 2, p, part.end, c);
+    team_deal(f->team, thread, matrix_n_panels(&layer->gate));
+    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
+        size_t n = part.end - part.begin;
+        multiply(f, &product, matrices, 2, part, c);
         for (size_t i = 0; i < n; i++)
-            store_mlp_panel(f, thread, index, p + i, c + i * bytes, c + (n + i) * bytes);
+            store_mlp_panel(f, thread, index, part.begin + i, c + i * bytes, c + (n + i) * bytes);
     }
 }
 
@@ -232,13 +246,14 @@ void forward_compute_logits(forward_t *f, size_t thread)
         show_replicated(f, COMPONENT_FINAL_NORM, 0, i, hidden, normed);
     }
     forward_barrier(f, thread, &f->times.elementwise_ns);
-    team_part_t part = team_part(matrix_n_panels(w), thread, f->n_threads);
     char *c = f->threads[thread].products;
     const product_t product = {f->normed, stride, n, n_lone};
-    for (size_t p = part.begin, group; p < part.end; p += group) {
-        group = multiply(f, &product, &w, 1, p, part.end, c);
-        for (size_t i = 0; i < group; i++)
-            store_logits_panel(f, n, p + i, c + i * panel_bytes(f, &product));
+    size_t most = most_panels(f, &product, 1);
+    team_deal(f->team, thread, matrix_n_panels(w));
+    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
+        multiply(f, &product, &w, 1, part, c);
+        for (size_t p = part.begin; p < part.end; p++)
+            store_logits_panel(f, n, p, c + (p - part.begin) * panel_bytes(f, &product));
     }
     forward_barrier(f, thread, &f->times.matrix_ns);
 }
