@@ -257,6 +257,15 @@ static int bench_model(bench_job_t *job, fail_t *fail)
     return comm_agree(job->invocation->comm, fail);
 }
 
+/* As --bind says; each thread on a core of its own where it says nothing and they suffice. */
+static topology_bind_t gemm_bind(
+    const invocation_t *invocation, const topology_t *topology, size_t threads)
+{
+    if (args_was_given(&invocation->given, "--bind") || threads > topology->bound_cores)
+        return (topology_bind_t)invocation->options.bind;
+    return TOPOLOGY_BIND_CORE;
+}
+
 /* One rank. */
 static int bench_gemm(bench_job_t *job, fail_t *fail)
 {
@@ -268,12 +277,14 @@ static int bench_gemm(bench_job_t *job, fail_t *fail)
     if (isa_choose(&isa, fail) != 0 || topology_read(&topology, fail) != 0)
         return fail->status;
     dtype_t mode = modes[flags->dtype];
+    size_t threads = topology_threads(&topology, flags->threads, 1);
     const bench_gemm_options_t options = {.config = &job->config,
         .mode = mode,
         .isa = isa,
         .dot = engine_choose_dot(job->invocation->comm, (dot_t)flags->dot, mode),
         .order = flags->order == 0 ? ORDER_TORCH : ORDER_UNIFORM,
-        .threads = topology_threads(&topology, flags->threads, 1),
+        .threads = threads,
+        .bind = gemm_bind(job->invocation, &topology, threads),
         .repeat = flags->repeat,
         .progress = tell_shape};
     job->about.options.repeat = flags->repeat;

@@ -243,7 +243,8 @@ static const arg_t bench_args[] = {
     {"--read-mib", ARG_SIZE, AT(read_mib), "N", 1, 1048576,
         "MiB that each rank reads to measure the bandwidth of memory. Default 1024."},
     {"--gemm", ARG_SWITCH, AT(gemm), NULL, 0, 0,
-        "Measure the matrix kernels alone, shape by shape, beside OpenBLAS; on one rank."},
+        "Measure the matrix kernels alone, shape by shape, beside OpenBLAS; on one rank, whose "
+        "threads are bound to a core each unless --bind says otherwise."},
     {"--sweep", ARG_STRING, AT(sweep), "LISTS", 0, 0,
         "Measure on more and more of the ranks and threads: \"ranks=1,2 threads=1,2 mesh=1,2 "
         "batch=1,16 context=128,2048 scaling=strong,weak\", or \"auto\"; prompts as long as the "

@@ -34,6 +34,7 @@ typedef struct gemm_bench {
     blas_t blas;
     dtype_t blas_type;
     team_t *team;
+    topology_binding_t *binding, *anywhere; /* of the team; of the caller beside it */
     /* The current shape. */
     size_t outputs, inputs, rows, threads;
     matrix_t *ours; /* [copies], parts of weights */
@@ -258,6 +259,11 @@ static void call_blas(gemm_bench_t *g)
         g->blas_weights + g->next % g->blas_copies * g->blas_bytes, g->blas_y);
 }
 
+static void bind_thread(void *context, size_t thread)
+{
+    topology_binding_apply(context, thread);
+}
+
 static double seconds_of(gemm_bench_t *g, void (*call)(gemm_bench_t *), size_t calls)
 {
     uint64_t begin = clock_ns();
@@ -270,6 +276,7 @@ static double seconds_of(gemm_bench_t *g, void (*call)(gemm_bench_t *), size_t c
 static double sample(gemm_bench_t *g, void (*call)(gemm_bench_t *), size_t *calls)
 {
     const struct timespec pause = {.tv_nsec = PAUSE_NS};
+    topology_binding_apply(call == call_ours ? g->binding : g->anywhere, 0);
     nanosleep(&pause, NULL);
     if (*calls != 0)
         return seconds_of(g, call, *calls);
@@ -346,7 +353,23 @@ static int open_gemm(gemm_bench_t *g, shape_t *shapes, size_t n_shapes, fail_t *
         return fail_set(fail, FAIL_MEMORY, "bench: out of memory");
     if (check_memory(g, shapes, n_shapes, fail) != 0)
         return fail->status;
-    return team_open(&g->team, g->options->threads, false, fail);
+    if (topology_binding_open(&g->anywhere, TOPOLOGY_BIND_NONE, 1, 0, 1, fail) != 0 ||
+        topology_binding_open(&g->binding, g->options->bind, g->options->threads, 0, 1, fail) !=
+            0 ||
+        team_open(&g->team, g->options->threads, false, fail) != 0)
+        return fail->status;
+    team_run(g->team, bind_thread, g->binding);
+    topology_binding_apply(g->anywhere, 0);
+    return 0;
+}
+
+static void close_gemm(gemm_bench_t *g)
+{
+    team_close(g->team);
+    if (g->anywhere != NULL)
+        topology_binding_apply(g->anywhere, 0);
+    topology_binding_close(g->anywhere);
+    topology_binding_close(g->binding);
 }
 
 int bench_gemm_run(const bench_gemm_options_t *options, bench_gemm_t *result, fail_t *fail)
@@ -364,7 +387,7 @@ int bench_gemm_run(const bench_gemm_options_t *options, bench_gemm_t *result, fa
                 close_shape(&g);
             }
         }
-    team_close(g.team);
+    close_gemm(&g);
     return fail->status;
 }
 

@@ -3,13 +3,16 @@
  * Method. A shape's weights are held as often as it takes to exceed every cache, and each call
  * takes the next copy, so that thin products read memory as a decode step does. A sample is as many
  * calls as take 10 ms; samples of ours and of OpenBLAS's alternate, after a pause in which the
- * other's threads go to sleep. bf16 is compared with sbgemm where the library has it, else with
- * sgemm on weights of twice the size. */
+ * other's threads go to sleep. Our threads are bound, since one that is woken for 10 ms may spend
+ * them on the core of the one that woke it. The caller is bound for our samples only: threads that
+ * OpenBLAS starts from it would take over its one core. bf16 is compared with sbgemm where the
+ * library has it, else with sgemm on weights of twice the size. */
 #ifndef CHOIR_RUN_BENCH_GEMM_H
 #define CHOIR_RUN_BENCH_GEMM_H
 
 #include <stddef.h>
 
+#include "comm/topology.h"
 #include "engine/base/status.h"
 #include "engine/kernels/kernels.h"
 #include "engine/model/config.h"
@@ -37,13 +40,15 @@ typedef struct bench_gemm_options {
     dot_t dot;
     order_t order;
     size_t threads; /* besides one alone */
-    size_t repeat;  /* samples; fewer where one takes long */
+    topology_bind_t bind;
+    size_t repeat; /* samples; fewer where one takes long */
     void (*progress)(void *context, size_t done, size_t total, const char *shape);
     void *progress_context;
 } bench_gemm_options_t;
 
 /* Local. FAIL_MEMORY, with the numbers, before anything large is allocated; FAIL_FILE without
- * OpenBLAS. gemm: to be cleared by bench_gemm_clear whatever is returned. */
+ * OpenBLAS; FAIL_USAGE when there are fewer cores than threads to bind to them. gemm: to be cleared
+ * by bench_gemm_clear whatever is returned. */
 int bench_gemm_run(const bench_gemm_options_t *options, bench_gemm_t *gemm, fail_t *fail);
 void bench_gemm_clear(bench_gemm_t *gemm);
 
