@@ -6,6 +6,7 @@
 #include "launch/command.h"
 #include "launch/doctor_report.h"
 #include "launch/model_dir.h"
+#include "sharding/store.h"
 
 #ifndef CHOIR_VERSION
 #define CHOIR_VERSION "not recorded by this build"
@@ -24,7 +25,8 @@ static int load_config(const options_t *flags, config_t *config, bool *has, fail
     if (flags->config != NULL)
         return config_load_file(config, flags->config, fail);
     if (flags->model != NULL &&
-        model_dir_find(flags->model, directory, sizeof directory, fail) == 0)
+        model_dir_find(flags->model, directory, sizeof directory, fail) == 0 &&
+        store_check_copied(directory, fail) == 0)
         config_load(config, directory, fail);
     return fail->status;
 }

@@ -7,6 +7,7 @@
 #include "launch/model_dir.h"
 #include "launch/plan_predict.h"
 #include "sharding/plan.h"
+#include "sharding/store.h"
 #include "sharding/weights.h"
 
 /* The numbers of --shares say how many ranks are meant, unless --ranks does. */
@@ -57,7 +58,8 @@ int cmd_plan(invocation_t *invocation, fail_t *fail)
         return fail_set(fail, FAIL_USAGE, "expected --config or --model, found both");
     if (options->config != NULL)
         config_load_file(&config, options->config, fail);
-    else if (model_dir_find(options->model, directory, sizeof directory, fail) == 0)
+    else if (model_dir_find(options->model, directory, sizeof directory, fail) == 0 &&
+             store_check_copied(directory, fail) == 0)
         config_load(&config, directory, fail);
     if (fail->status != 0)
         return fail->status;

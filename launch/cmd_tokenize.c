@@ -8,6 +8,7 @@
 #include "launch/model_dir.h"
 #include "launch/output.h"
 #include "launch/prompts.h"
+#include "sharding/store.h"
 
 typedef struct converter {
     const tokenizer_t *tokenizer;
@@ -108,6 +109,7 @@ int cmd_tokenize(invocation_t *invocation, fail_t *fail)
     if (comm_rank(invocation->comm) != 0)
         return 0;
     if (model_dir_find(options->model, directory, sizeof directory, fail) == 0 &&
+        store_check_copied(directory, fail) == 0 &&
         tokenizer_open(&tokenizer, directory, fail) == 0 &&
         prompts_read_stdin(&text, &bytes, fail) == 0) {
         converter_t converter = {.tokenizer = tokenizer, .lines = options->lines};

@@ -138,7 +138,7 @@ static int open_data(store_t *store, size_t i, fail_t *fail)
     return fail->status;
 }
 
-static int check_copied(store_t *store, const store_file_t *file, fail_t *fail)
+static int check_copied(const store_t *store, const store_file_t *file, fail_t *fail)
 {
     char *path = path_of(store->directory, file->name), *text = NULL;
     size_t bytes;
@@ -184,22 +184,45 @@ static int open_files(store_t *store, store_problem_fn problem, void *context, f
     return 0;
 }
 
+/* With its manifest, and no files; NULL on failure. */
+static store_t *new_store(const char *directory, fail_t *fail)
+{
+    store_t *store = calloc(1, sizeof *store);
+    if (store == NULL || (store->directory = strdup(directory)) == NULL) {
+        free(store);
+        fail_set(fail, FAIL_MEMORY, "%s: out of memory", directory);
+        return NULL;
+    }
+    pthread_mutex_init(&store->lock, NULL);
+    if (read_manifest(store, fail) != 0) {
+        store_close(store);
+        return NULL;
+    }
+    return store;
+}
+
 int store_open(
     store_t **out, const char *directory, store_problem_fn problem, void *context, fail_t *fail)
 {
     *out = NULL;
-    store_t *store = calloc(1, sizeof *store);
-    if (store == NULL || (store->directory = strdup(directory)) == NULL) {
-        free(store);
-        return fail_set(fail, FAIL_MEMORY, "%s: out of memory", directory);
-    }
-    pthread_mutex_init(&store->lock, NULL);
-    if (read_manifest(store, fail) != 0 || open_files(store, problem, context, fail) != 0) {
+    store_t *store = new_store(directory, fail);
+    if (store == NULL || open_files(store, problem, context, fail) != 0) {
         store_close(store);
         return fail->status;
     }
     *out = store;
     return 0;
+}
+
+int store_check_copied(const char *directory, fail_t *fail)
+{
+    if (!store_is(directory))
+        return 0;
+    store_t *store = new_store(directory, fail);
+    for (size_t i = 0; fail->status == 0 && i < store->manifest.n_copied; i++)
+        check_copied(store, &store->manifest.copied[i], fail);
+    store_close(store);
+    return fail->status;
 }
 
 void store_close(store_t *store)

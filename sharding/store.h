@@ -31,6 +31,10 @@ int store_open(
     store_t **store, const char *directory, store_problem_fn problem, void *context, fail_t *fail);
 void store_close(store_t *store);
 
+/* Local. For those who read a store's config.json or tokenizer.json and no tensors: reads and
+ * checks the manifest and the copied files as store_open does. 0 when the directory is no store. */
+int store_check_copied(const char *directory, fail_t *fail);
+
 const store_manifest_t *store_manifest(const store_t *store);
 const char *store_directory(const store_t *store);
 

@@ -75,6 +75,10 @@ static void every_flipped_byte_of_a_small_store_is_noticed(void **state)
                 fail_msg("%s: byte %zu: the check did not notice", names[i], at);
             if (fixture_load(fixture_in("store").text, &fail) == 0)
                 fail_msg("%s: byte %zu: loading did not notice", names[i], at);
+            bool small = strstr(names[i], ".json") != NULL;
+            fail = (fail_t){0};
+            if ((store_check_copied(fixture_in("store").text, &fail) != 0) != small)
+                fail_msg("%s: byte %zu: store_check_copied is wrong", names[i], at);
             data[at] = was;
         }
         fixture_write(path.text, data, bytes);
