@@ -11,6 +11,7 @@
 #include "engine/base/memory.h"
 #include "launch/command.h"
 #include "launch/model_dir.h"
+#include "launch/signals.h"
 #include "sharding/checkpoint.h"
 #include "sharding/store.h"
 #include "sharding/store_unpack.h"
@@ -103,7 +104,8 @@ static store_job_t job_of(
         .n_ranks = (size_t)comm_size(invocation->comm),
         .team = team,
         .progress = draw_progress,
-        .progress_context = progress};
+        .progress_context = progress,
+        .interrupted = signals_ended};
 }
 
 static uint64_t source_bytes(const store_manifest_t *manifest)
@@ -159,6 +161,14 @@ static void tell_made(
         (double)peak / MB);
 }
 
+/* Collective. Each rank's data files, one after the other; what ends one rank's ends all. */
+static int write_data(comm_t *comm, store_write_t *write, fail_t *fail)
+{
+    for (size_t i = 0; i < store_write_rounds(write) && comm_agree(comm, fail) == 0; i++)
+        store_write_data(write, i, fail);
+    return comm_agree(comm, fail);
+}
+
 /* Collective. */
 static int write_store(
     const invocation_t *invocation, const store_layout_t *layout, team_t *team, fail_t *fail)
@@ -172,12 +182,13 @@ static int write_store(
         (size_t)comm_size(comm), team, fail);
     write.progress = draw_progress;
     write.progress_context = &progress;
+    write.interrupted = signals_ended;
     if (root && fail->status == 0)
         store_write_begin(&write, UINT64_MAX, fail);
     if (comm_agree(comm, fail) == 0)
-        store_write_data(&write, fail);
+        write_data(comm, &write, fail);
     progress_end(&progress);
-    if (comm_agree(comm, fail) == 0 && gather_tables(comm, &write, fail) == 0) {
+    if (fail->status == 0 && gather_tables(comm, &write, fail) == 0) {
         uint64_t kept = (uint64_t)comm_sum(comm, (int64_t)write.kept_bytes);
         int64_t peak = comm_max(comm, (int64_t)memory_peak_bytes());
         if (root)
@@ -438,12 +449,14 @@ int cmd_shard(invocation_t *invocation, fail_t *fail)
     signal(SIGXFSZ, SIG_IGN);
     if (open_team(invocation, &team, fail) != 0)
         return fail->status;
+    signals_install(NULL);
     if (flags->check != NULL)
         check_store(invocation, team, fail);
     else if (flags->unpack != NULL)
         unpack_store(invocation, team, fail);
     else
         make_store(invocation, team, fail);
+    signals_remove();
     team_close(team);
     return fail->status;
 }

@@ -9,19 +9,23 @@
 #include "comm/watchdog.h"
 #include "engine/base/log.h"
 #include "launch/command.h"
+#include "launch/signals.h"
 #include "launch/terminal.h"
 
-enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 };
 
-static int exit_status(int status)
+/* Collective, with the status that all ranks agreed on. Not every rank hears of a signal. */
+static int exit_status(comm_t *comm, int status)
 {
+    int64_t number;
     switch (status) {
     case 0:
         return EXIT_SUCCESS;
     case FAIL_USAGE:
         return EXIT_USAGE;
     case FAIL_INTERRUPTED:
-        return EXIT_INTERRUPTED;
+        number = comm_max(comm, signals_number());
+        return EXIT_SIGNAL + (number != 0 ? (int)number : SIGINT);
     default:
         return EXIT_FAILURE;
     }
@@ -127,7 +131,8 @@ int main(int argc, char **argv)
         report(&fail);
     if (fail.status != 0)
         let_message_through(invocation.comm);
+    int status = exit_status(invocation.comm, fail.status);
     comm_close(invocation.comm);
     comm_stop();
-    return exit_status(fail.status);
+    return status;
 }

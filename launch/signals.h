@@ -1,4 +1,4 @@
-/* SIGINT, SIGTERM and SIGHUP while an engine runs: they ask it to stop at the next step.
+/* SIGINT, SIGTERM and SIGHUP: they ask an engine to stop at the next step, or are only noted.
  *
  * Signal handlers have no argument, so what they act on is process-wide; one engine at a time. */
 #ifndef CHOIR_LAUNCH_SIGNALS_H
@@ -8,7 +8,9 @@
 
 #include "engine/run/engine.h"
 
-/* System calls that wait are not restarted, so that a reader of the terminal notices. */
+/* engine: NULL for a command that asks signals_ended by itself. With an engine, system calls that
+ * wait are not restarted, so that a reader of the terminal notices. Signals that whoever started
+ * the program had blocked are heard from here on. */
 void signals_install(engine_t *engine);
 /* The default actions again. */
 void signals_remove(void);
@@ -17,7 +19,8 @@ void signals_remove(void);
 void signals_note_sigint(void);
 /* Whether SIGINT came since the last call. */
 bool signals_take_sigint(void);
-/* Whether the engine was asked to stop. */
+/* Whether the run was asked to stop, and by which signal; 0: none. */
 bool signals_ended(void);
+int signals_number(void);
 
 #endif

@@ -48,6 +48,11 @@ static bool take_block(scan_t *scan, size_t *segment, size_t *block)
         scan->segment++;
         scan->block = 0;
     }
+    if (scan->job->interrupted != NULL && scan->job->interrupted()) {
+        fail_set(scan->fail, FAIL_INTERRUPTED,
+            "interrupted; the same command begins again from the start");
+        scan->stop = true;
+    }
     bool found = scan->segment < manifest->n_segments && !scan->stop;
     *segment = scan->segment;
     *block = scan->block++;

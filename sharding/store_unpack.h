@@ -5,6 +5,7 @@
 #ifndef CHOIR_SHARDING_STORE_UNPACK_H
 #define CHOIR_SHARDING_STORE_UNPACK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +20,9 @@ typedef struct store_job {
     /* Uncompressed bytes of this rank; called by one thread at a time. May be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     void *progress_context;
+    /* Whether to stop with FAIL_INTERRUPTED, asked before each block by one thread at a time. May
+     * be NULL. */
+    bool (*interrupted)(void);
 } store_job_t;
 
 /* What a check found, on this rank. */

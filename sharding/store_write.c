@@ -296,11 +296,23 @@ static void count_done(writer_t *writer, uint64_t bytes)
         write->progress(write->progress_context, write->done_bytes, write->total_bytes);
 }
 
-/* Under the lock. */
+/* Under the lock, or alone. */
+static bool is_interrupted(const writer_t *writer)
+{
+    const store_write_t *write = writer->write;
+    if (write->interrupted == NULL || !write->interrupted())
+        return false;
+    fail_set(writer->fail, FAIL_INTERRUPTED,
+        "interrupted; what is finished is kept in %s, and the same command goes on from there",
+        write->partial);
+    return true;
+}
+
+/* Under the lock. An interrupt lets the batches that are taken come to their end. */
 static bool take_batch(writer_t *writer, batch_t *batch)
 {
     const store_layout_t *layout = writer->write->layout;
-    if (writer->stop || at_end(writer))
+    if (writer->stop || at_end(writer) || is_interrupted(writer))
         return false;
     const store_part_t *part = &layout->parts[writer->part];
     const store_segment_t *segment = &layout->segments[part->segment];
@@ -457,9 +469,12 @@ static int resume(writer_t *writer, fail_t *fail)
         unsigned char *buffer = malloc(writer->frame_bytes);
         if (buffer == NULL)
             return fail_set(fail, FAIL_MEMORY, "shard: out of memory for blocks");
-        while (!at_end(writer) && keep_frame(writer, buffer))
+        bool stop = false;
+        while (!at_end(writer) && !(stop = is_interrupted(writer)) && keep_frame(writer, buffer))
             continue;
         free(buffer);
+        if (stop)
+            return fail->status; /* before frames are cut off that were not looked at */
     } else if (write_at(&writer->output, 0, head, sizeof head, fail) != 0) {
         return fail->status;
     }
@@ -526,11 +541,16 @@ static int write_file(store_write_t *write, size_t data, fail_t *fail)
     return fail->status;
 }
 
-int store_write_data(store_write_t *write, fail_t *fail)
+size_t store_write_rounds(const store_write_t *write)
 {
-    for (size_t d = 0; d < write->layout->n_data && fail->status == 0; d++)
-        if (is_mine(write, d))
-            write_file(write, d, fail);
+    return (write->layout->n_data + write->n_ranks - 1) / write->n_ranks;
+}
+
+int store_write_data(store_write_t *write, size_t round, fail_t *fail)
+{
+    size_t data = round * write->n_ranks + write->rank;
+    if (data < write->layout->n_data)
+        write_file(write, data, fail);
     return fail->status;
 }
 

@@ -7,6 +7,7 @@
 #ifndef CHOIR_SHARDING_STORE_WRITE_H
 #define CHOIR_SHARDING_STORE_WRITE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,6 +29,8 @@ typedef struct store_write {
      * by one thread at a time. May be NULL. */
     void (*progress)(void *context, uint64_t done, uint64_t total);
     void *progress_context;
+    /* Whether to stop, asked before each batch of blocks by one thread at a time. May be NULL. */
+    bool (*interrupted)(void);
     store_written_t *written; /* [n_frames], this rank's; all of them on rank 0 in the end */
     uint64_t kept_bytes, done_bytes, total_bytes; /* uncompressed, of this rank */
 } store_write_t;
@@ -42,9 +45,11 @@ void store_write_close(store_write_t *write);
  * (UINT64_MAX: ask the file system). Makes the partial folder. */
 int store_write_begin(store_write_t *write, uint64_t free_bytes, fail_t *fail);
 
-/* Local, then: the data files of this rank, one after the other, their blocks by the whole team.
- * Memory is bounded. On failure what is finished stays for the next attempt. */
-int store_write_data(store_write_t *write, fail_t *fail);
+/* Local, then, for each round: the next data file of this rank, if there is one left, its blocks by
+ * the whole team. Memory is bounded. On failure, FAIL_INTERRUPTED too, what is finished stays for
+ * the next attempt. Ranks that agree between rounds end together soon after one of them failed. */
+size_t store_write_rounds(const store_write_t *write);
+int store_write_data(store_write_t *write, size_t round, fail_t *fail);
 
 /* Bytes of the table that rank r has to bring to rank 0, and the table itself: packed before
  * gathering, unpacked on rank 0. */

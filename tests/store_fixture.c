@@ -324,7 +324,10 @@ static int write_as_rank(const store_layout_t *layout, const char *out, size_t r
     if (rank == 0)
         store_write_begin(
             &write, options->free_bytes == 0 ? UINT64_MAX : options->free_bytes, fail);
-    if (fail->status == 0 && store_write_data(&write, fail) == 0) {
+    write.interrupted = options->interrupted;
+    for (size_t i = 0; i < store_write_rounds(&write) && fail->status == 0; i++)
+        store_write_data(&write, i, fail);
+    if (fail->status == 0) {
         store_write_pack(&write, tables + *used);
         *used += store_write_table_bytes(&write, rank) / sizeof *tables;
         /* The ranks take turns here, so the last one has all tables. */

@@ -50,6 +50,7 @@ typedef struct fixture_options {
     store_options_t store;
     size_t threads, ranks;
     uint64_t free_bytes; /* 0: what the file system has */
+    bool (*interrupted)(void);
 } fixture_options_t;
 fixture_options_t fixture_options(void);
 int fixture_shard(

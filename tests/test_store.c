@@ -16,6 +16,7 @@
 #include "sharding/checkpoint.h"
 #include "sharding/store.h"
 #include "sharding/store_codec.h"
+#include "sharding/store_unpack.h"
 #include "tests/store_fixture.h"
 
 #define DEMO CHOIR_SOURCE_DIR "/configs/demo"
@@ -45,6 +46,28 @@ static void unpacking_gives_the_source_byte_for_byte(void **state)
     mixed_store();
     assert_int_equal(fixture_unpack(fixture_in("store").text, fixture_in("again").text, &fail), 0);
     assert_true(fixture_same(fixture_in("model").text, fixture_in("again").text));
+}
+
+static bool at_once(void)
+{
+    return true;
+}
+
+static void an_interrupted_check_says_so(void **state)
+{
+    (void)state;
+    fail_t fail = {0};
+    store_t *store = NULL;
+    team_t *team = NULL;
+    store_findings_t findings;
+    mixed_store();
+    assert_int_equal(store_open(&store, fixture_in("store").text, NULL, NULL, &fail), 0);
+    assert_int_equal(team_open(&team, 2, true, &fail), 0);
+    const store_job_t job = {.store = store, .n_ranks = 1, .team = team, .interrupted = at_once};
+    assert_int_equal(store_check(&job, NULL, NULL, &findings, &fail), FAIL_INTERRUPTED);
+    assert_non_null(strstr(fail.message, "interrupted"));
+    team_close(team);
+    store_close(store);
 }
 
 static void the_demo_model_survives_a_round_trip(void **state)
@@ -415,6 +438,7 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, fixture_set_up, fixture_tear_down)
     const struct CMUnitTest tests[] = {
         CASE(unpacking_gives_the_source_byte_for_byte),
+        CASE(an_interrupted_check_says_so),
         CASE(the_demo_model_survives_a_round_trip),
         CASE(a_store_lists_the_tensors_that_the_source_lists),
         CASE(any_part_in_any_type_equals_the_source),

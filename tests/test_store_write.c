@@ -183,6 +183,45 @@ static void what_is_finished_is_kept(void **state)
     expect_reference();
 }
 
+static size_t questions, patience;
+
+static bool lose_patience(void)
+{
+    return questions++ >= patience;
+}
+
+/* After so many batches, or frames of an earlier attempt. */
+static void interrupts_anywhere_keep_what_is_finished_and_remove_nothing(void **state)
+{
+    (void)state;
+    fixture_path_t partial;
+    fixture_options_t options = options_of_model();
+    uint64_t most = 0;
+    make_reference();
+    options.interrupted = lose_patience;
+    for (patience = 0; !finished(); patience++) {
+        fail_t fail = {0};
+        struct stat info;
+        uint64_t bytes = 0;
+        questions = 0;
+        if (fixture_shard(fixture_in("model").text, fixture_in("store").text, &options, &fail) == 0)
+            break;
+        assert_int_equal(fail.status, FAIL_INTERRUPTED);
+        assert_true(find_partial(&partial));
+        assert_non_null(strstr(fail.message, partial.text));
+        for (size_t d = 0; d < 6; d++) {
+            char name[STORE_DATA_NAME_BYTES];
+            store_data_name(d, name);
+            if (stat(fixture_join(partial.text, name).text, &info) == 0)
+                bytes += (uint64_t)info.st_size;
+        }
+        assert_true(bytes >= most);
+        most = bytes;
+    }
+    assert_true(patience > 6 && most > 1000000);
+    expect_reference();
+}
+
 static void another_source_does_not_go_on_with_the_first_ones_blocks(void **state)
 {
     (void)state;
@@ -302,6 +341,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(kills_at_random_moments_do_not_change_a_byte),
         CASE(what_is_finished_is_kept),
+        CASE(interrupts_anywhere_keep_what_is_finished_and_remove_nothing),
         CASE(another_source_does_not_go_on_with_the_first_ones_blocks),
         CASE(a_disk_that_fills_up_ends_it_with_one_message),
         CASE(a_full_disk_is_refused_before_anything_is_written),
