@@ -290,6 +290,15 @@ static int read_row(json_t *object, const char *path, row_t *row, fail_t *fail)
     return fail->status;
 }
 
+static void print_heading(void)
+{
+    printf("%6s %5s %7s %9s %5s %7s %26s %26s\n", "", "", "", "", "", "", "prefill, tokens/s",
+        "decode, tokens/s");
+    printf("%6s %5s %7s %9s %5s %7s %9s %9s %6s %9s %9s %6s\n", "layers", "ranks", "threads",
+        "mesh", "batch", "context", "measured", "predicted", "error", "measured", "predicted",
+        "error");
+}
+
 static int compare_row(const job_t *job, const row_t *row, errors_t *errors, fail_t *fail)
 {
     plan_model_t model = job->model;
@@ -306,6 +315,8 @@ static int compare_row(const job_t *job, const row_t *row, errors_t *errors, fai
     query.work.gen_tokens = row->gen_tokens;
     if (predict_mesh(&query, row->ranks, row->replicas, &mesh, fail) != 0)
         return fail->status;
+    if (errors->n == 0)
+        print_heading();
     printf("%6zu %5zu %7zu %4zux%-4zu %5zu %7zu %9.1f %9.1f %+5.0f%% %9.2f %9.2f %+5.0f%%\n",
         row->layers, row->ranks, row->threads, row->replicas, row->ranks / row->replicas,
         row->batch, row->context, row->prefill, mesh.prefill_tokens_per_s,
@@ -341,11 +352,6 @@ static int compare(const job_t *job, fail_t *fail)
     errors_t errors = {0};
     if (file_read(job->options->against, MOST_ROWS_BYTES, &text, &bytes, fail) != 0)
         return fail->status;
-    printf("%6s %5s %7s %9s %5s %7s %26s %26s\n", "", "", "", "", "", "", "prefill, tokens/s",
-        "decode, tokens/s");
-    printf("%6s %5s %7s %9s %5s %7s %9s %9s %6s %9s %9s %6s\n", "layers", "ranks", "threads",
-        "mesh", "batch", "context", "measured", "predicted", "error", "measured", "predicted",
-        "error");
     size_t number = 1;
     for (char *line = text; *line != 0 && fail->status == 0; number++) {
         size_t length = strcspn(line, "\n");

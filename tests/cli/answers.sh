@@ -3,30 +3,8 @@
 # byte for byte; and each way of giving a prompt means the same prompt.
 #
 #   tests/cli/answers.sh CHOIR RANKS
-set -u
-
-choir=$1
-ranks=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300} -n "$ranks")
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
-
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    failures=$((failures + 1))
-}
-
-# same NAME FILE FILE
-same() {
-    cmp -s "$2" "$3" || {
-        complain "$1"
-        diff "$2" "$3" | head -5 >&2
-    }
-}
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 cat >"$work/prompts.jsonl" <<'END'
 {"prompt": "ROMEO:\nWhat is"}
@@ -95,7 +73,6 @@ same "--ids" "$work/flag" "$work/other"
 same "tokenize there and back" "$work/text" "$work/other"
 
 # Without tokenizer files, ids in are ids out.
-demo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/configs/demo
 mkdir "$work/bare"
 cp "$demo/config.json" "$demo/model.safetensors" "$work/bare/"
 generate "${run[@]}" "$choir" generate --model "$work/bare" --ids "$ids" >"$work/other"
@@ -115,5 +92,4 @@ done
 "${run[@]}" "$choir" --version | grep -q '^instruction sets: scalar' || complain "--version"
 [ "$("${run[@]}" "$choir" plan --ranks 5 | grep -c '^ *[0-4]  ')" -eq 5 ] || complain "plan"
 
-echo "answers at $ranks ranks: $failures failed"
-[ "$failures" -eq 0 ]
+conclude

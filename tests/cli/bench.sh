@@ -3,51 +3,23 @@
 # number of ranks and sequences, and what it refuses. No number that depends on time is judged.
 #
 #   tests/cli/bench.sh CHOIR RANKS
-set -u
-
-choir=$1
-ranks=$2
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 odd=$root/tests/oracle/shapes/odd.json
-failures=0
-
-export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300} -n "$ranks")
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
 small=(--prompt-tokens 70 --gen-tokens 3 --repeat 2 --warmup 0 --read-mib 4 --threads 1)
 
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    sed 's/^/    /' "$work/err" >&2
-    failures=$((failures + 1))
-}
-
-# bench NAME ARGS...: has to succeed; what it prints is in out and err
+# bench NAME ARGS...: has to succeed
 bench() {
     local name=$1
     shift
-    "${run[@]}" "$choir" bench "$@" </dev/null >"$work/out" 2>"$work/err" ||
-        complain "$name: exit status is not 0"
+    ends "$name" 0 "${run[@]}" "$choir" bench "$@"
 }
 
-# says NAME FILE TEXT
-says() {
-    grep -qF -- "$3" "$work/$2" || complain "$1: expected \"$3\""
-}
-
-# fails NAME STATUS WORDS ARGS...: refused with one message that holds every word
+# fails NAME STATUS WORDS ARGS...
 fails() {
-    local name=$1 expected=$2 words=$3 status=0 word
+    local name=$1 expected=$2 words=$3
     shift 3
-    "${run[@]}" "$choir" bench "$@" </dev/null >"$work/out" 2>"$work/err" || status=$?
-    [ "$status" -eq "$expected" ] || complain "$name: expected exit status $expected, found $status"
-    [ "$(grep -c '^choir: error: ' "$work/err")" -eq 1 ] || complain "$name: expected one message"
-    [ ! -s "$work/out" ] || complain "$name: wrote to standard output"
-    for word in $words; do
-        says "$name" err "$word"
-    done
+    refuses "$name" "$expected" "$words" "${run[@]}" "$choir" bench "$@"
 }
 
 # member FILE NAME: the value of the last line's first member of that name
@@ -163,4 +135,4 @@ else
     has_all "matrices" "$work/gemm.jsonl" outputs inputs rows seconds flop_per_s blas_flop_per_s speedup
 fi
 
-[ "$failures" -eq 0 ]
+conclude

@@ -3,41 +3,25 @@
 # with mpirun and without. Needs script(1) for the terminal; exits with 77 where that is missing.
 #
 #   tests/cli/chat.sh CHOIR RANKS      RANKS 0: without mpirun
-set -u
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+let_ranks_finish
 # Jobs in the background would ignore Ctrl-C otherwise.
 set -m
 
-choir=$1
-ranks=$2
 command -v script >/dev/null || exit 77
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
 # The shell that script(1) starts must outlive the Ctrl-C that its child handles: bash does, dash does not.
 SHELL=$(command -v bash)
 export SHELL
-run="mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300} -n $ranks"
-[ "$(id -u)" -ne 0 ] || run="$run --allow-run-as-root"
-[ "$ranks" -gt 0 ] || run=
-
-complain() {
-    echo "FAILED at $ranks ranks: $*; the terminal showed:" >&2
-    sed 's/^/    /' "$work/screen" >&2
-    failures=$((failures + 1))
-}
+[ "$ranks" -gt 0 ] || run=()
 
 # shows N TEXT: until the screen has N lines with the text
 shows() {
-    local end=$((SECONDS + ${CHOIR_TEST_SECONDS:-300}))
-    until [ "$(grep -cF -- "$2" "$work/screen")" -ge "$1" ]; do
-        if [ "$SECONDS" -ge "$end" ]; then
-            complain "expected $1 times \"$2\""
-            return
-        fi
-        sleep 0.05
-    done
+    wait_until "$patience_s" on_screen "$1" "$2" || complain "expected $1 times \"$2\""
+}
+
+on_screen() {
+    [ "$(grep -cF -- "$2" "$work/screen")" -ge "$1" ]
 }
 
 # session FLAGS: starts a chat on a terminal of its own; keys go to descriptor 3
@@ -45,7 +29,7 @@ session() {
     rm -f "$work/keys"
     mkfifo "$work/keys"
     : >"$work/screen"
-    script -qfec "$run $choir chat $1; echo status \$?; stty -a" "$work/screen" \
+    script -qfec "${run[*]} $choir chat $1; echo status \$?; stty -a" "$work/screen" \
         <"$work/keys" >/dev/null 2>&1 &
     pid=$!
     exec 3>"$work/keys"
@@ -58,15 +42,11 @@ type_line() {
 
 # Ends the session and looks at what is left of it.
 leave() {
-    wait_for "status 0"
-    wait_for "intr = ^C"
-    wait_for "eol = <undef>"
+    shows 1 "status 0"
+    shows 1 "intr = ^C"
+    shows 1 "eol = <undef>"
     exec 3>&-
     wait "$pid"
-}
-
-wait_for() {
-    shows 1 "$1"
 }
 
 greeting="I can solve short word problems"
@@ -104,5 +84,4 @@ session ""
 printf '\004' >&3
 leave
 
-echo "chat at $ranks ranks: $failures failed"
-[ "$failures" -eq 0 ]
+conclude

@@ -3,24 +3,9 @@
 # refuses; and that such a line runs.
 #
 #   tests/cli/choir_run.sh CHOIR RANKS
-set -u
-
-choir=$1
-ranks=$2
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1
-unset "${!SLURM_@}" "${!CHOIR_@}"
-touch "$work/out" "$work/err"
-
-complain() {
-    echo "FAILED: $*" >&2
-    sed 's/^/    /' "$work/out" "$work/err" >&2
-    failures=$((failures + 1))
-}
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+unset "${!SLURM_@}" "${!CHOIR_@}" OMPI_MCA_plm
 
 # A machine of 8 cores of 2 hardware threads on 2 NUMA nodes. What root adds is left out.
 machine=$work/machine
@@ -56,8 +41,8 @@ makes() {
     [ "$found" = "$expected" ] || complain "$*: expected $expected, found $found"
 }
 
-# refuses WORDS ARGS...
-refuses() {
+# rejects WORDS ARGS...
+rejects() {
     local words=$1 status=0
     shift
     PATH=$machine:$PATH "$root/launch/choir-run" "$@" >"$work/out" 2>"$work/err" || status=$?
@@ -116,21 +101,21 @@ makes "env OMPI_MCA_btl_tcp_if_include=ib0 srun --mpi=pmix -N 3 -n 6 --ntasks-pe
 
 # ---- What it refuses -----------------------------------------------------------------------------
 
-refuses "expected a command of choir" --ranks 2
-refuses "--ranks: expected a number from 1 to 99999, found \"two\"" --ranks two chat
-refuses "--ranks: expected a number from 1 to 99999, found \"0\"" --ranks 0 chat
-refuses "--threads: expected a number from 1 to 99999, found \"\"" --threads
-refuses "unknown flag --rank" --rank 2 chat
-refuses "expected --slurm or --nodes, found both" --slurm --nodes "$work/hosts" chat
-refuses "$work/none: no such file" --choir "$choir" --nodes "$work/none" chat
+rejects "expected a command of choir" --ranks 2
+rejects "--ranks: expected a number from 1 to 99999, found \"two\"" --ranks two chat
+rejects "--ranks: expected a number from 1 to 99999, found \"0\"" --ranks 0 chat
+rejects "--threads: expected a number from 1 to 99999, found \"\"" --threads
+rejects "unknown flag --rank" --rank 2 chat
+rejects "expected --slurm or --nodes, found both" --slurm --nodes "$work/hosts" chat
+rejects "$work/none: no such file" --choir "$choir" --nodes "$work/none" chat
 echo '# none' >"$work/empty"
-refuses "$work/empty names no machine" --choir "$choir" --nodes "$work/empty" chat
-refuses "--ranks 5: expected at most 4, 2 on each of 2 machine(s)" \
+rejects "$work/empty names no machine" --choir "$choir" --nodes "$work/empty" chat
+rejects "--ranks 5: expected at most 4, 2 on each of 2 machine(s)" \
     --choir "$choir" --nodes "$work/hosts" --ranks 5 --ranks-per-node 2 chat
-refuses "expected slots=3 or more for 3 ranks on each machine, found slots=2" \
+rejects "expected slots=3 or more for 3 ranks on each machine, found slots=2" \
     --choir "$choir" --nodes "$work/hosts" --ranks 6 chat
-refuses "--choir: $work is no program" --choir "$work" chat
-TEST_MPI="HYDRA build details:" refuses "expected Open MPI's mpirun, found" --choir "$choir" chat
+rejects "--choir: $work is no program" --choir "$work" chat
+TEST_MPI="HYDRA build details:" rejects "expected Open MPI's mpirun, found" --choir "$choir" chat
 
 # ---- A run ---------------------------------------------------------------------------------------
 
@@ -139,4 +124,4 @@ TEST_MPI="HYDRA build details:" refuses "expected Open MPI's mpirun, found" --ch
 grep -q "$ranks ranks x " "$work/err" || complain "a run: expected $ranks ranks"
 [ -s "$work/out" ] || complain "a run: expected an answer"
 
-[ "$failures" -eq 0 ] || exit 1
+conclude

@@ -3,37 +3,14 @@
 # what it finds when something is made wrong, and how it exits. No measured number is judged.
 #
 #   tests/cli/doctor.sh CHOIR RANKS
-set -u
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-choir=$1
-ranks=$2
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout "${CHOIR_TEST_SECONDS:-300}" -n "$ranks")
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
-
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    sed 's/^/    /' "$work/out" "$work/err" >&2
-    failures=$((failures + 1))
-}
-
-# doctor NAME STATUS ARGS...: what it prints is in out and err
+# doctor NAME STATUS ARGS...
 doctor() {
-    local name=$1 expected=$2 status=0
+    local name=$1 expected=$2
     shift 2
-    "${run[@]}" "$choir" doctor --read-mib 2 --threads 1 "$@" </dev/null >"$work/out" 2>"$work/err" ||
-        status=$?
-    [ "$status" -eq "$expected" ] || complain "$name: expected exit status $expected, found $status"
-}
-
-# says NAME FILE TEXT
-says() {
-    grep -qF -- "$3" "$work/$2" || complain "$1: expected \"$3\""
+    ends "$name" "$expected" "${run[@]}" "$choir" doctor --read-mib 2 --threads 1 "$@"
 }
 
 # ---- What it shows -------------------------------------------------------------------------------
@@ -100,4 +77,4 @@ if [ "$ranks" -eq 1 ]; then
     says "no such folder" err "$work/none/facts.jsonl"
 fi
 
-[ "$failures" -eq 0 ] || exit 1
+conclude

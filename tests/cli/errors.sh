@@ -3,40 +3,12 @@
 # time, and no word on standard output.
 #
 #   tests/cli/errors.sh CHOIR RANKS
-set -u
-
-choir=$1
-ranks=$2
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-demo=$root/configs/demo
-limit_s=${CHOIR_CLI_SECONDS:-5}
-failures=0
-cases=0
-
-# mpirun waits this long before it kills what is left of a run; nothing is left here. Waiting ranks
-# give their core to those that work.
-export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-
-# Quiet: without mpirun's own words about a rank that exits with a status.
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300})
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
-
-launch() {
-    "${run[@]}" -n "$ranks" "$choir" "$@"
-}
-
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    sed 's/^/    /' "$work/err" >&2
-    failures=$((failures + 1))
-}
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # judge NAME STATUS SECONDS WORDS: every word has to be in the message
 judge() {
     local name=$1 status=$2 seconds=$3 words=$4 word
-    cases=$((cases + 1))
     [ "$status" -ne 0 ] || complain "$name: exit status is 0"
     [ "$seconds" -le "$limit_s" ] || complain "$name: took $seconds s"
     [ ! -s "$work/out" ] || complain "$name: wrote to standard output"
@@ -52,7 +24,7 @@ judge() {
 fails() {
     local name=$1 words=$2 begin=$SECONDS status=0
     shift 2
-    launch "$@" </dev/null >"$work/out" 2>"$work/err" || status=$?
+    launch "$ranks" "$@" >"$work/out" 2>"$work/err" || status=$?
     judge "$name" "$status" $((SECONDS - begin)) "$words"
 }
 
@@ -220,12 +192,11 @@ fails "not enough memory" "GiB" generate --ids 1 --kv-tokens 4000000000
 differing_ranks() {
     local begin=$SECONDS status=0
     changed_config other 's/"rms_norm_eps": *[0-9.e-]*/"rms_norm_eps": 0.001/'
-    "${run[@]}" -n $((ranks - 1)) "$choir" generate --ids 1 --model "$demo" : \
+    "${mpi[@]}" -n $((ranks - 1)) "$choir" generate --ids 1 --model "$demo" : \
         -n 1 "$choir" generate --ids 1 --model "$work/other" \
         </dev/null >"$work/out" 2>"$work/err" || status=$?
     judge "a rank with another config.json" "$status" $((SECONDS - begin)) "config.json"
 }
 [ "$ranks" -lt 2 ] || differing_ranks
 
-echo "$cases cases at $ranks ranks, $failures failed"
-[ "$failures" -eq 0 ]
+conclude

@@ -5,41 +5,23 @@
 #   tests/cli/eval.sh CHOIR RANKS
 #
 # CHOIR_EVAL_LONG=1: all 400 items on every mesh, 1x32 too, and 30 kills instead of 4 (CHOIR_EVAL_KILLS).
-set -u
-
-choir=$1
-ranks=$2
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-limit_s=${CHOIR_CLI_SECONDS:-5}
-failures=0
-cases=0
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+let_ranks_finish
 long=${CHOIR_EVAL_LONG:-}
-
-export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout "${CHOIR_TEST_SECONDS:-300}")
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
 # Golden texts belong to the dot product "chain".
 flags=(--threads 1 --dot chain --quiet)
-
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    [ ! -s "$work/err" ] || sed 's/^/    /' "$work/err" | tail -5 >&2
-    failures=$((failures + 1))
-}
 
 # evaluate MESH OUT FLAGS...
 evaluate() {
     local mesh=$1 out=$2
     shift 2
-    "${run[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" eval --mesh "$mesh" --out "$out" "${flags[@]}" "$@" \
+    "${mpi[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" eval --mesh "$mesh" --out "$out" "${flags[@]}" "$@" \
         </dev/null >"$work/out" 2>"$work/err"
 }
 
-# same WHAT A B: equal results, by the program's own word and by their bytes
-same() {
-    cases=$((cases + 1))
+# same_results WHAT A B: equal results, by the program's own word and by their bytes
+same_results() {
     "$choir" eval --compare "$2" "$3" --quiet >"$work/compared" 2>"$work/err" || {
         complain "$1: results differ"
         head -5 "$work/compared" >&2
@@ -52,8 +34,7 @@ same() {
 fails() {
     local name=$1 words=$2 begin=$SECONDS status=0 word
     shift 2
-    cases=$((cases + 1))
-    "${run[@]}" -n "$ranks" "$choir" eval --quiet --dot chain "$@" </dev/null >"$work/out" 2>"$work/err" || status=$?
+    "${run[@]}" "$choir" eval --quiet --dot chain "$@" </dev/null >"$work/out" 2>"$work/err" || status=$?
     [ "$status" -ne 0 ] || complain "$name: exit status 0"
     [ $((SECONDS - begin)) -le $((limit_s + 2)) ] || complain "$name: took $((SECONDS - begin)) s"
     for word in $words; do
@@ -102,14 +83,14 @@ fi
 
 for mesh in $meshes; do
     evaluate "$mesh" "$work/$mesh" --task word-problems --limit "$items" || complain "mesh $mesh fails"
-    same "mesh $mesh" "$work/one" "$work/$mesh"
+    same_results "mesh $mesh" "$work/one" "$work/$mesh"
 done
 if [ "$ranks" -ge 4 ]; then
     for mesh in 1x32 8x4; do
         [ -n "$long" ] || [ "$mesh" = 8x4 ] || continue
         evaluate "$mesh" "$work/$mesh" --task word-problems --limit 4 || complain "mesh $mesh fails"
         evaluate 1x1 "$work/four" --task word-problems --limit 4 || complain "four items fail"
-        same "mesh $mesh" "$work/four" "$work/$mesh"
+        same_results "mesh $mesh" "$work/four" "$work/$mesh"
     done
 fi
 
@@ -118,7 +99,7 @@ if [ "$ranks" -eq 2 ]; then
     grep -q '"weight_sharers": 2' "$work/2x1/summary.json" || complain "2x1: expected shared weights"
     evaluate 2x1 "$work/own" --task word-problems --limit "$items" --own-weights || complain "own weights fail"
     grep -q '"weight_sharers": 1' "$work/own/summary.json" || complain "own weights are shared"
-    same "own weights" "$work/one" "$work/own"
+    same_results "own weights" "$work/one" "$work/own"
 fi
 
 # Choices, windows, and prompts that begin alike, with and without taking over their beginning.
@@ -128,7 +109,7 @@ if [ "$ranks" -eq 2 ] && [ -z "$slow" ]; then
         [ "$task" != gsm8k ] || more+=(--shots 2 --max-tokens 6)
         evaluate 1x1 "$work/$task-one" --task "$task" --no-prefix-reuse "${more[@]}" || complain "$task fails"
         evaluate 2x1 "$work/$task" --task "$task" "${more[@]}" || complain "$task fails on 2x1"
-        same "$task" "$work/$task-one" "$work/$task"
+        same_results "$task" "$work/$task-one" "$work/$task"
     done
 fi
 
@@ -137,7 +118,7 @@ fi
 # killed MESH WHOM: a run that is killed after a random part of a second, at some moment of its work
 killed() {
     local mesh=$1 whom=$2 pid children
-    setsid "${run[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" eval --mesh "$mesh" --out "$work/killed" "${flags[@]}" \
+    setsid "${mpi[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" eval --mesh "$mesh" --out "$work/killed" "${flags[@]}" \
         --task word-problems --limit 60 --max-batch 4 </dev/null >/dev/null 2>"$work/err" &
     pid=$!
     sleep "$(printf '%d.%02d' $((RANDOM % 2)) $((RANDOM % 100)))"
@@ -169,12 +150,12 @@ if [ "$ranks" -ge 4 ]; then
         [ $((i % 3)) -ne 0 ] || [ ! -s "$work/killed/results.jsonl" ] || printf '{"index":59,"id"' >>"$work/killed/results.jsonl"
         # Thirty kills meet a finished run otherwise.
         [ ! -f "$work/killed/summary.json" ] || {
-            same "after $i kills" "$work/whole" "$work/killed"
+            same_results "after $i kills" "$work/whole" "$work/killed"
             rm -r "$work/killed"
         }
     done
     evaluate 2x2 "$work/killed" --task word-problems --limit 60 --max-batch 4 || complain "resuming fails"
-    same "after $kills kills" "$work/whole" "$work/killed"
+    same_results "after $kills kills" "$work/whole" "$work/killed"
     [ "$(count "$work/killed")" -eq 60 ] || complain "expected 60 lines after $kills kills"
 
     # A rank that dies ends the run, soon, and leaves whole lines.
@@ -218,7 +199,6 @@ if [ "$ranks" -le 2 ]; then
 
     # Longer than the cache: wrong, counted, and only with --strict the end.
     evaluate "1x$ranks" "$work/small" --task gsm8k --shots 0 --limit 8 --kv-tokens 64 --max-tokens 4 || complain "long items fail"
-    cases=$((cases + 1))
     errors=$(grep -c '"error":"prompt: .* tokens are more than the 64' "$work/small/results.jsonl")
     { [ "$errors" -gt 0 ] && grep -q "\"errors\": $errors," "$work/small/summary.json"; } ||
         complain "items longer than the cache are not counted"
@@ -236,10 +216,9 @@ fi
 if [ "$ranks" -eq 2 ]; then
     head -6 "$root/configs/demo/word-problems-test.jsonl" | sed 's/"question"/"prompt"/; s/, "answer":.*/}/' >"$work/prompts"
     for mesh in 1x1 2x1 1x2; do
-        "${run[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" generate --mesh "$mesh" --chat --prompts "$work/prompts" --json \
+        "${mpi[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" generate --mesh "$mesh" --chat --prompts "$work/prompts" --json \
             --logprobs 0 --temperature 0.5 "${flags[@]}" </dev/null 2>"$work/err" |
             sed 's/"timings":{[^}]*}//' >"$work/text-$mesh" || complain "generate fails on $mesh"
-        cases=$((cases + 1))
         [ "$(wc -l <"$work/text-$mesh")" -eq 6 ] || complain "generate on $mesh: expected six answers"
         cmp -s "$work/text-1x1" "$work/text-$mesh" || complain "generate on $mesh: answers differ"
     done
@@ -264,9 +243,8 @@ not JSON
 {"id": 8, "op": "generate_until", "prompt_ids": [1, 999999]}
 END
     for mesh in 1x1 "${ranks}x1" "1x$ranks"; do
-        "${run[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" worker --mesh "$mesh" "${flags[@]}" <"$work/asked" 2>"$work/err" |
+        "${mpi[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" worker --mesh "$mesh" "${flags[@]}" <"$work/asked" 2>"$work/err" |
             tail -n +2 | sort >"$work/answers-$mesh" || complain "worker fails on $mesh"
-        cases=$((cases + 1))
         [ "$(wc -l <"$work/answers-$mesh")" -eq 9 ] || complain "worker on $mesh: expected nine answers"
         cmp -s "$work/answers-1x1" "$work/answers-$mesh" || complain "worker on $mesh: answers differ"
     done
@@ -274,5 +252,4 @@ END
     [ "$(grep -c '"error"' "$work/answers-1x1")" -eq 4 ] || complain "worker: expected four errors"
 fi
 
-echo "$cases cases at $ranks ranks, $failures failed"
-[ "$failures" -eq 0 ]
+conclude

@@ -3,41 +3,16 @@
 # can go wrong.
 #
 #   tests/cli/shard.sh CHOIR RANKS
-set -u
-
-choir=$1
-ranks=$2
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-demo=$root/configs/demo
-work=$(mktemp -d)
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 small=
 trap '[ -z "$small" ] || umount "$small"; rm -rf "$work"' EXIT
-failures=0
-cases=0
 
-export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout 60)
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
-
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    tail -n 5 "$work/out" "$work/err" | sed 's/^/    /' >&2
-    failures=$((failures + 1))
-}
-
-# choir_ends NAME STATUS ARGS...: runs and judges the exit status, and that there is one message
+# choir_ends NAME STATUS ARGS...
 choir_ends() {
-    local name=$1 expected=$2 status=0
+    local name=$1 expected=$2
     shift 2
-    cases=$((cases + 1))
-    "${run[@]}" -n "$ranks" "$choir" "$@" </dev/null >"$work/out" 2>"$work/err" || status=$?
-    [ "$status" -eq "$expected" ] || complain "$name: exit status $status, expected $expected"
-    [ "$(grep -c '^choir: error: ' "$work/err")" -eq $((expected > 0 ? 1 : 0)) ] ||
-        complain "$name: expected $((expected > 0 ? 1 : 0)) message"
-}
-
-says() { # NAME FILE TEXT
-    grep -qF -- "$3" "$work/$2" || complain "$1: expected \"$3\" in its $2"
+    ends "$name" "$expected" "${run[@]}" "$choir" "$@"
 }
 
 # flip FILE OFFSET: changes a byte
@@ -58,13 +33,6 @@ cmp -s "$work/store/tokenizer.json" "$demo/tokenizer.json" || complain "make: to
 
 choir_ends "check" 0 shard --check "$work/store"
 says "check" err "all 712 blocks are right"
-# conclude: the end, also of the shorter list
-conclude() {
-    echo "$cases cases at $ranks ranks, $failures failed"
-    [ "$failures" -eq 0 ]
-    exit
-}
-
 choir_ends "list" 0 shard --list "$work/store"
 says "list" out "model.layers.5.mlp.down_proj.weight"
 says "list" out "model.safetensors"
@@ -82,14 +50,14 @@ answer() { # NAME ARGS...: the answer, to a file of that name
     cp "$work/out" "$work/$name.txt"
 }
 
-same() { # NAME OTHER: whether two answers are alike to the bit
+same_answer() { # NAME OTHER: whether two answers are alike to the bit
     cmp -s "$work/$1.txt" "$work/$2.txt" || complain "$2: another answer than $1"
     cmp -s "$work/$1.npy" "$work/$2.npy" || complain "$2: other logits than $1"
 }
 
 answer source --model "$demo"
 answer stored --model "$work/store"
-same source stored
+same_answer source stored
 
 # Flags and files are the same whatever the number of ranks.
 [ "$ranks" -eq 2 ] || conclude
@@ -100,12 +68,12 @@ choir_ends "layers" 0 shard --model "$demo" --out "$work/layers" --layers 3 --le
 # ---- Using it ----------------------------------------------------------------------------------
 
 answer by-layers --model "$work/layers" --comm mpi
-same source by-layers
+same_answer source by-layers
 answer staging --model "$work/store" --stage "$work/stage"
-same source staging
+same_answer source staging
 [ -n "$(find "$work/stage" -name 'data-*')" ] || complain "stage: nothing there"
 answer staged --model "$work/store" --stage "$work/stage"
-same source staged
+same_answer source staged
 choir_ends "tokenize" 0 tokenize --model "$work/store"
 choir_ends "plan" 0 plan --model "$work/store" --ranks 3
 choir_ends "verify" 0 verify --threads 1 --isolated --attention eager --model "$work/store" \
@@ -137,6 +105,10 @@ says "damage" out "$work/damaged/data-00002.choir: tensor model.layers."
 says "damage" out "rows "
 says "damage" out "$work/damaged/merges.txt"
 choir_ends "damage, loading" 1 generate --ids 1 --model "$work/damaged"
+for command in tokenize plan "doctor --read-mib 1"; do
+    # shellcheck disable=SC2086
+    refuses "damage, $command" 1 "$work/damaged/merges.txt checksum" "${run[@]}" "$choir" $command --model "$work/damaged"
+done
 cp -r "$work/store" "$work/short"
 truncate -s 500000 "$work/short/data-00002.choir"
 choir_ends "truncated" 1 generate --ids 1 --model "$work/short"
@@ -145,11 +117,40 @@ choir_ends "truncated, unpacking" 1 shard --unpack "$work/short" --out "$work/x"
 [ ! -e "$work/x" ] || complain "something was left under a final name"
 
 # Ended by the user, however far it came, and run again.
-timeout -s TERM 0.7 "${run[@]}" -n "$ranks" "$choir" shard --model "$demo" --out "$work/resumed" \
+timeout -s TERM 0.7 "${run[@]}" "$choir" shard --model "$demo" --out "$work/resumed" \
     --file-size 1 --level 0 >/dev/null 2>&1 </dev/null
 [ -e "$work/resumed" ] ||
     choir_ends "resumed" 0 shard --model "$demo" --out "$work/resumed" --file-size 1
 diff -r "$work/store" "$work/resumed" >/dev/null || complain "resumed: another store"
+
+# interrupted RANKS SIGNAL STATUS WORDS ARGS...: the signal waits, blocked, for the program to hear it; on two
+# ranks the first one hears nothing.
+interrupted() {
+    local count=$1 signal=$2 expected=$3 words=$4 status=0
+    shift 4
+    # shellcheck disable=SC2016
+    "${mpi[@]}" -n "$count" env --block-signal="$signal" sh -c \
+        '[ "$OMPI_COMM_WORLD_RANK,$1" = 0,2 ] || kill -s "$2" $$; shift 2; exec "$@"' sh "$count" "$signal" \
+        "$choir" "$@" </dev/null >"$work/out" 2>"$work/err" || status=$?
+    [ "$status" -eq "$expected" ] || complain "$signal at $count ranks: exit status $status, expected $expected"
+    grep -q "^choir: warning: \(rank 1: \)\?interrupted; $words" "$work/err" ||
+        complain "$signal at $count ranks: expected a word about it"
+    [ "$(wc -l <"$work/err")" -eq 1 ] || complain "$signal at $count ranks: expected one line"
+}
+stopped=(shard --model "$demo" --out "$work/stopped" --file-size 1)
+interrupted 2 INT 130 "what is finished is kept in $work/stopped.partial-.* the same command" "${stopped[@]}"
+partial=$(echo "$work"/stopped.partial-*)
+[ -s "$partial/data-00000.choir" ] || complain "expected the first rank's data file"
+before=$(cksum "$partial/data-00000.choir")
+interrupted 1 INT 130 "what is finished is kept in $partial, and" "${stopped[@]}"
+interrupted 1 TERM 143 "what is finished is kept in $partial, and" "${stopped[@]}"
+[ "$(cksum "$partial/data-00000.choir")" = "$before" ] || complain "interrupted: something was removed"
+interrupted 2 TERM 143 "the same command begins again" shard --check "$work/store"
+interrupted 1 INT 130 "the same command begins again" shard --unpack "$work/store" --out "$work/unpacked"
+[ ! -e "$work/unpacked" ] || complain "interrupted: unpacked under the final name"
+choir_ends "stopped and resumed" 0 shard --model "$demo" --out "$work/stopped" --file-size 1
+says "stopped and resumed" err "the rest was there already"
+diff -r "$work/store" "$work/stopped" >/dev/null || complain "stopped and resumed: another store"
 
 # A disk of 2 MB, where one can be had.
 mkdir "$work/small"
@@ -160,7 +161,7 @@ if mount -t tmpfs -o size=2m none "$work/small" 2>/dev/null; then
     [ -z "$(ls "$small")" ] || complain "full disk: something was written"
     choir_ends "full disk, unpacking" 1 shard --unpack "$work/store" --out "$small/model"
     answer staged-full --model "$work/store" --stage "$small/stage"
-    same source staged-full
+    same_answer source staged-full
 else
     echo "full disk: not tried, since nothing can be mounted here"
 fi

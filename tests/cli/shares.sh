@@ -3,29 +3,8 @@
 # what is wrong with them is said once.
 #
 #   tests/cli/shares.sh CHOIR RANKS     (the cases have rank counts of their own)
-set -u
-
-choir=$1
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300})
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
-
-launch() {
-    local ranks=$1
-    shift
-    "${run[@]}" -n "$ranks" "$choir" "$@" </dev/null
-}
-
-complain() {
-    echo "FAILED: $*" >&2
-    sed 's/^/    /' "$work/err" >&2
-    failures=$((failures + 1))
-}
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # The bits of a plan: logits of a prompt, and a generated text.
 same_bits() {
@@ -84,7 +63,7 @@ launch 2 bench --quiet --prompt-tokens 8 --gen-tokens 2 --repeat 1 --warmup 0 --
 [ -s "$work/text" ] || complain "choir bench says nothing"
 echo '{"id": 1, "op": "loglikelihood", "context": "ROMEO:", "continuation": " O, what"}' >"$work/request"
 for shares in even 1,2; do
-    "${run[@]}" -n 2 "$choir" worker --quiet --shares $shares <"$work/request" 2>"$work/err" |
+    "${mpi[@]}" -n 2 "$choir" worker --quiet --shares $shares <"$work/request" 2>"$work/err" |
         tail -n +2 >"$work/text-$shares" || complain "choir worker, shares $shares"
     grep -q logprob "$work/text-$shares" || complain "choir worker, shares $shares: no answer"
 done
@@ -122,5 +101,4 @@ refused "expected 2 numbers" bench --shares 1
 refused "choir doctor" plan --shares auto
 refused "expected 3 numbers" plan --ranks 3 --shares 1,2
 
-[ "$failures" -eq 0 ] || exit 1
-echo "shares: all as expected"
+conclude

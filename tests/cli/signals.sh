@@ -2,40 +2,15 @@
 # A run that is told to stop ends on all ranks, in time, and keeps the text it has.
 #
 #   tests/cli/signals.sh CHOIR RANKS
-set -u
-
-choir=$1
-ranks=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-limit_s=${CHOIR_CLI_SECONDS:-5}
-failures=0
-
-export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300})
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+let_ranks_finish
 
 # More to say than there is time for.
 for _ in $(seq 20000); do
     echo '{"prompt": "ROMEO:"}'
 done >"$work/prompts.jsonl"
 generate=(generate --prompts "$work/prompts.jsonl" --ignore-eos --max-tokens 900 --max-batch 1)
-
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    sed 's/^/    /' "$work/err" >&2
-    failures=$((failures + 1))
-}
-
-# wait_until SECONDS COMMAND...: until the command succeeds
-wait_until() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        [ "$SECONDS" -lt "$end" ] || return 1
-        sleep 0.05
-    done
-}
 
 has_text() {
     [ "$(wc -c <"$work/out")" -ge 500 ]
@@ -60,7 +35,7 @@ stops() {
     : >"$work/out"
     "$@" </dev/null >"$work/out" 2>"$work/err" &
     pid=$!
-    wait_until "${CHOIR_TEST_SECONDS:-300}" has_text || complain "$name: no text"
+    wait_until "$patience_s" has_text || complain "$name: no text"
     # Without mpirun there are no ranks to look after, only a helper of MPI's own.
     children=
     [ "$whom" = self ] || children=$(ps -o pid= --ppid "$pid")
@@ -78,22 +53,21 @@ stops() {
     wait_until "$limit_s" all_gone $children || complain "$name: ranks are left: $children"
 }
 
-stops "SIGTERM to mpirun" TERM mpirun "${run[@]}" -n "$ranks" "$choir" "${generate[@]}"
-stops "SIGINT to mpirun" INT mpirun "${run[@]}" -n "$ranks" "$choir" "${generate[@]}"
-stops "SIGTERM to one rank" TERM rank "${run[@]}" -n "$ranks" "$choir" "${generate[@]}"
+stops "SIGTERM to mpirun" TERM mpirun "${run[@]}" "$choir" "${generate[@]}"
+stops "SIGINT to mpirun" INT mpirun "${run[@]}" "$choir" "${generate[@]}"
+stops "SIGTERM to one rank" TERM rank "${run[@]}" "$choir" "${generate[@]}"
 [ "$ranks" -gt 1 ] || stops "SIGTERM without mpirun" TERM self "$choir" "${generate[@]}"
 
 # A reader that goes away is no failure, and ends the run.
 status=0
-timeout "${CHOIR_TEST_SECONDS:-300}" "$choir" "${generate[@]}" 2>"$work/err" | head -c 100 >"$work/out"
+timeout "$patience_s" "$choir" "${generate[@]}" 2>"$work/err" | head -c 100 >"$work/out"
 status=${PIPESTATUS[0]}
 [ "$status" -eq 0 ] || complain "closed pipe: exit status is $status"
 
 # A full disk is one.
 status=0
-timeout "${CHOIR_TEST_SECONDS:-300}" "$choir" generate --prompt Hello >/dev/full 2>"$work/err" || status=$?
+timeout "$patience_s" "$choir" generate --prompt Hello >/dev/full 2>"$work/err" || status=$?
 [ "$status" -eq 1 ] || complain "full disk: exit status is $status"
 grep -q 'standard output' "$work/err" || complain "full disk: no word about it"
 
-echo "signals at $ranks ranks: $failures failed"
-[ "$failures" -eq 0 ]
+conclude

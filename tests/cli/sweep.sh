@@ -3,45 +3,10 @@
 # write, that a prediction reads them, and what is refused. No number that depends on time is judged.
 #
 #   tests/cli/sweep.sh CHOIR RANKS
-set -u
-
-choir=$1
-ranks=$2
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 odd=$root/tests/oracle/shapes/odd.json
-failures=0
-
-export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout "${CHOIR_TEST_SECONDS:-300}" -n "$ranks")
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
 small=(--config "$odd" --layers 2 --gen-tokens 2 --repeat 1 --warmup 0 --read-mib 1)
-
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    sed 's/^/    /' "$work/err" >&2
-    failures=$((failures + 1))
-}
-
-# succeeds NAME COMMAND...: what it prints is in out and err
-succeeds() {
-    local name=$1
-    shift
-    "$@" </dev/null >"$work/out" 2>"$work/err" || complain "$name: exit status is not 0"
-}
-
-# fails NAME STATUS WORDS COMMAND...: refused with one message that holds every word
-fails() {
-    local name=$1 expected=$2 words=$3 status=0 word
-    shift 3
-    "$@" </dev/null >"$work/out" 2>"$work/err" || status=$?
-    [ "$status" -eq "$expected" ] || complain "$name: expected exit status $expected, found $status"
-    [ "$(grep -c '^choir: error: ' "$work/err")" -eq 1 ] || complain "$name: expected one message"
-    for word in $words; do
-        grep -qF -- "$word" "$work/err" || complain "$name: expected \"$word\""
-    done
-}
 
 # counts NAME FILE PATTERN NUMBER: how many lines match
 counts() {
@@ -53,7 +18,7 @@ counts() {
 # ---- A sweep -------------------------------------------------------------------------------------
 
 # 1 x 1, 2 x 1 as one and as two replicas; the same logits everywhere, or it fails by itself.
-succeeds "a sweep" "${run[@]}" "$choir" bench "${small[@]}" --json "$work/rows.jsonl" --csv "$work/rows.csv" \
+ends "a sweep" 0 "${run[@]}" "$choir" bench "${small[@]}" --json "$work/rows.jsonl" --csv "$work/rows.csv" \
     --sweep "ranks=1,2 threads=1 mesh=1,2 batch=2 context=40,70 scaling=strong,weak"
 rows=$work/rows.jsonl
 counts "a sweep" "$rows" '"scaling":"strong"' 6
@@ -74,31 +39,31 @@ counts "a table" "$work/out" '^(strong|weak) ' 12
 # ---- A cluster file and predictions --------------------------------------------------------------
 
 cluster=$work/cluster.json
-succeeds "a cluster file" "${run[@]}" "$choir" bench "${small[@]}" --cluster "$cluster" --sweep "ranks=1,2 threads=1" --quiet
+ends "a cluster file" 0 "${run[@]}" "$choir" bench "${small[@]}" --cluster "$cluster" --sweep "ranks=1,2 threads=1" --quiet
 counts "a cluster file" "$cluster" '"model": "odd"' 2
 plan=("$choir" plan --config "$odd" --cluster "$cluster")
-succeeds "against rows" "${plan[@]}" --against "$rows"
+ends "against rows" 0 "${plan[@]}" --against "$rows"
 counts "against rows" "$work/out" '^error of 24 rates: median ' 1
-succeeds "a projection" "${plan[@]}" --predict --what-if 10,100:5 --batch 4
+ends "a projection" 0 "${plan[@]}" --predict --what-if 10,100:5 --batch 4
 counts "a projection" "$work/out" '^Projection, not a measurement' 2
 counts "a projection" "$work/out" '^ +1024 ' 2
-succeeds "JSON" "${plan[@]}" --predict --ranks 6 --what-if 10 --json -
+ends "JSON" 0 "${plan[@]}" --predict --ranks 6 --what-if 10 --json -
 counts "JSON" "$work/out" '"ranks":6,"nodes":3,.*"tokens_per_s":[0-9]' 2
 
 # ---- What is refused -----------------------------------------------------------------------------
 
-fails "no such list" 2 "--sweep rank=1" "$choir" bench "${small[@]}" --sweep "rank=1"
-fails "more ranks than there are" 2 "--sweep 99 1" "$choir" bench "${small[@]}" --sweep "ranks=99"
-fails "a mesh beside a sweep" 2 "--sweep --mesh" "$choir" bench "${small[@]}" --sweep auto --mesh 1x1
-fails "a context beyond the positions" 1 "--sweep 999999" "$choir" bench "${small[@]}" --sweep "context=999999"
-fails "a cluster file that cannot be written" 1 "$work/no/x" "$choir" bench "${small[@]}" --cluster "$work/no/x"
-fails "no cluster file" 2 "--cluster" "$choir" plan --config "$odd" --predict
-fails "no network" 2 "--what-if" "${plan[@]}" --predict --ranks 64
-fails "a strange network" 2 "--what-if 10Gbit" "${plan[@]}" --predict --what-if 10Gbit
+refuses "no such list" 2 "--sweep rank=1" "$choir" bench "${small[@]}" --sweep "rank=1"
+refuses "more ranks than there are" 2 "--sweep 99 1" "$choir" bench "${small[@]}" --sweep "ranks=99"
+refuses "a mesh beside a sweep" 2 "--sweep --mesh" "$choir" bench "${small[@]}" --sweep auto --mesh 1x1
+refuses "a context beyond the positions" 1 "--sweep 999999" "$choir" bench "${small[@]}" --sweep "context=999999"
+refuses "a cluster file that cannot be written" 1 "$work/no/x" "$choir" bench "${small[@]}" --cluster "$work/no/x"
+refuses "no cluster file" 2 "--cluster" "$choir" plan --config "$odd" --predict
+refuses "no network" 2 "--what-if" "${plan[@]}" --predict --ranks 64
+refuses "a strange network" 2 "--what-if 10Gbit" "${plan[@]}" --predict --what-if 10Gbit
 true >"$work/empty"
-fails "no rows" 1 "rows" "${plan[@]}" --against "$work/empty"
+refuses "no rows" 1 "rows" "${plan[@]}" --against "$work/empty"
 echo '{"schema": 1' >"$work/cut"
-fails "a cut row" 1 "cut line" "${plan[@]}" --against "$work/cut"
-fails "a broken cluster file" 1 "$work/cut" "$choir" plan --config "$odd" --predict --cluster "$work/cut"
+refuses "a cut row" 1 "cut line" "${plan[@]}" --against "$work/cut"
+refuses "a broken cluster file" 1 "$work/cut" "$choir" plan --config "$odd" --predict --cluster "$work/cut"
 
-[ "$failures" -eq 0 ]
+conclude

@@ -3,28 +3,8 @@
 # of ranks; no word, no bit and no file more than asked for; and one message when it cannot be.
 #
 #   tests/cli/trace.sh CHOIR RANKS     (the cases have rank counts of their own)
-set -u
-
-choir=$1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300})
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
-
-launch() {
-    local ranks=$1
-    shift
-    "${run[@]}" -n "$ranks" "$choir" "$@" </dev/null
-}
-
-complain() {
-    echo "FAILED: $*" >&2
-    sed 's/^/    /' "$work/err" >&2
-    failures=$((failures + 1))
-}
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # slices CATEGORY RANK: how many the trace has
 slices() {
@@ -77,5 +57,4 @@ refused "$work/text/trace.json" 2
 refused "$work/to" 2
 [ -z "$(ls "$work/to")" ] || complain "expected no file beside what was refused"
 
-[ "$failures" -eq 0 ] || exit 1
-echo "trace: all as expected"
+conclude

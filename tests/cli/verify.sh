@@ -7,43 +7,15 @@
 # golden/demo-reference.safetensors is made by
 #   oracle/reference.py --model ../configs/demo --prompts golden/demo-reference.jsonl --layers 0,5 \
 #       --decode 2 --out golden/demo-reference.safetensors
-set -u
-
-choir=$1
-ranks=$2
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-demo=$root/configs/demo
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 good=$root/tests/golden/demo-reference.safetensors
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-cases=0
 
-export OMPI_MCA_odls_base_sigkill_timeout=0 OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout ${CHOIR_TEST_SECONDS:-300})
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
-
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    tail -n 5 "$work/out" "$work/err" | sed 's/^/    /' >&2
-    failures=$((failures + 1))
-}
-
-# verify NAME STATUS ARGS...: runs and judges the exit status
+# verify NAME STATUS ARGS...
 verify() {
-    local name=$1 expected=$2 status=0
+    local name=$1 expected=$2
     shift 2
-    cases=$((cases + 1))
-    "${run[@]}" -n "$ranks" "$choir" verify --threads 1 "$@" </dev/null >"$work/out" 2>"$work/err" ||
-        status=$?
-    [ "$status" -eq "$expected" ] || complain "$name: exit status $status, expected $expected"
-    # One message, and only when something is wrong.
-    [ "$(grep -c '^choir: error: ' "$work/err")" -eq $((expected > 0 ? 1 : 0)) ] ||
-        complain "$name: expected $((expected > 0 ? 1 : 0)) message"
-}
-
-says() { # NAME FILE TEXT
-    grep -qF -- "$3" "$work/$2" || complain "$1: expected \"$3\" in its $2"
+    ends "$name" "$expected" "${run[@]}" "$choir" verify --threads 1 "$@"
 }
 
 # changed NAME FROM TO: a reference in which a text of the header is another of the same length
@@ -164,5 +136,4 @@ says "a candidate with a NaN" out "first NaN or infinity: "
 verify "a reference with a NaN" 1 --candidate "$good" --reference "$work/nan.safetensors"
 says "a reference with a NaN" out "1 NaN and 0 infinite values in the reference"
 
-echo "$cases cases at $ranks ranks, $failures failed"
-[ "$failures" -eq 0 ]
+conclude

@@ -3,52 +3,33 @@
 # (tests/cluster/faults.sh: what else can stop a run, on several nodes.)
 #
 #   tests/cli/watchdog.sh CHOIR RANKS
-set -u
-
-choir=$1
-ranks=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 seconds=4
-limit_s=$((seconds + ${CHOIR_CLI_SECONDS:-5}))
-failures=0
-
-export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated OMPI_MCA_odls_base_sigkill_timeout=0
-run=(mpirun --quiet --oversubscribe --bind-to none --timeout "${CHOIR_TEST_SECONDS:-300}")
-[ "$(id -u)" -ne 0 ] || run+=(--allow-run-as-root)
+limit_s=$((seconds + limit_s))
 
 # More to say than there is time for.
 for _ in $(seq 20000); do
     echo '{"prompt": "ROMEO:"}'
 done >"$work/prompts.jsonl"
 
-complain() {
-    echo "FAILED at $ranks ranks: $*" >&2
-    sed 's/^/    /' "$work/err" >&2
-    failures=$((failures + 1))
-}
-
-# wait_for_text BYTES
-wait_for_text() {
-    local end=$((SECONDS + ${CHOIR_TEST_SECONDS:-300}))
-    until [ "$(wc -c <"$work/out")" -ge "$1" ]; do
-        [ "$SECONDS" -lt "$end" ] || return 1
-        sleep 0.05
-    done
+# has_text BYTES
+has_text() {
+    [ "$(wc -c <"$work/out")" -ge "$1" ]
 }
 
 : >"$work/out"
-"${run[@]}" -n "$ranks" "$choir" generate --prompts "$work/prompts.jsonl" --ignore-eos --max-tokens 900 --max-batch 1 \
+"${run[@]}" "$choir" generate --prompts "$work/prompts.jsonl" --ignore-eos --max-tokens 900 --max-batch 1 \
     --threads 1 --watchdog-seconds "$seconds" </dev/null >"$work/out" 2>"$work/err" &
 mpirun=$!
-wait_for_text 500 || complain "no text"
+wait_until "$patience_s" has_text 500 || complain "no text"
 rank=$(ps -o pid= --ppid "$mpirun" | tail -1 | tr -d ' ')
 
 kill -STOP "$rank"
 sleep 1
 kill -CONT "$rank"
 bytes=$(wc -c <"$work/out")
-wait_for_text $((bytes + 500)) || complain "stopped for a moment: the run does not go on"
+wait_until "$patience_s" has_text $((bytes + 500)) || complain "stopped for a moment: the run does not go on"
 
 kill -STOP "$rank"
 begin=$SECONDS
@@ -67,5 +48,4 @@ for value in -1 many 86401; do
         complain "--watchdog-seconds $value: expected one message"
 done
 
-echo "watchdog at $ranks ranks: $failures failed"
-[ "$failures" -eq 0 ]
+conclude
