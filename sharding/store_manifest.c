@@ -524,16 +524,14 @@ int store_manifest_write(const store_manifest_t *manifest, char **text, size_t *
 {
     json_t *root = manifest_json(manifest);
     char *object = root == NULL ? NULL : json_dumps(root, JSON_COMPACT);
+    size_t n = object == NULL ? 0 : strlen(object) - 1; /* without the closing brace */
     json_decref(root);
-    *text = NULL;
-    if (object == NULL)
+    *text = object == NULL ? NULL : malloc(n + CHECKSUM_BYTES + 1);
+    if (*text != NULL)
+        memcpy(*text, object, n);
+    free(object);
+    if (*text == NULL)
         return fail_set(fail, FAIL_MEMORY, "manifest: out of memory");
-    size_t n = strlen(object) - 1; /* without the closing brace */
-    *text = realloc(object, n + CHECKSUM_BYTES + 1);
-    if (*text == NULL) {
-        free(object);
-        return fail_set(fail, FAIL_MEMORY, "manifest: out of memory");
-    }
     sprintf(*text + n, CHECKSUM_KEY "%s\"}\n", store_hex(store_checksum(*text, n)).text);
     *bytes = n + CHECKSUM_BYTES;
     return 0;
