@@ -31,6 +31,9 @@
 #include "engine/base/status.h"
 
 #define KERNEL_PANEL 64 /* outputs of a panel */
+/* From here on rows are many: computing takes longer than reading weights. Measured for blocks of
+ * inputs (matrix.c) and for copies of activations (forward.c), bench/LOG.md. */
+#define KERNEL_MANY_ROWS 32
 #define KERNEL_LANES 16 /* a panel's width is a multiple of this */
 /* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
  * small: the f32 logits lie nearer to the f64 truth than PyTorch's own (docs/parity.md). */

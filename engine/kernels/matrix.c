@@ -12,7 +12,6 @@
  * they would wait for the second level (measured with 512 rows: 256 inputs 1.3 times as fast as
  * 1,024), and where elements are wide. */
 #define BLOCK_BYTES_NEAR (32 * 1024)
-#define MANY_ROWS 32
 
 size_t matrix_panel_bytes(dtype_t mode, size_t rows, size_t columns)
 {
@@ -178,7 +177,7 @@ static size_t block_inputs(const call_t *y)
     bool wide = y->kernels->mode != DTYPE_BF16;
     if (y->n_rows == 1 && y->leaf_lone == MATRIX_ONE_LEAF)
         return y->inputs;
-    if (y->n_rows < MANY_ROWS || (!wide && y->dot != DOT_AMX))
+    if (y->n_rows < KERNEL_MANY_ROWS || (!wide && y->dot != DOT_AMX))
         return BLOCK_INPUTS;
     size_t near = BLOCK_BYTES_NEAR / (KERNEL_PANEL * y->kernels->element_bytes);
     return wide ? size_max(near / KERNEL_GROUP * KERNEL_GROUP, KERNEL_GROUP) : near;
@@ -199,7 +198,7 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
         .inputs = kernel_padded_inputs(kernels->mode, panels[0].matrix->columns)};
     size_t panel_bytes = n_rows * KERNEL_PANEL * kernels->accumulator_bytes;
     /* A few rows: panel after panel, as they lie in memory. */
-    size_t together = n_rows < MANY_ROWS ? 1 : n_panels, block = block_inputs(&y);
+    size_t together = n_rows < KERNEL_MANY_ROWS ? 1 : n_panels, block = block_inputs(&y);
     for (size_t first = 0; first < n_panels; first += together)
         for (size_t k0 = 0; k0 < y.inputs; k0 += block)
             for (size_t i = first; i < first + together; i++)

@@ -250,9 +250,8 @@ static void swap_residuals(forward_t *f)
  * looks at the windows. */
 static void place_activations(forward_t *f, size_t n_rows)
 {
-    enum { MANY_ROWS = 32 };
     bool reduce = f->model->plan.combine == PLAN_REDUCE;
-    bool copy = n_rows >= MANY_ROWS && f->tap == NULL;
+    bool copy = n_rows >= KERNEL_MANY_ROWS && f->tap == NULL;
     for (shared_t b = 0; b < SHARED_COUNT; b++)
         f->data[b] =
             reduce || (copy && f->own[b] != NULL) ? f->own[b] : comm_buffer_data(f->shared[b]);

@@ -228,7 +228,8 @@ static void multiply_thread(void *context, size_t thread)
     team_part_t part = team_part(matrix_n_panels(w), thread, g->threads);
     size_t panel_bytes = g->rows * KERNEL_PANEL * k->accumulator_bytes;
     for (size_t p = part.begin, n; p < part.end; p += n) {
-        n = size_min(g->rows < 32 ? MATRIX_MAX_PANELS : matrix_panels_together(o->mode, o->dot),
+        n = size_min(g->rows < KERNEL_MANY_ROWS ? MATRIX_MAX_PANELS
+                                                : matrix_panels_together(o->mode, o->dot),
             part.end - p);
         panel_t panels[MATRIX_MAX_PANELS];
         for (size_t i = 0; i < n; i++)

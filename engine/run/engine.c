@@ -93,6 +93,16 @@ dot_t engine_choose_dot(comm_t *comm, dot_t wish, dtype_t mode)
     return everywhere ? DOT_AMX : DOT_CHAIN;
 }
 
+isa_t engine_agree_isa(comm_t *comm, isa_t isa)
+{
+    isa_t widest = (isa_t)comm_max(comm, (int64_t)isa);
+    isa_t narrowest = (isa_t)comm_min(comm, (int64_t)isa);
+    if (widest != narrowest)
+        log_write(LOG_INFO, "the ranks' CPUs differ, up to %s: all use the kernels of %s",
+            isa_name(widest), isa_name(narrowest));
+    return narrowest;
+}
+
 static void bind_thread(void *context, size_t thread)
 {
     topology_binding_apply(context, thread);
@@ -119,11 +129,7 @@ static int open_compute(engine_t *e, fail_t *fail)
     topology_read(&topology, fail);
     if (comm_agree(e->comm, fail) != 0)
         return fail->status;
-    int64_t widest = comm_max(e->comm, (int64_t)e->isa);
-    e->isa = (isa_t)comm_min(e->comm, (int64_t)e->isa);
-    if (widest != (int64_t)e->isa)
-        log_write(LOG_INFO, "the ranks' CPUs differ, up to %s: all use the kernels of %s",
-            isa_name((isa_t)widest), isa_name(e->isa));
+    e->isa = engine_agree_isa(e->comm, e->isa);
     e->options.dot = engine_choose_dot(e->comm, e->options.dot, e->options.mode);
     kernels_get(&kernels, e->isa, e->options.mode);
     kernels_self_test(&kernels, fail);

@@ -71,6 +71,8 @@ typedef struct engine_info {
 /* Collective over comm. What DOT_AUTO stands for: the CPUs decide, whatever CHOIR_ISA says. Groups
  * whose results must be alike choose together, before they open their engines. */
 dot_t engine_choose_dot(comm_t *comm, dot_t wish, dtype_t mode);
+/* Collective over comm. The narrowest of the ranks' instruction sets; told where they differ. */
+isa_t engine_agree_isa(comm_t *comm, isa_t isa);
 
 /* Collective. On failure all ranks return the same status and message. */
 int engine_open(engine_t **engine, comm_t *comm, const engine_options_t *options, fail_t *fail);

@@ -5,11 +5,11 @@
 #include <string.h>
 
 #include "engine/base/size.h"
+#include "engine/kernels/kernels.h"
 
 #define PANEL 64      /* outputs that a thread works on at once (kernels.h) */
 #define GRANULE 16    /* outputs that a narrower panel has a multiple of */
 #define GATHERS 4     /* of a layer */
-#define MANY_ROWS 32  /* from here on activations are copied through windows (forward.c) */
 #define STEP_ROUNDS 3 /* header, payload, summaries */
 
 /* ---- Curves ------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ static void add_exchange(const plan_t *plan, const load_t *load, const predict_r
     if (plan->n_ranks == 1)
         return;
     node = (n_gathers(plan) + STEP_ROUNDS) * rates->gather_s;
-    if (step->rows >= MANY_ROWS)
+    if (step->rows >= KERNEL_MANY_ROWS) /* copied through windows (forward.c) */
         node += step->rows * load->window_bytes * rates->copy_byte_s;
     if (load->nodes > 1) {
         between = (n_gathers(plan) + STEP_ROUNDS) * rounds(load->nodes) * network->latency_s;

@@ -136,7 +136,7 @@ static int open_compute(verifier_t *v, fail_t *fail)
     topology_read(&topology, fail);
     if (comm_agree(v->comm, fail) != 0)
         return fail->status;
-    v->isa = (isa_t)comm_min(v->comm, (int64_t)v->isa);
+    v->isa = engine_agree_isa(v->comm, v->isa);
     v->dot = engine_choose_dot(v->comm, v->options->dot, v->mode);
     kernels_get(&kernels, v->isa, v->mode);
     kernels_self_test(&kernels, fail);
