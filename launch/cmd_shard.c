@@ -153,12 +153,13 @@ static void tell_made(
 {
     double total = (double)write->layout->total_bytes;
     log_write(LOG_INFO,
-        "%s: %.1f MB from %.1f MB (%.3f), %zu blocks in %zu files, %.1f s, %.0f MB/s%s; memory per "
+        "%s: %.1f MB from %.1f MB (%.3f), %zu blocks in %zu file%s, %.1f s, %.0f MB/s%s; memory "
+        "per "
         "rank at most %.0f MB",
         write->out, (double)stored / MB, total / MB, (double)stored / total,
-        write->layout->n_frames, write->layout->n_data, seconds,
-        (total - (double)kept) / MB / seconds, kept > 0 ? ", the rest was there already" : "",
-        (double)peak / MB);
+        write->layout->n_frames, write->layout->n_data, write->layout->n_data == 1 ? "" : "s",
+        seconds, (total - (double)kept) / MB / seconds,
+        kept > 0 ? ", the rest was there already" : "", (double)peak / MB);
 }
 
 /* Collective. Each rank's data files, one after the other; what ends one rank's ends all. */

@@ -99,6 +99,15 @@ fails "prompts of another form" "bad.jsonl line 1" generate --prompts "$work/bad
 fails "logits into a missing folder" "nowhere" \
     generate --ids 1,2 --logits-out "$work/nowhere/logits.npy"
 fails "plan of a missing file" "nowhere.json" plan --config "$work/nowhere.json" --ranks 2
+fails "plan for no rank" "--ranks 65536 0" plan --ranks 0
+fails "threads below one" "--threads 0" generate --prompt Hello --threads 0
+fails "plan of a folder" "$work: regular file" plan --config "$work"
+: >"$work/empty"
+fails "prompts of an empty file" "$work/empty: JSON" generate --prompts "$work/empty"
+fails "a model that is a file" "$work/empty directory" generate --ids 1 --model "$work/empty"
+fails "a reference that is empty" "$work/empty: truncated" verify --reference "$work/empty"
+fails "ids that are no JSON" "JSON" tokenize --decode
+fails "a store that is none" "choir-store.json" shard --check "$work"
 
 # ---- Directory and files -----------------------------------------------------------------------
 
@@ -162,6 +171,10 @@ echo '{"hidden_size": ' >"$work/no-json/config.json"
 generate "config that is not JSON" "config.json" --model "$work/no-json"
 changed_config llama 's/Qwen2ForCausalLM/LlamaForCausalLM/; s/"qwen2"/"llama"/'
 generate "another architecture" "config.json LlamaForCausalLM" --model "$work/llama"
+changed_config lacking 's/"num_hidden_layers"/"num_hidden_layer"/'
+generate "a field that lacks" "config.json: num_hidden_layers nothing" --model "$work/lacking"
+changed_config text 's/"hidden_size": *[0-9]*/"hidden_size": "big"/'
+generate "a number that is a text" "config.json: hidden_size string" --model "$work/text"
 changed_config zero 's/"hidden_size": *[0-9]*/"hidden_size": 0/'
 generate "a size of zero" "hidden_size 0" --model "$work/zero"
 changed_config negative 's/"num_hidden_layers": *[0-9]*/"num_hidden_layers": -4/'
