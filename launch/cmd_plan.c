@@ -69,6 +69,8 @@ int cmd_plan(invocation_t *invocation, fail_t *fail)
     if (open_plan(invocation, &sizes, &plan, fail) != 0)
         return fail->status;
     plan_print(&plan, stdout);
+    if (options->node_ranks != 0)
+        plan_print_nodes(&plan, options->node_ranks, stdout);
     plan_close(&plan);
     return 0;
 }

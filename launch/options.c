@@ -179,7 +179,8 @@ static const arg_t plan_args[] = {
     {"--against", ARG_STRING, AT(against), "ROWS.jsonl", 0, 0,
         "Predict rows that choir bench --json or --sweep wrote, and tell the errors."},
     {"--node-ranks", ARG_SIZE, AT(node_ranks), "N", 1, 65536,
-        "Ranks on a node. Default: the most that the cluster file has rates of."},
+        "Ranks on a node: tells what nodes receive. Default with --predict: the most that the "
+        "cluster file has rates of."},
     {"--threads", ARG_SIZE, AT(threads), "N", 1, 4096,
         "Threads of a rank. Default: the most that the cluster file has rates of."},
     {"--layers", ARG_SIZE, AT(n_layers), "N", 1, 65536, "Only the first N layers. Default: all."},

@@ -253,6 +253,25 @@ size_t plan_exchange_bytes_per_token(const plan_t *plan, size_t rank, size_t act
     return embedding + model->n_layers * (heads + 2 * hidden + columns) * activation_bytes;
 }
 
+size_t plan_network_bytes_per_token(
+    const plan_t *plan, size_t first, size_t n_ranks, size_t activation_bytes)
+{
+    const plan_model_t *m = &plan->model;
+    size_t end = size_min(first + n_ranks, plan->n_ranks), own = 0, most = 0;
+    size_t width = m->n_heads * m->head_dim + 2 * m->hidden + m->intermediate;
+    if (end - first == plan->n_ranks)
+        return 0;
+    for (size_t r = first; r < end; r++) {
+        const plan_share_t *share = &plan->shares[r];
+        own += plan_count(share->heads) * m->head_dim + 2 * plan_count(share->hidden) +
+               plan_count(share->columns);
+        most = size_max(most, plan_exchange_bytes_per_token(plan, r, activation_bytes));
+    }
+    if (plan->combine == PLAN_REDUCE)
+        return most;
+    return (m->hidden + m->n_layers * (width - own)) * activation_bytes;
+}
+
 /* ---- Table ------------------------------------------------------------------------------------
  */
 
@@ -400,4 +419,15 @@ void plan_print(const plan_t *plan, FILE *out)
     if (plan->weights != NULL)
         print_weights(plan, out);
     print_summary(plan, out);
+}
+
+void plan_print_nodes(const plan_t *plan, size_t ranks_per_node, FILE *out)
+{
+    size_t most = 0, n_nodes = 0;
+    for (size_t first = 0; first < plan->n_ranks; first += ranks_per_node, n_nodes++)
+        most = size_max(most,
+            plan_network_bytes_per_token(plan, first, ranks_per_node, plan->model.cache_bytes));
+    fprintf(out, "%zu %s of %zu %s: a node receives %s a token from others\n", n_nodes,
+        n_nodes == 1 ? "node" : "nodes", ranks_per_node, ranks_per_node == 1 ? "rank" : "ranks",
+        human_bytes(most).text);
 }

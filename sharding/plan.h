@@ -94,9 +94,19 @@ size_t plan_kv_bytes_per_token(const plan_t *plan, size_t rank);
  * step but the sampler's), activations of activation_bytes each. */
 size_t plan_exchange_bytes_per_token(const plan_t *plan, size_t rank, size_t activation_bytes);
 
+/* Likewise of a node: what its ranks, n_ranks from `first` on, need from those of all other nodes,
+ * each byte once. With PLAN_REDUCE the ring enters each node once, with what its busiest rank
+ * receives. 0 when these are all ranks. */
+size_t plan_network_bytes_per_token(
+    const plan_t *plan, size_t first, size_t n_ranks, size_t activation_bytes);
+
 /* The table of `choir plan`: a row a rank, then largest/mean of each phase; with weights also what
  * was asked for beside what granules allow. Activations are taken to be as wide as cache elements.
  */
 void plan_print(const plan_t *plan, FILE *out);
+/* A line on nodes of ranks_per_node ranks, at least 1, the last with what is left: how many there
+ * are, and the most bytes that one of them receives for a token (plan_network_bytes_per_token).
+ */
+void plan_print_nodes(const plan_t *plan, size_t ranks_per_node, FILE *out);
 
 #endif

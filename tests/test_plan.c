@@ -368,6 +368,25 @@ static void gathers_receive_what_the_others_own(void **state)
     plan_close(&plan);
 }
 
+/* 4 ranks in nodes of 2, of 3 (the last is one rank), and in one. */
+static void nodes_receive_what_other_nodes_own(void **state)
+{
+    (void)state;
+    plan_t plan = open_plan(&qwen_7b, PLAN_GATHER, 4);
+    size_t width = 3584 + 3584 + 18944 + 3584;
+    assert_int_equal(plan_network_bytes_per_token(&plan, 0, 2, 2), (3584 + 28 * width / 2) * 2);
+    assert_int_equal(plan_network_bytes_per_token(&plan, 2, 2, 2), (3584 + 28 * width / 2) * 2);
+    assert_int_equal(plan_network_bytes_per_token(&plan, 0, 3, 2), (3584 + 28 * width / 4) * 2);
+    assert_int_equal(plan_network_bytes_per_token(&plan, 3, 3, 2), (3584 + 28 * width * 3 / 4) * 2);
+    assert_int_equal(plan_network_bytes_per_token(&plan, 0, 4, 2), 0);
+    assert_int_equal(plan_network_bytes_per_token(&plan, 0, 9, 2), 0);
+    plan_close(&plan);
+    plan = open_plan(&qwen_7b, PLAN_REDUCE, 4);
+    assert_int_equal(
+        plan_network_bytes_per_token(&plan, 0, 2, 2), plan_exchange_bytes_per_token(&plan, 0, 2));
+    plan_close(&plan);
+}
+
 static void reductions_receive_two_rings_of_f32_a_layer(void **state)
 {
     (void)state;
@@ -673,6 +692,7 @@ int main(void)
         cmocka_unit_test(no_rank_holds_more_than_its_part_and_a_granule),
         cmocka_unit_test(largest_share_of_bytes_stays_near_the_mean),
         cmocka_unit_test(gathers_receive_what_the_others_own),
+        cmocka_unit_test(nodes_receive_what_other_nodes_own),
         cmocka_unit_test(reductions_receive_two_rings_of_f32_a_layer),
         cmocka_unit_test(reduce_keeps_the_row_partition_of_gather),
         cmocka_unit_test(impossible_plans_are_refused_with_their_reason),

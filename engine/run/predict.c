@@ -146,27 +146,14 @@ static double layer_bytes(const plan_t *plan, const plan_share_t *share, size_t 
 void predict_bytes_per_row(
     const plan_t *plan, size_t ranks_per_node, double *rank_bytes, double *node_bytes)
 {
-    const plan_model_t *m = &plan->model;
     size_t n = plan->n_ranks, per_node = size_min(size_max(ranks_per_node, 1), n);
-    double width = (double)(m->n_heads * m->head_dim + 2 * m->hidden + m->intermediate);
+    size_t bytes = plan->model.cache_bytes;
     *rank_bytes = *node_bytes = 0;
     for (size_t r = 0; r < n; r++)
-        *rank_bytes =
-            most(*rank_bytes, (double)plan_exchange_bytes_per_token(plan, r, m->cache_bytes));
-    if (per_node == n)
-        return;
-    for (size_t first = 0; first < n; first += per_node) {
-        double own = 0;
-        for (size_t r = first; r < size_min(first + per_node, n); r++) {
-            const plan_share_t *s = &plan->shares[r];
-            own += (double)(plan_count(s->heads) * m->head_dim + 2 * plan_count(s->hidden) +
-                            plan_count(s->columns));
-        }
-        double bytes = (double)m->n_layers * (width - own) * (double)m->cache_bytes;
-        if (plan->combine == PLAN_REDUCE)
-            bytes = *rank_bytes;
-        *node_bytes = most(*node_bytes, bytes + (double)(m->hidden * m->cache_bytes));
-    }
+        *rank_bytes = most(*rank_bytes, (double)plan_exchange_bytes_per_token(plan, r, bytes));
+    for (size_t first = 0; first < n; first += per_node)
+        *node_bytes =
+            most(*node_bytes, (double)plan_network_bytes_per_token(plan, first, per_node, bytes));
 }
 
 static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
