@@ -31,8 +31,9 @@ static void take_sample(void *context, size_t run, const bench_report_t *report,
     size_t chunk = c->job->invocation->options.prefill_chunk;
     (void)fail;
     c->samples[run] = calibrate_sample(&c->runs[run], report, chunk != 0 ? chunk : CHUNK);
-    log_write(LOG_INFO, "%zu ranks x %zu threads, %zu of %zu", report->n_ranks,
-        c->job->about.threads, run + 1, c->n_runs);
+    size_t threads = c->job->about.threads;
+    log_write(LOG_INFO, "%zu rank%s x %zu thread%s, run %zu of %zu", report->n_ranks,
+        bench_plural(report->n_ranks), threads, bench_plural(threads), run + 1, c->n_runs);
 }
 
 /* Rank 0. */

@@ -212,9 +212,10 @@ static int check_digest(sweep_job_t *s, size_t context, uint64_t digest, fail_t 
         s->digests[context] = digest;
     if (s->digests[context] != digest && s->job->invocation->options.combine == 0)
         fail_set(fail, FAIL_INTERNAL,
-            "--sweep: %zu ranks x %zu threads, context %zu: expected logits of digest %016llx, "
+            "--sweep: %zu rank%s x %zu thread%s, context %zu: expected logits of digest %016llx, "
             "found %016llx",
-            s->part.ranks, s->part.threads, s->sweep.contexts.items[context],
+            s->part.ranks, bench_plural(s->part.ranks), s->part.threads,
+            bench_plural(s->part.threads), s->sweep.contexts.items[context],
             (unsigned long long)s->digests[context], (unsigned long long)digest);
     return fail->status;
 }
@@ -233,22 +234,35 @@ static void take_run(void *context, size_t run, const bench_report_t *report, fa
     for (int scaling = 0; scaling < SWEEP_SCALINGS; scaling++)
         if (cell->scalings[scaling])
             write_row(s, cell, (sweep_scaling_t)scaling, report, &rates, fail);
-    log_write(LOG_INFO, "%zu ranks x %zu threads, %zu of %zu: prefill %.1f, decode %.2f tokens/s",
-        s->part.ranks, s->part.threads, run + 1, s->n_runs, rates.prefill, rates.decode);
+    log_write(LOG_INFO,
+        "%zu rank%s x %zu thread%s, run %zu of %zu: prefill %.1f, decode %.2f tokens/s",
+        s->part.ranks, bench_plural(s->part.ranks), s->part.threads, bench_plural(s->part.threads),
+        run + 1, s->n_runs, rates.prefill, rates.decode);
 }
 
 /* ---- All ---------------------------------------------------------------------------------------
  */
 
+static bool shows_table(const bench_job_t *job)
+{
+    return comm_rank(job->invocation->comm) == 0 && job->json.file != stdout &&
+           job->csv.file != stdout;
+}
+
+/* From here on the table's rows are what tells of progress, and nothing but warnings is between
+ * them. */
 static void print_head(const sweep_job_t *s)
 {
     const bench_job_t *job = s->job;
-    if (comm_rank(job->invocation->comm) != 0 || job->json.file == stdout ||
-        job->csv.file == stdout)
-        return;
-    printf("%s, %zu of its %zu layers, on %s\n\n%-6s %5s %7s %9s %5s %7s %26s %26s\n",
-        job->about.model, job->about.n_layers, job->about.model_layers, job->about.cpu, "", "", "",
-        "", "", "", "prefill", "decode");
+    const options_t *flags = &job->invocation->options;
+    if (!flags->verbose && !flags->quiet)
+        log_set_level(LOG_WARN);
+    printf("%s, %zu", job->about.model, job->about.n_layers);
+    if (job->about.n_layers != job->about.model_layers)
+        printf(" of its %zu", job->about.model_layers);
+    printf(" layer%s, on %s\n\n%-6s %5s %7s %9s %5s %7s %26s %26s\n",
+        bench_plural(job->about.model_layers), job->about.cpu, "", "", "", "", "", "", "prefill",
+        "decode");
     printf("%-6s %5s %7s %9s %5s %7s %10s %7s %6s %10s %7s %6s\n", "", "ranks", "threads", "mesh",
         "batch", "context", "tokens/s", "speedup", "eff.", "tokens/s", "speedup", "eff.");
 }
@@ -302,7 +316,8 @@ int bench_sweep(bench_job_t *job, fail_t *fail)
                 flags->context, &s->sweep, fail) == 0)
             check_lengths(s, fail);
         if (comm_agree(comm, fail) == 0) {
-            print_head(s);
+            if (shows_table(job))
+                print_head(s);
             run_parts(s, fail);
         }
     }

@@ -167,8 +167,9 @@ static void print_head(const job_t *job, const network_t *network)
         job->model.n_layers, job->model.hidden, job->query.work.batch,
         job->query.work.batch == 1 ? "" : "s", job->query.work.prompt_tokens,
         job->query.work.context);
-    printf("Rates of %s, %zu ranks x %zu threads a node, measured with %s\n", job->cluster.cpu,
-        rates->ranks, rates->threads, rates->model);
+    printf("Rates of %s, %zu rank%s x %zu thread%s a node, measured with %s\n", job->cluster.cpu,
+        rates->ranks, rates->ranks == 1 ? "" : "s", rates->threads, rates->threads == 1 ? "" : "s",
+        rates->model);
     if (network->gbit > 0)
         printf("Network: supposed, %g Gbit/s, %g us\n\n", network->gbit,
             network->rates.latency_s * 1e6);
