@@ -62,7 +62,7 @@ static int parse_networks(job_t *job, fail_t *fail)
                 "them, found \"%s\"",
                 MOST_NETWORKS, job->options->what_if);
         job->networks[job->n_networks++] =
-            (network_t){gbit, {us * 1e-6, gbit * 1e9 / 8 * WIRE_SHARE}};
+            (network_t){gbit, {us * 1e-6, gbit * 1e9 / 8 * WIRE_SHARE, 0}};
         if (*end == 0)
             return 0;
         at = end + 1;
@@ -143,15 +143,16 @@ static void write_json(const job_t *job, const network_t *network, size_t ranks,
     const predict_mesh_t *mesh)
 {
     double rate = prefill ? mesh->prefill_tokens_per_s : mesh->decode_tokens_per_s;
-    json_t *row = json_pack("{si ss sI sI sI sI sI sI sI sI sI sb sf sf sf sf so}", "schema", 1,
+    json_t *row = json_pack("{si ss sI sI sI sI sI sI sI sI sI sb sf sf sf sf sf so}", "schema", 1,
         "phase", prefill ? "prefill" : "decode", "layers", (json_int_t)job->model.n_layers,
         "hidden", (json_int_t)job->model.hidden, "batch", (json_int_t)job->query.work.batch,
         "prompt_tokens", (json_int_t)job->query.work.prompt_tokens, "context",
         (json_int_t)job->query.work.context, "ranks", (json_int_t)ranks, "nodes",
         (json_int_t)mesh->nodes, "replicas", (json_int_t)mesh->replicas, "threads",
         (json_int_t)mesh->threads, "fits", mesh->fits, "network_bytes_per_s",
-        network->rates.bytes_per_s, "network_latency_s", network->rates.latency_s,
-        "node_weight_bytes", mesh->weight_bytes, "tokens_per_s", rate, "split",
+        network->rates.bytes_per_s, "network_burst_bytes", network->rates.burst_bytes,
+        "network_latency_s", network->rates.latency_s, "node_weight_bytes", mesh->weight_bytes,
+        "tokens_per_s", rate, "split",
         split_json(prefill ? &mesh->each.prefill : &mesh->each.decode));
     json_dumpf(row, job->json, JSON_COMPACT);
     fputc('\n', job->json);
@@ -174,8 +175,9 @@ static void print_head(const job_t *job, const network_t *network)
         printf("Network: supposed, %g Gbit/s, %g us\n\n", network->gbit,
             network->rates.latency_s * 1e6);
     else if (network->rates.bytes_per_s > 0)
-        printf("Network: measured, %.2f GB/s, %.1f us\n\n", network->rates.bytes_per_s * 1e-9,
-            network->rates.latency_s * 1e6);
+        printf("Network: measured, %.2f GB/s, %.1f us, bursts of %.2f MB\n\n",
+            network->rates.bytes_per_s * 1e-9, network->rates.latency_s * 1e6,
+            network->rates.burst_bytes * 1e-6);
     else
         printf("Network: not measured (--what-if supposes one)\n\n");
     printf("%5s %7s %5s  %9s %10s %8s  %9s %9s %8s  %s\n", "ranks", "threads", "nodes", "mesh",

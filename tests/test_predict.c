@@ -134,7 +134,7 @@ static void exchange(void **state)
     fail_t fail = {0};
     predict_result_t near, far;
     const predict_work_t work = {1, 64, 64, 1, 512};
-    const predict_network_t network = {20e-6, 1e9};
+    const predict_network_t network = {20e-6, 1e9, 0};
     predict_rates_t rates = {.threads = 1, .ranks = 2, .gather_s = 1e-6, .copy_byte_s = 1e-9};
     (void)state;
     assert_int_equal(plan_open(&plan, &small, PLAN_GATHER, 2, &fail), 0);
@@ -152,6 +152,27 @@ static void exchange(void **state)
     near_to(12 * 20e-6 + far.network_bytes / 1e9, far.decode.network);
     near_to(near.decode.exchange + 9 * 1e-6 + far.decode.network, far.decode.exchange);
     near_to(12 * 20e-6 + 64 * far.network_bytes / 1e9, far.prefill.network);
+    plan_close(&plan);
+}
+
+/* A link that lets 100 bytes of each gather pass at once, of gathers of 128, 128, 256 and 128 bytes
+ * a row, if it has time to save up before each; else those of the first layer only. */
+static void bursts(void **state)
+{
+    plan_t plan;
+    fail_t fail = {0};
+    predict_result_t idle, busy;
+    const predict_work_t work = {1, 64, 64, 1, 512};
+    const predict_network_t network = {20e-6, 1e9, 100};
+    predict_rates_t rates = {.threads = 1, .ranks = 1};
+    (void)state;
+    assert_int_equal(plan_open(&plan, &small, PLAN_GATHER, 2, &fail), 0);
+    predict_run(&plan, &rates, &network, 1, &work, &idle);
+    near_to(12 * 20e-6 + idle.network_bytes / 1e9, idle.decode.network);
+    rates.decode_matrix = constant(1);
+    predict_run(&plan, &rates, &network, 1, &work, &busy);
+    near_to(12 * 20e-6 + (busy.network_bytes - 2 * 4 * 100) / 1e9, busy.decode.network);
+    near_to(idle.prefill.network, busy.prefill.network);
     plan_close(&plan);
 }
 
@@ -290,7 +311,7 @@ static void files(void **state)
     close(file);
     snprintf(rates.model, sizeof rates.model, "shape");
     rates.waiting_share = 0.25;
-    cluster.network = (predict_network_t){5e-6, 1.25e9};
+    cluster.network = (predict_network_t){5e-6, 1.25e9, 3e5};
     assert_int_equal(cluster_add_rates(&cluster, &rates, &fail), 0);
     rates.gather_s = 1e-6;
     assert_int_equal(cluster_add_rates(&cluster, &rates, &fail), 0); /* in its own place */
@@ -301,6 +322,7 @@ static void files(void **state)
     assert_int_equal(back.n_rates, 1);
     assert_string_equal(back.rates[0].model, "shape");
     near_to(1.25e9, back.network.bytes_per_s);
+    near_to(3e5, back.network.burst_bytes);
     near_to(1e-6, back.rates[0].gather_s);
     near_to(0.25, back.rates[0].waiting_share);
     near_to(1e-11, predict_curve_at(&back.rates[0].prompt_matrix, 7));
@@ -321,8 +343,8 @@ static void files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(curves), cmocka_unit_test(one_rank),
-        cmocka_unit_test(idle_threads), cmocka_unit_test(exchange), cmocka_unit_test(choosing),
-        cmocka_unit_test(meshes), cmocka_unit_test(calibration), cmocka_unit_test(medians),
-        cmocka_unit_test(files)};
+        cmocka_unit_test(idle_threads), cmocka_unit_test(exchange), cmocka_unit_test(bursts),
+        cmocka_unit_test(choosing), cmocka_unit_test(meshes), cmocka_unit_test(calibration),
+        cmocka_unit_test(medians), cmocka_unit_test(files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

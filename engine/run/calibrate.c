@@ -2,12 +2,17 @@
 
 #include <stdbool.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 
 #define SMALL_GATHER 256 /* bytes that take no time worth telling */
-#define LARGE_GATHER ((size_t)4 << 20)
+#define ROW_BYTES ((size_t)8 << 10)
+#define LARGE_ROWS 512  /* of a prompt's step: packed, and 2 ms of a link of 16 Gbit/s */
+#define BURST_ROWS 128  /* of which a burst is more than noise */
+#define LEAST_BURST 0.1 /* share of these bytes that is */
+#define PAUSE_NS 20000000
 #define GATHER_REPEATS 21
 
 void calibrate_runs(bench_options_t *runs)
@@ -290,17 +295,22 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Collective. Median of one row of so many bytes, the slowest rank's. */
-static double gather_seconds(comm_t *comm, comm_buffer_t *buffer, size_t bytes, size_t *begins)
+/* Collective. Median of so many rows, the slowest rank's; each after a pause, in which a limited
+ * link may save up, or one right after the other. */
+static double gather_seconds(
+    comm_t *comm, comm_buffer_t *buffer, size_t rows, size_t bytes, bool pauses, size_t *begins)
 {
+    const struct timespec pause = {.tv_nsec = PAUSE_NS};
     double seconds[GATHER_REPEATS];
     size_t n = (size_t)comm_size(comm);
     for (size_t r = 0; r <= n; r++)
         begins[r] = bytes * r / n;
     for (size_t i = 0; i < GATHER_REPEATS; i++) {
+        if (pauses)
+            nanosleep(&pause, NULL);
         comm_barrier(comm);
         uint64_t start = clock_ns();
-        comm_gather_columns(buffer, 1, bytes, begins);
+        comm_gather_columns(buffer, rows, bytes, begins);
         seconds[i] = (double)comm_max(comm, (int64_t)(clock_ns() - start)) * 1e-9;
     }
     qsort(seconds, GATHER_REPEATS, sizeof *seconds, by_value);
@@ -316,14 +326,18 @@ int calibrate_network(comm_t *comm, predict_network_t *network, fail_t *fail)
     if (begins == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory");
     if (comm_agree(comm, fail) == 0 && nodes > 1 &&
-        comm_buffer_open(comm, LARGE_GATHER, "gathers to measure", &buffer, fail) == 0) {
-        double small = gather_seconds(comm, buffer, SMALL_GATHER, begins);
-        double large = gather_seconds(comm, buffer, LARGE_GATHER, begins);
-        double received = (double)LARGE_GATHER * (nodes - 1) / nodes;
+        comm_buffer_open(comm, LARGE_ROWS * ROW_BYTES, "gathers to measure", &buffer, fail) == 0) {
+        double small = gather_seconds(comm, buffer, 1, SMALL_GATHER, false, begins);
+        double large = gather_seconds(comm, buffer, LARGE_ROWS, ROW_BYTES, false, begins);
+        double paused = gather_seconds(comm, buffer, BURST_ROWS, ROW_BYTES, true, begins);
+        double row = (double)ROW_BYTES * (nodes - 1) / nodes;
         for (double reached = 1; reached < nodes; reached *= 2)
             rounds++;
-        network->bytes_per_s = received / (large - small);
+        network->bytes_per_s = LARGE_ROWS * row / (large - small);
         network->latency_s = small / rounds;
+        double burst = BURST_ROWS * row - (paused - small) * network->bytes_per_s;
+        if (burst > LEAST_BURST * BURST_ROWS * row)
+            network->burst_bytes = burst;
     }
     comm_buffer_close(buffer);
     free(begins);

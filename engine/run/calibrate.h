@@ -38,8 +38,10 @@ void calibrate_medians(
 void calibrate_fit(const plan_t *plan, const calibrate_sample_t *samples, size_t n_samples,
     predict_rates_t *rates);
 
-/* Collective. Gathers of two sizes over all ranks: what a round between nodes takes, and at which
- * rate a node receives. All 0 on one node. */
+/* Collective. Gathers of three sizes over all ranks: what a round between nodes takes, at which
+ * rate a node receives rows like a prompt's, and how much more passes after a pause. All 0 on one
+ * node.
+ */
 int calibrate_network(comm_t *comm, predict_network_t *network, fail_t *fail);
 
 #endif

@@ -11,6 +11,7 @@
 #define GRANULE 16    /* outputs that a narrower panel has a multiple of */
 #define GATHERS 4     /* of a layer */
 #define STEP_ROUNDS 3 /* header, payload, summaries */
+#define HIDDEN 0.0    /* share of the bytes' time between nodes that passes while ranks compute */
 
 /* ---- Curves ------------------------------------------------------------------------------------
  */
@@ -97,12 +98,14 @@ const predict_rates_t *predict_choose(const predict_cluster_t *cluster, size_t r
 /* The most that any rank has, and so the time of a phase. Bytes are those of the busiest thread
  * times threads. */
 typedef struct load {
-    double layer_bytes; /* of a layer's matrices */
+    double matrix_bytes[GATHERS]; /* of a layer: before each gather */
+    double layer_bytes;           /* their sum */
     double lm_head_bytes;
     double heads;    /* query heads */
     double elements; /* elementwise, of a layer and a row */
     double vocab;
     double rank_bytes, node_bytes; /* exchanged for each row, all layers */
+    double gather_bytes[GATHERS];  /* of a layer and row, that a node gets from others */
     double window_bytes;           /* copied for each row, all layers; of the busiest rank */
     size_t nodes;
 } load_t;
@@ -156,18 +159,36 @@ void predict_bytes_per_row(
             most(*node_bytes, (double)plan_network_bytes_per_token(plan, first, per_node, bytes));
 }
 
+/* The most of each gather. */
+static void set_gather_bytes(const plan_t *plan, size_t per_node, load_t *load)
+{
+    const plan_model_t *m = &plan->model;
+    for (size_t first = 0; first < plan->n_ranks && per_node < plan->n_ranks; first += per_node) {
+        double others[GATHERS] = {(double)(m->n_heads * m->head_dim), (double)m->hidden,
+            (double)m->intermediate, (double)m->hidden};
+        for (size_t r = first; r < size_min(first + per_node, plan->n_ranks); r++) {
+            const plan_share_t *s = &plan->shares[r];
+            others[0] -= (double)(plan_count(s->heads) * m->head_dim);
+            others[1] -= (double)plan_count(s->hidden);
+            others[2] -= (double)plan_count(s->columns);
+            others[3] -= (double)plan_count(s->hidden);
+        }
+        for (int i = 0; i < GATHERS; i++)
+            load->gather_bytes[i] = most(load->gather_bytes[i], others[i] * (double)m->cache_bytes);
+    }
+}
+
 static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
 {
     const plan_model_t *m = &plan->model;
     load_t load = {0};
-    double matrices[4] = {0};
     size_t per_node = size_min(size_max(ranks_per_node, 1), plan->n_ranks);
     double width = (double)(m->n_heads * m->head_dim + 2 * m->hidden + m->intermediate);
     for (size_t r = 0; r < plan->n_ranks; r++) {
         const plan_share_t *s = &plan->shares[r];
         double heads = (double)plan_count(s->heads), kv = (double)plan_count(s->kv_heads);
-        for (int i = 0; i < 4; i++)
-            matrices[i] = most(matrices[i], layer_bytes(plan, s, threads, i));
+        for (int i = 0; i < GATHERS; i++)
+            load.matrix_bytes[i] = most(load.matrix_bytes[i], layer_bytes(plan, s, threads, i));
         load.lm_head_bytes =
             most(load.lm_head_bytes, busy_bytes(m, plan_count(s->vocab), m->hidden, threads));
         load.heads = most(load.heads, heads);
@@ -175,8 +196,9 @@ static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
             most(load.elements, 2 * (double)m->hidden + (heads + 2 * kv) * (double)m->head_dim);
         load.vocab = most(load.vocab, (double)plan_count(s->vocab));
     }
-    for (int i = 0; i < 4; i++)
-        load.layer_bytes += matrices[i];
+    for (int i = 0; i < GATHERS; i++)
+        load.layer_bytes += load.matrix_bytes[i];
+    set_gather_bytes(plan, per_node, &load);
     predict_bytes_per_row(plan, ranks_per_node, &load.rank_bytes, &load.node_bytes);
     load.window_bytes = (double)m->n_layers * width * (double)m->cache_bytes;
     load.nodes = (plan->n_ranks + per_node - 1) / per_node;
@@ -208,8 +230,37 @@ static double n_gathers(const plan_t *plan)
     return each * (double)plan->model.n_layers + 1;
 }
 
+/* Bytes of a step that cost no time, for they pass as bursts. computed: seconds before each gather
+ * of a layer, in which the link saves up. Of two layers the second is taken for all. */
+static double burst_bytes(const plan_t *plan, const load_t *load, const predict_network_t *network,
+    const step_t *step, const double *computed)
+{
+    double saved = network->burst_bytes, passed = 0;
+    if (plan->combine != PLAN_GATHER)
+        return 0;
+    for (int gather = 0; gather < 2 * GATHERS; gather++) {
+        double more = computed[gather % GATHERS] * network->bytes_per_s;
+        saved = fmin(saved + more, network->burst_bytes);
+        double burst = fmin(saved, step->rows * load->gather_bytes[gather % GATHERS]);
+        saved -= burst;
+        passed += gather < GATHERS ? 0 : burst;
+    }
+    return passed * (double)plan->model.n_layers;
+}
+
+static double seconds_between_nodes(const plan_t *plan, const load_t *load,
+    const predict_network_t *network, const step_t *step, const double *computed)
+{
+    double latency = (n_gathers(plan) + STEP_ROUNDS) * rounds(load->nodes) * network->latency_s;
+    if (network->bytes_per_s <= 0)
+        return latency;
+    double bytes = step->rows * load->node_bytes - burst_bytes(plan, load, network, step, computed);
+    return latency + (1 - HIDDEN) * bytes / network->bytes_per_s;
+}
+
 static void add_exchange(const plan_t *plan, const load_t *load, const predict_rates_t *rates,
-    const predict_network_t *network, const step_t *step, predict_split_t *split)
+    const predict_network_t *network, const step_t *step, const double *computed,
+    predict_split_t *split)
 {
     double messages = (double)plan->n_ranks * PREDICT_MESSAGE_S, node = 0, between = 0;
     if (plan->n_ranks == 1)
@@ -218,9 +269,7 @@ static void add_exchange(const plan_t *plan, const load_t *load, const predict_r
     if (step->rows >= KERNEL_MANY_ROWS) /* copied through windows (forward.c) */
         node += step->rows * load->window_bytes * rates->copy_byte_s;
     if (load->nodes > 1) {
-        between = (n_gathers(plan) + STEP_ROUNDS) * rounds(load->nodes) * network->latency_s;
-        if (network->bytes_per_s > 0)
-            between += step->rows * load->node_bytes / network->bytes_per_s;
+        between = seconds_between_nodes(plan, load, network, step, computed);
         messages += n_gathers(plan) * rates->gather_s; /* a second barrier in the node */
     }
     split->exchange += node + between + messages;
@@ -232,19 +281,23 @@ static void add_step(const plan_t *plan, const load_t *load, const predict_rates
 {
     double layers = (double)plan->model.n_layers;
     const predict_curve_t *matrix = step->decode ? &rates->decode_matrix : &rates->prompt_matrix;
-    double m = layers * load->layer_bytes * predict_curve_at(matrix, step->rows);
+    double byte_s = predict_curve_at(matrix, step->rows), computed[GATHERS];
+    double m = layers * load->layer_bytes * byte_s;
     if (step->draws > 0)
         m += load->lm_head_bytes * predict_curve_at(&rates->decode_matrix, step->draws);
     double attention = layers * load->heads * step->flop_heads * step->flop_s;
     double elementwise = layers * (rates->elementwise_layer_s +
                                       step->rows * load->elements * rates->elementwise_element_s);
+    for (int i = 0; i < GATHERS; i++)
+        computed[i] = load->matrix_bytes[i] * byte_s + elementwise / layers / GATHERS;
+    computed[0] += attention / layers;
     split->matrix += m;
     split->attention += attention;
     split->elementwise += elementwise;
     split->waiting +=
         layers * rates->waiting_layer_s + rates->waiting_share * (m + attention + elementwise);
     split->sampling += rates->sampling_step_s + step->draws * load->vocab * rates->sampling_row_s;
-    add_exchange(plan, load, rates, network, step, split);
+    add_exchange(plan, load, rates, network, step, computed, split);
 }
 
 double predict_seconds(const predict_split_t *s)

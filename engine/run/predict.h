@@ -9,11 +9,16 @@
  *   attention    FLOP of the products (4 per query head, head element, row and key) x s/FLOP
  *   elementwise  layers x (constant + elements x s/element)
  *   exchange     gathers x latency in the node + bytes copied through windows
- *                + gathers x rounds x latency of the network + bytes from other nodes / bandwidth
- *   waiting      layers x constant + share of what is computed
+ *                + gathers x rounds x latency of the network
+ *                + (bytes from other nodes - those that pass in bursts) / bandwidth, of which none
+ * is hidden behind computing yet waiting      layers x constant + share of what is computed
  *   sampling     constant + rows x vocabulary rows x s/row
  *
  * Rates are interpolated between measured sizes on logarithmic axes, and constant beyond them.
+ * Links that a token bucket limits (those of virtual machines often are) let a burst pass at once
+ * and save up for the next while ranks compute; each gather of a layer is reckoned with what is
+ * saved by then.
+ *
  * Rounds are log2 of the nodes, rounded up. Messages to and from the coordinator take three such
  * rounds a step, and PREDICT_MESSAGE_S for each rank, which is assumed and not measured. */
 #ifndef CHOIR_RUN_PREDICT_H
@@ -60,6 +65,7 @@ typedef struct predict_rates {
 typedef struct predict_network {
     double latency_s;   /* of a round between nodes */
     double bytes_per_s; /* that a node receives; 0: not known */
+    double burst_bytes; /* that pass at once after a pause; 0: a link that saves nothing up */
 } predict_network_t;
 
 typedef struct predict_cluster {
