@@ -1,14 +1,15 @@
-"""The parts of compare.sh that are not its order of turns.
+"""The parts of compare.sh and compare_cluster.sh that are not their order of turns.
 
     compare.py shape --config CONFIG.json --layers N --out FILE      the config with N layers (0: its own)
     compare.py turn --out FILE.jsonl ... -- COMMAND...               runs one engine, appends one line
     compare.py table FILE.jsonl [--max-other-load X]                 medians, ratios, shares of the roof
 
-A line of FILE.jsonl describes one turn; compare.sh says what a turn is:
+A line of FILE.jsonl describes one turn; compare.sh and compare_cluster.sh say what a turn is:
 
-    name, engine, version, dtype       what ran; engine is choir, transformers or llama-bench
+    name, engine, version, dtype       what ran; engine is choir, transformers, llama-bench or distributed-llama
     peer, round                        a line of Choir and the peer's line before it have both in common
     config, layers, parameters, threads, prompt_tokens, gen_tokens
+    nodes, rate                        where there are several: how many, of so many threads each; what tc limits links to
     prefill_tokens_per_s, decode_tokens_per_s
     date                               when the turn began, UTC
     cpu, cpus                          model, family and instruction sets; how many this process may use
@@ -22,6 +23,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import resource
 import shlex
 import statistics
@@ -158,10 +160,25 @@ def from_llama(args, stdout):
                       f"found: {stdout.strip()[-200:]!r}") from error
 
 
+def from_dllama(_args, stdout):
+    """A line for each batch of the prompt and each step; the first of either kind is its warm-up."""
+    time = r"\s*(\d+) ms Sync\s*(\d+) ms"
+    batches = [(int(tokens), int(work) + int(sync))
+               for work, sync, tokens in re.findall(f"Eval{time}.*\\((\\d+) tokens\\)", stdout)][1:]
+    steps = [int(work) + int(sync) for work, sync in re.findall(f"Pred{time}", stdout)][1:]
+    if not batches or not steps:
+        raise Failure(f"dllama inference: expected lines of two batches and two steps at least, found: "
+                      f"{stdout.strip()[-200:]!r}")
+    return {"engine": "distributed-llama", "version": "", "type": "q40",
+            "prefill_tokens_per_s": 1e3 * sum(n for n, _ in batches) / sum(ms for _, ms in batches),
+            "decode_tokens_per_s": 1e3 * len(steps) / sum(steps)}
+
+
 def take_turn(args):
     shape, began = read_config(args.shape), datetime.datetime.now(datetime.timezone.utc)
     stdout, wall, others = run(args.command)
-    found = {"choir": from_choir, "pytorch": from_pytorch, "llama": from_llama}[args.engine](args, stdout)
+    found = {"choir": from_choir, "pytorch": from_pytorch, "llama": from_llama,
+             "dllama": from_dllama}[args.engine](args, stdout)
     expected = parameter_counts(shape)
     if found.setdefault("parameters", expected[0]) not in expected:
         raise Failure(f"{args.name}: expected {expected[0]} parameters, as {args.config} has with "
@@ -171,7 +188,7 @@ def take_turn(args):
             raise Failure(f"{args.name}: {name}: expected a number above 0, found {found.get(name)!r}")
     line = {"name": args.name, "peer": args.peer, "round": args.round, "dtype": args.dtype, **found,
             "config": Path(args.config).name, "layers": shape["num_hidden_layers"], "threads": args.threads,
-            "prompt_tokens": args.prompt_tokens, "gen_tokens": args.gen_tokens,
+            **({"nodes": args.nodes, "rate": args.rate} if args.nodes > 1 else {}), "prompt_tokens": args.prompt_tokens, "gen_tokens": args.gen_tokens,
             "date": began.strftime("%Y-%m-%dT%H:%M:%SZ"), "cpu": cpu_facts(), "cpus": len(os.sched_getaffinity(0)),
             "wall_s": round(wall, 2), "other_load": None if others is None else round(others, 3),
             "command": [Path(args.command[0]).name, *(Path(w).name for w in args.command[1:])]}
@@ -266,7 +283,8 @@ def print_roofs(pairs):
 def print_table(args):
     lines = read_lines(args.file)
     first, cpu = lines[0], lines[0]["cpu"]
-    print(f"{first['config']}, {first['layers']} layers, {first['threads']} threads, prompt {first['prompt_tokens']}, "
+    nodes = f"{first['nodes']} nodes x " if "nodes" in first else ""
+    print(f"{first['config']}, {first['layers']} layers, {nodes}{first['threads']} threads, prompt {first['prompt_tokens']}, "
           f"{first['gen_tokens']} generated")
     print(f"{cpu['model']} ({cpu['vendor']} family {cpu['family']} model {cpu['model_number']}; "
           f"{' '.join(cpu['sets'])}), {first['date']}")
@@ -300,6 +318,8 @@ def parse():
         turn.add_argument("--" + name, required=True)
     for name in ("round", "threads", "prompt-tokens", "gen-tokens"):
         turn.add_argument("--" + name, type=int, required=True)
+    turn.add_argument("--nodes", type=int, default=1)
+    turn.add_argument("--rate", default="none")
     turn.add_argument("command", nargs="+")
     turn.set_defaults(run=take_turn)
     table = commands.add_parser("table")
