@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "engine/base/size.h"
+#include "engine/base/team.h"
 #include "engine/kernels/kernels.h"
 
 /* Inputs of a panel that are worked on together: as many as the largest leaf of the orders, and few
@@ -133,9 +134,40 @@ typedef struct call {
     size_t x_stride, inputs;
 } call_t;
 
+#define LINE_BYTES 64
+#define CHUNK_ROWS 24 /* whole register tiles */
+
+static void prefetch(const char *from, size_t bytes)
+{
+    enum { SECOND_LEVEL = 2 };
+    for (size_t i = 0; i < bytes; i += LINE_BYTES)
+        __builtin_prefetch(from + i, 0, SECOND_LEVEL);
+}
+
+/* Many rows of wide elements: while a chunk of them is multiplied, its share of the next block of
+ * inputs comes from the third-level cache, and that of the panel's next weights from memory. Of the
+ * panels that use a block of inputs, the i-th of n asks for its part of the rows. */
+static void multiply_chunks(const call_t *y, const char *x, const char *weights, size_t width,
+    size_t block, size_t rows, size_t i, size_t n, char *to, tile_mode_t mode)
+{
+    const kernels_t *kernels = y->kernels;
+    size_t element = kernels->element_bytes, x_row = y->x_stride * element;
+    const char *next_x = x + block * element, *next_weights = weights + block * width * element;
+    for (size_t r = 0; r < rows; r += CHUNK_ROWS) {
+        size_t chunk = size_min(CHUNK_ROWS, rows - r);
+        team_part_t mine = team_part(chunk, i, n);
+        for (size_t q = r + mine.begin; q < r + mine.end; q++)
+            prefetch(next_x + q * x_row, block * element);
+        size_t share = block * width * element / rows * chunk;
+        prefetch(next_weights + r * (share / chunk), share);
+        kernels->tile_groups(chunk, x + r * x_row, y->x_stride, weights, width, block,
+            to + r * KERNEL_PANEL * kernels->accumulator_bytes, KERNEL_PANEL, mode);
+    }
+}
+
 /* Rows of one class over inputs [k0, k0 + block) of a panel. */
 static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size_t block,
-    size_t first_row, size_t rows, size_t leaf, char *c)
+    size_t first_row, size_t rows, size_t leaf, size_t i, size_t n, char *c)
 {
     const kernels_t *kernels = y->kernels;
     const matrix_t *matrix = panel->matrix;
@@ -143,6 +175,11 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
     const char *x = y->x + (first_row * y->x_stride + k0) * element;
     char *to = c + first_row * KERNEL_PANEL * kernels->accumulator_bytes;
     tile_mode_t first = k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
+    if (kernels->tile_groups != NULL && rows >= KERNEL_MANY_ROWS) {
+        multiply_chunks(y, x, matrix_panel(matrix, kernels->mode, panel->p, k0), width, block, rows,
+            i, n, to, first);
+        return;
+    }
     if (kernels->tile_groups != NULL) {
         kernels->tile_groups(rows, x, y->x_stride,
             matrix_panel(matrix, kernels->mode, panel->p, k0), width, block, to, KERNEL_PANEL,
@@ -156,12 +193,13 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
 }
 
 /* One panel's part of a block of inputs. */
-static void multiply_block(const call_t *y, const panel_t *panel, size_t k0, size_t block, char *c)
+static void multiply_block(
+    const call_t *y, const panel_t *panel, size_t k0, size_t block, size_t i, size_t n, char *c)
 {
     if (y->n_lone > 0)
-        multiply_rows(y, panel, k0, block, 0, y->n_lone, y->leaf_lone, c);
+        multiply_rows(y, panel, k0, block, 0, y->n_lone, y->leaf_lone, i, n, c);
     if (y->n_lone < y->n_rows)
-        multiply_rows(y, panel, k0, block, y->n_lone, y->n_rows - y->n_lone, y->leaf_rows, c);
+        multiply_rows(y, panel, k0, block, y->n_lone, y->n_rows - y->n_lone, y->leaf_rows, i, n, c);
 }
 
 size_t matrix_panels_together(dtype_t mode, dot_t dot)
@@ -202,6 +240,6 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
     for (size_t first = 0; first < n_panels; first += together)
         for (size_t k0 = 0; k0 < y.inputs; k0 += block)
             for (size_t i = first; i < first + together; i++)
-                multiply_block(&y, &panels[i], k0, size_min(block, y.inputs - k0),
-                    (char *)c + i * panel_bytes);
+                multiply_block(&y, &panels[i], k0, size_min(block, y.inputs - k0), i - first,
+                    together, (char *)c + i * panel_bytes);
 }
