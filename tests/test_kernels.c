@@ -173,46 +173,57 @@ static void check_elementwise(const kernels_t *k, const kernels_t *scalar, fill_
     free(scratch);
 }
 
-/* The kernels of the sdpa order, over one key block of n_block keys of which n_kept are seen. */
-static void check_sdpa(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t inputs,
-    size_t n_block, size_t n_kept)
+#define SDPA_ROWS 13
+
+/* The kernels of the sdpa order, over one key block of n_block keys of which n_kept are seen, for
+ * some query rows. */
+static void check_sdpa(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t rows,
+    size_t inputs, size_t n_block, size_t n_kept)
 {
-    enum { KEYS = 512, WIDTH = 48 };
-    uint16_t *q = malloc(inputs * 2), *panel = malloc(KERNEL_PANEL * inputs * 2);
-    float *wide_q = malloc(inputs * 4);
+    enum { KEYS = 512, WIDTH = 112 };
+    uint16_t *q = malloc(rows * inputs * 2), *panel = malloc(KERNEL_PANEL * inputs * 2);
+    float *wide_q = malloc(rows * inputs * 4);
     uint16_t *values = malloc(KERNEL_PANEL * WIDTH * 2), *weights[2];
-    float *scores[2], *out[2], max[2] = {-INFINITY, -INFINITY}, sum[2];
-    fill_elements(DTYPE_BF16, fill, inputs, q);
-    dtype_convert(wide_q, DTYPE_F32, q, DTYPE_BF16, inputs);
+    float *scores[2], *out[2], max[2][SDPA_ROWS], sum[2][SDPA_ROWS];
+    fill_elements(DTYPE_BF16, fill, rows * inputs, q);
+    dtype_convert(wide_q, DTYPE_F32, q, DTYPE_BF16, rows * inputs);
     fill_elements(DTYPE_BF16, fill, KERNEL_PANEL * inputs, panel);
     fill_elements(DTYPE_BF16, fill, KERNEL_PANEL * WIDTH, values);
     for (int i = 0; i < 2; i++) {
         const kernels_t *t = i == 0 ? k : scalar;
-        weights[i] = calloc(KEYS, 2);
-        scores[i] = calloc(KEYS, 4);
-        out[i] = calloc(WIDTH, 4);
+        weights[i] = calloc(rows * KEYS, 2);
+        scores[i] = calloc(rows * KEYS, 4);
+        out[i] = calloc(rows * WIDTH, 4);
         random_state = n_block * 1000 + n_kept; /* both see the same */
-        fill_elements(DTYPE_F32, fill, KEYS, scores[i]);
-        t->sdpa_scores(KERNEL_PANEL, inputs, wide_q, panel, 4, scores[i]);
+        fill_elements(DTYPE_F32, fill, rows * KEYS, scores[i]);
+        t->sdpa_scores(rows, KERNEL_PANEL, inputs, wide_q, panel, 4, scores[i], KEYS);
         for (size_t lanes = 8, at = KERNEL_PANEL; lanes >= 4; lanes -= 4, at += KERNEL_PANEL) {
             size_t keys = n_block % KERNEL_PANEL + 1;
-            t->sdpa_scores(keys, inputs, wide_q, panel, lanes, scores[i] + at);
+            t->sdpa_scores(rows, keys, inputs, wide_q, panel, lanes, scores[i] + at, KEYS);
             /* What lies beyond the keys is nobody's. */
-            fill_elements(DTYPE_F32, fill, KERNEL_PANEL - keys, scores[i] + at + keys);
+            for (size_t r = 0; r < rows; r++)
+                fill_elements(
+                    DTYPE_F32, fill, KERNEL_PANEL - keys, scores[i] + r * KEYS + at + keys);
         }
         size_t written = (n_kept + 3) / 4 * 4;
-        sum[i] = t->sdpa_weights(n_kept, n_block, written, 0.125f, &max[i], scores[i], weights[i]);
-        t->sdpa_outputs(
-            written < KERNEL_PANEL ? written : KERNEL_PANEL, weights[i], values, WIDTH, out[i]);
-        t->sdpa_output_key(5, weights[i], values, WIDTH, out[i]);
-        t->sdpa_scale(WIDTH, 0.7f, out[i]);
-        t->sdpa_store(WIDTH, out[i], 1 / sum[i], weights[i] + KEYS - WIDTH);
+        for (size_t r = 0; r < rows; r++) {
+            float *row = scores[i] + r * KEYS;
+            max[i][r] = -INFINITY;
+            sum[i][r] = t->sdpa_weights(
+                n_kept, n_block, written, 0.125f, &max[i][r], row, weights[i] + r * KEYS);
+            memset(row + n_kept, 0, (KEYS - n_kept) * sizeof *row);
+        }
+        t->sdpa_outputs(rows, written < KERNEL_PANEL ? written : KERNEL_PANEL, scores[i], KEYS,
+            values, WIDTH, out[i], WIDTH);
+        t->sdpa_output_key(rows, 5, scores[i], KEYS, values, WIDTH, out[i], WIDTH);
+        t->sdpa_scale(rows * WIDTH, 0.7f, out[i]);
+        t->sdpa_store(WIDTH, out[i], 1 / sum[i][0], weights[i] + KEYS - WIDTH);
     }
-    assert_same(k, "sdpa max", &max[0], &max[1], 4);
-    assert_same(k, "sdpa sum", &sum[0], &sum[1], 4);
-    assert_same(k, "sdpa scores", scores[0], scores[1], n_kept * 4);
-    assert_same(k, "sdpa weights", weights[0], weights[1], KEYS * 2);
-    assert_same(k, "sdpa out", out[0], out[1], WIDTH * 4);
+    assert_same(k, "sdpa max", max[0], max[1], rows * 4);
+    assert_same(k, "sdpa sum", sum[0], sum[1], rows * 4);
+    assert_same(k, "sdpa scores", scores[0], scores[1], rows * KEYS * 4);
+    assert_same(k, "sdpa weights", weights[0], weights[1], rows * KEYS * 2);
+    assert_same(k, "sdpa out", out[0], out[1], rows * WIDTH * 4);
     for (int i = 0; i < 2; i++) {
         free(weights[i]);
         free(scores[i]);
@@ -233,9 +244,12 @@ static void the_sdpa_kernels_equal_scalar(void **state)
         kernels_t k;
         kernels_get(&k, isa, DTYPE_BF16);
         for (int fill = 0; fill < FILL_WIDE; fill++)
-            for (size_t n_block = 1; n_block <= 464; n_block += 1 + n_block / 9)
-                for (size_t n_kept = 1; n_kept <= n_block; n_kept += 1 + n_kept / 3)
-                    check_sdpa(&k, &scalar, (fill_t)fill, 40 + n_block % 4 * 8, n_block, n_kept);
+            for (size_t n_block = 1, rows = 1; n_block <= 400; n_block += 1 + n_block / 9)
+                for (size_t n_kept = 1; n_kept <= n_block; n_kept += 1 + n_kept / 3) {
+                    check_sdpa(
+                        &k, &scalar, (fill_t)fill, rows, 40 + n_block % 4 * 8, n_block, n_kept);
+                    rows = rows % SDPA_ROWS + 1;
+                }
     }
 }
 

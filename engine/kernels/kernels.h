@@ -119,25 +119,26 @@ typedef struct kernels {
      * chains run even input first, so the two inputs of every pair lie swapped in rows (input i at
      * i ^ 1) and panels; then `tile` is this order's chain. */
 
-    /* Scores of one query row with the first `keys` (1 to KERNEL_PANEL) of a panel of KERNEL_PANEL
-     * keys, in n_lanes (4 or 8) lanes over the inputs, folded by halves. q: [inputs] f32 of bf16
-     * values, not swapped; inputs: a multiple of 8; scores: [KERNEL_PANEL] f32; beyond `keys` they
-     * may hold anything */
-    void (*sdpa_scores)(size_t keys, size_t inputs, const float *q, const void *panel,
-        size_t n_lanes, void *scores);
+    /* Scores of query rows with the first `keys` (1 to KERNEL_PANEL) of a panel of KERNEL_PANEL
+     * keys, in n_lanes (4 or 8) lanes over the inputs, folded by halves. q: [rows, inputs] f32 of
+     * bf16 values, not swapped; inputs: a multiple of 8; scores: [rows, KERNEL_PANEL] f32, stride
+     * apart; beyond `keys` they may hold anything */
+    void (*sdpa_scores)(size_t rows, size_t keys, size_t inputs, const float *q, const void *panel,
+        size_t n_lanes, float *scores, size_t stride);
     /* Exponentials of one row and one key block, of whose n_block keys the first n_kept are not
      * masked; returns their sum. max: the row's maximum so far, updated; scores: [n_block] f32,
-     * overwritten; weights: [n_written] bf16 swapped, n_written >= n_kept and even: exponentials
-     * rounded, then zeros. Both have room for a multiple of 16 */
+     * overwritten with the n_kept exponentials as rounded; weights: [n_written] bf16 swapped,
+     * n_written >= n_kept and even: the same, then zeros. Both have room for a multiple of 16 */
     float (*sdpa_weights)(size_t n_kept, size_t n_block, size_t n_written, float scale, float *max,
         float *scores, uint16_t *weights);
-    /* out += weights * values, lone rows: keys in fours. keys: a multiple of 4; weights: [keys]
-     * swapped; panel: of width outputs; out: [width] f32 */
-    void (*sdpa_outputs)(
-        size_t keys, const void *weights, const void *panel, size_t width, void *out);
-    /* The same for one key of the panel. */
-    void (*sdpa_output_key)(
-        size_t key, const void *weights, const void *panel, size_t width, void *out);
+    /* out += weights * values, lone rows: keys in fours. keys: a multiple of 4; weights: [rows,
+     * keys] f32 of bf16 values, not swapped, stride apart; panel: of width outputs; out: [rows,
+     * width] f32, out_stride apart */
+    void (*sdpa_outputs)(size_t rows, size_t keys, const float *weights, size_t stride,
+        const void *panel, size_t width, float *out, size_t out_stride);
+    /* The same for one key of the panel, whose weights stand at [row, key]. */
+    void (*sdpa_output_key)(size_t rows, size_t key, const float *weights, size_t stride,
+        const void *panel, size_t width, float *out, size_t out_stride);
     /* out *= factor; out: [n] f32 */
     void (*sdpa_scale)(size_t n, float factor, void *out);
     /* y = R(out * factor); y: [n] bf16 */

@@ -38,12 +38,6 @@ static inline pairs_t load_pairs(const void *panel, size_t pair, size_t width, s
     return *(const pairs_in_memory_t *)((const uint32_t *)panel + pair * width + output);
 }
 
-/* Input i of a swapped row. */
-static inline float swapped_input(const uint16_t *row, size_t i)
-{
-    return f32_from_bf16(row[i ^ 1]);
-}
-
 /* sum + x * y, rounded once. */
 static inline lanes_t multiply_add(float x, lanes_t y, lanes_t sum)
 {
@@ -64,34 +58,62 @@ static inline lanes_t multiply_add(float x, lanes_t y, lanes_t sum)
 #endif
 }
 
-/* Keys, or outputs, that a loop works on at once, so that many chains are under way: what the
- * registers hold. */
+/* Query rows that a loop works on at once, so that what is loaded and widened serves all of them,
+ * and vectors of keys or outputs, so that many chains are under way: what the registers hold. */
 #ifdef __AVX512F__
-#define KEYS_AT_ONCE 4
+#define ROWS_AT_ONCE 6
+#define CHAINS_AT_ONCE 6
 #else
-#define KEYS_AT_ONCE 1
+#define ROWS_AT_ONCE 1
+#define CHAINS_AT_ONCE 1
 #endif
 
-/* Scores of keys [first, first + n * LANES) with one query row in 4 lanes over the inputs, folded
- * by halves. */
-static inline __attribute__((always_inline)) void scores_4(
-    const size_t n, size_t inputs, const float *q, const void *panel, size_t first, float *to)
+/* Query rows [0, n_rows), `stride` elements apart. */
+typedef struct rows {
+    const float *x;
+    size_t stride;
+    float *to;
+    size_t to_stride;
+} rows_t;
+
+/* Scores of keys [first, first + n_vectors * LANES) with n_rows queries, each in 4 lanes over the
+ * inputs, folded by halves. */
+static inline __attribute__((always_inline)) void scores_4(const size_t n_rows,
+    const size_t n_vectors, size_t inputs, const rows_t *q, const void *panel, size_t first)
 {
-    lanes_t lane[KEYS_AT_ONCE][4] = {{{0}}};
-    for (size_t i = 0; i < inputs / 4; i++) {
-        const float *x = q + 4 * i;
-        for (size_t v = 0; v < n; v++) {
+    lanes_t lane[CHAINS_AT_ONCE][4] = {{{0}}};
+    const float *x = q->x;
+    for (size_t i = 0; i < inputs / 4; i++, x += 4)
+        for (size_t v = 0; v < n_vectors; v++) {
             pairs_t low = load_pairs(panel, 2 * i, KERNEL_PANEL, first + v * LANES);
             pairs_t high = load_pairs(panel, 2 * i + 1, KERNEL_PANEL, first + v * LANES);
-            lane[v][0] = multiply_add(x[0], even_input(low), lane[v][0]);
-            lane[v][1] = multiply_add(x[1], odd_input(low), lane[v][1]);
-            lane[v][2] = multiply_add(x[2], even_input(high), lane[v][2]);
-            lane[v][3] = multiply_add(x[3], odd_input(high), lane[v][3]);
+            const lanes_t k[4] = {
+                even_input(low), odd_input(low), even_input(high), odd_input(high)};
+            for (size_t r = 0; r < n_rows; r++)
+                for (size_t j = 0; j < 4; j++) {
+                    lanes_t *sum = &lane[r * n_vectors + v][j];
+                    *sum = multiply_add(x[r * q->stride + j], k[j], *sum);
+                }
         }
-    }
-    for (size_t v = 0; v < n; v++)
-        *(lanes_in_memory_t *)(to + first + v * LANES) =
-            (lane[v][0] + lane[v][2]) + (lane[v][1] + lane[v][3]);
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t v = 0; v < n_vectors; v++) {
+            const lanes_t *sum = lane[r * n_vectors + v];
+            *(lanes_in_memory_t *)(q->to + r * q->to_stride + first + v * LANES) =
+                (sum[0] + sum[2]) + (sum[1] + sum[3]);
+        }
+}
+
+/* The same of the first `keys` keys of a panel, n_vectors at once while there are as many. */
+static inline __attribute__((always_inline)) void scores_of_keys(const size_t n_rows,
+    const size_t n_vectors, size_t keys, size_t inputs, const rows_t *q, const void *panel)
+{
+    size_t key = 0;
+    for (; n_vectors > 1 && key + (n_vectors - 1) * LANES < keys; key += n_vectors * LANES)
+        scores_4(n_rows, n_vectors, inputs, q, panel, key);
+    for (; n_vectors > 2 && key + LANES < keys; key += 2 * LANES)
+        scores_4(n_rows, 2, inputs, q, panel, key);
+    for (; key < keys; key += LANES)
+        scores_4(n_rows, 1, inputs, q, panel, key);
 }
 
 static lanes_t scores_8(size_t inputs, const float *q, const void *panel, size_t first)
@@ -108,19 +130,53 @@ static lanes_t scores_8(size_t inputs, const float *q, const void *panel, size_t
            ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
-static void sdpa_scores(
-    size_t keys, size_t inputs, const float *q, const void *panel, size_t n_lanes, void *scores)
+static void scores_in_4(
+    size_t n_rows, size_t keys, size_t inputs, const rows_t *q, const void *panel)
 {
-    float *to = scores;
-    size_t key = 0;
-    for (; n_lanes == 4 && KEYS_AT_ONCE == 4 && key + 2 * LANES < keys; key += 4 * LANES)
-        scores_4(KEYS_AT_ONCE, inputs, q, panel, key, to);
-    for (; n_lanes == 4 && KEYS_AT_ONCE == 4 && key + LANES < keys; key += 2 * LANES)
-        scores_4(KEYS_AT_ONCE / 2, inputs, q, panel, key, to);
-    for (; n_lanes == 4 && key < keys; key += LANES)
-        scores_4(1, inputs, q, panel, key, to);
-    for (; key < keys; key += LANES)
-        *(lanes_in_memory_t *)(to + key) = scores_8(inputs, q, panel, key);
+    switch (n_rows) {
+#ifdef __AVX512F__
+    case 6:
+        scores_of_keys(6, 1, keys, inputs, q, panel);
+        break;
+    case 5:
+        scores_of_keys(5, 1, keys, inputs, q, panel);
+        break;
+    case 4:
+        scores_of_keys(4, 1, keys, inputs, q, panel);
+        break;
+    case 3:
+        scores_of_keys(3, 2, keys, inputs, q, panel);
+        break;
+    case 2:
+        scores_of_keys(2, 2, keys, inputs, q, panel);
+        break;
+    default:
+        scores_of_keys(1, 4, keys, inputs, q, panel);
+#else
+    default:
+        scores_of_keys(1, 1, keys, inputs, q, panel);
+#endif
+    }
+}
+
+/* Rows that are left are shared out evenly: 7 as 4 and 3. */
+static size_t rows_at_once(size_t n_left)
+{
+    size_t n_groups = (n_left + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    return (n_left + n_groups - 1) / n_groups;
+}
+
+static void sdpa_scores(size_t n_rows, size_t keys, size_t inputs, const float *q,
+    const void *panel, size_t n_lanes, float *scores, size_t stride)
+{
+    for (size_t r = 0, n; r < n_rows; r += n) {
+        const rows_t rows = {q + r * inputs, inputs, scores + r * stride, stride};
+        n = n_lanes == 4 ? rows_at_once(n_rows - r) : 1;
+        if (n_lanes == 4)
+            scores_in_4(n, keys, inputs, &rows, panel);
+        for (size_t key = 0; n_lanes == 8 && key < keys; key += LANES)
+            *(lanes_in_memory_t *)(rows.to + key) = scores_8(inputs, rows.x, panel, key);
+    }
 }
 
 /* exp to about 17 bits, as PyTorch's flash attention computes it (Vec::fexp_u20; Malossi et al.
@@ -225,12 +281,14 @@ static float exact_weights(size_t n, float largest, float *scores, float sum)
     return sum;
 }
 
-/* A vector of values rounded, pairs swapped. */
-static inline void store_swapped(const float *x, uint16_t *y)
+/* Rounds a vector of values, also into y with pairs swapped. */
+static inline void round_weights(float *x, uint16_t *y)
 {
     uint16_t rounded[LANES];
     for (size_t j = 0; j < LANES; j++)
         rounded[j] = round_bf16(x[j]);
+    for (size_t j = 0; j < LANES; j++)
+        x[j] = f32_from_bf16(rounded[j]);
     for (size_t j = 0; j < LANES; j++)
         y[j] = rounded[j ^ 1];
 }
@@ -247,59 +305,100 @@ static float sdpa_weights(size_t n_kept, size_t n_block, size_t n_written, float
     *max = largest;
     size_t i = 0;
     for (; i < n_kept; i += LANES)
-        store_swapped(scores + i, weights + i);
+        round_weights(scores + i, weights + i);
     for (; i < n_written; i++)
         weights[i] = 0;
     return sum;
 }
 
-/* o + ((x0 + x2) + (x1 + x3)) for every four keys, x = weight * value, for n vectors of outputs. */
-static inline __attribute__((always_inline)) void add_outputs(
-    const size_t n, size_t keys, const uint16_t *p, const void *panel, size_t width, float *o)
+/* o + ((x0 + x2) + (x1 + x3)) for every four keys, x = weight * value, for n_rows rows of weights
+ * and n_vectors vectors of outputs. */
+static inline __attribute__((always_inline)) void add_outputs(const size_t n_rows,
+    const size_t n_vectors, size_t keys, const rows_t *p, const void *panel, size_t width,
+    size_t first)
 {
-    lanes_t sum[KEYS_AT_ONCE];
-    for (size_t v = 0; v < n; v++)
-        sum[v] = *(lanes_in_memory_t *)(o + v * LANES);
-    for (size_t k = 0; k < keys; k += 4) {
-        float x[4];
-        for (size_t j = 0; j < 4; j++)
-            x[j] = swapped_input(p, k + j);
-        for (size_t v = 0; v < n; v++) {
-            pairs_t low = load_pairs(panel, k / 2, width, v * LANES);
-            pairs_t high = load_pairs(panel, k / 2 + 1, width, v * LANES);
-            lanes_t x02 = x[0] * even_input(low);
-            lanes_t x13 = x[1] * odd_input(low);
-            x02 = multiply_add(x[2], even_input(high), x02);
-            x13 = multiply_add(x[3], odd_input(high), x13);
-            sum[v] += x02 + x13;
+    lanes_t sum[2 * CHAINS_AT_ONCE];
+    const float *x = p->x;
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t v = 0; v < n_vectors; v++)
+            sum[r * n_vectors + v] =
+                *(lanes_in_memory_t *)(p->to + r * p->to_stride + first + v * LANES);
+    for (size_t k = 0; k < keys; k += 4, x += 4)
+        for (size_t v = 0; v < n_vectors; v++) {
+            pairs_t low = load_pairs(panel, k / 2, width, first + v * LANES);
+            pairs_t high = load_pairs(panel, k / 2 + 1, width, first + v * LANES);
+            lanes_t value[4] = {even_input(low), odd_input(low), even_input(high), odd_input(high)};
+            for (size_t r = 0; r < n_rows; r++) {
+                const float *w = x + r * p->stride;
+                lanes_t x02 = w[0] * value[0];
+                lanes_t x13 = w[1] * value[1];
+                x02 = multiply_add(w[2], value[2], x02);
+                x13 = multiply_add(w[3], value[3], x13);
+                sum[r * n_vectors + v] += x02 + x13;
+            }
+        }
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t v = 0; v < n_vectors; v++)
+            *(lanes_in_memory_t *)(p->to + r * p->to_stride + first + v * LANES) =
+                sum[r * n_vectors + v];
+}
+
+/* The same for all outputs, n_vectors at once while there are as many. */
+static inline __attribute__((always_inline)) void add_all_outputs(const size_t n_rows,
+    const size_t n_vectors, size_t keys, const rows_t *p, const void *panel, size_t width)
+{
+    size_t j = 0;
+    for (; n_vectors > 1 && j + n_vectors * LANES <= width; j += n_vectors * LANES)
+        add_outputs(n_rows, n_vectors, keys, p, panel, width, j);
+    for (; n_vectors > 2 && j + 2 * LANES <= width; j += 2 * LANES)
+        add_outputs(n_rows, 2, keys, p, panel, width, j);
+    for (; j < width; j += LANES)
+        add_outputs(n_rows, 1, keys, p, panel, width, j);
+}
+
+static void sdpa_outputs(size_t n_rows, size_t keys, const float *weights, size_t stride,
+    const void *panel, size_t width, float *out, size_t out_stride)
+{
+    for (size_t r = 0, n; r < n_rows; r += n) {
+        const rows_t p = {weights + r * stride, stride, out + r * out_stride, out_stride};
+        n = rows_at_once(n_rows - r);
+        switch (n) {
+#ifdef __AVX512F__
+        case 6:
+            add_all_outputs(6, 2, keys, &p, panel, width);
+            break;
+        case 5:
+            add_all_outputs(5, 2, keys, &p, panel, width);
+            break;
+        case 4:
+            add_all_outputs(4, 2, keys, &p, panel, width);
+            break;
+        case 3:
+            add_all_outputs(3, 2, keys, &p, panel, width);
+            break;
+        case 2:
+            add_all_outputs(2, 2, keys, &p, panel, width);
+            break;
+        default:
+            add_all_outputs(1, 4, keys, &p, panel, width);
+#else
+        default:
+            add_all_outputs(1, 1, keys, &p, panel, width);
+#endif
         }
     }
-    for (size_t v = 0; v < n; v++)
-        *(lanes_in_memory_t *)(o + v * LANES) = sum[v];
 }
 
-static void sdpa_outputs(
-    size_t keys, const void *weights, const void *panel, size_t width, void *out)
+static void sdpa_output_key(size_t n_rows, size_t key, const float *weights, size_t stride,
+    const void *panel, size_t width, float *out, size_t out_stride)
 {
-    float *o = out;
-    size_t j = 0;
-    for (; KEYS_AT_ONCE == 4 && j + 4 * LANES <= width; j += 4 * LANES)
-        add_outputs(4, keys, weights, (const uint32_t *)panel + j, width, o + j);
-    for (; KEYS_AT_ONCE == 4 && j + 2 * LANES <= width; j += 2 * LANES)
-        add_outputs(2, keys, weights, (const uint32_t *)panel + j, width, o + j);
-    for (; j < width; j += LANES)
-        add_outputs(1, keys, weights, (const uint32_t *)panel + j, width, o + j);
-}
-
-static void sdpa_output_key(
-    size_t key, const void *weights, const void *panel, size_t width, void *out)
-{
-    float *o = out;
-    float p = swapped_input(weights, key);
     for (size_t j = 0; j < width; j += LANES) {
         pairs_t pairs = load_pairs(panel, key / 2, width, j);
         lanes_t value = key % 2 == 0 ? even_input(pairs) : odd_input(pairs);
-        *(lanes_in_memory_t *)(o + j) = multiply_add(p, value, *(lanes_in_memory_t *)(o + j));
+        for (size_t r = 0; r < n_rows; r++) {
+            lanes_in_memory_t *o = (lanes_in_memory_t *)(out + r * out_stride + j);
+            *o = multiply_add(weights[r * stride + key], value, *o);
+        }
     }
 }
 

@@ -12,11 +12,13 @@
 #include "engine/model/libm_exp.h"
 
 #define KEY_BLOCK 512
+#define LINE 64                        /* of the caches */
+#define ASKED_BYTES ((size_t)16 << 10) /* at most: a part of the first-level cache */
 
 typedef struct sdpa_scratch {
     uint16_t *q;       /* [rows, head_dim], pairs swapped */
     float *wide_q;     /* [rows, head_dim], as they are */
-    float *scores;     /* [rows, KEY_BLOCK] */
+    float *scores;     /* [rows, KEY_BLOCK], then the weights as they are */
     uint16_t *weights; /* [rows, KEY_BLOCK], pairs swapped */
     float *out;        /* [panels][rows, KERNEL_PANEL] */
     float *leaf;       /* [rows, KERNEL_PANEL] */
@@ -70,6 +72,24 @@ static size_t query_block_rows(const attention_unit_t *u)
     return size_min(block, s - first);
 }
 
+/* Keys that the reference's call has. */
+static size_t call_keys(const attention_unit_t *u)
+{
+    return u->call_tokens == 1 ? u->first_position + 1 : u->call_tokens;
+}
+
+/* Scores are one chain over the inputs; otherwise they run in lanes. */
+static bool scores_chain(size_t n_queries, size_t n_keys)
+{
+    return n_queries >= 4 && n_keys >= 12;
+}
+
+/* Whether some key block's scores run in lanes; the last block is the shortest. */
+static bool needs_lanes(const attention_unit_t *u)
+{
+    return !scores_chain(query_block_rows(u), (call_keys(u) - 1) % KEY_BLOCK + 1);
+}
+
 static const void *k_panel(const attention_unit_t *u, size_t key)
 {
     return kv_cache_k(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]);
@@ -97,7 +117,7 @@ static bool by_amx(const attention_unit_t *u, const block_t *b)
 static void compute_scores(
     const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows)
 {
-    bool chain = b->n_queries >= 4 && b->n_keys >= 12;
+    bool chain = scores_chain(b->n_queries, b->n_keys);
     /* Otherwise 4 lanes over the inputs; with 2 or 3 queries, or few keys, the keys beyond the last
      * multiple of 4 take 8. */
     bool all_by_4 = b->n_queries == 1 || b->n_keys == 1;
@@ -110,16 +130,44 @@ static void compute_scores(
             continue;
         }
         size_t keys = size_min(KV_BLOCK, b->end - key);
-        for (size_t r = 0; r < rows; r++) {
-            float *scores = s->scores + r * KEY_BLOCK + key;
-            const float *q = s->wide_q + r * u->head_dim;
-            u->kernels->sdpa_scores(keys, u->head_dim, q, panel, 4, scores);
-            if (by_4 < key + KV_BLOCK && by_4 < b->end) {
+        u->kernels->sdpa_scores(
+            rows, keys, u->head_dim, s->wide_q, panel, 4, s->scores + key, KEY_BLOCK);
+        if (by_4 < key + KV_BLOCK && by_4 < b->end)
+            for (size_t r = 0; r < rows; r++) {
                 float last[KV_BLOCK];
-                u->kernels->sdpa_scores(keys, u->head_dim, q, panel, 8, last);
+                u->kernels->sdpa_scores(
+                    1, keys, u->head_dim, s->wide_q + r * u->head_dim, panel, 8, last, KV_BLOCK);
                 size_t from = by_4 > key ? by_4 - key : 0;
-                memcpy(scores + from, last + from, (keys - from) * sizeof *last);
+                memcpy(s->scores + r * KEY_BLOCK + key + from, last + from,
+                    (keys - from) * sizeof *last);
             }
+    }
+}
+
+static void ask_lines(const char *data, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += LINE)
+        __builtin_prefetch(data + i);
+}
+
+/* Asks the caches for a part of the first keys and values of the next lone row: other sequences'
+ * were there meanwhile. All at once they would hold up this row's own loads. */
+static void ask_next(const attention_unit_t *u, size_t part, size_t n_parts)
+{
+    const attention_unit_t *next = u->next;
+    if (next == NULL || next->call_tokens > 1)
+        return;
+    size_t d = next->head_dim, pairs = d / 2;
+    size_t n_keys = size_min(next->first_position + 1, ASKED_BYTES / (4 * d));
+    for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
+        size_t keys = size_min(KV_BLOCK, n_keys - key);
+        const char *panel = k_panel(next, key);
+        for (size_t pair = pairs * part / n_parts; pair < pairs * (part + 1) / n_parts; pair++)
+            ask_lines(panel + pair * KV_BLOCK * 4, keys * 4);
+        for (size_t first = 0; first < d; first += KERNEL_PANEL) {
+            size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first);
+            size_t bytes = size_round_up(keys * 2 * width, LINE) / n_parts;
+            ask_lines(v_panel(next, key, first) + part * bytes, bytes);
         }
     }
 }
@@ -131,6 +179,8 @@ static void compute_weights(
     size_t written = size_round_up(b->end, 2);
     for (size_t r = 0; r < rows; r++) {
         float old = s->max[r];
+        if (b->first_key == 0)
+            ask_next(u, r + 1, rows + 2);
         float sum = u->kernels->sdpa_weights(keys_kept(u, b, r), b->n_keys, written,
             (float)u->scale, &s->max[r], s->scores + r * KEY_BLOCK, s->weights + r * KEY_BLOCK);
         if (b->first_key == 0) {
@@ -200,17 +250,14 @@ static void add_leaves(const attention_unit_t *u, sdpa_scratch_t *s, const block
 static void add_lone(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows,
     size_t first_output, size_t width, float *out)
 {
+    const kernels_t *k = u->kernels;
     size_t fours = b->n_keys / 4 * 4;
     for (size_t key = 0; key < fours; key += KV_BLOCK)
-        for (size_t r = 0; r < rows; r++)
-            u->kernels->sdpa_outputs(size_min(KV_BLOCK, fours - key),
-                s->weights + r * KEY_BLOCK + key, v_panel(u, b->first_key + key, first_output),
-                width, out + r * KERNEL_PANEL);
-    for (size_t key = b->n_keys; key > fours; key--)
-        for (size_t r = 0; r < rows; r++)
-            u->kernels->sdpa_output_key((key - 1) % KV_BLOCK,
-                s->weights + r * KEY_BLOCK + (key - 1) / KV_BLOCK * KV_BLOCK,
-                v_panel(u, b->first_key + key - 1, first_output), width, out + r * KERNEL_PANEL);
+        k->sdpa_outputs(rows, size_min(KV_BLOCK, fours - key), s->scores + key, KEY_BLOCK,
+            v_panel(u, b->first_key + key, first_output), width, out, KERNEL_PANEL);
+    for (size_t key = b->n_keys; key-- > fours;)
+        k->sdpa_output_key(rows, key % KV_BLOCK, s->scores + key / KV_BLOCK * KV_BLOCK, KEY_BLOCK,
+            v_panel(u, b->first_key + key, first_output), width, out, KERNEL_PANEL);
 }
 
 static void compute_outputs(
@@ -235,8 +282,9 @@ static void begin_rows(const attention_unit_t *u, sdpa_scratch_t *s, size_t rows
     for (size_t t = 0; t < u->n_tokens; t++)
         memcpy(s->q + t * row_elements, (const uint16_t *)u->q + t * u->q_stride,
             row_elements * sizeof *s->q);
-    for (size_t i = 0; i < rows * u->head_dim; i++)
-        s->wide_q[i] = f32_from_bf16(s->q[i]);
+    if (needs_lanes(u))
+        for (size_t i = 0; i < rows * u->head_dim; i++)
+            s->wide_q[i] = f32_from_bf16(s->q[i]);
     row_swap_pairs(rows * u->head_dim, s->q);
     memset(s->out, 0, panels * rows * KERNEL_PANEL * sizeof *s->out);
     for (size_t r = 0; r < rows; r++)
@@ -258,17 +306,20 @@ void attention_sdpa(const attention_unit_t *u, void *scratch)
 {
     sdpa_scratch_t s;
     size_t rows = u->n_tokens * u->n_heads;
-    size_t call_keys = u->call_tokens == 1 ? u->first_position + 1 : u->call_tokens;
     size_t n_keys = u->first_position + u->n_tokens;
     lay_out(&s, scratch, rows, u->head_dim);
     begin_rows(u, &s, rows);
     for (size_t first = 0; first < n_keys; first += KEY_BLOCK) {
         block_t b = {.first_key = first,
-            .n_keys = size_min(KEY_BLOCK, call_keys - first),
+            .n_keys = size_min(KEY_BLOCK, call_keys(u) - first),
             .n_queries = query_block_rows(u),
             .end = size_min(KEY_BLOCK, n_keys - first)};
+        if (first == 0)
+            ask_next(u, 0, rows + 2);
         compute_scores(u, &s, &b, rows);
         compute_weights(u, &s, &b, rows);
+        if (first == 0)
+            ask_next(u, rows + 1, rows + 2);
         compute_outputs(u, &s, &b, rows);
     }
     store_rows(u, &s, rows);

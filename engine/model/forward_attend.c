@@ -14,7 +14,7 @@ static plan_range_t group_heads(const model_t *m, size_t kv)
 
 /* Query tokens [begin, end) of a sequence for some heads of one KV head; positions are those in the
  * sequence. */
-static void attend_unit(forward_t *f, size_t thread, size_t layer, const forward_sequence_t *s,
+static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_sequence_t *s,
     size_t kv, plan_range_t heads, size_t begin, size_t end)
 {
     const model_t *m = f->model;
@@ -22,7 +22,7 @@ static void attend_unit(forward_t *f, size_t thread, size_t layer, const forward
     size_t e = element(f), row = s->first_row + begin - s->first_position;
     size_t first_local = heads.begin - model_share(m)->heads.begin;
     bool windowed = c->use_sliding_window && layer >= c->max_window_layers;
-    attention_unit_t unit = {.kernels = &m->kernels,
+    return (attention_unit_t){.kernels = &m->kernels,
         .order = f->options.order,
         .dot = f->options.dot,
         .total_heads = c->num_attention_heads,
@@ -45,10 +45,6 @@ static void attend_unit(forward_t *f, size_t thread, size_t layer, const forward
         .q_stride = local_q(m),
         .out = shared_row(f, SHARED_ATTENTION, row) + heads.begin * c->head_dim * e,
         .out_stride = f->strides[SHARED_ATTENTION]};
-    if (f->sdpa)
-        attention_sdpa(&unit, f->threads[thread].attention);
-    else
-        attention_eager(&unit, f->threads[thread].attention);
 }
 
 /* Token blocks of a sequence that are units of work. Units begin at multiples of their size in the
@@ -72,36 +68,61 @@ static size_t head_parts(const forward_t *f)
     return even ? 1 : most_kv_group(f->model);
 }
 
-/* The units of one sequence, one KV head and some of its heads, the last tokens first, since they
- * see most keys. *next is the unit this thread works on next, of which `first` is the first here.
- * Returns the number of units. */
-static size_t attend_heads(forward_t *f, size_t thread, size_t layer, const forward_sequence_t *s,
-    size_t kv, plan_range_t heads, size_t unit_tokens, size_t first, size_t *next)
+/* A walk over the units of a step: sequences, their KV heads, parts of the heads, and of those the
+ * last tokens first, since they see most keys. */
+typedef struct walk {
+    size_t layer, n_kv, n_parts;
+    size_t sequence, kv, part; /* where it is */
+    size_t first;              /* number of the first unit there */
+} walk_t;
+
+static void walk_on(walk_t *w)
 {
-    plan_range_t blocks = unit_blocks(s, unit_tokens);
-    size_t n = plan_count(blocks);
-    for (; *next < first + n; *next = atomic_fetch_add(&f->next_unit, 1)) {
-        size_t at = blocks.end - 1 - (*next - first);
-        attend_unit(f, thread, layer, s, kv, heads, size_max(at * unit_tokens, s->first_position),
-            size_min((at + 1) * unit_tokens, s->first_position + s->n_rows));
+    if (++w->part < w->n_parts)
+        return;
+    w->part = 0;
+    if (++w->kv < w->n_kv)
+        return;
+    w->kv = 0;
+    w->sequence++;
+}
+
+/* Moves on to the unit of that number; false when there are not so many. */
+static bool find_unit(const forward_t *f, walk_t *w, size_t number, attention_unit_t *unit)
+{
+    for (; w->n_kv > 0 && w->sequence < f->batch->n_sequences; walk_on(w)) {
+        const forward_sequence_t *s = &f->batch->sequences[w->sequence];
+        plan_range_t group = group_heads(f->model, w->kv);
+        size_t tokens = attention_unit_tokens(plan_count(group));
+        team_part_t part = team_part(plan_count(group), w->part, w->n_parts);
+        plan_range_t heads = {group.begin + part.begin, group.begin + part.end};
+        plan_range_t blocks = unit_blocks(s, tokens);
+        size_t n = plan_count(heads) > 0 ? plan_count(blocks) : 0;
+        if (number < w->first + n) {
+            size_t at = blocks.end - 1 - (number - w->first);
+            *unit = unit_of(f, w->layer, s, w->kv, heads, size_max(at * tokens, s->first_position),
+                size_min((at + 1) * tokens, s->first_position + s->n_rows));
+            return true;
+        }
+        w->first += n;
     }
-    return n;
+    return false;
 }
 
 void forward_attend(forward_t *f, size_t thread, size_t layer)
 {
-    size_t n_kv = plan_count(model_share(f->model)->kv_heads), parts = head_parts(f);
-    size_t next = atomic_fetch_add(&f->next_unit, 1), unit = 0;
-    for (size_t i = 0; i < f->batch->n_sequences; i++)
-        for (size_t kv = 0; kv < n_kv; kv++) {
-            plan_range_t group = group_heads(f->model, kv);
-            size_t tokens = attention_unit_tokens(plan_count(group));
-            for (size_t part = 0; part < parts; part++) {
-                team_part_t mine = team_part(plan_count(group), part, parts);
-                plan_range_t heads = {group.begin + mine.begin, group.begin + mine.end};
-                if (plan_count(heads) > 0)
-                    unit += attend_heads(
-                        f, thread, layer, &f->batch->sequences[i], kv, heads, tokens, unit, &next);
-            }
-        }
+    walk_t walk = {.layer = layer,
+        .n_kv = plan_count(model_share(f->model)->kv_heads),
+        .n_parts = head_parts(f)};
+    void *scratch = f->threads[thread].attention;
+    attention_unit_t unit, next;
+    bool more = find_unit(f, &walk, atomic_fetch_add(&f->next_unit, 1), &unit);
+    for (; more; unit = next) {
+        more = find_unit(f, &walk, atomic_fetch_add(&f->next_unit, 1), &next);
+        unit.next = more ? &next : NULL;
+        if (f->sdpa)
+            attention_sdpa(&unit, scratch);
+        else
+            attention_eager(&unit, scratch);
+    }
 }
