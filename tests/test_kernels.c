@@ -253,6 +253,37 @@ static void the_sdpa_kernels_equal_scalar(void **state)
     }
 }
 
+/* Every bf16 gate, infinities and all NaNs included, with several values of up, in rows whose end
+ * fills no vector. */
+static void swiglu_of_every_gate_equals_scalar(void **state)
+{
+    (void)state;
+    enum { ROWS = 256, WIDTH = 257, N = ROWS * WIDTH };
+    static const float ups[] = {1, -0.75f, 0x1p-120f, 0, INFINITY, NAN};
+    kernels_t scalar;
+    kernels_get(&scalar, ISA_SCALAR, DTYPE_BF16);
+    float *gate = malloc(N * sizeof *gate), *up = malloc(N * sizeof *up);
+    uint16_t *got = calloc(N, 2), *expected = calloc(N, 2);
+    for (size_t u = 0; u < sizeof ups / sizeof *ups; u++) {
+        for (size_t i = 0; i < N; i++) {
+            uint32_t bits = (uint32_t)i << 16 | (i % 3 == 0 ? 0x7fffu : 0);
+            memcpy(&gate[i], &bits, sizeof bits);
+            up[i] = ups[u];
+        }
+        scalar.store_swiglu(ROWS, WIDTH, gate, up, WIDTH, expected, WIDTH);
+        for (isa_t isa = ISA_AVX2; isa <= isa_detect(); isa++) {
+            kernels_t k;
+            kernels_get(&k, isa, DTYPE_BF16);
+            k.store_swiglu(ROWS, WIDTH, gate, up, WIDTH, got, WIDTH);
+            assert_same(&k, "store_swiglu", got, expected, N * 2);
+        }
+    }
+    free(gate);
+    free(up);
+    free(got);
+    free(expected);
+}
+
 static void the_start_up_test_passes_here(void **state)
 {
     (void)state;
@@ -354,6 +385,7 @@ int main(void)
         cmocka_unit_test(every_instruction_set_equals_scalar),
         cmocka_unit_test(a_row_does_not_depend_on_the_others),
         cmocka_unit_test(the_sdpa_kernels_equal_scalar),
+        cmocka_unit_test(swiglu_of_every_gate_equals_scalar),
         cmocka_unit_test(the_start_up_test_passes_here),
         cmocka_unit_test(the_start_up_test_finds_a_wrong_kernel),
     };

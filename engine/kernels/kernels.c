@@ -86,22 +86,24 @@ typedef void (*tile_fn)(
  * instruction set. */
 typedef struct kernel_source {
     void (*fill)(kernels_t *kernels, dtype_t mode);
+    void (*fill_bf16)(kernels_t *kernels); /* or NULL */
     void (*fill_sdpa)(kernels_t *kernels);
     tile_fn bf16, amx, f32, f64, groups_f32, groups_f64;
 } kernel_source_t;
 
 static const kernel_source_t sources[ISA_COUNT] = {
-    {elementwise_fill_baseline, sdpa_fill_baseline, tile_scalar_bf16, tile_scalar_amx,
+    {elementwise_fill_baseline, NULL, sdpa_fill_baseline, tile_scalar_bf16, tile_scalar_amx,
         tile_scalar_f32, tile_scalar_f64, tile_groups_scalar_f32, tile_groups_scalar_f64},
 #if defined(__x86_64__)
-    {elementwise_fill_avx2, sdpa_fill_avx2, tile_avx2_bf16, tile_avx2_amx, tile_avx2_f32,
+    {elementwise_fill_avx2, NULL, sdpa_fill_avx2, tile_avx2_bf16, tile_avx2_amx, tile_avx2_f32,
         tile_avx2_f64, tile_groups_avx2_f32, tile_groups_avx2_f64},
-    {elementwise_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16_by_fma, tile_avx512_amx,
+    {elementwise_fill_avx512, bf16_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16_by_fma,
+        tile_avx512_amx, tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32,
+        tile_groups_avx512_f64},
+    {elementwise_fill_avx512, bf16_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16, tile_avx512_amx,
         tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64},
-    {elementwise_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16, tile_avx512_amx, tile_avx512_f32,
-        tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64},
-    {elementwise_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16, tile_amx, tile_avx512_f32,
-        tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64},
+    {elementwise_fill_avx512, bf16_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16, tile_amx,
+        tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64},
 #endif
 };
 
@@ -111,6 +113,8 @@ void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode)
     source->fill(kernels, mode);
     kernels->tile_amx = NULL;
     if (mode == DTYPE_BF16) {
+        if (source->fill_bf16 != NULL)
+            source->fill_bf16(kernels);
         source->fill_sdpa(kernels);
         kernels->tile_amx = source->amx;
     }

@@ -62,11 +62,14 @@ static inline lanes_t multiply_add(float x, lanes_t y, lanes_t sum)
  * and vectors of keys or outputs, so that many chains are under way: what the registers hold. */
 #ifdef __AVX512F__
 #define ROWS_AT_ONCE 6
-#define CHAINS_AT_ONCE 6
+#define VECTORS_OF_ONE 4 /* with one row */
+#define VECTORS_OF_FEW 2
 #else
 #define ROWS_AT_ONCE 1
-#define CHAINS_AT_ONCE 1
+#define VECTORS_OF_ONE 1
+#define VECTORS_OF_FEW 1
 #endif
+#define MOST_CHAINS 12
 
 /* Query rows [0, n_rows), `stride` elements apart. */
 typedef struct rows {
@@ -81,7 +84,7 @@ typedef struct rows {
 static inline __attribute__((always_inline)) void scores_4(const size_t n_rows,
     const size_t n_vectors, size_t inputs, const rows_t *q, const void *panel, size_t first)
 {
-    lanes_t lane[CHAINS_AT_ONCE][4] = {{{0}}};
+    lanes_t lane[MOST_CHAINS][4] = {{{0}}};
     const float *x = q->x;
     for (size_t i = 0; i < inputs / 4; i++, x += 4)
         for (size_t v = 0; v < n_vectors; v++) {
@@ -134,7 +137,6 @@ static void scores_in_4(
     size_t n_rows, size_t keys, size_t inputs, const rows_t *q, const void *panel)
 {
     switch (n_rows) {
-#ifdef __AVX512F__
     case 6:
         scores_of_keys(6, 1, keys, inputs, q, panel);
         break;
@@ -145,17 +147,13 @@ static void scores_in_4(
         scores_of_keys(4, 1, keys, inputs, q, panel);
         break;
     case 3:
-        scores_of_keys(3, 2, keys, inputs, q, panel);
+        scores_of_keys(3, VECTORS_OF_FEW, keys, inputs, q, panel);
         break;
     case 2:
-        scores_of_keys(2, 2, keys, inputs, q, panel);
+        scores_of_keys(2, VECTORS_OF_FEW, keys, inputs, q, panel);
         break;
     default:
-        scores_of_keys(1, 4, keys, inputs, q, panel);
-#else
-    default:
-        scores_of_keys(1, 1, keys, inputs, q, panel);
-#endif
+        scores_of_keys(1, VECTORS_OF_ONE, keys, inputs, q, panel);
     }
 }
 
@@ -317,7 +315,7 @@ static inline __attribute__((always_inline)) void add_outputs(const size_t n_row
     const size_t n_vectors, size_t keys, const rows_t *p, const void *panel, size_t width,
     size_t first)
 {
-    lanes_t sum[2 * CHAINS_AT_ONCE];
+    lanes_t sum[MOST_CHAINS];
     const float *x = p->x;
     for (size_t r = 0; r < n_rows; r++)
         for (size_t v = 0; v < n_vectors; v++)
@@ -363,28 +361,23 @@ static void sdpa_outputs(size_t n_rows, size_t keys, const float *weights, size_
         const rows_t p = {weights + r * stride, stride, out + r * out_stride, out_stride};
         n = rows_at_once(n_rows - r);
         switch (n) {
-#ifdef __AVX512F__
         case 6:
-            add_all_outputs(6, 2, keys, &p, panel, width);
+            add_all_outputs(6, VECTORS_OF_FEW, keys, &p, panel, width);
             break;
         case 5:
-            add_all_outputs(5, 2, keys, &p, panel, width);
+            add_all_outputs(5, VECTORS_OF_FEW, keys, &p, panel, width);
             break;
         case 4:
-            add_all_outputs(4, 2, keys, &p, panel, width);
+            add_all_outputs(4, VECTORS_OF_FEW, keys, &p, panel, width);
             break;
         case 3:
-            add_all_outputs(3, 2, keys, &p, panel, width);
+            add_all_outputs(3, VECTORS_OF_FEW, keys, &p, panel, width);
             break;
         case 2:
-            add_all_outputs(2, 2, keys, &p, panel, width);
+            add_all_outputs(2, VECTORS_OF_FEW, keys, &p, panel, width);
             break;
         default:
-            add_all_outputs(1, 4, keys, &p, panel, width);
-#else
-        default:
-            add_all_outputs(1, 1, keys, &p, panel, width);
-#endif
+            add_all_outputs(1, VECTORS_OF_ONE, keys, &p, panel, width);
         }
     }
 }

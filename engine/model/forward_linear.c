@@ -25,12 +25,18 @@ static size_t panel_bytes(const forward_t *f, const product_t *y)
     return y->n_rows * KERNEL_PANEL * accumulator(f);
 }
 
-/* Panels of each of n_matrices that a thread multiplies with at once, as many as its scratch holds.
- */
-static size_t most_panels(const forward_t *f, const product_t *y, size_t n_matrices)
+#define NEAR_ROWS_BYTES ((size_t)256 << 10)
+#define NEAR_SUMS_BYTES ((size_t)32 << 10)
+
+/* Panels of each of n_matrices that a thread multiplies with at once: as many as its scratch holds;
+ * sums of few rows are rounded and written while they are in the first-level cache. */
+static size_t most_panels(
+    const forward_t *f, const product_t *y, const matrix_t *matrix, size_t n_matrices)
 {
-    size_t room = f->threads[0].product_bytes / panel_bytes(f, y);
-    return size_min(room, MATRIX_MAX_PANELS) / n_matrices;
+    size_t most = size_min(f->threads[0].product_bytes / panel_bytes(f, y), MATRIX_MAX_PANELS);
+    if (y->n_rows * matrix->columns * element(f) <= NEAR_ROWS_BYTES)
+        most = size_min(most, size_max(NEAR_SUMS_BYTES / panel_bytes(f, y), n_matrices));
+    return most / n_matrices;
 }
 
 /* Multiplies with these panels, at most most_panels(), of each of some matrices with the same
@@ -95,7 +101,7 @@ void forward_project_qkv(forward_t *f, size_t thread, size_t index)
     const product_t product = batch_product(f, f->normed, SHARED_X);
     size_t total =
         matrix_n_panels(&layer->q) + matrix_n_panels(&layer->k) + matrix_n_panels(&layer->v);
-    size_t most = most_panels(f, &product, 1);
+    size_t most = most_panels(f, &product, &layer->q, 1);
     team_deal(f->team, thread, total);
     for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;)
         project_qkv_panels(f, index, part, f->threads[thread].products);
@@ -120,7 +126,7 @@ static void project_gather(forward_t *f, size_t thread, const residual_t *r)
     const matrix_t *w = r->matrix;
     char *c = f->threads[thread].products;
     const product_t product = batch_product(f, shared_row(f, r->input, 0), r->input);
-    size_t most = most_panels(f, &product, 1);
+    size_t most = most_panels(f, &product, w, 1);
     team_deal(f->team, thread, matrix_n_panels(w));
     for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
         multiply(f, &product, &w, 1, part, c);
@@ -151,7 +157,7 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
         memset(f->partial, 0, n_rows * hidden * acc);
     const product_t product =
         batch_product(f, shared_row(f, r->input, 0) + first_input * e, r->input);
-    size_t most = most_panels(f, &product, 1);
+    size_t most = most_panels(f, &product, w, 1);
     team_deal(f->team, thread, matrix_n_panels(w));
     for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
         multiply(f, &product, &w, 1, part, c);
@@ -206,7 +212,7 @@ void forward_mlp(forward_t *f, size_t thread, size_t index)
     const model_layer_t *layer = &f->model->layers[index];
     const matrix_t *const matrices[] = {&layer->gate, &layer->up};
     const product_t product = batch_product(f, f->normed, SHARED_X);
-    size_t bytes = panel_bytes(f, &product), most = most_panels(f, &product, 2);
+    size_t bytes = panel_bytes(f, &product), most = most_panels(f, &product, &layer->gate, 2);
     char *c = f->threads[thread].products;
     team_deal(f->team, thread, matrix_n_panels(&layer->gate));
     for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
@@ -248,7 +254,7 @@ void forward_compute_logits(forward_t *f, size_t thread)
     forward_barrier(f, thread, &f->times.elementwise_ns);
     char *c = f->threads[thread].products;
     const product_t product = {f->normed, stride, n, n_lone};
-    size_t most = most_panels(f, &product, 1);
+    size_t most = most_panels(f, &product, w, 1);
     team_deal(f->team, thread, matrix_n_panels(w));
     for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
         multiply(f, &product, &w, 1, part, c);

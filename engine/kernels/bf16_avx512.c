@@ -1,0 +1,238 @@
+/* The elementwise kernels of bf16 that every row passes, with AVX-512: whole vectors of 16 from the
+ * load to the store, where compilers would go through twice as many halves. elementwise.c says what
+ * they compute, in scalar C. */
+#include <immintrin.h>
+#include <math.h>
+
+#include "engine/kernels/elementwise.h"
+
+enum { LANES = 16 };
+
+/* The lanes of a row's vector from element i on. */
+static inline __mmask16 lanes_of(size_t n, size_t i)
+{
+    return n - i >= LANES ? 0xffff : (__mmask16)((1u << (n - i)) - 1);
+}
+
+static inline __m512 widen(__m256i x)
+{
+    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16);
+}
+
+static inline __m512 load_some(__mmask16 lanes, const uint16_t *x)
+{
+    return widen(_mm256_maskz_loadu_epi16(lanes, x));
+}
+
+/* Rounded to bf16, in the upper halves; the lower ones hold anything. */
+static inline __m512i rounded(__m512 x)
+{
+    __m512i bits = (__m512i)x;
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_mask_mov_epi32(up, nan, _mm512_set1_epi32(0x7fc00000));
+}
+
+/* R(x), as f32 */
+static inline __m512 round_wide(__m512 x)
+{
+    return (__m512)_mm512_and_si512(rounded(x), _mm512_set1_epi32((int)0xffff0000));
+}
+
+static inline void store_some(__mmask16 lanes, uint16_t *y, __m512 x)
+{
+    __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(x), 16));
+    _mm256_mask_storeu_epi16(y, lanes, halves);
+}
+
+/* 1 + exp(-x): exp_f32 of elementwise.c, where only what 1 is added to matters. Beyond the clamp
+ * exp is below half of the last bit of 1, or infinite. A NaN stays one in the division. */
+static inline __m512 one_plus_exp_of_minus(__m512 x)
+{
+    const __m512 limit = _mm512_set1_ps(105.0f), magic = _mm512_set1_ps(0x1.8p23f);
+    __m512 minus = (__m512)_mm512_xor_si512((__m512i)x, _mm512_set1_epi32((int)0x80000000));
+    __m512 z = _mm512_min_ps(
+        _mm512_max_ps(minus, _mm512_set1_ps(-105.0f)), limit); /* a NaN becomes a limit */
+    __m512 q = _mm512_mul_ps(z, _mm512_set1_ps(1.44269504f));
+    q = _mm512_sub_ps(_mm512_add_ps(q, magic), magic);
+    __m512 s = _mm512_fmadd_ps(q, _mm512_set1_ps(-0.693145751953125f), z);
+    s = _mm512_fmadd_ps(q, _mm512_set1_ps(-1.428606765330187045e-06f), s);
+    __m512 u = _mm512_set1_ps(0.000198527617612853646278381f);
+    u = _mm512_fmadd_ps(u, s, _mm512_set1_ps(0.00139304355252534151077271f));
+    u = _mm512_fmadd_ps(u, s, _mm512_set1_ps(0.00833336077630519866943359f));
+    u = _mm512_fmadd_ps(u, s, _mm512_set1_ps(0.0416664853692054748535156f));
+    u = _mm512_fmadd_ps(u, s, _mm512_set1_ps(0.166666671633720397949219f));
+    u = _mm512_fmadd_ps(u, s, _mm512_set1_ps(0.5f));
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 y = _mm512_add_ps(one, _mm512_fmadd_ps(_mm512_mul_ps(s, s), u, s));
+    return _mm512_add_ps(one, _mm512_scalef_ps(y, q));
+}
+
+static void store_swiglu(size_t rows, size_t width, const void *gate, const void *up,
+    size_t c_stride, void *y, size_t y_stride)
+{
+    const float *g = gate, *u = up;
+    uint16_t *to = y;
+    for (size_t r = 0; r < rows; r++, g += c_stride, u += c_stride, to += y_stride)
+        for (size_t j = 0; j < width; j += LANES) {
+            __mmask16 lanes = lanes_of(width, j);
+            __m512 x = round_wide(_mm512_maskz_loadu_ps(lanes, g + j));
+            __m512 silu = round_wide(_mm512_div_ps(x, one_plus_exp_of_minus(x)));
+            __m512 other = round_wide(_mm512_maskz_loadu_ps(lanes, u + j));
+            store_some(lanes, to + j, _mm512_mul_ps(silu, other));
+        }
+}
+
+static void store(size_t rows, size_t width, const void *c, size_t c_stride, const void *bias,
+    void *y, size_t y_stride)
+{
+    const float *from = c;
+    const uint16_t *b = bias;
+    uint16_t *to = y;
+    for (size_t r = 0; r < rows; r++, from += c_stride, to += y_stride)
+        for (size_t j = 0; j < width; j += LANES) {
+            __mmask16 lanes = lanes_of(width, j);
+            __m512 x = _mm512_maskz_loadu_ps(lanes, from + j);
+            if (b != NULL)
+                x = _mm512_add_ps(x, load_some(lanes, b + j));
+            store_some(lanes, to + j, x);
+        }
+}
+
+static void store_residual(size_t rows, size_t width, const void *c, size_t c_stride, const void *x,
+    void *y, size_t stride)
+{
+    const float *from = c;
+    const uint16_t *add = x;
+    uint16_t *to = y;
+    for (size_t r = 0; r < rows; r++, from += c_stride, add += stride, to += stride)
+        for (size_t j = 0; j < width; j += LANES) {
+            __mmask16 lanes = lanes_of(width, j);
+            __m512 product = round_wide(_mm512_maskz_loadu_ps(lanes, from + j));
+            store_some(lanes, to + j, _mm512_add_ps(load_some(lanes, add + j), product));
+        }
+}
+
+static void store_logits(
+    size_t rows, size_t width, const void *c, size_t c_stride, void *y, size_t y_stride)
+{
+    const float *from = c;
+    float *to = y;
+    for (size_t r = 0; r < rows; r++, from += c_stride, to += y_stride)
+        for (size_t j = 0; j < width; j += LANES) {
+            __mmask16 lanes = lanes_of(width, j);
+            _mm512_mask_storeu_ps(
+                to + j, lanes, round_wide(_mm512_maskz_loadu_ps(lanes, from + j)));
+        }
+}
+
+/* ---- RMSNorm -----------------------------------------------------------------------------------
+ */
+
+enum { SUM_LANES = 8, WAYS = 4, ROUND = SUM_LANES * WAYS, LEVELS = 4 };
+
+/* The four interleaved accumulators of 8 lanes, two in a vector. */
+typedef struct ways {
+    __m512 low, high;
+} ways_t;
+
+static inline ways_t add_ways(ways_t a, ways_t b)
+{
+    return (ways_t){_mm512_add_ps(a.low, b.low), _mm512_add_ps(a.high, b.high)};
+}
+
+/* After `done` rounds: levels that are full go to the next one. */
+static void carry(ways_t *level, size_t done, size_t power)
+{
+    for (size_t l = 1; l < LEVELS && done % ((size_t)1 << power) == 0; l++, done >>= power) {
+        level[l] = add_ways(level[l], level[l - 1]);
+        level[l - 1] = (ways_t){_mm512_setzero_ps(), _mm512_setzero_ps()};
+    }
+}
+
+static size_t level_power(size_t n_rounds)
+{
+    size_t log2_rounds = 0;
+    while (((size_t)1 << log2_rounds) < n_rounds)
+        log2_rounds++;
+    return log2_rounds / LEVELS > 4 ? log2_rounds / LEVELS : 4;
+}
+
+/* In the order of torch.mean, see elementwise.c. */
+static float sum_of_squares(size_t n, const uint16_t *x)
+{
+    size_t n_rounds = n / ROUND, power = level_power(n_rounds), step = (size_t)1 << power;
+    ways_t level[LEVELS] = {{_mm512_setzero_ps(), _mm512_setzero_ps()}};
+    for (size_t round = 0; round < n_rounds;) {
+        size_t end = round + step < n_rounds ? round + step : n_rounds;
+        ways_t sum = level[0];
+        for (; round < end; round++) {
+            __m512 low = load_some(0xffff, x + round * ROUND);
+            __m512 high = load_some(0xffff, x + round * ROUND + LANES);
+            sum = add_ways(sum, (ways_t){_mm512_mul_ps(low, low), _mm512_mul_ps(high, high)});
+        }
+        level[0] = sum;
+        carry(level, round, power);
+    }
+    for (size_t l = 1; l < LEVELS; l++)
+        level[0] = add_ways(level[0], level[l]);
+    __m256 way[WAYS] = {_mm512_castps512_ps256(level[0].low),
+        _mm512_extractf32x8_ps(level[0].low, 1), _mm512_castps512_ps256(level[0].high),
+        _mm512_extractf32x8_ps(level[0].high, 1)};
+    for (size_t i = n_rounds * ROUND; i + SUM_LANES <= n; i += SUM_LANES) {
+        __m256 value = _mm512_castps512_ps256(load_some(0xff, x + i));
+        way[0] = _mm256_add_ps(way[0], _mm256_mul_ps(value, value));
+    }
+    for (int w = 1; w < WAYS; w++)
+        way[0] = _mm256_add_ps(way[0], way[w]);
+    float lane[SUM_LANES], sum = 0;
+    _mm256_storeu_ps(lane, way[0]);
+    for (size_t i = n / SUM_LANES * SUM_LANES; i < n; i++)
+        sum += f32_from_bf16(x[i]) * f32_from_bf16(x[i]);
+    for (int i = 0; i < SUM_LANES; i++)
+        sum += lane[i];
+    return sum;
+}
+
+static void rms_norm(size_t n, const void *x, const void *w, double eps, void *y)
+{
+    const uint16_t *from = x, *weight = w;
+    uint16_t *to = y;
+    float mean = sum_of_squares(n, from) / (float)n;
+    __m512 scale = _mm512_set1_ps(1 / sqrtf(mean + (float)eps));
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 lanes = lanes_of(n, i);
+        __m512 normalised = round_wide(_mm512_mul_ps(load_some(lanes, from + i), scale));
+        store_some(lanes, to + i, _mm512_mul_ps(load_some(lanes, weight + i), normalised));
+    }
+}
+
+/* ---- RoPE --------------------------------------------------------------------------------------
+ */
+
+static void rope(size_t half, const void *cosines, const void *sines, void *x)
+{
+    uint16_t *low = x, *high = low + half;
+    for (size_t i = 0; i < half; i += LANES) {
+        __mmask16 lanes = lanes_of(half, i);
+        __m512 c = _mm512_maskz_loadu_ps(lanes, (const float *)cosines + i);
+        __m512 s = _mm512_maskz_loadu_ps(lanes, (const float *)sines + i);
+        __m512 a = load_some(lanes, low + i), b = load_some(lanes, high + i);
+        __m512 minus_b = (__m512)_mm512_xor_si512((__m512i)b, _mm512_set1_epi32((int)0x80000000));
+        store_some(lanes, low + i,
+            _mm512_add_ps(round_wide(_mm512_mul_ps(a, c)), round_wide(_mm512_mul_ps(minus_b, s))));
+        store_some(lanes, high + i,
+            _mm512_add_ps(round_wide(_mm512_mul_ps(b, c)), round_wide(_mm512_mul_ps(a, s))));
+    }
+}
+
+void bf16_fill_avx512(kernels_t *kernels)
+{
+    kernels->store = store;
+    kernels->store_residual = store_residual;
+    kernels->store_swiglu = store_swiglu;
+    kernels->store_logits = store_logits;
+    kernels->rms_norm = rms_norm;
+    kernels->rope = rope;
+}
