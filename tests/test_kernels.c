@@ -353,6 +353,38 @@ static void the_start_up_test_finds_a_wrong_kernel(void **state)
     assert_non_null(strstr(fail.message, "tile"));
 }
 
+/* Logits with what sums have to get right: equal ones, infinities, NaN, a short last granule. */
+static void check_granules(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t n)
+{
+    static const float odd[] = {NAN, -INFINITY, INFINITY};
+    size_t n_granules = (n + KERNEL_GRANULE - 1) / KERNEL_GRANULE;
+    float *x = malloc(n * sizeof *x);
+    double(*got)[2] = calloc(n_granules, sizeof *got);
+    double(*expected)[2] = calloc(n_granules, sizeof *expected);
+    fill_elements(DTYPE_F32, fill, n, x);
+    for (size_t i = 5; i < n; i += 171)
+        x[i] = odd[i % 3];
+    for (size_t i = 0; i < n && n > 200; i++)
+        x[i] = i / KERNEL_GRANULE == 1 ? -INFINITY : x[i];
+    k->sum_granules(n, x, got);
+    scalar->sum_granules(n, x, expected);
+    assert_same(k, "sum_granules", got, expected, n_granules * sizeof *got);
+    for (size_t g = 0; g < n_granules; g++) {
+        double max = -INFINITY, sum = 0;
+        for (size_t i = g * KERNEL_GRANULE; i < n && i < (g + 1) * KERNEL_GRANULE; i++)
+            max = x[i] > max ? x[i] : max;
+        for (size_t i = g * KERNEL_GRANULE; i < n && i < (g + 1) * KERNEL_GRANULE; i++) {
+            double value = isnan(x[i]) ? -INFINITY : (double)x[i];
+            sum += value == max ? 1 : exp(value - max);
+        }
+        assert_true(expected[g][0] == max);
+        assert_true(fabs(expected[g][1] - sum) <= 1e-13 * sum);
+    }
+    free(x);
+    free(got);
+    free(expected);
+}
+
 static void every_instruction_set_equals_scalar(void **state)
 {
     (void)state;
@@ -372,8 +404,11 @@ static void every_instruction_set_equals_scalar(void **state)
                     check_tiles(&k, k.tile_amx, scalar.tile_amx, (fill_t)fill);
                 for (size_t n = 1; n < 40; n++)
                     check_elementwise(&k, &scalar, (fill_t)fill, n);
-                for (size_t n = 64; n < 9000; n = n * 3 / 2 + random_u32() % 7)
+                for (size_t n = 64; n < 9000; n = n * 3 / 2 + random_u32() % 7) {
                     check_elementwise(&k, &scalar, (fill_t)fill, n);
+                    if (modes[m] != DTYPE_F64)
+                        check_granules(&k, &scalar, (fill_t)fill, n);
+                }
             }
         }
     }

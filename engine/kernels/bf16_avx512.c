@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "engine/kernels/elementwise.h"
+#include "engine/kernels/exp_f64.h"
 
 enum { LANES = 16 };
 
@@ -227,6 +228,120 @@ static void rope(size_t half, const void *cosines, const void *sines, void *x)
     }
 }
 
+/* ---- Weights of sdpa attention -----------------------------------------------------------------
+ */
+
+/* The lanes' halves folded onto each other: 8 apart, 4 apart, 2 apart. */
+static inline __m512 from_8_apart(__m512 x)
+{
+    return _mm512_shuffle_f32x4(x, x, 0x4e);
+}
+
+static inline __m512 from_4_apart(__m512 x)
+{
+    return _mm512_shuffle_f32x4(x, x, 0xb1);
+}
+
+static inline __m512 from_2_apart(__m512 x)
+{
+    return _mm512_permute_ps(x, 0x4e);
+}
+
+/* Scales n scores; the rest of their last vector becomes the least. The largest of them and of
+ * `largest`. */
+static float scale_scores(size_t n, float scale, float largest, float *scores)
+{
+    const __m512 least = _mm512_set1_ps(-INFINITY);
+    __m512 most = _mm512_set1_ps(largest);
+    for (size_t i = 0; i < n; i += LANES) {
+        __m512 x = _mm512_mask_mul_ps(
+            least, lanes_of(n, i), _mm512_loadu_ps(scores + i), _mm512_set1_ps(scale));
+        _mm512_storeu_ps(scores + i, x);
+        most = _mm512_max_ps(x, most); /* the second where one is no number */
+    }
+    most = _mm512_max_ps(from_8_apart(most), most);
+    most = _mm512_max_ps(from_4_apart(most), most);
+    most = _mm512_max_ps(from_2_apart(most), most);
+    __m512 last = _mm512_max_ps(_mm512_movehdup_ps(most), most);
+    return _mm512_cvtss_f32(last);
+}
+
+/* fast_exp of sdpa.c. What vanishes is dropped after the conversion, which never traps. */
+static inline __m512 fast_exp(__m512 x)
+{
+    __m512 y = _mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f));
+    __m512 f = _mm512_sub_ps(y, _mm512_roundscale_ps(y, _MM_FROUND_TO_NEG_INF));
+    __m512 r = _mm512_fmadd_ps(
+        f, _mm512_set1_ps(-0.079204240219773236f), _mm512_set1_ps(-0.22433836478672356f));
+    r = _mm512_fmadd_ps(f, r, _mm512_set1_ps(0.30354260500649682f));
+    r = _mm512_fmadd_ps(f, r, _mm512_set1_ps(0.00010703434948458272f));
+    __m512 t =
+        _mm512_fmadd_ps(_mm512_set1_ps(0x1p+23f), _mm512_sub_ps(y, r), _mm512_set1_ps(0x1.fcp+29f));
+    __mmask16 stays = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-0x1.5d58ap+6f), _CMP_NLT_UQ);
+    return (__m512)_mm512_maskz_cvttps_epi32(stays, t);
+}
+
+/* A vector of weights as rounded: f32, and bf16 with pairs swapped where that is wanted. */
+static inline void put_weights(__m512 e, float *scores, uint16_t *weights)
+{
+    __m512i bits = rounded(e);
+    _mm512_storeu_ps(scores, (__m512)_mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000)));
+    if (weights != NULL)
+        _mm256_storeu_si256((__m256i *)weights,
+            _mm256_rol_epi32(_mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)), 16));
+}
+
+/* The last keys of a block, fewer than a vector: exact exponentials, added to sum one by one. */
+static float exact_weights(size_t n, float largest, float *scores, uint16_t *weights, float sum)
+{
+    double e[LANES];
+    __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(largest));
+    _mm512_storeu_pd(e, _mm512_cvtps_pd(_mm512_castps512_ps256(apart)));
+    _mm512_storeu_pd(e + 8, _mm512_cvtps_pd(_mm512_extractf32x8_ps(apart, 1)));
+    exp_f64_all(n > 8 ? LANES : 8, e);
+    __m256 low = _mm512_cvtpd_ps(_mm512_loadu_pd(e));
+    __m256 high = _mm512_cvtpd_ps(_mm512_loadu_pd(e + 8));
+    __m512 all = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+    all = _mm512_maskz_mov_ps(lanes_of(n, 0), all);
+    float single[LANES];
+    _mm512_storeu_ps(single, all);
+    for (size_t i = 0; i < n; i++)
+        sum += single[i];
+    put_weights(all, scores, weights);
+    return sum;
+}
+
+static float sdpa_weights(size_t n_kept, size_t n_block, size_t n_written, float scale, float *max,
+    float *scores, uint16_t *weights)
+{
+    size_t vectors_end = n_block / LANES * LANES;
+    size_t fast_end = n_kept < vectors_end ? n_kept : vectors_end, i = 0;
+    float largest = scale_scores(n_kept, scale, *max, scores);
+    __m512 sum_of_last = _mm512_setzero_ps(), sum_before = _mm512_setzero_ps(); /* by turns */
+    for (; i < fast_end; i += LANES) {
+        __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(scores + i), _mm512_set1_ps(largest));
+        __m512 e = _mm512_maskz_mov_ps(lanes_of(fast_end, i), fast_exp(apart));
+        put_weights(e, scores + i, weights == NULL ? NULL : weights + i);
+        __m512 sum_of_this = _mm512_add_ps(sum_before, e);
+        sum_before = sum_of_last;
+        sum_of_last = sum_of_this;
+    }
+    __m512 lane = _mm512_add_ps(sum_before, sum_of_last);
+    lane = _mm512_add_ps(lane, from_8_apart(lane));
+    lane = _mm512_add_ps(lane, from_4_apart(lane));
+    lane = _mm512_add_ps(lane, from_2_apart(lane));
+    float sum = _mm512_cvtss_f32(_mm512_add_ps(lane, _mm512_movehdup_ps(lane)));
+    if (n_kept > vectors_end) {
+        sum = exact_weights(n_kept - vectors_end, largest, scores + vectors_end,
+            weights == NULL ? NULL : weights + vectors_end, sum);
+        i += LANES;
+    }
+    *max = largest;
+    for (; weights != NULL && i < n_written; i++)
+        weights[i] = 0;
+    return sum;
+}
+
 void bf16_fill_avx512(kernels_t *kernels)
 {
     kernels->store = store;
@@ -235,4 +350,5 @@ void bf16_fill_avx512(kernels_t *kernels)
     kernels->store_logits = store_logits;
     kernels->rms_norm = rms_norm;
     kernels->rope = rope;
+    kernels->sdpa_weights = sdpa_weights;
 }

@@ -6,6 +6,7 @@
 #include "engine/kernels/elementwise.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "engine/kernels/exp_f64.h"
 
@@ -293,9 +294,83 @@ DEFINE_MODE(bf16, bf16_t, float, exp_f32);
 DEFINE_MODE(f32, float, float, exp_f32);
 DEFINE_MODE(f64, double, double, exp_f64);
 
+/* ---- Exponentials of logits --------------------------------------------------------------------
+ */
+
+typedef int32_t i32x8_t __attribute__((vector_size(32)));
+typedef int64_t i64x8_t __attribute__((vector_size(64)));
+typedef f32x8_t f32x8_in_memory_t __attribute__((aligned(4), may_alias));
+
+/* a where it is larger, else b; a NaN is not. */
+static inline f32x8_t larger(f32x8_t a, f32x8_t b)
+{
+    i32x8_t mask = a > b;
+    return (f32x8_t)((mask & (i32x8_t)a) | (~mask & (i32x8_t)b));
+}
+
+/* A granule's largest value; distances [KERNEL_GRANULE]: value - largest, what is equal at 0, NaN
+ * at minus infinity. */
+static float find_distances(const float *x, double *distances)
+{
+    enum { LANES = 8, VECTORS = KERNEL_GRANULE / LANES };
+    const f32x8_t least = (f32x8_t){0} - INFINITY;
+    f32x8_t values[VECTORS], most = least;
+    for (size_t v = 0; v < VECTORS; v++) {
+        values[v] = larger(*(const f32x8_in_memory_t *)(x + v * LANES), least);
+        most = larger(values[v], most);
+    }
+    float max = most[0];
+    for (size_t i = 1; i < LANES; i++)
+        max = most[i] > max ? most[i] : max;
+    for (size_t v = 0; v < VECTORS; v++) {
+        f64x8_t value = __builtin_convertvector(values[v], f64x8_t);
+        i64x8_t apart = value != (double)max;
+        f64x8_t distance = (f64x8_t)(apart & (i64x8_t)(value - (double)max));
+        for (size_t i = 0; i < LANES; i++)
+            distances[v * LANES + i] = distance[i];
+    }
+    return max;
+}
+
+/* As many granules as are worked on at once: chains of additions that do not wait for each other.
+ */
+enum { GRANULES = 8 };
+
+static void sum_some_granules(size_t n, const float *x, double (*granules)[2])
+{
+    double weights[GRANULES][KERNEL_GRANULE], sums[GRANULES] = {0};
+    float last[KERNEL_GRANULE];
+    size_t count = 0;
+    for (; count * KERNEL_GRANULE < n; count++) {
+        const float *from = x + count * KERNEL_GRANULE;
+        size_t rows = n - count * KERNEL_GRANULE;
+        for (size_t i = 0; rows < KERNEL_GRANULE && i < KERNEL_GRANULE; i++)
+            last[i] = i < rows ? from[i] : -INFINITY;
+        granules[count][0] = find_distances(rows < KERNEL_GRANULE ? last : from, weights[count]);
+        for (size_t i = rows; i < KERNEL_GRANULE; i++)
+            weights[count][i] = -INFINITY;
+    }
+    exp_f64_all(count * KERNEL_GRANULE, weights[0]);
+    for (size_t g = count; g < GRANULES; g++)
+        memset(weights[g], 0, sizeof weights[g]);
+    for (size_t i = 0; i < KERNEL_GRANULE; i++)
+        for (size_t g = 0; g < GRANULES; g++)
+            sums[g] += weights[g][i];
+    for (size_t g = 0; g < count; g++)
+        granules[g][1] = sums[g];
+}
+
+static void sum_granules(size_t n, const float *x, double (*granules)[2])
+{
+    enum { AT_ONCE = GRANULES * KERNEL_GRANULE };
+    for (size_t i = 0; i < n; i += AT_ONCE)
+        sum_some_granules(n - i < AT_ONCE ? n - i : AT_ONCE, x + i, granules + i / KERNEL_GRANULE);
+}
+
 void ELEMENTWISE_FILL(kernels_t *kernels, dtype_t mode)
 {
     *kernels = mode == DTYPE_BF16 ? table_bf16 : mode == DTYPE_F32 ? table_f32 : table_f64;
     kernels->mode = mode;
     kernels->exp_f64 = exp_f64_all;
+    kernels->sum_granules = mode == DTYPE_F64 ? NULL : sum_granules;
 }

@@ -18,7 +18,7 @@ void elementwise_fill_baseline(kernels_t *kernels, dtype_t mode);
 void elementwise_fill_avx2(kernels_t *kernels, dtype_t mode);
 void elementwise_fill_avx512(kernels_t *kernels, dtype_t mode);
 
-/* Those of mode bf16 that have code of their own (bf16_avx512.c). */
+/* Those of both files that have code of their own in mode bf16 (bf16_avx512.c). */
 void bf16_fill_avx512(kernels_t *kernels);
 
 /* The members of sdpa, for mode bf16 (sdpa.c). */

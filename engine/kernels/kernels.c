@@ -113,9 +113,9 @@ void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode)
     source->fill(kernels, mode);
     kernels->tile_amx = NULL;
     if (mode == DTYPE_BF16) {
+        source->fill_sdpa(kernels);
         if (source->fill_bf16 != NULL)
             source->fill_bf16(kernels);
-        source->fill_sdpa(kernels);
         kernels->tile_amx = source->amx;
     }
     kernels->isa = isa_names[isa];

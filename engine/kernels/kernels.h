@@ -35,6 +35,9 @@
  * inputs (matrix.c) and for copies of activations (forward.c), bench/LOG.md. */
 #define KERNEL_MANY_ROWS 32
 #define KERNEL_LANES 16 /* a panel's width is a multiple of this */
+#define KERNEL_PANEL 64   /* outputs of a panel */
+#define KERNEL_LANES 16   /* a panel's width is a multiple of this */
+#define KERNEL_GRANULE 64 /* logits that are summed together */
 /* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
  * small: the f32 logits lie nearer to the f64 truth than PyTorch's own (docs/parity.md). */
 #define KERNEL_LEAF 32
@@ -115,6 +118,12 @@ typedef struct kernels {
      * exp(0) is 1 */
     void (*exp_f64)(size_t n, double *x);
 
+    /* Of each KERNEL_GRANULE logits (the last ones may be fewer): the largest, and the sum of
+     * exp(logit - largest) in f64, ascending, by the exp above; what equals the largest adds 1,
+     * also infinities, and a NaN is minus infinity. x: [n]; granules: written. Modes bf16 and f32;
+     * NULL in f64 */
+    void (*sum_granules)(size_t n, const float *x, double (*granules)[2]);
+
     /* The sdpa order's own (docs/pytorch-orders.md, "SDPA"); mode bf16 only, NULL otherwise. Its
      * chains run even input first, so the two inputs of every pair lie swapped in rows (input i at
      * i ^ 1) and panels; then `tile` is this order's chain. */
@@ -128,7 +137,8 @@ typedef struct kernels {
     /* Exponentials of one row and one key block, of whose n_block keys the first n_kept are not
      * masked; returns their sum. max: the row's maximum so far, updated; scores: [n_block] f32,
      * overwritten with the n_kept exponentials as rounded; weights: [n_written] bf16 swapped,
-     * n_written >= n_kept and even: the same, then zeros. Both have room for a multiple of 16 */
+     * n_written >= n_kept and even: the same, then zeros; or NULL. Both have room for a multiple
+     * of 16 */
     float (*sdpa_weights)(size_t n_kept, size_t n_block, size_t n_written, float scale, float *max,
         float *scores, uint16_t *weights);
     /* out += weights * values, lone rows: keys in fours. keys: a multiple of 4; weights: [rows,

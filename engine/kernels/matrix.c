@@ -102,14 +102,16 @@ void panel_pack_input(
 {
     if (mode == DTYPE_BF16) {
         const uint16_t *from = x;
-        uint16_t *to = (uint16_t *)panel + k / 2 * width * 2;
-        size_t slot = swapped ? 1 - k % 2 : k % 2;
-        for (size_t n = 0; n < outputs; n++) {
-            to[2 * n + slot] = from[n];
-            if (k % 2 == 0)
-                /* A reused block may hold anything here, also NaN, which times zero is not zero. */
-                to[2 * n + 1 - slot] = 0;
-        }
+        uint32_t *to = (uint32_t *)panel + k / 2 * width;
+        uint32_t shift = swapped == (k % 2 == 0) ? 16 : 0, partner = 0xffffu << (16 - shift);
+        /* A reused block may hold anything in the place of a partner that comes later, also NaN,
+         * which times zero is not zero. */
+        if (k % 2 == 0)
+            for (size_t n = 0; n < outputs; n++)
+                to[n] = (uint32_t)from[n] << shift;
+        else
+            for (size_t n = 0; n < outputs; n++)
+                to[n] = (to[n] & partner) | (uint32_t)from[n] << shift;
     } else {
         size_t bytes = dtype_bytes(mode);
         memcpy((char *)panel + k * width * bytes, x, outputs * bytes);

@@ -279,7 +279,7 @@ static float exact_weights(size_t n, float largest, float *scores, float sum)
     return sum;
 }
 
-/* Rounds a vector of values, also into y with pairs swapped. */
+/* Rounds a vector of values, also into y with pairs swapped, unless that is NULL. */
 static inline void round_weights(float *x, uint16_t *y)
 {
     uint16_t rounded[LANES];
@@ -287,7 +287,7 @@ static inline void round_weights(float *x, uint16_t *y)
         rounded[j] = round_bf16(x[j]);
     for (size_t j = 0; j < LANES; j++)
         x[j] = f32_from_bf16(rounded[j]);
-    for (size_t j = 0; j < LANES; j++)
+    for (size_t j = 0; y != NULL && j < LANES; j++)
         y[j] = rounded[j ^ 1];
 }
 
@@ -303,8 +303,8 @@ static float sdpa_weights(size_t n_kept, size_t n_block, size_t n_written, float
     *max = largest;
     size_t i = 0;
     for (; i < n_kept; i += LANES)
-        round_weights(scores + i, weights + i);
-    for (; i < n_written; i++)
+        round_weights(scores + i, weights == NULL ? NULL : weights + i);
+    for (; weights != NULL && i < n_written; i++)
         weights[i] = 0;
     return sum;
 }

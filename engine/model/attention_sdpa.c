@@ -182,7 +182,8 @@ static void compute_weights(
         if (b->first_key == 0)
             ask_next(u, r + 1, rows + 2);
         float sum = u->kernels->sdpa_weights(keys_kept(u, b, r), b->n_keys, written,
-            (float)u->scale, &s->max[r], s->scores + r * KEY_BLOCK, s->weights + r * KEY_BLOCK);
+            (float)u->scale, &s->max[r], s->scores + r * KEY_BLOCK,
+            b->n_queries == 1 ? NULL : s->weights + r * KEY_BLOCK);
         if (b->first_key == 0) {
             s->sum[r] = sum;
             continue;
@@ -279,14 +280,18 @@ static void begin_rows(const attention_unit_t *u, sdpa_scratch_t *s, size_t rows
 {
     size_t row_elements = u->n_heads * u->head_dim;
     size_t panels = (u->head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
-    for (size_t t = 0; t < u->n_tokens; t++)
-        memcpy(s->q + t * row_elements, (const uint16_t *)u->q + t * u->q_stride,
-            row_elements * sizeof *s->q);
-    if (needs_lanes(u))
-        for (size_t i = 0; i < rows * u->head_dim; i++)
-            s->wide_q[i] = f32_from_bf16(s->q[i]);
-    row_swap_pairs(rows * u->head_dim, s->q);
-    memset(s->out, 0, panels * rows * KERNEL_PANEL * sizeof *s->out);
+    bool lone = query_block_rows(u) == 1, lanes = needs_lanes(u);
+    for (size_t t = 0; t < u->n_tokens; t++) {
+        const uint16_t *q = (const uint16_t *)u->q + t * u->q_stride;
+        for (size_t i = 0; lanes && i < row_elements; i++)
+            s->wide_q[t * row_elements + i] = f32_from_bf16(q[i]);
+        if (!lone)
+            memcpy(s->q + t * row_elements, q, row_elements * sizeof *s->q);
+    }
+    if (lone) /* all others set what they have not begun */
+        memset(s->out, 0, panels * rows * KERNEL_PANEL * sizeof *s->out);
+    else
+        row_swap_pairs(rows * u->head_dim, s->q);
     for (size_t r = 0; r < rows; r++)
         s->max[r] = -INFINITY;
 }

@@ -33,6 +33,9 @@ typedef struct granule {
     double max, sum;
 } granule_t;
 
+_Static_assert(PLAN_VOCAB_GRANULE == KERNEL_GRANULE, "one granule");
+_Static_assert(sizeof(granule_t) == sizeof(double[2]), "as kernels write it");
+
 typedef struct layout {
     size_t n_candidates, n_alternatives, n_score_granules, n_logit_granules, n_digests;
 } layout_t;
@@ -320,6 +323,31 @@ static void load_group(const sampler_params_t *params, const void *logits, bool 
     }
 }
 
+/* The commonest case, one pass over the logits as they are: the likeliest token and its
+ * log-probability. */
+static bool is_plain(const sampler_params_t *params, bool is_f64, const uint8_t *seen)
+{
+    return is_greedy(params) && params->n_logprobs == 0 && params->want_logprob && !is_f64 &&
+           seen == NULL;
+}
+
+static void summarise_plain(const kernels_t *kernels, const float *logits, size_t first_row,
+    size_t n_rows, const view_t *view)
+{
+    const granule_t *granules = view->logit_granules;
+    size_t best = 0;
+    kernels->sum_granules(n_rows, logits, (double(*)[2])view->logit_granules);
+    for (size_t g = 1; g < view->layout.n_logit_granules; g++)
+        if (granules[g].max > granules[best].max)
+            best = g;
+    double max = granules[best].max;
+    size_t row = best * PLAN_VOCAB_GRANULE;
+    /* Where all are minus infinity, the first one is a NaN or the largest. */
+    while (max > -INFINITY && (double)logits[row] != max)
+        row++;
+    view->candidates[0] = (entry_t){max, max, (int64_t)(first_row + row)};
+}
+
 void sampler_summarise(const kernels_t *kernels, const sampler_params_t *params, const void *logits,
     bool is_f64, size_t first_row, size_t n_rows, const uint8_t *seen, void *summary)
 {
@@ -328,7 +356,10 @@ void sampler_summarise(const kernels_t *kernels, const sampler_params_t *params,
     const layout_t *layout = &view.layout;
     size_t n_candidates = 0, n_alternatives = 0, n_done = 0;
     group_t group;
-    for (size_t begin = 0; begin < n_rows; n_done += group.count) {
+    bool plain = n_rows > 0 && is_plain(params, is_f64, seen);
+    if (plain)
+        summarise_plain(kernels, logits, first_row, n_rows, &view);
+    for (size_t begin = 0; !plain && begin < n_rows; n_done += group.count) {
         load_group(params, logits, is_f64, seen, begin, n_rows, &group);
         for (size_t g = 0; g < group.count; g++, begin += PLAN_VOCAB_GRANULE) {
             const rows_t *rows = &group.rows[g];
