@@ -20,7 +20,8 @@
 #define ATTENTION_UNIT_ROWS 48
 
 typedef struct attention_unit {
-    /* What the thread computes next, or NULL: its keys and values can be on their way meanwhile. */
+    /* What the thread probably computes next, or NULL: its keys and values can be on their way
+     * meanwhile. */
     const struct attention_unit *next;
     const kernels_t *kernels;
     order_t order;

@@ -114,6 +114,14 @@ static bool by_amx(const attention_unit_t *u, const block_t *b)
     return u->dot == DOT_AMX && b->n_queries >= 4;
 }
 
+/* Lone rows that share what is loaded and widened. Together they take a few vectors of a panel at a
+ * time; a long context comes from memory, which is fastest in order, so there the first row reads
+ * the panel whole and the others find it in the cache. */
+static size_t rows_together(const attention_unit_t *u, size_t rows)
+{
+    return u->first_position < KEY_BLOCK ? rows : 1;
+}
+
 static void compute_scores(
     const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows)
 {
@@ -130,8 +138,9 @@ static void compute_scores(
             continue;
         }
         size_t keys = size_min(KV_BLOCK, b->end - key);
-        u->kernels->sdpa_scores(
-            rows, keys, u->head_dim, s->wide_q, panel, 4, s->scores + key, KEY_BLOCK);
+        for (size_t r = 0, n = rows_together(u, rows); r < rows; r += n)
+            u->kernels->sdpa_scores(n, keys, u->head_dim, s->wide_q + r * u->head_dim, panel, 4,
+                s->scores + r * KEY_BLOCK + key, KEY_BLOCK);
         if (by_4 < key + KV_BLOCK && by_4 < b->end)
             for (size_t r = 0; r < rows; r++) {
                 float last[KV_BLOCK];
@@ -254,8 +263,10 @@ static void add_lone(const attention_unit_t *u, sdpa_scratch_t *s, const block_t
     const kernels_t *k = u->kernels;
     size_t fours = b->n_keys / 4 * 4;
     for (size_t key = 0; key < fours; key += KV_BLOCK)
-        k->sdpa_outputs(rows, size_min(KV_BLOCK, fours - key), s->scores + key, KEY_BLOCK,
-            v_panel(u, b->first_key + key, first_output), width, out, KERNEL_PANEL);
+        for (size_t r = 0, n = rows_together(u, rows); r < rows; r += n)
+            k->sdpa_outputs(n, size_min(KV_BLOCK, fours - key), s->scores + r * KEY_BLOCK + key,
+                KEY_BLOCK, v_panel(u, b->first_key + key, first_output), width,
+                out + r * KERNEL_PANEL, KERNEL_PANEL);
     for (size_t key = b->n_keys; key-- > fours;)
         k->sdpa_output_key(rows, key % KV_BLOCK, s->scores + key / KV_BLOCK * KV_BLOCK, KEY_BLOCK,
             v_panel(u, b->first_key + key, first_output), width, out, KERNEL_PANEL);

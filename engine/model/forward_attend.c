@@ -115,15 +115,17 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
         .n_kv = plan_count(model_share(f->model)->kv_heads),
         .n_parts = head_parts(f)};
     void *scratch = f->threads[thread].attention;
-    attention_unit_t units[2]; /* by turns: this one and the next */
-    bool more = find_unit(f, &walk, atomic_fetch_add(&f->next_unit, 1), &units[0]);
-    for (size_t i = 0; more; i++) {
-        attention_unit_t *unit = &units[i % 2], *next = &units[(i + 1) % 2];
-        more = find_unit(f, &walk, atomic_fetch_add(&f->next_unit, 1), next);
-        unit->next = more ? next : NULL;
+    attention_unit_t unit, next;
+    size_t number = atomic_fetch_add(&f->next_unit, 1);
+    while (find_unit(f, &walk, number, &unit)) {
+        /* What this thread gets next, if all take turns; it is not taken before this one is done.
+         */
+        walk_t ahead = walk;
+        unit.next = f->sdpa && find_unit(f, &ahead, number + f->n_threads, &next) ? &next : NULL;
         if (f->sdpa)
-            attention_sdpa(unit, scratch);
+            attention_sdpa(&unit, scratch);
         else
-            attention_eager(unit, scratch);
+            attention_eager(&unit, scratch);
+        number = atomic_fetch_add(&f->next_unit, 1);
     }
 }
