@@ -34,8 +34,6 @@
 /* From here on rows are many: computing takes longer than reading weights. Measured for blocks of
  * inputs (matrix.c) and for copies of activations (forward.c), bench/LOG.md. */
 #define KERNEL_MANY_ROWS 32
-#define KERNEL_LANES 16 /* a panel's width is a multiple of this */
-#define KERNEL_PANEL 64   /* outputs of a panel */
 #define KERNEL_LANES 16   /* a panel's width is a multiple of this */
 #define KERNEL_GRANULE 64 /* logits that are summed together */
 /* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
