@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/exchange.h"
 #include "comm/internal.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
@@ -41,6 +42,8 @@ int comm_buffer_open(
     comm_t *comm, size_t bytes, const char *what, comm_buffer_t **out, fail_t *fail)
 {
     *out = NULL;
+    if (!comm->chosen && exchange_choose(comm, fail) != 0)
+        return fail->status;
     comm_buffer_t *buffer = calloc(1, sizeof *buffer);
     if (buffer == NULL) {
         fail_set(fail, FAIL_MEMORY, "%s: out of memory", what);
@@ -78,6 +81,11 @@ void comm_buffer_close(comm_buffer_t *buffer)
 bool comm_buffer_has_small_pages(const comm_buffer_t *buffer)
 {
     return buffer->window.data != NULL && !buffer->window.huge;
+}
+
+comm_t *comm_buffer_group(const comm_buffer_t *buffer)
+{
+    return buffer->comm;
 }
 
 void *comm_buffer_data(comm_buffer_t *buffer)
@@ -124,12 +132,6 @@ static void copy_columns(comm_t *comm, int group, char *rows, size_t n_rows, siz
     }
 }
 
-static void exchange(comm_t *comm, void *data)
-{
-    MPI_Allgatherv(
-        MPI_IN_PLACE, 0, MPI_BYTE, data, comm->counts, comm->displs, MPI_BYTE, comm->leaders);
-}
-
 /* One row whose groups own one piece each: MPI may work in place. */
 static void exchange_row_in_place(comm_t *comm, char *row, const size_t *begins)
 {
@@ -138,7 +140,7 @@ static void exchange_row_in_place(comm_t *comm, char *row, const size_t *begins)
         comm->counts[g] = (int)(begins[run->end] - begins[run->first]);
         comm->displs[g] = (int)begins[run->first];
     }
-    exchange(comm, row);
+    exchange_run(comm, row);
 }
 
 static void exchange_packed(
@@ -146,7 +148,7 @@ static void exchange_packed(
 {
     count_packed(comm, n_rows, begins);
     copy_columns(comm, comm->group, rows, n_rows, stride_bytes, begins, true);
-    exchange(comm, comm->staging);
+    exchange_run(comm, comm->staging);
     for (int g = 0; g < comm->n_groups; g++)
         if (g != comm->group)
             copy_columns(comm, g, rows, n_rows, stride_bytes, begins, false);
@@ -205,7 +207,7 @@ static void exchange_packed_rows(
             packed += row_bytes;
         }
     }
-    exchange(comm, comm->staging);
+    exchange_run(comm, comm->staging);
     for (size_t i = 0; i < n_rows; i++) {
         int g = comm->group_of[owners[i]];
         if (g != comm->group)

@@ -112,10 +112,14 @@ void comm_allreduce_f64(comm_t *comm, double *data, size_t n);
  * gathered. Within a node it is one shared window, so writing is sending. The same memory is handed
  * out again and again, so the caller alternates between buffers: a rank may write its part of a
  * buffer again only after a gather of another buffer that all ranks entered after they had finished
- * reading this one. */
+ * reading this one. With stream.h a rank's part includes what it receives for its node, from
+ * comm_stream_begin on. */
 typedef struct comm_buffer comm_buffer_t;
 
-/* Collective. Zeroed, aligned to 64 bytes. */
+/* Collective. Zeroed, aligned to 64 bytes. A group's first buffer, where there are several nodes,
+ * measures how their leaders exchange fastest: some milliseconds. For tests, the environment
+ * variable CHOIR_EXCHANGE=allgatherv|direct|doubling decides (doubling: where the number of nodes
+ * is a power of two above 2). */
 int comm_buffer_open(
     comm_t *comm, size_t bytes, const char *what, comm_buffer_t **buffer, fail_t *fail);
 /* Collective. NULL is allowed (on all ranks). */

@@ -34,6 +34,9 @@ typedef struct rank_run {
     int first, end;
 } rank_run_t;
 
+/* Payloads that exchanges between nodes are measured with. */
+#define EXCHANGE_CLASSES 3
+
 /* Ranks fall into sharing groups: those that map the same windows. With COMM_AUTO a sharing group
  * is a node, with COMM_MPI it is a single rank. Gathers synchronise within a group through flags in
  * shared memory, and leaders exchange between groups through MPI. */
@@ -62,7 +65,9 @@ struct comm {
     int *run_begins;                /* [n_groups + 1] */
     bool scattered;                 /* some group has more than one run */
     int *counts, *displs, *cursors; /* [n_groups] scratch of an exchange */
-    MPI_Request *requests;          /* [size] */
+    MPI_Request *requests;          /* [2 * size] */
+    int ways[EXCHANGE_CLASSES];     /* how leaders exchange payloads of a class; exchange.c */
+    bool chosen;                    /* ways is */
 
     char *staging; /* on leaders: where slices are packed for the exchange between groups */
     size_t staging_bytes;
@@ -75,6 +80,9 @@ struct comm {
  * inside of another counts as the outer one. */
 heart_wait_t heart_enter(const comm_t *comm, heart_wait_t wait);
 void heart_leave(const comm_t *comm, heart_wait_t outer);
+
+/* Local. The group that a buffer belongs to. */
+comm_t *comm_buffer_group(const comm_buffer_t *buffer);
 
 /* Collective over `ranks`. comm_agree before there is a comm_t. */
 int agree_on(MPI_Comm ranks, fail_t *fail);

@@ -75,7 +75,7 @@ static int allocate(comm_t *comm, fail_t *fail)
     comm->counts = calloc(groups, sizeof *comm->counts);
     comm->displs = calloc(groups, sizeof *comm->displs);
     comm->cursors = calloc(groups, sizeof *comm->cursors);
-    comm->requests = calloc(ranks, sizeof *comm->requests);
+    comm->requests = calloc(2 * ranks, sizeof *comm->requests);
     if (comm->group_of == NULL || comm->runs == NULL || comm->run_begins == NULL ||
         comm->counts == NULL || comm->displs == NULL || comm->cursors == NULL ||
         comm->requests == NULL)

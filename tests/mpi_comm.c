@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "comm/comm.h"
+#include "comm/stream.h"
 #include "engine/base/memory.h"
 
 #define HANG_SECONDS 240
@@ -515,6 +516,101 @@ static void alternating_buffers_never_mix_steps(context_t *t)
     free(begins);
 }
 
+/* Two buffers and their streams, in turn. */
+typedef struct streams {
+    comm_buffer_t *buffers[2];
+    comm_stream_t *streams[2];
+    size_t n_rows, stride, *begins;
+    comm_tiling_t tiling;
+} streams_t;
+
+/* Tiles are told from the last to the first, now and then with a look at what has come. `own`: the
+ * part is computed outside of the buffer, and copied there at the end. */
+static void stream_and_check(
+    context_t *t, const streams_t *s, uint64_t step, size_t n_rows, char *own)
+{
+    comm_stream_t *stream = s->streams[step % 2];
+    char *data = comm_buffer_data(s->buffers[step % 2]), *rows = own != NULL ? own : data;
+    size_t begin = s->begins[t->rank], end = s->begins[t->rank + 1], wrong = 0;
+    comm_stream_begin(stream, rows, n_rows);
+    for (size_t tile = comm_stream_tiles(stream); tile-- > 0;) {
+        size_t across = (end - begin + s->tiling.bytes - 1) / s->tiling.bytes;
+        size_t row = tile / across * s->tiling.rows, c = begin + tile % across * s->tiling.bytes;
+        for (size_t i = row; i < n_rows && i < row + s->tiling.rows; i++)
+            write_part(
+                rows, step, i, s->stride, c, c + s->tiling.bytes < end ? c + s->tiling.bytes : end);
+        comm_stream_send(stream, tile);
+        dawdle(t, step + tile);
+        if (draw(t, 3) == 0)
+            comm_stream_poll(stream);
+    }
+    for (size_t i = 0; i < n_rows && own != NULL; i++)
+        memcpy(data + i * s->stride + begin, own + i * s->stride + begin, end - begin);
+    comm_stream_end(stream);
+    for (size_t i = 0; i < n_rows; i++)
+        wrong += !row_is(data, step, i, s->stride, s->begins[t->size]);
+    CHECK(t, wrong == 0);
+}
+
+static void stream_gathers(context_t *t, streams_t *s)
+{
+    fail_t fail = {0};
+    char *own = malloc(s->n_rows * s->stride);
+    for (int b = 0; b < 2; b++) {
+        s->buffers[b] = open_buffer(t, s->n_rows * s->stride);
+        CHECK(t, comm_stream_open(&s->streams[b], s->buffers[b], s->n_rows, s->stride, s->begins,
+                     s->tiling, &fail) == 0);
+    }
+    CHECK(t, (s->streams[0] == NULL) == (comm_n_nodes(t->comm) == 1));
+    CHECK(t, !comm_stream_pays(s->streams[0], 0));
+    uint64_t random = t->random;
+    for (uint64_t step = 0; step < 12 && s->streams[0] != NULL; step++) {
+        size_t n_rows = 1 + hash(step) % s->n_rows;
+        stream_and_check(t, s, step, n_rows, step % 3 == 2 ? own : NULL);
+    }
+    t->random = random; /* ranks drew differently often */
+    for (int b = 0; b < 2; b++) {
+        comm_stream_close(s->streams[b]);
+        comm_buffer_close(s->buffers[b]);
+    }
+    free(own);
+}
+
+/* Tiles smaller and larger than a message, whole parts, parts without columns; ranks that are ahead
+ * of each other. */
+static void tiles_arrive_while_others_are_written(context_t *t)
+{
+    static const comm_tiling_t tilings[] = {{96, 1000}, {1000000, 7}, {33, 5}, {5000, 60}};
+    size_t *begins = malloc(((size_t)t->size + 1) * sizeof *begins);
+    for (size_t i = 0; i < 3 * sizeof tilings / sizeof *tilings; i++) {
+        streams_t s = {
+            .n_rows = 61, .stride = 2000 + 40 * i, .begins = begins, .tiling = tilings[i / 3]};
+        if (i % 3 == 2)
+            s = (streams_t){
+                .n_rows = 130, .stride = 9000, .begins = begins, .tiling = tilings[i / 3]};
+        random_split(t, s.stride - draw(t, 100), begins);
+        stream_gathers(t, &s);
+    }
+    free(begins);
+}
+
+static void a_malformed_threshold_fails_on_all_ranks(context_t *t)
+{
+    fail_t fail = {0};
+    size_t *begins = calloc((size_t)t->size + 1, sizeof *begins);
+    comm_buffer_t *buffer = open_buffer(t, 64);
+    comm_stream_t *stream = NULL;
+    int expected = comm_n_nodes(t->comm) > 1 ? FAIL_USAGE : 0;
+    setenv("CHOIR_STREAM_BYTES", "-1", 1);
+    CHECK(t, comm_stream_open(&stream, buffer, 1, 64, begins, (comm_tiling_t){64, 1}, &fail) ==
+                 expected);
+    CHECK(t, stream == NULL &&
+                 (expected == 0 || strstr(fail.message, "CHOIR_STREAM_BYTES: expected") != NULL));
+    unsetenv("CHOIR_STREAM_BYTES");
+    comm_buffer_close(buffer);
+    free(begins);
+}
+
 /* A message that its sender believes sent must arrive although the sender now waits at a gather. */
 static void messages_arrive_while_their_sender_waits_at_a_gather(context_t *t)
 {
@@ -556,17 +652,19 @@ typedef struct setting {
     comm_path_t path;
     int per_node; /* 0: all on one */
     bool cyclic;
+    const char *exchange; /* CHOIR_EXCHANGE or NULL */
 } setting_t;
 
 static const setting_t settings[] = {
-    {"one node", NULL, COMM_AUTO, 0, false},
-    {"plain MPI", NULL, COMM_MPI, 0, false},
-    {"nodes of 1", "1", COMM_AUTO, 1, false},
-    {"nodes of 2", "2", COMM_AUTO, 2, false},
-    {"nodes of 3", "3", COMM_AUTO, 3, false},
-    {"nodes of 2 in turn", "2,cyclic", COMM_AUTO, 2, true},
-    {"nodes of 3 in turn", "3,cyclic", COMM_AUTO, 3, true},
-    {"plain MPI on nodes of 2", "2", COMM_MPI, 2, false},
+    {"one node", NULL, COMM_AUTO, 0, false, NULL},
+    {"plain MPI", NULL, COMM_MPI, 0, false, NULL},
+    {"nodes of 1", "1", COMM_AUTO, 1, false, "direct"},
+    {"nodes of 1 by doubling", "1", COMM_AUTO, 1, false, "doubling"},
+    {"nodes of 2", "2", COMM_AUTO, 2, false, NULL},
+    {"nodes of 3", "3", COMM_AUTO, 3, false, "allgatherv"},
+    {"nodes of 2 in turn", "2,cyclic", COMM_AUTO, 2, true, "doubling"},
+    {"nodes of 3 in turn", "3,cyclic", COMM_AUTO, 3, true, "direct"},
+    {"plain MPI on nodes of 2", "2", COMM_MPI, 2, false, "direct"},
 };
 
 /* Run under mpirun on one machine. */
@@ -623,6 +721,8 @@ static const test_t placed_tests[] = {
     TEST(long_prompts_gather_in_pieces),
     TEST(many_embedding_rows_gather_in_pieces),
     TEST(one_huge_row_gathers),
+    TEST(tiles_arrive_while_others_are_written),
+    TEST(a_malformed_threshold_fails_on_all_ranks),
 };
 
 static void run_tests(context_t *t, const test_t *tests, size_t n_tests)
@@ -640,6 +740,9 @@ static void run_setting(const setting_t *setting, context_t *total)
     unsetenv("CHOIR_RANKS_PER_NODE");
     if (setting->ranks_per_node != NULL)
         setenv("CHOIR_RANKS_PER_NODE", setting->ranks_per_node, 1);
+    unsetenv("CHOIR_EXCHANGE");
+    if (setting->exchange != NULL)
+        setenv("CHOIR_EXCHANGE", setting->exchange, 1);
     int status = comm_open_world(&t.comm, setting->path, &fail);
     CHECK(&t, status == 0);
     if (status == 0) {
@@ -671,6 +774,19 @@ static void a_malformed_setting_fails_on_all_ranks(context_t *total)
         CHECK(total, comm_open_world(&comm, COMM_AUTO, &fail) == FAIL_USAGE && comm == NULL);
         CHECK(total, strncmp(fail.message, "CHOIR_RANKS_PER_NODE: expected", 30) == 0);
     }
+    unsetenv("CHOIR_RANKS_PER_NODE");
+    if (total->size == 1)
+        return;
+    fail_t fail = {0};
+    comm_t *comm = NULL;
+    setenv("CHOIR_RANKS_PER_NODE", "1", 1);
+    setenv("CHOIR_EXCHANGE", "pigeons", 1);
+    comm_buffer_t *buffer = NULL;
+    CHECK(total, comm_open_world(&comm, COMM_AUTO, &fail) == 0);
+    CHECK(total, comm_buffer_open(comm, 64, "test buffer", &buffer, &fail) == FAIL_USAGE);
+    CHECK(total, strstr(fail.message, "CHOIR_EXCHANGE: expected") != NULL && buffer == NULL);
+    comm_close(comm);
+    unsetenv("CHOIR_EXCHANGE");
     unsetenv("CHOIR_RANKS_PER_NODE");
 }
 

@@ -335,6 +335,29 @@ static void run_amx(suite_t *suite)
             run_variant(suite, &variants[i]);
 }
 
+/* Nodes between which gathers travel tile by tile, of prompts and of decoding; numbered in order
+ * and not, and with ranks that own no tile. */
+static void run_streams(suite_t *suite)
+{
+    static const char *const nodes[] = {"1", "2", "2,cyclic"};
+    const isa_t widest = isa_detect();
+    const variant_t variants[] = {
+        {"streams, whole prompts", ATTENTION_SDPA, ORDER_TORCH, widest, 3, MAX_ROWS, true, false,
+            MAX_PROMPTS, DOT_CHAIN},
+        {"streams, plain MPI", ATTENTION_EAGER, ORDER_TORCH, widest, 2, 33, true, true, MAX_PROMPTS,
+            DOT_CHAIN},
+        {"streams, one thread", ATTENTION_SDPA, ORDER_TORCH, widest, 1, 60, false, false, 5,
+            DOT_AMX},
+    };
+    setenv("CHOIR_STREAM_BYTES", "0", 1);
+    for (size_t n = 0; n < sizeof nodes / sizeof *nodes; n++) {
+        setenv("CHOIR_RANKS_PER_NODE", nodes[n], 1);
+        run_variant(suite, &variants[n]);
+    }
+    unsetenv("CHOIR_RANKS_PER_NODE");
+    unsetenv("CHOIR_STREAM_BYTES");
+}
+
 /* --order uniform: a prompt fed token by token gives the logits of one prefill. */
 static void run_uniform(suite_t *suite)
 {
@@ -404,6 +427,8 @@ int main(int argc, char **argv)
     run_suite(&sliding, ATTENTION_EAGER, false);
     run_amx(&demo);
     run_amx(&odd);
+    run_streams(&demo);
+    run_streams(&odd);
     run_uniform(&demo);
     run_uniform(&odd);
     json_decref(golden);

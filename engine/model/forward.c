@@ -28,59 +28,6 @@ void forward_barrier(forward_t *f, size_t thread, uint64_t *kind)
     forward_book(f, thread, &f->times.waiting_ns);
 }
 
-static void copy_columns(char *to, const char *from, size_t begin, size_t end)
-{
-    memcpy(to + begin, from + begin, end - begin);
-}
-
-/* Copies this thread's rows of an activation between this rank's own memory and the window: the
- * rank's own columns out, or the others' in. */
-static void copy_rows(forward_t *f, size_t thread, shared_t which, bool out)
-{
-    size_t row_bytes = f->strides[which] * element(f);
-    const size_t *begins = f->begins[which];
-    size_t begin = begins[f->model->rank], end = begins[f->model->rank + 1];
-    team_part_t rows = team_part(f->batch->n_rows, thread, f->n_threads);
-    for (size_t row = rows.begin; row < rows.end; row++) {
-        char *window = (char *)comm_buffer_data(f->shared[which]) + row * row_bytes;
-        char *own = f->own[which] + row * row_bytes;
-        if (out) {
-            copy_columns(window, own, begin, end);
-        } else {
-            copy_columns(own, window, 0, begin);
-            copy_columns(own, window, end, begins[f->model->plan.n_ranks]);
-        }
-    }
-}
-
-/* Ends a phase in which every rank wrote its slice of a component into a shared activation. */
-void forward_gather(forward_t *f, size_t thread, shared_t which, component_t component,
-    size_t layer, uint64_t *kind)
-{
-    forward_book(f, thread, kind);
-    bool copied = f->data[which] != comm_buffer_data(f->shared[which]);
-    if (copied) {
-        /* A thread's rows hold columns of all threads. */
-        team_barrier(f->team, thread);
-        copy_rows(f, thread, which, true);
-    }
-    team_arrive(f->team, thread);
-    if (thread == 0) {
-        forward_book(f, thread, &f->times.waiting_ns);
-        comm_gather_columns(
-            f->shared[which], f->batch->n_rows, f->strides[which] * element(f), f->begins[which]);
-        show_gathered(f, component, layer, which);
-        forward_book(f, thread, &f->times.exchange_ns);
-        team_release(f->team);
-    } else {
-        team_await(f->team, thread);
-    }
-    if (copied) {
-        copy_rows(f, thread, which, false);
-        forward_barrier(f, thread, &f->times.exchange_ns);
-    }
-}
-
 /* Rows of the embedding that this rank owns go to all, straight into the residual stream where that
  * is shared. */
 static void embed(forward_t *f, size_t thread)
@@ -108,6 +55,7 @@ static void embed(forward_t *f, size_t thread)
         if (f->data[SHARED_X] != exchanged)
             memcpy(f->data[SHARED_X], exchanged, f->batch->n_rows * row_bytes);
         show_embedding(f);
+        forward_stream_begin(f, SHARED_ATTENTION);
         forward_book(f, thread, &f->times.exchange_ns);
         team_release(f->team);
     } else {
@@ -241,8 +189,11 @@ static void step_thread(void *context, size_t thread)
 static void swap_residuals(forward_t *f)
 {
     comm_buffer_t *buffer = f->shared[SHARED_X];
+    comm_stream_t *stream = f->streams[SHARED_X];
     f->shared[SHARED_X] = f->shared[SHARED_X_MID];
+    f->streams[SHARED_X] = f->streams[SHARED_X_MID];
     f->shared[SHARED_X_MID] = buffer;
+    f->streams[SHARED_X_MID] = stream;
 }
 
 /* Where windows have small pages only, many rows are worked on in this rank's own memory and copied

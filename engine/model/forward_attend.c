@@ -126,6 +126,8 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
             attention_sdpa(&unit, scratch);
         else
             attention_eager(&unit, scratch);
+        forward_heads_written(
+            f, thread, unit.tap_row, unit.n_tokens, unit.n_heads, &f->times.attention_ns);
         number = atomic_fetch_add(&f->next_unit, 1);
     }
 }

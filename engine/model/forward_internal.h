@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "comm/stream.h"
 #include "engine/model/forward.h"
 #include "engine/model/tap.h"
 
@@ -30,15 +31,16 @@ struct forward {
     bool sdpa; /* attention in PyTorch's fused order; f32 and f64 have one order for both */
     comm_buffer_t
         *shared[SHARED_COUNT]; /* --combine reduce: only SHARED_X, for the embedding's exchange */
-    char *own[SHARED_COUNT];   /* the same for this rank alone; NULL where never used */
-    char *data[SHARED_COUNT];  /* the activations of this step: of shared, or own */
-    size_t strides[SHARED_COUNT]; /* elements */
-    size_t *begins[SHARED_COUNT]; /* [ranks + 1] bytes; what comm_gather_columns needs */
-    int *owners;                  /* [max_rows] rank of each row's embedding */
-    char *normed;                 /* [max(max_rows, max_logits), hidden stride] element */
-    char *q, *k, *v;              /* [max_rows, local heads * head_dim] element */
-    char *partial;                /* [max_rows, hidden] accumulator: --combine reduce */
-    char *logits;                 /* [max_logits, local vocabulary] accumulator */
+    comm_stream_t *streams[SHARED_COUNT]; /* of shared; NULL on one node */
+    char *own[SHARED_COUNT];              /* the same for this rank alone; NULL where never used */
+    char *data[SHARED_COUNT];             /* the activations of this step: of shared, or own */
+    size_t strides[SHARED_COUNT];         /* elements */
+    size_t *begins[SHARED_COUNT];         /* [ranks + 1] bytes; what comm_gather_columns needs */
+    int *owners;                          /* [max_rows] rank of each row's embedding */
+    char *normed;                         /* [max(max_rows, max_logits), hidden stride] element */
+    char *q, *k, *v;                      /* [max_rows, local heads * head_dim] element */
+    char *partial;                        /* [max_rows, hidden] accumulator: --combine reduce */
+    char *logits;                         /* [max_logits, local vocabulary] accumulator */
     size_t own_bytes[SHARED_COUNT];
     size_t normed_bytes, q_bytes, kv_bytes, partial_bytes, logits_bytes;
     thread_scratch_t *threads;
@@ -47,6 +49,8 @@ struct forward {
     const forward_batch_t *batch;
     size_t n_lone;
     atomic_size_t next_unit;
+    atomic_size_t *missing; /* [forward_max_tiles] of the gather under way; forward_gather.c */
+    size_t n_tiles;
     uint64_t mark_ns;
     forward_times_t times;
 };
@@ -115,6 +119,22 @@ typedef struct residual {
 void forward_book(forward_t *f, size_t thread, uint64_t *kind);
 /* Ends a phase: books its time, and the waiting. */
 void forward_barrier(forward_t *f, size_t thread, uint64_t *kind);
+
+/* ---- forward_gather.c ---- */
+
+/* How an activation is cut into tiles: panels, or, where units of attention write it, rows. */
+comm_tiling_t forward_tiling(const forward_t *f, shared_t which);
+/* Tiles of any activation's part. */
+size_t forward_max_tiles(const forward_t *f);
+/* Thread 0, between phases. `which` is what all ranks write next. */
+void forward_stream_begin(forward_t *f, shared_t which);
+/* This thread has written panels [begin, end) of the rank's part of `which`, or some heads of rows
+ * of attention's output. Books its own time, and before that the time of the work so far to `kind`.
+ */
+void forward_panels_written(
+    forward_t *f, size_t thread, shared_t which, size_t begin, size_t end, uint64_t *kind);
+void forward_heads_written(
+    forward_t *f, size_t thread, size_t row, size_t n_rows, size_t n_heads, uint64_t *kind);
 /* Ends a phase in which every rank wrote its slice of a component into a shared activation. */
 void forward_gather(forward_t *f, size_t thread, shared_t which, component_t component,
     size_t layer, uint64_t *kind);

@@ -132,6 +132,7 @@ static void project_gather(forward_t *f, size_t thread, const residual_t *r)
         multiply(f, &product, &w, 1, part, c);
         for (size_t p = part.begin; p < part.end; p++)
             store_residual_panel(f, thread, r, p, c + (p - part.begin) * panel_bytes(f, &product));
+        forward_panels_written(f, thread, r->to, part.begin, part.end, &f->times.matrix_ns);
     }
     forward_gather(f, thread, r->to, r->sum, r->layer, &f->times.matrix_ns);
 }
@@ -220,6 +221,7 @@ void forward_mlp(forward_t *f, size_t thread, size_t index)
         multiply(f, &product, matrices, 2, part, c);
         for (size_t i = 0; i < n; i++)
             store_mlp_panel(f, thread, index, part.begin + i, c + i * bytes, c + (n + i) * bytes);
+        forward_panels_written(f, thread, SHARED_MLP, part.begin, part.end, &f->times.matrix_ns);
     }
 }
 

@@ -77,10 +77,11 @@ static int open_private(forward_t *f, fail_t *fail)
     size_t ranks = m->plan.n_ranks;
     f->threads = calloc(f->n_threads, sizeof *f->threads);
     f->owners = calloc(f->options.max_rows, sizeof *f->owners);
+    f->missing = calloc(forward_max_tiles(f), sizeof *f->missing);
     for (shared_t b = 0; b < SHARED_COUNT; b++)
         f->begins[b] = calloc(ranks + 1, sizeof **f->begins);
     for (shared_t b = 0; b < SHARED_COUNT; b++)
-        if (f->begins[b] == NULL || f->threads == NULL || f->owners == NULL)
+        if (f->begins[b] == NULL || f->threads == NULL || f->owners == NULL || f->missing == NULL)
             return fail_set(fail, FAIL_MEMORY, "forward: out of memory");
     f->normed = memory_alloc(f->normed_bytes, "activations", fail);
     f->q = memory_alloc(f->q_bytes, "activations", fail);
@@ -140,6 +141,11 @@ static int open_shared(forward_t *f, fail_t *fail)
             if (comm_buffer_open(f->comm, bytes, "activations", &f->shared[b], fail) != 0)
                 return fail->status;
         }
+        if (!reduce &&
+            comm_stream_open(&f->streams[b], f->shared[b], f->options.max_rows,
+                f->strides[b] * element(f), f->begins[b], forward_tiling(f, b), fail) != 0) {
+            return fail->status;
+        }
         if (reduce || comm_buffer_has_small_pages(f->shared[b])) {
             f->own_bytes[b] = bytes;
             f->own[b] = memory_alloc(bytes, "activations", fail);
@@ -184,6 +190,7 @@ void forward_close(forward_t *f)
     if (f == NULL)
         return;
     for (shared_t b = 0; b < SHARED_COUNT; b++) {
+        comm_stream_close(f->streams[b]);
         comm_buffer_close(f->shared[b]);
         if (f->own_bytes[b] != 0)
             memory_free(f->own[b], f->own_bytes[b]);
@@ -196,6 +203,7 @@ void forward_close(forward_t *f)
     }
     free(f->threads);
     free(f->owners);
+    free(f->missing);
     memory_free(f->normed, f->normed_bytes);
     memory_free(f->q, f->q_bytes);
     memory_free(f->k, f->kv_bytes);

@@ -39,5 +39,10 @@ for each in 1 2; do
 done
 same bf16 amx 1 auto
 same f32 auto 2 auto
+# The agreed threshold is the lowest of any rank's: gathers of every size travel tile by tile.
+export CHOIR_STREAM_BYTES=0
+same bf16 amx 1 auto
+same bf16 chain 2 mpi
+same f32 auto 2 auto
 
 finish
