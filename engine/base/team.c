@@ -200,11 +200,12 @@ void team_deal(team_t *team, size_t thread, size_t n_items)
     atomic_store(&team->workers[thread].left, pack(team_part(n_items, thread, team->n_threads)));
 }
 
-/* Half of what is left at most, so that little is being worked on when the last is taken. */
-static size_t portion(size_t left, size_t most)
+/* Half of what is left at most where others may take it, so that little is being worked on when the
+ * last is taken. */
+static size_t portion(const team_t *team, size_t left, size_t most)
 {
-    size_t half = (left + 1) / 2;
-    return half < most ? half : most;
+    size_t share = team->n_threads > 1 ? (left + 1) / 2 : left;
+    return share < most ? share : most;
 }
 
 static team_part_t take_from(worker_t *worker, bool front, size_t most)
@@ -213,7 +214,7 @@ static team_part_t take_from(worker_t *worker, bool front, size_t most)
     team_part_t left, taken;
     do {
         left = taken = unpack(word);
-        size_t n = portion(left.end - left.begin, most);
+        size_t n = portion(worker->team, left.end - left.begin, most);
         if (front)
             left.begin = taken.end = left.begin + n;
         else
