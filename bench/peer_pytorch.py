@@ -50,13 +50,19 @@ def make_model(torch, transformers, args):
         from transformers.modeling_utils import no_init_weights
     with open(args.config, encoding="utf-8") as file:
         shape = json.load(file)
-    config = transformers.Qwen2Config(**shape)
     dtype = {"bf16": torch.bfloat16, "f32": torch.float32}[args.dtype]
+    # The type that the config names would win over the default one.
+    shape.pop("torch_dtype", None)
+    config = transformers.Qwen2Config(**{**shape, "dtype": dtype})
     torch.set_default_dtype(dtype)
     with no_init_weights():
-        model = transformers.Qwen2ForCausalLM._from_config(config, attn_implementation=args.attention)
+        model = transformers.Qwen2ForCausalLM._from_config(
+            config, dtype=dtype, attn_implementation=args.attention)
     torch.set_default_dtype(torch.float32)
     model.tie_weights()
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != dtype:
+            sys.exit(f"peer_pytorch: {name}: expected {dtype}, transformers made {parameter.dtype}")
     block = torch.empty(BLOCK_VALUES, dtype=dtype).uniform_(-0.05, 0.05)
     for parameter in model.parameters():
         fill(parameter, block)
