@@ -9,10 +9,6 @@
 
 /* Open MPI sends up to 64 KiB over TCP, headers included, without asking the receiver. */
 #define PIECE_BYTES ((size_t)60 << 10)
-/* From so much of a part on: smaller ones take little more than a round trip. */
-#define PAYS_FROM_BYTES ((size_t)64 << 10)
-/* And of so many rows on: decoding 16 sequences is 2% slower with streams. */
-#define PAYS_FROM_ROWS 32
 #define FIRST_TAG 1000
 #define MOST_PIECES 30000 /* MPI promises tags up to 32,767 */
 /* Pieces are of a few shapes: whole ones, and at the right and lower edges. */
@@ -151,7 +147,7 @@ static int64_t read_threshold(fail_t *fail)
 {
     const char *text = getenv("CHOIR_STREAM_BYTES");
     if (text == NULL)
-        return PAYS_FROM_BYTES;
+        return COMM_STREAM_FROM_BYTES;
     char *rest;
     long bytes = strtol(text, &rest, 10);
     if (rest == text || *rest != '\0' || bytes < 0)
@@ -185,7 +181,7 @@ int comm_stream_open(comm_stream_t **out, comm_buffer_t *buffer, size_t max_rows
         return fail->status;
     }
     s->pays_from_bytes = (size_t)comm_min(comm, threshold);
-    s->pays_from_rows = s->pays_from_bytes < PAYS_FROM_BYTES ? 1 : PAYS_FROM_ROWS;
+    s->pays_from_rows = s->pays_from_bytes < COMM_STREAM_FROM_BYTES ? 1 : COMM_STREAM_FROM_ROWS;
     *out = s;
     return 0;
 }

@@ -24,6 +24,11 @@
 #include "comm/comm.h"
 #include "engine/base/status.h"
 
+/* Streams pay from so much of a rank's part on: less takes little more than a round trip. */
+#define COMM_STREAM_FROM_BYTES ((size_t)64 << 10)
+/* And from so many rows on: decoding 16 sequences is 2% slower with streams. */
+#define COMM_STREAM_FROM_ROWS 32
+
 typedef struct comm_stream comm_stream_t;
 
 /* How parts are cut into tiles: columns first, from where the rank's part begins. */

@@ -61,8 +61,8 @@ static int parse_networks(job_t *job, fail_t *fail)
                 "--what-if: expected at most %d times GBIT[:MICROSECONDS] with commas between "
                 "them, found \"%s\"",
                 MOST_NETWORKS, job->options->what_if);
-        job->networks[job->n_networks++] =
-            (network_t){gbit, {us * 1e-6, gbit * 1e9 / 8 * WIRE_SHARE, 0}};
+        job->networks[job->n_networks++] = (network_t){gbit,
+            {us * 1e-6, gbit * 1e9 / 8 * WIRE_SHARE, 0, job->cluster.network.processor_byte_s}};
         if (*end == 0)
             return 0;
         at = end + 1;

@@ -134,7 +134,7 @@ static void exchange(void **state)
     fail_t fail = {0};
     predict_result_t near, far;
     const predict_work_t work = {1, 64, 64, 1, 512};
-    const predict_network_t network = {20e-6, 1e9, 0};
+    const predict_network_t network = {20e-6, 1e9, 0, 0};
     predict_rates_t rates = {.threads = 1, .ranks = 2, .gather_s = 1e-6, .copy_byte_s = 1e-9};
     (void)state;
     assert_int_equal(plan_open(&plan, &small, PLAN_GATHER, 2, &fail), 0);
@@ -163,7 +163,7 @@ static void bursts(void **state)
     fail_t fail = {0};
     predict_result_t idle, busy;
     const predict_work_t work = {1, 64, 64, 1, 512};
-    const predict_network_t network = {20e-6, 1e9, 100};
+    const predict_network_t network = {20e-6, 1e9, 100, 0};
     predict_rates_t rates = {.threads = 1, .ranks = 1};
     (void)state;
     assert_int_equal(plan_open(&plan, &small, PLAN_GATHER, 2, &fail), 0);
@@ -174,6 +174,52 @@ static void bursts(void **state)
     near_to(12 * 20e-6 + (busy.network_bytes - 2 * 4 * 100) / 1e9, busy.decode.network);
     near_to(idle.prefill.network, busy.prefill.network);
     plan_close(&plan);
+}
+
+/* Seconds between two nodes of a prompt's one step, without latency. */
+static double prompt_seconds(
+    const plan_model_t *model, size_t rows, double matrix_byte_s, double processor_byte_s)
+{
+    plan_t plan;
+    fail_t fail = {0};
+    predict_result_t result;
+    const predict_work_t work = {1, rows, rows, 1, 512};
+    const predict_network_t network = {0, 1e9, 0, processor_byte_s};
+    predict_rates_t rates = {.threads = 1, .ranks = 1, .prompt_matrix = constant(matrix_byte_s)};
+    assert_int_equal(plan_open(&plan, model, PLAN_GATHER, 2, &fail), 0);
+    predict_run(&plan, &rates, &network, 1, &work, &result);
+    plan_close(&plan);
+    return result.prefill.network;
+}
+
+/* Gathers of 128, 128, 256 and 128 bytes a row; from 512 rows on each is 64 KiB of a rank's part.
+ * The first is written by attention, which takes no time here, the others by o, gate and up, and
+ * down. */
+static void streams(void **state)
+{
+    const double o = 64 * 128 * 2, up = 2 * 128 * 128 * 2, down = 64 * 256 * 2;
+    const double all = 512 * (2 * 640 + 256) / 1e9;
+    (void)state;
+    near_to(all, prompt_seconds(&small, 512, 0, 0));
+    /* A slow network: the first of ten bursts comes after a tenth of the phase. */
+    near_to(all - 2 * 0.9 * (o + up + down) * 1e-9, prompt_seconds(&small, 512, 1e-9, 0));
+    /* A fast one: the last burst is waited for. */
+    near_to(all - 2 * 0.9 * 512 * 512 / 1e9, prompt_seconds(&small, 512, 1e-6, 0));
+    /* Nothing hides the processor's part, and the last burst passes meanwhile in part. */
+    near_to(all - 2 * 0.45 * 512 * 512 / 1e9, prompt_seconds(&small, 512, 1e-6, 0.5e-9));
+    near_to(all, prompt_seconds(&small, 512, 0, 0.5e-9));
+}
+
+/* Of too few rows or bytes nothing is hidden, and nothing is the processor's. */
+static void no_streams(void **state)
+{
+    plan_model_t wide = small;
+    (void)state;
+    near_to(255 * (2 * 640 + 256) / 1e9, prompt_seconds(&small, 255, 1e-6, 1e-8));
+    assert_true(prompt_seconds(&small, 256, 1e-6, 0) < 255 * (2 * 640 + 256) / 1e9);
+    wide.intermediate = 8192;
+    near_to(31 * (2 * (3 * 128 + 8192) + 256) / 1e9, prompt_seconds(&wide, 31, 1e-6, 1e-8));
+    near_to(32 * (2 * (3 * 128 + 819.2) + 256) / 1e9, prompt_seconds(&wide, 32, 1e-6, 0));
 }
 
 static predict_rates_t rates_of(size_t ranks, size_t threads, size_t hidden, size_t head_dim)
@@ -311,7 +357,7 @@ static void files(void **state)
     close(file);
     snprintf(rates.model, sizeof rates.model, "shape");
     rates.waiting_share = 0.25;
-    cluster.network = (predict_network_t){5e-6, 1.25e9, 3e5};
+    cluster.network = (predict_network_t){5e-6, 1.25e9, 3e5, 2e-10};
     assert_int_equal(cluster_add_rates(&cluster, &rates, &fail), 0);
     rates.gather_s = 1e-6;
     assert_int_equal(cluster_add_rates(&cluster, &rates, &fail), 0); /* in its own place */
@@ -323,14 +369,26 @@ static void files(void **state)
     assert_string_equal(back.rates[0].model, "shape");
     near_to(1.25e9, back.network.bytes_per_s);
     near_to(3e5, back.network.burst_bytes);
+    near_to(2e-10, back.network.processor_byte_s);
     near_to(1e-6, back.rates[0].gather_s);
     near_to(0.25, back.rates[0].waiting_share);
     near_to(1e-11, predict_curve_at(&back.rates[0].prompt_matrix, 7));
     predict_cluster_clear(&back);
     predict_cluster_clear(&cluster);
+    /* A file from before a member of the network was known. */
+    FILE *text = fopen(path, "w");
+    assert_non_null(text);
+    fputs("{\"schema\": 1, \"node_cores\": 2, \"node_memory_bytes\": 1, \"rates\": [], "
+          "\"network\": {\"latency_s\": 1e-6, \"bytes_per_s\": 1e9}}",
+        text);
+    fclose(text);
+    assert_int_equal(cluster_file_read(&back, path, &fail), 0);
+    near_to(1e9, back.network.bytes_per_s);
+    near_to(0, back.network.processor_byte_s);
+    predict_cluster_clear(&back);
     const char broken[] = "{\"schema\": 1, \"node_cores\": 2, \"node_memory_bytes\": 1, \"rates\": "
                           "[{\"ranks\": 1, \"threads\": 1, \"hidden\": 4, \"head_dim\": 2}]}";
-    FILE *text = fopen(path, "w");
+    text = fopen(path, "w");
     assert_non_null(text);
     fputs(broken, text);
     fclose(text);
@@ -344,7 +402,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(curves), cmocka_unit_test(one_rank),
         cmocka_unit_test(idle_threads), cmocka_unit_test(exchange), cmocka_unit_test(bursts),
-        cmocka_unit_test(choosing), cmocka_unit_test(meshes), cmocka_unit_test(calibration),
-        cmocka_unit_test(medians), cmocka_unit_test(files)};
+        cmocka_unit_test(streams), cmocka_unit_test(no_streams), cmocka_unit_test(choosing),
+        cmocka_unit_test(meshes), cmocka_unit_test(calibration), cmocka_unit_test(medians),
+        cmocka_unit_test(files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "comm/stream.h"
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 
@@ -14,6 +15,11 @@
 #define LEAST_BURST 0.1 /* share of these bytes that is */
 #define PAUSE_NS 20000000
 #define GATHER_REPEATS 21
+#define STREAM_TILES 8
+#define WORK_BYTES                                                                                 \
+    ((size_t)1 << 20)  /* that a second-level cache has room for, as products' rows                \
+                        */
+#define WORK_TIMES 1.5 /* as long as the link takes for what streams meanwhile */
 
 void calibrate_runs(bench_options_t *runs)
 {
@@ -317,6 +323,91 @@ static double gather_seconds(
     return seconds[GATHER_REPEATS / 2];
 }
 
+/* Gathers that stream, and what is done meanwhile. */
+typedef struct streaming {
+    comm_t *comm;
+    comm_stream_t *stream;
+    const char *rows;
+    volatile uint64_t *memory; /* WORK_BYTES */
+    size_t passes;             /* through the memory, for each tile */
+} streaming_t;
+
+static void work_through(const streaming_t *s)
+{
+    uint64_t sum = 0;
+    for (size_t pass = 0; pass < s->passes; pass++)
+        for (size_t i = 0; i < WORK_BYTES / sizeof *s->memory; i++)
+            sum += s->memory[i];
+    s->memory[0] = sum;
+}
+
+/* Collective. Seconds of the work for so many tiles, the slowest rank's; each tile is sent, or
+ * nothing is. */
+static double work_seconds(const streaming_t *s, bool send)
+{
+    comm_barrier(s->comm);
+    uint64_t start = clock_ns();
+    if (send)
+        comm_stream_begin(s->stream, s->rows, LARGE_ROWS);
+    size_t tiles = send ? comm_stream_tiles(s->stream) : STREAM_TILES;
+    for (size_t i = 0; i < STREAM_TILES; i++) {
+        work_through(s);
+        if (send && i < tiles) {
+            comm_stream_send(s->stream, i);
+            comm_stream_poll(s->stream);
+        }
+    }
+    if (send)
+        comm_stream_end(s->stream);
+    return (double)comm_max(s->comm, (int64_t)(clock_ns() - start)) * 1e-9;
+}
+
+/* Collective. Median of what a gather adds to work that takes longer than it. */
+static double added_seconds(streaming_t *s, double gather)
+{
+    double seconds[GATHER_REPEATS];
+    s->passes = 8;
+    work_seconds(s, false);
+    double pass = work_seconds(s, false) / (double)(s->passes * STREAM_TILES);
+    size_t passes = (size_t)(WORK_TIMES * gather / STREAM_TILES / pass) + 1;
+    s->passes = (size_t)comm_max(s->comm, (int64_t)passes);
+    for (size_t i = 0; i < GATHER_REPEATS; i++) {
+        double alone = work_seconds(s, false);
+        seconds[i] = work_seconds(s, true) - alone;
+    }
+    qsort(seconds, GATHER_REPEATS, sizeof *seconds, by_value);
+    return seconds[GATHER_REPEATS / 2];
+}
+
+/* Collective. small: seconds of a gather of few bytes; bytes: that a node receives of a large one.
+ * Of what a gather adds the last tile's way over the link is no work of the processor;
+ * its own part of that tile passes while the link is busy with it. */
+static int measure_processor(comm_t *comm, comm_buffer_t *buffer, predict_network_t *network,
+    double small, double bytes, fail_t *fail)
+{
+    size_t n = (size_t)comm_size(comm), part = ROW_BYTES / n;
+    size_t *begins = calloc(n + 1, sizeof *begins);
+    streaming_t s = {
+        .comm = comm, .rows = comm_buffer_data(buffer), .memory = calloc(WORK_BYTES, 1)};
+    if (begins == NULL || s.memory == NULL)
+        fail_set(fail, FAIL_MEMORY, "bench: out of memory");
+    for (size_t r = 0; begins != NULL && r <= n; r++)
+        begins[r] = part * r;
+    const comm_tiling_t tiling = {size_max(part / STREAM_TILES, 1), SIZE_MAX};
+    if (comm_agree(comm, fail) == 0 &&
+        comm_stream_open(&s.stream, buffer, LARGE_ROWS, ROW_BYTES, begins, tiling, fail) == 0 &&
+        s.stream != NULL) {
+        double added = added_seconds(&s, bytes / network->bytes_per_s) - small;
+        double last = above_zero(bytes / STREAM_TILES - network->burst_bytes);
+        double rest = (added - last / network->bytes_per_s) * STREAM_TILES / (STREAM_TILES - 1);
+        network->processor_byte_s = above_zero(rest < added ? rest : added) / bytes;
+    }
+    comm_stream_close(s.stream);
+    free((void *)s.memory);
+    free(begins);
+    return fail->status;
+}
+
 int calibrate_network(comm_t *comm, predict_network_t *network, fail_t *fail)
 {
     comm_buffer_t *buffer = NULL;
@@ -338,6 +429,7 @@ int calibrate_network(comm_t *comm, predict_network_t *network, fail_t *fail)
         double burst = BURST_ROWS * row - (paused - small) * network->bytes_per_s;
         if (burst > LEAST_BURST * BURST_ROWS * row)
             network->burst_bytes = burst;
+        measure_processor(comm, buffer, network, small, LARGE_ROWS * row, fail);
     }
     comm_buffer_close(buffer);
     free(begins);

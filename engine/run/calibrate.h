@@ -39,9 +39,9 @@ void calibrate_fit(const plan_t *plan, const calibrate_sample_t *samples, size_t
     predict_rates_t *rates);
 
 /* Collective. Gathers of three sizes over all ranks: what a round between nodes takes, at which
- * rate a node receives rows like a prompt's, and how much more passes after a pause. All 0 on one
- * node.
- */
+ * rate a node receives rows like a prompt's, and how much more passes after a pause. And gathers
+ * that stream while a rank works through memory: by how much longer that takes than the work alone.
+ * All 0 on one node. */
 int calibrate_network(comm_t *comm, predict_network_t *network, fail_t *fail);
 
 #endif

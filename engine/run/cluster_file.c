@@ -102,6 +102,8 @@ static int read_network(json_t *root, const char *path, predict_network_t *netwo
         read_number(object, path, "bytes_per_s", &network->bytes_per_s, fail);
     if (fail->status == 0 && json_object_get(object, "burst_bytes") != NULL)
         read_number(object, path, "burst_bytes", &network->burst_bytes, fail);
+    if (fail->status == 0 && json_object_get(object, "processor_byte_s") != NULL)
+        read_number(object, path, "processor_byte_s", &network->processor_byte_s, fail);
     return fail->status;
 }
 
@@ -193,8 +195,9 @@ static json_t *cluster_json(const predict_cluster_t *cluster)
     for (size_t i = 0; i < cluster->n_rates; i++)
         json_array_append_new(rates, rates_json(&cluster->rates[i]));
     if (network->bytes_per_s > 0)
-        between = json_pack("{sf sf sf}", "latency_s", network->latency_s, "bytes_per_s",
-            network->bytes_per_s, "burst_bytes", network->burst_bytes);
+        between = json_pack("{sf sf sf sf}", "latency_s", network->latency_s, "bytes_per_s",
+            network->bytes_per_s, "burst_bytes", network->burst_bytes, "processor_byte_s",
+            network->processor_byte_s);
     return json_pack("{si ss sI sf so so}", "schema", SCHEMA, "cpu", cluster->cpu, "node_cores",
         (json_int_t)cluster->node_cores, "node_memory_bytes", cluster->node_memory_bytes, "network",
         between, "rates", rates);

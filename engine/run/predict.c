@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/stream.h"
 #include "engine/base/size.h"
 #include "engine/kernels/kernels.h"
 
@@ -11,7 +12,6 @@
 #define GRANULE 16    /* outputs that a narrower panel has a multiple of */
 #define GATHERS 4     /* of a layer */
 #define STEP_ROUNDS 3 /* header, payload, summaries */
-#define HIDDEN 0.0    /* share of the bytes' time between nodes that passes while ranks compute */
 
 /* ---- Curves ------------------------------------------------------------------------------------
  */
@@ -106,6 +106,7 @@ typedef struct load {
     double vocab;
     double rank_bytes, node_bytes; /* exchanged for each row, all layers */
     double gather_bytes[GATHERS];  /* of a layer and row, that a node gets from others */
+    double gather_width[GATHERS];  /* bytes of a row of them */
     double window_bytes;           /* copied for each row, all layers; of the busiest rank */
     size_t nodes;
 } load_t;
@@ -163,9 +164,13 @@ void predict_bytes_per_row(
 static void set_gather_bytes(const plan_t *plan, size_t per_node, load_t *load)
 {
     const plan_model_t *m = &plan->model;
+    const double widths[GATHERS] = {(double)(m->n_heads * m->head_dim), (double)m->hidden,
+        (double)m->intermediate, (double)m->hidden};
+    for (int i = 0; i < GATHERS; i++)
+        load->gather_width[i] = widths[i] * (double)m->cache_bytes;
     for (size_t first = 0; first < plan->n_ranks && per_node < plan->n_ranks; first += per_node) {
-        double others[GATHERS] = {(double)(m->n_heads * m->head_dim), (double)m->hidden,
-            (double)m->intermediate, (double)m->hidden};
+        double others[GATHERS];
+        memcpy(others, widths, sizeof others);
         for (size_t r = first; r < size_min(first + per_node, plan->n_ranks); r++) {
             const plan_share_t *s = &plan->shares[r];
             others[0] -= (double)(plan_count(s->heads) * m->head_dim);
@@ -230,36 +235,89 @@ static double n_gathers(const plan_t *plan)
     return each * (double)plan->model.n_layers + 1;
 }
 
-/* Bytes of a step that cost no time, for they pass as bursts. computed: seconds before each gather
- * of a layer, in which the link saves up. Of two layers the second is taken for all. */
-static double burst_bytes(const plan_t *plan, const load_t *load, const predict_network_t *network,
-    const step_t *step, const double *computed)
+/* A link between nodes: what waits to pass, and what may pass at once. */
+typedef struct link {
+    double bytes_per_s, most_saved, saved, queued; /* bytes */
+} link_t;
+
+static void link_pass(link_t *link, double seconds)
 {
-    double saved = network->burst_bytes, passed = 0;
-    if (plan->combine != PLAN_GATHER)
-        return 0;
-    for (int gather = 0; gather < 2 * GATHERS; gather++) {
-        double more = computed[gather % GATHERS] * network->bytes_per_s;
-        saved = fmin(saved + more, network->burst_bytes);
-        double burst = fmin(saved, step->rows * load->gather_bytes[gather % GATHERS]);
-        saved -= burst;
-        passed += gather < GATHERS ? 0 : burst;
+    double room = seconds * link->bytes_per_s, passed = fmin(room, link->queued);
+    link->queued -= passed;
+    link->saved = fmin(link->saved + room - passed, link->most_saved);
+}
+
+static void link_put(link_t *link, double bytes)
+{
+    double at_once = fmin(link->saved, bytes);
+    link->saved -= at_once;
+    link->queued += bytes - at_once;
+}
+
+/* Seconds of a layer before what a gather sends is written, and while it is. */
+typedef struct phase {
+    double before, during;
+} phase_t;
+
+/* comm_stream_pays for an average rank. */
+static bool streams(const plan_t *plan, const load_t *load, const step_t *step, int gather)
+{
+    return step->rows >= COMM_STREAM_FROM_ROWS &&
+           step->rows * load->gather_width[gather] / (double)plan->n_ranks >=
+               (double)COMM_STREAM_FROM_BYTES;
+}
+
+/* Seconds that a gather adds to its phase, without latency. */
+static double gather_seconds(
+    const phase_t *phase, double bytes, int pieces, double processor, link_t *link)
+{
+    link_pass(link, phase->before);
+    for (int i = 0; i < pieces; i++) {
+        link_pass(link, phase->during / pieces);
+        link_put(link, bytes / pieces);
+        link_pass(link, processor / pieces);
     }
-    return passed * (double)plan->model.n_layers;
+    double waited = link->queued / link->bytes_per_s;
+    link->queued = 0;
+    return processor + waited;
+}
+
+/* Of the gathers of all layers. Of two layers the second is taken for all. */
+static double layer_gathers_seconds(const plan_t *plan, const load_t *load,
+    const predict_network_t *network, const step_t *step, const phase_t *phases)
+{
+    link_t link = {network->bytes_per_s, network->burst_bytes, network->burst_bytes, 0};
+    double seconds = 0;
+    for (int i = 0; i < 2 * GATHERS; i++) {
+        int gather = i % GATHERS;
+        bool streamed = streams(plan, load, step, gather);
+        double bytes = step->rows * load->gather_bytes[gather];
+        double processor = streamed ? bytes * network->processor_byte_s : 0;
+        double more = gather_seconds(
+            &phases[gather], bytes, streamed ? PREDICT_STREAM_BURSTS : 1, processor, &link);
+        seconds += i < GATHERS ? 0 : more;
+    }
+    return seconds * (double)plan->model.n_layers;
 }
 
 static double seconds_between_nodes(const plan_t *plan, const load_t *load,
-    const predict_network_t *network, const step_t *step, const double *computed)
+    const predict_network_t *network, const step_t *step, const phase_t *phases)
 {
     double latency = (n_gathers(plan) + STEP_ROUNDS) * rounds(load->nodes) * network->latency_s;
+    double layer_bytes = 0;
     if (network->bytes_per_s <= 0)
         return latency;
-    double bytes = step->rows * load->node_bytes - burst_bytes(plan, load, network, step, computed);
-    return latency + (1 - HIDDEN) * bytes / network->bytes_per_s;
+    if (plan->combine != PLAN_GATHER)
+        return latency + step->rows * load->node_bytes / network->bytes_per_s;
+    for (int i = 0; i < GATHERS; i++)
+        layer_bytes += load->gather_bytes[i];
+    double rest = load->node_bytes - layer_bytes * (double)plan->model.n_layers;
+    return latency + step->rows * fmax(rest, 0) / network->bytes_per_s +
+           layer_gathers_seconds(plan, load, network, step, phases);
 }
 
 static void add_exchange(const plan_t *plan, const load_t *load, const predict_rates_t *rates,
-    const predict_network_t *network, const step_t *step, const double *computed,
+    const predict_network_t *network, const step_t *step, const phase_t *phases,
     predict_split_t *split)
 {
     double messages = (double)plan->n_ranks * PREDICT_MESSAGE_S, node = 0, between = 0;
@@ -269,7 +327,7 @@ static void add_exchange(const plan_t *plan, const load_t *load, const predict_r
     if (step->rows >= KERNEL_MANY_ROWS) /* copied through windows (forward.c) */
         node += step->rows * load->window_bytes * rates->copy_byte_s;
     if (load->nodes > 1) {
-        between = seconds_between_nodes(plan, load, network, step, computed);
+        between = seconds_between_nodes(plan, load, network, step, phases);
         messages += n_gathers(plan) * rates->gather_s; /* a second barrier in the node */
     }
     split->exchange += node + between + messages;
@@ -281,7 +339,8 @@ static void add_step(const plan_t *plan, const load_t *load, const predict_rates
 {
     double layers = (double)plan->model.n_layers;
     const predict_curve_t *matrix = step->decode ? &rates->decode_matrix : &rates->prompt_matrix;
-    double byte_s = predict_curve_at(matrix, step->rows), computed[GATHERS];
+    double byte_s = predict_curve_at(matrix, step->rows);
+    phase_t phases[GATHERS];
     double m = layers * load->layer_bytes * byte_s;
     if (step->draws > 0)
         m += load->lm_head_bytes * predict_curve_at(&rates->decode_matrix, step->draws);
@@ -289,15 +348,16 @@ static void add_step(const plan_t *plan, const load_t *load, const predict_rates
     double elementwise = layers * (rates->elementwise_layer_s +
                                       step->rows * load->elements * rates->elementwise_element_s);
     for (int i = 0; i < GATHERS; i++)
-        computed[i] = load->matrix_bytes[i] * byte_s + elementwise / layers / GATHERS;
-    computed[0] += attention / layers;
+        phases[i] = (phase_t){elementwise / layers / GATHERS, load->matrix_bytes[i] * byte_s};
+    phases[0].before += phases[0].during; /* q, k and v of all rows come before attention */
+    phases[0].during = attention / layers;
     split->matrix += m;
     split->attention += attention;
     split->elementwise += elementwise;
     split->waiting +=
         layers * rates->waiting_layer_s + rates->waiting_share * (m + attention + elementwise);
     split->sampling += rates->sampling_step_s + step->draws * load->vocab * rates->sampling_row_s;
-    add_exchange(plan, load, rates, network, step, computed, split);
+    add_exchange(plan, load, rates, network, step, phases, split);
 }
 
 double predict_seconds(const predict_split_t *s)

@@ -10,14 +10,21 @@
  *   elementwise  layers x (constant + elements x s/element)
  *   exchange     gathers x latency in the node + bytes copied through windows
  *                + gathers x rounds x latency of the network
- *                + (bytes from other nodes - those that pass in bursts) / bandwidth, of which none
- * is hidden behind computing yet waiting      layers x constant + share of what is computed
+ *                + (bytes from other nodes - those that pass meanwhile) / bandwidth
+ *                + bytes of gathers of many rows x s/byte of the processor
+ *   waiting      layers x constant + share of what is computed
  *   sampling     constant + rows x vocabulary rows x s/row
  *
  * Rates are interpolated between measured sizes on logarithmic axes, and constant beyond them.
  * Links that a token bucket limits (those of virtual machines often are) let a burst pass at once
  * and save up for the next while ranks compute; each gather of a layer is reckoned with what is
  * saved by then.
+ *
+ * Gathers of many rows (comm/stream.h) travel in bursts while the phase that writes them is
+ * computed: attention, or the product of a matrix. One burst after each tenth of the phase, and
+ * after each the processor's own share of it, which nothing hides; what the link has not carried by
+ * then is waited for. With t = bytes / bandwidth and c seconds of computing that is, on a link that
+ * saves nothing up, max(t - 9/10 c, t / 10) when the processor's part is 0.
  *
  * Rounds are log2 of the nodes, rounded up. Messages to and from the coordinator take three such
  * rounds a step, and PREDICT_MESSAGE_S for each rank, which is assumed and not measured. */
@@ -33,6 +40,7 @@
 #define PREDICT_POINTS 12
 #define PREDICT_NAME_BYTES 128
 #define PREDICT_MESSAGE_S 1e-6
+#define PREDICT_STREAM_BURSTS 10 /* of a phase (forward_gather.c) */
 
 /* y at some x, x ascending; both greater than 0. */
 typedef struct predict_curve {
@@ -66,6 +74,9 @@ typedef struct predict_network {
     double latency_s;   /* of a round between nodes */
     double bytes_per_s; /* that a node receives; 0: not known */
     double burst_bytes; /* that pass at once after a pause; 0: a link that saves nothing up */
+    /* For each byte that a node receives of a gather that streams, what sending and receiving keep
+     * from computing; 0: nothing, as when an interface did all of it, or not known. */
+    double processor_byte_s;
 } predict_network_t;
 
 typedef struct predict_cluster {
