@@ -393,7 +393,7 @@ static int measure_processor(comm_t *comm, comm_buffer_t *buffer, predict_networ
         fail_set(fail, FAIL_MEMORY, "bench: out of memory");
     for (size_t r = 0; begins != NULL && r <= n; r++)
         begins[r] = part * r;
-    const comm_tiling_t tiling = {size_max(part / STREAM_TILES, 1), SIZE_MAX};
+    const comm_tiling_t tiling = {(part + STREAM_TILES - 1) / STREAM_TILES, SIZE_MAX};
     if (comm_agree(comm, fail) == 0 &&
         comm_stream_open(&s.stream, buffer, LARGE_ROWS, ROW_BYTES, begins, tiling, fail) == 0 &&
         s.stream != NULL) {
