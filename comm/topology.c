@@ -6,12 +6,8 @@
 #include <stdlib.h>
 
 #include "comm/cgroup.h"
+#include "engine/base/log.h"
 #include "engine/base/size.h"
-
-static const char *plural(size_t n)
-{
-    return n == 1 ? "" : "s";
-}
 
 /* Cores with at least one hardware thread in the set. Machines that tell nothing about cores (some
  * virtual ones) count hardware threads instead. */

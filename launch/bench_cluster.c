@@ -33,7 +33,7 @@ static void take_sample(void *context, size_t run, const bench_report_t *report,
     c->samples[run] = calibrate_sample(&c->runs[run], report, chunk != 0 ? chunk : CHUNK);
     size_t threads = c->job->about.threads;
     log_write(LOG_INFO, "%zu rank%s x %zu thread%s, run %zu of %zu", report->n_ranks,
-        bench_plural(report->n_ranks), threads, bench_plural(threads), run + 1, c->n_runs);
+        plural(report->n_ranks), threads, plural(threads), run + 1, c->n_runs);
 }
 
 /* Rank 0. */

@@ -32,9 +32,6 @@ typedef struct bench_about {
 /* Writes the model name of /proc/cpuinfo, or "unknown". */
 void bench_cpu_name(char name[BENCH_NAME_BYTES]);
 
-/* "" for 1, else "s". */
-const char *bench_plural(size_t n);
-
 void bench_print_table(const bench_about_t *about, const bench_report_t *report, FILE *out);
 void bench_print_gemm(const bench_about_t *about, const bench_gemm_t *gemm, FILE *out);
 

@@ -214,9 +214,9 @@ static int check_digest(sweep_job_t *s, size_t context, uint64_t digest, fail_t 
         fail_set(fail, FAIL_INTERNAL,
             "--sweep: %zu rank%s x %zu thread%s, context %zu: expected logits of digest %016llx, "
             "found %016llx",
-            s->part.ranks, bench_plural(s->part.ranks), s->part.threads,
-            bench_plural(s->part.threads), s->sweep.contexts.items[context],
-            (unsigned long long)s->digests[context], (unsigned long long)digest);
+            s->part.ranks, plural(s->part.ranks), s->part.threads, plural(s->part.threads),
+            s->sweep.contexts.items[context], (unsigned long long)s->digests[context],
+            (unsigned long long)digest);
     return fail->status;
 }
 
@@ -236,8 +236,8 @@ static void take_run(void *context, size_t run, const bench_report_t *report, fa
             write_row(s, cell, (sweep_scaling_t)scaling, report, &rates, fail);
     log_write(LOG_INFO,
         "%zu rank%s x %zu thread%s, run %zu of %zu: prefill %.1f, decode %.2f tokens/s",
-        s->part.ranks, bench_plural(s->part.ranks), s->part.threads, bench_plural(s->part.threads),
-        run + 1, s->n_runs, rates.prefill, rates.decode);
+        s->part.ranks, plural(s->part.ranks), s->part.threads, plural(s->part.threads), run + 1,
+        s->n_runs, rates.prefill, rates.decode);
 }
 
 /* ---- All ---------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ static void print_head(const sweep_job_t *s)
     if (job->about.n_layers != job->about.model_layers)
         printf(" of its %zu", job->about.model_layers);
     printf(" layer%s, on %s\n\n%-6s %5s %7s %9s %5s %7s %26s %26s\n",
-        bench_plural(job->about.model_layers), job->about.cpu, "", "", "", "", "", "", "prefill",
+        plural(job->about.model_layers), job->about.cpu, "", "", "", "", "", "", "prefill",
         "decode");
     printf("%-6s %5s %7s %9s %5s %7s %10s %7s %6s %10s %7s %6s\n", "", "ranks", "threads", "mesh",
         "batch", "context", "tokens/s", "speedup", "eff.", "tokens/s", "speedup", "eff.");

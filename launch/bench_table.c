@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "engine/base/log.h"
 #include "launch/bench_report.h"
 
 /* How a metric is shown. */
@@ -47,11 +48,6 @@ void bench_cpu_name(char name[BENCH_NAME_BYTES])
         fclose(file);
 }
 
-const char *bench_plural(size_t n)
-{
-    return n == 1 ? "" : "s";
-}
-
 static void print_machine(const bench_about_t *about, FILE *out)
 {
     fprintf(out, "%s, ", about->model);
@@ -61,8 +57,8 @@ static void print_machine(const bench_about_t *about, FILE *out)
     size_t replicas = about->replicas > 1 ? about->replicas : 1, ranks = about->ranks / replicas;
     if (replicas > 1)
         fprintf(out, "%zu replicas x ", replicas);
-    fprintf(out, "%zu rank%s x %zu thread%s on %s\n", ranks, bench_plural(ranks), about->threads,
-        bench_plural(about->threads), about->cpu);
+    fprintf(out, "%zu rank%s x %zu thread%s on %s\n", ranks, plural(ranks), about->threads,
+        plural(about->threads), about->cpu);
 }
 
 static void print_metrics(const bench_report_t *report, FILE *out)
@@ -110,7 +106,7 @@ void bench_print_table(const bench_about_t *about, const bench_report_t *report,
     fprintf(out,
         "batch %zu, prompt %zu tokens, decode of %zu from context %zu, %zu repetition%s; %s "
         "weights\n",
-        o->batch, o->prompt_tokens, o->gen_tokens, o->context, o->repeat, bench_plural(o->repeat),
+        o->batch, o->prompt_tokens, o->gen_tokens, o->context, o->repeat, plural(o->repeat),
         about->random_weights ? "random" : "the model's");
     print_metrics(report, out);
     fprintf(out, "\na decode step reads %.1f MB of weights and %.1f MB of keys and values\n",

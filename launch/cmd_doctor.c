@@ -39,7 +39,7 @@ static void judge(const doctor_findings_t *findings, fail_t *fail)
         bad += findings->items[i].severity == DOCTOR_BAD;
     if (bad > 0)
         fail_set(fail, FAIL_LIMIT, "doctor: %zu of %zu finding%s would make a run fail: %s", bad,
-            findings->n, findings->n == 1 ? "" : "s", findings->items[0].what);
+            findings->n, plural(findings->n), findings->items[0].what);
 }
 
 /* Rank 0. */

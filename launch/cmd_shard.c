@@ -157,9 +157,9 @@ static void tell_made(
         "per "
         "rank at most %.0f MB",
         write->out, (double)stored / MB, total / MB, (double)stored / total,
-        write->layout->n_frames, write->layout->n_data, write->layout->n_data == 1 ? "" : "s",
-        seconds, (total - (double)kept) / MB / seconds,
-        kept > 0 ? ", the rest was there already" : "", (double)peak / MB);
+        write->layout->n_frames, write->layout->n_data, plural(write->layout->n_data), seconds,
+        (total - (double)kept) / MB / seconds, kept > 0 ? ", the rest was there already" : "",
+        (double)peak / MB);
 }
 
 /* Collective. Each rank's data files, one after the other; what ends one rank's ends all. */

@@ -2,17 +2,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/log.h"
 #include "engine/kernels/kernels.h"
 #include "launch/doctor_report.h"
 
 #define GIB 1073741824.0
 #define NODES_DRAWN 8
 #define RANKS_LISTED 64
-
-static const char *plural(size_t n)
-{
-    return n == 1 ? "" : "s";
-}
 
 /* ---- Nodes -------------------------------------------------------------------------------------
  */

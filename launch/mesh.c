@@ -93,8 +93,8 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds)
         "%zu prompt tokens computed and %zu reused, %zu generated in %.2f s: %.1f/s; %zu replica%s "
         "x %zu rank%s, %.1f%% of their time lost waiting at the end; memory per rank at most %.0f "
         "MiB (weights %.0f)",
-        prompt, reused, generated, seconds, rate, mesh->n_replicas,
-        mesh->n_replicas == 1 ? "" : "s", mesh->ranks_each, mesh->ranks_each == 1 ? "" : "s",
+        prompt, reused, generated, seconds, rate, mesh->n_replicas, plural(mesh->n_replicas),
+        mesh->ranks_each, plural(mesh->ranks_each),
         seconds > 0 ? 100 * tail / seconds / (double)mesh->n_replicas : 0, (double)peak / MIB,
         (double)weights / MIB);
     if (sharers > 1)

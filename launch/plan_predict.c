@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/json.h"
+#include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "engine/run/cluster_file.h"
 #include "engine/run/predict.h"
@@ -166,11 +167,9 @@ static void print_head(const job_t *job, const network_t *network)
     printf("Projection, not a measurement: %zu layers, hidden %zu; %zu sequence%s, prompts of %zu "
            "tokens, decode from context %zu\n",
         job->model.n_layers, job->model.hidden, job->query.work.batch,
-        job->query.work.batch == 1 ? "" : "s", job->query.work.prompt_tokens,
-        job->query.work.context);
+        plural(job->query.work.batch), job->query.work.prompt_tokens, job->query.work.context);
     printf("Rates of %s, %zu rank%s x %zu thread%s a node, measured with %s\n", job->cluster.cpu,
-        rates->ranks, rates->ranks == 1 ? "" : "s", rates->threads, rates->threads == 1 ? "" : "s",
-        rates->model);
+        rates->ranks, plural(rates->ranks), rates->threads, plural(rates->threads), rates->model);
     if (network->gbit > 0)
         printf("Network: supposed, %g Gbit/s, %g us\n\n", network->gbit,
             network->rates.latency_s * 1e6);

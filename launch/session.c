@@ -126,9 +126,9 @@ int session_close(session_t *session, fail_t *fail)
         "thread%s, %s %s; "
         "memory per rank at most %.0f MiB (weights %.0f)",
         totals.prompt_tokens, rate(totals.prefill_tokens, totals.prefill_ns), totals.decode_tokens,
-        rate(totals.decode_tokens, totals.decode_ns), info.ranks, info.ranks == 1 ? "" : "s",
-        info.threads, info.threads == 1 ? "" : "s", modes[session->invocation->options.dtype],
-        info.isa, (double)peak / MIB, (double)weights / MIB);
+        rate(totals.decode_tokens, totals.decode_ns), info.ranks, plural(info.ranks), info.threads,
+        plural(info.threads), modes[session->invocation->options.dtype], info.isa,
+        (double)peak / MIB, (double)weights / MIB);
     return 0;
 }
 

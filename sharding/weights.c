@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/base/log.h"
 #include "engine/base/size.h"
 
 #define STEPS 8       /* of the slowest rank's weight: finer than what a short measurement knows */
@@ -40,7 +41,7 @@ int weights_parse(const char *text, size_t n, size_t *weights, fail_t *fail)
         return fail_set(fail, FAIL_USAGE,
             "--shares: expected %zu number%s, one for each rank that the model is split over, "
             "found %zu: \"" SHOWN "\"",
-            n, n == 1 ? "" : "s", found, text);
+            n, plural(n), found, text);
     return weights_check(weights, n, fail);
 }
 

@@ -5,6 +5,7 @@
 #define CHOIR_BASE_LOG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 typedef enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG } log_level_t;
 
@@ -16,5 +17,11 @@ void log_set_speaker(bool speaker);
 
 /* Writes "choir: MESSAGE\n" (with "warning: " or "error: " before the message). */
 void log_write(log_level_t level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* What follows a word that counts n things: "s", or nothing where it is one. */
+static inline const char *plural(size_t n)
+{
+    return n == 1 ? "" : "s";
+}
 
 #endif

@@ -2,6 +2,7 @@
 
 #include <stdint.h>
 
+#include "engine/base/log.h"
 #include "engine/base/size.h"
 
 #define LONGEST_BY_DEFAULT 32768
@@ -47,8 +48,8 @@ int capacity_check(const capacity_t *capacity, size_t cache_tokens, size_t scrat
         "memory: %zu rank%s of this machine need%s %.2f GiB (each %.2f for weights, %.2f for the "
         "KV "
         "cache of %zu tokens, %.2f for buffers), and %.2f GiB are free; %s would help",
-        n_ranks, n_ranks == 1 ? "" : "s", n_ranks == 1 ? "s" : "",
-        (double)needed * (double)n_ranks / GIB, (double)capacity->weight_bytes / GIB,
-        (double)cache_bytes / GIB, cache_tokens, (double)scratch_bytes / GIB, available / GIB,
+        n_ranks, plural(n_ranks), n_ranks == 1 ? "s" : "", (double)needed * (double)n_ranks / GIB,
+        (double)capacity->weight_bytes / GIB, (double)cache_bytes / GIB, cache_tokens,
+        (double)scratch_bytes / GIB, available / GIB,
         capacity->advice != NULL ? capacity->advice : "fewer --kv-tokens or more machines");
 }

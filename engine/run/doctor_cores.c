@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "engine/run/doctor_internal.h"
 
@@ -45,9 +46,9 @@ static void check_binding(finder_t *f)
     size_t each = size_max(cores / ranks, 1);
     doctor_finding_t *finding = doctor_add(f, "binding", DOCTOR_WARNING, cost,
         "%s%s: %zu rank%s bound to %zu of %zu cores; a rank runs %llu thread%s where %zu would fit",
-        rank->host.name, doctor_others(n, more), ranks, doctor_plural(ranks),
+        rank->host.name, doctor_others(n, more), ranks, plural(ranks),
         doctor_cores_of(f->facts, node, 1), cores, (unsigned long long)rank->threads,
-        doctor_plural(rank->threads), each);
+        plural(rank->threads), each);
     doctor_mend(finding, "%s%s", placed(f, ranks, each, place),
         finder_uses_slurm(f) ? "" : ", or mpirun --bind-to none");
 }
@@ -71,11 +72,11 @@ static void check_shared_cores(finder_t *f)
     size_t threads = doctor_threads(f->facts, node);
     doctor_finding_t *finding = doctor_add(f, "shared-cores", DOCTOR_WARNING, cost,
         "%s%s: %zu rank%s run %zu thread%s on %zu core%s, and wait for each other's turns",
-        doctor_host_of(f, node), doctor_others(n, more), ranks, doctor_plural(ranks), threads,
-        doctor_plural(threads), doctor_cores_of(f->facts, node, 1),
-        doctor_plural(doctor_cores_of(f->facts, node, 1)));
+        doctor_host_of(f, node), doctor_others(n, more), ranks, plural(ranks), threads,
+        plural(threads), doctor_cores_of(f->facts, node, 1),
+        plural(doctor_cores_of(f->facts, node, 1)));
     if (ranks > cores)
-        doctor_mend(finding, "at most %zu rank%s on this node: %s", cores, doctor_plural(cores),
+        doctor_mend(finding, "at most %zu rank%s on this node: %s", cores, plural(cores),
             placed(f, cores, 1, place));
     else
         doctor_mend(finding, "--threads %zu, and %s", cores / ranks,
@@ -116,13 +117,12 @@ static void check_unused_cores(finder_t *f)
     size_t threads = doctor_threads(f->facts, node), better = even_ranks(cores, ranks);
     doctor_finding_t *finding = doctor_add(f, "unused-cores", DOCTOR_WARNING, cost,
         "%s%s: %zu thread%s on %zu cores leave %zu unused", doctor_host_of(f, node),
-        doctor_others(n, more), threads, doctor_plural(threads), cores, cores - threads);
+        doctor_others(n, more), threads, plural(threads), cores, cores - threads);
     if (cores / ranks * ranks > threads)
         doctor_mend(finding, "--threads %zu", cores / ranks);
     else
-        doctor_mend(finding, "%zu rank%s of %zu thread%s: %s", better, doctor_plural(better),
-            cores / better, doctor_plural(cores / better),
-            placed(f, better, cores / better, place));
+        doctor_mend(finding, "%zu rank%s of %zu thread%s: %s", better, plural(better),
+            cores / better, plural(cores / better), placed(f, better, cores / better, place));
 }
 
 static void check_hyperthreads(finder_t *f)
@@ -138,7 +138,7 @@ static void check_hyperthreads(finder_t *f)
                 stacked ? doctor_lost(rank->topology.bound_pus, rank->threads) : COST_HYPERTHREADS,
                 "%s: rank %zu runs %llu threads on %zu core%s", rank->host.name, r,
                 (unsigned long long)rank->threads, rank->topology.bound_cores,
-                doctor_plural(rank->topology.bound_cores));
+                plural(rank->topology.bound_cores));
             doctor_mend(finding, "--threads %zu",
                 size_max(size_min(rank->topology.bound_cores, cores / ranks), 1));
             return;
@@ -177,13 +177,13 @@ static void check_quota(finder_t *f)
     doctor_finding_t *finding = doctor_add(f, "quota", DOCTOR_WARNING, cost,
         "%s%s: the control group grants the time of %zu CPU%s to %zu threads, which stand still "
         "when it is used up",
-        doctor_host_of(f, node), doctor_others(n, more), granted, doctor_plural(granted), threads);
+        doctor_host_of(f, node), doctor_others(n, more), granted, plural(granted), threads);
     if (granted >= ranks)
         doctor_mend(finding, "--threads %zu, or docker run --cpus=%zu", granted / ranks, threads);
     else
         doctor_mend(finding,
             "at most %zu rank%s on this node (mpirun -n), or docker run --cpus=%zu", granted,
-            doctor_plural(granted), threads);
+            plural(granted), threads);
 }
 
 static size_t numa_nodes_of(const doctor_node_t *node, const doctor_rank_t *rank)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/log.h"
 #include "engine/kernels/kernels.h"
 #include "engine/run/doctor_internal.h"
 
@@ -17,11 +18,6 @@
 
 /* ---- Recording ----------------------------------------------------------------------------------
  */
-
-const char *doctor_plural(size_t n)
-{
-    return n == 1 ? "" : "s";
-}
 
 doctor_finding_t *doctor_add(finder_t *f, const char *name, doctor_severity_t severity, double cost,
     const char *format, ...) __attribute__((format(printf, 5, 6)));
@@ -70,7 +66,7 @@ const char *doctor_others(size_t n, char text[OTHERS_BYTES])
 {
     text[0] = '\0';
     if (n > 1)
-        snprintf(text, OTHERS_BYTES, " and %zu more node%s", n - 1, doctor_plural(n - 1));
+        snprintf(text, OTHERS_BYTES, " and %zu more node%s", n - 1, plural(n - 1));
     return text;
 }
 

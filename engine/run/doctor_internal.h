@@ -14,9 +14,6 @@ typedef struct finder {
     doctor_findings_t *out;
 } finder_t;
 
-/* "" or "s". */
-const char *doctor_plural(size_t n);
-
 /* Records a finding; doctor_mend says what to do about it. */
 doctor_finding_t *doctor_add(finder_t *f, const char *name, doctor_severity_t severity, double cost,
     const char *format, ...) __attribute__((format(printf, 5, 6)));
