@@ -193,8 +193,9 @@ static void deal_thread(void *context, size_t thread)
 {
     deal_t *d = context;
     for (size_t n = 0; n <= MOST_ITEMS; n++) {
+        team_part_t part;
         team_deal(d->team, thread, n);
-        for (team_part_t part; part = team_take(d->team, thread, d->most), part.begin < part.end;) {
+        while (team_take(d->team, thread, d->most, &part)) {
             d->wrong += part.end > n || part.end - part.begin > d->most;
             for (size_t i = part.begin; i < part.end; i++)
                 d->taken[i]++;

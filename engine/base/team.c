@@ -224,10 +224,10 @@ static team_part_t take_from(worker_t *worker, bool front, size_t most)
     return taken;
 }
 
-team_part_t team_take(team_t *team, size_t thread, size_t most)
+bool team_take(team_t *team, size_t thread, size_t most, team_part_t *part)
 {
-    team_part_t taken = take_from(&team->workers[thread], true, most);
-    for (size_t i = 1; i < team->n_threads && taken.begin == taken.end; i++)
-        taken = take_from(&team->workers[(thread + i) % team->n_threads], false, 1);
-    return taken;
+    *part = take_from(&team->workers[thread], true, most);
+    for (size_t i = 1; i < team->n_threads && part->begin == part->end; i++)
+        *part = take_from(&team->workers[(thread + i) % team->n_threads], false, 1);
+    return part->begin < part->end;
 }

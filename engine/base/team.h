@@ -61,8 +61,8 @@ static inline team_part_t team_part(size_t n, size_t thread, size_t n_threads)
  * has been taken. n_items < 2^32. */
 void team_deal(team_t *team, size_t thread, size_t n_items);
 
-/* The next items for a thread: at most `most` (>= 1), fewer towards the end; none when all are
+/* The next items for a thread: at most `most` (>= 1), fewer towards the end; false when all are
  * taken. */
-team_part_t team_take(team_t *team, size_t thread, size_t most);
+bool team_take(team_t *team, size_t thread, size_t most, team_part_t *part);
 
 #endif

@@ -102,8 +102,9 @@ void forward_project_qkv(forward_t *f, size_t thread, size_t index)
     size_t total =
         matrix_n_panels(&layer->q) + matrix_n_panels(&layer->k) + matrix_n_panels(&layer->v);
     size_t most = most_panels(f, &product, &layer->q, 1);
+    team_part_t part;
     team_deal(f->team, thread, total);
-    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;)
+    while (team_take(f->team, thread, most, &part))
         project_qkv_panels(f, index, part, f->threads[thread].products);
     forward_barrier(f, thread, &f->times.matrix_ns);
 }
@@ -127,8 +128,9 @@ static void project_gather(forward_t *f, size_t thread, const residual_t *r)
     char *c = f->threads[thread].products;
     const product_t product = batch_product(f, shared_row(f, r->input, 0), r->input);
     size_t most = most_panels(f, &product, w, 1);
+    team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(w));
-    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
+    while (team_take(f->team, thread, most, &part)) {
         multiply(f, &product, &w, 1, part, c);
         for (size_t p = part.begin; p < part.end; p++)
             store_residual_panel(f, thread, r, p, c + (p - part.begin) * panel_bytes(f, &product));
@@ -159,8 +161,9 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
     const product_t product =
         batch_product(f, shared_row(f, r->input, 0) + first_input * e, r->input);
     size_t most = most_panels(f, &product, w, 1);
+    team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(w));
-    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
+    while (team_take(f->team, thread, most, &part)) {
         multiply(f, &product, &w, 1, part, c);
         for (size_t p = part.begin; p < part.end; p++)
             keep_partial_panel(f, w, p, c + (p - part.begin) * panel_bytes(f, &product));
@@ -215,8 +218,9 @@ void forward_mlp(forward_t *f, size_t thread, size_t index)
     const product_t product = batch_product(f, f->normed, SHARED_X);
     size_t bytes = panel_bytes(f, &product), most = most_panels(f, &product, &layer->gate, 2);
     char *c = f->threads[thread].products;
+    team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(&layer->gate));
-    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
+    while (team_take(f->team, thread, most, &part)) {
         size_t n = part.end - part.begin;
         multiply(f, &product, matrices, 2, part, c);
         for (size_t i = 0; i < n; i++)
@@ -257,8 +261,9 @@ void forward_compute_logits(forward_t *f, size_t thread)
     char *c = f->threads[thread].products;
     const product_t product = {f->normed, stride, n, n_lone};
     size_t most = most_panels(f, &product, w, 1);
+    team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(w));
-    for (team_part_t part; part = team_take(f->team, thread, most), part.begin < part.end;) {
+    while (team_take(f->team, thread, most, &part)) {
         multiply(f, &product, &w, 1, part, c);
         for (size_t p = part.begin; p < part.end; p++)
             store_logits_panel(f, n, p, c + (p - part.begin) * panel_bytes(f, &product));
