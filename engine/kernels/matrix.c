@@ -167,7 +167,7 @@ static void multiply_chunks(const call_t *y, const char *x, const char *weights,
     }
 }
 
-/* Rows of one class over inputs [k0, k0 + block) of a panel. */
+/* Rows of one class over inputs [k0, k0 + block) of a panel, the i-th of n that use the block. */
 static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size_t block,
     size_t first_row, size_t rows, size_t leaf, size_t i, size_t n, char *c)
 {
@@ -177,21 +177,19 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
     const char *x = y->x + (first_row * y->x_stride + k0) * element;
     char *to = c + first_row * KERNEL_PANEL * kernels->accumulator_bytes;
     tile_mode_t first = k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
-    if (kernels->tile_groups != NULL && rows >= KERNEL_MANY_ROWS) {
-        multiply_chunks(y, x, matrix_panel(matrix, kernels->mode, panel->p, k0), width, block, rows,
-            i, n, to, first);
-        return;
-    }
+    const char *weights = matrix_panel(matrix, kernels->mode, panel->p, k0);
     if (kernels->tile_groups != NULL) {
-        kernels->tile_groups(rows, x, y->x_stride,
-            matrix_panel(matrix, kernels->mode, panel->p, k0), width, block, to, KERNEL_PANEL,
-            first);
+        if (rows >= KERNEL_MANY_ROWS)
+            multiply_chunks(y, x, weights, width, block, rows, i, n, to, first);
+        else
+            kernels->tile_groups(
+                rows, x, y->x_stride, weights, width, block, to, KERNEL_PANEL, first);
         return;
     }
     for (size_t k = 0; k < block; k += size_min(leaf, block))
         (y->dot == DOT_AMX ? kernels->tile_amx : kernels->tile)(rows, x + k * element, y->x_stride,
-            matrix_panel(matrix, kernels->mode, panel->p, k0 + k), width, size_min(leaf, block - k),
-            to, KERNEL_PANEL, k == 0 ? first : TILE_ADD);
+            weights + k * width * element, width, size_min(leaf, block - k), to, KERNEL_PANEL,
+            k == 0 ? first : TILE_ADD);
 }
 
 /* One panel's part of a block of inputs. */
@@ -215,6 +213,7 @@ size_t matrix_panels_together(dtype_t mode, dot_t dot)
 static size_t block_inputs(const call_t *y)
 {
     bool wide = y->kernels->mode != DTYPE_BF16;
+    /* Weights that one row alone passes need not stay in a cache for the next. */
     if (y->n_rows == 1 && y->leaf_lone == MATRIX_ONE_LEAF)
         return y->inputs;
     if (y->n_rows < KERNEL_MANY_ROWS || (!wide && y->dot != DOT_AMX))
