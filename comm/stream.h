@@ -28,6 +28,9 @@
 #define COMM_STREAM_FROM_BYTES ((size_t)64 << 10)
 /* And from so many rows on: decoding 16 sequences is 2% slower with streams. */
 #define COMM_STREAM_FROM_ROWS 32
+/* Tiles are best sent in so many bursts a phase: what MPI and the kernel copy drives the rows that
+ * are being multiplied out of the second-level cache (bench/LOG.md). */
+#define COMM_STREAM_BURSTS 10
 
 typedef struct comm_stream comm_stream_t;
 

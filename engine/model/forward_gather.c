@@ -17,9 +17,6 @@
 #define TILE_PANELS ((size_t)4)
 #define TILE_ROWS ((size_t)32)
 #define TILE_SENT SIZE_MAX
-/* Tiles are sent in so many bursts a phase: what MPI and the kernel copy drives the rows that are
- * being multiplied out of the second-level cache (bench/LOG.md). */
-#define BURSTS 10
 
 static bool streams(const forward_t *f, shared_t which)
 {
@@ -70,7 +67,7 @@ static bool is_burst(const forward_t *f)
         ready += missing == 0;
         unwritten += missing != 0 && missing != TILE_SENT;
     }
-    return ready > 0 && (ready * BURSTS >= f->n_tiles || ready >= unwritten);
+    return ready > 0 && (ready * COMM_STREAM_BURSTS >= f->n_tiles || ready >= unwritten);
 }
 
 /* Sends what is written. */

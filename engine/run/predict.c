@@ -8,8 +8,6 @@
 #include "engine/base/size.h"
 #include "engine/kernels/kernels.h"
 
-#define PANEL 64      /* outputs that a thread works on at once (kernels.h) */
-#define GRANULE 16    /* outputs that a narrower panel has a multiple of */
 #define GATHERS 4     /* of a layer */
 #define STEP_ROUNDS 3 /* header, payload, summaries */
 
@@ -114,8 +112,9 @@ typedef struct load {
 /* Threads take whole panels, so that the busiest has one more than others, or the only one. */
 static double busy_bytes(const plan_model_t *m, size_t outputs, size_t inputs, size_t threads)
 {
-    size_t panels = size_round_up(outputs, PANEL) / PANEL, whole = size_round_up(outputs, GRANULE);
-    size_t busiest = (panels + threads - 1) / threads * PANEL * threads;
+    size_t panels = size_round_up(outputs, KERNEL_PANEL) / KERNEL_PANEL,
+           whole = kernel_padded_outputs(outputs);
+    size_t busiest = (panels + threads - 1) / threads * KERNEL_PANEL * threads;
     return (double)(threads == 1 ? whole : size_max(whole, busiest)) * (double)inputs *
            (double)m->weight_bytes;
 }
@@ -136,8 +135,8 @@ static double layer_bytes(const plan_t *plan, const plan_share_t *share, size_t 
     size_t columns = plan_count(share->columns);
     switch (matrix) {
     case 0:
-        return busy_bytes(
-            m, size_round_up(q, PANEL) + 2 * size_round_up(kv, PANEL), m->hidden, threads);
+        return busy_bytes(m, size_round_up(q, KERNEL_PANEL) + 2 * size_round_up(kv, KERNEL_PANEL),
+            m->hidden, threads);
     case 1:
         return busy_bytes(m, rows, gather ? m->n_heads * m->head_dim : q, threads);
     case 2:
@@ -294,7 +293,7 @@ static double layer_gathers_seconds(const plan_t *plan, const load_t *load,
         double bytes = step->rows * load->gather_bytes[gather];
         double processor = streamed ? bytes * network->processor_byte_s : 0;
         double more = gather_seconds(
-            &phases[gather], bytes, streamed ? PREDICT_STREAM_BURSTS : 1, processor, &link);
+            &phases[gather], bytes, streamed ? COMM_STREAM_BURSTS : 1, processor, &link);
         seconds += i < GATHERS ? 0 : more;
     }
     return seconds * (double)plan->model.n_layers;

@@ -40,7 +40,6 @@
 #define PREDICT_POINTS 12
 #define PREDICT_NAME_BYTES 128
 #define PREDICT_MESSAGE_S 1e-6
-#define PREDICT_STREAM_BURSTS 10 /* of a phase (forward_gather.c) */
 
 /* y at some x, x ascending; both greater than 0. */
 typedef struct predict_curve {
