@@ -301,6 +301,12 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static double median(double seconds[GATHER_REPEATS])
+{
+    qsort(seconds, GATHER_REPEATS, sizeof *seconds, by_value);
+    return seconds[GATHER_REPEATS / 2];
+}
+
 /* Collective. Median of so many rows, the slowest rank's; each after a pause, in which a limited
  * link may save up, or one right after the other. */
 static double gather_seconds(
@@ -319,8 +325,7 @@ static double gather_seconds(
         comm_gather_columns(buffer, rows, bytes, begins);
         seconds[i] = (double)comm_max(comm, (int64_t)(clock_ns() - start)) * 1e-9;
     }
-    qsort(seconds, GATHER_REPEATS, sizeof *seconds, by_value);
-    return seconds[GATHER_REPEATS / 2];
+    return median(seconds);
 }
 
 /* Gathers that stream, and what is done meanwhile. */
@@ -375,8 +380,7 @@ static double added_seconds(streaming_t *s, double gather)
         double alone = work_seconds(s, false);
         seconds[i] = work_seconds(s, true) - alone;
     }
-    qsort(seconds, GATHER_REPEATS, sizeof *seconds, by_value);
-    return seconds[GATHER_REPEATS / 2];
+    return median(seconds);
 }
 
 /* Collective. small: seconds of a gather of few bytes; bytes: that a node receives of a large one.
