@@ -211,6 +211,16 @@ void topology_binding_apply(const topology_binding_t *b, size_t thread)
     hwloc_set_cpubind(b->machine, b->places[thread], HWLOC_CPUBIND_THREAD);
 }
 
+static void apply_to_thread(void *context, size_t thread)
+{
+    topology_binding_apply(context, thread);
+}
+
+void topology_binding_apply_team(const topology_binding_t *binding, team_t *team)
+{
+    team_run(team, apply_to_thread, (void *)binding);
+}
+
 void topology_binding_close(topology_binding_t *b)
 {
     if (b == NULL)

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
+#include "engine/base/team.h"
 
 typedef struct topology {
     size_t
@@ -57,6 +58,8 @@ int topology_binding_open(topology_binding_t **binding, topology_bind_t bind, si
     size_t index, size_t ranks_sharing, fail_t *fail);
 /* Binds the calling thread to the place of thread `thread`; where the system refuses, it stays. */
 void topology_binding_apply(const topology_binding_t *binding, size_t thread);
+/* Likewise each thread of the team. */
+void topology_binding_apply_team(const topology_binding_t *binding, team_t *team);
 void topology_binding_close(topology_binding_t *binding);
 
 /* One sentence about what is wasted or shared by this binding and number of threads, or an empty

@@ -260,11 +260,6 @@ static void call_blas(gemm_bench_t *g)
         g->blas_weights + g->next % g->blas_copies * g->blas_bytes, g->blas_y);
 }
 
-static void bind_thread(void *context, size_t thread)
-{
-    topology_binding_apply(context, thread);
-}
-
 static double seconds_of(gemm_bench_t *g, void (*call)(gemm_bench_t *), size_t calls)
 {
     uint64_t begin = clock_ns();
@@ -359,7 +354,7 @@ static int open_gemm(gemm_bench_t *g, shape_t *shapes, size_t n_shapes, fail_t *
             0 ||
         team_open(&g->team, g->options->threads, false, fail) != 0)
         return fail->status;
-    team_run(g->team, bind_thread, g->binding);
+    topology_binding_apply_team(g->binding, g->team);
     topology_binding_apply(g->anywhere, 0);
     return 0;
 }

@@ -103,18 +103,13 @@ isa_t engine_agree_isa(comm_t *comm, isa_t isa)
     return narrowest;
 }
 
-static void bind_thread(void *context, size_t thread)
-{
-    topology_binding_apply(context, thread);
-}
-
 /* Before anything is loaded, so that pages lie where the threads that touch them first run. */
 static int bind_threads(engine_t *e, fail_t *fail)
 {
     topology_binding_t *binding;
     if (topology_binding_open(&binding, e->options.bind, e->threads,
             (size_t)comm_binding_index(e->comm), (size_t)comm_binding_ranks(e->comm), fail) == 0)
-        team_run(e->team, bind_thread, binding);
+        topology_binding_apply_team(binding, e->team);
     topology_binding_close(binding);
     return fail->status;
 }
