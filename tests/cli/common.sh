@@ -13,6 +13,8 @@ set -u
 choir=$1
 ranks=$2
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# shellcheck source=tests/wait.sh
+. "$root/tests/wait.sh"
 # shellcheck disable=SC2034
 demo=$root/configs/demo
 work=$(mktemp -d)
@@ -88,16 +90,6 @@ same() {
         complain "$1: not the same"
         diff "$2" "$3" | head -5 >&2
     }
-}
-
-# wait_until SECONDS COMMAND...: until the command succeeds; fails when it does not in time
-wait_until() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        [ "$SECONDS" -lt "$end" ] || return 1
-        sleep 0.05
-    done
 }
 
 # conclude: the end of a script

@@ -4,6 +4,8 @@ set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cluster=$here/cluster.sh
+# shellcheck source=tests/wait.sh
+. "$root/tests/wait.sh"
 if [ -z "${CHOIR_CLUSTER_HOLDERS:-}" ]; then
     echo "$0: to be run inside of tests/cluster/cluster.sh" >&2
     exit 2
@@ -29,16 +31,6 @@ on_all() {
     local each=$1
     shift
     mpirun --quiet --host "$("$cluster" hosts "$each")" --timeout "${CHOIR_TEST_SECONDS:-120}" "$@"
-}
-
-# wait_until SECONDS COMMAND...: until the command succeeds
-wait_until() {
-    local end=$((SECONDS + $1))
-    shift
-    until "$@"; do
-        [ "$SECONDS" -lt "$end" ] || return 1
-        sleep 0.05
-    done
 }
 
 # pid_of RANK: the process of a rank of the one run that goes on
