@@ -29,10 +29,8 @@ threads=$(nproc) prompt_tokens=512 gen_tokens=24 repeat=5 dtypes=bf16,f32
 choir=$here/../build/choir
 ggufs=()
 
-die() {
-    echo "compare: $*" >&2
-    exit 2
-}
+# shellcheck source=bench/compare_common.sh
+. "$here/compare_common.sh"
 
 parse() {
     while [ $# -gt 0 ]; do
@@ -64,30 +62,15 @@ parse() {
     done
 }
 
-whole_number() {
-    case $2 in
-    '' | *[!0-9]* | 0*) die "$1: expected a whole number from 1, found '$2'" ;;
-    esac
-}
-
 program() {
     command -v "$2" >/dev/null || die "$1: $2: no such program; $3"
 }
 
 check() {
-    [ -n "$config" ] || die "--config: expected a shape, like configs/qwen2.5-1.5b.json"
-    [ -r "$config" ] || die "--config: $config: no such file"
-    [ -n "$out" ] || die "--out: expected a file for the results, like bench/results/NAME.jsonl"
-    [ ! -e "$out" ] || die "--out: $out exists already; take another name, results are kept"
-    [ -d "$(dirname "$out")" ] || die "--out: $(dirname "$out"): no such folder"
-    [ -z "$layers" ] || whole_number --layers "$layers"
+    check_common
     whole_number --threads "$threads"
-    whole_number --prompt-tokens "$prompt_tokens"
-    whole_number --gen-tokens "$gen_tokens"
-    whole_number --repeat "$repeat"
     [ "$threads" -le "$(nproc)" ] ||
         die "--threads: expected at most the $(nproc) CPUs that this shell may use, found $threads"
-    command -v python3 >/dev/null || die "python3 is missing"
     program --choir "$choir" "build Choir first: cmake --preset release && cmake --build --preset release"
     [ -n "$pytorch$llama_bench" ] ||
         die "nothing to compare with: give --pytorch PYTHON, or --llama-bench PROGRAM and --gguf FILE"
@@ -166,10 +149,7 @@ llama_turns() {
 
 parse "$@"
 check
-work=$(mktemp -d)
-shape=$work/$(basename "$config") # what all engines read
-trap 'rm -rf "$work"' EXIT
-python3 "$here/compare.py" shape --config "$config" --layers "${layers:-0}" --out "$shape"
+make_shape
 for ((round = 1; round <= repeat; round++)); do
     [ -z "$pytorch" ] || pytorch_turns
     [ -z "$llama_bench" ] || llama_turns

@@ -21,10 +21,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cluster=$here/../tests/cluster/cluster.sh
 port=9998
 
-die() {
-    echo "compare_cluster: $*" >&2
-    exit 2
-}
+# shellcheck source=bench/compare_common.sh
+. "$here/compare_common.sh"
 
 # ---- A turn of the peer, on node 1 -----------------------------------------------------------------
 
@@ -81,25 +79,12 @@ parse() {
     done
 }
 
-whole_number() {
-    case $2 in
-    '' | *[!0-9]* | 0*) die "$1: expected a whole number from 1, found '$2'" ;;
-    esac
-}
-
 check() {
     local file how="bench/peer_dllama.py --config $config${layers:+ --layers $layers} --out FILE.m --tokenizer FILE.t"
-    [ -r "$config" ] || die "--config: expected a shape, like configs/qwen2.5-1.5b.json, found '$config'"
-    [ -n "$out" ] || die "--out: expected a file for the results, like bench/results/NAME.jsonl"
-    [ ! -e "$out" ] || die "--out: $out exists already; take another name, results are kept"
-    [ -d "$(dirname "$out")" ] || die "--out: $(dirname "$out"): no such folder"
-    [ -z "$layers" ] || whole_number --layers "$layers"
-    whole_number --prompt-tokens "$prompt_tokens"
-    whole_number --gen-tokens "$gen_tokens"
-    whole_number --repeat "$repeat"
+    check_common
     [ "$prompt_tokens" -gt 32 ] || die "--prompt-tokens: expected more than one batch of 32, found $prompt_tokens"
     [ "$gen_tokens" -gt 1 ] || die "--gen-tokens: expected at least 2, found 1"
-    command -v python3 mpirun >/dev/null || die "python3 or mpirun is missing"
+    command -v mpirun >/dev/null || die "mpirun is missing"
     command -v "$choir" >/dev/null || die "--choir: $choir: no such program; build Choir first"
     command -v "$dllama" >/dev/null || die "--dllama: expected the program dllama of a build of distributed-llama, found '$dllama'"
     for file in "$model" "$tokenizer"; do
@@ -137,10 +122,7 @@ if [ "${1:-}" = peer-turn ]; then
 fi
 parse "$@"
 check
-work=$(mktemp -d)
-shape=$work/$(basename "$config")
-trap 'rm -rf "$work"' EXIT
-python3 "$here/compare.py" shape --config "$config" --layers "${layers:-0}" --out "$shape"
+make_shape
 for ((round = 1; round <= repeat; round++)); do
     for rate in ${rates//,/ }; do
         turns
