@@ -119,10 +119,16 @@ mkdir "$work/mpi"
 printf 'choir-worker-%d.choir.default.svc slots=1\n' 0 1 >"$work/mpi/hostfile"
 "$tool" network create "$name" >/dev/null
 
+# What every runtime of Kubernetes gives a container; docker and podman give more.
+few=(--cap-drop=ALL)
+for capability in CHOWN DAC_OVERRIDE FSETID FOWNER SETGID SETUID SETPCAP NET_BIND_SERVICE KILL; do
+    few+=("--cap-add=$capability")
+done
+
 # start_worker INDEX [SECONDS]: one whose sshd is so late
 start_worker() {
     "$tool" run -d --name "$name-worker-$1" --network "$name" --hostname "choir-worker-$1" --cpus 1 \
-        "${capabilities[@]/#/--cap-add=}" -e K_MPI_JOB_ROLE=worker \
+        "${few[@]}" "${capabilities[@]/#/--cap-add=}" -e K_MPI_JOB_ROLE=worker \
         -v "$work/ssh:/root/.ssh:ro" -v "$root/configs/demo:/models/demo:ro" \
         "$image" sh -c "sleep ${2:-0}; exec \"\$@\"" sh "${worker[@]}" >/dev/null
 }
@@ -141,7 +147,7 @@ launch() {
         [ -z "$ip" ] || known+=(--add-host "choir-worker-$index.choir.default.svc:$ip")
     done
     timeout "${CHOIR_TEST_SECONDS:-300}" "$tool" run --rm --name "$name-launcher" --network "$name" \
-        --hostname choir-launcher --cpus 1 --memory 1g ${known[@]+"${known[@]}"} -e K_MPI_JOB_ROLE=launcher \
+        --hostname choir-launcher --cpus 1 --memory 1g "${few[@]}" ${known[@]+"${known[@]}"} -e K_MPI_JOB_ROLE=launcher \
         -e OMPI_MCA_orte_keep_fqdn_hostnames=true -e OMPI_MCA_orte_default_hostfile=/etc/mpi/hostfile \
         -e OMPI_MCA_plm_rsh_args='-o ConnectionAttempts=10' -e OMPI_MCA_orte_set_default_slots=1 \
         -v "$work/ssh:/root/.ssh:ro" -v "$work/mpi:/etc/mpi:ro" "$image" "$@"
