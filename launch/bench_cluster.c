@@ -113,7 +113,8 @@ static int look_around(cluster_job_t *c, fail_t *fail)
     return fail->status;
 }
 
-/* Rank 0. A file that is there keeps what is not measured again. */
+/* Rank 0. A file that is there keeps what is not measured again, and is replaced when all is
+ * measured; whether that will work is seen now, rather than after minutes. */
 static int open_file(cluster_job_t *c, fail_t *fail)
 {
     const char *path = c->job->invocation->options.cluster;
@@ -125,7 +126,7 @@ static int open_file(cluster_job_t *c, fail_t *fail)
     snprintf(c->cluster.cpu, sizeof c->cluster.cpu, "%s", c->job->about.cpu);
     c->cluster.node_cores = c->node_cores;
     c->cluster.node_memory_bytes = (double)c->memory_bytes;
-    return cluster_file_write(&c->cluster, path, fail); /* now, rather than after minutes */
+    return cluster_file_try(path, fail);
 }
 
 static int measure_all(cluster_job_t *c, fail_t *fail)
@@ -139,6 +140,22 @@ static int measure_all(cluster_job_t *c, fail_t *fail)
     if (network.bytes_per_s > 0)
         c->cluster.network = network;
     return cluster_file_write(&c->cluster, c->job->invocation->options.cluster, fail);
+}
+
+/* Positions are known before anything is measured, unless RoPE is stretched. */
+static int check_positions(const cluster_job_t *c, fail_t *fail)
+{
+    const config_t *config = &c->job->config;
+    size_t needed = 0;
+    for (size_t i = 0; i < CALIBRATE_RUNS; i++)
+        needed = size_max(
+            needed, size_max(c->runs[i].prompt_tokens, c->runs[i].context + c->runs[i].gen_tokens));
+    if (config->yarn.enabled || needed <= config->max_position_embeddings)
+        return 0;
+    return fail_set(fail, FAIL_LIMIT,
+        "--cluster: expected a model of at least %zu positions, which its runs need, and %s has "
+        "%zu",
+        needed, c->job->about.model, config->max_position_embeddings);
 }
 
 /* Every kind of run once, and then again: what disturbs a moment disturbs one of each. */
@@ -156,7 +173,7 @@ static int list_runs(cluster_job_t *c, fail_t *fail)
         c->runs[i].repeat = 1;
     }
     c->runs[0].warmup = c->job->invocation->options.warmup;
-    return 0;
+    return check_positions(c, fail);
 }
 
 int bench_cluster(bench_job_t *job, fail_t *fail)

@@ -39,7 +39,8 @@ static int check_lengths(bench_job_t *job, fail_t *fail)
         flags->context = flags->prompt_tokens;
     size_t needed = size_max(flags->prompt_tokens, flags->context + flags->gen_tokens);
     size_t positions = job->config.max_position_embeddings;
-    if (!job->config.yarn.enabled && needed > positions)
+    /* --cluster has lengths of its own, which it checks. */
+    if (flags->cluster == NULL && !job->config.yarn.enabled && needed > positions)
         return fail_set(fail, FAIL_LIMIT,
             "--prompt-tokens %zu, --context %zu, --gen-tokens %zu: %zu positions, and the model "
             "has "

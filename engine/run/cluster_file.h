@@ -9,6 +9,9 @@
  * the name of what is missing, FAIL_MEMORY. */
 int cluster_file_read(predict_cluster_t *cluster, const char *path, fail_t *fail);
 
+/* Whether the file can be written later; leaves no trace. FAIL_FILE, FAIL_MEMORY. */
+int cluster_file_try(const char *path, fail_t *fail);
+
 /* Replaces the file at once, by a rename. FAIL_FILE, FAIL_MEMORY. */
 int cluster_file_write(const predict_cluster_t *cluster, const char *path, fail_t *fail);
 

@@ -57,6 +57,12 @@ refuses "more ranks than there are" 2 "--sweep 99 1" "$choir" bench "${small[@]}
 refuses "a mesh beside a sweep" 2 "--sweep --mesh" "$choir" bench "${small[@]}" --sweep auto --mesh 1x1
 refuses "a context beyond the positions" 1 "--sweep 999999" "$choir" bench "${small[@]}" --sweep "context=999999"
 refuses "a cluster file that cannot be written" 1 "$work/no/x" "$choir" bench "${small[@]}" --cluster "$work/no/x"
+sed 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 600/' "$odd" >"$work/short.json"
+refuses "a model too short to be measured" 1 "--cluster 2056 600" "$choir" bench --config "$work/short.json" \
+    --layers 2 --cluster "$work/short-cluster.json"
+for left in "$work"/short-cluster.json*; do
+    [ ! -e "$left" ] || complain "a refused --cluster left ${left##*/}"
+done
 refuses "no cluster file" 2 "--cluster" "$choir" plan --config "$odd" --predict
 refuses "no network" 2 "--what-if" "${plan[@]}" --predict --ranks 64
 refuses "a strange network" 2 "--what-if 10Gbit" "${plan[@]}" --predict --what-if 10Gbit
