@@ -172,9 +172,12 @@ add_node() {
     holders+=("$holder")
     ip link add "port$node" type veth peer name eth0 netns "$holder"
     ip link set "port$node" master switch up
+    # Open MPI meets the congestion control that Linux has unless told, whatever this machine's is.
     nsenter --target "$holder" --net -- sh -ec "
         ip address add $subnet.$node/24 dev eth0
-        ip link set eth0 up"
+        ip link set eth0 up
+        ip route change $subnet.0/24 dev eth0 proto kernel scope link src $subnet.$node congctl cubic ||
+            echo 'cluster: no cubic in this kernel; TCP is as this machine has it' >&2"
 }
 
 # In the namespaces of the switch, as the first process of a process namespace.
@@ -192,6 +195,8 @@ build() {
     ip link set lo up
     ip link add switch type bridge
     ip link set switch up
+    # A switch is not a firewall, and does not do its work on the nodes' processors.
+    { echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables; } 2>/dev/null || true
     for node in $(seq "$n_nodes"); do
         add_node "$node"
     done
