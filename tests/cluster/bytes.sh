@@ -63,16 +63,16 @@ counts() {
     plan=$(plan_bytes "$3" "$2")
     run "$3" "$2" 64 4
     base1=$now1 base2=$now2
-    run "$3" "$2" 576 4
+    run "$3" "$2" 320 4
     for node in 1 2; do
         more=base$node now=now$node
         # The embedding's row comes from one node only, so each may receive that much less.
-        within "$name, prompt token, node $node" $(((${!now} - ${!more}) / 512)) $((plan * 11 / 10)) $((plan * 8 / 10))
+        within "$name, prompt token, node $node" $(((${!now} - ${!more}) / 256)) $((plan * 11 / 10)) $((plan * 8 / 10))
     done
-    run "$3" "$2" 64 68
+    run "$3" "$2" 64 36
     for node in 1 2; do
         more=base$node now=now$node
-        within "$name, decode step, node $node" $(((${!now} - ${!more}) / 64)) \
+        within "$name, decode step, node $node" $(((${!now} - ${!more}) / 32)) \
             $((plan * 11 / 10 + extra)) $((plan * 8 / 10))
     done
 }
