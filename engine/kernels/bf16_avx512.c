@@ -1,11 +1,17 @@
 /* The elementwise kernels of bf16 that every row passes, with AVX-512: whole vectors of 16 from the
  * load to the store, where compilers would go through twice as many halves. elementwise.c says what
- * they compute, in scalar C. */
+ * they compute, in scalar C. Compiled twice, without and with the instructions for bf16; BF16_FILL
+ * names the function that fills the table. */
 #include <immintrin.h>
 #include <math.h>
+#include <pthread.h>
 
 #include "engine/kernels/elementwise.h"
 #include "engine/kernels/exp_f64.h"
+
+#ifndef BF16_FILL
+#define BF16_FILL bf16_fill_avx512
+#endif
 
 enum { LANES = 16 };
 
@@ -35,16 +41,33 @@ static inline __m512i rounded(__m512 x)
     return _mm512_mask_mov_epi32(up, nan, _mm512_set1_epi32(0x7fc00000));
 }
 
+/* R(x) */
+static inline __m256i halves(__m512 x)
+{
+#ifdef __AVX512BF16__
+    /* The instruction keeps a NaN's payload and takes a denormal number for zero; bf16 has neither.
+     */
+    enum { QUIET_NAN = 0x01, DENORMAL = 0x20, SIGNALING_NAN = 0x80 };
+    if (__builtin_expect(
+            _mm512_fpclass_ps_mask(x, QUIET_NAN | SIGNALING_NAN | DENORMAL) == 0, true))
+        return (__m256i)_mm512_cvtneps_pbh(x);
+#endif
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(x), 16));
+}
+
 /* R(x), as f32 */
 static inline __m512 round_wide(__m512 x)
 {
+#ifdef __AVX512BF16__
+    return widen(halves(x));
+#else
     return (__m512)_mm512_and_si512(rounded(x), _mm512_set1_epi32((int)0xffff0000));
+#endif
 }
 
 static inline void store_some(__mmask16 lanes, uint16_t *y, __m512 x)
 {
-    __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(x), 16));
-    _mm256_mask_storeu_epi16(y, lanes, halves);
+    _mm256_mask_storeu_epi16(y, lanes, halves(x));
 }
 
 /* 1 + exp(-x): exp_f32 of elementwise.c, where only what 1 is added to matters. Beyond the clamp
@@ -70,6 +93,42 @@ static inline __m512 one_plus_exp_of_minus(__m512 x)
     return _mm512_add_ps(one, _mm512_scalef_ps(y, q));
 }
 
+/* R(silu(x)) of 16 values */
+static __m256i silu_of(__m512 x)
+{
+    return halves(_mm512_div_ps(x, one_plus_exp_of_minus(x)));
+}
+
+#ifdef __AVX512BF16__
+/* R(silu(x)) of every bf16 number, in the order of their bits: a gather takes half the time of an
+ * exponential and a division. The numbers that models have there fill a few KiB. */
+enum { BF16_NUMBERS = 1 << 16 };
+static uint16_t silu_of_bits[BF16_NUMBERS + 1]; /* one more, since a gather takes dwords */
+static pthread_once_t silu_filled = PTHREAD_ONCE_INIT;
+
+static void fill_silu(void)
+{
+    for (size_t i = 0; i < BF16_NUMBERS; i += LANES) {
+        __m512i bits = _mm512_add_epi32(_mm512_set1_epi32((int)i),
+            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+        __m512 x = (__m512)_mm512_slli_epi32(bits, 16);
+        _mm256_storeu_si256((__m256i *)(silu_of_bits + i), silu_of(x));
+    }
+}
+
+static inline __m512 silu(__m512 gate)
+{
+    __m512i bits = _mm512_cvtepu16_epi32(halves(gate));
+    return (__m512)_mm512_slli_epi32(
+        _mm512_i32gather_epi32(bits, silu_of_bits, sizeof silu_of_bits[0]), 16);
+}
+#else
+static inline __m512 silu(__m512 gate)
+{
+    return widen(silu_of(round_wide(gate)));
+}
+#endif
+
 static void store_swiglu(size_t rows, size_t width, const void *gate, const void *up,
     size_t c_stride, void *y, size_t y_stride)
 {
@@ -78,10 +137,9 @@ static void store_swiglu(size_t rows, size_t width, const void *gate, const void
     for (size_t r = 0; r < rows; r++, g += c_stride, u += c_stride, to += y_stride)
         for (size_t j = 0; j < width; j += LANES) {
             __mmask16 lanes = lanes_of(width, j);
-            __m512 x = round_wide(_mm512_maskz_loadu_ps(lanes, g + j));
-            __m512 silu = round_wide(_mm512_div_ps(x, one_plus_exp_of_minus(x)));
+            __m512 x = silu(_mm512_maskz_loadu_ps(lanes, g + j));
             __m512 other = round_wide(_mm512_maskz_loadu_ps(lanes, u + j));
-            store_some(lanes, to + j, _mm512_mul_ps(silu, other));
+            store_some(lanes, to + j, _mm512_mul_ps(x, other));
         }
 }
 
@@ -284,11 +342,10 @@ static inline __m512 fast_exp(__m512 x)
 /* A vector of weights as rounded: f32, and bf16 with pairs swapped where that is wanted. */
 static inline void put_weights(__m512 e, float *scores, uint16_t *weights)
 {
-    __m512i bits = rounded(e);
-    _mm512_storeu_ps(scores, (__m512)_mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000)));
+    __m256i bits = halves(e);
+    _mm512_storeu_ps(scores, widen(bits));
     if (weights != NULL)
-        _mm256_storeu_si256((__m256i *)weights,
-            _mm256_rol_epi32(_mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)), 16));
+        _mm256_storeu_si256((__m256i *)weights, _mm256_rol_epi32(bits, 16));
 }
 
 /* The last keys of a block, fewer than a vector: exact exponentials, added to sum one by one. */
@@ -342,8 +399,11 @@ static float sdpa_weights(size_t n_kept, size_t n_block, size_t n_written, float
     return sum;
 }
 
-void bf16_fill_avx512(kernels_t *kernels)
+void BF16_FILL(kernels_t *kernels)
 {
+#ifdef __AVX512BF16__
+    pthread_once(&silu_filled, fill_silu);
+#endif
     kernels->store = store;
     kernels->store_residual = store_residual;
     kernels->store_swiglu = store_swiglu;

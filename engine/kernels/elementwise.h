@@ -20,6 +20,7 @@ void elementwise_fill_avx512(kernels_t *kernels, dtype_t mode);
 
 /* Those of both files that have code of their own in mode bf16 (bf16_avx512.c). */
 void bf16_fill_avx512(kernels_t *kernels);
+void bf16_fill_avx512_bf16(kernels_t *kernels);
 
 /* The members of sdpa, for mode bf16 (sdpa.c). */
 void sdpa_fill_baseline(kernels_t *kernels);

@@ -100,9 +100,10 @@ static const kernel_source_t sources[ISA_COUNT] = {
     {elementwise_fill_avx512, bf16_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16_by_fma,
         tile_avx512_amx, tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32,
         tile_groups_avx512_f64},
-    {elementwise_fill_avx512, bf16_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16, tile_avx512_amx,
-        tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64},
-    {elementwise_fill_avx512, bf16_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16, tile_amx,
+    {elementwise_fill_avx512, bf16_fill_avx512_bf16, sdpa_fill_avx512, tile_avx512_bf16,
+        tile_avx512_amx, tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32,
+        tile_groups_avx512_f64},
+    {elementwise_fill_avx512, bf16_fill_avx512_bf16, sdpa_fill_avx512, tile_avx512_bf16, tile_amx,
         tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64},
 #endif
 };
