@@ -34,35 +34,49 @@ static const kv_cache_t *wrong_cache;
 /* ---- Wrong kernels -----------------------------------------------------------------------------
  */
 
-static void rope_of_neighbours(size_t half, const void *cosines, const void *sines, void *x)
+static void rotate_neighbours(size_t half, const void *cosines, const void *sines, uint16_t *values)
 {
-    uint16_t halves[2 * MAX_HEAD_DIM], *values = x;
+    uint16_t halves[2 * MAX_HEAD_DIM];
     for (size_t i = 0; i < half; i++) {
         halves[i] = values[2 * i];
         halves[half + i] = values[2 * i + 1];
     }
-    right.rope(half, cosines, sines, halves);
+    right.rope(1, half, cosines, sines, halves);
     for (size_t i = 0; i < half; i++) {
         values[2 * i] = halves[i];
         values[2 * i + 1] = halves[half + i];
     }
 }
 
-static void rope_of_swapped_halves(size_t half, const void *cosines, const void *sines, void *x)
+static void rope_of_neighbours(
+    size_t heads, size_t half, const void *cosines, const void *sines, void *x)
 {
-    uint16_t swapped[2 * MAX_HEAD_DIM], *values = x;
+    for (size_t h = 0; h < heads; h++)
+        rotate_neighbours(half, cosines, sines, (uint16_t *)x + h * 2 * half);
+}
+
+static void rotate_swapped_halves(
+    size_t half, const void *cosines, const void *sines, uint16_t *values)
+{
+    uint16_t swapped[2 * MAX_HEAD_DIM];
     memcpy(swapped, values + half, half * sizeof *values);
     memcpy(swapped + half, values, half * sizeof *values);
-    right.rope(half, cosines, sines, swapped);
+    right.rope(1, half, cosines, sines, swapped);
     memcpy(values + half, swapped, half * sizeof *values);
     memcpy(values, swapped + half, half * sizeof *values);
 }
 
-/* The product with the weight before the first rounding. */
-static void norm_rounded_once(size_t n, const void *x, const void *w, double eps, void *y)
+static void rope_of_swapped_halves(
+    size_t heads, size_t half, const void *cosines, const void *sines, void *x)
 {
-    const uint16_t *in = x, *weight = w;
-    uint16_t *out = y;
+    for (size_t h = 0; h < heads; h++)
+        rotate_swapped_halves(half, cosines, sines, (uint16_t *)x + h * 2 * half);
+}
+
+/* The product with the weight before the first rounding. */
+static void norm_row_rounded_once(
+    size_t n, const uint16_t *in, const uint16_t *weight, double eps, uint16_t *out)
+{
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += (double)f32_from_bf16(in[i]) * f32_from_bf16(in[i]);
@@ -71,10 +85,19 @@ static void norm_rounded_once(size_t n, const void *x, const void *w, double eps
         out[i] = bf16_from_f32(f32_from_bf16(in[i]) * factor * f32_from_bf16(weight[i]));
 }
 
-static void norm_without_eps(size_t n, const void *x, const void *w, double eps, void *y)
+static void norm_rounded_once(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
+    double eps, void *y, size_t y_stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        norm_row_rounded_once(
+            n, (const uint16_t *)x + r * x_stride, w, eps, (uint16_t *)y + r * y_stride);
+}
+
+static void norm_without_eps(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
+    double eps, void *y, size_t y_stride)
 {
     (void)eps;
-    right.rms_norm(n, x, w, 0, y);
+    right.rms_norm(rows, n, x, x_stride, w, 0, y, y_stride);
 }
 
 static void scores_without_scale(size_t n, const void *c, double scale, void *s)
@@ -179,18 +202,18 @@ static void tile_of_the_next_head(size_t rows, const void *a, size_t a_stride, c
     right.tile(rows, a, a_stride, panel, width, k, c, c_stride, mode);
 }
 
-static float sdpa_without_scale(size_t n_kept, size_t n_block, size_t n_written, float scale,
-    float *max, float *scores, uint16_t *weights)
+static void sdpa_without_scale(size_t rows, size_t n_kept, size_t n_block, size_t n_written,
+    float scale, float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
 {
     (void)scale;
-    return right.sdpa_weights(n_kept, n_block, n_written, 1, max, scores, weights);
+    right.sdpa_weights(rows, n_kept, n_block, n_written, 1, max, sum, scores, weights, stride);
 }
 
-static float sdpa_of_one_key_less(size_t n_kept, size_t n_block, size_t n_written, float scale,
-    float *max, float *scores, uint16_t *weights)
+static void sdpa_of_one_key_less(size_t rows, size_t n_kept, size_t n_block, size_t n_written,
+    float scale, float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
 {
     size_t fewer = n_kept > 1 ? n_kept - 1 : n_kept;
-    return right.sdpa_weights(fewer, n_block, n_written, scale, max, scores, weights);
+    right.sdpa_weights(rows, fewer, n_block, n_written, scale, max, sum, scores, weights, stride);
 }
 
 /* ---- Altered models ----------------------------------------------------------------------------

@@ -154,8 +154,8 @@ static void check_elementwise(const kernels_t *k, const kernels_t *scalar, fill_
     CHECK("store_residual", n * e, t->store_residual(1, n, c, n, x, y, n));
     CHECK("store_swiglu", n * e, t->store_swiglu(1, n, c, u, n, y, n));
     CHECK("store_logits", n * acc, t->store_logits(1, n, c, n, y, n));
-    CHECK("rms_norm", n * e, t->rms_norm(n, x, w, 1e-6, y));
-    CHECK("rope", 2 * n * e, t->rope(n, c, u, y));
+    CHECK("rms_norm", n * e, t->rms_norm(1, n, x, n, w, 1e-6, y, n));
+    CHECK("rope", 2 * n * e, t->rope(1, n, c, u, y));
     CHECK("scale_scores", n * e, t->scale_scores(n, c, 0.125, y));
     CHECK("softmax", n * e, t->softmax(n, true, y, scratch));
     CHECK("softmax left to right", n * e, t->softmax(n, false, y, scratch));
@@ -171,6 +171,36 @@ static void check_elementwise(const kernels_t *k, const kernels_t *scalar, fill_
     free(got);
     free(expected);
     free(scratch);
+}
+
+/* Several rows of a norm and heads of a rotation are what each is alone. */
+static void check_several(const kernels_t *k, const kernels_t *scalar, fill_t fill, size_t n)
+{
+    enum { ROWS = 11 };
+    size_t e = k->element_bytes, x_stride = 2 * n + 3, y_stride = n + 1;
+    char *x = malloc(ROWS * x_stride * e), *w = malloc(n * e), *heads = malloc(ROWS * 2 * n * e);
+    char *angles = malloc(n * k->accumulator_bytes);
+    char *got = calloc(ROWS * y_stride, e), *expected = calloc(ROWS * y_stride, e);
+    fill_elements(k->mode, fill, ROWS * x_stride, x);
+    fill_elements(k->mode, fill, n, w);
+    fill_elements(k->accumulator_bytes == 8 ? DTYPE_F64 : DTYPE_F32, fill, n, angles);
+    k->rms_norm(ROWS, n, x, x_stride, w, 1e-6, got, y_stride);
+    for (size_t r = 0; r < ROWS; r++)
+        scalar->rms_norm(1, n, x + r * x_stride * e, n, w, 1e-6, expected + r * y_stride * e, n);
+    assert_same(k, "rms_norm of rows", got, expected, ROWS * y_stride * e);
+    for (size_t h = 0; h < ROWS; h++) {
+        memcpy(heads + h * 2 * n * e, x + h * x_stride * e, 2 * n * e);
+        scalar->rope(1, n, angles, angles, x + h * x_stride * e);
+    }
+    k->rope(ROWS, n, angles, angles, heads);
+    for (size_t h = 0; h < ROWS; h++)
+        assert_same(k, "rope of heads", heads + h * 2 * n * e, x + h * x_stride * e, 2 * n * e);
+    free(x);
+    free(w);
+    free(heads);
+    free(angles);
+    free(got);
+    free(expected);
 }
 
 #define SDPA_ROWS 13
@@ -206,13 +236,12 @@ static void check_sdpa(const kernels_t *k, const kernels_t *scalar, fill_t fill,
                     DTYPE_F32, fill, KERNEL_PANEL - keys, scores[i] + r * KEYS + at + keys);
         }
         size_t written = (n_kept + 3) / 4 * 4;
-        for (size_t r = 0; r < rows; r++) {
-            float *row = scores[i] + r * KEYS;
-            max[i][r] = -INFINITY;
-            sum[i][r] = t->sdpa_weights(
-                n_kept, n_block, written, 0.125f, &max[i][r], row, weights[i] + r * KEYS);
-            memset(row + n_kept, 0, (KEYS - n_kept) * sizeof *row);
-        }
+        for (size_t r = 0; r < rows; r++)
+            max[i][r] = r % 3 == 1 ? 0.25f : -INFINITY;
+        t->sdpa_weights(rows, n_kept, n_block, written, 0.125f, max[i], sum[i], scores[i],
+            rows % 4 == 3 ? NULL : weights[i], KEYS);
+        for (size_t r = 0; r < rows; r++)
+            memset(scores[i] + r * KEYS + n_kept, 0, (KEYS - n_kept) * sizeof *scores[i]);
         t->sdpa_outputs(rows, written < KERNEL_PANEL ? written : KERNEL_PANEL, scores[i], KEYS,
             values, WIDTH, out[i], WIDTH);
         t->sdpa_output_key(rows, 5, scores[i], KEYS, values, WIDTH, out[i], WIDTH);
@@ -402,8 +431,11 @@ static void every_instruction_set_equals_scalar(void **state)
                         1 + random_u32() % 400);
                 if (modes[m] == DTYPE_BF16)
                     check_tiles(&k, k.tile_amx, scalar.tile_amx, (fill_t)fill);
-                for (size_t n = 1; n < 40; n++)
+                for (size_t n = 1; n < 40; n++) {
                     check_elementwise(&k, &scalar, (fill_t)fill, n);
+                    check_several(&k, &scalar, (fill_t)fill, n);
+                }
+                check_several(&k, &scalar, (fill_t)fill, 1037);
                 for (size_t n = 64; n < 9000; n = n * 3 / 2 + random_u32() % 7) {
                     check_elementwise(&k, &scalar, (fill_t)fill, n);
                     if (modes[m] != DTYPE_F64)

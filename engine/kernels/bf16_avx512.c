@@ -254,35 +254,58 @@ static float sum_of_squares(size_t n, const uint16_t *x)
     return sum;
 }
 
-static void rms_norm(size_t n, const void *x, const void *w, double eps, void *y)
+/* Rows that wait for each other's sums, roots and divisions no longer than for their own. */
+enum { NORM_ROWS = 4 };
+
+static void norm_rows(size_t rows, size_t n, const uint16_t *x, size_t x_stride,
+    const uint16_t *weight, float eps, uint16_t *y, size_t y_stride)
 {
-    const uint16_t *from = x, *weight = w;
-    uint16_t *to = y;
-    float mean = sum_of_squares(n, from) / (float)n;
-    __m512 scale = _mm512_set1_ps(1 / sqrtf(mean + (float)eps));
+    float mean[NORM_ROWS], scale[NORM_ROWS];
+    for (size_t r = 0; r < rows; r++)
+        mean[r] = sum_of_squares(n, x + r * x_stride) / (float)n;
+    for (size_t r = 0; r < rows; r++)
+        scale[r] = 1 / sqrtf(mean[r] + eps);
     for (size_t i = 0; i < n; i += LANES) {
         __mmask16 lanes = lanes_of(n, i);
-        __m512 normalised = round_wide(_mm512_mul_ps(load_some(lanes, from + i), scale));
-        store_some(lanes, to + i, _mm512_mul_ps(load_some(lanes, weight + i), normalised));
+        __m512 w = load_some(lanes, weight + i);
+        for (size_t r = 0; r < rows; r++) {
+            __m512 value = load_some(lanes, x + r * x_stride + i);
+            __m512 normalised = round_wide(_mm512_mul_ps(value, _mm512_set1_ps(scale[r])));
+            store_some(lanes, y + r * y_stride + i, _mm512_mul_ps(w, normalised));
+        }
     }
+}
+
+static void rms_norm(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
+    double eps, void *y, size_t y_stride)
+{
+    const uint16_t *from = x;
+    uint16_t *to = y;
+    for (size_t r = 0; r < rows; r += NORM_ROWS)
+        norm_rows(rows - r < NORM_ROWS ? rows - r : NORM_ROWS, n, from + r * x_stride, x_stride, w,
+            (float)eps, to + r * y_stride, y_stride);
 }
 
 /* ---- RoPE --------------------------------------------------------------------------------------
  */
 
-static void rope(size_t half, const void *cosines, const void *sines, void *x)
+static void rope(size_t heads, size_t half, const void *cosines, const void *sines, void *x)
 {
-    uint16_t *low = x, *high = low + half;
     for (size_t i = 0; i < half; i += LANES) {
         __mmask16 lanes = lanes_of(half, i);
         __m512 c = _mm512_maskz_loadu_ps(lanes, (const float *)cosines + i);
         __m512 s = _mm512_maskz_loadu_ps(lanes, (const float *)sines + i);
-        __m512 a = load_some(lanes, low + i), b = load_some(lanes, high + i);
-        __m512 minus_b = (__m512)_mm512_xor_si512((__m512i)b, _mm512_set1_epi32((int)0x80000000));
-        store_some(lanes, low + i,
-            _mm512_add_ps(round_wide(_mm512_mul_ps(a, c)), round_wide(_mm512_mul_ps(minus_b, s))));
-        store_some(lanes, high + i,
-            _mm512_add_ps(round_wide(_mm512_mul_ps(b, c)), round_wide(_mm512_mul_ps(a, s))));
+        uint16_t *low = (uint16_t *)x + i, *high = low + half;
+        for (size_t h = 0; h < heads; h++, low += 2 * half, high += 2 * half) {
+            __m512 a = load_some(lanes, low), b = load_some(lanes, high);
+            __m512 minus_b =
+                (__m512)_mm512_xor_si512((__m512i)b, _mm512_set1_epi32((int)0x80000000));
+            store_some(lanes, low,
+                _mm512_add_ps(
+                    round_wide(_mm512_mul_ps(a, c)), round_wide(_mm512_mul_ps(minus_b, s))));
+            store_some(lanes, high,
+                _mm512_add_ps(round_wide(_mm512_mul_ps(b, c)), round_wide(_mm512_mul_ps(a, s))));
+        }
     }
 }
 
@@ -348,14 +371,36 @@ static inline void put_weights(__m512 e, float *scores, uint16_t *weights)
         _mm256_storeu_si256((__m256i *)weights, _mm256_rol_epi32(bits, 16));
 }
 
-/* The last keys of a block, fewer than a vector: exact exponentials, added to sum one by one. */
-static float exact_weights(size_t n, float largest, float *scores, uint16_t *weights, float sum)
+/* Exponentials of the whole vectors of n keys, rounded, and their sum in two chains by turns. */
+static float fast_weights(size_t n, float largest, float *scores, uint16_t *weights)
 {
-    double e[LANES];
+    __m512 sum_of_last = _mm512_setzero_ps(), sum_before = _mm512_setzero_ps();
+    for (size_t i = 0; i < n; i += LANES) {
+        __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(scores + i), _mm512_set1_ps(largest));
+        __m512 e = _mm512_maskz_mov_ps(lanes_of(n, i), fast_exp(apart));
+        put_weights(e, scores + i, weights == NULL ? NULL : weights + i);
+        __m512 sum_of_this = _mm512_add_ps(sum_before, e);
+        sum_before = sum_of_last;
+        sum_of_last = sum_of_this;
+    }
+    __m512 lane = _mm512_add_ps(sum_before, sum_of_last);
+    lane = _mm512_add_ps(lane, from_8_apart(lane));
+    lane = _mm512_add_ps(lane, from_4_apart(lane));
+    lane = _mm512_add_ps(lane, from_2_apart(lane));
+    return _mm512_cvtss_f32(_mm512_add_ps(lane, _mm512_movehdup_ps(lane)));
+}
+
+/* The last keys of a block, fewer than a vector, have exact exponentials: of these, */
+static void exact_exponentials(float largest, const float *scores, double *e)
+{
     __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(largest));
     _mm512_storeu_pd(e, _mm512_cvtps_pd(_mm512_castps512_ps256(apart)));
     _mm512_storeu_pd(e + 8, _mm512_cvtps_pd(_mm512_extractf32x8_ps(apart, 1)));
-    exp_f64_all(n > 8 ? LANES : 8, e);
+}
+
+/* which are added to sum one by one. */
+static float exact_weights(size_t n, const double *e, float *scores, uint16_t *weights, float sum)
+{
     __m256 low = _mm512_cvtpd_ps(_mm512_loadu_pd(e));
     __m256 high = _mm512_cvtpd_ps(_mm512_loadu_pd(e + 8));
     __m512 all = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
@@ -368,35 +413,42 @@ static float exact_weights(size_t n, float largest, float *scores, uint16_t *wei
     return sum;
 }
 
-static float sdpa_weights(size_t n_kept, size_t n_block, size_t n_written, float scale, float *max,
-    float *scores, uint16_t *weights)
+/* Rows whose chains of additions and exponentials do not wait for each other's. */
+enum { WEIGHT_ROWS = 4 };
+
+static void weights_of_rows(size_t rows, size_t n_kept, size_t n_block, float scale, float *max,
+    float *sum, float *scores, uint16_t *weights, size_t stride)
 {
     size_t vectors_end = n_block / LANES * LANES;
-    size_t fast_end = n_kept < vectors_end ? n_kept : vectors_end, i = 0;
-    float largest = scale_scores(n_kept, scale, *max, scores);
-    __m512 sum_of_last = _mm512_setzero_ps(), sum_before = _mm512_setzero_ps(); /* by turns */
-    for (; i < fast_end; i += LANES) {
-        __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(scores + i), _mm512_set1_ps(largest));
-        __m512 e = _mm512_maskz_mov_ps(lanes_of(fast_end, i), fast_exp(apart));
-        put_weights(e, scores + i, weights == NULL ? NULL : weights + i);
-        __m512 sum_of_this = _mm512_add_ps(sum_before, e);
-        sum_before = sum_of_last;
-        sum_of_last = sum_of_this;
+    size_t fast_end = n_kept < vectors_end ? n_kept : vectors_end;
+    double e[WEIGHT_ROWS][LANES];
+    for (size_t r = 0; r < rows; r++)
+        max[r] = scale_scores(n_kept, scale, max[r], scores + r * stride);
+    for (size_t r = 0; r < rows; r++)
+        sum[r] = fast_weights(
+            fast_end, max[r], scores + r * stride, weights == NULL ? NULL : weights + r * stride);
+    if (n_kept <= vectors_end)
+        return;
+    for (size_t r = 0; r < rows; r++)
+        exact_exponentials(max[r], scores + r * stride + vectors_end, e[r]);
+    exp_f64_all(rows * LANES, e[0]);
+    for (size_t r = 0; r < rows; r++) {
+        size_t at = r * stride + vectors_end;
+        sum[r] = exact_weights(
+            n_kept - vectors_end, e[r], scores + at, weights == NULL ? NULL : weights + at, sum[r]);
     }
-    __m512 lane = _mm512_add_ps(sum_before, sum_of_last);
-    lane = _mm512_add_ps(lane, from_8_apart(lane));
-    lane = _mm512_add_ps(lane, from_4_apart(lane));
-    lane = _mm512_add_ps(lane, from_2_apart(lane));
-    float sum = _mm512_cvtss_f32(_mm512_add_ps(lane, _mm512_movehdup_ps(lane)));
-    if (n_kept > vectors_end) {
-        sum = exact_weights(n_kept - vectors_end, largest, scores + vectors_end,
-            weights == NULL ? NULL : weights + vectors_end, sum);
-        i += LANES;
-    }
-    *max = largest;
-    for (; weights != NULL && i < n_written; i++)
-        weights[i] = 0;
-    return sum;
+}
+
+static void sdpa_weights(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
+    float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
+{
+    for (size_t r = 0; r < rows; r += WEIGHT_ROWS)
+        weights_of_rows(rows - r < WEIGHT_ROWS ? rows - r : WEIGHT_ROWS, n_kept, n_block, scale,
+            max + r, sum + r, scores + r * stride, weights == NULL ? NULL : weights + r * stride,
+            stride);
+    for (size_t r = 0; weights != NULL && r < rows; r++)
+        for (size_t i = (n_kept + LANES - 1) / LANES * LANES; i < n_written; i++)
+            weights[r * stride + i] = 0;
 }
 
 void BF16_FILL(kernels_t *kernels)

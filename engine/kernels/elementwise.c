@@ -164,16 +164,22 @@ static inline double middle_f64(double x)
 /* RMSNorm and RoPE compute in WIDE; middle_MODE is what the reference rounds to halfway
  * (docs/numerics.md). */
 #define DEFINE_WIDE(MODE, ELEMENT, REAL, WIDE, SQRT)                                               \
-    static void rms_norm_##MODE(size_t n, const void *x, const void *w, double eps, void *y)       \
+    static void norm_row_##MODE(                                                                   \
+        size_t n, const ELEMENT *from, const ELEMENT *weight, WIDE eps, ELEMENT *to)               \
     {                                                                                              \
-        const ELEMENT *from = x, *weight = w;                                                      \
-        ELEMENT *to = y;                                                                           \
         WIDE mean = sum_of_squares_##MODE(n, from) / (WIDE)n;                                      \
-        WIDE scale = 1 / SQRT(mean + (WIDE)eps);                                                   \
+        WIDE scale = 1 / SQRT(mean + eps);                                                         \
         for (size_t i = 0; i < n; i++) {                                                           \
             WIDE normalised = middle_##MODE((WIDE)load_##MODE(from[i]) * scale);                   \
             to[i] = round_##MODE((REAL)((WIDE)load_##MODE(weight[i]) * normalised));               \
         }                                                                                          \
+    }                                                                                              \
+    static void rms_norm_##MODE(size_t rows, size_t n, const void *x, size_t x_stride,             \
+        const void *w, double eps, void *y, size_t y_stride)                                       \
+    {                                                                                              \
+        for (size_t r = 0; r < rows; r++)                                                          \
+            norm_row_##MODE(                                                                       \
+                n, (const ELEMENT *)x + r * x_stride, w, (WIDE)eps, (ELEMENT *)y + r * y_stride);  \
     }                                                                                              \
     /* Halves as arguments, so that compilers know them apart. */                                  \
     static void rotate_##MODE(                                                                     \
@@ -185,9 +191,12 @@ static inline double middle_f64(double x)
             high[i] = round_##MODE((REAL)(middle_##MODE(b * c[i]) + middle_##MODE(a * s[i])));     \
         }                                                                                          \
     }                                                                                              \
-    static void rope_##MODE(size_t half, const void *cosines, const void *sines, void *x)          \
+    static void rope_##MODE(                                                                       \
+        size_t heads, size_t half, const void *cosines, const void *sines, void *x)                \
     {                                                                                              \
-        rotate_##MODE(half, cosines, sines, x, (ELEMENT *)x + half);                               \
+        ELEMENT *head = x;                                                                         \
+        for (size_t h = 0; h < heads; h++, head += 2 * half)                                       \
+            rotate_##MODE(half, cosines, sines, head, head + half);                                \
     }
 
 #define DEFINE_MODE(MODE, ELEMENT, REAL, EXP)                                                      \

@@ -95,15 +95,17 @@ typedef struct kernels {
     /* sum = sum + c, n accumulators */
     void (*add)(size_t n, const void *c, void *sum);
 
-    /* RMSNorm of one row (Zhang & Sennrich 2019; transformers' Qwen2RMSNorm): y = R(w * R(x /
-     * sqrt(mean(x^2) + eps))), the mean in the order of pytorch-orders.md section 3. x, w, y: [n]
-     * element; y may be x. */
-    void (*rms_norm)(size_t n, const void *x, const void *w, double eps, void *y);
+    /* RMSNorm of rows (Zhang & Sennrich 2019; transformers' Qwen2RMSNorm): y = R(w * R(x /
+     * sqrt(mean(x^2) + eps))), the mean in the order of pytorch-orders.md section 3. x: [rows, n]
+     * element, x_stride apart; w: [n] element; y: like x, y_stride apart, may be x */
+    void (*rms_norm)(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
+        double eps, void *y, size_t y_stride);
 
-    /* Rotary embedding of one head (Su et al. 2021, transformers' apply_rotary_pos_emb), in place:
-     * x[i] = R(R(x[i] cos[i]) + R(-x[i+h] sin[i])), x[i+h] = R(R(x[i+h] cos[i]) + R(x[i] sin[i])).
-     * x: [2 half] element; cos, sin: [half] accumulator, already rounded to the mode */
-    void (*rope)(size_t half, const void *cos, const void *sin, void *x);
+    /* Rotary embedding of a row's heads (Su et al. 2021, transformers' apply_rotary_pos_emb), in
+     * place: x[i] = R(R(x[i] cos[i]) + R(-x[i+h] sin[i])), x[i+h] = R(R(x[i+h] cos[i]) + R(x[i]
+     * sin[i])). x: [heads, 2 half] element; cos, sin: [half] accumulator, already rounded to the
+     * mode */
+    void (*rope)(size_t heads, size_t half, const void *cos, const void *sin, void *x);
 
     /* Scores of eager attention: s = R(R(c) * scale). c: [n] accumulator, s: [n] element */
     void (*scale_scores)(size_t n, const void *c, double scale, void *s);
@@ -132,13 +134,13 @@ typedef struct kernels {
      * apart; beyond `keys` they may hold anything */
     void (*sdpa_scores)(size_t rows, size_t keys, size_t inputs, const float *q, const void *panel,
         size_t n_lanes, float *scores, size_t stride);
-    /* Exponentials of one row and one key block, of whose n_block keys the first n_kept are not
-     * masked; returns their sum. max: the row's maximum so far, updated; scores: [n_block] f32,
-     * overwritten with the n_kept exponentials as rounded; weights: [n_written] bf16 swapped,
-     * n_written >= n_kept and even: the same, then zeros; or NULL. Both have room for a multiple
-     * of 16 */
-    float (*sdpa_weights)(size_t n_kept, size_t n_block, size_t n_written, float scale, float *max,
-        float *scores, uint16_t *weights);
+    /* Exponentials of some rows and one key block, of whose n_block keys the first n_kept are not
+     * masked. max: [rows] their maxima so far, updated; sum: [rows] sums of the exponentials;
+     * scores: [rows, n_block] f32, overwritten with the n_kept exponentials as rounded; weights:
+     * [rows, n_written] bf16 swapped, n_written >= n_kept and even: the same, then zeros; or NULL.
+     * Rows of both are stride apart, with room for a multiple of 16 */
+    void (*sdpa_weights)(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
+        float *max, float *sum, float *scores, uint16_t *weights, size_t stride);
     /* out += weights * values, lone rows: keys in fours. keys: a multiple of 4; weights: [rows,
      * keys] f32 of bf16 values, not swapped, stride apart; panel: of width outputs; out: [rows,
      * width] f32, out_stride apart */

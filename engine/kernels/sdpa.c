@@ -291,8 +291,8 @@ static inline void round_weights(float *x, uint16_t *y)
         y[j] = rounded[j ^ 1];
 }
 
-static float sdpa_weights(size_t n_kept, size_t n_block, size_t n_written, float scale, float *max,
-    float *scores, uint16_t *weights)
+static float weights_of_row(size_t n_kept, size_t n_block, size_t n_written, float scale,
+    float *max, float *scores, uint16_t *weights)
 {
     size_t vectors_end = n_block / LANES * LANES;
     size_t fast_end = n_kept < vectors_end ? n_kept : vectors_end;
@@ -307,6 +307,14 @@ static float sdpa_weights(size_t n_kept, size_t n_block, size_t n_written, float
     for (; weights != NULL && i < n_written; i++)
         weights[i] = 0;
     return sum;
+}
+
+static void sdpa_weights(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
+    float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        sum[r] = weights_of_row(n_kept, n_block, n_written, scale, &max[r], scores + r * stride,
+            weights == NULL ? NULL : weights + r * stride);
 }
 
 /* o + ((x0 + x2) + (x1 + x3)) for every four keys, x = weight * value, for n_rows rows of weights

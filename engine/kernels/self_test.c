@@ -82,8 +82,8 @@ static int test_rows(self_test_t *t, fail_t *fail)
     dtype_t accumulator = k->accumulator_bytes == 8 ? DTYPE_F64 : DTYPE_F32;
     fill(k->mode, 4, t->a, N);
     fill(k->mode, 5, t->b, N);
-    s->rms_norm(N, t->a, t->b, 1e-6, t->expected);
-    k->rms_norm(N, t->a, t->b, 1e-6, t->got);
+    s->rms_norm(1, N, t->a, N, t->b, 1e-6, t->expected, N);
+    k->rms_norm(1, N, t->a, N, t->b, 1e-6, t->got, N);
     if (differs(t, bytes, "rms_norm", fail) != 0)
         return fail->status;
     /* Scratch behind the row: both fit. */

@@ -16,14 +16,15 @@
 #define ASKED_BYTES ((size_t)16 << 10) /* at most: a part of the first-level cache */
 
 typedef struct sdpa_scratch {
-    uint16_t *q;       /* [rows, head_dim], pairs swapped */
-    float *wide_q;     /* [rows, head_dim], as they are */
-    float *scores;     /* [rows, KEY_BLOCK], then the weights as they are */
-    uint16_t *weights; /* [rows, KEY_BLOCK], pairs swapped */
-    float *out;        /* [panels][rows, KERNEL_PANEL] */
-    float *leaf;       /* [rows, KERNEL_PANEL] */
-    float *max, *sum;  /* [rows] */
-    uint16_t *hidden;  /* [rows] weights put aside at a leaf's odd end */
+    uint16_t *q;              /* [rows, head_dim], pairs swapped */
+    float *wide_q;            /* [rows, head_dim], as they are */
+    float *scores;            /* [rows, KEY_BLOCK], then the weights as they are */
+    uint16_t *weights;        /* [rows, KEY_BLOCK], pairs swapped */
+    float *out;               /* [panels][rows, KERNEL_PANEL] */
+    float *leaf;              /* [rows, KERNEL_PANEL] */
+    float *max, *sum;         /* [rows] */
+    float *old_max, *old_sum; /* of the heads of a token */
+    uint16_t *hidden;         /* [rows] weights put aside at a leaf's odd end */
 } sdpa_scratch_t;
 
 static size_t place(char *base, size_t *used, size_t bytes, char **part)
@@ -36,15 +37,15 @@ static size_t place(char *base, size_t *used, size_t bytes, char **part)
 static size_t lay_out(sdpa_scratch_t *s, char *base, size_t rows, size_t head_dim)
 {
     size_t used = 0, panels = (head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
-    char *parts[9];
-    const size_t bytes[9] = {rows * head_dim * 2, rows * head_dim * 4, rows * KEY_BLOCK * 4,
+    char *parts[11];
+    const size_t bytes[11] = {rows * head_dim * 2, rows * head_dim * 4, rows * KEY_BLOCK * 4,
         rows * KEY_BLOCK * 2, panels * rows * KERNEL_PANEL * 4, rows * KERNEL_PANEL * 4, rows * 4,
-        rows * 4, rows * 2};
-    for (int i = 0; i < 9; i++)
+        rows * 4, rows * 4, rows * 4, rows * 2};
+    for (int i = 0; i < 11; i++)
         place(base, &used, bytes[i], &parts[i]);
     *s = (sdpa_scratch_t){(uint16_t *)parts[0], (float *)parts[1], (float *)parts[2],
         (uint16_t *)parts[3], (float *)parts[4], (float *)parts[5], (float *)parts[6],
-        (float *)parts[7], (uint16_t *)parts[8]};
+        (float *)parts[7], (float *)parts[8], (float *)parts[9], (uint16_t *)parts[10]};
     return used;
 }
 
@@ -185,22 +186,22 @@ static void compute_weights(
     const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows)
 {
     size_t panels = (u->head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
-    size_t written = size_round_up(b->end, 2);
-    for (size_t r = 0; r < rows; r++) {
-        float old = s->max[r];
-        if (b->first_key == 0)
-            ask_next(u, r + 1, rows + 2);
-        float sum = u->kernels->sdpa_weights(keys_kept(u, b, r), b->n_keys, written,
-            (float)u->scale, &s->max[r], s->scores + r * KEY_BLOCK,
-            b->n_queries == 1 ? NULL : s->weights + r * KEY_BLOCK);
-        if (b->first_key == 0) {
-            s->sum[r] = sum;
-            continue;
+    size_t written = size_round_up(b->end, 2), heads = u->n_heads;
+    for (size_t first = 0; first < rows; first += heads) { /* of one token */
+        if (b->first_key > 0) {
+            memcpy(s->old_max, s->max + first, heads * sizeof *s->max);
+            memcpy(s->old_sum, s->sum + first, heads * sizeof *s->sum);
         }
-        float shrink = libm_exp(old - s->max[r]);
-        s->sum[r] = fmaf(shrink, s->sum[r], sum);
-        for (size_t p = 0; p < panels; p++)
-            u->kernels->sdpa_scale(KERNEL_PANEL, shrink, s->out + (p * rows + r) * KERNEL_PANEL);
+        u->kernels->sdpa_weights(heads, keys_kept(u, b, first), b->n_keys, written, (float)u->scale,
+            s->max + first, s->sum + first, s->scores + first * KEY_BLOCK,
+            b->n_queries == 1 ? NULL : s->weights + first * KEY_BLOCK, KEY_BLOCK);
+        for (size_t h = 0, r = first; b->first_key > 0 && h < heads; h++, r++) {
+            float shrink = libm_exp(s->old_max[h] - s->max[r]);
+            s->sum[r] = fmaf(shrink, s->old_sum[h], s->sum[r]);
+            for (size_t p = 0; p < panels; p++)
+                u->kernels->sdpa_scale(
+                    KERNEL_PANEL, shrink, s->out + (p * rows + r) * KERNEL_PANEL);
+        }
     }
 }
 
@@ -331,11 +332,13 @@ void attention_sdpa(const attention_unit_t *u, void *scratch)
             .n_queries = query_block_rows(u),
             .end = size_min(KEY_BLOCK, n_keys - first)};
         if (first == 0)
-            ask_next(u, 0, rows + 2);
+            ask_next(u, 0, 3);
         compute_scores(u, &s, &b, rows);
+        if (first == 0)
+            ask_next(u, 1, 3);
         compute_weights(u, &s, &b, rows);
         if (first == 0)
-            ask_next(u, rows + 1, rows + 2);
+            ask_next(u, 2, 3);
         compute_outputs(u, &s, &b, rows);
     }
     store_rows(u, &s, rows);

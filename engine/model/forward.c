@@ -68,13 +68,12 @@ static void normalise(forward_t *f, size_t thread, component_t component, size_t
 {
     const kernels_t *k = &f->model->kernels;
     size_t hidden = f->model->config.hidden_size;
+    size_t stride = f->strides[SHARED_X], row_bytes = stride * k->element_bytes;
     team_part_t part = team_part(f->batch->n_rows, thread, f->n_threads);
-    for (size_t row = part.begin; row < part.end; row++) {
-        char *normed = f->normed + row * f->strides[SHARED_X] * k->element_bytes;
-        k->rms_norm(
-            hidden, shared_row(f, from, row), weight, f->model->config.rms_norm_eps, normed);
-        show_replicated(f, component, layer, row, hidden, normed);
-    }
+    k->rms_norm(part.end - part.begin, hidden, shared_row(f, from, part.begin), f->strides[from],
+        weight, f->model->config.rms_norm_eps, f->normed + part.begin * row_bytes, stride);
+    show_replicated(f, component, layer, part.begin, part.end - part.begin, hidden,
+        f->normed + part.begin * row_bytes, stride);
     forward_barrier(f, thread, &f->times.elementwise_ns);
 }
 
@@ -86,44 +85,60 @@ static const forward_sequence_t *sequence_of(const forward_batch_t *batch, size_
     return &batch->sequences[*at];
 }
 
+/* Rotates some heads of a row. x: the row's heads of this rank, the first of them number first_head
+ * of all. */
+static void rotate(const forward_t *f, component_t component, size_t layer, size_t row,
+    size_t position, team_part_t heads, size_t first_head, char *x)
+{
+    const model_t *m = f->model;
+    const kernels_t *k = &m->kernels;
+    size_t d = m->config.head_dim, half = d / 2, n = heads.end - heads.begin;
+    size_t at = position * half * k->accumulator_bytes;
+    char *from = x + heads.begin * d * k->element_bytes;
+    k->rope(n, half, (const char *)m->rope_cos + at, (const char *)m->rope_sin + at, from);
+    show(f, component, layer, row, 1, (first_head + heads.begin) * d, n * d, from, n * d);
+}
+
+/* A position's key and value of a head; the key's pairs are swapped where the order wants them so.
+ */
+static void cache_head(
+    const forward_t *f, size_t layer, size_t kv, size_t block, size_t slot, char *key, char *value)
+{
+    const model_t *m = f->model;
+    size_t d = m->config.head_dim, e = m->kernels.element_bytes;
+    if (f->sdpa)
+        row_swap_pairs(d, (uint16_t *)key);
+    panel_pack_rows(m->mode, 1, d, key, kv_cache_k(f->cache, layer, kv, block), KV_BLOCK, slot);
+    char *v_block = kv_cache_v(f->cache, layer, kv, block);
+    for (size_t first = 0; first < d; first += KERNEL_PANEL)
+        panel_pack_input(m->mode, f->sdpa, size_min(KERNEL_PANEL, d - first), value + first * e,
+            v_block + first * KV_BLOCK * e,
+            size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first), slot);
+}
+
 /* Rotates q and k, and writes k and v into the cache. Threads share out heads, so that no two write
  * the same pair of keys. */
 static void rotate_and_cache(forward_t *f, size_t thread, size_t layer)
 {
     const model_t *m = f->model;
-    const kernels_t *k = &m->kernels;
-    size_t d = m->config.head_dim, half = d / 2, e = k->element_bytes;
     const plan_share_t *share = model_share(m);
     size_t n_q = plan_count(share->heads), n_kv = plan_count(share->kv_heads);
-    team_part_t heads = team_part(n_q + n_kv, thread, f->n_threads);
+    size_t head_bytes = m->config.head_dim * m->kernels.element_bytes;
+    team_part_t all = team_part(n_q + n_kv, thread, f->n_threads);
+    team_part_t q = {size_min(all.begin, n_q), size_min(all.end, n_q)};
+    team_part_t kv = {size_max(all.begin, n_q) - n_q, size_max(all.end, n_q) - n_q};
     size_t at = 0;
     for (size_t row = 0; row < f->batch->n_rows; row++) {
         const forward_sequence_t *s = sequence_of(f->batch, row, &at);
         size_t position = s->first_position + row - s->first_row;
-        const char *cosines = (const char *)m->rope_cos + position * half * k->accumulator_bytes;
-        const char *sines = (const char *)m->rope_sin + position * half * k->accumulator_bytes;
-        size_t block = (size_t)s->blocks[position / KV_BLOCK], slot = position % KV_BLOCK;
-        for (size_t h = heads.begin; h < heads.end; h++) {
-            if (h < n_q) {
-                char *query = f->q + (row * n_q + h) * d * e;
-                k->rope(half, cosines, sines, query);
-                show(f, COMPONENT_Q_ROPE, layer, row, 1, (share->heads.begin + h) * d, d, query, d);
-                continue;
-            }
-            size_t kv = h - n_q;
-            char *key = f->k + (row * n_kv + kv) * d * e, *value = f->v + (row * n_kv + kv) * d * e;
-            k->rope(half, cosines, sines, key);
-            show(f, COMPONENT_K_ROPE, layer, row, 1, (share->kv_heads.begin + kv) * d, d, key, d);
-            if (f->sdpa)
-                row_swap_pairs(d, (uint16_t *)key);
-            panel_pack_rows(
-                m->mode, 1, d, key, kv_cache_k(f->cache, layer, kv, block), KV_BLOCK, slot);
-            char *v_block = kv_cache_v(f->cache, layer, kv, block);
-            for (size_t first = 0; first < d; first += KERNEL_PANEL)
-                panel_pack_input(m->mode, f->sdpa, size_min(KERNEL_PANEL, d - first),
-                    value + first * e, v_block + first * KV_BLOCK * e,
-                    size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first), slot);
-        }
+        size_t block = (size_t)s->blocks[position / KV_BLOCK];
+        char *keys = f->k + row * n_kv * head_bytes, *values = f->v + row * n_kv * head_bytes;
+        rotate(f, COMPONENT_Q_ROPE, layer, row, position, q, share->heads.begin,
+            f->q + row * n_q * head_bytes);
+        rotate(f, COMPONENT_K_ROPE, layer, row, position, kv, share->kv_heads.begin, keys);
+        for (size_t h = kv.begin; h < kv.end; h++)
+            cache_head(f, layer, h, block, position % KV_BLOCK, keys + h * head_bytes,
+                values + h * head_bytes);
     }
     if (thread == 0)
         atomic_store(&f->next_unit, 0);

@@ -253,9 +253,9 @@ void forward_compute_logits(forward_t *f, size_t thread)
     team_part_t rows = team_part(n, thread, f->n_threads);
     for (size_t i = rows.begin; i < rows.end; i++) {
         char *normed = f->normed + i * stride * k->element_bytes;
-        k->rms_norm(hidden, shared_row(f, SHARED_X, f->batch->logits_rows[i].row), m->final_norm,
-            m->config.rms_norm_eps, normed);
-        show_replicated(f, COMPONENT_FINAL_NORM, 0, i, hidden, normed);
+        k->rms_norm(1, hidden, shared_row(f, SHARED_X, f->batch->logits_rows[i].row), stride,
+            m->final_norm, m->config.rms_norm_eps, normed, stride);
+        show_replicated(f, COMPONENT_FINAL_NORM, 0, i, 1, hidden, normed, stride);
     }
     forward_barrier(f, thread, &f->times.elementwise_ns);
     char *c = f->threads[thread].products;

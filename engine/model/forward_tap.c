@@ -19,14 +19,6 @@ int forward_set_tap(forward_t *f, const tap_t *tap, fail_t *fail)
     return fail->status;
 }
 
-void show(const forward_t *f, component_t component, size_t layer, size_t row, size_t n_rows,
-    size_t column, size_t n_columns, void *values, size_t stride)
-{
-    const tap_part_t part = {component, layer, row, n_rows, column, n_columns, stride, values};
-    if (f->tap != NULL && n_rows > 0 && n_columns > 0)
-        f->tap->part(f->tap->context, &part);
-}
-
 static void refill(const forward_t *f, component_t component, size_t layer, size_t row,
     size_t n_rows, size_t n_columns, void *values, size_t stride)
 {
@@ -35,15 +27,19 @@ static void refill(const forward_t *f, component_t component, size_t layer, size
         f->tap->refill(f->tap->context, &part);
 }
 
-void show_replicated(const forward_t *f, component_t component, size_t layer, size_t row,
-    size_t n_columns, void *values)
+void show_replicated(const forward_t *f, component_t component, size_t layer, size_t first_row,
+    size_t n_rows, size_t n_columns, void *values, size_t stride)
 {
     if (f->tap == NULL)
         return;
-    if (row % f->model->plan.n_ranks == f->model->rank)
-        show(f, component, layer, row, 1, 0, n_columns, values, n_columns);
-    else
-        refill(f, component, layer, row, 1, n_columns, values, n_columns);
+    char *row_values = values;
+    for (size_t row = first_row; row < first_row + n_rows; row++) {
+        if (row % f->model->plan.n_ranks == f->model->rank)
+            show(f, component, layer, row, 1, 0, n_columns, row_values, n_columns);
+        else
+            refill(f, component, layer, row, 1, n_columns, row_values, n_columns);
+        row_values += stride * element(f);
+    }
 }
 
 void show_product(const forward_t *f, size_t thread, component_t component, size_t layer,

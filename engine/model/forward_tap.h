@@ -6,12 +6,19 @@
 #include "engine/model/forward_internal.h"
 
 /* A part that only this rank has. values: [n_rows, n_columns] element, stride apart */
-void show(const forward_t *f, component_t component, size_t layer, size_t row, size_t n_rows,
-    size_t column, size_t n_columns, void *values, size_t stride);
+static inline void show(const forward_t *f, component_t component, size_t layer, size_t row,
+    size_t n_rows, size_t column, size_t n_columns, void *values, size_t stride)
+{
+    if (f->tap == NULL || n_rows == 0 || n_columns == 0)
+        return;
+    const tap_part_t part = {component, layer, row, n_rows, column, n_columns, stride, values};
+    f->tap->part(f->tap->context, &part);
+}
 
-/* A row that every rank has computed for itself: shown on one, refilled on the others. */
-void show_replicated(const forward_t *f, component_t component, size_t layer, size_t row,
-    size_t n_columns, void *values);
+/* Rows from first_row on that every rank has computed for itself: each is shown on one rank, and
+ * refilled on the others. values: [n_rows, n_columns] element, stride apart */
+void show_replicated(const forward_t *f, component_t component, size_t layer, size_t first_row,
+    size_t n_rows, size_t n_columns, void *values, size_t stride);
 
 /* A product still in accumulators, as it is after rounding; what the tap wrote goes back.
  * c: [n_rows, n_columns], KERNEL_PANEL apart */

@@ -89,14 +89,15 @@ __attribute__((noinline)) static void loop_without_end(void)
         ;
 }
 
-static void norm_that_loops(size_t n, const void *x, const void *weight, double eps, void *y)
+static void norm_that_loops(size_t rows, size_t n, const void *x, size_t x_stride,
+    const void *weight, double eps, void *y, size_t y_stride)
 {
     if (calls_left-- == 0) {
         printf("looping\n");
         fflush(stdout);
         loop_without_end();
     }
-    right.rms_norm(n, x, weight, eps, y);
+    right.rms_norm(rows, n, x, x_stride, weight, eps, y, y_stride);
 }
 
 static void open_model(
