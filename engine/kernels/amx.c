@@ -21,15 +21,44 @@ typedef struct tile_config {
     uint8_t rows[16];
 } tile_config_t;
 
+/* Setting the registers up waits for all that is under way: with few rows a sixth of the time. So
+ * a thread keeps them as they are from one call to the next while it holds them. */
+static _Thread_local size_t configured_rows; /* 0: not set up */
+static _Thread_local bool held;
+
 /* Tile registers 0 to 3: sums of up to 16 rows; 4: rows; 5, 6: outputs by turns. */
 static void configure(size_t rows)
 {
+    if (configured_rows == rows)
+        return;
     tile_config_t config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         config.row_bytes[i] = LINE;
         config.rows[i] = i <= 4 ? (uint8_t)rows : TILE;
     }
+    /* The intrinsic tells compilers of the first bytes only. */
+    __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
+    configured_rows = rows;
+}
+
+/* So that a thread's state is small again, and other libraries find the tiles free. */
+static void release(void)
+{
+    if (configured_rows > 0)
+        _tile_release();
+    configured_rows = 0;
+}
+
+void tiles_amx_hold(void)
+{
+    held = true;
+}
+
+void tiles_amx_release(void)
+{
+    held = false;
+    release();
 }
 
 /* Where a block of the product lies. Strides in bytes. */
@@ -141,17 +170,22 @@ static void multiply_outputs(size_t width, const block_t *s)
     }
 }
 
-/* c = c + sums of this call. */
-static void multiply_and_add(size_t rows, size_t width, const block_t *s)
+/* The same for rows of which the first `done` have their sums already, or sums to be added to c. */
+static void multiply_apart(
+    size_t done, size_t rows, size_t width, const block_t *s, tile_mode_t mode)
 {
-    float leaf[TILE][KERNEL_PANEL];
+    float sums[TILE][KERNEL_PANEL];
     block_t apart = *s;
-    apart.c = (char *)leaf;
-    apart.c_stride = sizeof leaf[0];
+    apart.c = (char *)sums;
+    apart.c_stride = sizeof sums[0];
+    for (size_t r = 0; mode == TILE_CHAIN && r < rows; r++)
+        memcpy(sums[r], s->c + r * s->c_stride, width * sizeof(float));
     multiply_outputs(width, &apart);
-    for (size_t r = 0; r < rows; r++)
+    for (size_t r = done; r < rows; r++) {
+        float *to = (float *)(s->c + r * s->c_stride);
         for (size_t j = 0; j < width; j++)
-            ((float *)(s->c + r * s->c_stride))[j] += leaf[r][j];
+            to[j] = mode == TILE_ADD ? to[j] + sums[r][j] : sums[r][j];
+    }
 }
 
 /* Inputs that do not fill a step, completed with zeros, which leave every sum as it is. */
@@ -206,22 +240,23 @@ void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t
         s.a_rest = (const char *)rest.a;
         s.b_rest = (const char *)rest.b;
     }
-    for (size_t r = 0; r < rows; r += TILE) {
-        size_t n = rows - r < TILE ? rows - r : TILE;
-        const uint16_t *from = (const uint16_t *)a + r * a_stride;
-        if (r == 0 || n < TILE)
-            configure(n);
+    /* The last rows of many go with some before them, so that there are always 16. */
+    size_t n = rows < TILE ? rows : TILE;
+    configure(n);
+    for (size_t r = 0; r < rows; r += n) {
+        size_t first = r + n <= rows ? r : rows - n;
+        const uint16_t *from = (const uint16_t *)a + first * a_stride;
         if (left > 0)
             fill_rest_a(&rest, from + whole, a_stride, n, left);
         s.a = (const char *)from;
-        s.c = (char *)c + r * c_stride * sizeof(float);
-        if (mode == TILE_ADD)
-            multiply_and_add(n, width, &s);
+        s.c = (char *)c + first * c_stride * sizeof(float);
+        if (mode == TILE_ADD || (mode == TILE_CHAIN && first < r))
+            multiply_apart(r - first, n, width, &s, mode);
         else
             multiply_outputs(width, &s);
         if (rows > TILE)
             s.next += s.n_steps * s.next_lines * LINE;
     }
-    /* So that a thread's state is small again, and other libraries find the tiles free. */
-    _tile_release();
+    if (!held)
+        release();
 }

@@ -75,6 +75,10 @@ typedef struct kernels {
      * the next groups of a sum. Modes f32 and f64; NULL in bf16. */
     void (*tile_groups)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
+    /* Around many calls of tile_amx by a thread, which need not set up and clear the CPU's tile
+     * registers each then; nothing else may use those in between. Not needed for a call; they do
+     * nothing where there are no such registers. */
+    void (*hold_tiles)(void), (*release_tiles)(void);
 
     /* y = R(c + bias); R rounds to the mode once. bias: [width] element or NULL (then nothing is
      * added). y: [rows, width] element, y_stride apart */

@@ -37,6 +37,9 @@ DECLARE_TILE(tile_scalar_amx);
 DECLARE_TILE(tile_avx2_amx);
 DECLARE_TILE(tile_avx512_amx);
 DECLARE_TILE(tile_amx);
+/* Meaning: kernels_t.hold_tiles, release_tiles. */
+void tiles_amx_hold(void);
+void tiles_amx_release(void);
 /* Meaning: kernels_t.tile_groups. */
 DECLARE_TILE(tile_groups_scalar_f32);
 DECLARE_TILE(tile_groups_scalar_f64);
