@@ -390,20 +390,22 @@ static float fast_weights(size_t n, float largest, float *scores, uint16_t *weig
     return _mm512_cvtss_f32(_mm512_add_ps(lane, _mm512_movehdup_ps(lane)));
 }
 
-/* The last keys of a block, fewer than a vector, have exact exponentials: of these, */
-static void exact_exponentials(float largest, const float *scores, double *e)
+/* The last n keys of a block, fewer than a vector, have exact exponentials. Their distances from
+ * the largest, in one or two vectors of doubles: */
+static void exact_distances(size_t n, float largest, const float *scores, double *e)
 {
     __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(largest));
     _mm512_storeu_pd(e, _mm512_cvtps_pd(_mm512_castps512_ps256(apart)));
-    _mm512_storeu_pd(e + 8, _mm512_cvtps_pd(_mm512_extractf32x8_ps(apart, 1)));
+    if (n > 8)
+        _mm512_storeu_pd(e + 8, _mm512_cvtps_pd(_mm512_extractf32x8_ps(apart, 1)));
 }
 
-/* which are added to sum one by one. */
+/* The exponentials are added to sum one by one. */
 static float exact_weights(size_t n, const double *e, float *scores, uint16_t *weights, float sum)
 {
-    __m256 low = _mm512_cvtpd_ps(_mm512_loadu_pd(e));
-    __m256 high = _mm512_cvtpd_ps(_mm512_loadu_pd(e + 8));
-    __m512 all = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+    __m512 all = _mm512_castps256_ps512(_mm512_cvtpd_ps(_mm512_loadu_pd(e)));
+    if (n > 8)
+        all = _mm512_insertf32x8(all, _mm512_cvtpd_ps(_mm512_loadu_pd(e + 8)), 1);
     all = _mm512_maskz_mov_ps(lanes_of(n, 0), all);
     float single[LANES];
     _mm512_storeu_ps(single, all);
@@ -421,7 +423,7 @@ static void weights_of_rows(size_t rows, size_t n_kept, size_t n_block, float sc
 {
     size_t vectors_end = n_block / LANES * LANES;
     size_t fast_end = n_kept < vectors_end ? n_kept : vectors_end;
-    double e[WEIGHT_ROWS][LANES];
+    double e[WEIGHT_ROWS * LANES];
     for (size_t r = 0; r < rows; r++)
         max[r] = scale_scores(n_kept, scale, max[r], scores + r * stride);
     for (size_t r = 0; r < rows; r++)
@@ -429,13 +431,14 @@ static void weights_of_rows(size_t rows, size_t n_kept, size_t n_block, float sc
             fast_end, max[r], scores + r * stride, weights == NULL ? NULL : weights + r * stride);
     if (n_kept <= vectors_end)
         return;
+    size_t n = n_kept - vectors_end, lanes = n > 8 ? LANES : 8;
     for (size_t r = 0; r < rows; r++)
-        exact_exponentials(max[r], scores + r * stride + vectors_end, e[r]);
-    exp_f64_all(rows * LANES, e[0]);
+        exact_distances(n, max[r], scores + r * stride + vectors_end, e + r * lanes);
+    exp_f64_all(rows * lanes, e);
     for (size_t r = 0; r < rows; r++) {
         size_t at = r * stride + vectors_end;
         sum[r] = exact_weights(
-            n_kept - vectors_end, e[r], scores + at, weights == NULL ? NULL : weights + at, sum[r]);
+            n, e + r * lanes, scores + at, weights == NULL ? NULL : weights + at, sum[r]);
     }
 }
 

@@ -147,7 +147,7 @@ static void scores_in_4(
         scores_of_keys(4, 1, keys, inputs, q, panel);
         break;
     case 3:
-        scores_of_keys(3, VECTORS_OF_FEW, keys, inputs, q, panel);
+        scores_of_keys(3, 1, keys, inputs, q, panel);
         break;
     case 2:
         scores_of_keys(2, VECTORS_OF_FEW, keys, inputs, q, panel);

@@ -109,25 +109,40 @@ static bool find_unit(const forward_t *f, walk_t *w, size_t number, attention_un
     return false;
 }
 
+static size_t take_number(forward_t *f)
+{
+    return atomic_fetch_add(&f->next_unit, 1);
+}
+
 void forward_attend(forward_t *f, size_t thread, size_t layer)
 {
     walk_t walk = {.layer = layer,
         .n_kv = plan_count(model_share(f->model)->kv_heads),
         .n_parts = head_parts(f)};
     void *scratch = f->threads[thread].attention;
-    attention_unit_t unit, next;
-    size_t number = atomic_fetch_add(&f->next_unit, 1);
-    while (find_unit(f, &walk, number, &unit)) {
+    attention_unit_t units[2], *unit = &units[0], *next = &units[1];
+    size_t number = take_number(f);
+    bool found = find_unit(f, &walk, number, unit);
+    while (found) {
         /* What this thread gets next, if all take turns; it is not taken before this one is done.
          */
         walk_t ahead = walk;
-        unit.next = f->sdpa && find_unit(f, &ahead, number + f->n_threads, &next) ? &next : NULL;
+        size_t expected = number + f->n_threads;
+        unit->next = f->sdpa && find_unit(f, &ahead, expected, next) ? next : NULL;
         if (f->sdpa)
-            attention_sdpa(&unit, scratch);
+            attention_sdpa(unit, scratch);
         else
-            attention_eager(&unit, scratch);
+            attention_eager(unit, scratch);
         forward_heads_written(
-            f, thread, unit.tap_row, unit.n_tokens, unit.n_heads, &f->times.attention_ns);
-        number = atomic_fetch_add(&f->next_unit, 1);
+            f, thread, unit->tap_row, unit->n_tokens, unit->n_heads, &f->times.attention_ns);
+        number = take_number(f);
+        if (unit->next != NULL && number == expected) {
+            attention_unit_t *done = unit;
+            unit = next;
+            next = done;
+            walk = ahead;
+        } else {
+            found = find_unit(f, &walk, number, unit);
+        }
     }
 }
