@@ -160,25 +160,20 @@ static void ask_lines(const char *data, size_t bytes)
         __builtin_prefetch(data + i);
 }
 
-/* Asks the caches for a part of the first keys and values of the next lone row: other sequences'
- * were there meanwhile. All at once they would hold up this row's own loads. */
+/* Asks the caches for a part of the first keys of the next lone row: other sequences' were there
+ * meanwhile. All at once they would hold up this row's own loads. Values lie in a row, which the
+ * hardware sees for itself. */
 static void ask_next(const attention_unit_t *u, size_t part, size_t n_parts)
 {
     const attention_unit_t *next = u->next;
     if (next == NULL || next->call_tokens > 1)
         return;
     size_t d = next->head_dim, pairs = d / 2;
-    size_t n_keys = size_min(next->first_position + 1, ASKED_BYTES / (4 * d));
+    size_t n_keys = size_min(next->first_position + 1, ASKED_BYTES / (2 * d));
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
-        size_t keys = size_min(KV_BLOCK, n_keys - key);
         const char *panel = k_panel(next, key);
         for (size_t pair = pairs * part / n_parts; pair < pairs * (part + 1) / n_parts; pair++)
-            ask_lines(panel + pair * KV_BLOCK * 4, keys * 4);
-        for (size_t first = 0; first < d; first += KERNEL_PANEL) {
-            size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first);
-            size_t bytes = size_round_up(keys * 2 * width, LINE) / n_parts;
-            ask_lines(v_panel(next, key, first) + part * bytes, bytes);
-        }
+            ask_lines(panel + pair * KV_BLOCK * 4, size_min(KV_BLOCK, n_keys - key) * 4);
     }
 }
 
