@@ -26,7 +26,7 @@ struct trace {
     int phase;  /* the last one recorded, and its layer */
     size_t layer;
     trace_clock_t clock; /* of this rank */
-    uint64_t origin_ns;
+    uint64_t origin_ns, origin_ticks;
     char *path, *part; /* on rank 0 */
     FILE *file;        /* of part */
 };
@@ -52,8 +52,10 @@ void trace_record(trace_t *trace, trace_kind_t kind, int what, size_t value)
         trace->phase = what;
         trace->layer = value;
     }
-    trace->events[trace->n++ % trace->capacity] = (trace_event_t){
-        .ns = clock_ns(), .value = (uint32_t)value, .kind = (uint8_t)kind, .what = (uint8_t)what};
+    trace->events[trace->n++ % trace->capacity] = (trace_event_t){.ns = clock_ticks(),
+        .value = (uint32_t)value,
+        .kind = (uint8_t)kind,
+        .what = (uint8_t)what};
 }
 
 void comm_trace_rows(const comm_t *comm, size_t rows)
@@ -175,6 +177,7 @@ int trace_open(trace_t **out, comm_t *comm, const char *path, size_t n_events, f
     t->capacity = n_events;
     t->phase = HEART_IDLE;
     t->origin_ns = clock_ns();
+    t->origin_ticks = clock_ticks();
     align_clock(t, 0);
     comm->trace = t;
     *out = t;
@@ -183,6 +186,16 @@ int trace_open(trace_t **out, comm_t *comm, const char *path, size_t n_events, f
 
 /* ---- Writing -----------------------------------------------------------------------------------
  */
+
+/* From what was read while recording to nanoseconds. */
+static void convert_ticks(trace_t *t)
+{
+    double ticks = (double)(clock_ticks() - t->origin_ticks);
+    double ns_of_tick = ticks > 0 ? (double)(clock_ns() - t->origin_ns) / ticks : 0;
+    for (size_t i = 0; i < size_min((size_t)t->n, t->capacity); i++)
+        t->events[i].ns =
+            t->origin_ns + (uint64_t)((double)(t->events[i].ns - t->origin_ticks) * ns_of_tick);
+}
 
 static introduction_t introduce(const trace_t *t)
 {
@@ -290,6 +303,7 @@ int trace_close(trace_t *t, fail_t *fail)
     trace_event_t *buffer = NULL;
     uint64_t *errors_ns = NULL;
     comm->trace = NULL;
+    convert_ticks(t);
     align_clock(t, 1);
     if (comm->rank == 0) {
         buffer = malloc(PIECE_EVENTS * sizeof *buffer);

@@ -20,7 +20,7 @@ typedef enum trace_kind {
 } trace_kind_t;
 
 typedef struct trace_event {
-    uint64_t ns;    /* clock_ns of the rank */
+    uint64_t ns;    /* clock_ns of the rank; while it records, clock_ticks */
     uint32_t value; /* rows of TRACE_ROWS, layer of TRACE_PHASE */
     uint8_t kind;
     uint8_t what; /* phase of TRACE_PHASE, wait of TRACE_ENTER */

@@ -1,6 +1,12 @@
 #include "engine/base/clock.h"
 
 #include <time.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <x86intrin.h>
+#endif
 
 uint64_t clock_ns(void)
 {
@@ -8,3 +14,30 @@ uint64_t clock_ns(void)
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
+
+#if defined(__x86_64__)
+/* Advanced power management information, "invariant TSC" (Intel SDM and AMD APM, CPUID). */
+static bool counter_is_even(void)
+{
+    enum { LEAF = (int)0x80000007, INVARIANT = 1 << 8 };
+    unsigned a, b, c, d;
+    return __get_cpuid((unsigned)LEAF, &a, &b, &c, &d) && (d & INVARIANT) != 0;
+}
+
+uint64_t clock_ticks(void)
+{
+    enum { UNKNOWN, EVEN, UNEVEN };
+    static atomic_int kind = UNKNOWN; /* all threads find the same */
+    int known = atomic_load_explicit(&kind, memory_order_relaxed);
+    if (known == UNKNOWN) {
+        known = counter_is_even() ? EVEN : UNEVEN;
+        atomic_store_explicit(&kind, known, memory_order_relaxed);
+    }
+    return known == EVEN ? __rdtsc() : clock_ns();
+}
+#else
+uint64_t clock_ticks(void)
+{
+    return clock_ns();
+}
+#endif
