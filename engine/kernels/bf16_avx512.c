@@ -45,8 +45,7 @@ static inline __m512i rounded(__m512 x)
 static inline __m256i halves(__m512 x)
 {
 #ifdef __AVX512BF16__
-    /* The instruction keeps a NaN's payload and takes a denormal number for zero; bf16 has neither.
-     */
+    /* The instruction keeps the payload of a NaN and takes denormals for zero; R does neither. */
     enum { QUIET_NAN = 0x01, DENORMAL = 0x20, SIGNALING_NAN = 0x80 };
     if (__builtin_expect(
             _mm512_fpclass_ps_mask(x, QUIET_NAN | SIGNALING_NAN | DENORMAL) == 0, true))
