@@ -5,7 +5,6 @@
 #include <cpuid.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <x86intrin.h>
 #endif
 
 uint64_t clock_ns(void)
@@ -33,7 +32,7 @@ uint64_t clock_ticks(void)
         known = counter_is_even() ? EVEN : UNEVEN;
         atomic_store_explicit(&kind, known, memory_order_relaxed);
     }
-    return known == EVEN ? __rdtsc() : clock_ns();
+    return known == EVEN ? __builtin_ia32_rdtsc() : clock_ns();
 }
 #else
 uint64_t clock_ticks(void)
