@@ -150,7 +150,7 @@ static int check_positions(const cluster_job_t *c, fail_t *fail)
     for (size_t i = 0; i < CALIBRATE_RUNS; i++)
         needed = size_max(
             needed, size_max(c->runs[i].prompt_tokens, c->runs[i].context + c->runs[i].gen_tokens));
-    if (config->yarn.enabled || needed <= config->max_position_embeddings)
+    if (config_has_positions(config, needed))
         return 0;
     return fail_set(fail, FAIL_LIMIT,
         "--cluster: expected a model of at least %zu positions, which its runs need, and %s has "

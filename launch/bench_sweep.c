@@ -81,7 +81,7 @@ static int check_lengths(const sweep_job_t *s, fail_t *fail)
     for (size_t c = 0; c < s->sweep.contexts.n; c++) {
         bench_options_t run = run_of(s, 1, s->sweep.contexts.items[c]);
         size_t needed = size_max(run.prompt_tokens, run.context + run.gen_tokens);
-        if (!config->yarn.enabled && needed > config->max_position_embeddings)
+        if (!config_has_positions(config, needed))
             return fail_set(fail, FAIL_LIMIT,
                 "--sweep: context %zu, --prompt-tokens %zu, --gen-tokens %zu: %zu positions, and "
                 "the model has %zu",

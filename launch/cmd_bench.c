@@ -38,14 +38,14 @@ static int check_lengths(bench_job_t *job, fail_t *fail)
     if (flags->context == 0)
         flags->context = flags->prompt_tokens;
     size_t needed = size_max(flags->prompt_tokens, flags->context + flags->gen_tokens);
-    size_t positions = job->config.max_position_embeddings;
     /* --cluster has lengths of its own, which it checks. */
-    if (flags->cluster == NULL && !job->config.yarn.enabled && needed > positions)
+    if (flags->cluster == NULL && !config_has_positions(&job->config, needed))
         return fail_set(fail, FAIL_LIMIT,
             "--prompt-tokens %zu, --context %zu, --gen-tokens %zu: %zu positions, and the model "
             "has "
             "%zu",
-            flags->prompt_tokens, flags->context, flags->gen_tokens, needed, positions);
+            flags->prompt_tokens, flags->context, flags->gen_tokens, needed,
+            job->config.max_position_embeddings);
     if (flags->n_layers > job->config.num_hidden_layers)
         return fail_set(fail, FAIL_USAGE, "--layers: expected at most the model's %zu, found %zu",
             job->config.num_hidden_layers, flags->n_layers);

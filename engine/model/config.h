@@ -63,6 +63,13 @@ int config_load_file(config_t *config, const char *path, fail_t *fail);
 /* The text of a config.json that is kept elsewhere; name is what messages call it. */
 int config_load_text(config_t *config, const char *text, const char *name, fail_t *fail);
 
+/* Whether a sequence of n tokens has positions. Known from the file alone unless RoPE is stretched,
+ * which counts as having them here. */
+static inline bool config_has_positions(const config_t *config, size_t n)
+{
+    return config->yarn.enabled || n <= config->max_position_embeddings;
+}
+
 /* The sizes a plan needs, weights and cache in the given mode. */
 plan_model_t config_plan_model(const config_t *config, dtype_t mode);
 

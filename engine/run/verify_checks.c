@@ -136,7 +136,7 @@ static int check_ids(const reference_t *reference, const config_t *config, fail_
                     return fail_set(fail, FAIL_MODEL,
                         "%s: prompt %zu: expected ids below the model's vocab_size %zu, found %d",
                         reference->path, k, config->vocab_size, lists[l][i]);
-        if (p->n_ids + p->n_new[0] > config->max_position_embeddings && !config->yarn.enabled)
+        if (!config_has_positions(config, p->n_ids + p->n_new[0]))
             return fail_set(fail, FAIL_MODEL,
                 "%s: prompt %zu: expected at most the model's %zu positions, found %zu tokens",
                 reference->path, k, config->max_position_embeddings, p->n_ids + p->n_new[0]);
