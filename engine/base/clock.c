@@ -18,9 +18,9 @@ uint64_t clock_ns(void)
 /* Advanced power management information, "invariant TSC" (Intel SDM and AMD APM, CPUID). */
 static bool counter_is_even(void)
 {
-    enum { LEAF = (int)0x80000007, INVARIANT = 1 << 8 };
+    const unsigned leaf = 0x80000007u, invariant = 1u << 8;
     unsigned a, b, c, d;
-    return __get_cpuid((unsigned)LEAF, &a, &b, &c, &d) && (d & INVARIANT) != 0;
+    return __get_cpuid(leaf, &a, &b, &c, &d) && (d & invariant) != 0;
 }
 
 uint64_t clock_ticks(void)

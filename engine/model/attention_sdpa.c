@@ -160,19 +160,20 @@ static void ask_lines(const char *data, size_t bytes)
         __builtin_prefetch(data + i);
 }
 
-/* Asks the caches for a part of the first keys of the next lone row: other sequences' were there
- * meanwhile. All at once they would hold up this row's own loads. Values lie in a row, which the
- * hardware sees for itself. */
-static void ask_next(const attention_unit_t *u, size_t part, size_t n_parts)
+/* During the first block of keys, asks the caches for a part of the first keys of the next lone
+ * row: other sequences' were there meanwhile. All at once they would hold up this row's own loads.
+ * Values lie in a row, which the hardware sees for itself. */
+enum { ASK_PARTS = 3 };
+static void ask_next(const attention_unit_t *u, const block_t *b, size_t part)
 {
     const attention_unit_t *next = u->next;
-    if (next == NULL || next->call_tokens > 1)
+    if (b->first_key > 0 || next == NULL || next->call_tokens > 1)
         return;
     size_t d = next->head_dim, pairs = d / 2;
     size_t n_keys = size_min(next->first_position + 1, ASKED_BYTES / (2 * d));
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
         const char *panel = k_panel(next, key);
-        for (size_t pair = pairs * part / n_parts; pair < pairs * (part + 1) / n_parts; pair++)
+        for (size_t pair = pairs * part / ASK_PARTS; pair < pairs * (part + 1) / ASK_PARTS; pair++)
             ask_lines(panel + pair * KV_BLOCK * 4, size_min(KV_BLOCK, n_keys - key) * 4);
     }
 }
@@ -326,14 +327,11 @@ void attention_sdpa(const attention_unit_t *u, void *scratch)
             .n_keys = size_min(KEY_BLOCK, call_keys(u) - first),
             .n_queries = query_block_rows(u),
             .end = size_min(KEY_BLOCK, n_keys - first)};
-        if (first == 0)
-            ask_next(u, 0, 3);
+        ask_next(u, &b, 0);
         compute_scores(u, &s, &b, rows);
-        if (first == 0)
-            ask_next(u, 1, 3);
+        ask_next(u, &b, 1);
         compute_weights(u, &s, &b, rows);
-        if (first == 0)
-            ask_next(u, 2, 3);
+        ask_next(u, &b, 2);
         compute_outputs(u, &s, &b, rows);
     }
     store_rows(u, &s, rows);
