@@ -78,6 +78,11 @@ void comm_buffer_close(comm_buffer_t *buffer)
     free(buffer);
 }
 
+bool comm_buffer_is_shared(const comm_buffer_t *buffer)
+{
+    return buffer->comm->n_groups == 1;
+}
+
 bool comm_buffer_has_small_pages(const comm_buffer_t *buffer)
 {
     return buffer->window.data != NULL && !buffer->window.huge;

@@ -125,6 +125,8 @@ int comm_buffer_open(
 /* Collective. NULL is allowed (on all ranks). */
 void comm_buffer_close(comm_buffer_t *buffer);
 void *comm_buffer_data(comm_buffer_t *buffer);
+/* Whether all ranks of its group share it, so that a gather moves nothing. */
+bool comm_buffer_is_shared(const comm_buffer_t *buffer);
 /* Whether ranks share it and the system gave it small pages only, which are slow to work on. */
 bool comm_buffer_has_small_pages(const comm_buffer_t *buffer);
 

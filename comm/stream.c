@@ -42,6 +42,7 @@ struct comm_stream {
     /* The gather that is under way. */
     const char *rows;
     size_t n_rows;
+    bool whole;
     int n_requests;
 };
 
@@ -235,9 +236,10 @@ static MPI_Request *next_request(comm_stream_t *s)
     return &s->requests[s->n_requests++];
 }
 
-/* Where a piece lies, and its tag. */
+/* Where a piece lies, what it is of, and its tag. */
 typedef struct piece {
     size_t offset;
+    int count;
     MPI_Datatype type;
     int tag;
 } piece_t;
@@ -250,9 +252,17 @@ static bool find_piece(
     size_t end = size_min((down + 1) * g->tile_rows, s->n_rows), column = across * g->tile_bytes;
     if (row >= end)
         return false;
-    piece->offset = row * s->stride_bytes + g->begin + column;
-    piece->type =
-        type_of(s, size_min(g->piece_rows, end - row), size_min(g->tile_bytes, g->width - column));
+    size_t n_rows = size_min(g->piece_rows, end - row);
+    size_t bytes = size_min(g->tile_bytes, g->width - column);
+    if (s->whole) {
+        piece->offset = s->n_rows * (g->begin + column) + row * bytes;
+        piece->count = (int)(n_rows * bytes);
+        piece->type = MPI_BYTE;
+    } else {
+        piece->offset = row * s->stride_bytes + g->begin + column;
+        piece->count = 1;
+        piece->type = type_of(s, n_rows, bytes);
+    }
     piece->tag = FIRST_TAG + (int)((down * g->pieces_of_tile + k) * g->tiles_across + across);
     return true;
 }
@@ -268,13 +278,14 @@ static void receive_part(comm_stream_t *s, int source)
         for (size_t across = 0; across < g.tiles_across; across++)
             for (size_t k = 0; k < g.pieces_of_tile; k++)
                 if (find_piece(s, &g, down, across, k, &piece))
-                    MPI_Irecv(data + piece.offset, 1, piece.type, source, piece.tag, s->comm->world,
-                        next_request(s));
+                    MPI_Irecv(data + piece.offset, piece.count, piece.type, source, piece.tag,
+                        s->comm->world, next_request(s));
 }
 
-void comm_stream_begin(comm_stream_t *s, const char *rows, size_t n_rows)
+void comm_stream_begin(comm_stream_t *s, const char *rows, size_t n_rows, bool whole)
 {
     s->rows = rows;
+    s->whole = whole;
     s->n_rows = n_rows;
     s->n_requests = 0;
     for (int i = 0; i < s->n_sources; i++)
@@ -294,7 +305,7 @@ void comm_stream_send(comm_stream_t *s, size_t tile)
     for (size_t k = 0; k < g.pieces_of_tile; k++)
         for (int i = 0; i < s->n_targets; i++)
             if (find_piece(s, &g, tile / g.tiles_across, tile % g.tiles_across, k, &piece))
-                MPI_Isend(s->rows + piece.offset, 1, piece.type, s->targets[i], piece.tag,
+                MPI_Isend(s->rows + piece.offset, piece.count, piece.type, s->targets[i], piece.tag,
                     s->comm->world, next_request(s));
 }
 

@@ -56,8 +56,11 @@ void comm_stream_close(comm_stream_t *stream);
 bool comm_stream_pays(const comm_stream_t *stream, size_t n_rows);
 
 /* Local. Begins a gather of n_rows rows. rows: where this rank writes its part, the buffer or
- * memory of its own that lies like it: the row 0. */
-void comm_stream_begin(comm_stream_t *stream, const char *rows, size_t n_rows);
+ * memory of its own that lies like it: the row 0.
+ * whole: every tile is one piece. Parts follow each other, so that part r begins at n_rows *
+ * begins[r], in a part its tiles, and how a tile's bytes lie is the caller's own affair. For
+ * tilings of all rows, and begins[0] = 0. */
+void comm_stream_begin(comm_stream_t *stream, const char *rows, size_t n_rows, bool whole);
 /* Local. Tiles of this rank's part, counted row by row of tiles. */
 size_t comm_stream_tiles(const comm_stream_t *stream);
 /* Local. A tile is written. Each is told once. */

@@ -532,7 +532,7 @@ static void stream_and_check(
     comm_stream_t *stream = s->streams[step % 2];
     char *data = comm_buffer_data(s->buffers[step % 2]), *rows = own != NULL ? own : data;
     size_t begin = s->begins[t->rank], end = s->begins[t->rank + 1], wrong = 0;
-    comm_stream_begin(stream, rows, n_rows);
+    comm_stream_begin(stream, rows, n_rows, false);
     for (size_t tile = comm_stream_tiles(stream); tile-- > 0;) {
         size_t across = (end - begin + s->tiling.bytes - 1) / s->tiling.bytes;
         size_t row = tile / across * s->tiling.rows, c = begin + tile % across * s->tiling.bytes;
@@ -552,6 +552,48 @@ static void stream_and_check(
     CHECK(t, wrong == 0);
 }
 
+/* Where the bytes from column c of part r on begin in its tile, and how far rows are apart there.
+ */
+static char *tile_at(char *data, const streams_t *s, size_t n_rows, int r, size_t c, size_t *apart)
+{
+    size_t begin = s->begins[r], end = s->begins[r + 1];
+    size_t first = begin + (c - begin) / s->tiling.bytes * s->tiling.bytes;
+    *apart = end - first < s->tiling.bytes ? end - first : s->tiling.bytes;
+    return data + first * n_rows + (c - first);
+}
+
+/* The same with whole tiles. */
+static void stream_whole_tiles_and_check(
+    context_t *t, const streams_t *s, uint64_t step, size_t n_rows, char *own)
+{
+    comm_stream_t *stream = s->streams[step % 2];
+    char *data = comm_buffer_data(s->buffers[step % 2]), *rows = own != NULL ? own : data;
+    size_t begin = s->begins[t->rank], end = s->begins[t->rank + 1], apart, wrong = 0;
+    comm_stream_begin(stream, rows, n_rows, true);
+    for (size_t tile = comm_stream_tiles(stream); tile-- > 0;) {
+        for (size_t c = begin + tile * s->tiling.bytes;
+             c < end && c < begin + (tile + 1) * s->tiling.bytes; c++) {
+            char *to = tile_at(rows, s, n_rows, t->rank, c, &apart);
+            for (size_t i = 0; i < n_rows; i++)
+                to[i * apart] = (char)pattern(step, i, c);
+        }
+        comm_stream_send(stream, tile);
+        dawdle(t, step + tile);
+        if (draw(t, 3) == 0)
+            comm_stream_poll(stream);
+    }
+    if (own != NULL)
+        memcpy(data + begin * n_rows, own + begin * n_rows, (end - begin) * n_rows);
+    comm_stream_end(stream);
+    for (int r = 0; r < t->size; r++)
+        for (size_t c = s->begins[r]; c < s->begins[r + 1]; c++) {
+            const char *from = tile_at(data, s, n_rows, r, c, &apart);
+            for (size_t i = 0; i < n_rows; i++)
+                wrong += from[i * apart] != (char)pattern(step, i, c);
+        }
+    CHECK(t, wrong == 0);
+}
+
 static void stream_gathers(context_t *t, streams_t *s)
 {
     fail_t fail = {0};
@@ -566,7 +608,11 @@ static void stream_gathers(context_t *t, streams_t *s)
     uint64_t random = t->random;
     for (uint64_t step = 0; step < 12 && s->streams[0] != NULL; step++) {
         size_t n_rows = 1 + hash(step) % s->n_rows;
-        stream_and_check(t, s, step, n_rows, step % 3 == 2 ? own : NULL);
+        char *apart = step % 3 == 2 ? own : NULL;
+        if (step % 4 > 1 && s->tiling.rows >= s->n_rows)
+            stream_whole_tiles_and_check(t, s, step, n_rows, apart);
+        else
+            stream_and_check(t, s, step, n_rows, apart);
     }
     t->random = random; /* ranks drew differently often */
     for (int b = 0; b < 2; b++) {

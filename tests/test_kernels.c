@@ -348,10 +348,11 @@ static void a_row_does_not_depend_on_the_others(void **state)
         for (size_t p = 0; p < PANELS; p++)
             panels[p] = (panel_t){&w, p};
         size_t leaf = dots[m] == DOT_AMX ? MATRIX_ONE_LEAF : 512;
-        matrix_product(&k, dots[m], panels, PANELS, ROWS, 0, leaf, leaf, x, INPUTS, c);
+        const matrix_rows_t all = {.x = x, .stride = INPUTS, .n = ROWS};
+        matrix_product(&k, dots[m], panels, PANELS, &all, leaf, leaf, c);
         for (size_t row = 0; row < ROWS; row++) {
-            matrix_product(
-                &k, dots[m], panels, PANELS, 1, 0, leaf, leaf, x + row * INPUTS * e, INPUTS, lone);
+            const matrix_rows_t one = {.x = x + row * INPUTS * e, .stride = INPUTS, .n = 1};
+            matrix_product(&k, dots[m], panels, PANELS, &one, leaf, leaf, lone);
             for (size_t p = 0; p < PANELS; p++)
                 assert_same(&k, "matrix_product of a row", c + (p * ROWS + row) * row_bytes,
                     lone + p * row_bytes, matrix_panel_width(&w, p) * k.accumulator_bytes);
@@ -361,6 +362,51 @@ static void a_row_does_not_depend_on_the_others(void **state)
         free(lone);
         free(w.panels);
     }
+}
+
+/* Rows in slabs give what they give row by row, where a kernel takes them so. */
+static void slabs_give_the_same(void **state)
+{
+    (void)state;
+    enum { MOST_ROWS = 70, INPUTS = 1216, WIDE = INPUTS + 6 };
+    kernels_t k, scalar;
+    kernels_get(&k, isa_detect(), DTYPE_BF16);
+    kernels_get(&scalar, ISA_SCALAR, DTYPE_BF16);
+    assert_false(matrix_wants_slabs(&scalar, DOT_AMX, MOST_ROWS, INPUTS));
+    assert_false(matrix_wants_slabs(&k, DOT_CHAIN, MOST_ROWS, INPUTS));
+    assert_false(matrix_wants_slabs(&k, DOT_AMX, MOST_ROWS, INPUTS + 2));
+    if (!matrix_wants_slabs(&k, DOT_AMX, MOST_ROWS, INPUTS))
+        skip();
+    matrix_t w = {.rows = KERNEL_PANEL, .columns = INPUTS};
+    w.bytes = matrix_panel_bytes(DTYPE_BF16, w.rows, INPUTS);
+    w.panels = malloc(w.bytes);
+    uint16_t *x = malloc(MOST_ROWS * WIDE * 2), *slabs = malloc(MOST_ROWS * WIDE * 2);
+    size_t c_bytes = MOST_ROWS * KERNEL_PANEL * sizeof(float);
+    float *c = malloc(c_bytes), *expected = malloc(c_bytes);
+    const panel_t panel = {&w, 0};
+    for (int fill = 0; fill < FILL_COUNT; fill++) {
+        fill_elements(
+            DTYPE_BF16, fill == FILL_CANCEL ? FILL_NORMAL : (fill_t)fill, w.bytes / 2, w.panels);
+        fill_elements(DTYPE_BF16, (fill_t)fill, MOST_ROWS * WIDE, x);
+        for (size_t n = 2; n <= MOST_ROWS; n += 1 + n / 4) {
+            /* Slabs with room between them, in two calls as two threads would. */
+            size_t stride = (n + 3) * KERNEL_SLAB;
+            slabs = realloc(slabs, INPUTS / KERNEL_SLAB * stride * 2);
+            slabs_pack_rows(n / 2, INPUTS, x, WIDE, slabs, stride, 0);
+            slabs_pack_rows(n - n / 2, INPUTS, x + n / 2 * WIDE, WIDE, slabs, stride, n / 2);
+            const matrix_rows_t in_slabs = {.x = slabs, .stride = stride, .slabs = true, .n = n};
+            const matrix_rows_t rows = {.x = x, .stride = WIDE, .n = n};
+            matrix_product(&k, DOT_AMX, &panel, 1, &in_slabs, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, c);
+            matrix_product(
+                &scalar, DOT_AMX, &panel, 1, &rows, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, expected);
+            assert_same(&k, "matrix_product of slabs", c, expected, n * KERNEL_PANEL * 4);
+        }
+    }
+    free(x);
+    free(slabs);
+    free(c);
+    free(expected);
+    free(w.panels);
 }
 
 static void wrong_tile(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
@@ -451,6 +497,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_instruction_set_equals_scalar),
         cmocka_unit_test(a_row_does_not_depend_on_the_others),
+        cmocka_unit_test(slabs_give_the_same),
         cmocka_unit_test(the_sdpa_kernels_equal_scalar),
         cmocka_unit_test(swiglu_of_every_gate_equals_scalar),
         cmocka_unit_test(the_start_up_test_passes_here),

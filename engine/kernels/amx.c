@@ -9,7 +9,7 @@
 
 #include "engine/kernels/tiles.h"
 
-enum { TILE = 16, STEP = 32 }; /* rows, outputs; inputs of one instruction */
+enum { TILE = 16, STEP = KERNEL_SLAB }; /* rows, outputs; inputs of one instruction */
 enum { FEW_ROWS = 1 };
 enum { LINE = 64, STEP_LINES = STEP * KERNEL_PANEL * 2 / LINE };
 #define AHEAD_BYTES                                                                                \
@@ -65,7 +65,8 @@ void tiles_amx_release(void)
 typedef struct block {
     const char *a, *b;
     char *c;
-    size_t a_stride, b_stride, c_stride, n_steps;
+    size_t a_stride, a_step, b_stride, c_stride,
+        n_steps;                 /* a_step: from one step's inputs to the next */
     const char *a_rest, *b_rest; /* inputs beyond the last whole step, padded with zeros; or NULL */
     const char *next;            /* weights to ask for: next_lines a step */
     size_t next_lines;
@@ -144,7 +145,7 @@ INLINE void multiply(const int n, const block_t *s)
             multiply_step(n, a, s->a_stride, b, s->b_stride, next, lines, true);
         else
             multiply_step(n, a, s->a_stride, b, s->b_stride, next, lines, false);
-        a += 2 * STEP;
+        a += s->a_step;
         b += STEP / 2 * s->b_stride;
         next += s->next_lines * LINE;
     }
@@ -217,19 +218,15 @@ static void plan_prefetch(block_t *s, size_t rows)
     s->next_lines = STEP_LINES / ((rows + TILE - 1) / TILE);
 }
 
-void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,
-    void *c, size_t c_stride, tile_mode_t mode)
+/* a: row 0. Strides as in tile_amx and tile_amx_slabs. */
+static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, size_t a_step,
+    const void *b, size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
-    /* A tile of one row takes as long as one of 16; the same sums by fused multiply-adds let the
-     * weights come as fast as memory gives them. */
-    if (rows <= FEW_ROWS) {
-        tile_avx512_amx(rows, a, a_stride, b, width, k, c, c_stride, mode);
-        return;
-    }
     rest_t rest;
     size_t whole = k / STEP * STEP, left = k - whole;
     block_t s = {.b = b,
         .a_stride = 2 * a_stride,
+        .a_step = 2 * a_step,
         .b_stride = 4 * width,
         .c_stride = sizeof(float) * c_stride,
         .n_steps = whole / STEP,
@@ -245,9 +242,9 @@ void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t
     configure(n);
     for (size_t r = 0; r < rows; r += n) {
         size_t first = r + n <= rows ? r : rows - n;
-        const uint16_t *from = (const uint16_t *)a + first * a_stride;
+        const uint16_t *from = a + first * a_stride;
         if (left > 0)
-            fill_rest_a(&rest, from + whole, a_stride, n, left);
+            fill_rest_a(&rest, from + whole / STEP * a_step, a_stride, n, left);
         s.a = (const char *)from;
         s.c = (char *)c + first * c_stride * sizeof(float);
         if (mode == TILE_ADD || (mode == TILE_CHAIN && first < r))
@@ -259,4 +256,21 @@ void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t
     }
     if (!held)
         release();
+}
+
+void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,
+    void *c, size_t c_stride, tile_mode_t mode)
+{
+    /* A tile of one row takes as long as one of 16; the same sums by fused multiply-adds let the
+     * weights come as fast as memory gives them. */
+    if (rows <= FEW_ROWS)
+        tile_avx512_amx(rows, a, a_stride, b, width, k, c, c_stride, mode);
+    else
+        multiply_strips(rows, a, a_stride, STEP, b, width, k, c, c_stride, mode);
+}
+
+void tile_amx_slabs(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    multiply_strips(rows, a, STEP, a_stride, b, width, k, c, c_stride, mode);
 }

@@ -90,6 +90,7 @@ typedef struct kernel_source {
     void (*fill_sdpa)(kernels_t *kernels);
     tile_fn bf16, amx, f32, f64, groups_f32, groups_f64;
     void (*hold_tiles)(void), (*release_tiles)(void);
+    tile_fn slabs; /* or NULL */
 } kernel_source_t;
 
 static void no_tiles(void) {}
@@ -97,19 +98,19 @@ static void no_tiles(void) {}
 static const kernel_source_t sources[ISA_COUNT] = {
     {elementwise_fill_baseline, NULL, sdpa_fill_baseline, tile_scalar_bf16, tile_scalar_amx,
         tile_scalar_f32, tile_scalar_f64, tile_groups_scalar_f32, tile_groups_scalar_f64, no_tiles,
-        no_tiles},
+        no_tiles, NULL},
 #if defined(__x86_64__)
     {elementwise_fill_avx2, NULL, sdpa_fill_avx2, tile_avx2_bf16, tile_avx2_amx, tile_avx2_f32,
-        tile_avx2_f64, tile_groups_avx2_f32, tile_groups_avx2_f64, no_tiles, no_tiles},
+        tile_avx2_f64, tile_groups_avx2_f32, tile_groups_avx2_f64, no_tiles, no_tiles, NULL},
     {elementwise_fill_avx512, bf16_fill_avx512, sdpa_fill_avx512, tile_avx512_bf16_by_fma,
         tile_avx512_amx, tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32,
-        tile_groups_avx512_f64, no_tiles, no_tiles},
+        tile_groups_avx512_f64, no_tiles, no_tiles, NULL},
     {elementwise_fill_avx512, bf16_fill_avx512_bf16, sdpa_fill_avx512, tile_avx512_bf16,
         tile_avx512_amx, tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32,
-        tile_groups_avx512_f64, no_tiles, no_tiles},
+        tile_groups_avx512_f64, no_tiles, no_tiles, NULL},
     {elementwise_fill_avx512, bf16_fill_avx512_bf16, sdpa_fill_avx512, tile_avx512_bf16, tile_amx,
         tile_avx512_f32, tile_avx512_f64, tile_groups_avx512_f32, tile_groups_avx512_f64,
-        tiles_amx_hold, tiles_amx_release},
+        tiles_amx_hold, tiles_amx_release, tile_amx_slabs},
 #endif
 };
 
@@ -117,12 +118,13 @@ void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode)
 {
     const kernel_source_t *source = &sources[isa];
     source->fill(kernels, mode);
-    kernels->tile_amx = NULL;
+    kernels->tile_amx = kernels->tile_amx_slabs = NULL;
     if (mode == DTYPE_BF16) {
         source->fill_sdpa(kernels);
         if (source->fill_bf16 != NULL)
             source->fill_bf16(kernels);
         kernels->tile_amx = source->amx;
+        kernels->tile_amx_slabs = source->slabs;
     }
     kernels->hold_tiles = source->hold_tiles;
     kernels->release_tiles = source->release_tiles;

@@ -36,6 +36,10 @@
 #define KERNEL_MANY_ROWS 32
 #define KERNEL_LANES 16   /* a panel's width is a multiple of this */
 #define KERNEL_GRANULE 64 /* logits that are summed together */
+/* Inputs that the dot product amx adds in one operation, and of a slab: many rows may lie as slabs
+ * of so many inputs each, [inputs / KERNEL_SLAB][rows][KERNEL_SLAB], in which what an operation
+ * takes of 16 rows is one piece of 1 KiB. */
+#define KERNEL_SLAB 32
 /* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
  * small: the f32 logits lie nearer to the f64 truth than PyTorch's own (docs/parity.md). */
 #define KERNEL_LEAF 32
@@ -69,6 +73,11 @@ typedef struct kernels {
     /* The same by the dot product amx; mode bf16 only, NULL otherwise. A chain may be continued
      * where its inputs so far are a multiple of 32. */
     void (*tile_amx)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+        size_t k, void *c, size_t c_stride, tile_mode_t mode);
+    /* The same of rows that lie in slabs, two or more of them; a_stride elements from slab to slab.
+     * k: a multiple of KERNEL_SLAB. NULL where no instruction is faster for it, so everywhere but
+     * with AMX. */
+    void (*tile_amx_slabs)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
     /* The same by leaves and groups: a chain from +0 for each KERNEL_LEAF inputs, leaves added left
      * to right for each KERNEL_GROUP inputs, groups added left to right; TILE_SET, or TILE_ADD for
@@ -236,18 +245,33 @@ typedef struct panel {
     size_t p;
 } panel_t;
 
+/* Rows that are multiplied; the first n_lone of n are lone ones, whose order may differ. x: [n,
+ * columns] element, padding inputs zero: row-major, stride elements apart, or in slabs that are
+ * stride elements apart. */
+typedef struct matrix_rows {
+    const void *x;
+    size_t stride;
+    bool slabs; /* only for DOT_AMX and kernels that have tile_amx_slabs */
+    size_t n, n_lone;
+} matrix_rows_t;
+
 /* c = x W^T of n_panels panels, of matrices with the same columns, for a batch of rows in two
- * classes: rows [0, n_lone) sum in leaves of leaf_lone inputs, rows [n_lone, n_rows) in leaves of
- * leaf_rows; leaves are added left to right. (f32 and f64: by leaves and groups,
- * kernels_t.tile_groups.) A leaf of MATRIX_ONE_LEAF is the whole row. One pass over the panels.
- * dot: DOT_AMX in mode bf16 only. x: [n_rows, columns] element, row-major, x_stride apart (padding
- * inputs zero); c: [n_panels][n_rows, KERNEL_PANEL] accumulator. The larger leaf is a multiple of
- * the smaller. */
+ * classes: lone rows sum in leaves of leaf_lone inputs, the others in leaves of leaf_rows; leaves
+ * are added left to right. (f32 and f64: by leaves and groups, kernels_t.tile_groups.) A leaf of
+ * MATRIX_ONE_LEAF is the whole row. One pass over the panels. dot: DOT_AMX in mode bf16 only. c:
+ * [n_panels][n rows, KERNEL_PANEL] accumulator. The larger leaf is a multiple of the smaller. */
 #define MATRIX_ONE_LEAF SIZE_MAX
 #define MATRIX_MAX_PANELS 16
 void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
-    size_t n_rows, size_t n_lone, size_t leaf_lone, size_t leaf_rows, const void *x,
-    size_t x_stride, void *c);
+    const matrix_rows_t *rows, size_t leaf_lone, size_t leaf_rows, void *c);
+
+/* Whether so many rows are multiplied faster in slabs. */
+bool matrix_wants_slabs(const kernels_t *kernels, dot_t dot, size_t n_rows, size_t columns);
+
+/* Writes n bf16 rows into slabs at row first_row. src: [n, columns], src_stride apart; columns: a
+ * multiple of KERNEL_SLAB; slabs: slab_stride elements apart */
+void slabs_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_stride,
+    uint16_t *slabs, size_t slab_stride, size_t first_row);
 
 /* Panels that many rows are best multiplied with at once. */
 size_t matrix_panels_together(dtype_t mode, dot_t dot);

@@ -127,14 +127,38 @@ void row_swap_pairs(size_t n, uint16_t *x)
     }
 }
 
+bool matrix_wants_slabs(const kernels_t *kernels, dot_t dot, size_t n_rows, size_t columns)
+{
+    return dot == DOT_AMX && kernels->tile_amx_slabs != NULL && n_rows >= KERNEL_MANY_ROWS &&
+           columns % KERNEL_SLAB == 0;
+}
+
+void slabs_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_stride,
+    uint16_t *slabs, size_t slab_stride, size_t first_row)
+{
+    for (size_t i = 0; i < columns; i += KERNEL_SLAB) {
+        uint16_t *to = slabs + i / KERNEL_SLAB * slab_stride + first_row * KERNEL_SLAB;
+        for (size_t r = 0; r < n; r++)
+            memcpy(to + r * KERNEL_SLAB, src + r * src_stride + i, KERNEL_SLAB * sizeof *src);
+    }
+}
+
 /* What matrix_product is called with. */
 typedef struct call {
     const kernels_t *kernels;
     dot_t dot;
-    size_t n_rows, n_lone, leaf_lone, leaf_rows;
-    const char *x;
-    size_t x_stride, inputs;
+    const matrix_rows_t *rows;
+    size_t n_lone, leaf_lone, leaf_rows, inputs;
 } call_t;
+
+/* Input k of a row; in slabs k is the first of one. */
+static const char *input_at(const call_t *y, size_t row, size_t k)
+{
+    const matrix_rows_t *rows = y->rows;
+    size_t at =
+        rows->slabs ? k / KERNEL_SLAB * rows->stride + row * KERNEL_SLAB : row * rows->stride + k;
+    return (const char *)rows->x + at * y->kernels->element_bytes;
+}
 
 #define LINE_BYTES 64
 #define CHUNK_ROWS 24 /* whole register tiles */
@@ -153,7 +177,7 @@ static void multiply_chunks(const call_t *y, const char *x, const char *weights,
     size_t block, size_t rows, size_t i, size_t n, char *to, tile_mode_t mode)
 {
     const kernels_t *kernels = y->kernels;
-    size_t element = kernels->element_bytes, x_row = y->x_stride * element;
+    size_t element = kernels->element_bytes, x_row = y->rows->stride * element;
     const char *next_x = x + block * element, *next_weights = weights + block * width * element;
     for (size_t r = 0; r < rows; r += CHUNK_ROWS) {
         size_t chunk = size_min(CHUNK_ROWS, rows - r);
@@ -162,7 +186,7 @@ static void multiply_chunks(const call_t *y, const char *x, const char *weights,
             prefetch(next_x + q * x_row, block * element);
         size_t share = block * width * element / rows * chunk;
         prefetch(next_weights + r * (share / chunk), share);
-        kernels->tile_groups(chunk, x + r * x_row, y->x_stride, weights, width, block,
+        kernels->tile_groups(chunk, x + r * x_row, y->rows->stride, weights, width, block,
             to + r * KERNEL_PANEL * kernels->accumulator_bytes, KERNEL_PANEL, mode);
     }
 }
@@ -174,7 +198,7 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
     const kernels_t *kernels = y->kernels;
     const matrix_t *matrix = panel->matrix;
     size_t width = matrix_panel_width(matrix, panel->p), element = kernels->element_bytes;
-    const char *x = y->x + (first_row * y->x_stride + k0) * element;
+    const char *x = input_at(y, first_row, k0);
     char *to = c + first_row * KERNEL_PANEL * kernels->accumulator_bytes;
     tile_mode_t first = k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
     const char *weights = matrix_panel(matrix, kernels->mode, panel->p, k0);
@@ -183,13 +207,18 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
             multiply_chunks(y, x, weights, width, block, rows, i, n, to, first);
         else
             kernels->tile_groups(
-                rows, x, y->x_stride, weights, width, block, to, KERNEL_PANEL, first);
+                rows, x, y->rows->stride, weights, width, block, to, KERNEL_PANEL, first);
+        return;
+    }
+    if (y->rows->slabs) {
+        kernels->tile_amx_slabs(
+            rows, x, y->rows->stride, weights, width, block, to, KERNEL_PANEL, first);
         return;
     }
     for (size_t k = 0; k < block; k += size_min(leaf, block))
-        (y->dot == DOT_AMX ? kernels->tile_amx : kernels->tile)(rows, x + k * element, y->x_stride,
-            weights + k * width * element, width, size_min(leaf, block - k), to, KERNEL_PANEL,
-            k == 0 ? first : TILE_ADD);
+        (y->dot == DOT_AMX ? kernels->tile_amx : kernels->tile)(rows, x + k * element,
+            y->rows->stride, weights + k * width * element, width, size_min(leaf, block - k), to,
+            KERNEL_PANEL, k == 0 ? first : TILE_ADD);
 }
 
 /* One panel's part of a block of inputs. */
@@ -198,8 +227,9 @@ static void multiply_block(
 {
     if (y->n_lone > 0)
         multiply_rows(y, panel, k0, block, 0, y->n_lone, y->leaf_lone, i, n, c);
-    if (y->n_lone < y->n_rows)
-        multiply_rows(y, panel, k0, block, y->n_lone, y->n_rows - y->n_lone, y->leaf_rows, i, n, c);
+    if (y->n_lone < y->rows->n)
+        multiply_rows(
+            y, panel, k0, block, y->n_lone, y->rows->n - y->n_lone, y->leaf_rows, i, n, c);
 }
 
 size_t matrix_panels_together(dtype_t mode, dot_t dot)
@@ -214,30 +244,27 @@ static size_t block_inputs(const call_t *y)
 {
     bool wide = y->kernels->mode != DTYPE_BF16;
     /* Weights that one row alone passes need not stay in a cache for the next. */
-    if (y->n_rows == 1 && y->leaf_lone == MATRIX_ONE_LEAF)
+    if (y->rows->n == 1 && y->leaf_lone == MATRIX_ONE_LEAF)
         return y->inputs;
-    if (y->n_rows < KERNEL_MANY_ROWS || (!wide && y->dot != DOT_AMX))
+    if (y->rows->n < KERNEL_MANY_ROWS || (!wide && y->dot != DOT_AMX))
         return BLOCK_INPUTS;
     size_t near = BLOCK_BYTES_NEAR / (KERNEL_PANEL * y->kernels->element_bytes);
     return wide ? size_max(near / KERNEL_GROUP * KERNEL_GROUP, KERNEL_GROUP) : near;
 }
 
 void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
-    size_t n_rows, size_t n_lone, size_t leaf_lone, size_t leaf_rows, const void *x,
-    size_t x_stride, void *c)
+    const matrix_rows_t *rows, size_t leaf_lone, size_t leaf_rows, void *c)
 {
     const call_t y = {.kernels = kernels,
         .dot = dot,
-        .n_rows = n_rows,
-        .n_lone = leaf_lone == leaf_rows ? 0 : n_lone, /* else one class */
+        .rows = rows,
+        .n_lone = leaf_lone == leaf_rows ? 0 : rows->n_lone, /* else one class */
         .leaf_lone = leaf_lone,
         .leaf_rows = leaf_rows,
-        .x = x,
-        .x_stride = x_stride,
         .inputs = kernel_padded_inputs(kernels->mode, panels[0].matrix->columns)};
-    size_t panel_bytes = n_rows * KERNEL_PANEL * kernels->accumulator_bytes;
+    size_t panel_bytes = rows->n * KERNEL_PANEL * kernels->accumulator_bytes;
     /* A few rows: panel after panel, as they lie in memory. */
-    size_t together = n_rows < KERNEL_MANY_ROWS ? 1 : n_panels, block = block_inputs(&y);
+    size_t together = rows->n < KERNEL_MANY_ROWS ? 1 : n_panels, block = block_inputs(&y);
     for (size_t first = 0; first < n_panels; first += together)
         for (size_t k0 = 0; k0 < y.inputs; k0 += block)
             for (size_t i = first; i < first + together; i++)

@@ -37,6 +37,8 @@ DECLARE_TILE(tile_scalar_amx);
 DECLARE_TILE(tile_avx2_amx);
 DECLARE_TILE(tile_avx512_amx);
 DECLARE_TILE(tile_amx);
+/* Meaning: kernels_t.tile_amx_slabs. */
+DECLARE_TILE(tile_amx_slabs);
 /* Meaning: kernels_t.hold_tiles, release_tiles. */
 void tiles_amx_hold(void);
 void tiles_amx_release(void);

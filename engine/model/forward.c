@@ -63,6 +63,23 @@ static void embed(forward_t *f, size_t thread)
     }
 }
 
+/* Norms of this thread's rows, some at a time, which are then laid into slabs. */
+static void normalise_into_slabs(
+    forward_t *f, size_t thread, team_part_t part, shared_t from, const void *weight)
+{
+    enum { TOGETHER = FORWARD_SLAB_ROWS };
+    const model_t *m = f->model;
+    size_t hidden = m->config.hidden_size;
+    uint16_t *rows = (uint16_t *)f->threads[thread].products;
+    for (size_t row = part.begin, n; row < part.end; row += n) {
+        n = size_min(TOGETHER, part.end - row);
+        m->kernels.rms_norm(n, hidden, shared_row(f, from, row), f->strides[from], weight,
+            m->config.rms_norm_eps, rows, hidden);
+        slabs_pack_rows(
+            n, hidden, rows, hidden, (uint16_t *)f->normed, f->batch->n_rows * KERNEL_SLAB, row);
+    }
+}
+
 static void normalise(forward_t *f, size_t thread, component_t component, size_t layer,
     shared_t from, const void *weight)
 {
@@ -70,10 +87,15 @@ static void normalise(forward_t *f, size_t thread, component_t component, size_t
     size_t hidden = f->model->config.hidden_size;
     size_t stride = f->strides[SHARED_X], row_bytes = stride * k->element_bytes;
     team_part_t part = team_part(f->batch->n_rows, thread, f->n_threads);
-    k->rms_norm(part.end - part.begin, hidden, shared_row(f, from, part.begin), f->strides[from],
-        weight, f->model->config.rms_norm_eps, f->normed + part.begin * row_bytes, stride);
-    show_replicated(f, component, layer, part.begin, part.end - part.begin, hidden,
-        f->normed + part.begin * row_bytes, stride);
+    if (normed_in_slabs(f)) {
+        normalise_into_slabs(f, thread, part, from, weight);
+    } else {
+        k->rms_norm(part.end - part.begin, hidden, shared_row(f, from, part.begin),
+            f->strides[from], weight, f->model->config.rms_norm_eps,
+            f->normed + part.begin * row_bytes, stride);
+        show_replicated(f, component, layer, part.begin, part.end - part.begin, hidden,
+            f->normed + part.begin * row_bytes, stride);
+    }
     forward_barrier(f, thread, &f->times.elementwise_ns);
 }
 

@@ -23,6 +23,14 @@ static bool streams(const forward_t *f, shared_t which)
     return comm_stream_pays(f->streams[which], f->batch->n_rows);
 }
 
+bool forward_in_slabs(const forward_t *f, shared_t which)
+{
+    /* Columns of rows are gathered otherwise. */
+    return which == SHARED_MLP && f->mlp_slabs && f->tap == NULL &&
+           f->batch->n_rows >= KERNEL_MANY_ROWS &&
+           (streams(f, which) || comm_buffer_is_shared(f->shared[which]));
+}
+
 comm_tiling_t forward_tiling(const forward_t *f, shared_t which)
 {
     if (which == SHARED_ATTENTION)
@@ -52,7 +60,8 @@ void forward_stream_begin(forward_t *f, shared_t which)
 {
     if (!streams(f, which))
         return;
-    comm_stream_begin(f->streams[which], f->data[which], f->batch->n_rows);
+    comm_stream_begin(
+        f->streams[which], f->data[which], f->batch->n_rows, forward_in_slabs(f, which));
     f->n_tiles = comm_stream_tiles(f->streams[which]);
     for (size_t i = 0; i < f->n_tiles; i++)
         atomic_store_explicit(&f->missing[i], tile_size(f, which, i), memory_order_relaxed);
@@ -122,10 +131,30 @@ static void copy_columns(char *to, const char *from, size_t begin, size_t end)
     memcpy(to + begin, from + begin, end - begin);
 }
 
+/* The same of slabs, of which each thread has a share of every part's bytes. */
+static void copy_slabs(forward_t *f, size_t thread, shared_t which, bool out)
+{
+    const size_t *begins = f->begins[which];
+    size_t n_rows = f->batch->n_rows;
+    char *window = comm_buffer_data(f->shared[which]), *own = f->own[which];
+    for (size_t r = 0; r < f->model->plan.n_ranks; r++) {
+        team_part_t part = team_part((begins[r + 1] - begins[r]) * n_rows, thread, f->n_threads);
+        size_t begin = begins[r] * n_rows + part.begin, end = begins[r] * n_rows + part.end;
+        if (out && r == f->model->rank)
+            copy_columns(window, own, begin, end);
+        else if (!out && r != f->model->rank)
+            copy_columns(own, window, begin, end);
+    }
+}
+
 /* Copies this thread's rows of an activation between this rank's own memory and the window: the
  * rank's own columns out, or the others' in. */
 static void copy_rows(forward_t *f, size_t thread, shared_t which, bool out)
 {
+    if (forward_in_slabs(f, which)) {
+        copy_slabs(f, thread, which, out);
+        return;
+    }
     size_t row_bytes = f->strides[which] * element(f);
     const size_t *begins = f->begins[which];
     size_t begin = begins[f->model->rank], end = begins[f->model->rank + 1];

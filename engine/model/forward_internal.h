@@ -37,10 +37,11 @@ struct forward {
     size_t strides[SHARED_COUNT];         /* elements */
     size_t *begins[SHARED_COUNT];         /* [ranks + 1] bytes; what comm_gather_columns needs */
     int *owners;                          /* [max_rows] rank of each row's embedding */
-    char *normed;                         /* [max(max_rows, max_logits), hidden stride] element */
-    char *q, *k, *v;                      /* [max_rows, local heads * head_dim] element */
-    char *partial;                        /* [max_rows, hidden] accumulator: --combine reduce */
-    char *logits;                         /* [max_logits, local vocabulary] accumulator */
+    bool mlp_slabs;                       /* MLP's activation may lie in slabs on every rank */
+    char *normed;    /* [max(max_rows, max_logits), hidden stride] element; or in slabs */
+    char *q, *k, *v; /* [max_rows, local heads * head_dim] element */
+    char *partial;   /* [max_rows, hidden] accumulator: --combine reduce */
+    char *logits;    /* [max_logits, local vocabulary] accumulator */
     size_t own_bytes[SHARED_COUNT];
     size_t normed_bytes, q_bytes, kv_bytes, partial_bytes, logits_bytes;
     thread_scratch_t *threads;
@@ -103,6 +104,27 @@ static inline char *shared_row(const forward_t *f, shared_t which, size_t row)
 {
     return f->data[which] + row * f->strides[which] * element(f);
 }
+
+/* ---- Slabs --------------------------------------------------------------------------------------
+ *
+ * Where AMX multiplies many rows, what is multiplied lies in slabs (kernels.h): normalised rows,
+ * and MLP's activation, which is the widest of those that are exchanged. There the slabs of a rank
+ * follow each other, and the ranks' too, so that a part begins at n_rows times the part's first
+ * column; a tile that travels to another node is one piece. A tap sees rows, so with one there are
+ * none. */
+
+/* Rows that are normalised before they are laid into slabs. */
+#define FORWARD_SLAB_ROWS 4
+
+static inline bool normed_in_slabs(const forward_t *f)
+{
+    const model_t *m = f->model;
+    return f->tap == NULL &&
+           matrix_wants_slabs(&m->kernels, f->options.dot, f->batch->n_rows, m->config.hidden_size);
+}
+
+/* The same on all ranks. */
+bool forward_in_slabs(const forward_t *f, shared_t which);
 
 /* One of the two projections back into the residual stream. */
 typedef struct residual {

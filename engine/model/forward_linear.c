@@ -6,23 +6,30 @@
 #include "engine/model/forward_internal.h"
 #include "engine/model/forward_tap.h"
 
-/* What is multiplied with panels: x [n_rows, columns], the first n_lone rows in the order of lone
- * ones. */
-typedef struct product {
-    const void *x;
-    size_t x_stride, n_rows, n_lone;
-} product_t;
-
-/* All rows of the batch; x lies as the activation `like`. */
-static product_t batch_product(const forward_t *f, const void *x, shared_t like)
+static matrix_rows_t normed_rows(const forward_t *f)
 {
-    return (product_t){x, f->strides[like], f->batch->n_rows, f->n_lone};
+    bool slabs = normed_in_slabs(f);
+    return (matrix_rows_t){.x = f->normed,
+        .stride = slabs ? f->batch->n_rows * KERNEL_SLAB : f->strides[SHARED_X],
+        .slabs = slabs,
+        .n = f->batch->n_rows,
+        .n_lone = f->n_lone};
+}
+
+static matrix_rows_t shared_rows(const forward_t *f, shared_t which)
+{
+    bool slabs = forward_in_slabs(f, which);
+    return (matrix_rows_t){.x = f->data[which],
+        .stride = slabs ? f->batch->n_rows * KERNEL_SLAB : f->strides[which],
+        .slabs = slabs,
+        .n = f->batch->n_rows,
+        .n_lone = f->n_lone};
 }
 
 /* Bytes of a panel's results. */
-static size_t panel_bytes(const forward_t *f, const product_t *y)
+static size_t panel_bytes(const forward_t *f, const matrix_rows_t *y)
 {
-    return y->n_rows * KERNEL_PANEL * accumulator(f);
+    return y->n * KERNEL_PANEL * accumulator(f);
 }
 
 #define NEAR_ROWS_BYTES ((size_t)256 << 10)
@@ -31,17 +38,17 @@ static size_t panel_bytes(const forward_t *f, const product_t *y)
 /* Panels of each of n_matrices that a thread multiplies with at once: as many as its scratch holds;
  * sums of few rows are rounded and written while they are in the first-level cache. */
 static size_t most_panels(
-    const forward_t *f, const product_t *y, const matrix_t *matrix, size_t n_matrices)
+    const forward_t *f, const matrix_rows_t *y, const matrix_t *matrix, size_t n_matrices)
 {
     size_t most = size_min(f->threads[0].product_bytes / panel_bytes(f, y), MATRIX_MAX_PANELS);
-    if (y->n_rows * matrix->columns * element(f) <= NEAR_ROWS_BYTES)
+    if (y->n * matrix->columns * element(f) <= NEAR_ROWS_BYTES)
         most = size_min(most, size_max(NEAR_SUMS_BYTES / panel_bytes(f, y), n_matrices));
     return most / n_matrices;
 }
 
 /* Multiplies with these panels, at most most_panels(), of each of some matrices with the same
  * columns. The results follow each other in c, matrix after matrix. */
-static void multiply(const forward_t *f, const product_t *y, const matrix_t *const *matrices,
+static void multiply(const forward_t *f, const matrix_rows_t *y, const matrix_t *const *matrices,
     size_t n_matrices, team_part_t part, char *c)
 {
     const forward_options_t *o = &f->options;
@@ -53,9 +60,9 @@ static void multiply(const forward_t *f, const product_t *y, const matrix_t *con
     for (size_t m = 0; m < n_matrices; m++)
         for (size_t p = part.begin; p < part.end; p++)
             panels[n++] = (panel_t){matrices[m], p};
-    matrix_product(&f->model->kernels, o->dot, panels, n, y->n_rows, y->n_lone,
+    matrix_product(&f->model->kernels, o->dot, panels, n, y,
         order_linear_leaf(o->order, o->dot, mode, columns, true),
-        order_linear_leaf(o->order, o->dot, mode, columns, false), y->x, y->x_stride, c);
+        order_linear_leaf(o->order, o->dot, mode, columns, false), c);
 }
 
 /* first: the matrix's first output among those of all ranks. */
@@ -80,7 +87,7 @@ static void project_qkv_panels(forward_t *f, size_t index, team_part_t part, cha
         share->heads.begin * d, share->kv_heads.begin * d, share->kv_heads.begin * d};
     const matrix_t *matrices[] = {&layer->q, &layer->k, &layer->v};
     char *outputs[] = {f->q, f->k, f->v};
-    const product_t product = batch_product(f, f->normed, SHARED_X);
+    const matrix_rows_t rows = normed_rows(f);
     for (int i = 0; i < 3; i++) {
         const matrix_t *w = matrices[i];
         size_t panels = matrix_n_panels(w), begin = size_max(part.begin, first) - first;
@@ -88,20 +95,20 @@ static void project_qkv_panels(forward_t *f, size_t index, team_part_t part, cha
         first += panels;
         if (begin >= end)
             continue;
-        multiply(f, &product, &w, 1, (team_part_t){begin, end}, c);
+        multiply(f, &rows, &w, 1, (team_part_t){begin, end}, c);
         for (size_t p = begin; p < end; p++)
             store_qkv_panel(f, index, (component_t)(COMPONENT_Q_PROJ + i), w, p,
-                c + (p - begin) * panel_bytes(f, &product), outputs[i], firsts[i]);
+                c + (p - begin) * panel_bytes(f, &rows), outputs[i], firsts[i]);
     }
 }
 
 void forward_project_qkv(forward_t *f, size_t thread, size_t index)
 {
     const model_layer_t *layer = &f->model->layers[index];
-    const product_t product = batch_product(f, f->normed, SHARED_X);
+    const matrix_rows_t rows = normed_rows(f);
     size_t total =
         matrix_n_panels(&layer->q) + matrix_n_panels(&layer->k) + matrix_n_panels(&layer->v);
-    size_t most = most_panels(f, &product, &layer->q, 1);
+    size_t most = most_panels(f, &rows, &layer->q, 1);
     team_part_t part;
     team_deal(f->team, thread, total);
     while (team_take(f->team, thread, most, &part))
@@ -126,14 +133,14 @@ static void project_gather(forward_t *f, size_t thread, const residual_t *r)
 {
     const matrix_t *w = r->matrix;
     char *c = f->threads[thread].products;
-    const product_t product = batch_product(f, shared_row(f, r->input, 0), r->input);
-    size_t most = most_panels(f, &product, w, 1);
+    const matrix_rows_t rows = shared_rows(f, r->input);
+    size_t most = most_panels(f, &rows, w, 1);
     team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(w));
     while (team_take(f->team, thread, most, &part)) {
-        multiply(f, &product, &w, 1, part, c);
+        multiply(f, &rows, &w, 1, part, c);
         for (size_t p = part.begin; p < part.end; p++)
-            store_residual_panel(f, thread, r, p, c + (p - part.begin) * panel_bytes(f, &product));
+            store_residual_panel(f, thread, r, p, c + (p - part.begin) * panel_bytes(f, &rows));
         forward_panels_written(f, thread, r->to, part.begin, part.end, &f->times.matrix_ns);
     }
     forward_gather(f, thread, r->to, r->sum, r->layer, &f->times.matrix_ns);
@@ -158,15 +165,15 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
     char *c = f->threads[thread].products;
     if (w->rows == 0 && thread == 0)
         memset(f->partial, 0, n_rows * hidden * acc);
-    const product_t product =
-        batch_product(f, shared_row(f, r->input, 0) + first_input * e, r->input);
-    size_t most = most_panels(f, &product, w, 1);
+    matrix_rows_t rows = shared_rows(f, r->input);
+    rows.x = shared_row(f, r->input, 0) + first_input * e;
+    size_t most = most_panels(f, &rows, w, 1);
     team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(w));
     while (team_take(f->team, thread, most, &part)) {
-        multiply(f, &product, &w, 1, part, c);
+        multiply(f, &rows, &w, 1, part, c);
         for (size_t p = part.begin; p < part.end; p++)
-            keep_partial_panel(f, w, p, c + (p - part.begin) * panel_bytes(f, &product));
+            keep_partial_panel(f, w, p, c + (p - part.begin) * panel_bytes(f, &rows));
     }
     forward_book(f, thread, &f->times.matrix_ns);
     team_arrive(f->team, thread);
@@ -181,8 +188,8 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
     } else {
         team_await(f->team, thread);
     }
-    team_part_t rows = team_part(n_rows, thread, f->n_threads);
-    for (size_t row = rows.begin; row < rows.end; row++)
+    team_part_t mine = team_part(n_rows, thread, f->n_threads);
+    for (size_t row = mine.begin; row < mine.end; row++)
         k->store_residual(1, hidden, f->partial + row * hidden * acc, 0,
             shared_row(f, r->from, row), shared_row(f, r->to, row), 0);
     forward_barrier(f, thread, &f->times.elementwise_ns);
@@ -205,8 +212,16 @@ static void store_mlp_panel(
     size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, w->rows - column);
     show_product(f, thread, COMPONENT_GATE_PROJ, index, n_rows, begin + column, n, gate);
     show_product(f, thread, COMPONENT_UP_PROJ, index, n_rows, begin + column, n, up);
-    k->store_swiglu(n_rows, n, gate, up, KERNEL_PANEL,
-        shared_row(f, SHARED_MLP, 0) + (begin + column) * k->element_bytes, f->strides[SHARED_MLP]);
+    char *y = f->data[SHARED_MLP];
+    if (!forward_in_slabs(f, SHARED_MLP)) {
+        k->store_swiglu(n_rows, n, gate, up, KERNEL_PANEL, y + (begin + column) * k->element_bytes,
+            f->strides[SHARED_MLP]);
+        return;
+    }
+    for (size_t i = 0; i < n; i += KERNEL_SLAB)
+        k->store_swiglu(n_rows, KERNEL_SLAB, gate + i * k->accumulator_bytes,
+            up + i * k->accumulator_bytes, KERNEL_PANEL,
+            y + (begin + column + i) * n_rows * k->element_bytes, KERNEL_SLAB);
 }
 
 /* Panels of gate_proj go before the same ones of up_proj in groups: changing between the two at
@@ -215,14 +230,14 @@ void forward_mlp(forward_t *f, size_t thread, size_t index)
 {
     const model_layer_t *layer = &f->model->layers[index];
     const matrix_t *const matrices[] = {&layer->gate, &layer->up};
-    const product_t product = batch_product(f, f->normed, SHARED_X);
-    size_t bytes = panel_bytes(f, &product), most = most_panels(f, &product, &layer->gate, 2);
+    const matrix_rows_t rows = normed_rows(f);
+    size_t bytes = panel_bytes(f, &rows), most = most_panels(f, &rows, &layer->gate, 2);
     char *c = f->threads[thread].products;
     team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(&layer->gate));
     while (team_take(f->team, thread, most, &part)) {
         size_t n = part.end - part.begin;
-        multiply(f, &product, matrices, 2, part, c);
+        multiply(f, &rows, matrices, 2, part, c);
         for (size_t i = 0; i < n; i++)
             store_mlp_panel(f, thread, index, part.begin + i, c + i * bytes, c + (n + i) * bytes);
         forward_panels_written(f, thread, SHARED_MLP, part.begin, part.end, &f->times.matrix_ns);
@@ -259,14 +274,14 @@ void forward_compute_logits(forward_t *f, size_t thread)
     }
     forward_barrier(f, thread, &f->times.elementwise_ns);
     char *c = f->threads[thread].products;
-    const product_t product = {f->normed, stride, n, n_lone};
-    size_t most = most_panels(f, &product, w, 1);
+    const matrix_rows_t normed = {.x = f->normed, .stride = stride, .n = n, .n_lone = n_lone};
+    size_t most = most_panels(f, &normed, w, 1);
     team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(w));
     while (team_take(f->team, thread, most, &part)) {
-        multiply(f, &product, &w, 1, part, c);
+        multiply(f, &normed, &w, 1, part, c);
         for (size_t p = part.begin; p < part.end; p++)
-            store_logits_panel(f, n, p, c + (p - part.begin) * panel_bytes(f, &product));
+            store_logits_panel(f, n, p, c + (p - part.begin) * panel_bytes(f, &normed));
     }
     forward_barrier(f, thread, &f->times.matrix_ns);
 }

@@ -32,8 +32,9 @@ static size_t product_bytes(const forward_options_t *o, const model_t *m)
 {
     /* Panels of gate_proj and of up_proj go together. */
     size_t panels = size_max(matrix_panels_together(m->mode, o->dot), 2);
-    return size_max(o->max_rows, o->max_logits) * KERNEL_PANEL * m->kernels.accumulator_bytes *
-           panels;
+    size_t rows = size_max(o->max_rows, o->max_logits);
+    return size_max(rows * KERNEL_PANEL * m->kernels.accumulator_bytes * panels,
+        FORWARD_SLAB_ROWS * m->config.hidden_size * m->kernels.element_bytes);
 }
 
 static size_t attention_bytes(const forward_options_t *o, const model_t *m)
@@ -127,6 +128,17 @@ static int check_options(const model_t *m, const forward_options_t *o, fail_t *f
     return fail->status;
 }
 
+/* Local. Whether parts of MLP's activation are whole slabs, and multiplied as such. */
+static bool can_lie_in_slabs(const forward_t *f)
+{
+    const model_t *m = f->model;
+    for (size_t r = 0; r <= m->plan.n_ranks; r++)
+        if (slice_begin(m, SHARED_MLP, r) % KERNEL_SLAB != 0)
+            return false;
+    return m->plan.combine == PLAN_GATHER && matrix_wants_slabs(&m->kernels, f->options.dot,
+                                                 KERNEL_MANY_ROWS, m->config.intermediate_size);
+}
+
 /* Collective. */
 static int open_shared(forward_t *f, fail_t *fail)
 {
@@ -151,7 +163,10 @@ static int open_shared(forward_t *f, fail_t *fail)
             f->own[b] = memory_alloc(bytes, "activations", fail);
         }
     }
-    return comm_agree(f->comm, fail);
+    if (comm_agree(f->comm, fail) != 0)
+        return fail->status;
+    f->mlp_slabs = comm_min(f->comm, can_lie_in_slabs(f)) != 0;
+    return 0;
 }
 
 int forward_open(forward_t **out, const model_t *model, kv_cache_t *cache, team_t *team,

@@ -227,6 +227,11 @@ static void multiply_thread(void *context, size_t thread)
         g->products + thread * MOST_ROWS * KERNEL_PANEL * k->accumulator_bytes * MATRIX_MAX_PANELS;
     team_part_t part = team_part(matrix_n_panels(w), thread, g->threads);
     size_t panel_bytes = g->rows * KERNEL_PANEL * k->accumulator_bytes;
+    matrix_rows_t rows = {.x = g->x, .stride = g->x_stride, .n = g->rows, .n_lone = n_lone};
+    if (matrix_wants_slabs(k, o->dot, g->rows, g->inputs)) {
+        rows.slabs = true;
+        rows.stride = g->rows * KERNEL_SLAB;
+    }
     for (size_t p = part.begin, n; p < part.end; p += n) {
         n = size_min(g->rows < KERNEL_MANY_ROWS ? MATRIX_MAX_PANELS
                                                 : matrix_panels_together(o->mode, o->dot),
@@ -234,9 +239,9 @@ static void multiply_thread(void *context, size_t thread)
         panel_t panels[MATRIX_MAX_PANELS];
         for (size_t i = 0; i < n; i++)
             panels[i] = (panel_t){w, p + i};
-        matrix_product(k, o->dot, panels, n, g->rows, n_lone,
+        matrix_product(k, o->dot, panels, n, &rows,
             order_linear_leaf(o->order, o->dot, o->mode, g->inputs, true),
-            order_linear_leaf(o->order, o->dot, o->mode, g->inputs, false), g->x, g->x_stride, c);
+            order_linear_leaf(o->order, o->dot, o->mode, g->inputs, false), c);
         for (size_t i = 0; i < n; i++) {
             size_t column = (p + i) * KERNEL_PANEL,
                    width = size_min(KERNEL_PANEL, g->outputs - column);

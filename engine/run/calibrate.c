@@ -353,7 +353,7 @@ static double work_seconds(const streaming_t *s, bool send)
     comm_barrier(s->comm);
     uint64_t start = clock_ns();
     if (send)
-        comm_stream_begin(s->stream, s->rows, LARGE_ROWS);
+        comm_stream_begin(s->stream, s->rows, LARGE_ROWS, false);
     size_t tiles = send ? comm_stream_tiles(s->stream) : STREAM_TILES;
     for (size_t i = 0; i < STREAM_TILES; i++) {
         work_through(s);
