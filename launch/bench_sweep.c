@@ -135,9 +135,9 @@ static double set_times(json_t *row, const bench_report_t *report, bench_phase_t
     return sum / (double)report->n_ranks;
 }
 
-/* rows: of one prefill, or of a step, of one replica. */
+/* rows: of one prefill, or of a step, of one replica; draws: those with logits. */
 static void set_phase(json_t *row, const sweep_job_t *s, const bench_report_t *report,
-    bench_phase_t phase, double rows)
+    bench_phase_t phase, double rows, double draws)
 {
     static const struct {
         const char *name;
@@ -163,14 +163,14 @@ static void set_phase(json_t *row, const sweep_job_t *s, const bench_report_t *r
     plan_model_t model = config_plan_model(&config, modes[flags->dtype]);
     if (plan_open(&plan, &model, flags->combine == 0 ? PLAN_GATHER : PLAN_REDUCE, report->n_ranks,
             &fail) == 0) {
-        predict_bytes_per_row(&plan, s->ranks_per_node, &rank_bytes, &node_bytes);
+        predict_bytes(&plan, s->ranks_per_node, rows, draws, &rank_bytes, &node_bytes);
         plan_close(&plan);
     }
-    set_real(row, name, "exchange_bytes", rank_bytes * rows);
-    set_real(row, name, "network_bytes", node_bytes * rows);
+    set_real(row, name, "exchange_bytes", rank_bytes);
+    set_real(row, name, "network_bytes", node_bytes);
     double bytes = node_bytes > 0 ? node_bytes : rank_bytes;
     set_real_or_null(row, name, "exchange_bytes_per_s", exchange_s > 0 && bytes > 0,
-        exchange_s > 0 ? bytes * rows / exchange_s : 0);
+        exchange_s > 0 ? bytes / exchange_s : 0);
 }
 
 static void write_row(sweep_job_t *s, const cell_t *cell, sweep_scaling_t scaling,
@@ -193,8 +193,9 @@ static void write_row(sweep_job_t *s, const cell_t *cell, sweep_scaling_t scalin
             row, "total_batch", json_integer((json_int_t)(o->batch * s->part.replicas)));
         set_gain(row, "prefill", &prefill);
         set_gain(row, "decode", &decode);
-        set_phase(row, s, report, BENCH_PREFILL, (double)(o->batch * o->prompt_tokens));
-        set_phase(row, s, report, BENCH_DECODE, (double)o->batch);
+        set_phase(
+            row, s, report, BENCH_PREFILL, (double)(o->batch * o->prompt_tokens), (double)o->batch);
+        set_phase(row, s, report, BENCH_DECODE, (double)o->batch, (double)o->batch);
     }
     if (!bench_job_write(s->job, row, fail))
         return;

@@ -22,7 +22,7 @@ typedef struct prompt {
     /* Progress of a run. */
     size_t done;
     int32_t blocks[MAX_CONTEXT / KV_BLOCK];
-    XXH3_state_t *digests[2];
+    XXH3_state_t *digests[3]; /* prefill, decode, and what is not compared */
 } prompt_t;
 
 typedef struct suite {
@@ -45,6 +45,10 @@ typedef struct variant {
     dot_t dot;
 } variant_t;
 
+/* Of a prompt's rows: all have logits; all, but some only count; some only. */
+typedef enum wanted { WANT_ALL, COUNT_SOME, WANT_SOME } wanted_t;
+
+static wanted_t wanted = WANT_ALL;
 static size_t n_passed, n_failed;
 
 static void die(comm_t *comm, const fail_t *fail)
@@ -156,8 +160,12 @@ static void list_logits(step_t *s, prompt_t **of)
             if (lone && (!prompt || last))
                 want_logits(s, q->first_row + q->n_rows - 1, true, p->digests[1]);
             if (prompt && lone == (p->n_prompt == 1))
-                for (size_t r = 0; r < q->n_rows; r++)
-                    want_logits(s, q->first_row + r, lone, p->digests[0]);
+                for (size_t r = 0; r < q->n_rows; r++) {
+                    bool some = (q->first_position + r) / 8 % 3 == 1;
+                    if (wanted != WANT_SOME || some)
+                        want_logits(s, q->first_row + r, lone,
+                            p->digests[wanted == COUNT_SOME && !some ? 2 : 0]);
+                }
         }
 }
 
@@ -216,7 +224,7 @@ static void begin_prompts(suite_t *suite, size_t n)
         p->done = 0;
         for (size_t b = 0; b * KV_BLOCK < p->n_all; b++)
             p->blocks[b] = block++;
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 3; k++) {
             p->digests[k] = XXH3_createState();
             XXH3_64bits_reset(p->digests[k]);
         }
@@ -275,7 +283,7 @@ static void play(run_t *run, suite_t *suite, const variant_t *v, size_t n)
 static void end_prompts(suite_t *suite, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        for (int k = 0; k < 2; k++)
+        for (int k = 0; k < 3; k++)
             XXH3_freeState(suite->prompts[i].digests[k]);
 }
 
@@ -358,6 +366,58 @@ static void run_streams(suite_t *suite)
     unsetenv("CHOIR_STREAM_BYTES");
 }
 
+/* The last layer goes on with the rows only that logits are wanted of; steps without any end in it.
+ * They have the bits that they have when all are wanted. */
+static void run_some(suite_t *suite, const variant_t *v)
+{
+    uint64_t all[MAX_PROMPTS][2];
+    size_t n = size_min(suite->n_prompts, v->n_prompts);
+    run_t run;
+    open_run(&run, suite, v);
+    for (wanted = COUNT_SOME; wanted <= WANT_SOME; wanted++) {
+        play(&run, suite, v, n);
+        for (size_t i = 0; i < n && comm_rank(run.comm) == 0; i++)
+            for (int k = 0; k < 2; k++) {
+                uint64_t digest = XXH3_64bits_digest(suite->prompts[i].digests[k]);
+                if (wanted == COUNT_SOME) {
+                    all[i][k] = digest;
+                    continue;
+                }
+                n_passed += digest == all[i][k];
+                n_failed += digest != all[i][k];
+                if (digest != all[i][k])
+                    printf("FAILED: %s, %zu-token prompt, %s, %d ranks: logits of some rows differ "
+                           "from those when all are wanted\n",
+                        suite->name, suite->prompts[i].n_prompt, v->name, comm_size(run.comm));
+            }
+        end_prompts(suite, n);
+    }
+    wanted = WANT_ALL;
+    close_run(&run);
+}
+
+static void run_kept(suite_t *suite)
+{
+    const isa_t widest = isa_detect();
+    const variant_t variants[] = {
+        {"some rows, together", ATTENTION_SDPA, ORDER_TORCH, widest, 2, 60, true, false,
+            MAX_PROMPTS, DOT_CHAIN},
+        {"some rows, chunks of 7", ATTENTION_EAGER, ORDER_TORCH, widest, 1, 7, false, true, 7,
+            DOT_CHAIN},
+        {"some rows, amx dot", ATTENTION_SDPA, ORDER_TORCH, widest, 3, MAX_ROWS, true, false,
+            MAX_PROMPTS, DOT_AMX},
+    };
+    const variant_t streamed = {"some rows, streams", ATTENTION_SDPA, ORDER_TORCH, widest, 2, 60,
+        true, false, MAX_PROMPTS, DOT_AMX};
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+        run_some(suite, &variants[i]);
+    setenv("CHOIR_STREAM_BYTES", "0", 1);
+    setenv("CHOIR_RANKS_PER_NODE", "1", 1);
+    run_some(suite, &streamed);
+    unsetenv("CHOIR_RANKS_PER_NODE");
+    unsetenv("CHOIR_STREAM_BYTES");
+}
+
 /* --order uniform: a prompt fed token by token gives the logits of one prefill. */
 static void run_uniform(suite_t *suite)
 {
@@ -429,6 +489,8 @@ int main(int argc, char **argv)
     run_amx(&odd);
     run_streams(&demo);
     run_streams(&odd);
+    run_kept(&demo);
+    run_kept(&odd);
     run_uniform(&demo);
     run_uniform(&odd);
     json_decref(golden);

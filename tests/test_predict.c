@@ -101,10 +101,13 @@ static void one_rank(void **state)
         result.decode.waiting);
     near_to(0, result.decode.exchange);
     near_to(2 / predict_seconds(&result.decode), result.decode_tokens_per_s);
-    /* Steps of 8 and 4 rows, each with a draw. Keys: 21 of each prompt. */
-    near_to(2 * layers * 3e-9 + 2 * lm_head * 1e-9, result.prefill.matrix);
-    near_to(2 * 2 * (21 + 21) * 256 * 2e-8, result.prefill.attention);
-    near_to(2 * (2 * 1e-6 + 12 * 640 * 1e-9), result.prefill.elementwise);
+    /* Steps of 8 and 4 rows, each with a draw, which alone goes on after the last layer's q, k and
+     * v (98,304 bytes). Keys: 21 of each prompt, 24 and 18 of a step. */
+    double layer = layers / 2, qkv = 98304;
+    near_to(2 * ((layer + qkv) * 3e-9 + (layer - qkv + lm_head) * 1e-9), result.prefill.matrix);
+    near_to(2 * ((1 + 1. / 8) * 24 + (1 + 1. / 4) * 18) * 256 * 2e-8, result.prefill.attention);
+    near_to((3 + 1. / 8) / 2 * (1e-6 + 8 * 640 * 1e-9) + (3 + 1. / 4) / 2 * (1e-6 + 4 * 640 * 1e-9),
+        result.prefill.elementwise);
     near_to(12 / predict_seconds(&result.prefill), result.prefill_tokens_per_s);
     plan_close(&plan);
 }
@@ -141,8 +144,9 @@ static void exchange(void **state)
     predict_run(&plan, &rates, &no_network, 2, &work, &near);
     /* 4 gathers a layer, the embedding's, 3 rounds of the step; 2 messages. */
     near_to(12 * 1e-6 + 2 * PREDICT_MESSAGE_S, near.decode.exchange);
-    /* A prompt's 64 rows go through windows: 128 + 2 x 128 + 256 elements a layer. */
-    near_to(near.decode.exchange + 64 * 2 * 640 * 2 * 1e-9, near.prefill.exchange);
+    /* A prompt's 64 rows go through windows: 128 + 2 x 128 + 256 elements a layer; one of them
+     * through the last layer's. */
+    near_to(near.decode.exchange + 65 * 640 * 2 * 1e-9, near.prefill.exchange);
     near_to(0, near.decode.network);
     near_to(0, near.network_bytes);
     predict_run(&plan, &rates, &network, 1, &work, &far);
@@ -151,7 +155,7 @@ static void exchange(void **state)
     near_to(far.network_bytes, far.exchange_bytes);
     near_to(12 * 20e-6 + far.network_bytes / 1e9, far.decode.network);
     near_to(near.decode.exchange + 9 * 1e-6 + far.decode.network, far.decode.exchange);
-    near_to(12 * 20e-6 + 64 * far.network_bytes / 1e9, far.prefill.network);
+    near_to(12 * 20e-6 + (64 * 256 + 65 * 640) / 1e9, far.prefill.network);
     plan_close(&plan);
 }
 
@@ -198,15 +202,16 @@ static double prompt_seconds(
 static void streams(void **state)
 {
     const double o = 64 * 128 * 2, up = 2 * 128 * 128 * 2, down = 64 * 256 * 2;
-    const double all = 512 * (2 * 640 + 256) / 1e9;
+    /* One row of the prompt goes through the last of two layers. */
+    const double all = (512 * 256 + 513 * 640) / 1e9, layers = 1 + 1. / 512;
     (void)state;
     near_to(all, prompt_seconds(&small, 512, 0, 0));
     /* A slow network: the first of ten bursts comes after a tenth of the phase. */
-    near_to(all - 2 * 0.9 * (o + up + down) * 1e-9, prompt_seconds(&small, 512, 1e-9, 0));
+    near_to(all - layers * 0.9 * (o + up + down) * 1e-9, prompt_seconds(&small, 512, 1e-9, 0));
     /* A fast one: the last burst is waited for. */
-    near_to(all - 2 * 0.9 * 512 * 512 / 1e9, prompt_seconds(&small, 512, 1e-6, 0));
+    near_to(all - layers * 0.9 * 512 * 512 / 1e9, prompt_seconds(&small, 512, 1e-6, 0));
     /* Nothing hides the processor's part, and the last burst passes meanwhile in part. */
-    near_to(all - 2 * 0.45 * 512 * 512 / 1e9, prompt_seconds(&small, 512, 1e-6, 0.5e-9));
+    near_to(all - layers * 0.45 * 512 * 512 / 1e9, prompt_seconds(&small, 512, 1e-6, 0.5e-9));
     near_to(all, prompt_seconds(&small, 512, 0, 0.5e-9));
 }
 
@@ -215,11 +220,11 @@ static void no_streams(void **state)
 {
     plan_model_t wide = small;
     (void)state;
-    near_to(255 * (2 * 640 + 256) / 1e9, prompt_seconds(&small, 255, 1e-6, 1e-8));
-    assert_true(prompt_seconds(&small, 256, 1e-6, 0) < 255 * (2 * 640 + 256) / 1e9);
+    near_to((255 * 256 + 256 * 640) / 1e9, prompt_seconds(&small, 255, 1e-6, 1e-8));
+    assert_true(prompt_seconds(&small, 256, 1e-6, 0) < (255 * 256 + 256 * 640) / 1e9);
     wide.intermediate = 8192;
-    near_to(31 * (2 * (3 * 128 + 8192) + 256) / 1e9, prompt_seconds(&wide, 31, 1e-6, 1e-8));
-    near_to(32 * (2 * (3 * 128 + 819.2) + 256) / 1e9, prompt_seconds(&wide, 32, 1e-6, 0));
+    near_to((31 * 256 + 32 * (3 * 128 + 8192)) / 1e9, prompt_seconds(&wide, 31, 1e-6, 1e-8));
+    near_to((32 * 256 + 33 * (3 * 128 + 819.2)) / 1e9, prompt_seconds(&wide, 32, 1e-6, 0));
 }
 
 static predict_rates_t rates_of(size_t ranks, size_t threads, size_t hidden, size_t head_dim)

@@ -36,7 +36,7 @@ static void embed(forward_t *f, size_t thread)
     plan_range_t mine = model_share(m)->vocab;
     char *exchanged = comm_buffer_data(f->shared[SHARED_X]);
     size_t row_bytes = f->strides[SHARED_X] * element(f);
-    team_part_t part = team_part(f->batch->n_rows, thread, f->n_threads);
+    team_part_t part = team_part(f->n_rows, thread, f->n_threads);
     for (size_t row = part.begin; row < part.end; row++) {
         size_t id = (size_t)f->batch->token_ids[row];
         f->owners[row] = (int)plan_vocab_owner(&m->plan, id);
@@ -51,11 +51,12 @@ static void embed(forward_t *f, size_t thread)
     team_arrive(f->team, thread);
     if (thread == 0) {
         forward_book(f, thread, &f->times.waiting_ns);
-        comm_gather_rows(f->shared[SHARED_X], f->batch->n_rows, row_bytes, f->owners);
+        comm_gather_rows(f->shared[SHARED_X], f->n_rows, row_bytes, f->owners);
         if (f->data[SHARED_X] != exchanged)
-            memcpy(f->data[SHARED_X], exchanged, f->batch->n_rows * row_bytes);
+            memcpy(f->data[SHARED_X], exchanged, f->n_rows * row_bytes);
         show_embedding(f);
-        forward_stream_begin(f, SHARED_ATTENTION);
+        if (!forward_narrows_at(f, 0))
+            forward_stream_begin(f, SHARED_ATTENTION);
         forward_book(f, thread, &f->times.exchange_ns);
         team_release(f->team);
     } else {
@@ -76,7 +77,7 @@ static void normalise_into_slabs(
         m->kernels.rms_norm(n, hidden, shared_row(f, from, row), f->strides[from], weight,
             m->config.rms_norm_eps, rows, hidden);
         slabs_pack_rows(
-            n, hidden, rows, hidden, (uint16_t *)f->normed, f->batch->n_rows * KERNEL_SLAB, row);
+            n, hidden, rows, hidden, (uint16_t *)f->normed, f->n_rows * KERNEL_SLAB, row);
     }
 }
 
@@ -86,7 +87,7 @@ static void normalise(forward_t *f, size_t thread, component_t component, size_t
     const kernels_t *k = &f->model->kernels;
     size_t hidden = f->model->config.hidden_size;
     size_t stride = f->strides[SHARED_X], row_bytes = stride * k->element_bytes;
-    team_part_t part = team_part(f->batch->n_rows, thread, f->n_threads);
+    team_part_t part = team_part(f->n_rows, thread, f->n_threads);
     if (normed_in_slabs(f)) {
         normalise_into_slabs(f, thread, part, from, weight);
     } else {
@@ -150,7 +151,7 @@ static void rotate_and_cache(forward_t *f, size_t thread, size_t layer)
     team_part_t q = {size_min(all.begin, n_q), size_min(all.end, n_q)};
     team_part_t kv = {size_max(all.begin, n_q) - n_q, size_max(all.end, n_q) - n_q};
     size_t at = 0;
-    for (size_t row = 0; row < f->batch->n_rows; row++) {
+    for (size_t row = 0; row < f->n_rows; row++) {
         const forward_sequence_t *s = sequence_of(f->batch, row, &at);
         size_t position = s->first_position + row - s->first_row;
         size_t block = (size_t)s->blocks[position / KV_BLOCK];
@@ -195,8 +196,12 @@ static void run_layer(forward_t *f, size_t thread, size_t index)
     normalise(f, thread, COMPONENT_NORMALIZED_INPUT, index, SHARED_X, layer->input_norm);
     forward_project_qkv(f, thread, index);
     rotate_and_cache(f, thread, index);
+    if (forward_narrows_at(f, index) && f->n_kept == 0)
+        return;
     mark(f, thread, HEART_ATTENTION, index);
     forward_attend(f, thread, index);
+    if (forward_narrows_at(f, index))
+        forward_narrow(f, thread);
     finish(f, thread, SHARED_ATTENTION, COMPONENT_ATTN_OUTPUT, index, &f->times.attention_ns);
     mark(f, thread, HEART_O_PROJ, index);
     forward_project_back(f, thread, &o);
@@ -256,6 +261,9 @@ void forward_step(forward_t *f, const forward_batch_t *batch)
     place_activations(f, batch->n_rows);
     comm_trace_rows(f->comm, batch->n_rows);
     f->batch = batch;
+    f->n_rows = batch->n_rows;
+    f->streaming = NOT_STREAMING;
+    forward_choose_kept(f);
     f->n_lone = 0;
     for (size_t i = 0; i < batch->n_sequences && batch->sequences[i].lone; i++)
         f->n_lone += batch->sequences[i].n_rows;

@@ -39,7 +39,7 @@ static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_
         .window = windowed ? c->sliding_window : 0,
         .tap = f->tap,
         .tap_row = row,
-        .tap_rows = f->batch->n_rows,
+        .tap_rows = f->n_rows,
         .tap_head = heads.begin,
         .q = f->q + (row * local_q(m) + first_local * c->head_dim) * e,
         .q_stride = local_q(m),
@@ -129,9 +129,11 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
         walk_t ahead = walk;
         size_t expected = number + f->n_threads;
         unit->next = f->sdpa && find_unit(f, &ahead, expected, next) ? next : NULL;
-        if (f->sdpa)
+        bool wanted = !forward_narrows_at(f, layer) ||
+                      forward_keeps_any(f, unit->tap_row, unit->tap_row + unit->n_tokens);
+        if (wanted && f->sdpa)
             attention_sdpa(unit, scratch);
-        else
+        else if (wanted)
             attention_eager(unit, scratch);
         forward_heads_written(
             f, thread, unit->tap_row, unit->n_tokens, unit->n_heads, &f->times.attention_ns);

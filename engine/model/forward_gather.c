@@ -18,17 +18,16 @@
 #define TILE_ROWS ((size_t)32)
 #define TILE_SENT SIZE_MAX
 
-static bool streams(const forward_t *f, shared_t which)
+static bool may_stream(const forward_t *f, shared_t which)
 {
-    return comm_stream_pays(f->streams[which], f->batch->n_rows);
+    return comm_stream_pays(f->streams[which], f->n_rows);
 }
 
 bool forward_in_slabs(const forward_t *f, shared_t which)
 {
     /* Columns of rows are gathered otherwise. */
-    return which == SHARED_MLP && f->mlp_slabs && f->tap == NULL &&
-           f->batch->n_rows >= KERNEL_MANY_ROWS &&
-           (streams(f, which) || comm_buffer_is_shared(f->shared[which]));
+    return which == SHARED_MLP && f->mlp_slabs && f->tap == NULL && f->n_rows >= KERNEL_MANY_ROWS &&
+           (may_stream(f, which) || comm_buffer_is_shared(f->shared[which]));
 }
 
 comm_tiling_t forward_tiling(const forward_t *f, shared_t which)
@@ -50,7 +49,7 @@ static size_t tile_size(const forward_t *f, shared_t which, size_t i)
 {
     const plan_share_t *share = model_share(f->model);
     if (which == SHARED_ATTENTION)
-        return size_min(TILE_ROWS, f->batch->n_rows - i * TILE_ROWS) * plan_count(share->heads);
+        return size_min(TILE_ROWS, f->n_rows - i * TILE_ROWS) * plan_count(share->heads);
     size_t columns = plan_count(which == SHARED_MLP ? share->columns : share->hidden);
     size_t panels = (columns + KERNEL_PANEL - 1) / KERNEL_PANEL;
     return size_min(TILE_PANELS, panels - i * TILE_PANELS);
@@ -58,10 +57,10 @@ static size_t tile_size(const forward_t *f, shared_t which, size_t i)
 
 void forward_stream_begin(forward_t *f, shared_t which)
 {
-    if (!streams(f, which))
+    if (!may_stream(f, which))
         return;
-    comm_stream_begin(
-        f->streams[which], f->data[which], f->batch->n_rows, forward_in_slabs(f, which));
+    f->streaming = (int)which;
+    comm_stream_begin(f->streams[which], f->data[which], f->n_rows, forward_in_slabs(f, which));
     f->n_tiles = comm_stream_tiles(f->streams[which]);
     for (size_t i = 0; i < f->n_tiles; i++)
         atomic_store_explicit(&f->missing[i], tile_size(f, which, i), memory_order_relaxed);
@@ -103,7 +102,7 @@ static void move(forward_t *f, size_t thread, shared_t which, uint64_t *kind)
 void forward_panels_written(
     forward_t *f, size_t thread, shared_t which, size_t begin, size_t end, uint64_t *kind)
 {
-    if (!streams(f, which))
+    if (f->streaming != (int)which)
         return;
     for (size_t p = begin; p < end; p++)
         atomic_fetch_sub_explicit(&f->missing[p / TILE_PANELS], 1, memory_order_release);
@@ -113,7 +112,7 @@ void forward_panels_written(
 void forward_heads_written(
     forward_t *f, size_t thread, size_t row, size_t n_rows, size_t n_heads, uint64_t *kind)
 {
-    if (!streams(f, SHARED_ATTENTION))
+    if (f->streaming != SHARED_ATTENTION)
         return;
     for (size_t end = row + n_rows, next; row < end; row = next) {
         size_t tile = row / TILE_ROWS;
@@ -135,7 +134,7 @@ static void copy_columns(char *to, const char *from, size_t begin, size_t end)
 static void copy_slabs(forward_t *f, size_t thread, shared_t which, bool out)
 {
     const size_t *begins = f->begins[which];
-    size_t n_rows = f->batch->n_rows;
+    size_t n_rows = f->n_rows;
     char *window = comm_buffer_data(f->shared[which]), *own = f->own[which];
     for (size_t r = 0; r < f->model->plan.n_ranks; r++) {
         team_part_t part = team_part((begins[r + 1] - begins[r]) * n_rows, thread, f->n_threads);
@@ -158,7 +157,7 @@ static void copy_rows(forward_t *f, size_t thread, shared_t which, bool out)
     size_t row_bytes = f->strides[which] * element(f);
     const size_t *begins = f->begins[which];
     size_t begin = begins[f->model->rank], end = begins[f->model->rank + 1];
-    team_part_t rows = team_part(f->batch->n_rows, thread, f->n_threads);
+    team_part_t rows = team_part(f->n_rows, thread, f->n_threads);
     for (size_t row = rows.begin; row < rows.end; row++) {
         char *window = (char *)comm_buffer_data(f->shared[which]) + row * row_bytes;
         char *own = f->own[which] + row * row_bytes;
@@ -174,12 +173,13 @@ static void copy_rows(forward_t *f, size_t thread, shared_t which, bool out)
 /* Thread 0, when all have written. */
 static void exchange(forward_t *f, shared_t which)
 {
-    if (streams(f, which)) {
+    if (f->streaming == (int)which) {
         send_tiles(f, which);
         comm_stream_end(f->streams[which]);
+        f->streaming = NOT_STREAMING;
     } else {
         comm_gather_columns(
-            f->shared[which], f->batch->n_rows, f->strides[which] * element(f), f->begins[which]);
+            f->shared[which], f->n_rows, f->strides[which] * element(f), f->begins[which]);
     }
 }
 
@@ -191,7 +191,8 @@ static void begin_next(forward_t *f, shared_t which, size_t layer)
         [SHARED_ATTENTION] = SHARED_X_MID,
         [SHARED_X_MID] = SHARED_MLP,
         [SHARED_MLP] = SHARED_X};
-    if (which != SHARED_X || layer + 1 < f->model->config.num_hidden_layers)
+    bool last = layer + 1 == f->model->config.num_hidden_layers;
+    if (which != SHARED_X || (!last && !forward_narrows_at(f, layer + 1)))
         forward_stream_begin(f, nexts[which]);
 }
 

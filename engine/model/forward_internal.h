@@ -48,7 +48,12 @@ struct forward {
     const tap_t *tap; /* NULL: none */
     /* The current step. */
     const forward_batch_t *batch;
-    size_t n_lone;
+    size_t n_rows, n_lone; /* rows worked on; the first n_lone are alone in their calls */
+    bool narrows;          /* the last layer goes on with the kept rows only */
+    bool narrowed;         /* it does so now */
+    size_t *kept, n_kept;  /* [max_rows] rows that logits are wanted of, ascending */
+    size_t *kept_places;   /* [max_rows] where a row is among them */
+    int streaming;         /* the shared activation that travels now, or NOT_STREAMING */
     atomic_size_t next_unit;
     atomic_size_t *missing; /* [forward_max_tiles] of the gather under way; forward_gather.c */
     size_t n_tiles;
@@ -120,11 +125,20 @@ static inline bool normed_in_slabs(const forward_t *f)
 {
     const model_t *m = f->model;
     return f->tap == NULL &&
-           matrix_wants_slabs(&m->kernels, f->options.dot, f->batch->n_rows, m->config.hidden_size);
+           matrix_wants_slabs(&m->kernels, f->options.dot, f->n_rows, m->config.hidden_size);
 }
 
 /* The same on all ranks. */
 bool forward_in_slabs(const forward_t *f, shared_t which);
+
+#define NOT_STREAMING (-1)
+
+/* Whether the last layer will have other rows after attention than before, so that its attention's
+ * output does not travel while it is computed. */
+static inline bool forward_narrows_at(const forward_t *f, size_t layer)
+{
+    return f->narrows && layer + 1 == f->model->config.num_hidden_layers;
+}
 
 /* One of the two projections back into the residual stream. */
 typedef struct residual {
@@ -167,6 +181,12 @@ void forward_project_back(forward_t *f, size_t thread, const residual_t *r);
 void forward_mlp(forward_t *f, size_t thread, size_t index);
 /* Final norm and lm_head of the rows that logits are wanted of. */
 void forward_compute_logits(forward_t *f, size_t thread);
+
+/* forward_narrow.c: which rows the last layer goes on with, before a step; and after its attention,
+ * which computes no more than that: lays this rank's part of their outputs side by side. */
+void forward_choose_kept(forward_t *f);
+bool forward_keeps_any(const forward_t *f, size_t begin, size_t end);
+void forward_narrow(forward_t *f, size_t thread);
 
 /* forward_attend.c: units of attention are dealt out as threads become free. */
 void forward_attend(forward_t *f, size_t thread, size_t layer);

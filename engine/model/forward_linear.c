@@ -10,9 +10,9 @@ static matrix_rows_t normed_rows(const forward_t *f)
 {
     bool slabs = normed_in_slabs(f);
     return (matrix_rows_t){.x = f->normed,
-        .stride = slabs ? f->batch->n_rows * KERNEL_SLAB : f->strides[SHARED_X],
+        .stride = slabs ? f->n_rows * KERNEL_SLAB : f->strides[SHARED_X],
         .slabs = slabs,
-        .n = f->batch->n_rows,
+        .n = f->n_rows,
         .n_lone = f->n_lone};
 }
 
@@ -20,9 +20,9 @@ static matrix_rows_t shared_rows(const forward_t *f, shared_t which)
 {
     bool slabs = forward_in_slabs(f, which);
     return (matrix_rows_t){.x = f->data[which],
-        .stride = slabs ? f->batch->n_rows * KERNEL_SLAB : f->strides[which],
+        .stride = slabs ? f->n_rows * KERNEL_SLAB : f->strides[which],
         .slabs = slabs,
-        .n = f->batch->n_rows,
+        .n = f->n_rows,
         .n_lone = f->n_lone};
 }
 
@@ -72,9 +72,9 @@ static void store_qkv_panel(const forward_t *f, size_t index, component_t compon
     const kernels_t *k = &f->model->kernels;
     size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, w->rows - column);
     char *y = outputs + column * k->element_bytes;
-    k->store(f->batch->n_rows, n, c, KERNEL_PANEL, (char *)w->bias + column * k->element_bytes, y,
-        w->rows);
-    show(f, component, index, 0, f->batch->n_rows, first + column, n, y, w->rows);
+    k->store(
+        f->n_rows, n, c, KERNEL_PANEL, (char *)w->bias + column * k->element_bytes, y, w->rows);
+    show(f, component, index, 0, f->n_rows, first + column, n, y, w->rows);
 }
 
 /* Panels [begin, end) of a list that holds those of q, then k, then v. */
@@ -116,16 +116,30 @@ void forward_project_qkv(forward_t *f, size_t thread, size_t index)
     forward_barrier(f, thread, &f->times.matrix_ns);
 }
 
+/* Whether the residual stream still holds all rows, and the product only those that the last layer
+ * goes on with. */
+static bool gathers_kept(const forward_t *f, const residual_t *r)
+{
+    return f->narrowed && r->input == SHARED_ATTENTION;
+}
+
 static void store_residual_panel(
     const forward_t *f, size_t thread, const residual_t *r, size_t p, char *c)
 {
     const kernels_t *k = &f->model->kernels;
-    size_t begin = model_share(f->model)->hidden.begin, n_rows = f->batch->n_rows;
+    size_t begin = model_share(f->model)->hidden.begin, n_rows = f->n_rows;
     size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, r->matrix->rows - column);
     size_t offset = (begin + column) * k->element_bytes;
     show_product(f, thread, r->product, r->layer, n_rows, begin + column, n, c);
-    k->store_residual(n_rows, n, c, KERNEL_PANEL, shared_row(f, r->from, 0) + offset,
-        shared_row(f, r->to, 0) + offset, f->strides[r->to]);
+    if (!gathers_kept(f, r)) {
+        k->store_residual(n_rows, n, c, KERNEL_PANEL, shared_row(f, r->from, 0) + offset,
+            shared_row(f, r->to, 0) + offset, f->strides[r->to]);
+        return;
+    }
+    for (size_t row = 0; row < n_rows; row++)
+        k->store_residual(1, n, c + row * KERNEL_PANEL * k->accumulator_bytes, KERNEL_PANEL,
+            shared_row(f, r->from, f->kept[row]) + offset, shared_row(f, r->to, row) + offset,
+            f->strides[r->to]);
 }
 
 /* My rows, then everybody's. */
@@ -150,7 +164,7 @@ static void keep_partial_panel(const forward_t *f, const matrix_t *w, size_t p, 
 {
     size_t hidden = f->model->config.hidden_size, acc = accumulator(f);
     size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, w->rows - column);
-    for (size_t row = 0; row < f->batch->n_rows; row++)
+    for (size_t row = 0; row < f->n_rows; row++)
         memcpy(f->partial + (row * hidden + column) * acc, c + row * KERNEL_PANEL * acc, n * acc);
 }
 
@@ -161,7 +175,7 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
     size_t first_input = slice_begin(f->model, r->input, f->model->rank);
     const kernels_t *k = &f->model->kernels;
     size_t hidden = f->model->config.hidden_size, acc = k->accumulator_bytes;
-    size_t n_rows = f->batch->n_rows, e = k->element_bytes;
+    size_t n_rows = f->n_rows, e = k->element_bytes;
     char *c = f->threads[thread].products;
     if (w->rows == 0 && thread == 0)
         memset(f->partial, 0, n_rows * hidden * acc);
@@ -191,7 +205,8 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
     team_part_t mine = team_part(n_rows, thread, f->n_threads);
     for (size_t row = mine.begin; row < mine.end; row++)
         k->store_residual(1, hidden, f->partial + row * hidden * acc, 0,
-            shared_row(f, r->from, row), shared_row(f, r->to, row), 0);
+            shared_row(f, r->from, gathers_kept(f, r) ? f->kept[row] : row),
+            shared_row(f, r->to, row), 0);
     forward_barrier(f, thread, &f->times.elementwise_ns);
 }
 
@@ -208,7 +223,7 @@ static void store_mlp_panel(
 {
     const kernels_t *k = &f->model->kernels;
     const matrix_t *w = &f->model->layers[index].gate;
-    size_t begin = model_share(f->model)->columns.begin, n_rows = f->batch->n_rows;
+    size_t begin = model_share(f->model)->columns.begin, n_rows = f->n_rows;
     size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, w->rows - column);
     show_product(f, thread, COMPONENT_GATE_PROJ, index, n_rows, begin + column, n, gate);
     show_product(f, thread, COMPONENT_UP_PROJ, index, n_rows, begin + column, n, up);
@@ -268,8 +283,9 @@ void forward_compute_logits(forward_t *f, size_t thread)
     team_part_t rows = team_part(n, thread, f->n_threads);
     for (size_t i = rows.begin; i < rows.end; i++) {
         char *normed = f->normed + i * stride * k->element_bytes;
-        k->rms_norm(1, hidden, shared_row(f, SHARED_X, f->batch->logits_rows[i].row), stride,
-            m->final_norm, m->config.rms_norm_eps, normed, stride);
+        size_t row = f->batch->logits_rows[i].row;
+        k->rms_norm(1, hidden, shared_row(f, SHARED_X, f->narrowed ? f->kept_places[row] : row),
+            stride, m->final_norm, m->config.rms_norm_eps, normed, stride);
         show_replicated(f, COMPONENT_FINAL_NORM, 0, i, 1, hidden, normed, stride);
     }
     forward_barrier(f, thread, &f->times.elementwise_ns);

@@ -79,10 +79,13 @@ static int open_private(forward_t *f, fail_t *fail)
     f->threads = calloc(f->n_threads, sizeof *f->threads);
     f->owners = calloc(f->options.max_rows, sizeof *f->owners);
     f->missing = calloc(forward_max_tiles(f), sizeof *f->missing);
+    f->kept = calloc(f->options.max_rows, sizeof *f->kept);
+    f->kept_places = calloc(f->options.max_rows, sizeof *f->kept_places);
     for (shared_t b = 0; b < SHARED_COUNT; b++)
         f->begins[b] = calloc(ranks + 1, sizeof **f->begins);
     for (shared_t b = 0; b < SHARED_COUNT; b++)
-        if (f->begins[b] == NULL || f->threads == NULL || f->owners == NULL || f->missing == NULL)
+        if (f->begins[b] == NULL || f->threads == NULL || f->owners == NULL || f->missing == NULL ||
+            f->kept == NULL || f->kept_places == NULL)
             return fail_set(fail, FAIL_MEMORY, "forward: out of memory");
     f->normed = memory_alloc(f->normed_bytes, "activations", fail);
     f->q = memory_alloc(f->q_bytes, "activations", fail);
@@ -219,6 +222,8 @@ void forward_close(forward_t *f)
     free(f->threads);
     free(f->owners);
     free(f->missing);
+    free(f->kept);
+    free(f->kept_places);
     memory_free(f->normed, f->normed_bytes);
     memory_free(f->q, f->q_bytes);
     memory_free(f->k, f->kv_bytes);

@@ -71,7 +71,7 @@ static void refill_gathered(const forward_t *f, component_t component, size_t la
     if (f->tap->refill == NULL)
         return;
     comm_barrier(f->comm);
-    refill(f, component, layer, 0, f->batch->n_rows, shared_width(f->model, which),
+    refill(f, component, layer, 0, f->n_rows, shared_width(f->model, which),
         shared_row(f, which, 0), f->strides[which]);
     comm_barrier(f->comm);
 }
@@ -81,8 +81,7 @@ void show_gathered(const forward_t *f, component_t component, size_t layer, shar
     if (f->tap == NULL)
         return;
     size_t from = shown_rank(f), begin = slice_begin(f->model, which, from);
-    show(f, component, layer, 0, f->batch->n_rows, begin,
-        slice_begin(f->model, which, from + 1) - begin,
+    show(f, component, layer, 0, f->n_rows, begin, slice_begin(f->model, which, from + 1) - begin,
         shared_row(f, which, 0) + begin * element(f), f->strides[which]);
     refill_gathered(f, component, layer, which);
 }
@@ -91,7 +90,7 @@ void show_embedding(const forward_t *f)
 {
     if (f->tap == NULL)
         return;
-    for (size_t row = 0; row < f->batch->n_rows; row++)
+    for (size_t row = 0; row < f->n_rows; row++)
         if ((size_t)f->owners[row] == shown_rank(f))
             show(f, COMPONENT_EMBEDDING_OUTPUT, 0, row, 1, 0, f->model->config.hidden_size,
                 shared_row(f, SHARED_X, row), f->strides[SHARED_X]);

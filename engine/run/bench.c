@@ -224,11 +224,15 @@ static void count_flop(bench_t *b)
     double q = (double)(c->num_attention_heads * c->head_dim);
     double kv = (double)(c->num_key_value_heads * c->head_dim);
     double row = hidden * (2 * q + 2 * kv) + 3 * hidden * (double)c->intermediate_size;
+    /* Of a prompt's rows but the last the last layer wants keys and values; queries come with them.
+     */
+    double unwanted = row - hidden * (q + 2 * kv);
     double batch = (double)b->options->batch, prompt = (double)b->options->prompt_tokens;
     double logits = 2 * hidden * (double)c->vocab_size;
     b->report->decode_flop = batch * (2 * row * layers + logits);
-    b->report->prefill_flop = batch * (prompt * 2 * row * layers + logits);
-    b->report->attention_flop = batch * prompt * (prompt + 1) / 2 * 4 * q * layers;
+    b->report->prefill_flop =
+        batch * (2 * (prompt * row * layers - (prompt - 1) * unwanted) + logits);
+    b->report->attention_flop = batch * 4 * q * (prompt * (prompt + 1) / 2 * (layers - 1) + prompt);
 }
 
 /* ---- Steps: the coordinator's

@@ -239,17 +239,18 @@ static void fit_rest(fit_t *f)
 {
     predict_rates_t *r = f->rates;
     size_t lone = lone_sample(f), wide = wide_sample(f, true), many = wide_sample(f, false);
-    predict_result_t constant, slope, step;
+    predict_result_t constant, wide_constant, slope, step;
     const predict_split_t *d = &f->samples[lone].decode, *p = &f->samples[wide].prefill;
 
     constant = model_of(f, lone, (predict_rates_t){.elementwise_layer_s = 1});
     step = model_of(f, lone, (predict_rates_t){.elementwise_element_s = 1});
     slope = model_of(f, wide, (predict_rates_t){.elementwise_element_s = 1});
-    double layers = constant.decode.elementwise;
-    solve((double[]){layers, step.decode.elementwise, d->elementwise},
-        (double[]){layers, slope.prefill.elementwise, p->elementwise}, &r->elementwise_layer_s,
-        &r->elementwise_element_s);
+    wide_constant = model_of(f, wide, (predict_rates_t){.elementwise_layer_s = 1});
+    solve((double[]){constant.decode.elementwise, step.decode.elementwise, d->elementwise},
+        (double[]){wide_constant.prefill.elementwise, slope.prefill.elementwise, p->elementwise},
+        &r->elementwise_layer_s, &r->elementwise_element_s);
 
+    double layers = (double)f->plan->model.n_layers;
     solve((double[]){layers, d->matrix + d->attention + d->elementwise, d->waiting},
         (double[]){layers, p->matrix + p->attention + p->elementwise, p->waiting},
         &r->waiting_layer_s, &r->waiting_share);

@@ -146,17 +146,26 @@ static double layer_bytes(const plan_t *plan, const plan_share_t *share, size_t 
     }
 }
 
-void predict_bytes_per_row(
-    const plan_t *plan, size_t ranks_per_node, double *rank_bytes, double *node_bytes)
+/* Bytes of rows, all layers but the last, and of drawn rows, which go through the last, too. */
+static double step_bytes(const plan_t *plan, size_t a_token, double rows, double draws)
+{
+    const plan_model_t *m = &plan->model;
+    double layers = (double)m->n_layers, embedding = (double)(m->hidden * m->cache_bytes);
+    double layer = ((double)a_token - embedding) / layers;
+    return a_token == 0 ? 0 : rows * embedding + (rows * (layers - 1) + draws) * layer;
+}
+
+void predict_bytes(const plan_t *plan, size_t ranks_per_node, double rows, double draws,
+    double *rank_bytes, double *node_bytes)
 {
     size_t n = plan->n_ranks, per_node = size_min(size_max(ranks_per_node, 1), n);
-    size_t bytes = plan->model.cache_bytes;
-    *rank_bytes = *node_bytes = 0;
+    size_t bytes = plan->model.cache_bytes, rank = 0, node = 0;
     for (size_t r = 0; r < n; r++)
-        *rank_bytes = most(*rank_bytes, (double)plan_exchange_bytes_per_token(plan, r, bytes));
+        rank = size_max(rank, plan_exchange_bytes_per_token(plan, r, bytes));
     for (size_t first = 0; first < n; first += per_node)
-        *node_bytes =
-            most(*node_bytes, (double)plan_network_bytes_per_token(plan, first, per_node, bytes));
+        node = size_max(node, plan_network_bytes_per_token(plan, first, per_node, bytes));
+    *rank_bytes = step_bytes(plan, rank, rows, draws);
+    *node_bytes = step_bytes(plan, node, rows, draws);
 }
 
 /* The most of each gather. */
@@ -203,7 +212,7 @@ static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
     for (int i = 0; i < GATHERS; i++)
         load.layer_bytes += load.matrix_bytes[i];
     set_gather_bytes(plan, per_node, &load);
-    predict_bytes_per_row(plan, ranks_per_node, &load.rank_bytes, &load.node_bytes);
+    predict_bytes(plan, ranks_per_node, 1, 1, &load.rank_bytes, &load.node_bytes);
     load.window_bytes = (double)m->n_layers * width * (double)m->cache_bytes;
     load.nodes = (plan->n_ranks + per_node - 1) / per_node;
     return load;
@@ -219,6 +228,13 @@ typedef struct step {
     double flop_s;      /* what a FLOP of attention takes */
 } step_t;
 
+/* Layers of all rows: after its keys and values the last one goes on with the drawn ones only
+ * (forward_narrow.c). */
+static double whole_layers(const plan_t *plan, const step_t *step)
+{
+    return (double)plan->model.n_layers - 1 + step->draws / step->rows;
+}
+
 static double rounds(size_t nodes)
 {
     double n = 0;
@@ -228,10 +244,10 @@ static double rounds(size_t nodes)
 }
 
 /* Gathers of a step: four a layer and the embedding's; with reduce two sums. */
-static double n_gathers(const plan_t *plan)
+static double n_gathers(const plan_t *plan, const step_t *step)
 {
     double each = plan->combine == PLAN_GATHER ? GATHERS : GATHERS / 2;
-    return each * (double)plan->model.n_layers + 1;
+    return each * (double)(plan->model.n_layers - (step->draws == 0)) + 1;
 }
 
 /* A link between nodes: what waits to pass, and what may pass at once. */
@@ -296,18 +312,19 @@ static double layer_gathers_seconds(const plan_t *plan, const load_t *load,
             &phases[gather], bytes, streamed ? COMM_STREAM_BURSTS : 1, processor, &link);
         seconds += i < GATHERS ? 0 : more;
     }
-    return seconds * (double)plan->model.n_layers;
+    return seconds * whole_layers(plan, step);
 }
 
 static double seconds_between_nodes(const plan_t *plan, const load_t *load,
     const predict_network_t *network, const step_t *step, const phase_t *phases)
 {
-    double latency = (n_gathers(plan) + STEP_ROUNDS) * rounds(load->nodes) * network->latency_s;
-    double layer_bytes = 0;
+    double latency =
+        (n_gathers(plan, step) + STEP_ROUNDS) * rounds(load->nodes) * network->latency_s;
+    double layer_bytes = 0, share = whole_layers(plan, step) / (double)plan->model.n_layers;
     if (network->bytes_per_s <= 0)
         return latency;
     if (plan->combine != PLAN_GATHER)
-        return latency + step->rows * load->node_bytes / network->bytes_per_s;
+        return latency + step->rows * load->node_bytes * share / network->bytes_per_s;
     for (int i = 0; i < GATHERS; i++)
         layer_bytes += load->gather_bytes[i];
     double rest = load->node_bytes - layer_bytes * (double)plan->model.n_layers;
@@ -322,12 +339,13 @@ static void add_exchange(const plan_t *plan, const load_t *load, const predict_r
     double messages = (double)plan->n_ranks * PREDICT_MESSAGE_S, node = 0, between = 0;
     if (plan->n_ranks == 1)
         return;
-    node = (n_gathers(plan) + STEP_ROUNDS) * rates->gather_s;
+    node = (n_gathers(plan, step) + STEP_ROUNDS) * rates->gather_s;
     if (step->rows >= KERNEL_MANY_ROWS) /* copied through windows (forward.c) */
-        node += step->rows * load->window_bytes * rates->copy_byte_s;
+        node += step->rows * load->window_bytes * whole_layers(plan, step) /
+                (double)plan->model.n_layers * rates->copy_byte_s;
     if (load->nodes > 1) {
         between = seconds_between_nodes(plan, load, network, step, phases);
-        messages += n_gathers(plan) * rates->gather_s; /* a second barrier in the node */
+        messages += n_gathers(plan, step) * rates->gather_s; /* a second barrier in the node */
     }
     split->exchange += node + between + messages;
     split->network += between;
@@ -336,25 +354,31 @@ static void add_exchange(const plan_t *plan, const load_t *load, const predict_r
 static void add_step(const plan_t *plan, const load_t *load, const predict_rates_t *rates,
     const predict_network_t *network, const step_t *step, predict_split_t *split)
 {
-    double layers = (double)plan->model.n_layers;
+    double layers = (double)plan->model.n_layers, whole = whole_layers(plan, step);
     const predict_curve_t *matrix = step->decode ? &rates->decode_matrix : &rates->prompt_matrix;
     double byte_s = predict_curve_at(matrix, step->rows);
     phase_t phases[GATHERS];
-    double m = layers * load->layer_bytes * byte_s;
-    if (step->draws > 0)
-        m += load->lm_head_bytes * predict_curve_at(&rates->decode_matrix, step->draws);
-    double attention = layers * load->heads * step->flop_heads * step->flop_s;
-    double elementwise = layers * (rates->elementwise_layer_s +
-                                      step->rows * load->elements * rates->elementwise_element_s);
+    double attention = load->heads * step->flop_heads * step->flop_s;
+    double elementwise =
+        rates->elementwise_layer_s + step->rows * load->elements * rates->elementwise_element_s;
     for (int i = 0; i < GATHERS; i++)
-        phases[i] = (phase_t){elementwise / layers / GATHERS, load->matrix_bytes[i] * byte_s};
+        phases[i] = (phase_t){elementwise / GATHERS, load->matrix_bytes[i] * byte_s};
     phases[0].before += phases[0].during; /* q, k and v of all rows come before attention */
-    phases[0].during = attention / layers;
-    split->matrix += m;
-    split->attention += attention;
-    split->elementwise += elementwise;
-    split->waiting +=
-        layers * rates->waiting_layer_s + rates->waiting_share * (m + attention + elementwise);
+    phases[0].during = attention;
+    predict_split_t sum = {.attention = whole * attention};
+    /* Half of the elements of a layer come before attention. */
+    sum.elementwise = (whole + layers) / 2 * elementwise;
+    sum.matrix = (layers - 1) * load->layer_bytes * byte_s + load->matrix_bytes[0] * byte_s;
+    if (step->draws > 0) {
+        double drawn_byte_s = predict_curve_at(&rates->decode_matrix, step->draws);
+        sum.matrix +=
+            (load->layer_bytes - load->matrix_bytes[0] + load->lm_head_bytes) * drawn_byte_s;
+    }
+    split->matrix += sum.matrix;
+    split->attention += sum.attention;
+    split->elementwise += sum.elementwise;
+    split->waiting += layers * rates->waiting_layer_s +
+                      rates->waiting_share * (sum.matrix + sum.attention + sum.elementwise);
     split->sampling += rates->sampling_step_s + step->draws * load->vocab * rates->sampling_row_s;
     add_exchange(plan, load, rates, network, step, phases, split);
 }

@@ -15,6 +15,9 @@
  *   waiting      layers x constant + share of what is computed
  *   sampling     constant + rows x vocabulary rows x s/row
  *
+ * Of its last layer a prompt wants queries, keys and values of all rows, and the rest of those that
+ * give logits (engine/model/forward_narrow.c); these are reckoned at the rates of decode steps.
+ *
  * Rates are interpolated between measured sizes on logarithmic axes, and constant beyond them.
  * Links that a token bucket limits (those of virtual machines often are) let a burst pass at once
  * and save up for the next while ranks compute; each gather of a layer is reckoned with what is
@@ -120,11 +123,11 @@ typedef struct predict_result {
 void predict_run(const plan_t *plan, const predict_rates_t *rates, const predict_network_t *network,
     size_t ranks_per_node, const predict_work_t *work, predict_result_t *result);
 
-/* Bytes that pass between ranks in a gather of the whole model, for each row of a step, all layers:
+/* Bytes that pass between ranks in steps of so many rows together, of which `draws` give logits:
  * what the busiest rank gets from all others, and what a node gets from other nodes. The
  * embedding's and, with PLAN_REDUCE, the ring's are included. */
-void predict_bytes_per_row(
-    const plan_t *plan, size_t ranks_per_node, double *rank_bytes, double *node_bytes);
+void predict_bytes(const plan_t *plan, size_t ranks_per_node, double rows, double draws,
+    double *rank_bytes, double *node_bytes);
 
 /* A mesh of replicas. */
 typedef struct predict_mesh {

@@ -49,6 +49,11 @@ plan_bytes() {
     }' "$work/out"
 }
 
+# value CONFIG MEMBER
+value() {
+    grep -o "\"$2\": *[0-9]*" "$1" | grep -o '[0-9]*$'
+}
+
 # within NAME BYTES LIMIT FLOOR
 within() {
     cases=$((cases + 1))
@@ -58,16 +63,20 @@ within() {
 
 # counts NAME CONFIG RANKS MESSAGES: the latter of a step, beyond what the 1.1 pays for
 counts() {
-    local name="$1, 2 nodes x $3" plan base1 base2 node more
+    local name="$1, 2 nodes x $3" plan prompt base1 base2 node more
+    local embedding=$((2 * $(value "$2" hidden_size))) layers
+    layers=$(value "$2" num_hidden_layers)
     local extra=$(($4 > 0 ? $4 * headers + coordinator : 0))
     plan=$(plan_bytes "$3" "$2")
+    prompt=$((embedding + (plan - embedding) * (layers - 1) / layers))
     run "$3" "$2" 64 4
     base1=$now1 base2=$now2
     run "$3" "$2" 320 4
     for node in 1 2; do
         more=base$node now=now$node
-        # The embedding's row comes from one node only, so each may receive that much less.
-        within "$name, prompt token, node $node" $(((${!now} - ${!more}) / 256)) $((plan * 11 / 10)) $((plan * 8 / 10))
+        # The embedding's row comes from one node only, so each may receive that much less; and nothing passes of the last
+        # layer, which works on the prompt's last row.
+        within "$name, prompt token, node $node" $(((${!now} - ${!more}) / 256)) $((prompt * 11 / 10)) $((prompt * 8 / 10))
     done
     run "$3" "$2" 64 36
     for node in 1 2; do
