@@ -82,7 +82,8 @@ disturbed "a cut link" 1 "rank $last on node$n_nodes (process [0-9]*) has not be
 "$cluster" join "$n_nodes"
 
 if [ "$n_nodes" -eq 2 ]; then
-    begin 2 "$loop" "$seconds" "$last" 53
+    # 13 norms a step of 6 layers; the sixth of the fifth step.
+    begin 2 "$loop" "$seconds" "$last" 57
     wait_until 200 has_text 1 || complain "a loop without end: it does not begin"
     ended "a loop without end" "$SECONDS" "rank $last on node$(((last + 2) / 2)) (process [0-9]*) has been for $seconds s" \
         "step 5, layer 2, MLP; " "wait in step 5, layer 2, MLP, gather of activations" \

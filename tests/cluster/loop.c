@@ -148,8 +148,13 @@ static void run_into_loop(comm_t *comm, bool plants)
             .call_tokens = 1,
             .lone = true,
             .blocks = blocks};
-        const forward_batch_t batch = {
-            .n_rows = 1, .n_sequences = 1, .token_ids = &token, .sequences = &sequence};
+        const forward_logits_row_t logits = {.row = 0, .lone = true};
+        const forward_batch_t batch = {.n_rows = 1,
+            .n_sequences = 1,
+            .n_logits = 1,
+            .token_ids = &token,
+            .sequences = &sequence,
+            .logits_rows = &logits};
         comm_mark_step(comm);
         forward_step(forward, &batch);
     }
