@@ -16,14 +16,16 @@
 enum { TRACE_TAG = 106 };
 #define CLOCK_TRIPS 32
 #define PIECE_EVENTS 65536 /* of a message */
+#define AHEAD_EVENTS 32    /* asked for while one is recorded, also beyond the last */
 #define HOST_BYTES 64
 
 struct trace {
     comm_t *comm;
     trace_event_t *events; /* [capacity], a ring */
     size_t capacity;
-    uint64_t n; /* recorded so far */
-    int phase;  /* the last one recorded, and its layer */
+    size_t next; /* of them */
+    uint64_t n;  /* recorded so far */
+    int phase;   /* the last one recorded, and its layer */
     size_t layer;
     trace_clock_t clock; /* of this rank */
     uint64_t origin_ns, origin_ticks;
@@ -52,10 +54,17 @@ void trace_record(trace_t *trace, trace_kind_t kind, int what, size_t value)
         trace->phase = what;
         trace->layer = value;
     }
-    trace->events[trace->n++ % trace->capacity] = (trace_event_t){.ns = clock_ticks(),
+    trace_event_t *event = &trace->events[trace->next];
+    /* Else a store into a line that comes from memory holds up those behind it, such as the flag
+     * that others wait for in a barrier. */
+    __builtin_prefetch(event + AHEAD_EVENTS, 1);
+    *event = (trace_event_t){.ns = clock_ticks(),
         .value = (uint32_t)value,
         .kind = (uint8_t)kind,
         .what = (uint8_t)what};
+    trace->n++;
+    if (++trace->next == trace->capacity)
+        trace->next = 0;
 }
 
 void comm_trace_rows(const comm_t *comm, size_t rows)
@@ -161,7 +170,7 @@ int trace_open(trace_t **out, comm_t *comm, const char *path, size_t n_events, f
     if (path == NULL)
         return 0;
     trace_t *t = calloc(1, sizeof *t);
-    trace_event_t *events = malloc(n_events * sizeof *events);
+    trace_event_t *events = malloc((n_events + AHEAD_EVENTS) * sizeof *events);
     if (t == NULL || events == NULL)
         fail_set(fail, FAIL_MEMORY, "--trace: out of memory for %zu events", n_events);
     else if (comm->rank == 0)
