@@ -68,7 +68,8 @@ void forward_close(forward_t *forward);
 size_t forward_bytes(
     const model_t *model, const forward_options_t *options, size_t n_threads, int comm_size);
 
-/* Collective. Cannot fail: everything is checked before. Writes K and V of all rows into the cache.
+/* Collective. Cannot fail: everything is checked before. Writes K and V of all rows into the cache;
+ * without a tap, what follows them in the last layer is computed for the rows of logits_rows only.
  * Afterwards forward_logits gives this rank's part of the logits. */
 void forward_step(forward_t *forward, const forward_batch_t *batch);
 
