@@ -65,8 +65,8 @@ void tiles_amx_release(void)
 typedef struct block {
     const char *a, *b;
     char *c;
-    size_t a_stride, a_step, b_stride, c_stride,
-        n_steps;                 /* a_step: from one step's inputs to the next */
+    size_t a_stride, b_stride, c_stride, n_steps;
+    size_t a_step;               /* from one step's inputs to the next */
     const char *a_rest, *b_rest; /* inputs beyond the last whole step, padded with zeros; or NULL */
     const char *next;            /* weights to ask for: next_lines a step */
     size_t next_lines;

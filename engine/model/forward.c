@@ -55,8 +55,7 @@ static void embed(forward_t *f, size_t thread)
         if (f->data[SHARED_X] != exchanged)
             memcpy(f->data[SHARED_X], exchanged, f->n_rows * row_bytes);
         show_embedding(f);
-        if (!forward_narrows_at(f, 0))
-            forward_stream_begin(f, SHARED_ATTENTION);
+        forward_begin_attention(f, 0);
         forward_book(f, thread, &f->times.exchange_ns);
         team_release(f->team);
     } else {
@@ -196,7 +195,7 @@ static void run_layer(forward_t *f, size_t thread, size_t index)
     normalise(f, thread, COMPONENT_NORMALIZED_INPUT, index, SHARED_X, layer->input_norm);
     forward_project_qkv(f, thread, index);
     rotate_and_cache(f, thread, index);
-    if (forward_narrows_at(f, index) && f->n_kept == 0)
+    if (forward_narrows_at(f, index) && f->kept_before[f->n_rows] == 0)
         return;
     mark(f, thread, HEART_ATTENTION, index);
     forward_attend(f, thread, index);

@@ -129,8 +129,8 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
         walk_t ahead = walk;
         size_t expected = number + f->n_threads;
         unit->next = f->sdpa && find_unit(f, &ahead, expected, next) ? next : NULL;
-        bool wanted = !forward_narrows_at(f, layer) ||
-                      forward_keeps_any(f, unit->tap_row, unit->tap_row + unit->n_tokens);
+        const size_t *kept_before = &f->kept_before[unit->tap_row];
+        bool wanted = !forward_narrows_at(f, layer) || kept_before[unit->n_tokens] > kept_before[0];
         if (wanted && f->sdpa)
             attention_sdpa(unit, scratch);
         else if (wanted)

@@ -55,7 +55,7 @@ static size_t tile_size(const forward_t *f, shared_t which, size_t i)
     return size_min(TILE_PANELS, panels - i * TILE_PANELS);
 }
 
-void forward_stream_begin(forward_t *f, shared_t which)
+static void begin_stream(forward_t *f, shared_t which)
 {
     if (!may_stream(f, which))
         return;
@@ -183,17 +183,22 @@ static void exchange(forward_t *f, shared_t which)
     }
 }
 
+void forward_begin_attention(forward_t *f, size_t layer)
+{
+    if (layer < f->model->config.num_hidden_layers && !forward_narrows_at(f, layer))
+        begin_stream(f, SHARED_ATTENTION);
+}
+
 /* The next activation may be received from now on: its last readers have entered this gather
  * (comm.h). */
 static void begin_next(forward_t *f, shared_t which, size_t layer)
 {
-    static const shared_t nexts[] = {[SHARED_X] = SHARED_ATTENTION,
-        [SHARED_ATTENTION] = SHARED_X_MID,
-        [SHARED_X_MID] = SHARED_MLP,
-        [SHARED_MLP] = SHARED_X};
-    bool last = layer + 1 == f->model->config.num_hidden_layers;
-    if (which != SHARED_X || (!last && !forward_narrows_at(f, layer + 1)))
-        forward_stream_begin(f, nexts[which]);
+    static const shared_t nexts[] = {
+        [SHARED_ATTENTION] = SHARED_X_MID, [SHARED_X_MID] = SHARED_MLP, [SHARED_MLP] = SHARED_X};
+    if (which == SHARED_X)
+        forward_begin_attention(f, layer + 1);
+    else
+        begin_stream(f, nexts[which]);
 }
 
 /* Ends a phase in which every rank wrote its slice of a component into a shared activation. */

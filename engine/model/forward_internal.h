@@ -50,9 +50,8 @@ struct forward {
     const forward_batch_t *batch;
     size_t n_rows, n_lone; /* rows worked on; the first n_lone are alone in their calls */
     bool narrows;          /* the last layer goes on with the kept rows only */
-    bool narrowed;         /* it does so now */
-    size_t *kept, n_kept;  /* [max_rows] rows that logits are wanted of, ascending */
-    size_t *kept_places;   /* [max_rows] where a row is among them */
+    size_t *kept;          /* [max_rows] rows that logits are wanted of, ascending */
+    size_t *kept_before;   /* [max_rows + 1] how many of them come before a row */
     int streaming;         /* the shared activation that travels now, or NOT_STREAMING */
     atomic_size_t next_unit;
     atomic_size_t *missing; /* [forward_max_tiles] of the gather under way; forward_gather.c */
@@ -140,6 +139,12 @@ static inline bool forward_narrows_at(const forward_t *f, size_t layer)
     return f->narrows && layer + 1 == f->model->config.num_hidden_layers;
 }
 
+/* Whether it has them now. */
+static inline bool forward_has_narrowed(const forward_t *f)
+{
+    return f->n_rows < f->batch->n_rows;
+}
+
 /* One of the two projections back into the residual stream. */
 typedef struct residual {
     const matrix_t *matrix;
@@ -162,8 +167,8 @@ void forward_barrier(forward_t *f, size_t thread, uint64_t *kind);
 comm_tiling_t forward_tiling(const forward_t *f, shared_t which);
 /* Tiles of any activation's part. */
 size_t forward_max_tiles(const forward_t *f);
-/* Thread 0, between phases. `which` is what all ranks write next. */
-void forward_stream_begin(forward_t *f, shared_t which);
+/* Thread 0, between phases: all ranks write the attention of that layer next, if there is one. */
+void forward_begin_attention(forward_t *f, size_t layer);
 /* This thread has written panels [begin, end) of the rank's part of `which`, or some heads of rows
  * of attention's output. Books its own time, and before that the time of the work so far to `kind`.
  */
@@ -185,7 +190,6 @@ void forward_compute_logits(forward_t *f, size_t thread);
 /* forward_narrow.c: which rows the last layer goes on with, before a step; and after its attention,
  * which computes no more than that: lays this rank's part of their outputs side by side. */
 void forward_choose_kept(forward_t *f);
-bool forward_keeps_any(const forward_t *f, size_t begin, size_t end);
 void forward_narrow(forward_t *f, size_t thread);
 
 /* forward_attend.c: units of attention are dealt out as threads become free. */

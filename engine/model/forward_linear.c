@@ -6,24 +6,19 @@
 #include "engine/model/forward_internal.h"
 #include "engine/model/forward_tap.h"
 
-static matrix_rows_t normed_rows(const forward_t *f)
+/* The rows of the step as they are multiplied. x: in slabs, or with the stride of `like`. */
+static matrix_rows_t rows_of(const forward_t *f, const void *x, bool slabs, shared_t like)
 {
-    bool slabs = normed_in_slabs(f);
-    return (matrix_rows_t){.x = f->normed,
-        .stride = slabs ? f->n_rows * KERNEL_SLAB : f->strides[SHARED_X],
+    return (matrix_rows_t){.x = x,
+        .stride = slabs ? f->n_rows * KERNEL_SLAB : f->strides[like],
         .slabs = slabs,
         .n = f->n_rows,
         .n_lone = f->n_lone};
 }
 
-static matrix_rows_t shared_rows(const forward_t *f, shared_t which)
+static matrix_rows_t normed_rows(const forward_t *f)
 {
-    bool slabs = forward_in_slabs(f, which);
-    return (matrix_rows_t){.x = f->data[which],
-        .stride = slabs ? f->n_rows * KERNEL_SLAB : f->strides[which],
-        .slabs = slabs,
-        .n = f->n_rows,
-        .n_lone = f->n_lone};
+    return rows_of(f, f->normed, normed_in_slabs(f), SHARED_X);
 }
 
 /* Bytes of a panel's results. */
@@ -120,7 +115,7 @@ void forward_project_qkv(forward_t *f, size_t thread, size_t index)
  * goes on with. */
 static bool gathers_kept(const forward_t *f, const residual_t *r)
 {
-    return f->narrowed && r->input == SHARED_ATTENTION;
+    return forward_has_narrowed(f) && r->input == SHARED_ATTENTION;
 }
 
 static void store_residual_panel(
@@ -147,7 +142,8 @@ static void project_gather(forward_t *f, size_t thread, const residual_t *r)
 {
     const matrix_t *w = r->matrix;
     char *c = f->threads[thread].products;
-    const matrix_rows_t rows = shared_rows(f, r->input);
+    const matrix_rows_t rows =
+        rows_of(f, f->data[r->input], forward_in_slabs(f, r->input), r->input);
     size_t most = most_panels(f, &rows, w, 1);
     team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(w));
@@ -179,8 +175,7 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
     char *c = f->threads[thread].products;
     if (w->rows == 0 && thread == 0)
         memset(f->partial, 0, n_rows * hidden * acc);
-    matrix_rows_t rows = shared_rows(f, r->input);
-    rows.x = shared_row(f, r->input, 0) + first_input * e;
+    const matrix_rows_t rows = rows_of(f, f->data[r->input] + first_input * e, false, r->input);
     size_t most = most_panels(f, &rows, w, 1);
     team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(w));
@@ -284,8 +279,10 @@ void forward_compute_logits(forward_t *f, size_t thread)
     for (size_t i = rows.begin; i < rows.end; i++) {
         char *normed = f->normed + i * stride * k->element_bytes;
         size_t row = f->batch->logits_rows[i].row;
-        k->rms_norm(1, hidden, shared_row(f, SHARED_X, f->narrowed ? f->kept_places[row] : row),
-            stride, m->final_norm, m->config.rms_norm_eps, normed, stride);
+        if (forward_has_narrowed(f))
+            row = f->kept_before[row];
+        k->rms_norm(1, hidden, shared_row(f, SHARED_X, row), stride, m->final_norm,
+            m->config.rms_norm_eps, normed, stride);
         show_replicated(f, COMPONENT_FINAL_NORM, 0, i, 1, hidden, normed, stride);
     }
     forward_barrier(f, thread, &f->times.elementwise_ns);

@@ -4,40 +4,24 @@
 
 #include "engine/model/forward_internal.h"
 
-/* Batches come with the rows of one class first, and so do the kept rows, which ascend. */
+/* Kept rows ascend, and batches come with the rows of one class first, so they do too. */
 void forward_choose_kept(forward_t *f)
 {
     const forward_batch_t *batch = f->batch;
-    const size_t absent = SIZE_MAX;
-    for (size_t row = 0; row < batch->n_rows; row++)
-        f->kept_places[row] = absent;
+    size_t *before = f->kept_before;
+    memset(before, 0, (batch->n_rows + 1) * sizeof *before);
     for (size_t i = 0; i < batch->n_logits; i++)
-        f->kept_places[batch->logits_rows[i].row] = 0;
-    f->n_kept = 0;
+        before[batch->logits_rows[i].row + 1] = 1;
     for (size_t row = 0; row < batch->n_rows; row++) {
-        if (f->kept_places[row] == absent)
-            continue;
-        f->kept_places[row] = f->n_kept;
-        f->kept[f->n_kept++] = row;
+        if (before[row + 1] == 1)
+            f->kept[before[row]] = row;
+        before[row + 1] += before[row];
     }
-    f->narrowed = false;
+    size_t n_kept = before[batch->n_rows];
     /* A tap sees every row of every layer. With sums a step of one layer ends with one, so that no
      * rank gets a step ahead. */
-    bool ends = f->model->plan.combine == PLAN_GATHER || f->n_kept > 0;
-    f->narrows = f->tap == NULL && f->n_kept < batch->n_rows && ends;
-}
-
-bool forward_keeps_any(const forward_t *f, size_t begin, size_t end)
-{
-    size_t low = 0, high = f->n_kept;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (f->kept[middle] < begin)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < f->n_kept && f->kept[low] < end;
+    bool ends = f->model->plan.combine == PLAN_GATHER || n_kept > 0;
+    f->narrows = f->tap == NULL && n_kept < batch->n_rows && ends;
 }
 
 void forward_narrow(forward_t *f, size_t thread)
@@ -52,16 +36,12 @@ void forward_narrow(forward_t *f, size_t thread)
         return;
     }
     forward_book(f, thread, &f->times.waiting_ns);
-    f->n_rows = f->n_kept;
-    size_t n_lone = 0;
-    for (size_t i = 0; i < f->n_kept; i++) {
-        n_lone += f->kept[i] < f->n_lone;
+    f->n_rows = f->kept_before[f->n_rows];
+    f->n_lone = f->kept_before[f->n_lone];
+    for (size_t i = 0; i < f->n_rows; i++)
         if (f->kept[i] != i)
             memcpy(shared_row(f, SHARED_ATTENTION, i) + offset,
                 shared_row(f, SHARED_ATTENTION, f->kept[i]) + offset, bytes);
-    }
-    f->n_lone = n_lone;
-    f->narrowed = true;
     forward_book(f, thread, &f->times.attention_ns);
     team_release(f->team);
 }

@@ -80,12 +80,12 @@ static int open_private(forward_t *f, fail_t *fail)
     f->owners = calloc(f->options.max_rows, sizeof *f->owners);
     f->missing = calloc(forward_max_tiles(f), sizeof *f->missing);
     f->kept = calloc(f->options.max_rows, sizeof *f->kept);
-    f->kept_places = calloc(f->options.max_rows, sizeof *f->kept_places);
+    f->kept_before = calloc(f->options.max_rows + 1, sizeof *f->kept_before);
     for (shared_t b = 0; b < SHARED_COUNT; b++)
         f->begins[b] = calloc(ranks + 1, sizeof **f->begins);
     for (shared_t b = 0; b < SHARED_COUNT; b++)
         if (f->begins[b] == NULL || f->threads == NULL || f->owners == NULL || f->missing == NULL ||
-            f->kept == NULL || f->kept_places == NULL)
+            f->kept == NULL || f->kept_before == NULL)
             return fail_set(fail, FAIL_MEMORY, "forward: out of memory");
     f->normed = memory_alloc(f->normed_bytes, "activations", fail);
     f->q = memory_alloc(f->q_bytes, "activations", fail);
@@ -223,7 +223,7 @@ void forward_close(forward_t *f)
     free(f->owners);
     free(f->missing);
     free(f->kept);
-    free(f->kept_places);
+    free(f->kept_before);
     memory_free(f->normed, f->normed_bytes);
     memory_free(f->q, f->q_bytes);
     memory_free(f->k, f->kv_bytes);

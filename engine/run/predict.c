@@ -105,7 +105,7 @@ typedef struct load {
     double rank_bytes, node_bytes; /* exchanged for each row, all layers */
     double gather_bytes[GATHERS];  /* of a layer and row, that a node gets from others */
     double gather_width[GATHERS];  /* bytes of a row of them */
-    double window_bytes;           /* copied for each row, all layers; of the busiest rank */
+    double window_bytes;           /* copied for each row of a layer; of the busiest rank */
     size_t nodes;
 } load_t;
 
@@ -146,12 +146,13 @@ static double layer_bytes(const plan_t *plan, const plan_share_t *share, size_t 
     }
 }
 
-/* Bytes of rows, all layers but the last, and of drawn rows, which go through the last, too. */
-static double step_bytes(const plan_t *plan, size_t a_token, double rows, double draws)
+/* Bytes of rows, all layers but the last, and of drawn rows, which go through the last, too.
+ * a_token: of one that is drawn. */
+static double step_bytes(const plan_t *plan, double a_token, double rows, double draws)
 {
     const plan_model_t *m = &plan->model;
     double layers = (double)m->n_layers, embedding = (double)(m->hidden * m->cache_bytes);
-    double layer = ((double)a_token - embedding) / layers;
+    double layer = (a_token - embedding) / layers;
     return a_token == 0 ? 0 : rows * embedding + (rows * (layers - 1) + draws) * layer;
 }
 
@@ -164,8 +165,8 @@ void predict_bytes(const plan_t *plan, size_t ranks_per_node, double rows, doubl
         rank = size_max(rank, plan_exchange_bytes_per_token(plan, r, bytes));
     for (size_t first = 0; first < n; first += per_node)
         node = size_max(node, plan_network_bytes_per_token(plan, first, per_node, bytes));
-    *rank_bytes = step_bytes(plan, rank, rows, draws);
-    *node_bytes = step_bytes(plan, node, rows, draws);
+    *rank_bytes = step_bytes(plan, (double)rank, rows, draws);
+    *node_bytes = step_bytes(plan, (double)node, rows, draws);
 }
 
 /* The most of each gather. */
@@ -213,7 +214,7 @@ static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
         load.layer_bytes += load.matrix_bytes[i];
     set_gather_bytes(plan, per_node, &load);
     predict_bytes(plan, ranks_per_node, 1, 1, &load.rank_bytes, &load.node_bytes);
-    load.window_bytes = (double)m->n_layers * width * (double)m->cache_bytes;
+    load.window_bytes = width * (double)m->cache_bytes;
     load.nodes = (plan->n_ranks + per_node - 1) / per_node;
     return load;
 }
@@ -320,11 +321,12 @@ static double seconds_between_nodes(const plan_t *plan, const load_t *load,
 {
     double latency =
         (n_gathers(plan, step) + STEP_ROUNDS) * rounds(load->nodes) * network->latency_s;
-    double layer_bytes = 0, share = whole_layers(plan, step) / (double)plan->model.n_layers;
+    double layer_bytes = 0;
     if (network->bytes_per_s <= 0)
         return latency;
     if (plan->combine != PLAN_GATHER)
-        return latency + step->rows * load->node_bytes * share / network->bytes_per_s;
+        return latency +
+               step_bytes(plan, load->node_bytes, step->rows, step->draws) / network->bytes_per_s;
     for (int i = 0; i < GATHERS; i++)
         layer_bytes += load->gather_bytes[i];
     double rest = load->node_bytes - layer_bytes * (double)plan->model.n_layers;
@@ -341,8 +343,7 @@ static void add_exchange(const plan_t *plan, const load_t *load, const predict_r
         return;
     node = (n_gathers(plan, step) + STEP_ROUNDS) * rates->gather_s;
     if (step->rows >= KERNEL_MANY_ROWS) /* copied through windows (forward.c) */
-        node += step->rows * load->window_bytes * whole_layers(plan, step) /
-                (double)plan->model.n_layers * rates->copy_byte_s;
+        node += step->rows * whole_layers(plan, step) * load->window_bytes * rates->copy_byte_s;
     if (load->nodes > 1) {
         between = seconds_between_nodes(plan, load, network, step, phases);
         messages += n_gathers(plan, step) * rates->gather_s; /* a second barrier in the node */
