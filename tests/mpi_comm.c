@@ -1,88 +1,13 @@
 /* comm/comm.h at any number of ranks: exact contents through every path (shared windows, pretended
  * nodes in and out of order, plain MPI), agreement on errors, and hazards between alternating
- * buffers.
- *
- * A failed check is printed and counted but never ends its rank early, so the others are not left
- * waiting; the ranks add up their counts at the end. */
-#include <inttypes.h>
-#include <sched.h>
+ * buffers. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "comm/comm.h"
-#include "comm/stream.h"
 #include "engine/base/memory.h"
-
-#define HANG_SECONDS 240
-
-typedef struct context {
-    comm_t *comm;
-    comm_path_t path;
-    int rank, size;
-    uint64_t random; /* the same sequence on all ranks */
-    const char *setting, *test;
-    int64_t checks, failures;
-} context_t;
-
-static void check(context_t *t, bool holds, const char *condition, int line)
-{
-    t->checks++;
-    if (holds)
-        return;
-    if (t->failures++ < 5)
-        fprintf(stderr, "mpi_comm.c:%d: rank %d of %d, %s, %s: expected %s\n", line, t->rank,
-            t->size, t->setting, t->test, condition);
-}
-
-#define CHECK(t, condition) check(t, condition, #condition, __LINE__)
-
-static uint64_t hash(uint64_t x)
-{
-    x = (x ^ (x >> 31)) * 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 27)) * 0xbf58476d1ce4e5b9u;
-    return x ^ (x >> 32);
-}
-
-static size_t draw(context_t *t, size_t n)
-{
-    t->random = hash(t->random + 0x632be59bd9b4e019u);
-    return (size_t)(t->random % n);
-}
-
-/* Ranks drift apart a little, each in its own way. */
-static void dawdle(const context_t *t, uint64_t step)
-{
-    for (uint64_t n = hash(step * 64 + (uint64_t)t->rank) % 3; n > 0; n--)
-        sched_yield();
-}
-
-/* Eight bytes of what row `row` shall hold in some step, beginning at column 8 * word. */
-static uint64_t pattern(uint64_t step, size_t row, size_t word)
-{
-    return hash(step * 7919 + row * 104729 + word);
-}
-
-static void write_part(
-    char *data, uint64_t step, size_t row, size_t stride, size_t begin, size_t end)
-{
-    for (size_t c = begin; c < end; c++)
-        data[row * stride + c] = (char)(pattern(step, row, c / 8) >> (c % 8 * 8));
-}
-
-static bool row_is(const char *data, uint64_t step, size_t row, size_t stride, size_t end)
-{
-    for (size_t c = 0; c < end; c += 8) {
-        uint64_t word = pattern(step, row, c / 8); /* little-endian, as write_part */
-        size_t bytes = end - c < 8 ? end - c : 8;
-        for (size_t b = 0; b < bytes; b++, word >>= 8)
-            if ((uint8_t)data[row * stride + c + b] != (uint8_t)word)
-                return false;
-    }
-    return true;
-}
+#include "tests/comm_fixture.h"
 
 static bool all_are(const char *data, size_t bytes, int value)
 {
@@ -90,36 +15,6 @@ static bool all_are(const char *data, size_t bytes, int value)
         if (data[i] != (char)value)
             return false;
     return true;
-}
-
-/* Splits [0, total) at random; some parts empty, now and then all but one. */
-static void random_split(context_t *t, size_t total, size_t *begins)
-{
-    size_t style = draw(t, 4);
-    begins[0] = 0;
-    begins[t->size] = total;
-    for (int r = 1; r < t->size; r++) {
-        if (style == 0)
-            begins[r] = total * (size_t)r / (size_t)t->size;
-        else if (style == 1)
-            begins[r] = r > (int)(t->random >> 40) % t->size ? total : 0;
-        else
-            begins[r] = draw(t, total + 1);
-    }
-    for (int i = 1; i < t->size; i++)
-        for (int j = i; j > 1 && begins[j - 1] > begins[j]; j--) {
-            size_t swap = begins[j];
-            begins[j] = begins[j - 1];
-            begins[j - 1] = swap;
-        }
-}
-
-static comm_buffer_t *open_buffer(context_t *t, size_t bytes)
-{
-    fail_t fail = {0};
-    comm_buffer_t *buffer = NULL;
-    CHECK(t, comm_buffer_open(t->comm, bytes, "test buffer", &buffer, &fail) == 0);
-    return buffer;
 }
 
 static void numbers_reduce_over_all_ranks(context_t *t)
@@ -516,147 +411,6 @@ static void alternating_buffers_never_mix_steps(context_t *t)
     free(begins);
 }
 
-/* Two buffers and their streams, in turn. */
-typedef struct streams {
-    comm_buffer_t *buffers[2];
-    comm_stream_t *streams[2];
-    size_t n_rows, stride, *begins;
-    comm_tiling_t tiling;
-} streams_t;
-
-/* Tiles are told from the last to the first, now and then with a look at what has come. `own`: the
- * part is computed outside of the buffer, and copied there at the end. */
-static void stream_and_check(
-    context_t *t, const streams_t *s, uint64_t step, size_t n_rows, char *own)
-{
-    comm_stream_t *stream = s->streams[step % 2];
-    char *data = comm_buffer_data(s->buffers[step % 2]), *rows = own != NULL ? own : data;
-    size_t begin = s->begins[t->rank], end = s->begins[t->rank + 1], wrong = 0;
-    comm_stream_begin(stream, rows, n_rows, false);
-    for (size_t tile = comm_stream_tiles(stream); tile-- > 0;) {
-        size_t across = (end - begin + s->tiling.bytes - 1) / s->tiling.bytes;
-        size_t row = tile / across * s->tiling.rows, c = begin + tile % across * s->tiling.bytes;
-        for (size_t i = row; i < n_rows && i < row + s->tiling.rows; i++)
-            write_part(
-                rows, step, i, s->stride, c, c + s->tiling.bytes < end ? c + s->tiling.bytes : end);
-        comm_stream_send(stream, tile);
-        dawdle(t, step + tile);
-        if (draw(t, 3) == 0)
-            comm_stream_poll(stream);
-    }
-    for (size_t i = 0; i < n_rows && own != NULL; i++)
-        memcpy(data + i * s->stride + begin, own + i * s->stride + begin, end - begin);
-    comm_stream_end(stream);
-    for (size_t i = 0; i < n_rows; i++)
-        wrong += !row_is(data, step, i, s->stride, s->begins[t->size]);
-    CHECK(t, wrong == 0);
-}
-
-/* Where the bytes from column c of part r on begin in its tile, and how far rows are apart there.
- */
-static char *tile_at(char *data, const streams_t *s, size_t n_rows, int r, size_t c, size_t *apart)
-{
-    size_t begin = s->begins[r], end = s->begins[r + 1];
-    size_t first = begin + (c - begin) / s->tiling.bytes * s->tiling.bytes;
-    *apart = end - first < s->tiling.bytes ? end - first : s->tiling.bytes;
-    return data + first * n_rows + (c - first);
-}
-
-/* The same with whole tiles. */
-static void stream_whole_tiles_and_check(
-    context_t *t, const streams_t *s, uint64_t step, size_t n_rows, char *own)
-{
-    comm_stream_t *stream = s->streams[step % 2];
-    char *data = comm_buffer_data(s->buffers[step % 2]), *rows = own != NULL ? own : data;
-    size_t begin = s->begins[t->rank], end = s->begins[t->rank + 1], apart, wrong = 0;
-    comm_stream_begin(stream, rows, n_rows, true);
-    for (size_t tile = comm_stream_tiles(stream); tile-- > 0;) {
-        for (size_t c = begin + tile * s->tiling.bytes;
-             c < end && c < begin + (tile + 1) * s->tiling.bytes; c++) {
-            char *to = tile_at(rows, s, n_rows, t->rank, c, &apart);
-            for (size_t i = 0; i < n_rows; i++)
-                to[i * apart] = (char)pattern(step, i, c);
-        }
-        comm_stream_send(stream, tile);
-        dawdle(t, step + tile);
-        if (draw(t, 3) == 0)
-            comm_stream_poll(stream);
-    }
-    if (own != NULL)
-        memcpy(data + begin * n_rows, own + begin * n_rows, (end - begin) * n_rows);
-    comm_stream_end(stream);
-    for (int r = 0; r < t->size; r++)
-        for (size_t c = s->begins[r]; c < s->begins[r + 1]; c++) {
-            const char *from = tile_at(data, s, n_rows, r, c, &apart);
-            for (size_t i = 0; i < n_rows; i++)
-                wrong += from[i * apart] != (char)pattern(step, i, c);
-        }
-    CHECK(t, wrong == 0);
-}
-
-static void stream_gathers(context_t *t, streams_t *s)
-{
-    fail_t fail = {0};
-    char *own = malloc(s->n_rows * s->stride);
-    for (int b = 0; b < 2; b++) {
-        s->buffers[b] = open_buffer(t, s->n_rows * s->stride);
-        CHECK(t, comm_stream_open(&s->streams[b], s->buffers[b], s->n_rows, s->stride, s->begins,
-                     s->tiling, &fail) == 0);
-    }
-    CHECK(t, (s->streams[0] == NULL) == (comm_n_nodes(t->comm) == 1));
-    CHECK(t, !comm_stream_pays(s->streams[0], 0));
-    uint64_t random = t->random;
-    for (uint64_t step = 0; step < 12 && s->streams[0] != NULL; step++) {
-        size_t n_rows = 1 + hash(step) % s->n_rows;
-        char *apart = step % 3 == 2 ? own : NULL;
-        if (step % 4 > 1 && s->tiling.rows >= s->n_rows)
-            stream_whole_tiles_and_check(t, s, step, n_rows, apart);
-        else
-            stream_and_check(t, s, step, n_rows, apart);
-    }
-    t->random = random; /* ranks drew differently often */
-    for (int b = 0; b < 2; b++) {
-        comm_stream_close(s->streams[b]);
-        comm_buffer_close(s->buffers[b]);
-    }
-    free(own);
-}
-
-/* Tiles smaller and larger than a message, whole parts, parts without columns; ranks that are ahead
- * of each other. */
-static void tiles_arrive_while_others_are_written(context_t *t)
-{
-    static const comm_tiling_t tilings[] = {{96, 1000}, {1000000, 7}, {33, 5}, {5000, 60}};
-    size_t *begins = malloc(((size_t)t->size + 1) * sizeof *begins);
-    for (size_t i = 0; i < 3 * sizeof tilings / sizeof *tilings; i++) {
-        streams_t s = {
-            .n_rows = 61, .stride = 2000 + 40 * i, .begins = begins, .tiling = tilings[i / 3]};
-        if (i % 3 == 2)
-            s = (streams_t){
-                .n_rows = 130, .stride = 9000, .begins = begins, .tiling = tilings[i / 3]};
-        random_split(t, s.stride - draw(t, 100), begins);
-        stream_gathers(t, &s);
-    }
-    free(begins);
-}
-
-static void a_malformed_threshold_fails_on_all_ranks(context_t *t)
-{
-    fail_t fail = {0};
-    size_t *begins = calloc((size_t)t->size + 1, sizeof *begins);
-    comm_buffer_t *buffer = open_buffer(t, 64);
-    comm_stream_t *stream = NULL;
-    int expected = comm_n_nodes(t->comm) > 1 ? FAIL_USAGE : 0;
-    setenv("CHOIR_STREAM_BYTES", "-1", 1);
-    CHECK(t, comm_stream_open(&stream, buffer, 1, 64, begins, (comm_tiling_t){64, 1}, &fail) ==
-                 expected);
-    CHECK(t, stream == NULL &&
-                 (expected == 0 || strstr(fail.message, "CHOIR_STREAM_BYTES: expected") != NULL));
-    unsetenv("CHOIR_STREAM_BYTES");
-    comm_buffer_close(buffer);
-    free(begins);
-}
-
 /* A message that its sender believes sent must arrive although the sender now waits at a gather. */
 static void messages_arrive_while_their_sender_waits_at_a_gather(context_t *t)
 {
@@ -692,52 +446,6 @@ static void threads_beyond_the_machine_count_as_oversubscribed(context_t *t)
     CHECK(t, comm_binding_ranks(t->comm) >= 1 && comm_binding_ranks(t->comm) <= t->size);
 }
 
-typedef struct setting {
-    const char *name;
-    const char *ranks_per_node; /* CHOIR_RANKS_PER_NODE or NULL */
-    comm_path_t path;
-    int per_node; /* 0: all on one */
-    bool cyclic;
-    const char *exchange; /* CHOIR_EXCHANGE or NULL */
-} setting_t;
-
-static const setting_t settings[] = {
-    {"one node", NULL, COMM_AUTO, 0, false, NULL},
-    {"plain MPI", NULL, COMM_MPI, 0, false, NULL},
-    {"nodes of 1", "1", COMM_AUTO, 1, false, "direct"},
-    {"nodes of 1 by doubling", "1", COMM_AUTO, 1, false, "doubling"},
-    {"nodes of 2", "2", COMM_AUTO, 2, false, NULL},
-    {"nodes of 3", "3", COMM_AUTO, 3, false, "allgatherv"},
-    {"nodes of 2 in turn", "2,cyclic", COMM_AUTO, 2, true, "doubling"},
-    {"nodes of 3 in turn", "3,cyclic", COMM_AUTO, 3, true, "direct"},
-    {"plain MPI on nodes of 2", "2", COMM_MPI, 2, false, "direct"},
-};
-
-/* Run under mpirun on one machine. */
-static void nodes_are_as_set(context_t *t, const setting_t *setting)
-{
-    int k = setting->per_node == 0 ? t->size : setting->per_node;
-    int n_nodes = (t->size + k - 1) / k;
-    int node = setting->cyclic ? t->rank % n_nodes : t->rank / k;
-    int node_rank = setting->cyclic ? t->rank / n_nodes : t->rank % k;
-    int node_size = 0;
-    for (int r = 0; r < t->size; r++)
-        node_size += (setting->cyclic ? r % n_nodes : r / k) == node;
-    CHECK(t, comm_n_nodes(t->comm) == n_nodes);
-    CHECK(t, comm_node_rank(t->comm) == node_rank);
-    CHECK(t, comm_node_size(t->comm) == node_size);
-}
-
-typedef struct test {
-    const char *name;
-    void (*run)(context_t *);
-} test_t;
-
-#define TEST(function)                                                                             \
-    {                                                                                              \
-#function, function                                                                        \
-    }
-
 /* The same wherever the ranks are placed: run in the first setting only. */
 static const test_t plain_tests[] = {
     TEST(numbers_reduce_over_all_ranks),
@@ -767,46 +475,7 @@ static const test_t placed_tests[] = {
     TEST(long_prompts_gather_in_pieces),
     TEST(many_embedding_rows_gather_in_pieces),
     TEST(one_huge_row_gathers),
-    TEST(tiles_arrive_while_others_are_written),
-    TEST(a_malformed_threshold_fails_on_all_ranks),
 };
-
-static void run_tests(context_t *t, const test_t *tests, size_t n_tests)
-{
-    for (size_t i = 0; i < n_tests; i++) {
-        t->test = tests[i].name;
-        tests[i].run(t);
-    }
-}
-
-static void run_setting(const setting_t *setting, context_t *total)
-{
-    fail_t fail = {0};
-    context_t t = {.path = setting->path, .setting = setting->name, .test = "opening", .random = 7};
-    unsetenv("CHOIR_RANKS_PER_NODE");
-    if (setting->ranks_per_node != NULL)
-        setenv("CHOIR_RANKS_PER_NODE", setting->ranks_per_node, 1);
-    unsetenv("CHOIR_EXCHANGE");
-    if (setting->exchange != NULL)
-        setenv("CHOIR_EXCHANGE", setting->exchange, 1);
-    int status = comm_open_world(&t.comm, setting->path, &fail);
-    CHECK(&t, status == 0);
-    if (status == 0) {
-        t.rank = comm_rank(t.comm);
-        t.size = comm_size(t.comm);
-        nodes_are_as_set(&t, setting);
-        if (setting == &settings[0])
-            run_tests(&t, plain_tests, sizeof plain_tests / sizeof *plain_tests);
-        run_tests(&t, placed_tests, sizeof placed_tests / sizeof *placed_tests);
-        t.failures = comm_sum(t.comm, t.failures);
-        t.checks = comm_sum(t.comm, t.checks);
-        total->rank = t.rank;
-        total->size = t.size;
-    }
-    total->checks += t.checks;
-    total->failures += t.failures;
-    comm_close(t.comm);
-}
 
 static void a_malformed_setting_fails_on_all_ranks(context_t *total)
 {
@@ -838,21 +507,12 @@ static void a_malformed_setting_fails_on_all_ranks(context_t *total)
 
 int main(int argc, char **argv)
 {
-    fail_t fail = {0};
+    static const suite_t suite = {plain_tests, sizeof plain_tests / sizeof *plain_tests,
+        placed_tests, sizeof placed_tests / sizeof *placed_tests};
     context_t total = {0};
-    /* Should ranks wait for each other for ever, the signal ends them and mpirun reports it. */
-    alarm(HANG_SECONDS);
-    if (comm_start(&argc, &argv, &fail) != 0) {
-        fprintf(stderr, "%s\n", fail.message);
-        return 1;
-    }
-    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
-        run_setting(&settings[i], &total);
+    suite_begin(&argc, &argv);
+    suite_run(&suite, &total);
     a_malformed_setting_fails_on_all_ranks(&total);
     CHECK(&total, strlen(comm_library_version()) > 0);
-    if (total.rank == 0)
-        printf("mpi_comm: %d ranks, %" PRId64 " checks, %" PRId64 " failures\n", total.size,
-            total.checks, total.failures);
-    comm_stop();
-    return total.failures != 0;
+    return suite_end("mpi_comm", &total);
 }
