@@ -72,10 +72,16 @@ static void *map(int file, size_t bytes)
 static void map_file(window_t *window, int file, int error, const char *what, fail_t *fail)
 {
     window->data = error == 0 && file >= 0 ? map(file, window->bytes) : NULL;
-    if (window->data == NULL)
-        fail_set(fail, FAIL_MEMORY,
-            "%s: %.1f MiB cannot be shared between processes: %s (--comm mpi does without)", what,
-            (double)window->bytes / MIB, strerror(error != 0 ? error : errno));
+    if (window->data != NULL)
+        return;
+    char reason[160];
+    error = error != 0 ? error : errno;
+    snprintf(reason, sizeof reason, "%s", strerror(error));
+    if (error == ENOMEM)
+        memory_describe_refusal(window->bytes, reason, sizeof reason);
+    fail_set(fail, FAIL_MEMORY,
+        "%s: %.1f MiB cannot be shared between processes: %s (--comm mpi does without)", what,
+        (double)window->bytes / MIB, reason);
 }
 
 static void check_memory(size_t bytes, const char *what, fail_t *fail)

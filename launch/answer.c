@@ -1,5 +1,6 @@
 #include "launch/answer.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,6 +121,17 @@ const char *answer_take(answer_t *answer, size_t *bytes)
     *bytes = end > answer->n_sent ? end - answer->n_sent : 0;
     answer->n_sent += *bytes;
     return text;
+}
+
+void answer_describe_limit(
+    const answer_t *answer, size_t max_tokens, size_t max_context, char *text, size_t bytes)
+{
+    if (answer->n_ids >= max_tokens)
+        snprintf(text, bytes, "--max-tokens %zu", max_tokens);
+    else
+        snprintf(text, bytes,
+            "%zu tokens of prompt and %zu of answer are the %zu that a sequence may have here",
+            answer->prompt_ids.count, answer->n_ids, max_context);
 }
 
 /* ---- JSON --------------------------------------------------------------------------------------

@@ -49,6 +49,11 @@ int answer_end(answer_t *answer, answer_end_t end, fail_t *fail);
 /* What can be shown and was not yet; *bytes may be 0. Marks it as sent. */
 const char *answer_take(answer_t *answer, size_t *bytes);
 
+/* Which limit ended an answer of end ANSWER_LENGTH. max_tokens: of the request; max_context: tokens
+ * that a sequence may have. */
+void answer_describe_limit(
+    const answer_t *answer, size_t max_tokens, size_t max_context, char *text, size_t bytes);
+
 /* The object of --json. A new reference, or NULL when out of memory. */
 json_t *answer_json(const answer_t *answer);
 

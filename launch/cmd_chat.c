@@ -124,6 +124,17 @@ static void show(talk_t *talk, answer_t *answer, fail_t *fail)
     output_write(&talk->output, text, bytes, fail);
 }
 
+static void tell_limit(talk_t *talk, const answer_t *answer)
+{
+    char limit[160], text[256];
+    size_t max_tokens = talk->options->max_tokens;
+    answer_describe_limit(
+        answer, max_tokens, engine_info(talk->session->engine).max_context, limit, sizeof limit);
+    snprintf(text, sizeof text, "(cut off: %s%s)\n", limit,
+        answer->n_ids >= max_tokens ? "" : "; /reset begins anew");
+    tell(talk, text);
+}
+
 /* Steps until the answer has ended, or the person has heard enough. */
 static int stream(talk_t *talk, answer_t *answer, uint64_t handle, fail_t *fail)
 {
@@ -144,7 +155,7 @@ static int stream(talk_t *talk, answer_t *answer, uint64_t handle, fail_t *fail)
     fail_t written = {0};
     output_write(&talk->output, "\n", 1, &written);
     if (answer->end == ANSWER_LENGTH)
-        tell(talk, "(cut off: --max-tokens, or the conversation is full; /reset begins anew)\n");
+        tell_limit(talk, answer);
     return fail->status;
 }
 

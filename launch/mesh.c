@@ -1,5 +1,7 @@
 #include "launch/mesh.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,10 +76,19 @@ int mesh_close(mesh_t *mesh, fail_t *fail)
     return comm_agree(mesh->invocation->comm, fail);
 }
 
+/* " (12.3/s)", or nothing where there is nothing to divide. */
+static void describe_rate(char *text, size_t bytes, size_t tokens, double seconds)
+{
+    text[0] = 0;
+    if (tokens > 0 && seconds > 0)
+        snprintf(text, bytes, " (%.1f/s)", (double)tokens / seconds);
+}
+
 void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds)
 {
     size_t prompt = 0, generated = 0, reused = 0, peak = 0, weights = 0, sharers = 1;
     double idle = 0, tail = 0;
+    char computed_rate[32], generated_rate[32];
     for (size_t r = 0; r < mesh->n_replicas; r++) {
         prompt += stats[r].totals.prompt_tokens;
         generated += stats[r].totals.generated_tokens;
@@ -86,15 +97,17 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds)
         weights = size_max(weights, stats[r].weight_bytes);
         sharers = size_max(sharers, stats[r].weight_sharers);
         idle += (double)stats[r].idle_ns * 1e-9;
-        tail += (double)stats[r].tail_ns * 1e-9;
+        /* A replica without a job has been waiting since before the work began. */
+        tail += fmin((double)stats[r].tail_ns * 1e-9, seconds);
     }
-    double rate = seconds > 0 ? (double)(prompt + generated) / seconds : 0;
+    describe_rate(computed_rate, sizeof computed_rate, prompt, seconds);
+    describe_rate(generated_rate, sizeof generated_rate, generated, seconds);
     log_write(LOG_INFO,
-        "%zu prompt tokens computed and %zu reused, %zu generated in %.2f s: %.1f/s; %zu replica%s "
-        "x %zu rank%s, %.1f%% of their time lost waiting at the end; memory per rank at most %.0f "
+        "%zu prompt tokens computed%s and %zu reused, %zu generated%s in %.2f s; %zu replica%s x "
+        "%zu rank%s, %.1f%% of their time lost waiting at the end; memory per rank at most %.0f "
         "MiB (weights %.0f)",
-        prompt, reused, generated, seconds, rate, mesh->n_replicas, plural(mesh->n_replicas),
-        mesh->ranks_each, plural(mesh->ranks_each),
+        prompt, computed_rate, reused, generated, generated_rate, seconds, mesh->n_replicas,
+        plural(mesh->n_replicas), mesh->ranks_each, plural(mesh->ranks_each),
         seconds > 0 ? 100 * tail / seconds / (double)mesh->n_replicas : 0, (double)peak / MIB,
         (double)weights / MIB);
     if (sharers > 1)

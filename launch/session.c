@@ -99,9 +99,30 @@ int session_open(session_t *session, invocation_t *invocation, const char *direc
 /* ---- Closing -----------------------------------------------------------------------------------
  */
 
-static double rate(size_t tokens, uint64_t ns)
+/* ", decode 12.3/s", or nothing where no time was spent on it. */
+static void describe_rate(char *text, size_t bytes, const char *what, size_t tokens, uint64_t ns)
 {
-    return ns == 0 ? 0 : (double)tokens * 1e9 / (double)ns;
+    text[0] = 0;
+    if (tokens > 0 && ns > 0)
+        snprintf(text, bytes, ", %s %.1f/s", what, (double)tokens * 1e9 / (double)ns);
+}
+
+/* Rates are those of the tokens that a step is for: a prompt's in steps with prompt rows, drawn
+ * ones in steps without. The first token of an answer is drawn in a step of the former kind. */
+static void report(const options_t *options, const engine_info_t *info,
+    const engine_totals_t *totals, double peak_mib, double weights_mib)
+{
+    static const char *const modes[] = {"bf16", "f32", "f64"};
+    char prefill[64], decode[64], work[256] = "no prompt was computed";
+    describe_rate(prefill, sizeof prefill, "prefill", totals->prompt_tokens, totals->prefill_ns);
+    describe_rate(decode, sizeof decode, "decode", totals->decode_tokens, totals->decode_ns);
+    if (totals->prompt_tokens > 0)
+        snprintf(work, sizeof work, "%zu prompt tokens%s; %zu generated%s", totals->prompt_tokens,
+            prefill, totals->generated_tokens, decode);
+    log_write(LOG_INFO,
+        "%s; %zu rank%s x %zu thread%s, %s %s; memory per rank at most %.0f MiB (weights %.0f)",
+        work, info->ranks, plural(info->ranks), info->threads, plural(info->threads),
+        modes[options->dtype], info->isa, peak_mib, weights_mib);
 }
 
 int session_close(session_t *session, fail_t *fail)
@@ -120,15 +141,8 @@ int session_close(session_t *session, fail_t *fail)
         return fail->status;
     int64_t peak = comm_max(comm, (int64_t)info.peak_bytes);
     int64_t weights = comm_max(comm, (int64_t)info.weight_bytes);
-    static const char *const modes[] = {"bf16", "f32", "f64"};
-    log_write(LOG_INFO,
-        "%zu prompt tokens, prefill %.1f/s; %zu generated, decode %.1f/s; %zu rank%s x %zu "
-        "thread%s, %s %s; "
-        "memory per rank at most %.0f MiB (weights %.0f)",
-        totals.prompt_tokens, rate(totals.prefill_tokens, totals.prefill_ns), totals.decode_tokens,
-        rate(totals.decode_tokens, totals.decode_ns), info.ranks, plural(info.ranks), info.threads,
-        plural(info.threads), modes[session->invocation->options.dtype], info.isa,
-        (double)peak / MIB, (double)weights / MIB);
+    report(
+        &session->invocation->options, &info, &totals, (double)peak / MIB, (double)weights / MIB);
     return 0;
 }
 

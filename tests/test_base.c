@@ -8,7 +8,10 @@
 #include <math.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "engine/base/dtype.h"
 #include "engine/base/memory.h"
@@ -78,6 +81,35 @@ static void the_first_failure_wins_and_takes_one_line(void **state)
     assert_int_equal(fail_set(&fail, FAIL_MEMORY, "later"), FAIL_FILE);
     assert_string_equal(fail.message, "file a?b");
     assert_string_equal(fail_name(fail.status), "file");
+}
+
+static rlim_t address_space_bytes(void)
+{
+    unsigned long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%lu", &pages), 1);
+    fclose(file);
+    return (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE);
+}
+
+static void memory_that_is_refused_names_the_limit(void **state)
+{
+    (void)state;
+    struct rlimit before, low;
+    fail_t fail = {0}, unlimited = {0};
+    assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+    low = before;
+    low.rlim_cur = address_space_bytes() + ((rlim_t)512 << 20);
+    assert_int_equal(setrlimit(RLIMIT_AS, &low), 0);
+    void *memory = memory_alloc((size_t)1 << 30, "cache", &fail);
+    assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+    assert_null(memory);
+    assert_int_equal(fail.status, FAIL_MEMORY);
+    assert_non_null(strstr(fail.message, "cache: needs 1024.0 MiB of memory, ulimit -v allows "));
+    assert_null(strstr(fail.message, "free"));
+    assert_null(memory_alloc((size_t)1 << 46, "cache", &unlimited));
+    assert_non_null(strstr(unlimited.message, " MiB free"));
 }
 
 static void memory_is_zero_and_aligned(void **state)
@@ -232,6 +264,7 @@ int main(void)
         cmocka_unit_test(every_f16_value_survives_the_round_trip),
         cmocka_unit_test(sizes_that_overflow_are_refused),
         cmocka_unit_test(the_first_failure_wins_and_takes_one_line),
+        cmocka_unit_test(memory_that_is_refused_names_the_limit),
         cmocka_unit_test(memory_is_zero_and_aligned),
         cmocka_unit_test(injected_and_absurd_allocations_fail_with_a_message),
         cmocka_unit_test(a_team_meets_at_every_barrier),

@@ -12,6 +12,7 @@
 #include "engine/base/size.h"
 
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
+#define MIB 1048576.0
 
 /* Counts down to an injected failure; 0 is off. Process-wide because allocation is. */
 static atomic_size_t fail_countdown;
@@ -37,12 +38,20 @@ static bool is_huge(size_t bytes)
     return bytes >= HUGE_PAGE_BYTES / 4;
 }
 
+/* What is asked of the kernel for a block, a part of it only for a moment. */
+static size_t mapped_bytes(size_t bytes)
+{
+    return is_huge(bytes) && bytes < SIZE_MAX / 2
+               ? size_round_up(bytes, HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES
+               : bytes;
+}
+
 /* Whole pages from the kernel: zero, and not touched until used. Maps a huge page more than needed
  * and gives back what lies outside the aligned part. */
 static void *map_huge(size_t bytes)
 {
     size_t length = size_round_up(bytes, HUGE_PAGE_BYTES);
-    size_t mapped = length + HUGE_PAGE_BYTES;
+    size_t mapped = mapped_bytes(bytes);
     char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
         return NULL;
@@ -53,33 +62,6 @@ static void *map_huge(size_t bytes)
     /* Refusal costs speed only. */
     madvise(base + head, length, MADV_HUGEPAGE);
     return base + head;
-}
-
-void *memory_alloc(size_t bytes, const char *what, fail_t *fail)
-{
-    void *memory = NULL;
-    if (bytes < SIZE_MAX / 2 && !injected_failure()) {
-        if (is_huge(bytes)) {
-            memory = map_huge(bytes);
-        } else {
-            size_t rounded = size_round_up(size_max(bytes, 1), 64);
-            memory = aligned_alloc(64, rounded);
-            if (memory != NULL)
-                memset(memory, 0, rounded);
-        }
-    }
-    if (memory == NULL)
-        fail_set(fail, FAIL_MEMORY, "%s: needs %.1f MiB of memory, the machine has %.1f MiB free",
-            what, (double)bytes / 1048576.0, (double)memory_available_bytes() / 1048576.0);
-    return memory;
-}
-
-void memory_free(void *memory, size_t bytes)
-{
-    if (memory != NULL && is_huge(bytes))
-        munmap(memory, size_round_up(bytes, HUGE_PAGE_BYTES));
-    else
-        free(memory);
 }
 
 static size_t read_number(const char *path, const char *key)
@@ -108,6 +90,61 @@ size_t memory_available_bytes(void)
     if (limit != 0 && limit > used && limit - used < available)
         available = limit - used;
     return available;
+}
+
+/* Whether one limit of this process refuses; then *text says so. key: of /proc/self/status, in KiB.
+ */
+static bool exceeds_limit(int resource, const char *key, const char *flag, const char *of,
+    size_t bytes, char *text, size_t text_bytes)
+{
+    struct rlimit limit;
+    if (getrlimit((__rlimit_resource_t)resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+        return false;
+    size_t taken = read_number("/proc/self/status", key) * 1024;
+    if (taken + bytes <= (size_t)limit.rlim_cur)
+        return false;
+    snprintf(text, text_bytes, "%s allows %.1f MiB of %s, of which %.1f are taken", flag,
+        (double)limit.rlim_cur / MIB, of, (double)taken / MIB);
+    return true;
+}
+
+void memory_describe_refusal(size_t bytes, char *text, size_t text_bytes)
+{
+    if (!exceeds_limit(
+            RLIMIT_AS, "VmSize:", "ulimit -v", "address space", bytes, text, text_bytes) &&
+        !exceeds_limit(RLIMIT_DATA, "VmData:", "ulimit -d", "data", bytes, text, text_bytes))
+        snprintf(text, text_bytes, "the machine has %.1f MiB free",
+            (double)memory_available_bytes() / MIB);
+}
+
+void *memory_alloc(size_t bytes, const char *what, fail_t *fail)
+{
+    void *memory = NULL;
+    if (bytes < SIZE_MAX / 2 && !injected_failure()) {
+        if (is_huge(bytes)) {
+            memory = map_huge(bytes);
+        } else {
+            size_t rounded = size_round_up(size_max(bytes, 1), 64);
+            memory = aligned_alloc(64, rounded);
+            if (memory != NULL)
+                memset(memory, 0, rounded);
+        }
+    }
+    if (memory == NULL) {
+        char refusal[160];
+        memory_describe_refusal(mapped_bytes(bytes), refusal, sizeof refusal);
+        fail_set(fail, FAIL_MEMORY, "%s: needs %.1f MiB of memory, %s", what, (double)bytes / MIB,
+            refusal);
+    }
+    return memory;
+}
+
+void memory_free(void *memory, size_t bytes)
+{
+    if (memory != NULL && is_huge(bytes))
+        munmap(memory, size_round_up(bytes, HUGE_PAGE_BYTES));
+    else
+        free(memory);
 }
 
 size_t memory_peak_bytes(void)

@@ -20,6 +20,11 @@ void memory_free(void *memory, size_t bytes);
  * limit of this process's control group where that is lower). 0 when it cannot be told. */
 size_t memory_available_bytes(void);
 
+/* Why the system refuses `bytes` more: the limit of this process that they exceed ("ulimit -v
+ * allows 500.0 MiB of address space, of which 480.2 are taken"), or else what the machine has free.
+ */
+void memory_describe_refusal(size_t bytes, char *text, size_t text_bytes);
+
 /* Largest resident set of this process so far, in bytes (getrusage). */
 size_t memory_peak_bytes(void);
 

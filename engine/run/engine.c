@@ -507,7 +507,7 @@ static void count_step(engine_t *e, const scheduler_step_t *step, uint64_t ns)
     engine_totals_t *totals = &e->totals;
     bool prefill = step->n_prompt_rows > 0;
     *(prefill ? &totals->prefill_ns : &totals->decode_ns) += ns;
-    *(prefill ? &totals->prefill_tokens : &totals->decode_tokens) += step->n_rows;
+    totals->decode_tokens += prefill ? 0 : step->n_rows;
     totals->prompt_tokens += step->n_prompt_rows;
     totals->reused_tokens = scheduler_reused_tokens(e->scheduler);
 }

@@ -145,8 +145,8 @@ bool engine_was_interrupted(const engine_t *engine);
 typedef struct engine_totals {
     size_t prompt_tokens, generated_tokens;
     size_t reused_tokens; /* of prompts: found in the cache, not counted in prompt_tokens */
-    uint64_t prefill_ns, decode_ns;       /* time of steps with prompt rows, and of steps without */
-    size_t prefill_tokens, decode_tokens; /* tokens computed in those steps */
+    uint64_t prefill_ns, decode_ns; /* time of steps with prompt rows, and of steps without */
+    size_t decode_tokens;           /* generated in steps without prompt rows */
 } engine_totals_t;
 engine_totals_t engine_totals(const engine_t *engine);
 

@@ -81,6 +81,23 @@ grep -q '^\[[0-9,]*\]$' "$work/other" || complain "ids without tokenizer files"
 echo >>"$work/decoded"
 same "ids without tokenizer files" "$work/flag" "$work/decoded"
 
+# ---- The closing line --------------------------------------------------------------------------
+
+"${run[@]}" "$choir" generate --ids 1,2,3 --ignore-eos --max-tokens 5 </dev/null >"$work/out" 2>"$work/err"
+says "closing line" err "choir: 3 prompt tokens, prefill "
+says "closing line" err "; 5 generated, decode "
+"${run[@]}" "$choir" generate --ids 1,2,3 --max-tokens 1 </dev/null >"$work/out" 2>"$work/err"
+says "no decode steps" err "; 1 generated; $ranks rank"
+"${run[@]}" "$choir" chat </dev/null >"$work/out" 2>"$work/err"
+says "nothing said" err "choir: no prompt was computed; $ranks rank"
+echo '{"prompt_ids": [1, 2, 3]}' >"$work/line"
+"${run[@]}" "$choir" generate --mesh "${ranks}x1" --prompts "$work/line" --ignore-eos --max-tokens 5 --threads 1 \
+    </dev/null >"$work/out" 2>"$work/err"
+says "a mesh" err "choir: 3 prompt tokens computed ("
+says "a mesh" err ", 5 generated ("
+lost=$(sed -n 's/.* \([0-9]*\)\.[0-9]% of their time lost.*/\1/p' "$work/err")
+{ [ -n "$lost" ] && [ "$lost" -le 100 ]; } || complain "a mesh: more time is lost than there was"
+
 # ---- Help --------------------------------------------------------------------------------------
 
 for command in generate chat tokenize plan; do

@@ -79,6 +79,13 @@ shows 1 "new conversation"
 type_line "/quit"
 leave
 
+# A limit that ends an answer is named.
+session "--ignore-eos --max-tokens 3"
+type_line "Hello"
+shows 1 "(cut off: --max-tokens 3)"
+type_line "/quit"
+leave
+
 # Ctrl-D leaves too.
 session ""
 printf '\004' >&3

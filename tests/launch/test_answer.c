@@ -131,6 +131,18 @@ static void an_id_that_is_no_token_adds_no_text(void **state)
     answer_clear(&answer);
 }
 
+static void the_limit_that_ended_an_answer_is_named(void **state)
+{
+    (void)state;
+    char text[160];
+    answer_t answer = {.prompt_ids = {.count = 1000}, .n_ids = 24, .end = ANSWER_LENGTH};
+    answer_describe_limit(&answer, 24, 1024, text, sizeof text);
+    assert_string_equal(text, "--max-tokens 24");
+    answer_describe_limit(&answer, 512, 1024, text, sizeof text);
+    assert_string_equal(
+        text, "1000 tokens of prompt and 24 of answer are the 1024 that a sequence may have here");
+}
+
 static void json_holds_what_was_promised(void **state)
 {
     args_strings_t none = {0};
@@ -218,6 +230,7 @@ int main(void)
         cmocka_unit_test(the_earliest_of_two_stops_counts),
         cmocka_unit_test(half_a_character_is_not_shown),
         cmocka_unit_test(an_id_that_is_no_token_adds_no_text),
+        cmocka_unit_test(the_limit_that_ended_an_answer_is_named),
         cmocka_unit_test(json_holds_what_was_promised),
         cmocka_unit_test(ids_are_parsed_or_refused),
         cmocka_unit_test(npy_has_the_header_that_numpy_reads),
