@@ -91,6 +91,11 @@ int64_t comm_max(comm_t *comm, int64_t value)
     return reduce_int64(comm, value, MPI_MAX);
 }
 
+int64_t comm_bit_and(comm_t *comm, int64_t value)
+{
+    return reduce_int64(comm, value, MPI_BAND);
+}
+
 int64_t comm_sum(comm_t *comm, int64_t value)
 {
     return reduce_int64(comm, value, MPI_SUM);

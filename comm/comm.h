@@ -89,9 +89,10 @@ void comm_bcast(comm_t *comm, void *data, size_t bytes);
  * then sleep between looks, up to about a millisecond. */
 void comm_bcast_patient(comm_t *comm, void *data, size_t bytes);
 void comm_barrier(comm_t *comm);
-/* Collective. Lowest / largest / sum of one number over all ranks. */
+/* Collective. Lowest / largest / bitwise and / sum of one number over all ranks. */
 int64_t comm_min(comm_t *comm, int64_t value);
 int64_t comm_max(comm_t *comm, int64_t value);
+int64_t comm_bit_and(comm_t *comm, int64_t value);
 int64_t comm_sum(comm_t *comm, int64_t value);
 
 /* Collective. bytes (less than 2 GiB) of each rank, in rank order, to rank 0: all [size * bytes]

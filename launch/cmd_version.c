@@ -16,8 +16,8 @@ int cmd_version(invocation_t *invocation, fail_t *fail)
     printf("MPI: %s\n", comm_library_version());
     printf("libraries: %s\n", CHOIR_LIBRARIES);
     printf("instruction sets:");
-    for (int isa = ISA_SCALAR; isa <= (int)isa_detect(); isa++)
-        printf(" %s", isa_name((isa_t)isa));
+    for (size_t i = 0; i <= isa_level(isa_detect()); i++)
+        printf(" %s", isa_name(isa_of_level(i)));
     putchar('\n');
     return 0;
 }

@@ -74,7 +74,7 @@ static json_t *node_of(const doctor_facts_t *facts, size_t node)
     json_t *object = json_object();
     set_string(object, "host", host->name);
     set_string(object, "cpu", host->cpu);
-    set_string(object, "isa", isa_name((isa_t)rank->isa));
+    set_string(object, "isa", isa_name(rank->isa));
     set_count(object, "first_rank", n->first_rank);
     set_count(object, "ranks", n->n_ranks);
     set_count(object, "cores", doctor_cores(n));
@@ -110,7 +110,7 @@ static json_t *rank_of(const doctor_facts_t *facts, size_t r)
     set_count(object, "node", (uint64_t)rank->node);
     set_count(object, "threads", rank->threads);
     set_count(object, "bound_cores", rank->topology.bound_cores);
-    set_string(object, "isa", isa_name((isa_t)rank->isa_chosen));
+    set_string(object, "isa", isa_name(rank->isa_chosen));
     set_string(object, "choir", rank->choir);
     set_string(object, "mpi", rank->mpi);
     set_string(object, "transports", rank->transports);

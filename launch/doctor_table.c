@@ -137,7 +137,7 @@ static void print_node(const doctor_facts_t *facts, size_t node, FILE *out)
         plural(numa), (double)host->memory_total_bytes / GIB,
         (double)host->memory_available_bytes / GIB);
     print_machine(facts, node, out);
-    fprintf(out, "  instruction sets up to %s", isa_name((isa_t)rank->isa));
+    fprintf(out, "  instruction sets up to %s", isa_name(rank->isa));
     if (host->mhz > 0)
         fprintf(out, ", %.0f MHz", host->mhz);
     if (host->governor[0] != '\0')

@@ -318,7 +318,7 @@ static void run_suite(suite_t *suite, attention_t last_attention, bool everythin
         };
         size_t n = everything ? sizeof variants / sizeof *variants : 2;
         for (size_t i = 0; i < n; i++)
-            if (variants[i].isa <= widest)
+            if (isa_has(widest, variants[i].isa))
                 run_variant(suite, &variants[i]);
     }
 }
@@ -339,7 +339,7 @@ static void run_amx(suite_t *suite)
             DOT_AMX},
     };
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
-        if (variants[i].isa <= widest)
+        if (isa_has(widest, variants[i].isa))
             run_variant(suite, &variants[i]);
 }
 

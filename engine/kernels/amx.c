@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "engine/kernels/sources.h"
 #include "engine/kernels/tiles.h"
 
 enum { TILE = 16, STEP = KERNEL_SLAB }; /* rows, outputs; inputs of one instruction */
@@ -50,12 +51,12 @@ static void release(void)
     configured_rows = 0;
 }
 
-void tiles_amx_hold(void)
+static void amx_begin(void)
 {
     held = true;
 }
 
-void tiles_amx_release(void)
+static void amx_end(void)
 {
     held = false;
     release();
@@ -258,19 +259,29 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
         release();
 }
 
-void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,
-    void *c, size_t c_stride, tile_mode_t mode)
+static void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
     /* A tile of one row takes as long as one of 16; the same sums by fused multiply-adds let the
      * weights come as fast as memory gives them. */
     if (rows <= FEW_ROWS)
-        tile_avx512_amx(rows, a, a_stride, b, width, k, c, c_stride, mode);
+        tile_amx_by_fma(rows, a, a_stride, b, width, k, c, c_stride, mode);
     else
         multiply_strips(rows, a, a_stride, STEP, b, width, k, c, c_stride, mode);
 }
 
-void tile_amx_slabs(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+static void tile_amx_slabs(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
     multiply_strips(rows, a, STEP, a_stride, b, width, k, c, c_stride, mode);
+}
+
+void tiles_fill_amx(kernels_t *kernels)
+{
+    if (kernels->mode != DTYPE_BF16)
+        return;
+    kernels->tile_amx = tile_amx;
+    kernels->tile_amx_slabs = tile_amx_slabs;
+    kernels->amx_begin = amx_begin;
+    kernels->amx_end = amx_end;
 }

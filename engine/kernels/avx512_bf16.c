@@ -1,6 +1,7 @@
 /* bf16 tiles with vdpbf16ps, which is the canonical chain's step for a pair of inputs. */
 #include <immintrin.h>
 
+#include "engine/kernels/sources.h"
 #include "engine/kernels/tiles.h"
 
 #define ROWS                                                                                       \
@@ -76,7 +77,7 @@ static void dispatch(size_t rows, size_t vectors, const uint16_t *a, size_t a_st
     }
 }
 
-void tile_avx512_bf16(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+static void tile_bf16(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
     for (size_t r = 0; r < rows; r += ROWS) {
@@ -84,4 +85,10 @@ void tile_avx512_bf16(size_t rows, const void *a, size_t a_stride, const void *b
         dispatch(n, width / 16, (const uint16_t *)a + r * a_stride, a_stride, b, width, k,
             (float *)c + r * c_stride, c_stride, mode);
     }
+}
+
+void tiles_fill_avx512_bf16(kernels_t *kernels)
+{
+    if (kernels->mode == DTYPE_BF16)
+        kernels->tile = tile_bf16;
 }

@@ -455,6 +455,8 @@ static void sdpa_weights(size_t rows, size_t n_kept, size_t n_block, size_t n_wr
 
 void BF16_FILL(kernels_t *kernels)
 {
+    if (kernels->mode != DTYPE_BF16)
+        return;
 #ifdef __AVX512BF16__
     pthread_once(&silu_filled, fill_silu);
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/kernels/exp_f64.h"
+#include "engine/kernels/sources.h"
 
 #ifndef ELEMENTWISE_FILL
 #define ELEMENTWISE_FILL elementwise_fill_baseline
@@ -276,18 +277,19 @@ static inline double middle_f64(double x)
         for (size_t i = 0; i < n; i++)                                                             \
             row[i] = round_##MODE(e[i] * factor);                                                  \
     }                                                                                              \
-    static const kernels_t table_##MODE = {                                                        \
-        .element_bytes = sizeof(ELEMENT),                                                          \
-        .accumulator_bytes = sizeof(REAL),                                                         \
-        .store = store_##MODE,                                                                     \
-        .store_residual = store_residual_##MODE,                                                   \
-        .store_swiglu = store_swiglu_##MODE,                                                       \
-        .store_logits = store_logits_##MODE,                                                       \
-        .add = add_##MODE,                                                                         \
-        .rms_norm = rms_norm_##MODE,                                                               \
-        .rope = rope_##MODE,                                                                       \
-        .scale_scores = scale_scores_##MODE,                                                       \
-        .softmax = softmax_##MODE,                                                                 \
+    static void fill_##MODE(kernels_t *kernels)                                                    \
+    {                                                                                              \
+        kernels->element_bytes = sizeof(ELEMENT);                                                  \
+        kernels->accumulator_bytes = sizeof(REAL);                                                 \
+        kernels->store = store_##MODE;                                                             \
+        kernels->store_residual = store_residual_##MODE;                                           \
+        kernels->store_swiglu = store_swiglu_##MODE;                                               \
+        kernels->store_logits = store_logits_##MODE;                                               \
+        kernels->add = add_##MODE;                                                                 \
+        kernels->rms_norm = rms_norm_##MODE;                                                       \
+        kernels->rope = rope_##MODE;                                                               \
+        kernels->scale_scores = scale_scores_##MODE;                                               \
+        kernels->softmax = softmax_##MODE;                                                         \
     }
 
 DEFINE_SUM_OF_SQUARES(sum_of_squares_bf16, bf16_t, float, f32x8_t, load_bf16)
@@ -299,9 +301,9 @@ DEFINE_SUM(sum_f64, double)
 DEFINE_WIDE(bf16, bf16_t, float, float, sqrtf)
 DEFINE_WIDE(f32, float, float, double, sqrt)
 DEFINE_WIDE(f64, double, double, double, sqrt)
-DEFINE_MODE(bf16, bf16_t, float, exp_f32);
-DEFINE_MODE(f32, float, float, exp_f32);
-DEFINE_MODE(f64, double, double, exp_f64);
+DEFINE_MODE(bf16, bf16_t, float, exp_f32)
+DEFINE_MODE(f32, float, float, exp_f32)
+DEFINE_MODE(f64, double, double, exp_f64)
 
 /* ---- Exponentials of logits --------------------------------------------------------------------
  */
@@ -376,10 +378,15 @@ static void sum_granules(size_t n, const float *x, double (*granules)[2])
         sum_some_granules(n - i < AT_ONCE ? n - i : AT_ONCE, x + i, granules + i / KERNEL_GRANULE);
 }
 
-void ELEMENTWISE_FILL(kernels_t *kernels, dtype_t mode)
+void ELEMENTWISE_FILL(kernels_t *kernels)
 {
-    *kernels = mode == DTYPE_BF16 ? table_bf16 : mode == DTYPE_F32 ? table_f32 : table_f64;
-    kernels->mode = mode;
+    if (kernels->mode == DTYPE_BF16)
+        fill_bf16(kernels);
+    else if (kernels->mode == DTYPE_F32)
+        fill_f32(kernels);
+    else
+        fill_f64(kernels);
     kernels->exp_f64 = exp_f64_all;
-    kernels->sum_granules = mode == DTYPE_F64 ? NULL : sum_granules;
+    if (kernels->mode != DTYPE_F64)
+        kernels->sum_granules = sum_granules;
 }

@@ -4,6 +4,7 @@
  * of registers differ. */
 #include <immintrin.h>
 
+#include "engine/kernels/sources.h"
 #include "engine/kernels/tiles.h"
 
 #ifdef __AVX512F__
@@ -16,12 +17,7 @@
 #define FMA_F64(a, b, c) ((vec_f64_t)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c)))
 #define SET_F32(x) ((vec_f32_t)_mm512_set1_ps(x))
 #define SET_F64(x) ((vec_f64_t)_mm512_set1_pd(x))
-#define TILE_BF16 tile_avx512_bf16_by_fma
-#define TILE_AMX tile_avx512_amx
-#define TILE_F32 tile_avx512_f32
-#define TILE_F64 tile_avx512_f64
-#define GROUPS_F32 tile_groups_avx512_f32
-#define GROUPS_F64 tile_groups_avx512_f64
+#define FILL tiles_fill_avx512
 #else
 #define REGISTER_BYTES 32
 #define ROWS 6 /* 6 x 2 accumulators, 2 weights, 1 input of 16 registers */
@@ -32,12 +28,7 @@
 #define FMA_F64(a, b, c) ((vec_f64_t)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c)))
 #define SET_F32(x) ((vec_f32_t)_mm256_set1_ps(x))
 #define SET_F64(x) ((vec_f64_t)_mm256_set1_pd(x))
-#define TILE_BF16 tile_avx2_bf16
-#define TILE_AMX tile_avx2_amx
-#define TILE_F32 tile_avx2_f32
-#define TILE_F64 tile_avx2_f64
-#define GROUPS_F32 tile_groups_avx2_f32
-#define GROUPS_F64 tile_groups_avx2_f64
+#define FILL tiles_fill_avx2
 #endif
 
 #define LANES_F32 (REGISTER_BYTES / 4)
@@ -262,8 +253,8 @@ DEFINE_REGISTER_TILE_BF16(register_tile_amx, steps_amx)
             CASES_N(NAME)                                                                          \
         }                                                                                          \
     }                                                                                              \
-    void TILE(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,  \
-        void *c, size_t c_stride, tile_mode_t mode)                                                \
+    static void TILE(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,     \
+        size_t k, void *c, size_t c_stride, tile_mode_t mode)                                      \
     {                                                                                              \
         size_t n_vectors = width / LANES;                                                          \
         for (size_t r = 0; r < rows; r += MAX_ROWS)                                                \
@@ -275,11 +266,33 @@ DEFINE_REGISTER_TILE_BF16(register_tile_amx, steps_amx)
                     (REAL *)c + r * c_stride + v * LANES, c_stride, mode);                         \
     }
 
-DEFINE_TILE(TILE_F32, register_tile_f32, CASES_6, float, float, LANES_F32, 1, ROWS, VECTORS)
-DEFINE_TILE(TILE_F64, register_tile_f64, CASES_6, double, double, LANES_F64, 1, ROWS, VECTORS)
-DEFINE_TILE(GROUPS_F32, groups_tile_f32, CASES_6, float, float, LANES_F32, 1, ROWS, VECTORS)
-DEFINE_TILE(GROUPS_F64, groups_tile_f64, CASES_6, double, double, LANES_F64, 1, ROWS, VECTORS)
+DEFINE_TILE(tile_f32, register_tile_f32, CASES_6, float, float, LANES_F32, 1, ROWS, VECTORS)
+DEFINE_TILE(tile_f64, register_tile_f64, CASES_6, double, double, LANES_F64, 1, ROWS, VECTORS)
+DEFINE_TILE(tile_groups_f32, groups_tile_f32, CASES_6, float, float, LANES_F32, 1, ROWS, VECTORS)
+DEFINE_TILE(tile_groups_f64, groups_tile_f64, CASES_6, double, double, LANES_F64, 1, ROWS, VECTORS)
 DEFINE_TILE(
-    TILE_BF16, register_tile_bf16, CASES_4, uint16_t, float, LANES_F32, 2, ROWS_BF16, VECTORS_BF16)
+    tile_bf16, register_tile_bf16, CASES_4, uint16_t, float, LANES_F32, 2, ROWS_BF16, VECTORS_BF16)
 DEFINE_TILE(
-    TILE_AMX, register_tile_amx, CASES_4, uint16_t, float, LANES_F32, 2, ROWS_BF16, VECTORS_BF16)
+    tile_amx, register_tile_amx, CASES_4, uint16_t, float, LANES_F32, 2, ROWS_BF16, VECTORS_BF16)
+
+#ifdef __AVX512F__
+void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    tile_amx(rows, a, a_stride, b, width, k, c, c_stride, mode);
+}
+#endif
+
+void FILL(kernels_t *kernels)
+{
+    if (kernels->mode == DTYPE_BF16) {
+        kernels->tile = tile_bf16;
+        kernels->tile_amx = tile_amx;
+    } else if (kernels->mode == DTYPE_F32) {
+        kernels->tile = tile_f32;
+        kernels->tile_groups = tile_groups_f32;
+    } else {
+        kernels->tile = tile_f64;
+        kernels->tile_groups = tile_groups_f64;
+    }
+}

@@ -29,6 +29,7 @@
 
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
+#include "engine/kernels/isa.h"
 
 #define KERNEL_PANEL 64 /* outputs of a panel */
 /* From here on rows are many: computing takes longer than reading weights. Measured for blocks of
@@ -60,7 +61,7 @@ typedef enum dot {
 } dot_t;
 
 typedef struct kernels {
-    const char *isa; /* "scalar", "avx2", "avx512", "avx512_bf16", "amx" */
+    const char *isa; /* isa_name() of the set that it was made for */
     dtype_t mode;
     size_t element_bytes, accumulator_bytes;
 
@@ -84,10 +85,10 @@ typedef struct kernels {
      * the next groups of a sum. Modes f32 and f64; NULL in bf16. */
     void (*tile_groups)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
-    /* Around many calls of tile_amx by a thread, which need not set up and clear the CPU's tile
-     * registers each then; nothing else may use those in between. Not needed for a call; they do
-     * nothing where there are no such registers. */
-    void (*hold_tiles)(void), (*release_tiles)(void);
+    /* Around many calls of tile_amx by a thread: the CPU's tile registers are set up and cleared
+     * once; nothing else may use them in between. Optional; they do nothing where there are no
+     * such registers. */
+    void (*amx_begin)(void), (*amx_end)(void);
 
     /* y = R(c + bias); R rounds to the mode once. bias: [width] element or NULL (then nothing is
      * added). y: [rows, width] element, y_stride apart */
@@ -168,18 +169,8 @@ typedef struct kernels {
     void (*sdpa_store)(size_t n, const void *out, float factor, void *y);
 } kernels_t;
 
-/* Instruction sets in ascending order. */
-typedef enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISA_AMX, ISA_COUNT } isa_t;
-
-const char *isa_name(isa_t isa);
-/* The widest this CPU and its operating system have. Asks for the use of AMX, once a process. */
-isa_t isa_detect(void);
-/* What CHOIR_ISA (scalar, avx2, avx512, avx512_bf16, amx) allows on this CPU; isa_detect() when it
- * is not set. FAIL_USAGE for an unknown name or one that the CPU lacks. */
-int isa_choose(isa_t *isa, fail_t *fail);
-
-/* Fills the table of a mode on an instruction set that the CPU has. mode: DTYPE_BF16, DTYPE_F32 or
- * DTYPE_F64. */
+/* Fills the table of a mode (DTYPE_BF16, DTYPE_F32 or DTYPE_F64) with the kernels that need no more
+ * than isa, which the CPU has. */
 void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode);
 
 /* Compares a table with scalar on random, odd-shaped and cancelling data, a millisecond or so.

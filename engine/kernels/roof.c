@@ -67,16 +67,16 @@ double roof_multiply(isa_t isa, dtype_t mode, uint64_t steps, double *flop)
 {
     uint64_t per_step = 0;
     double value = 0;
-    if (isa >= ISA_AMX && mode == DTYPE_BF16)
+    if (isa_has(isa, ISA_AMX) && mode == DTYPE_BF16)
         return roof_tiles_bf16(steps, flop);
     steps = (steps + 23) / 24 * 24;
-    if (isa == ISA_AVX512_BF16 && mode == DTYPE_BF16) {
+    if (isa_has(isa, ISA_AVX512_BF16) && mode == DTYPE_BF16) {
         per_step = 64;
         value = roof_512_bf16(steps);
-    } else if (isa >= ISA_AVX512) {
+    } else if (isa_has(isa, ISA_AVX512)) {
         per_step = mode == DTYPE_F64 ? 16 : 32;
         value = mode == DTYPE_F64 ? roof_512_f64(steps) : roof_512_f32(steps);
-    } else if (isa == ISA_AVX2) {
+    } else if (isa_has(isa, ISA_AVX2)) {
         per_step = mode == DTYPE_F64 ? 8 : 16;
         value = mode == DTYPE_F64 ? roof_256_f64(steps) : roof_256_f32(steps);
     }

@@ -4,7 +4,6 @@
 #include "engine/kernels/roof_internal.h"
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 
 #define CHAINS 24                  /* more than latency times throughput of any CPU here */
@@ -27,19 +26,12 @@ __attribute__((target("avx512f,avx512vnni"))) static double multiply_vectors(uin
     return (double)_mm512_reduce_add_epi32(sum);
 }
 
-static bool has_amx_int8(void)
-{
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1) != 0;
-}
-
 double roof_multiply_int8(isa_t isa, uint64_t steps, double *operations)
 {
-    __builtin_cpu_init();
     *operations = 0;
-    if (isa >= ISA_AMX && has_amx_int8())
+    if (isa_has(isa, CPU_AMX_INT8))
         return roof_tiles_int8(steps, operations);
-    if (isa < ISA_AVX512 || !__builtin_cpu_supports("avx512vnni"))
+    if (!isa_has(isa, ISA_AVX512 | CPU_AVX512_VNNI))
         return 0;
     steps = (steps + CHAINS - 1) / CHAINS * CHAINS;
     *operations = (double)steps * VECTOR_OPERATIONS;

@@ -2,7 +2,7 @@
 #include <float.h>
 #include <math.h>
 
-#include "engine/kernels/tiles.h"
+#include "engine/kernels/sources.h"
 
 /* vdpbf16ps takes denormal factors and results as zero of the same sign. */
 static float flush(float x)
@@ -15,7 +15,7 @@ static float step_bf16(uint16_t a, uint16_t b, float c)
     return flush(fmaf(flush(f32_from_bf16(a)), flush(f32_from_bf16(b)), flush(c)));
 }
 
-void tile_scalar_bf16(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+static void tile_bf16(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
     for (size_t r = 0; r < rows; r++) {
@@ -44,7 +44,7 @@ static float step_amx(const uint16_t *x, const uint16_t *w, size_t width, size_t
     return flush(flush(sum) + flush(even + odd));
 }
 
-void tile_scalar_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+static void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
     for (size_t r = 0; r < rows; r++) {
@@ -60,7 +60,7 @@ void tile_scalar_amx(size_t rows, const void *a, size_t a_stride, const void *b,
     }
 }
 
-void tile_scalar_f32(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+static void tile_f32(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
     for (size_t r = 0; r < rows; r++) {
@@ -76,7 +76,7 @@ void tile_scalar_f32(size_t rows, const void *a, size_t a_stride, const void *b,
     }
 }
 
-void tile_scalar_f64(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+static void tile_f64(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
     for (size_t r = 0; r < rows; r++) {
@@ -110,8 +110,8 @@ void tile_scalar_f64(size_t rows, const void *a, size_t a_stride, const void *b,
         return sum;                                                                                \
     }                                                                                              \
                                                                                                    \
-    void NAME(size_t rows, const void *a, size_t a_stride, const void *b, size_t width, size_t k,  \
-        void *c, size_t c_stride, tile_mode_t mode)                                                \
+    static void NAME(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,     \
+        size_t k, void *c, size_t c_stride, tile_mode_t mode)                                      \
     {                                                                                              \
         for (size_t r = 0; r < rows; r++)                                                          \
             for (size_t j = 0; j < width; j++)                                                     \
@@ -124,5 +124,22 @@ void tile_scalar_f64(size_t rows, const void *a, size_t a_stride, const void *b,
                 }                                                                                  \
     }
 
-DEFINE_GROUPS(tile_groups_scalar_f32, float, fmaf)
-DEFINE_GROUPS(tile_groups_scalar_f64, double, fma)
+DEFINE_GROUPS(tile_groups_f32, float, fmaf)
+DEFINE_GROUPS(tile_groups_f64, double, fma)
+
+static void no_tile_registers(void) {}
+
+void tiles_fill_scalar(kernels_t *kernels)
+{
+    kernels->amx_begin = kernels->amx_end = no_tile_registers;
+    if (kernels->mode == DTYPE_BF16) {
+        kernels->tile = tile_bf16;
+        kernels->tile_amx = tile_amx;
+    } else if (kernels->mode == DTYPE_F32) {
+        kernels->tile = tile_f32;
+        kernels->tile_groups = tile_groups_f32;
+    } else {
+        kernels->tile = tile_f64;
+        kernels->tile_groups = tile_groups_f64;
+    }
+}

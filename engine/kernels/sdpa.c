@@ -420,6 +420,8 @@ static void sdpa_store(size_t n, const void *out, float factor, void *y)
 
 void SDPA_FILL(kernels_t *kernels)
 {
+    if (kernels->mode != DTYPE_BF16)
+        return;
     kernels->sdpa_scores = sdpa_scores;
     kernels->sdpa_weights = sdpa_weights;
     kernels->sdpa_outputs = sdpa_outputs;

@@ -217,7 +217,7 @@ static void step_thread(void *context, size_t thread)
     forward_t *f = context;
     if (thread == 0)
         f->mark_ns = clock_ns();
-    f->model->kernels.hold_tiles();
+    f->model->kernels.amx_begin();
     mark(f, thread, HEART_EMBED, 0);
     embed(f, thread);
     for (size_t l = 0; l < f->model->config.num_hidden_layers; l++)
@@ -225,7 +225,7 @@ static void step_thread(void *context, size_t thread)
     mark(f, thread, HEART_LOGITS, 0);
     if (f->batch->n_logits > 0)
         forward_compute_logits(f, thread);
-    f->model->kernels.release_tiles();
+    f->model->kernels.amx_end();
     mark(f, thread, HEART_IDLE, 0);
 }
 

@@ -125,8 +125,7 @@ static void open_report(bench_t *b, fail_t *fail)
  */
 static isa_t matrix_isa(const bench_t *b)
 {
-    isa_t isa = b->engine.isa;
-    return isa == ISA_AMX && b->dot != DOT_AMX ? ISA_AVX512_BF16 : isa;
+    return b->dot == DOT_AMX ? b->engine.isa : b->engine.isa & ~CPU_AMX_BF16;
 }
 
 /* All that are measured at the same time. */

@@ -62,7 +62,7 @@ static int measure_rank(
     comm_set_threads(comm, rank->threads);
     team_open(&team, rank->threads, comm_oversubscribed(comm), fail);
     size_t bytes = read_bytes(comm, options);
-    doctor_roof_measure(comm, team, (isa_t)rank->isa_chosen, bytes, &roof, fail);
+    doctor_roof_measure(comm, team, rank->isa_chosen, bytes, &roof, fail);
     rank->read_bytes_per_s = roof.read_bytes_per_s;
     rank->flop_per_s = roof.flop_per_s;
     team_close(team);

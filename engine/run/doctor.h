@@ -13,6 +13,7 @@
 #include "comm/ping.h"
 #include "comm/topology.h"
 #include "engine/base/status.h"
+#include "engine/kernels/isa.h"
 #include "engine/model/config.h"
 #include "engine/run/doctor_host.h"
 
@@ -25,8 +26,8 @@
 /* Plain data without pointers, sent as it is. */
 typedef struct doctor_rank {
     int32_t node; /* index of facts.nodes */
-    int32_t isa;  /* isa_t: what the CPU has */
-    int32_t isa_chosen;
+    isa_t isa;    /* what the CPU has */
+    isa_t isa_chosen;
     int32_t unused;
     doctor_host_t host; /* memory, networks and limits as this rank sees them */
     topology_t topology;

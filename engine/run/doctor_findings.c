@@ -96,12 +96,12 @@ double doctor_lost(size_t used, size_t possible)
  */
 
 /* Hosts of nodes whose first rank has at least this instruction set, "a,b". */
-static void hosts_with(const finder_t *f, int isa, char *text, size_t text_bytes)
+static void hosts_with(const finder_t *f, isa_t isa, char *text, size_t text_bytes)
 {
     text[0] = '\0';
     for (size_t n = 0; n < f->facts->n_nodes; n++) {
         size_t used = strlen(text);
-        if (doctor_first_of(f, n)->isa >= isa)
+        if (isa_level(doctor_first_of(f, n)->isa) >= isa_level(isa))
             snprintf(
                 text + used, text_bytes - used, "%s%s", used > 0 ? "," : "", doctor_host_of(f, n));
     }
@@ -112,13 +112,14 @@ static void check_isa(finder_t *f)
     size_t widest = 0, narrowest = 0;
     char hosts[256];
     for (size_t r = 1; r < f->facts->n_ranks; r++) {
-        if (f->facts->ranks[r].isa > f->facts->ranks[widest].isa)
+        size_t level = isa_level(f->facts->ranks[r].isa);
+        if (level > isa_level(f->facts->ranks[widest].isa))
             widest = r;
-        if (f->facts->ranks[r].isa < f->facts->ranks[narrowest].isa)
+        if (level < isa_level(f->facts->ranks[narrowest].isa))
             narrowest = r;
     }
     const doctor_rank_t *w = &f->facts->ranks[widest], *s = &f->facts->ranks[narrowest];
-    if (w->isa == s->isa)
+    if (isa_level(w->isa) == isa_level(s->isa))
         return;
     double cost = 0.5, fast = w->flop_per_s / (double)w->threads;
     if (fast > 0)
@@ -126,7 +127,7 @@ static void check_isa(finder_t *f)
     hosts_with(f, w->isa, hosts, sizeof hosts);
     doctor_finding_t *finding = doctor_add(f, "isa", DOCTOR_WARNING, cost,
         "%s has %s and %s only %s, which all ranks then use (prefill; decode hardly depends on it)",
-        w->host.name, isa_name((isa_t)w->isa), s->host.name, isa_name((isa_t)s->isa));
+        w->host.name, isa_name(w->isa), s->host.name, isa_name(s->isa));
     doctor_mend(finding, "leave the older machines out: mpirun --host %s", hosts);
 }
 
@@ -134,11 +135,11 @@ static void check_isa_lowered(finder_t *f)
 {
     for (size_t r = 0; r < f->facts->n_ranks; r++) {
         const doctor_rank_t *rank = &f->facts->ranks[r];
-        if (rank->isa_chosen >= rank->isa)
+        if (isa_level(rank->isa_chosen) >= isa_level(rank->isa))
             continue;
         doctor_mend(doctor_add(f, "isa-lowered", DOCTOR_WARNING, 0.5,
                         "%s: CHOIR_ISA lowers rank %zu from %s to %s", rank->host.name, r,
-                        isa_name((isa_t)rank->isa), isa_name((isa_t)rank->isa_chosen)),
+                        isa_name(rank->isa), isa_name(rank->isa_chosen)),
             "unset CHOIR_ISA");
         return;
     }

@@ -85,7 +85,7 @@ static int agree_on_inputs(engine_t *e, const checkpoint_t *checkpoint, fail_t *
 
 dot_t engine_choose_dot(comm_t *comm, dot_t wish, dtype_t mode)
 {
-    int64_t everywhere = comm_min(comm, isa_detect() >= ISA_AMX);
+    int64_t everywhere = comm_min(comm, isa_has(isa_detect(), ISA_AMX));
     if (mode != DTYPE_BF16)
         return DOT_CHAIN;
     if (wish != DOT_AUTO)
@@ -95,12 +95,12 @@ dot_t engine_choose_dot(comm_t *comm, dot_t wish, dtype_t mode)
 
 isa_t engine_agree_isa(comm_t *comm, isa_t isa)
 {
-    isa_t widest = (isa_t)comm_max(comm, (int64_t)isa);
-    isa_t narrowest = (isa_t)comm_min(comm, (int64_t)isa);
-    if (widest != narrowest)
+    size_t highest = (size_t)comm_max(comm, (int64_t)isa_level(isa));
+    isa_t common = (isa_t)comm_bit_and(comm, (int64_t)isa);
+    if (highest != isa_level(common))
         log_write(LOG_INFO, "the ranks' CPUs differ, up to %s: all use the kernels of %s",
-            isa_name(widest), isa_name(narrowest));
-    return narrowest;
+            isa_name(isa_of_level(highest)), isa_name(common));
+    return common;
 }
 
 /* Before anything is loaded, so that pages lie where the threads that touch them first run. */

@@ -1,0 +1,478 @@
+#include "engine/kernels/kernel_list.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/base/memory.h"
+#include "engine/base/size.h"
+
+#define LAYOUT(NAME)                                                                               \
+    static void NAME(                                                                              \
+        const kernels_t *kernels, const kernel_shape_t *s, kernel_buffer_t b[KERNEL_BUFFERS])
+#define CALL(NAME)                                                                                 \
+    static void NAME(                                                                              \
+        const kernels_t *kernels, const kernel_shape_t *s, void *const d[KERNEL_BUFFERS])
+
+static dtype_t accumulator(const kernels_t *kernels)
+{
+    return kernels->accumulator_bytes == sizeof(double) ? DTYPE_F64 : DTYPE_F32;
+}
+
+/* ---- Products: rows x n outputs, k inputs ---- */
+
+static size_t inputs_stride(const kernel_shape_t *s)
+{
+    return s->k + 2 * s->pad;
+}
+
+LAYOUT(tile_layout)
+{
+    b[0] = (kernel_buffer_t){kernels->mode, s->rows * inputs_stride(s), false, false};
+    b[1] = (kernel_buffer_t){kernels->mode, s->k * s->n, false, true};
+    b[2] = (kernel_buffer_t){accumulator(kernels), s->rows * (s->n + s->pad), true, true};
+}
+
+CALL(call_tile)
+{
+    kernels->tile(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k, d[2], s->n + s->pad,
+        (tile_mode_t)s->variant);
+}
+
+CALL(call_tile_amx)
+{
+    kernels->tile_amx(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k, d[2], s->n + s->pad,
+        (tile_mode_t)s->variant);
+}
+
+CALL(call_tile_groups)
+{
+    kernels->tile_groups(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k, d[2], s->n + s->pad,
+        s->variant == 0 ? TILE_SET : TILE_ADD);
+}
+
+static size_t slab_stride(const kernel_shape_t *s)
+{
+    return (s->rows + s->pad) * KERNEL_SLAB;
+}
+
+LAYOUT(slabs_layout)
+{
+    tile_layout(kernels, s, b);
+    b[0].count = s->k / KERNEL_SLAB * slab_stride(s);
+}
+
+/* Tables without the kernel, scalar's among them, multiply slab after slab. */
+CALL(call_tile_amx_slabs)
+{
+    if (kernels->tile_amx_slabs != NULL) {
+        kernels->tile_amx_slabs(s->rows, d[0], slab_stride(s), d[1], s->n, s->k, d[2],
+            s->n + s->pad, (tile_mode_t)s->variant);
+        return;
+    }
+    const uint16_t *a = d[0], *w = d[1];
+    for (size_t k = 0; k < s->k; k += KERNEL_SLAB)
+        kernels->tile_amx(s->rows, a + k / KERNEL_SLAB * slab_stride(s), KERNEL_SLAB, w + k * s->n,
+            s->n, KERNEL_SLAB, d[2], s->n + s->pad, k > 0 ? TILE_CHAIN : (tile_mode_t)s->variant);
+}
+
+static double product_flop(const kernel_shape_t *s)
+{
+    return 2.0 * (double)s->rows * (double)s->n * (double)s->k;
+}
+
+/* ---- What stores a panel's products: rows x n ---- */
+
+LAYOUT(store_layout)
+{
+    b[0] = (kernel_buffer_t){accumulator(kernels), s->rows * (s->n + s->pad), false, false};
+    b[1] = (kernel_buffer_t){kernels->mode, s->n, false, false};
+    b[2] = (kernel_buffer_t){kernels->mode, s->rows * (s->n + s->pad), true, false};
+}
+
+CALL(call_store)
+{
+    kernels->store(
+        s->rows, s->n, d[0], s->n + s->pad, s->variant == 0 ? NULL : d[1], d[2], s->n + s->pad);
+}
+
+LAYOUT(residual_layout)
+{
+    store_layout(kernels, s, b);
+    b[1].count = b[2].count;
+}
+
+CALL(call_store_residual)
+{
+    kernels->store_residual(s->rows, s->n, d[0], s->n + s->pad, d[1], d[2], s->n + s->pad);
+}
+
+LAYOUT(swiglu_layout)
+{
+    store_layout(kernels, s, b);
+    b[1] = b[0];
+}
+
+CALL(call_store_swiglu)
+{
+    kernels->store_swiglu(s->rows, s->n, d[0], d[1], s->n + s->pad, d[2], s->n + s->pad);
+}
+
+LAYOUT(logits_layout)
+{
+    b[0] = (kernel_buffer_t){accumulator(kernels), s->rows * (s->n + s->pad), false, false};
+    b[1] = (kernel_buffer_t){accumulator(kernels), s->rows * (s->n + s->pad), true, false};
+}
+
+CALL(call_store_logits)
+{
+    kernels->store_logits(s->rows, s->n, d[0], s->n + s->pad, d[1], s->n + s->pad);
+}
+
+LAYOUT(add_layout)
+{
+    b[0] = (kernel_buffer_t){accumulator(kernels), s->n, false, false};
+    b[1] = (kernel_buffer_t){accumulator(kernels), s->n, true, true};
+}
+
+CALL(call_add)
+{
+    kernels->add(s->n, d[0], d[1]);
+}
+
+/* ---- Rows: rows x n; rope: heads x 2 n ---- */
+
+LAYOUT(norm_layout)
+{
+    b[0] = (kernel_buffer_t){kernels->mode, s->rows * (s->n + s->pad), false, false};
+    b[1] = (kernel_buffer_t){kernels->mode, s->n, false, false};
+    b[2] = (kernel_buffer_t){kernels->mode, s->rows * (s->n + s->pad), true, false};
+}
+
+CALL(call_rms_norm)
+{
+    kernels->rms_norm(s->rows, s->n, d[0], s->n + s->pad, d[1], 1e-6, d[2], s->n + s->pad);
+}
+
+LAYOUT(rope_layout)
+{
+    b[0] = (kernel_buffer_t){accumulator(kernels), s->n, false, false};
+    b[1] = (kernel_buffer_t){accumulator(kernels), s->n, false, false};
+    b[2] = (kernel_buffer_t){kernels->mode, s->rows * 2 * s->n, true, false};
+}
+
+CALL(call_rope)
+{
+    kernels->rope(s->rows, s->n, d[0], d[1], d[2]);
+}
+
+/* ---- Eager attention: a row of n keys ---- */
+
+LAYOUT(scores_layout)
+{
+    b[0] = (kernel_buffer_t){accumulator(kernels), s->n, false, false};
+    b[1] = (kernel_buffer_t){kernels->mode, s->n, true, false};
+}
+
+CALL(call_scale_scores)
+{
+    kernels->scale_scores(s->n, d[0], 0.125, d[1]);
+}
+
+/* Its scratch is nobody's afterwards. */
+CALL(call_softmax)
+{
+    kernels->softmax(s->n, s->variant == 1, d[1], d[0]);
+}
+
+LAYOUT(exp_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_F64, s->n, true, false};
+}
+
+CALL(call_exp_f64)
+{
+    kernels->exp_f64(s->n, d[0]);
+}
+
+LAYOUT(granules_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_F32, s->n, false, false};
+    b[1] = (kernel_buffer_t){
+        DTYPE_F64, 2 * ((s->n + KERNEL_GRANULE - 1) / KERNEL_GRANULE), true, false};
+}
+
+CALL(call_sum_granules)
+{
+    kernels->sum_granules(s->n, d[0], d[1]);
+}
+
+/* ---- The sdpa order ---- */
+
+/* Fills [from, to) of every row with zeros: what the contract leaves open. */
+static void clear_columns(size_t rows, size_t from, size_t to, size_t stride, size_t bytes, void *x)
+{
+    for (size_t r = 0; r < rows; r++)
+        memset((char *)x + (r * stride + from) * bytes, 0, (to - from) * bytes);
+}
+
+/* rows queries, n of KERNEL_PANEL keys, k inputs */
+LAYOUT(sdpa_scores_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_BF16, KERNEL_PANEL * s->k, false, true};
+    b[1] = (kernel_buffer_t){DTYPE_F32, s->rows * (KERNEL_PANEL + s->pad), true, false};
+    b[2] = (kernel_buffer_t){DTYPE_BF16, s->rows * s->k, false, false};
+    b[3] = (kernel_buffer_t){DTYPE_F32, s->rows * s->k, false, false};
+}
+
+/* Queries are f32 of bf16 values. */
+CALL(call_sdpa_scores)
+{
+    dtype_convert(d[3], DTYPE_F32, d[2], DTYPE_BF16, s->rows * s->k);
+    kernels->sdpa_scores(
+        s->rows, s->n, s->k, d[3], d[0], s->variant == 0 ? 4 : 8, d[1], KERNEL_PANEL + s->pad);
+    clear_columns(s->rows, s->n, KERNEL_PANEL, KERNEL_PANEL + s->pad, sizeof(float), d[1]);
+}
+
+/* rows queries, a block of n keys, of which the first k (at most n) are kept */
+static size_t weights_stride(const kernel_shape_t *s)
+{
+    return (s->n + s->pad + 15) / 16 * 16;
+}
+
+LAYOUT(sdpa_weights_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_F32, s->rows * weights_stride(s), true, false};
+    b[1] = (kernel_buffer_t){DTYPE_BF16, s->rows * weights_stride(s), true, false};
+    b[2] = (kernel_buffer_t){DTYPE_F32, s->rows, true, false};
+    b[3] = (kernel_buffer_t){DTYPE_F32, s->rows, true, false};
+}
+
+CALL(call_sdpa_weights)
+{
+    size_t kept = size_min(s->k, s->n), written = (kept + 3) / 4 * 4, stride = weights_stride(s);
+    float *max = d[2];
+    for (size_t r = 0; r < s->rows; r++)
+        max[r] = r % 3 == 1 ? 0.25f : -INFINITY;
+    kernels->sdpa_weights(s->rows, kept, s->n, written, 0.125f, max, d[3], d[0],
+        s->variant == 0 ? d[1] : NULL, stride);
+    clear_columns(s->rows, kept, stride, stride, sizeof(float), d[0]);
+    clear_columns(s->rows, written, stride, stride, sizeof(uint16_t), d[1]);
+}
+
+/* rows queries, n outputs, k keys */
+LAYOUT(sdpa_outputs_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_F32, s->rows * (KERNEL_PANEL + s->pad), false, false};
+    b[1] = (kernel_buffer_t){DTYPE_BF16, KERNEL_PANEL * s->n, false, true};
+    b[2] = (kernel_buffer_t){DTYPE_F32, s->rows * (s->n + s->pad), true, true};
+}
+
+CALL(call_sdpa_outputs)
+{
+    kernels->sdpa_outputs(
+        s->rows, s->k, d[0], KERNEL_PANEL + s->pad, d[1], s->n, d[2], s->n + s->pad);
+}
+
+CALL(call_sdpa_output_key)
+{
+    kernels->sdpa_output_key(
+        s->rows, s->k - 1, d[0], KERNEL_PANEL + s->pad, d[1], s->n, d[2], s->n + s->pad);
+}
+
+LAYOUT(sdpa_scale_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_F32, s->n, true, false};
+}
+
+CALL(call_sdpa_scale)
+{
+    kernels->sdpa_scale(s->n, 0.7f, d[0]);
+}
+
+LAYOUT(sdpa_store_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_F32, s->n, false, false};
+    b[1] = (kernel_buffer_t){DTYPE_BF16, s->n, true, false};
+}
+
+CALL(call_sdpa_store)
+{
+    kernels->sdpa_store(s->n, d[0], 0.7f, d[1]);
+}
+
+static double key_flop(const kernel_shape_t *s)
+{
+    return 2.0 * (double)s->rows * (double)s->n;
+}
+
+/* ---- The list ---- */
+
+#define SLOT(NAME) #NAME, offsetof(kernels_t, NAME)
+
+const kernel_entry_t kernel_list[] = {
+    /* name, slot; variants, narrow; most rows; n: step, most; k: step, most; timed; ... */
+    {SLOT(tile), 3, false, 70, 16, 64, 2, 130, {{1, 64, 1536, 0, 0}, {96, 64, 1024, 0, 0}},
+        tile_layout, call_tile, product_flop},
+    {SLOT(tile_amx), 3, false, 70, 16, 64, 2, 130, {{1, 64, 1536, 0, 0}, {96, 64, 256, 0, 0}},
+        tile_layout, call_tile_amx, product_flop},
+    {SLOT(tile_amx_slabs), 2, false, 70, 16, 64, 32, 320, {{2, 64, 256, 0, 0}, {96, 64, 256, 0, 0}},
+        slabs_layout, call_tile_amx_slabs, product_flop},
+    {SLOT(tile_groups), 2, false, 70, 16, 64, 1, 400, {{1, 64, 1536, 0, 0}, {96, 64, 128, 0, 0}},
+        tile_layout, call_tile_groups, product_flop},
+    {SLOT(store), 2, false, 11, 1, 1100, 0, 0, {{1, 64, 0, 0, 1}, {96, 64, 0, 0, 1}}, store_layout,
+        call_store, NULL},
+    {SLOT(store_residual), 1, false, 11, 1, 1100, 0, 0, {{1, 64, 0, 0, 0}, {96, 64, 0, 0, 0}},
+        residual_layout, call_store_residual, NULL},
+    {SLOT(store_swiglu), 1, false, 11, 1, 1100, 0, 0, {{1, 64, 0, 0, 0}, {96, 64, 0, 0, 0}},
+        swiglu_layout, call_store_swiglu, NULL},
+    {SLOT(store_logits), 1, false, 11, 1, 1100, 0, 0, {{1, 64, 0, 0, 0}, {8, 64, 0, 0, 0}},
+        logits_layout, call_store_logits, NULL},
+    {SLOT(add), 1, false, 1, 1, 9000, 0, 0, {{1, 1536, 0, 0, 0}, {1, 6144, 0, 0, 0}}, add_layout,
+        call_add, NULL},
+    {SLOT(rms_norm), 1, false, 11, 1, 2100, 0, 0, {{1, 1536, 0, 0, 0}, {32, 1536, 0, 0, 0}},
+        norm_layout, call_rms_norm, NULL},
+    {SLOT(rope), 1, false, 14, 1, 130, 0, 0, {{12, 64, 0, 0, 0}, {28, 64, 0, 0, 0}}, rope_layout,
+        call_rope, NULL},
+    {SLOT(scale_scores), 1, false, 1, 1, 9000, 0, 0, {{1, 512, 0, 0, 0}, {1, 4096, 0, 0, 0}},
+        scores_layout, call_scale_scores, NULL},
+    {SLOT(softmax), 2, false, 1, 1, 9000, 0, 0, {{1, 512, 0, 0, 1}, {1, 4096, 0, 0, 1}},
+        scores_layout, call_softmax, NULL},
+    {SLOT(exp_f64), 1, false, 1, 1, 9000, 0, 0, {{1, 512, 0, 0, 0}, {1, 4096, 0, 0, 0}}, exp_layout,
+        call_exp_f64, NULL},
+    {SLOT(sum_granules), 1, false, 1, 1, 9000, 0, 0, {{1, 4096, 0, 0, 0}, {1, 32768, 0, 0, 0}},
+        granules_layout, call_sum_granules, NULL},
+    {SLOT(sdpa_scores), 2, true, 13, 1, 64, 8, 136, {{1, 64, 128, 0, 1}, {12, 64, 128, 0, 0}},
+        sdpa_scores_layout, call_sdpa_scores, product_flop},
+    {SLOT(sdpa_weights), 2, true, 13, 1, 400, 1, 400, {{1, 512, 512, 0, 0}, {12, 512, 512, 0, 0}},
+        sdpa_weights_layout, call_sdpa_weights, NULL},
+    {SLOT(sdpa_outputs), 1, true, 13, 16, 128, 4, 64, {{1, 128, 64, 0, 0}, {12, 128, 64, 0, 0}},
+        sdpa_outputs_layout, call_sdpa_outputs, product_flop},
+    {SLOT(sdpa_output_key), 1, true, 13, 16, 128, 1, 64, {{1, 128, 5, 0, 0}, {12, 128, 5, 0, 0}},
+        sdpa_outputs_layout, call_sdpa_output_key, key_flop},
+    {SLOT(sdpa_scale), 1, true, 1, 1, 2000, 0, 0, {{1, 128, 0, 0, 0}, {1, 1536, 0, 0, 0}},
+        sdpa_scale_layout, call_sdpa_scale, NULL},
+    {SLOT(sdpa_store), 1, true, 1, 1, 2000, 0, 0, {{1, 128, 0, 0, 0}, {1, 1536, 0, 0, 0}},
+        sdpa_store_layout, call_sdpa_store, NULL},
+};
+
+const size_t kernel_list_count = sizeof kernel_list / sizeof *kernel_list;
+
+bool kernel_exists(const kernel_entry_t *entry, const kernels_t *kernels)
+{
+    void (*function)(void);
+    memcpy(&function, (const char *)kernels + entry->slot, sizeof function);
+    return function != NULL;
+}
+
+/* ---- Shapes and data ---- */
+
+/* The next of a sequence that `state` begins (Knuth's MMIX constants). */
+static uint32_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*state >> 32);
+}
+
+static size_t random_multiple(uint64_t *state, size_t step, size_t most)
+{
+    return step == 0 ? 0 : step * (1 + next_random(state) % (most / step));
+}
+
+kernel_shape_t kernel_odd_shape(const kernel_entry_t *entry, const kernels_t *kernels, size_t i)
+{
+    uint64_t state = i + 1;
+    next_random(&state);
+    bool few = i % 4 != 0; /* rows, and little of the rest */
+    size_t most_rows = few ? size_min(entry->most_rows, 14) : entry->most_rows;
+    size_t most_n = few && entry->most_n > 512 ? 40 : entry->most_n;
+    size_t k_step = entry->k_step == 2 && kernels->mode != DTYPE_BF16 ? 1 : entry->k_step;
+    kernel_shape_t shape = {.rows = 1 + next_random(&state) % most_rows};
+    shape.n = random_multiple(&state, entry->n_step, most_n);
+    shape.k = random_multiple(&state, k_step, entry->most_k);
+    shape.pad = next_random(&state) % 5;
+    shape.variant = i % entry->n_variants;
+    return shape;
+}
+
+/* The value after `last`. */
+static double random_value(kernel_fill_t fill, bool odd, double last, uint64_t *state)
+{
+    if (fill == FILL_CANCEL && odd)
+        return -last;
+    double value = (double)next_random(state) / 4294967296.0 * 2 - 1;
+    if (fill != FILL_WIDE)
+        return value;
+    int exponent = (int)(next_random(state) % 254) - 140;
+    return exponent < -138 ? 0.0 : ldexp(value, exponent / 2);
+}
+
+void kernel_fill_buffer(const kernel_buffer_t *buffer, kernel_fill_t fill, uint64_t seed, void *out)
+{
+    enum { CHUNK = 256 };
+    double values[CHUNK] = {0};
+    uint64_t state = seed;
+    char *to = out;
+    if (fill == FILL_CANCEL && buffer->plain)
+        fill = FILL_UNIT;
+    for (size_t left = buffer->count, n; left > 0; left -= n) {
+        n = size_min(left, CHUNK);
+        for (size_t i = 0; i < n; i++)
+            values[i] = random_value(fill, i % 2 == 1, values[i > 0 ? i - 1 : 0], &state);
+        dtype_convert(to, buffer->type, values, DTYPE_F64, n);
+        to += n * dtype_bytes(buffer->type);
+    }
+}
+
+static size_t buffer_bytes(const kernel_buffer_t *buffer)
+{
+    return buffer->count * dtype_bytes(buffer->type);
+}
+
+int kernel_data_open(kernel_data_t *data, const kernel_entry_t *entry, const kernels_t *kernels,
+    const kernel_shape_t *shape, kernel_fill_t fill, uint64_t seed, fail_t *fail)
+{
+    *data = (kernel_data_t){0};
+    entry->layout(kernels, shape, data->buffers);
+    for (size_t b = 0; b < KERNEL_BUFFERS && fail->status == 0; b++) {
+        size_t bytes = buffer_bytes(&data->buffers[b]);
+        data->data[b] = memory_alloc(bytes, "a kernel's data", fail);
+        if (data->data[b] != NULL)
+            kernel_fill_buffer(&data->buffers[b], fill, seed + b, data->data[b]);
+        data->bytes += bytes;
+    }
+    if (fail->status != 0)
+        kernel_data_close(data);
+    return fail->status;
+}
+
+void kernel_data_close(kernel_data_t *data)
+{
+    for (size_t b = 0; b < KERNEL_BUFFERS; b++)
+        memory_free(data->data[b], buffer_bytes(&data->buffers[b]));
+    *data = (kernel_data_t){0};
+}
+
+int kernel_compare(const kernel_entry_t *entry, const kernels_t *tested, const kernels_t *expected,
+    const kernel_shape_t *shape, kernel_fill_t fill, uint64_t seed, fail_t *fail)
+{
+    kernel_data_t a = {0}, b = {0};
+    bool differs = false;
+    if (kernel_data_open(&a, entry, tested, shape, fill, seed, fail) == 0 &&
+        kernel_data_open(&b, entry, expected, shape, fill, seed, fail) == 0) {
+        entry->call(tested, shape, a.data);
+        entry->call(expected, shape, b.data);
+        for (size_t i = 0; i < KERNEL_BUFFERS; i++)
+            differs |= a.buffers[i].written &&
+                       memcmp(a.data[i], b.data[i], buffer_bytes(&a.buffers[i])) != 0;
+    }
+    kernel_data_close(&a);
+    kernel_data_close(&b);
+    return fail->status != 0 ? fail->status : differs;
+}
