@@ -66,7 +66,7 @@ static int decode(
     tokenizer_ids_t ids = {0};
     char *decoded = NULL;
     size_t decoded_bytes;
-    if (json_text_read(text, bytes, name, &array, fail) != 0)
+    if ((converter->lines ? json_line_read : json_text_read)(text, bytes, name, &array, fail) != 0)
         return fail->status;
     if (ids_of(array, name, &ids, fail) == 0 &&
         tokenizer_decode(

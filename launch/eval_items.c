@@ -68,7 +68,7 @@ static int read_shots(reader_t *r, eval_text_t rest, fail_t *fail)
     while (r->n_shots < task->n_shots && next_line(&rest, &line, &bytes, &number)) {
         char where[WHERE_BYTES];
         snprintf(where, sizeof where, "%s: line %zu", task->shots_path, number);
-        if (json_text_read(line, bytes, where, &r->shots[r->n_shots], fail) != 0)
+        if (json_line_read(line, bytes, where, &r->shots[r->n_shots], fail) != 0)
             return fail->status;
         r->n_shots++;
     }
@@ -505,7 +505,7 @@ static int read_lines(reader_t *r, eval_text_t rest, size_t limit, fail_t *fail)
         char where[WHERE_BYTES];
         json_t *doc = NULL;
         snprintf(where, sizeof where, "%s: line %zu", r->task->data_path, number);
-        if (json_text_read(line, bytes, where, &doc, fail) == 0) {
+        if (json_line_read(line, bytes, where, &doc, fail) == 0) {
             if (perplexity)
                 read_document(r, doc, where, n_read, fail);
             else

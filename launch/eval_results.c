@@ -56,7 +56,7 @@ static int split_lines(
         if (newline == NULL)
             break; /* torn */
         snprintf(where, sizeof where, "%s: line %zu", path, number);
-        json_text_read(at, (size_t)(newline - at), where, &line, &malformed);
+        json_line_read(at, (size_t)(newline - at), where, &line, &malformed);
         if (malformed.status == 0 && !json_is_integer(json_object_get(line, "index")))
             fail_set(&malformed, FAIL_FORMAT, "%s: expected an object with an index", where);
         if (malformed.status == 0) {
@@ -80,7 +80,10 @@ int eval_lines_read(eval_lines_t *lines, const char *given, fail_t *fail)
     snprintf(path, sizeof path, "%s%s", given, is_folder(given) ? "/" RESULTS : "");
     if (file_read(path, MAX_RESULTS_BYTES, &text, &bytes, fail) != 0)
         return fail->status;
+    size_t in_file = bytes;
+    text_drop_bom(text, &bytes);
     split_lines(lines, path, text, bytes, fail);
+    lines->bytes += in_file - bytes;
     free(text);
     if (fail->status != 0)
         eval_lines_clear(lines);

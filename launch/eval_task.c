@@ -265,7 +265,7 @@ static int read_task_file(eval_task_t *task, fail_t *fail)
 {
     char *text;
     size_t bytes;
-    if (file_read(task->path, (size_t)16 << 20, &text, &bytes, fail) != 0)
+    if (text_file_read(task->path, (size_t)16 << 20, &text, &bytes, fail) != 0)
         return fail->status;
     task->task_digest = XXH3_64bits(text, bytes);
     json_text_read(text, bytes, task->path, &task->root, fail);
@@ -277,10 +277,10 @@ static int read_items(eval_task_t *task, size_t limit, const tokenizer_t *tokeni
 {
     char *data = NULL, *shots = NULL;
     size_t data_bytes = 0, shots_bytes = 0;
-    if (file_read(task->data_path, MAX_DATA_BYTES, &data, &data_bytes, fail) == 0)
+    if (text_file_read(task->data_path, MAX_DATA_BYTES, &data, &data_bytes, fail) == 0)
         task->data_digest = XXH3_64bits(data, data_bytes);
     if (fail->status == 0 && task->n_shots > 0 &&
-        file_read(task->shots_path, MAX_DATA_BYTES, &shots, &shots_bytes, fail) == 0)
+        text_file_read(task->shots_path, MAX_DATA_BYTES, &shots, &shots_bytes, fail) == 0)
         task->shots_digest = XXH3_64bits(shots, shots_bytes);
     if (fail->status == 0)
         eval_items_read(task, (eval_text_t){data, data_bytes}, (eval_text_t){shots, shots_bytes},

@@ -337,9 +337,9 @@ static int compare_line(
     char mine[17], path[4096];
     json_t *object = NULL;
     row_t row;
-    snprintf(path, sizeof path, "%s, line %zu", job->options->against, number);
+    snprintf(path, sizeof path, "%s: line %zu", job->options->against, number);
     snprintf(mine, sizeof mine, "%016llx", (unsigned long long)config_digest(job->config));
-    if (json_text_read(text, bytes, path, &object, fail) == 0 &&
+    if (json_line_read(text, bytes, path, &object, fail) == 0 &&
         json_opt_string(object, path, "config_digest", &digest, fail) == 0 &&
         strcmp(digest, mine) == 0 && read_row(object, path, &row, fail) == 0)
         compare_row(job, &row, errors, fail);
@@ -352,7 +352,7 @@ static int compare(const job_t *job, fail_t *fail)
     char *text = NULL;
     size_t bytes;
     errors_t errors = {0};
-    if (file_read(job->options->against, MOST_ROWS_BYTES, &text, &bytes, fail) != 0)
+    if (text_file_read(job->options->against, MOST_ROWS_BYTES, &text, &bytes, fail) != 0)
         return fail->status;
     size_t number = 1;
     for (char *line = text; *line != 0 && fail->status == 0; number++) {

@@ -67,6 +67,8 @@ int prompts_read_stdin(char **text, size_t *bytes, fail_t *fail)
     }
     if (*text == NULL)
         fail_set(fail, FAIL_MEMORY, "standard input: out of memory after %zu bytes", *bytes);
+    else
+        text_drop_bom(*text, bytes);
     if (fail->status != 0) {
         free(*text);
         *text = NULL;
@@ -230,7 +232,7 @@ static int encode_lines(prompts_t *prompts, const options_t *options, const char
         char name[FAIL_MESSAGE_BYTES / 2];
         snprintf(name, sizeof name, "%s: line %zu", options->prompts, number);
         json_t *object = NULL;
-        if (!is_blank(text, length) && json_text_read(text, length, name, &object, fail) == 0) {
+        if (!is_blank(text, length) && json_line_read(text, length, name, &object, fail) == 0) {
             tokenizer_ids_t *ids = next_item(prompts, fail);
             if (ids != NULL)
                 encode_line(prompts, options, directory, object, name, ids, fail);
@@ -285,7 +287,7 @@ static int read_source(const options_t *options, char **text, size_t *bytes, fai
     const char *path = options->prompts != NULL ? options->prompts : options->prompt_file;
     if (path == NULL || strcmp(path, "-") == 0)
         return prompts_read_stdin(text, bytes, fail);
-    return file_read(path, MAX_PROMPT_BYTES, text, bytes, fail);
+    return text_file_read(path, MAX_PROMPT_BYTES, text, bytes, fail);
 }
 
 static int read_prompts(

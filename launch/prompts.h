@@ -31,7 +31,7 @@ int prompts_open(
     prompts_t *prompts, const invocation_t *invocation, const char *directory, fail_t *fail);
 void prompts_close(prompts_t *prompts);
 
-/* Everything of standard input: freshly allocated, the caller frees. */
+/* The text of standard input, without a byte order mark: freshly allocated, the caller frees. */
 int prompts_read_stdin(char **text, size_t *bytes, fail_t *fail);
 
 /* Parses "1,2,3". name: what messages call it. Appends. */

@@ -317,7 +317,7 @@ int worker_request_open(worker_t *worker, const char *line, size_t bytes, size_t
     if (request == NULL)
         return fail_set(fail, FAIL_MEMORY, "worker: out of memory for a request");
     snprintf(where, sizeof where, "line %zu", number);
-    json_text_read(line, bytes, where, &request->document, &malformed);
+    json_line_read(line, bytes, where, &request->document, &malformed);
     json_t *id = json_object_get(request->document, "id");
     request->id = id == NULL ? json_null() : json_incref(id);
     request->greedy = true;

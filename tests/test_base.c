@@ -9,11 +9,13 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "engine/base/dtype.h"
+#include "engine/base/json.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/base/status.h"
@@ -256,6 +258,50 @@ static void every_item_is_dealt_to_one_thread(void **state)
         }
 }
 
+static void a_byte_order_mark_at_the_start_of_a_text_is_dropped(void **state)
+{
+    (void)state;
+    static const char marked[] = "\xEF\xBB\xBF{\"a\": 1}";
+    char path[] = "/tmp/choir_base_XXXXXX", only[] = "\xEF\xBB\xBF", short_one[] = "\xEF\xBB";
+    char *text;
+    size_t bytes = 3;
+    json_t *root;
+    fail_t fail = {0};
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    assert_int_equal(write(descriptor, marked, sizeof marked - 1), sizeof marked - 1);
+    close(descriptor);
+    assert_int_equal(text_file_read(path, 1024, &text, &bytes, &fail), 0);
+    assert_int_equal(bytes, sizeof marked - 4);
+    assert_string_equal(text, "{\"a\": 1}");
+    free(text);
+    assert_int_equal(json_file_read(path, &root, &fail), 0);
+    assert_int_equal(json_integer_value(json_object_get(root, "a")), 1);
+    json_decref(root);
+    unlink(path);
+    bytes = 3;
+    text_drop_bom(only, &bytes);
+    assert_int_equal(bytes, 0);
+    assert_string_equal(only, "");
+    bytes = 2;
+    text_drop_bom(short_one, &bytes);
+    assert_int_equal(bytes, 2);
+}
+
+static void an_error_in_json_lines_names_the_line_once(void **state)
+{
+    (void)state;
+    static const char line[] = "{\"a\": tru}";
+    json_t *root;
+    fail_t fail = {0};
+    assert_int_equal(
+        json_line_read(line, sizeof line - 1, "x.jsonl: line 7", &root, &fail), FAIL_FORMAT);
+    const char *first = strstr(fail.message, "line");
+    assert_non_null(strstr(fail.message, "x.jsonl: line 7: not valid JSON: "));
+    assert_non_null(strstr(fail.message, "(column "));
+    assert_null(strstr(first + 1, "line"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -263,6 +309,8 @@ int main(void)
         cmocka_unit_test(f64_to_bf16_rounds_once),
         cmocka_unit_test(every_f16_value_survives_the_round_trip),
         cmocka_unit_test(sizes_that_overflow_are_refused),
+        cmocka_unit_test(a_byte_order_mark_at_the_start_of_a_text_is_dropped),
+        cmocka_unit_test(an_error_in_json_lines_names_the_line_once),
         cmocka_unit_test(the_first_failure_wins_and_takes_one_line),
         cmocka_unit_test(memory_that_is_refused_names_the_limit),
         cmocka_unit_test(memory_is_zero_and_aligned),

@@ -40,13 +40,45 @@ int file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fa
     return fail->status;
 }
 
+static size_t bom_bytes(const char *text, size_t bytes)
+{
+    return bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+}
+
+void text_drop_bom(char *text, size_t *bytes)
+{
+    size_t bom = bom_bytes(text, *bytes);
+    if (bom == 0)
+        return;
+    *bytes -= bom;
+    memmove(text, text + bom, *bytes + 1);
+}
+
+int text_file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
+{
+    if (file_read(path, max_bytes, text, bytes, fail) == 0)
+        text_drop_bom(*text, bytes);
+    return fail->status;
+}
+
 int json_text_read(const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail)
+{
+    json_error_t error;
+    size_t bom = bom_bytes(text, bytes);
+    *root = json_loadb(text + bom, bytes - bom, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    if (*root == NULL)
+        return fail_set(fail, FAIL_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name,
+            error.text, error.line, error.column);
+    return 0;
+}
+
+int json_line_read(const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail)
 {
     json_error_t error;
     *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (*root == NULL)
-        return fail_set(fail, FAIL_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name,
-            error.text, error.line, error.column);
+        return fail_set(fail, FAIL_FORMAT, "%s: not valid JSON: %s (column %d)", name, error.text,
+            error.column);
     return 0;
 }
 

@@ -16,11 +16,21 @@
  * it. max_bytes guards against absurd files. */
 int file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
 
+/* The same for a text: a UTF-8 byte order mark at its start, which editors write and nobody sees,
+ * is dropped. */
+int text_file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
+
+/* Moves *bytes of text over a byte order mark at its start, and the zero byte behind them. */
+void text_drop_bom(char *text, size_t *bytes);
+
 /* Parses a JSON file; duplicate keys are errors. The caller owns *root (json_decref). */
 int json_file_read(const char *path, json_t **root, fail_t *fail);
 
-/* Parses bytes; `name` is what messages call them. */
+/* Parses a document, which may begin with a byte order mark; `name` is what messages call it. */
 int json_text_read(const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail);
+
+/* Parses one line of JSON lines; `name` tells file and line, and messages add the column. */
+int json_line_read(const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail);
 
 /* Typed members of an object. The required forms record a failure naming `name` and the key when
  * the key is absent, null or of another type, or out of [min, max]. The optional forms leave *value

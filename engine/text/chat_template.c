@@ -212,7 +212,7 @@ int chat_template_detect(const char *directory, chat_template_t *chat_template, 
     if (access(path, F_OK) == 0) {
         char *text;
         size_t bytes;
-        if (file_read(path, TEMPLATE_BYTES_MAX, &text, &bytes, fail) == 0) {
+        if (text_file_read(path, TEMPLATE_BYTES_MAX, &text, &bytes, fail) == 0) {
             chat_template_recognise(text, bytes, path, chat_template, fail);
             free(text);
         }

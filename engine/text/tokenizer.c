@@ -70,7 +70,7 @@ int tokenizer_open(tokenizer_t **tokenizer, const char *directory, fail_t *fail)
     if (access(path, F_OK) == 0) {
         char *text;
         size_t bytes;
-        if (file_read(path, FILE_BYTES_MAX, &text, &bytes, fail) != 0)
+        if (text_file_read(path, FILE_BYTES_MAX, &text, &bytes, fail) != 0)
             return fail->status;
         tokenizer_open_json(tokenizer, text, bytes, path, fail);
         free(text);

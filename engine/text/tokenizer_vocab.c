@@ -29,7 +29,7 @@ static int read_merges(tokenizer_t *tokenizer, const char *path, fail_t *fail)
 {
     char *text;
     size_t bytes;
-    if (file_read(path, FILE_BYTES_MAX, &text, &bytes, fail) != 0)
+    if (text_file_read(path, FILE_BYTES_MAX, &text, &bytes, fail) != 0)
         return fail->status;
     const char *end = text + bytes, *line = text, *stop;
     uint32_t rank = 0;

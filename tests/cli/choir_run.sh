@@ -73,6 +73,12 @@ TEST_MPI="mpirun (Open MPI) 5.0.3" makes \
     --ranks 1 --interface eth1 chat
 makes "mpirun -n 1 --bind-to none --mca pml ucx -x UCX_NET_DEVICES=mlx5_0:1 choir chat" \
     --ranks 1 --interface mlx5_0:1 chat
+# A byte order mark: mpirun gets a copy of the file without it.
+{ printf '\xef\xbb\xbf' && cat "$work/hosts"; } >"$work/marked"
+TMPDIR=$work PATH=$machine:$PATH "$root/launch/choir-run" --choir "$choir" --dry-run --nodes "$work/marked" chat \
+    >"$work/out" 2>"$work/err" || complain "a byte order mark: expected exit status 0"
+copy=$(sed 's/.*--hostfile \([^ ]*\) .*/\1/' "$work/out")
+same "a byte order mark" "$copy" "$work/hosts"
 CHOIR_ISA=avx2 makes "mpirun -n 2 --hostfile hosts -x CHOIR_ISA --map-by ppr:1:node --bind-to none choir chat" \
     --nodes "$work/hosts" chat
 echo 'echo 0' | program id
