@@ -1,16 +1,15 @@
 #include "comm/trace.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "comm/internal.h"
 #include "comm/trace_write.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/out_file.h"
 #include "engine/base/size.h"
 
 enum { TRACE_TAG = 106 };
@@ -29,8 +28,8 @@ struct trace {
     size_t layer;
     trace_clock_t clock; /* of this rank */
     uint64_t origin_ns, origin_ticks;
-    char *path, *part; /* on rank 0 */
-    FILE *file;        /* of part */
+    char *path;       /* on rank 0, as the file */
+    out_file_t *file; /* NULL when not open */
 };
 
 /* What a rank says before its events. */
@@ -131,22 +130,15 @@ static void align_clock(trace_t *t, int moment)
 /* ---- Opening -----------------------------------------------------------------------------------
  */
 
-/* Rank 0. */
-static int create_file(trace_t *t, const char *path, fail_t *fail)
+/* Rank 0. Seen now, rather than after the run. */
+static int open_file(trace_t *t, const char *path, fail_t *fail)
 {
-    size_t bytes = strlen(path) + sizeof ".part";
-    struct stat found;
-    if (path[0] == '\0' || (stat(path, &found) == 0 && S_ISDIR(found.st_mode)))
-        return fail_set(fail, FAIL_FILE, "--trace %s: expected a file, found %s", path,
-            path[0] == '\0' ? "nothing" : "a folder");
+    fail_t own = {0};
     t->path = strdup(path);
-    t->part = malloc(bytes);
-    if (t->path == NULL || t->part == NULL)
+    if (t->path == NULL)
         return fail_set(fail, FAIL_MEMORY, "--trace: out of memory");
-    snprintf(t->part, bytes, "%s.part", path);
-    t->file = fopen(t->part, "w");
-    if (t->file == NULL)
-        fail_set(fail, FAIL_FILE, "--trace %s: cannot be written: %s", path, strerror(errno));
+    if (out_file_open(&t->file, path, OUT_REPLACE, &own) != 0)
+        fail_set(fail, own.status, "--trace %s", own.message);
     return fail->status;
 }
 
@@ -154,12 +146,8 @@ static void release(trace_t *t)
 {
     if (t == NULL)
         return;
-    if (t->file != NULL) {
-        fclose(t->file);
-        unlink(t->part);
-    }
+    out_file_drop(t->file);
     free(t->path);
-    free(t->part);
     free(t->events);
     free(t);
 }
@@ -174,7 +162,7 @@ int trace_open(trace_t **out, comm_t *comm, const char *path, size_t n_events, f
     if (t == NULL || events == NULL)
         fail_set(fail, FAIL_MEMORY, "--trace: out of memory for %zu events", n_events);
     else if (comm->rank == 0)
-        create_file(t, path, fail);
+        open_file(t, path, fail);
     if (comm_agree(comm, fail) != 0) {
         free(events);
         release(t);
@@ -275,7 +263,7 @@ static void write_all(trace_t *t, trace_event_t *buffer, uint64_t *errors_ns)
     trace_writer_t writer;
     int n_short = 0;
     uint64_t n_dropped = 0;
-    trace_write_begin(&writer, t->file, t->origin_ns);
+    trace_write_begin(&writer, out_file_stream(t->file), t->origin_ns);
     for (int r = 0; r < t->comm->size; r++) {
         introduction_t of = write_rank(t, &writer, r, buffer);
         errors_ns[r] = of.clock.error_ns;
@@ -288,19 +276,6 @@ static void write_all(trace_t *t, trace_event_t *buffer, uint64_t *errors_ns)
             "--trace %s: has only the last %zu events of %d of the %d ranks; the first %" PRIu64
             " are left out",
             t->path, t->capacity, n_short, t->comm->size, n_dropped);
-}
-
-/* Rank 0. */
-static int put_in_place(trace_t *t, fail_t *fail)
-{
-    bool written = fflush(t->file) == 0 && !ferror(t->file) && fsync(fileno(t->file)) == 0;
-    written = (fclose(t->file) == 0) && written;
-    t->file = NULL;
-    if (written && rename(t->part, t->path) == 0)
-        return 0;
-    fail_set(fail, FAIL_FILE, "--trace %s: cannot be written: %s", t->path, strerror(errno));
-    unlink(t->part);
-    return fail->status;
 }
 
 int trace_close(trace_t *t, fail_t *fail)
@@ -318,21 +293,22 @@ int trace_close(trace_t *t, fail_t *fail)
         buffer = malloc(PIECE_EVENTS * sizeof *buffer);
         errors_ns = calloc((size_t)comm->size, sizeof *errors_ns);
         if (buffer == NULL || errors_ns == NULL)
-            fail_set(&own, FAIL_MEMORY, "--trace: out of memory to gather events");
+            fail_set(&own, FAIL_MEMORY, "out of memory to gather events");
     }
     if (comm_agree(comm, &own) == 0) {
         if (comm->rank != 0) {
             send_events(t);
         } else {
             write_all(t, buffer, errors_ns);
-            put_in_place(t, &own);
+            out_file_close(t->file, &own);
+            t->file = NULL;
         }
         comm_agree(comm, &own);
     }
     free(buffer);
     free(errors_ns);
     release(t);
-    if (fail->status == 0 && own.status != 0)
-        fail_set(fail, own.status, "%s", own.message);
+    if (own.status != 0)
+        fail_set(fail, own.status, "--trace %s", own.message);
     return fail->status;
 }

@@ -7,6 +7,7 @@
 #include "comm/ping.h"
 #include "comm/topology.h"
 #include "engine/base/log.h"
+#include "engine/base/out_file.h"
 #include "engine/base/size.h"
 #include "engine/run/calibrate.h"
 #include "engine/run/cluster_file.h"
@@ -18,6 +19,7 @@
 typedef struct cluster_job {
     bench_job_t *job;
     predict_cluster_t cluster; /* rank 0's */
+    out_file_t *file;          /* rank 0's */
     size_t node_ranks, node_cores, memory_bytes;
     bool on_first_node;
     size_t n_runs;
@@ -126,7 +128,7 @@ static int open_file(cluster_job_t *c, fail_t *fail)
     snprintf(c->cluster.cpu, sizeof c->cluster.cpu, "%s", c->job->about.cpu);
     c->cluster.node_cores = c->node_cores;
     c->cluster.node_memory_bytes = (double)c->memory_bytes;
-    return cluster_file_try(path, fail);
+    return out_file_open(&c->file, path, OUT_REPLACE, fail);
 }
 
 static int measure_all(cluster_job_t *c, fail_t *fail)
@@ -139,7 +141,12 @@ static int measure_all(cluster_job_t *c, fail_t *fail)
         return 0;
     if (network.bytes_per_s > 0)
         c->cluster.network = network;
-    return cluster_file_write(&c->cluster, c->job->invocation->options.cluster, fail);
+    if (cluster_file_write(&c->cluster, out_file_stream(c->file), fail) == 0)
+        out_file_close(c->file, fail);
+    else
+        out_file_drop(c->file);
+    c->file = NULL;
+    return fail->status;
 }
 
 /* Positions are known before anything is measured, unless RoPE is stretched. */
@@ -191,6 +198,7 @@ int bench_cluster(bench_job_t *job, fail_t *fail)
         if (comm_agree(job->invocation->comm, fail) == 0)
             measure_all(c, fail);
         comm_agree(job->invocation->comm, fail);
+        out_file_drop(c->file);
         predict_cluster_clear(&c->cluster);
         free(c->samples);
         free(c->runs);

@@ -1,4 +1,3 @@
-#include <errno.h>
 #include <string.h>
 
 #include "launch/bench_report.h"
@@ -194,30 +193,17 @@ void bench_write_csv(const json_t *object, bool with_names, FILE *out)
 
 int bench_sink_open(bench_sink_t *sink, const char *path, fail_t *fail)
 {
-    *sink = (bench_sink_t){.path = path, .is_empty = true};
-    if (path == NULL)
-        return 0;
-    sink->file = strcmp(path, "-") == 0 ? stdout : fopen(path, "a");
-    if (sink->file == NULL)
-        return fail_set(fail, FAIL_FILE, "%s: cannot write: %s", path, strerror(errno));
-    if (sink->file != stdout) {
-        fseek(sink->file, 0, SEEK_END);
-        sink->is_empty = ftell(sink->file) <= 0;
-    }
+    *sink = (bench_sink_t){.is_empty = true};
+    if (path == NULL || out_file_open(&sink->out, path, OUT_APPEND, fail) != 0)
+        return fail->status;
+    sink->file = out_file_stream(sink->out);
+    sink->is_empty = out_file_is_new(sink->out);
     return 0;
 }
 
 int bench_sink_close(bench_sink_t *sink, fail_t *fail)
 {
-    if (sink->file == NULL)
-        return fail->status;
-    bool failed = ferror(sink->file) != 0;
-    if (sink->file == stdout)
-        failed |= fflush(stdout) != 0;
-    else
-        failed |= fclose(sink->file) != 0;
-    sink->file = NULL;
-    if (failed)
-        fail_set(fail, FAIL_FILE, "%s: cannot write: %s", sink->path, strerror(errno));
+    out_file_close(sink->out, fail);
+    *sink = (bench_sink_t){0};
     return fail->status;
 }

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "engine/base/out_file.h"
 #include "engine/base/status.h"
 #include "engine/run/bench.h"
 #include "engine/run/bench_gemm.h"
@@ -45,8 +46,8 @@ void bench_write_csv(const json_t *object, bool with_names, FILE *out);
 
 /* Where rows go: a file to append to, or standard output for "-". */
 typedef struct bench_sink {
-    FILE *file; /* NULL: not asked for */
-    const char *path;
+    out_file_t *out;
+    FILE *file;    /* of out; NULL: not asked for */
     bool is_empty; /* nothing was written to it before */
 } bench_sink_t;
 

@@ -120,12 +120,12 @@ bool bench_job_write(bench_job_t *job, json_t *row, fail_t *fail)
     if (row != NULL && job->json.file != NULL) {
         json_dumpf(row, job->json.file, JSON_COMPACT);
         fputc('\n', job->json.file);
-        fflush(job->json.file);
+        out_file_flush(job->json.out, fail);
     }
     if (row != NULL && job->csv.file != NULL) {
         bench_write_csv(row, job->csv.is_empty, job->csv.file);
         job->csv.is_empty = false;
-        fflush(job->csv.file);
+        out_file_flush(job->csv.out, fail);
     }
     json_decref(row);
     return fail->status == 0 && job->json.file != stdout && job->csv.file != stdout;

@@ -55,14 +55,15 @@ static void tell(const doctor_facts_t *facts, bench_sink_t *json, fail_t *fail)
     doctor_command(facts, findings, command, sizeof command);
     if (json->file != NULL) {
         json_t *object = doctor_json(facts, findings, command);
-        if (object == NULL || json_dumpf(object, json->file, JSON_COMPACT) != 0)
-            fail_set(fail, FAIL_FILE, "%s: cannot write", json->path);
+        if (object == NULL)
+            fail_set(fail, FAIL_MEMORY, "doctor: out of memory for a report");
+        else
+            json_dumpf(object, json->file, JSON_COMPACT);
         fputc('\n', json->file);
         json_decref(object);
     }
     if (json->file != stdout)
         doctor_print(facts, findings, command, stdout);
-    fflush(stdout);
     judge(findings, fail);
     free(findings);
 }

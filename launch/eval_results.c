@@ -12,6 +12,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/json.h"
 #include "engine/base/log.h"
+#include "engine/base/out_file.h"
 #include "engine/base/size.h"
 
 #define RESULTS "results.jsonl"
@@ -154,6 +155,10 @@ static int make_folder(const char *folder, fail_t *fail)
 
 static int open_file(eval_results_t *results, fail_t *fail)
 {
+    struct stat found;
+    /* A line is cut off again where it could not be written whole, which only files allow. */
+    if (stat(results->path, &found) == 0 && !S_ISREG(found.st_mode))
+        return fail_set(fail, FAIL_FILE, "%s: expected a regular file", results->path);
     results->file = open(results->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (results->file < 0)
         return fail_set(fail, FAIL_FILE, "%s: cannot open: %s", results->path, strerror(errno));
@@ -189,28 +194,16 @@ static void sync_folder(const char *folder)
 int eval_results_write(
     const eval_results_t *results, const char *name, const json_t *value, fail_t *fail)
 {
-    char path[4200], whole[4200];
-    snprintf(path, sizeof path, "%s/.%s.new", results->folder, name);
-    snprintf(whole, sizeof whole, "%s/%s", results->folder, name);
+    char path[4200];
+    snprintf(path, sizeof path, "%s/%s", results->folder, name);
     char *text = dump(value, JSON_INDENT(2));
     if (text == NULL)
-        return fail_set(fail, FAIL_MEMORY, "%s: out of memory", whole);
+        return fail_set(fail, FAIL_MEMORY, "%s: out of memory", path);
     size_t bytes = strlen(text);
     text[bytes] = '\n'; /* in place of the final zero */
-    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    bool written = file >= 0 && write_all(file, text, bytes + 1) == 0 && fsync(file) == 0;
-    int error = errno;
-    if (file >= 0)
-        close(file);
+    out_file_write(path, text, bytes + 1, fail);
     free(text);
-    if (written && rename(path, whole) == 0) {
-        sync_folder(results->folder);
-        return 0;
-    }
-    if (written)
-        error = errno;
-    unlink(path);
-    return fail_set(fail, FAIL_FILE, "%s: cannot write: %s", whole, strerror(error));
+    return fail->status;
 }
 
 /* A value as a message shows it: the caller frees. */

@@ -9,6 +9,7 @@
 #include "comm/watchdog.h"
 #include "engine/base/log.h"
 #include "launch/command.h"
+#include "launch/output.h"
 #include "launch/signals.h"
 #include "launch/terminal.h"
 
@@ -79,8 +80,7 @@ static int run(const command_t *command, invocation_t *invocation, fail_t *fail)
             &watchdog, invocation->comm, options->watchdog_seconds, terminal_restore, fail) == 0 &&
         trace_open(&trace, invocation->comm, options->trace, TRACE_EVENTS, fail) == 0) {
         command->run(invocation, fail);
-        if (fflush(stdout) != 0)
-            clearerr(stdout);
+        output_finish(fail);
         comm_agree(invocation->comm, fail);
     }
     trace_close(trace, fail);
@@ -113,6 +113,7 @@ int main(int argc, char **argv)
 {
     invocation_t invocation = {0};
     fail_t fail = {0};
+    output_start();
     /* A reader that goes away is no reason to die: output.h notices. */
     signal(SIGPIPE, SIG_IGN);
     const command_t *command = parse(argc, argv, &invocation, &fail);

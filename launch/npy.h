@@ -9,12 +9,12 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdio.h>
 
+#include "engine/base/out_file.h"
 #include "engine/base/status.h"
 
 typedef struct npy {
-    FILE *file;       /* NULL when not open */
+    out_file_t *file; /* NULL when not open */
     const char *path; /* borrowed */
     size_t row_bytes;
 } npy_t;
@@ -24,7 +24,8 @@ int npy_open(
     npy_t *npy, const char *path, size_t n_rows, size_t n_columns, bool is_f64, fail_t *fail);
 /* The next rows. FAIL_FILE. */
 int npy_write(npy_t *npy, const void *rows, size_t n_rows, fail_t *fail);
-/* FAIL_FILE when the last bytes could not be written. Nothing happens when not open. */
+/* FAIL_FILE when the last bytes could not be written. After a failure of the run, which *fail holds
+ * then, the file does not take its place. Nothing happens when not open. */
 int npy_close(npy_t *npy, fail_t *fail);
 
 #endif

@@ -1,6 +1,9 @@
 #include "launch/output.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -31,4 +34,38 @@ int output_json(output_t *output, const json_t *value, fail_t *fail)
     output_write(output, text, bytes + 1, fail);
     free(text);
     return fail->status;
+}
+
+void output_start(void)
+{
+    /* Not the direction that is used: so every read or write fails. */
+    static const int directions[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+    for (int number = STDIN_FILENO; number <= STDERR_FILENO; number++)
+        if (fcntl(number, F_GETFD) < 0 && open("/dev/null", directions[number]) < 0)
+            return;
+}
+
+static bool reader_is_gone(void)
+{
+    struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    return poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
+}
+
+int output_finish(fail_t *fail)
+{
+    /* A stream forgets why an earlier write failed. */
+    errno = 0;
+    bool lost = fflush(stdout) != 0 || ferror(stdout) != 0;
+    int error = errno;
+    clearerr(stdout);
+    /* Some file systems tell only then. */
+    int copy = lost ? -1 : dup(STDOUT_FILENO);
+    if (copy >= 0 && close(copy) != 0) {
+        lost = true;
+        error = errno;
+    }
+    if (!lost || error == EPIPE || reader_is_gone())
+        return fail->status;
+    return fail_set(fail, FAIL_FILE, "standard output: cannot write: %s",
+        error != 0 ? strerror(error) : "a part of it is lost");
 }

@@ -21,4 +21,13 @@ int output_write(output_t *output, const char *text, size_t bytes, fail_t *fail)
 /* A JSON value on one line. NULL is out of memory. */
 int output_json(output_t *output, const json_t *value, fail_t *fail);
 
+/* At the start of the program: a standard descriptor that is closed is opened on nothing, from
+ * which nothing is read and to which nothing can be written; else the next file opened becomes it.
+ */
+void output_start(void);
+
+/* At the end of a command: writes what printf and output_write have not yet written. FAIL_FILE when
+ * anything of all that was printed is lost, unless because its reader went away. */
+int output_finish(fail_t *fail);
+
 #endif

@@ -1,6 +1,5 @@
 #include "launch/plan_predict.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,6 +11,7 @@
 #include "engine/base/size.h"
 #include "engine/run/cluster_file.h"
 #include "engine/run/predict.h"
+#include "launch/bench_report.h"
 
 #define MOST_RANKS 1024
 #define MOST_NETWORKS 16
@@ -33,7 +33,7 @@ typedef struct job {
     predict_query_t query;
     size_t n_networks;
     network_t networks[MOST_NETWORKS];
-    FILE *json; /* NULL: the table */
+    bench_sink_t json; /* none: the table */
 } job_t;
 
 /* ---- What is asked for -------------------------------------------------------------------------
@@ -109,27 +109,6 @@ static int prepare(job_t *job, fail_t *fail)
     return parse_networks(job, fail);
 }
 
-static int open_output(job_t *job, fail_t *fail)
-{
-    const char *path = job->options->json_file;
-    if (path == NULL)
-        return 0;
-    job->json = strcmp(path, "-") == 0 ? stdout : fopen(path, "a");
-    if (job->json == NULL)
-        return fail_set(fail, FAIL_FILE, "%s: cannot write: %s", path, strerror(errno));
-    return 0;
-}
-
-static void close_output(job_t *job, fail_t *fail)
-{
-    if (job->json == NULL)
-        return;
-    bool failed = ferror(job->json) != 0;
-    failed |= (job->json == stdout ? fflush(stdout) : fclose(job->json)) != 0;
-    if (failed)
-        fail_set(fail, FAIL_FILE, "%s: cannot write: %s", job->options->json_file, strerror(errno));
-}
-
 /* ---- A projection ------------------------------------------------------------------------------
  */
 
@@ -155,8 +134,8 @@ static void write_json(const job_t *job, const network_t *network, size_t ranks,
         "network_latency_s", network->rates.latency_s, "node_weight_bytes", mesh->weight_bytes,
         "tokens_per_s", rate, "split",
         split_json(prefill ? &mesh->each.prefill : &mesh->each.decode));
-    json_dumpf(row, job->json, JSON_COMPACT);
-    fputc('\n', job->json);
+    json_dumpf(row, job->json.file, JSON_COMPACT);
+    fputc('\n', job->json.file);
     json_decref(row);
 }
 
@@ -200,7 +179,7 @@ static int tell_ranks(const job_t *job, const network_t *network, size_t ranks, 
     if (predict_best_mesh(&query, ranks, true, &prefill, fail) != 0 ||
         predict_best_mesh(&query, ranks, false, &decode, fail) != 0)
         return fail->status;
-    if (job->json != NULL) {
+    if (job->json.file != NULL) {
         write_json(job, network, ranks, true, &prefill);
         write_json(job, network, ranks, false, &decode);
         return 0;
@@ -231,9 +210,9 @@ static int project(const job_t *job, fail_t *fail)
                 first, job->query.ranks_per_node, job->options->cluster);
         if (!networked)
             last = size_min(last, job->query.ranks_per_node);
-        if (i > 0 && job->json == NULL)
+        if (i > 0 && job->json.file == NULL)
             printf("\n");
-        if (job->json == NULL)
+        if (job->json.file == NULL)
             print_head(job, network);
         for (size_t ranks = first; ranks <= last; ranks *= 2)
             if (tell_ranks(job, network, ranks, fail) != 0)
@@ -378,12 +357,12 @@ static int compare(const job_t *job, fail_t *fail)
 int plan_predict(const options_t *options, const config_t *config, fail_t *fail)
 {
     job_t job = {.options = options, .config = config};
-    if (prepare(&job, fail) == 0 && open_output(&job, fail) == 0) {
+    if (prepare(&job, fail) == 0 && bench_sink_open(&job.json, options->json_file, fail) == 0) {
         if (options->against != NULL)
             compare(&job, fail);
         else
             project(&job, fail);
-        close_output(&job, fail);
+        bench_sink_close(&job.json, fail);
     }
     predict_cluster_clear(&job.cluster);
     return fail->status;

@@ -1,6 +1,5 @@
 #include "engine/run/cluster_file.h"
 
-#include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -203,45 +202,13 @@ static json_t *cluster_json(const predict_cluster_t *cluster)
         between, "rates", rates);
 }
 
-/* What is written first, and renamed when it is whole. NULL: out of memory. */
-static char *part_name(const char *path, fail_t *fail)
+int cluster_file_write(const predict_cluster_t *cluster, FILE *out, fail_t *fail)
 {
-    size_t bytes = strlen(path) + sizeof ".new";
-    char *part = malloc(bytes);
-    if (part == NULL)
-        fail_set(fail, FAIL_MEMORY, "%s: out of memory", path);
-    else
-        snprintf(part, bytes, "%s.new", path);
-    return part;
-}
-
-int cluster_file_try(const char *path, fail_t *fail)
-{
-    char *part = part_name(path, fail);
-    FILE *file = part == NULL ? NULL : fopen(part, "w");
-    if (part != NULL && file == NULL)
-        fail_set(fail, FAIL_FILE, "%s: cannot write: %s", path, strerror(errno));
-    if (file != NULL) {
-        fclose(file);
-        remove(part);
-    }
-    free(part);
-    return fail->status;
-}
-
-int cluster_file_write(const predict_cluster_t *cluster, const char *path, fail_t *fail)
-{
-    char *part = part_name(path, fail);
     json_t *root = cluster_json(cluster);
     if (root == NULL)
-        fail_set(fail, FAIL_MEMORY, "%s: out of memory", path);
-    if (part != NULL && root != NULL &&
-        (json_dump_file(root, part, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) != 0 ||
-            rename(part, path) != 0)) {
-        fail_set(fail, FAIL_FILE, "%s: cannot write: %s", path, strerror(errno));
-        remove(part);
-    }
+        fail_set(fail, FAIL_MEMORY, "cluster file: out of memory");
+    else
+        json_dumpf(root, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     json_decref(root);
-    free(part);
     return fail->status;
 }

@@ -2,6 +2,8 @@
 #ifndef CHOIR_RUN_CLUSTER_FILE_H
 #define CHOIR_RUN_CLUSTER_FILE_H
 
+#include <stdio.h>
+
 #include "engine/base/status.h"
 #include "engine/run/predict.h"
 
@@ -9,11 +11,8 @@
  * the name of what is missing, FAIL_MEMORY. */
 int cluster_file_read(predict_cluster_t *cluster, const char *path, fail_t *fail);
 
-/* Whether the file can be written later; leaves no trace. FAIL_FILE, FAIL_MEMORY. */
-int cluster_file_try(const char *path, fail_t *fail);
-
-/* Replaces the file at once, by a rename. FAIL_FILE, FAIL_MEMORY. */
-int cluster_file_write(const predict_cluster_t *cluster, const char *path, fail_t *fail);
+/* Text of the file. Errors of writing are the stream's to keep. FAIL_MEMORY. */
+int cluster_file_write(const predict_cluster_t *cluster, FILE *out, fail_t *fail);
 
 /* Puts rates in the place of those of the same model, ranks and threads, or after all others.
  * FAIL_MEMORY. */
