@@ -84,6 +84,7 @@ static int open_group(
     }
     comm->world = comm->host = comm->node = comm->sharing = comm->leaders = MPI_COMM_NULL;
     comm->path = path;
+    comm->is_world = parent == NULL;
     if (placement_open(comm, ranks, path, fail) != 0 || open_flags(comm, fail) != 0) {
         comm_close(comm);
         return fail->status;
@@ -112,9 +113,11 @@ int comm_open_world(comm_t **out, comm_path_t path, fail_t *fail)
 int comm_split(comm_t *parent, int color, comm_path_t path, comm_t **out, fail_t *fail)
 {
     MPI_Comm ranks;
+    heart_wait_t outer = heart_enter(parent, HEART_WAIT_AGREE);
     MPI_Comm_split(parent->world, color, parent->rank, &ranks);
     open_group(out, ranks, parent, path, fail);
     MPI_Comm_free(&ranks);
+    heart_leave(parent, outer);
     if (comm_agree(parent, fail) != 0) {
         comm_close(*out);
         *out = NULL;
@@ -141,7 +144,9 @@ void comm_close(comm_t *comm)
 void comm_set_threads(comm_t *comm, size_t threads)
 {
     uint64_t total = threads;
+    heart_wait_t outer = heart_enter(comm, HEART_WAIT_REDUCE);
     MPI_Allreduce(MPI_IN_PLACE, &total, 1, MPI_UINT64_T, MPI_SUM, comm->host);
+    heart_leave(comm, outer);
     comm->oversubscribed = total > (uint64_t)comm->host_cpus;
     node_barrier_set_oversubscribed(&comm->barrier, comm->oversubscribed);
 }

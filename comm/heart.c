@@ -1,5 +1,6 @@
 #include "comm/heart.h"
 
+#include "comm/fault.h"
 #include "comm/internal.h"
 #include "comm/trace_write.h"
 
@@ -10,16 +11,17 @@ heart_view_t heart_look(const heart_t *heart)
         .step = atomic_load_explicit(&heart->step, memory_order_relaxed),
         .layer = (uint32_t)atomic_load_explicit(&heart->layer, memory_order_relaxed),
         .phase = atomic_load_explicit(&heart->phase, memory_order_relaxed),
-        .wait = atomic_load_explicit(&heart->wait, memory_order_relaxed),
+        .wait = (int16_t)atomic_load_explicit(&heart->wait, memory_order_relaxed),
         .group = atomic_load_explicit(&heart->group, memory_order_relaxed),
+        .wide = (int16_t)atomic_load_explicit(&heart->wide, memory_order_relaxed),
     };
 }
 
 const char *heart_phase_name(int phase)
 {
-    static const char *const names[HEART_PHASES] = {"", "opening the model", "loading weights",
-        "taking the step's order", "embedding", "q, k, v projections", "attention", "o_proj", "MLP",
-        "down_proj", "logits", "sampling"};
+    static const char *const names[HEART_PHASES] = {"", "the command's own work",
+        "opening the model", "loading weights", "taking the step's order", "embedding",
+        "q, k, v projections", "attention", "o_proj", "MLP", "down_proj", "logits", "sampling"};
     return phase >= 0 && phase < HEART_PHASES ? names[phase] : "?";
 }
 
@@ -61,6 +63,8 @@ void comm_mark_step(const comm_t *comm)
     trace_record(comm->trace, TRACE_STEP, 0, 0);
     if (heart != NULL) {
         uint_fast64_t step = atomic_load_explicit(&heart->step, memory_order_relaxed);
+        if (step == 0)
+            fault_at("step");
         atomic_store_explicit(&heart->step, step + 1, memory_order_relaxed);
     }
     comm_mark(comm, HEART_ORDER, 0);
@@ -73,8 +77,12 @@ heart_wait_t heart_enter(const comm_t *comm, heart_wait_t wait)
     if (heart == NULL)
         return HEART_WAIT_NONE;
     int outer = atomic_load_explicit(&heart->wait, memory_order_relaxed);
-    if (outer == HEART_WAIT_NONE)
+    if (outer == HEART_WAIT_NONE) {
+        bool wide = comm->is_world ||
+                    comm->first_rank != atomic_load_explicit(&heart->group, memory_order_relaxed);
+        atomic_store_explicit(&heart->wide, wide, memory_order_relaxed);
         atomic_store_explicit(&heart->wait, (int)wait, memory_order_relaxed);
+    }
     return (heart_wait_t)outer;
 }
 

@@ -16,6 +16,7 @@
 
 typedef enum heart_phase {
     HEART_IDLE, /* nothing to do: between steps, or waiting for a user */
+    HEART_WORK, /* a command's own work: what computes, reads or writes gets on */
     HEART_OPEN,
     HEART_LOAD,
     HEART_ORDER, /* the step's entries from the coordinator */
@@ -48,13 +49,15 @@ typedef struct heart {
     atomic_uint_fast32_t layer;
     atomic_int phase, wait;
     atomic_int group; /* rank in the whole run of the first rank of the group it works in */
+    atomic_int wide;  /* 1: what it waits in may have ranks of other groups */
 } heart_t;
 
 /* The same at one moment. */
 typedef struct heart_view {
     uint64_t beats, step;
     uint32_t layer;
-    int32_t phase, wait, group;
+    int32_t phase, group;
+    int16_t wait, wide;
 } heart_view_t;
 
 heart_view_t heart_look(const heart_t *heart);

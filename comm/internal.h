@@ -48,6 +48,7 @@ struct comm {
     MPI_Comm leaders; /* first ranks of the sharing groups; MPI_COMM_NULL elsewhere */
     int rank, size;
     int first_rank; /* in the whole run, of this group's rank 0 */
+    bool is_world;  /* all ranks of the run */
     comm_path_t path;
     heart_t *heart; /* where this process says what it is doing; NULL while nobody watches */
     trace_t *trace; /* what it did, and when; NULL without a trace */

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "comm/watcher.h"
+#include "comm/process.h"
 
 enum { MAX_FRAMES = 24, SHOWN_FRAMES = 8, HANDLER_FRAMES = 2, WAIT_MS = 1000 };
 
@@ -34,9 +34,7 @@ static void take_stack(int number)
 
 static bool runs(int thread)
 {
-    char state;
-    watcher_process(thread, &state);
-    return state == 'R';
+    return process_look(thread).state == 'R';
 }
 
 /* The main thread when it runs; it may also wait for a thread of its team that does. */

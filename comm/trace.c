@@ -217,6 +217,7 @@ static const trace_event_t *piece_of(const trace_t *t, uint64_t done, uint64_t l
 static void send_events(const trace_t *t)
 {
     introduction_t own = introduce(t);
+    heart_wait_t outer = heart_enter(t->comm, HEART_WAIT_COLLECT);
     MPI_Send(&own, sizeof own, MPI_BYTE, 0, TRACE_TAG, t->comm->world);
     for (uint64_t done = 0; done < own.n;) {
         size_t n;
@@ -224,6 +225,7 @@ static void send_events(const trace_t *t)
         MPI_Send(events, (int)(n * sizeof *events), MPI_BYTE, 0, TRACE_TAG, t->comm->world);
         done += n;
     }
+    heart_leave(t->comm, outer);
 }
 
 /* Rank 0. Events of one rank, its own or another's, through the buffer. */

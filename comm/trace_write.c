@@ -86,8 +86,10 @@ static void begin_phase(trace_writer_t *w, uint64_t ns, const trace_event_t *eve
     w->idle_ns = ns;
     if (event->what == HEART_IDLE)
         return;
-    if (event->what == HEART_OPEN || event->what == HEART_LOAD)
+    if (event->what == HEART_WORK || event->what == HEART_OPEN || event->what == HEART_LOAD)
         end_step(w); /* of a model that was closed */
+    if (event->what == HEART_WORK)
+        return;
     if (in_layer && !w->layer.open)
         begin_slice(&w->layer, ns, event->value);
     begin_slice(&w->phase, ns, event->what);

@@ -6,7 +6,13 @@
 
 bool verdict_has_ended(const verdict_view_t *view)
 {
-    return view->heard && (view->state == 'Z' || view->state == 'X');
+    return view->state == 'Z' || view->state == 'X';
+}
+
+/* Whether anything is known of the rank: its own words, or that its process is stopped. */
+static bool is_known(const verdict_view_t *view)
+{
+    return view->heard || view->state == 'T';
 }
 
 bool verdict_answers(const verdict_view_t *view, const verdict_limits_t *limits)
@@ -14,18 +20,33 @@ bool verdict_answers(const verdict_view_t *view, const verdict_limits_t *limits)
     return view->heard && view->silent < limits->quiet && !verdict_has_ended(view);
 }
 
-/* Whether a group has work and none of its ranks has moved for the limit. */
+/* Whether a rank of the group waits for ranks of other groups. */
+static bool waits_widely(const verdict_view_t *views, size_t n, int group)
+{
+    for (size_t r = 0; r < n; r++)
+        if (views[r].heard && views[r].heart.group == group && views[r].heart.wide &&
+            views[r].heart.wait != HEART_WAIT_NONE)
+            return true;
+    return false;
+}
+
+/* Whether a group has work and none of its ranks has moved for the limit; where one of them waits
+ * for ranks of other groups, nobody else has either. */
 static bool is_stuck(const verdict_view_t *views, size_t n, int group, size_t limit)
 {
-    bool busy = false;
+    bool busy = false, all_still = true;
     for (size_t r = 0; r < n; r++) {
-        if (!views[r].heard || views[r].heart.group != group)
+        const verdict_view_t *view = &views[r];
+        if (!view->heard)
             continue;
-        if (views[r].still < limit)
+        all_still = all_still && view->still >= limit;
+        if (view->heart.group != group)
+            continue;
+        if (view->still < limit)
             return false;
-        busy = busy || views[r].heart.phase != HEART_IDLE;
+        busy = busy || view->heart.phase != HEART_IDLE;
     }
-    return busy;
+    return busy && (all_still || !waits_widely(views, n, group));
 }
 
 /* Where a rank stands in its step: the order in which all ranks come by. */
@@ -41,14 +62,22 @@ static bool is_behind(const heart_view_t *a, const heart_view_t *b)
     return a->phase < b->phase;
 }
 
-/* Of a group that is stuck, the rank that the others wait for. */
+/* Of a group that is stuck, the rank that the others wait for: one that was never heard, if all
+ * that were heard wait. */
 static int find_behind(const verdict_view_t *views, size_t n, int group)
 {
+    bool wide = waits_widely(views, n, group);
     int culprit = -1;
-    for (size_t r = 0; r < n; r++)
-        if (views[r].heard && views[r].heart.group == group &&
-            (culprit < 0 || is_behind(&views[r].heart, &views[culprit].heart)))
+    for (size_t r = 0; r < n; r++) {
+        const heart_view_t *heart = &views[r].heart;
+        bool is_idle = heart->phase == HEART_IDLE && heart->wait == HEART_WAIT_NONE;
+        if (views[r].heard && (heart->group == group || (wide && !is_idle)) &&
+            (culprit < 0 || is_behind(heart, &views[culprit].heart)))
             culprit = (int)r;
+    }
+    for (size_t r = 0; r < n && views[culprit].heart.wait != HEART_WAIT_NONE; r++)
+        if (!views[r].heard)
+            return (int)r;
     return culprit;
 }
 
@@ -58,10 +87,10 @@ static int find_silent(const verdict_view_t *views, size_t n, size_t quiet)
     int culprit = -1;
     size_t longest = 0;
     for (size_t r = 0; r < n; r++)
-        if (views[r].heard && views[r].silent > longest)
+        if (is_known(&views[r]) && views[r].silent > longest)
             longest = views[r].silent;
     for (size_t r = 0; r < n && culprit < 0; r++)
-        if (views[r].heard && views[r].silent >= quiet && views[r].silent + 2 >= longest)
+        if (is_known(&views[r]) && views[r].silent >= quiet && views[r].silent + 2 >= longest)
             culprit = (int)r;
     return culprit;
 }
@@ -73,7 +102,7 @@ int verdict_find(const verdict_view_t *views, size_t n, const verdict_limits_t *
     for (size_t r = 0; r < n; r++) {
         if (verdict_has_ended(&views[r]))
             return (int)r;
-        if (!views[r].heard)
+        if (!is_known(&views[r]))
             continue;
         silent = silent || views[r].silent >= limits->limit;
         if (stuck < 0 && views[r].heart.phase != HEART_IDLE &&

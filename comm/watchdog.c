@@ -6,8 +6,10 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "comm/fault.h"
 #include "comm/heart.h"
 #include "comm/internal.h"
+#include "comm/process.h"
 #include "comm/watcher.h"
 #include "engine/base/log.h"
 
@@ -47,12 +49,11 @@ static int open_hearts(watchdog_t *w, fail_t *fail)
 static introduction_t introduce(const watchdog_t *w, const watcher_judge_t *at)
 {
     introduction_t own = {.pid = (int32_t)getpid(), .at = *at};
-    char state;
     int host_rank;
     MPI_Comm_rank(w->comm->host, &host_rank);
     gethostname(own.host, sizeof own.host - 1);
     own.host_rank = host_rank;
-    own.started = watcher_process(own.pid, &state);
+    own.started = process_look(own.pid).started;
     return own;
 }
 
@@ -76,14 +77,13 @@ static void fill_peers(
     const watchdog_t *w, const introduction_t *all, const bool *on_host, watcher_peer_t *peers)
 {
     for (int r = 0; r < w->comm->size; r++) {
-        char state;
         watcher_peer_t *peer = &peers[r];
         *peer =
             (watcher_peer_t){.pid = all[r].pid, .started = all[r].started, .on_host = on_host[r]};
         memcpy(peer->host, all[r].host, sizeof peer->host);
         peer->host[sizeof peer->host - 1] = 0;
         /* Ranks of one host in containers of their own do not see each other's processes. */
-        if (on_host[r] && watcher_process(peer->pid, &state) != peer->started)
+        if (on_host[r] && process_look(peer->pid).started != peer->started)
             peer->on_host = 0;
         if (on_host[r] && w->hearts.data != NULL)
             peer->heart = (const heart_t *)w->hearts.data + all[r].host_rank;
@@ -172,6 +172,7 @@ int watchdog_open(
         log_write(LOG_WARN, "%s: nobody will say so when the run hangs", refused.message);
     else if (fail->status == 0 && open_hearts(w, fail) == 0 &&
              begin(w, seconds, &at, before_end, fail) == 0) {
+        comm_mark(comm, HEART_WORK, 0);
         *out = w;
         return 0;
     }
@@ -184,6 +185,7 @@ void watchdog_close(watchdog_t *w)
     if (w == NULL)
         return;
     watcher_rest(w->watcher);
+    fault_at("leave");
     /* Nobody is missed who has left. */
     MPI_Barrier(w->comm->world);
     release(w);

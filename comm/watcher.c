@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "comm/process.h"
 #include "comm/stack.h"
 #include "comm/verdict.h"
 #include "engine/base/clock.h"
@@ -31,12 +32,14 @@
 #define ALONE_TICKS (2 * TICKS_A_SECOND)      /* what other ranks leave to the judges */
 #define CLAIM_TICKS (4 * TICKS_A_SECOND)
 #define UNHEARD_TICKS (10 * TICKS_A_SECOND)
-#define STACK_MS 1500    /* a rank may take to tell its stack */
-#define FLUSH_MS 300     /* a launcher may take to pass a message on */
-#define LAUNCHER_MS 4000 /* and to end the run by itself */
-#define STACK_BYTES 900  /* of a datagram that no network splits */
+#define STACK_MS 1500   /* a rank may take to tell its stack */
+#define FLUSH_MS 300    /* a launcher may take to pass a message on */
+#define STACK_BYTES 900 /* of a datagram that no network splits */
+#define STOPPED_NS UINT64_C(1500000000)
 #define MATES_A_TICK 16
-#define MOST_FILES 4096
+/* What a process does in a tick that computes, or reads or writes: more than its helpers of MPI. */
+#define WORK_NS 2000000
+#define WORK_BYTES 512
 
 enum { WORD_HEART, WORD_MATE, WORD_CLAIM, WORD_ASK, WORD_STACK, WORD_END };
 
@@ -60,45 +63,16 @@ struct watcher {
     verdict_view_t *views; /* [size]; those of judges are complete, of others the judges' only */
     struct sockaddr_in *places; /* [size] where a rank's words came from; port 0: none came yet */
     int host_index;             /* of the ranks on this host */
+    heart_view_t own;           /* this rank's heart, with what work shows without its beats */
+    process_work_t work;        /* at the last tick */
+    uint64_t ticked_ns;         /* when that was */
+    uint64_t n_moves;           /* ticks in which the rank got on without a beat */
     int next_mate;
     size_t n_ticks;
     size_t claimed; /* tick until which another judge has taken it upon itself to speak */
     char stack[STACK_BYTES];
     bool has_stack;
 };
-
-/* ---- Processes ---------------------------------------------------------------------------------
- */
-
-uint64_t watcher_process(int pid, char *state)
-{
-    char path[64], line[1024];
-    unsigned long long started = 0;
-    *state = 'X';
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    FILE *file = fopen(path, "r");
-    if (file == NULL)
-        return 0;
-    size_t n = fread(line, 1, sizeof line - 1, file);
-    fclose(file);
-    line[n] = 0;
-    /* The name may hold anything. What follows it: the state, 18 numbers, the time. */
-    char *at = strrchr(line, ')');
-    if (at == NULL || at[1] != ' ')
-        return 0;
-    *state = at[2];
-    at += 3;
-    for (int i = 0; i < 18 && at != NULL; i++)
-        at = strchr(at + 1, ' ');
-    if (at == NULL || sscanf(at, "%llu", &started) != 1)
-        return 0;
-    return started;
-}
-
-static void pause_ms(long ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
-}
 
 /* Whatever the main thread is doing, it will not do it any more. Neither MPI nor exit handlers can
  * be called beside it; the launcher ends what is left of the run. */
@@ -107,41 +81,6 @@ static void end_process(watcher_t *w)
     if (w->options.before_end != NULL)
         w->options.before_end();
     _exit(EXIT_FAILURE);
-}
-
-/* Whether the launcher is the whole run's, and not a daemon that starts a node's ranks for it. */
-static bool is_mpirun(int pid)
-{
-    char path[64], name[32] = {0};
-    snprintf(path, sizeof path, "/proc/%d/comm", pid);
-    FILE *file = fopen(path, "r");
-    if (file == NULL)
-        return false;
-    size_t n = fread(name, 1, sizeof name - 1, file);
-    fclose(file);
-    name[n] = 0;
-    return strncmp(name, "mpirun", 6) == 0 || strncmp(name, "mpiexec", 7) == 0 ||
-           strncmp(name, "orterun", 7) == 0;
-}
-
-/* A launcher that has lost a node waits for it, for minutes. A process of its own, which the
- * launcher does not know, ends it when it has not ended by itself. */
-static void see_launcher_off(const watcher_t *w)
-{
-    if (!is_mpirun(w->options.launcher))
-        return;
-    int launcher =
-        w->options.launcher == 0 ? -1 : (int)syscall(SYS_pidfd_open, w->options.launcher, 0);
-    /* A fork without the handlers and locks of libraries, which a stuck thread may hold. */
-    if (launcher < 0 || syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL) != 0)
-        return;
-    setsid();
-    for (int file = 0; file < MOST_FILES; file++)
-        if (file != launcher)
-            close(file);
-    pause_ms(LAUNCHER_MS);
-    syscall(SYS_pidfd_send_signal, launcher, SIGKILL, NULL, 0);
-    _exit(EXIT_SUCCESS);
 }
 
 /* ---- Sending -----------------------------------------------------------------------------------
@@ -356,11 +295,13 @@ static void pronounce(watcher_t *w, int culprit)
     verdict_text(
         w->views, (size_t)w->options.size, culprit, &w->limits, w->stack, text, sizeof text);
     log_write(LOG_ERROR, "%s", text);
-    pause_ms(FLUSH_MS);
+    process_pause_ms(FLUSH_MS);
     /* Of a process that has ended its launcher knows. */
     if (!verdict_has_ended(&w->views[culprit]))
-        see_launcher_off(w);
+        process_see_launcher_off(w->options.launcher);
     say(w, WORD_END);
+    const word_t word = word_of(w, WORD_END, w->options.rank);
+    send_judges(w, &word); /* who may not have been heard yet */
     end_process(w);
 }
 
@@ -380,7 +321,7 @@ static void tell_unheard(watcher_t *w)
 static void judge(watcher_t *w, int which)
 {
     word_t word = word_of(w, WORD_HEART, w->options.rank);
-    word.heart = heart_look(w->options.heart);
+    word.heart = w->own;
     verdict_limits_t limits = w->limits;
     limits.limit += which == 0 ? 0 : DEPUTY_TICKS;
     say_to_all(w, &word);
@@ -415,8 +356,8 @@ static void end_alone(watcher_t *w)
         w->options.rank, own->host, own->pid, w->options.judges[0].rank,
         w->views[w->options.judges[0].rank].host,
         (double)w->views[w->options.judges[0].rank].silent * w->limits.seconds_a_tick);
-    pause_ms(FLUSH_MS);
-    see_launcher_off(w);
+    process_pause_ms(FLUSH_MS);
+    process_see_launcher_off(w->options.launcher);
     end_process(w);
 }
 
@@ -432,9 +373,8 @@ static void look_after_mates(watcher_t *w)
         w->next_mate = (rank + 1) % w->options.size;
         if (rank == w->options.rank || !peer->on_host || peer->pid == 0)
             continue;
-        char state;
-        if (watcher_process(peer->pid, &state) != peer->started)
-            state = 'X';
+        const process_t process = process_look(peer->pid);
+        char state = process.started == peer->started ? process.state : 'X';
         if (state != 'T' && state != 't' && state != 'Z' && state != 'X')
             continue;
         word_t word = word_of(w, WORD_MATE, rank);
@@ -454,9 +394,42 @@ static void end_orphan(watcher_t *w)
     end_process(w);
 }
 
+/* Where this rank stands. While it reads its weights, bytes that arrive count as beats do; in work
+ * without beats so does whatever the process computes, reads or writes, and waiting for the other
+ * end of a stream, such as a user. An idle rank that a file system keeps waiting is at work. */
+static heart_view_t look_at_own(watcher_t *w)
+{
+    heart_view_t heart = heart_look(w->options.heart);
+    if (heart.phase <= HEART_LOAD && heart.wait == HEART_WAIT_NONE) {
+        process_place_t place = process_place(w->main_thread);
+        process_work_t before = w->work;
+        w->work = process_work();
+        if (heart.phase == HEART_IDLE && place == PROCESS_IN_FILE)
+            heart.phase = HEART_WORK;
+        bool moves = w->work.io_bytes >= before.io_bytes + WORK_BYTES;
+        if (heart.phase == HEART_WORK)
+            moves =
+                moves || place == PROCESS_IN_STREAM || w->work.cpu_ns >= before.cpu_ns + WORK_NS;
+        w->n_moves += moves;
+    }
+    heart.beats += w->n_moves;
+    return heart;
+}
+
+/* A process that was stopped, and now goes on, has heard nothing meanwhile: whoever missed it may
+ * be ending the run. */
+static void note_stop(watcher_t *w)
+{
+    uint64_t now = clock_ns();
+    if (now - w->ticked_ns > STOPPED_NS)
+        w->claimed = w->n_ticks + CLAIM_TICKS;
+    w->ticked_ns = now;
+}
+
 static void tick(watcher_t *w)
 {
-    const heart_view_t heart = heart_look(w->options.heart);
+    note_stop(w);
+    w->own = look_at_own(w);
     word_t word = word_of(w, WORD_HEART, w->options.rank);
     int which = judge_index(w);
     w->n_ticks++;
@@ -465,8 +438,8 @@ static void tick(watcher_t *w)
         w->views[r].silent++;
     }
     w->views[w->options.rank].silent = 0;
-    take_heart(&w->views[w->options.rank], &heart);
-    word.heart = heart;
+    take_heart(&w->views[w->options.rank], &w->own);
+    word.heart = w->own;
     send_judges(w, &word);
     if (w->options.launcher != 0 && getppid() != w->options.launcher)
         end_orphan(w);
@@ -557,6 +530,7 @@ int watcher_begin(watcher_t *w, const watcher_options_t *options, fail_t *fail)
     if (w->views == NULL || w->places == NULL)
         return fail_set(fail, FAIL_MEMORY, "watchdog: out of memory for %zu ranks", n);
     fill_views(w);
+    w->ticked_ns = clock_ns();
     int error = pthread_create(&w->thread, NULL, watch, w);
     if (error != 0)
         return fail_set(fail, FAIL_COMM, "watchdog: cannot start a thread: %s", strerror(error));

@@ -60,8 +60,4 @@ void watcher_rest(watcher_t *watcher);
 /* Local. Ends the thread. NULL is allowed. */
 void watcher_close(watcher_t *watcher);
 
-/* Local. When a process or thread started, as in /proc/PID/stat; 0 when there is none. *state: its
- * state, 'X' when there is none. */
-uint64_t watcher_process(int pid, char *state);
-
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "comm/fault.h"
 #include "comm/topology.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
@@ -165,8 +166,10 @@ static void tell_made(
 /* Collective. Each rank's data files, one after the other; what ends one rank's ends all. */
 static int write_data(comm_t *comm, store_write_t *write, fail_t *fail)
 {
-    for (size_t i = 0; i < store_write_rounds(write) && comm_agree(comm, fail) == 0; i++)
+    for (size_t i = 0; i < store_write_rounds(write) && comm_agree(comm, fail) == 0; i++) {
+        fault_at("shard");
         store_write_data(write, i, fail);
+    }
     return comm_agree(comm, fail);
 }
 
@@ -279,6 +282,7 @@ static int check_blocks(const invocation_t *invocation, store_t *store, team_t *
     progress_t progress = progress_begin(invocation, "checking", source_bytes(manifest));
     store_job_t job = job_of(invocation, store, team, &progress);
     store_findings_t findings;
+    fault_at("check");
     store_check(&job, add_problem, problems, &findings, fail);
     progress_end(&progress);
     /* Whether the headers, which are right now, tell the same as the manifest. */

@@ -5,6 +5,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "comm/fault.h"
+#include "comm/guard.h"
+#include "comm/heart.h"
 #include "comm/trace.h"
 #include "comm/watchdog.h"
 #include "engine/base/log.h"
@@ -68,22 +71,29 @@ static const command_t *parse(int argc, char **argv, invocation_t *invocation, f
 }
 
 /* Collective. */
-static int run(const command_t *command, invocation_t *invocation, fail_t *fail)
+static int run(const command_t *command, invocation_t *invocation, guard_t *guard, fail_t *fail)
 {
     const options_t *options = &invocation->options;
     watchdog_t *watchdog = NULL;
     trace_t *trace = NULL;
     log_set_speaker(comm_rank(invocation->comm) == 0);
     log_set_level(options->verbose ? LOG_DEBUG : options->quiet ? LOG_ERROR : LOG_INFO);
-    if (comm_agree(invocation->comm, fail) == 0 &&
+    fault_at("agree");
+    if (comm_agree(invocation->comm, fail) == 0)
         watchdog_open(
-            &watchdog, invocation->comm, options->watchdog_seconds, terminal_restore, fail) == 0 &&
+            &watchdog, invocation->comm, options->watchdog_seconds, terminal_restore, fail);
+    guard_enter(guard, NULL);
+    if (fail->status == 0 &&
         trace_open(&trace, invocation->comm, options->trace, TRACE_EVENTS, fail) == 0) {
+        fault_at("command");
         command->run(invocation, fail);
+        comm_mark(invocation->comm, HEART_WORK, 0);
+        fault_at("end");
         output_finish(fail);
         comm_agree(invocation->comm, fail);
     }
     trace_close(trace, fail);
+    guard_enter(guard, "the end of the run");
     watchdog_close(watchdog);
     return fail->status;
 }
@@ -117,23 +127,31 @@ int main(int argc, char **argv)
     /* A reader that goes away is no reason to die: output.h notices. */
     signal(SIGPIPE, SIG_IGN);
     const command_t *command = parse(argc, argv, &invocation, &fail);
+    guard_t *guard = guard_open(invocation.options.watchdog_seconds, terminal_restore);
+    guard_enter(guard, "MPI_Init");
+    fault_at("start");
     fail_t start = {0};
     if (comm_start(&argc, &argv, &start) != 0) {
         report(&start);
         return EXIT_FAILURE;
     }
+    guard_enter(guard, "the agreement on who is where");
+    fault_at("groups");
     comm_path_t path = invocation.options.comm == 0 ? COMM_AUTO : COMM_MPI;
     if (comm_open_world(&invocation.comm, path, &start) != 0) {
         report(&start);
         comm_abort(EXIT_FAILURE);
     }
-    run(command, &invocation, &fail);
+    run(command, &invocation, guard, &fail);
     if (comm_rank(invocation.comm) == 0)
         report(&fail);
     if (fail.status != 0)
         let_message_through(invocation.comm);
     int status = exit_status(invocation.comm, fail.status);
     comm_close(invocation.comm);
+    guard_enter(guard, "MPI_Finalize");
+    fault_at("finalize");
     comm_stop();
+    guard_close(guard);
     return status;
 }

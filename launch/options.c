@@ -73,9 +73,6 @@ static const arg_t run_args[] = {
     {"--bind", ARG_CHOICE, AT(bind), "none|core|numa", 0, 0,
         "Where the rank's threads may run, within what mpirun bound the rank to. none (default): "
         "anywhere; core: each on a core of its own; numa: each within a NUMA node."},
-    {"--watchdog-seconds", ARG_SIZE, AT(watchdog_seconds), "N", 0, 86400,
-        "End a run in which no rank gets on for so long, with a message that names the one that "
-        "holds it up. Waiting for a user does not count. Default 30; 0: never."},
 };
 
 static const arg_t batch_args[] = {
@@ -346,6 +343,10 @@ static const arg_t common_args[] = {
     {"--trace", ARG_STRING, AT(trace), "FILE.json", 0, 0,
         "Write what each rank did when, step by step and layer by layer, as a timeline for "
         "ui.perfetto.dev or chrome://tracing."},
+    {"--watchdog-seconds", ARG_SIZE, AT(watchdog_seconds), "N", 0, 86400,
+        "End a run in which no rank gets on for so long, from its start to its end, with a message "
+        "that names the one that holds it up. Waiting for a user does not count. Default 30; 0: "
+        "never."},
     {"--help", ARG_SWITCH, AT(help), NULL, 0, 0, "Print this."},
 };
 

@@ -180,6 +180,54 @@ static void groups_that_run_side_by_side_are_judged_apart(void **state)
     assert_int_equal(verdict_find(views, N, &limits), -1);
 }
 
+static void a_group_that_waits_for_another_one_that_gets_on_is_left_alone(void **state)
+{
+    (void)state;
+    verdict_view_t views[N];
+    fill(views);
+    all_still(views, LIMIT);
+    views[2].heart.group = views[3].heart.group = 2;
+    for (int r = 0; r < N; r++)
+        views[r].heart.phase = HEART_LOAD;
+    views[0].heart.wait = views[1].heart.wait = HEART_WAIT_AGREE;
+    views[0].heart.wide = views[1].heart.wide = 1;
+    views[2].still = 0;
+    assert_int_equal(verdict_find(views, N, &limits), -1);
+    views[2].still = LIMIT;
+    views[2].heart.wait = HEART_WAIT_NONE;
+    assert_int_equal(verdict_find(views, N, &limits), 2);
+}
+
+static void a_stopped_rank_needs_not_have_been_heard(void **state)
+{
+    (void)state;
+    verdict_view_t views[N];
+    fill(views);
+    views[3].heard = false;
+    views[3].heart = (heart_view_t){0};
+    views[3].state = 'T';
+    views[3].silent = LIMIT - 1;
+    assert_int_equal(verdict_find(views, N, &limits), -1);
+    views[3].silent = LIMIT;
+    expect(views, 3, "",
+        "no progress for 10 s: rank 3 on b (process 73) is stopped (SIGSTOP or a debugger), in no "
+        "step yet; ranks 0-2 wait in step 7, layer 2, MLP, gather of activations");
+}
+
+static void one_that_was_never_heard_is_blamed_when_all_others_wait(void **state)
+{
+    (void)state;
+    verdict_view_t views[N];
+    fill(views);
+    all_still(views, LIMIT);
+    views[3].heard = false;
+    views[3].silent = LIMIT;
+    views[3].heart = (heart_view_t){0};
+    assert_int_equal(verdict_find(views, N, &limits), 3);
+    views[1].heart.wait = HEART_WAIT_NONE;
+    assert_int_equal(verdict_find(views, N, &limits), 1);
+}
+
 static void a_long_message_is_cut(void **state)
 {
     (void)state;
@@ -205,6 +253,9 @@ int main(void)
         cmocka_unit_test(ranks_that_fell_silent_together_are_listed),
         cmocka_unit_test(a_process_that_has_ended_is_named_at_once),
         cmocka_unit_test(groups_that_run_side_by_side_are_judged_apart),
+        cmocka_unit_test(a_group_that_waits_for_another_one_that_gets_on_is_left_alone),
+        cmocka_unit_test(a_stopped_rank_needs_not_have_been_heard),
+        cmocka_unit_test(one_that_was_never_heard_is_blamed_when_all_others_wait),
         cmocka_unit_test(a_long_message_is_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/fault.h"
 #include "comm/heart.h"
 #include "comm/shared.h"
 #include "comm/topology.h"
@@ -281,6 +282,7 @@ static int load_weights(engine_t *e, checkpoint_t *checkpoint, fail_t *fail)
     if (checkpoint == NULL)
         log_write(LOG_INFO, "filling %zu layers with random weights", e->config.num_hidden_layers);
     comm_mark(e->comm, HEART_LOAD, 0);
+    fault_at("load");
     store_loading_t loading;
     uint64_t begin = clock_ns();
     if (store_loading_open(&loading, e->comm, checkpoint, e->options.stage, fail) == 0) {
@@ -373,9 +375,11 @@ int engine_open(engine_t **out, comm_t *comm, const engine_options_t *options, f
     if (e->options.max_logits_rows == 0)
         e->options.max_logits_rows = DEFAULT_MAX_LOGITS_ROWS;
     comm_mark(comm, HEART_OPEN, 0);
+    fault_at("open");
     if (open_model(e, fail) == 0)
         open_run(e, fail);
     comm_mark(comm, HEART_IDLE, 0);
+    fault_at("opened");
     if (fail->status != 0) {
         engine_close(e);
         return fail->status;

@@ -1,0 +1,43 @@
+/* Processes of this host, as /proc tells of them, and how a process that watches ends. Local
+ * throughout; no part in MPI. */
+#ifndef CHOIR_COMM_PROCESS_H
+#define CHOIR_COMM_PROCESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* A process or a thread. */
+typedef struct process {
+    uint64_t started; /* as in /proc/PID/stat, so that another process of that id is noticed; 0:
+                       * there is none */
+    int parent;
+    char state; /* 'R', 'S', 'D', 'T' stopped, 'Z' ended, ...; 'X': there is none */
+} process_t;
+
+process_t process_look(int pid);
+
+/* What this process has done so far, the calling thread apart. */
+typedef struct process_work {
+    uint64_t cpu_ns;
+    uint64_t io_bytes; /* read and written; 0 where the kernel does not count */
+} process_work_t;
+
+process_work_t process_work(void);
+
+/* What a thread of this process is in. */
+typedef enum process_place {
+    PROCESS_ELSEWHERE, /* it computes, sleeps, or nothing is known */
+    PROCESS_IN_STREAM, /* it waits for the other end of a terminal, a pipe or a socket */
+    PROCESS_IN_FILE    /* it waits for a file system */
+} process_place_t;
+
+process_place_t process_place(int thread);
+
+void process_pause_ms(long ms);
+
+/* A launcher (mpirun) that has lost a node waits for it, for minutes. Starts a process of its own
+ * that ends the launcher if it has not ended by itself in a few seconds. Of other launchers than
+ * mpirun nothing is ended. */
+void process_see_launcher_off(int launcher);
+
+#endif
