@@ -12,7 +12,7 @@ scope_t *scope_new(run_t *run, scope_t *parent)
     return scope;
 }
 
-void bind(run_t *run, scope_t *scope, const string_t *name, value_t value)
+void jinja_bind(run_t *run, scope_t *scope, const string_t *name, value_t value)
 {
     for (binding_t *at = scope->bindings; at != NULL; at = at->next)
         if (at->name == name) {
@@ -42,7 +42,7 @@ static void assign_attribute(run_t *run, const node_t *target, value_t value, sc
 void assign(run_t *run, const node_t *target, value_t value, scope_t *scope)
 {
     if (target->kind == N_NAME) {
-        bind(run, scope, target->name, value);
+        jinja_bind(run, scope, target->name, value);
         return;
     }
     if (target->kind == N_NAMESPACE_REF) {
@@ -171,7 +171,7 @@ static void loop_rounds(run_t *run, loop_t *loop)
         loop->before = loop->current;
         loop->current = item;
         scope_t *scope = scope_new(run, loop->scope);
-        bind(run, scope, name, self);
+        jinja_bind(run, scope, name, self);
         assign(run, node->a, item, scope);
         flow_t flow = eval_body(run, &node->body, scope);
         loop->completed |= flow == FLOW_ON;
@@ -251,7 +251,7 @@ static flow_t eval_macro(run_t *run, const node_t *node, scope_t *scope)
 {
     value_t macro = {.kind = MACRO, .macro = NEW(run, macro_t)};
     *macro.macro = (macro_t){node, scope};
-    bind(run, scope, node->name, macro);
+    jinja_bind(run, scope, node->name, macro);
     return FLOW_ON;
 }
 

@@ -193,7 +193,7 @@ static void macro_parameter(
                     ? eval(run, defaults->at[i - without], scope)
                     : value_undefined(run, "parameter '%.200s' was not provided", name->text);
     }
-    bind(run, scope, name, value);
+    jinja_bind(run, scope, name, value);
 }
 
 static void macro_extras(
@@ -227,11 +227,11 @@ static void macro_extras(
         jinja_fail(
             run, "macro '%.200s' takes not more than %zu argument(s)", name, node->list.count);
     if (node->caller)
-        bind(run, scope, run->caller_name, caller);
+        jinja_bind(run, scope, run->caller_name, caller);
     if (node->kwargs)
-        bind(run, scope, run->kwargs_name, kwargs);
+        jinja_bind(run, scope, run->kwargs_name, kwargs);
     if (node->varargs)
-        bind(run, scope, run->varargs_name, varargs);
+        jinja_bind(run, scope, run->varargs_name, varargs);
 }
 
 value_t call_macro(run_t *run, const macro_t *macro, const args_t *args)

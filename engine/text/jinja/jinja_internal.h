@@ -406,7 +406,7 @@ typedef enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } flow_t;
 flow_t eval_body(run_t *run, const nodes_t *body, scope_t *scope);
 value_t eval(run_t *run, const node_t *node, scope_t *scope);
 void assign(run_t *run, const node_t *target, value_t value, scope_t *scope);
-void bind(run_t *run, scope_t *scope, const string_t *name, value_t value);
+void jinja_bind(run_t *run, scope_t *scope, const string_t *name, value_t value);
 scope_t *scope_new(run_t *run, scope_t *parent);
 void loop_run(
     run_t *run, const node_t *node, scope_t *scope, value_t iterable, int64_t depth0, flow_t *flow);
