@@ -1,11 +1,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/out_file.h"
 #include "launch/answer.h"
+#include "launch/chat_commands.h"
 #include "launch/command.h"
+#include "launch/history.h"
 #include "launch/model_dir.h"
 #include "launch/output.h"
 #include "launch/prompts.h"
@@ -14,29 +18,41 @@
 #include "launch/terminal.h"
 
 #define MODEL_DIR_BYTES 4096
+#define SAVED_PATH_BYTES 4096
 
 /* The conversation, on the coordinator. */
 typedef struct talk {
     session_t *session;
-    const options_t *options;
+    options_t *options; /* /set changes them */
+    args_given_t *given;
     terminal_t terminal;
+    history_t history;
     tokenizer_t *tokenizer;
     chat_template_t chat_template; /* CHAT_NONE with --raw */
     json_t *messages;
     text_buffer_t raw; /* --raw: everything said so far */
+    char *system;
     output_t output;
     uint64_t n_turns;
+    char saved[SAVED_PATH_BYTES]; /* the file of the last /save */
 } talk_t;
 
 /* What is said to a person goes to standard error, so that standard output holds answers only; but
  * to a terminal all goes one way, since mpirun forwards the two in any order. */
-static void tell(talk_t *talk, const char *text)
+static void say(talk_t *talk, const char *text)
 {
     fail_t ignored = {0};
     if (talk->terminal.shown)
         output_write(&talk->output, text, strlen(text), &ignored);
-    else if (talk->terminal.interactive)
+    else
         fputs(text, stderr);
+}
+
+/* What nobody asked for: only to a person, and not with --quiet. */
+static void tell(talk_t *talk, const char *text)
+{
+    if (talk->terminal.interactive && !talk->options->quiet)
+        say(talk, text);
 }
 
 /* ---- The conversation --------------------------------------------------------------------------
@@ -44,15 +60,17 @@ static void tell(talk_t *talk, const char *text)
 
 static int reset(talk_t *talk, fail_t *fail)
 {
-    json_decref(talk->messages);
-    talk->messages = json_array();
-    talk->raw.bytes = 0;
-    const char *system = talk->options->system;
+    const char *system = talk->system;
+    json_t *messages = json_array();
     json_t *message = system != NULL ? prompts_message("system", system, strlen(system)) : NULL;
-    if (talk->messages == NULL ||
-        (system != NULL && json_array_append_new(talk->messages, message) != 0))
-        fail_set(fail, FAIL_USAGE, "--system: expected UTF-8 text, found other bytes");
-    return fail->status;
+    if (messages == NULL || (system != NULL && json_array_append_new(messages, message) != 0)) {
+        json_decref(messages);
+        return fail_set(fail, FAIL_USAGE, "system message: expected UTF-8 text, found other bytes");
+    }
+    json_decref(talk->messages);
+    talk->messages = messages;
+    talk->raw.bytes = 0;
+    return 0;
 }
 
 /* Adds what a side said. False when it is not text. */
@@ -186,55 +204,181 @@ static int turn(talk_t *talk, const char *line, size_t bytes, fail_t *fail)
     return fail->status;
 }
 
+/* ---- Commands ----------------------------------------------------------------------------------
+ */
+
+/* A new system message, and a new conversation. NULL: says which one holds. */
+static int set_system(talk_t *talk, const char *text, fail_t *fail)
+{
+    if (talk->chat_template == CHAT_NONE)
+        return fail_set(fail, FAIL_USAGE, "/system: needs a chat template; --raw has none");
+    if (text[0] == 0) {
+        say(talk,
+            talk->system != NULL ? talk->system : "(no system message; /system TEXT sets one)");
+        say(talk, "\n");
+        return 0;
+    }
+    char *copy = strdup(text), *before = talk->system;
+    if (copy == NULL)
+        return fail_set(fail, FAIL_MEMORY, "/system: out of memory");
+    talk->system = copy;
+    if (reset(talk, fail) != 0) {
+        talk->system = before;
+        free(copy);
+        return fail->status;
+    }
+    free(before);
+    tell(talk, "(system message set; new conversation)\n");
+    return 0;
+}
+
+/* The conversation in the form that --prompts reads: one line. */
+static char *conversation_json(const talk_t *talk, size_t *bytes)
+{
+    json_t *object = talk->chat_template == CHAT_NONE
+                         ? json_pack("{s:s%}", "prompt", talk->raw.bytes > 0 ? talk->raw.text : "",
+                               talk->raw.bytes)
+                         : json_pack("{s:O}", "messages", talk->messages);
+    char *text = object == NULL ? NULL : json_dumps(object, JSON_COMPACT);
+    if (text != NULL) {
+        *bytes = strlen(text) + 1;
+        text[*bytes - 1] = '\n'; /* in place of the final zero */
+    }
+    json_decref(object);
+    return text;
+}
+
+/* What another program wrote is never replaced; what this session saved is, which is said. */
+static int save(talk_t *talk, const char *path, fail_t *fail)
+{
+    char note[SAVED_PATH_BYTES + 64];
+    struct stat status;
+    size_t bytes;
+    bool again = strcmp(path, talk->saved) == 0;
+    if (path[0] == 0)
+        return fail_set(fail, FAIL_USAGE, "/save: expected a file's name, found none");
+    if (strlen(path) >= SAVED_PATH_BYTES)
+        return fail_set(fail, FAIL_USAGE, "/save: expected a name of at most %d bytes, found %zu",
+            SAVED_PATH_BYTES - 1, strlen(path));
+    if (!again && stat(path, &status) == 0 && S_ISREG(status.st_mode))
+        return fail_set(fail, FAIL_FILE, "%s: is there already, and stays as it is", path);
+    char *text = conversation_json(talk, &bytes);
+    if (text == NULL)
+        return fail_set(
+            fail, FAIL_MEMORY, "/save: out of memory, or a conversation that is no UTF-8");
+    if (out_file_write(path, text, bytes, fail) == 0) {
+        snprintf(talk->saved, sizeof talk->saved, "%s", path);
+        snprintf(note, sizeof note, "(%s %s)\n", again ? "saved again to" : "saved to", path);
+        tell(talk, note);
+    }
+    free(text);
+    return fail->status;
+}
+
+static int set_setting(talk_t *talk, const char *argument, fail_t *fail)
+{
+    text_buffer_t list = {0};
+    if (argument[0] != 0)
+        return chat_settings_set(talk->options, talk->given, argument, fail);
+    sampler_params_t sampling = session_sampling(talk->session, talk->n_turns);
+    if (chat_settings_list(talk->options, &sampling, &list, fail) == 0)
+        say(talk, list.text);
+    text_buffer_clear(&list);
+    return fail->status;
+}
+
+/* What goes on is told; only the end of output ends a session. */
+static void obey(talk_t *talk, chat_command_t command, const char *line, const char *argument)
+{
+    fail_t refused = {0};
+    switch (command) {
+    case COMMAND_HELP:
+        say(talk, chat_command_help(talk->terminal.editor != NULL));
+        break;
+    case COMMAND_RESET:
+        if (reset(talk, &refused) == 0)
+            tell(talk, "(new conversation)\n");
+        break;
+    case COMMAND_SYSTEM:
+        set_system(talk, argument, &refused);
+        break;
+    case COMMAND_SAVE:
+        save(talk, argument, &refused);
+        break;
+    case COMMAND_SET:
+        set_setting(talk, argument, &refused);
+        break;
+    default:
+        chat_command_unknown(line, &refused);
+    }
+    if (refused.status != 0)
+        log_write(LOG_ERROR, "%s", refused.message);
+}
+
 /* ---- The session -------------------------------------------------------------------------------
  */
 
-static void tell_help(talk_t *talk)
+/* False when the person leaves. */
+static bool take_line(talk_t *talk, char *line, size_t bytes, fail_t *fail)
 {
-    tell(talk, "  /reset   forget the conversation\n"
-               "  /quit    leave (as Ctrl-D does)\n"
-               "  Ctrl-C   end the answer\n");
+    char *argument;
+    size_t n_argument;
+    if (talk->terminal.editor != NULL && history_add(&talk->history, line, bytes))
+        line_editor_remember(talk->terminal.editor, line);
+    chat_command_t command = chat_command_parse(line, bytes, &argument, &n_argument);
+    if (command == COMMAND_QUIT)
+        return false;
+    if (command != COMMAND_TEXT)
+        obey(talk, command, line, argument);
+    else if (n_argument > 0)
+        turn(talk, argument, n_argument, fail);
+    return fail->status == 0 && !talk->output.closed;
 }
 
-/* False when the person leaves. */
-static bool take_line(talk_t *talk, const char *line, size_t bytes, fail_t *fail)
+static void remember(void *context, const char *text)
 {
-    if (strcmp(line, "/quit") == 0 || strcmp(line, "/exit") == 0)
-        return false;
-    if (strcmp(line, "/reset") == 0) {
-        reset(talk, fail);
-        tell(talk, "(new conversation)\n");
-    } else if (strcmp(line, "/help") == 0) {
-        tell_help(talk);
-    } else if (line[0] == '/' && strchr(line, ' ') == NULL) {
-        tell(talk, "unknown command; /help lists them\n");
-    } else if (bytes > 0) {
-        turn(talk, line, bytes, fail);
-    }
-    return fail->status == 0 && !talk->output.closed;
+    line_editor_remember(context, text);
+}
+
+static void greet(talk_t *talk)
+{
+    terminal_open(&talk->terminal);
+    signals_note_sigint();
+    if (talk->terminal.editor != NULL && !talk->options->no_history)
+        history_open(&talk->history, remember, talk->terminal.editor);
+    tell(talk, "Type a message; /help lists commands, /quit leaves.\n");
 }
 
 /* The coordinator's part. */
 static int converse(talk_t *talk, fail_t *fail)
 {
-    terminal_open(&talk->terminal);
-    signals_note_sigint();
-    tell(talk, "Type a message; /help lists commands, /quit leaves.\n");
+    const char *prompt = talk->options->quiet ? "" : "> ";
+    greet(talk);
     bool goes_on = reset(talk, fail) == 0;
     while (goes_on) {
         char *line;
         size_t bytes;
-        tell(talk, "> ");
-        terminal_event_t event = terminal_read_line(&talk->terminal, &line, &bytes, fail);
-        if (event == TERMINAL_LINE)
+        if (talk->terminal.editor == NULL)
+            tell(talk, prompt);
+        switch (terminal_read_line(&talk->terminal, prompt, &line, &bytes, fail)) {
+        case TERMINAL_LINE:
             goes_on = take_line(talk, line, bytes, fail);
-        else if (event == TERMINAL_INTERRUPT)
-            tell(talk, "\n(/quit or Ctrl-D leaves)\n");
-        else
-            goes_on = false;
-        free(line);
-        if (event == TERMINAL_END)
+            break;
+        case TERMINAL_CUT:
+            log_write(LOG_ERROR,
+                "the terminal passes on %d bytes of a line, and this one may have "
+                "been longer; not sent. A pipe or a file has no such limit",
+                TERMINAL_LONGEST_LINE);
+            break;
+        case TERMINAL_INTERRUPT:
+            tell(talk, talk->terminal.editor != NULL ? "" : "\n");
+            tell(talk, "(/quit or Ctrl-D leaves)\n");
+            break;
+        default:
             tell(talk, "\n");
+            goes_on = false;
+        }
+        free(line);
     }
     if (signals_ended())
         fail_set(fail, FAIL_INTERRUPTED, "interrupted");
@@ -244,8 +388,12 @@ static int converse(talk_t *talk, fail_t *fail)
 
 static int open_talk(talk_t *talk, const char *directory, fail_t *fail)
 {
-    if (talk->options->raw && talk->options->system != NULL)
+    const char *system = talk->options->system;
+    if (talk->options->raw && system != NULL)
         return fail_set(fail, FAIL_USAGE, "--system: needs a chat template; --raw has none");
+    talk->system = system != NULL ? strdup(system) : NULL;
+    if (system != NULL && talk->system == NULL)
+        return fail_set(fail, FAIL_MEMORY, "--system: out of memory");
     if (prompts_open_tokenizer(&talk->tokenizer, directory, fail) == 0 && !talk->options->raw)
         prompts_require_template(&talk->chat_template, directory, fail);
     return fail->status;
@@ -255,7 +403,8 @@ int cmd_chat(invocation_t *invocation, fail_t *fail)
 {
     char directory[MODEL_DIR_BYTES];
     session_t session = {0};
-    talk_t talk = {.session = &session, .options = &invocation->options};
+    talk_t talk = {
+        .session = &session, .options = &invocation->options, .given = &invocation->given};
     model_dir_find(invocation->options.model, directory, sizeof directory, fail);
     if (comm_agree(invocation->comm, fail) != 0)
         return fail->status;
@@ -272,6 +421,7 @@ int cmd_chat(invocation_t *invocation, fail_t *fail)
         session_close(&session, fail);
     }
     json_decref(talk.messages);
+    free(talk.system);
     text_buffer_clear(&talk.raw);
     tokenizer_close(talk.tokenizer);
     return fail->status;

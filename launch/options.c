@@ -111,6 +111,8 @@ static const arg_t chat_prompt_args[] = {
     {"--system", ARG_STRING, AT(system), "TEXT", 0, 0, "System message of the conversation."},
     {"--raw", ARG_SWITCH, AT(raw), NULL, 0, 0,
         "No chat template: what you type and what the model adds are one running text."},
+    {"--no-history", ARG_SWITCH, AT(no_history), NULL, 0, 0,
+        "Do not read or keep what you type in ~/.local/state/choir/history."},
 };
 
 static const arg_t answer_args[] = {

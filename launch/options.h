@@ -19,7 +19,7 @@ typedef struct options {
     const char *trace;
     /* Prompt */
     const char *prompt, *prompt_file, *prompts, *ids, *system;
-    bool chat, raw;
+    bool chat, raw, no_history;
     /* Answer */
     size_t max_tokens, top_k;
     double temperature, top_p, min_p, repetition_penalty;

@@ -26,12 +26,13 @@ system_folder() {
     zstd.h) echo sharding ;;
     sleef.h) echo engine/kernels engine/model engine/run ;;
     cblas.h | *intrin.h | arm_neon.h | arm_sve.h) echo engine/kernels ;;
+    histedit.h) echo launch ;;
     jansson.h) echo engine/base engine/model engine/text engine/run sharding launch ;;
     pcre2.h | utf8proc.h) echo engine/text ;;
     *) echo any ;;
     esac
 }
-one_file=" hwloc.h zstd.h cblas.h "
+one_file=" hwloc.h zstd.h cblas.h histedit.h "
 
 folder_of() {
     local folder=${1%/*}
@@ -159,6 +160,7 @@ self_test() {
     expect_violation "hwloc.h in a second file" comm/threads.c '#include <hwloc.h>'
     expect_violation "zstd.h outside of sharding" engine/base/pack.c '#include <zstd.h>'
     expect_violation "cblas.h outside of kernels" engine/model/product.c '#include <cblas.h>'
+    expect_violation "histedit.h outside of launch" engine/run/engine.c '#include <histedit.h>'
     expect_violation "intrinsics outside of kernels" engine/model/fast.c '#include <immintrin.h>'
     expect_violation "an include by macro" comm/comm.c '#include HEADER'
     [ "$failures" -eq 0 ] && echo "every broken rule was noticed" >&2
