@@ -28,7 +28,7 @@ typedef struct talk {
     terminal_t terminal;
     history_t history;
     tokenizer_t *tokenizer;
-    chat_template_t chat_template; /* CHAT_NONE with --raw */
+    chat_t *chat; /* NULL with --raw */
     json_t *messages;
     text_buffer_t raw; /* --raw: everything said so far */
     char *system;
@@ -76,7 +76,7 @@ static int reset(talk_t *talk, fail_t *fail)
 /* Adds what a side said. False when it is not text. */
 static bool add_turn(talk_t *talk, const char *role, const char *text, size_t bytes, fail_t *fail)
 {
-    if (talk->chat_template == CHAT_NONE)
+    if (talk->chat == NULL)
         return text_buffer_append(&talk->raw, text, bytes, fail) == 0;
     return json_array_append_new(talk->messages, prompts_message(role, text, bytes)) == 0;
 }
@@ -85,17 +85,17 @@ static bool add_turn(talk_t *talk, const char *role, const char *text, size_t by
 static void drop_turn(talk_t *talk, size_t raw_bytes)
 {
     talk->raw.bytes = raw_bytes;
-    if (json_array_size(talk->messages) > 0 && talk->chat_template != CHAT_NONE)
+    if (json_array_size(talk->messages) > 0 && talk->chat != NULL)
         json_array_remove(talk->messages, json_array_size(talk->messages) - 1);
 }
 
 /* The whole conversation as token ids. */
 static int encode(const talk_t *talk, tokenizer_ids_t *ids, fail_t *fail)
 {
-    if (talk->chat_template == CHAT_NONE)
+    if (talk->chat == NULL)
         return tokenizer_encode(talk->tokenizer, talk->raw.text, talk->raw.bytes, true, ids, fail);
     text_buffer_t text = {0};
-    if (chat_render(talk->chat_template, talk->messages, NULL, true, &text, fail) == 0)
+    if (chat_render(talk->chat, &(chat_input_t){.messages = talk->messages}, &text, fail) == 0)
         tokenizer_encode(talk->tokenizer, text.text, text.bytes, true, ids, fail);
     text_buffer_clear(&text);
     return fail->status;
@@ -106,9 +106,7 @@ static int encode(const talk_t *talk, tokenizer_ids_t *ids, fail_t *fail)
 
 static int submit(talk_t *talk, answer_t *answer, uint64_t *handle, fail_t *fail)
 {
-    int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1], chat_end = -1;
-    if (talk->chat_template != CHAT_NONE)
-        chat_end = tokenizer_special_id(talk->tokenizer, "<|im_end|>");
+    int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1], chat_end = chat_end_id(talk->chat, talk->tokenizer);
     engine_request_t request = {.prompt_ids = answer->prompt_ids.ids,
         .n_prompt = answer->prompt_ids.count,
         .max_tokens = talk->options->max_tokens,
@@ -210,7 +208,7 @@ static int turn(talk_t *talk, const char *line, size_t bytes, fail_t *fail)
 /* A new system message, and a new conversation. NULL: says which one holds. */
 static int set_system(talk_t *talk, const char *text, fail_t *fail)
 {
-    if (talk->chat_template == CHAT_NONE)
+    if (talk->chat == NULL)
         return fail_set(fail, FAIL_USAGE, "/system: needs a chat template; --raw has none");
     if (text[0] == 0) {
         say(talk,
@@ -235,7 +233,7 @@ static int set_system(talk_t *talk, const char *text, fail_t *fail)
 /* The conversation in the form that --prompts reads: one line. */
 static char *conversation_json(const talk_t *talk, size_t *bytes)
 {
-    json_t *object = talk->chat_template == CHAT_NONE
+    json_t *object = talk->chat == NULL
                          ? json_pack("{s:s%}", "prompt", talk->raw.bytes > 0 ? talk->raw.text : "",
                                talk->raw.bytes)
                          : json_pack("{s:O}", "messages", talk->messages);
@@ -389,13 +387,14 @@ static int converse(talk_t *talk, fail_t *fail)
 static int open_talk(talk_t *talk, const char *directory, fail_t *fail)
 {
     const char *system = talk->options->system;
+    const chat_choice_t choice = prompts_chat_choice(talk->options);
     if (talk->options->raw && system != NULL)
         return fail_set(fail, FAIL_USAGE, "--system: needs a chat template; --raw has none");
     talk->system = system != NULL ? strdup(system) : NULL;
     if (system != NULL && talk->system == NULL)
         return fail_set(fail, FAIL_MEMORY, "--system: out of memory");
     if (prompts_open_tokenizer(&talk->tokenizer, directory, fail) == 0 && !talk->options->raw)
-        prompts_require_template(&talk->chat_template, directory, fail);
+        prompts_require_chat(&talk->chat, directory, &choice, fail);
     return fail->status;
 }
 
@@ -424,5 +423,6 @@ int cmd_chat(invocation_t *invocation, fail_t *fail)
     free(talk.system);
     text_buffer_clear(&talk.raw);
     tokenizer_close(talk.tokenizer);
+    chat_close(talk.chat);
     return fail->status;
 }

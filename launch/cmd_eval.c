@@ -59,7 +59,8 @@ static int read_task(
         .has_shots = args_was_given(&invocation->given, "--shots"),
         .shots = options->shots,
         .has_max_tokens = args_was_given(&invocation->given, "--max-tokens"),
-        .max_tokens = options->max_tokens};
+        .max_tokens = options->max_tokens,
+        .chat = prompts_chat_choice(options)};
     tokenizer_t *tokenizer = NULL;
     if (prompts_open_tokenizer(&tokenizer, directory, &brief->fail) == 0)
         eval_task_open(task, options->task, &overrides, directory, tokenizer, &brief->fail);

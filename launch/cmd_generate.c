@@ -92,9 +92,8 @@ static answer_t *begin_answer(job_t *job, size_t i)
 static int submit_all(job_t *job, fail_t *fail)
 {
     const options_t *options = job->options;
-    int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1], chat_end = -1;
-    if (job->prompts.chat_template != CHAT_NONE)
-        chat_end = tokenizer_special_id(job->prompts.tokenizer, "<|im_end|>");
+    int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
+    int32_t chat_end = chat_end_id(job->prompts.chat, job->prompts.tokenizer);
     size_t n_stop_ids = session_stop_ids(job->session, chat_end, stop_ids);
     for (size_t i = 0; i < job->prompts.count && fail->status == 0; i++) {
         answer_t *answer = begin_answer(job, i);
@@ -241,9 +240,9 @@ static int coordinate(job_t *job, fail_t *fail)
 static int submit_to_mesh(job_t *job, mesh_t *mesh, fail_t *fail)
 {
     const options_t *options = job->options;
-    bool chat = job->prompts.chat_template != CHAT_NONE;
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
-    size_t n_stop_ids = options->ignore_eos ? 0 : mesh_stop_ids(mesh, chat, stop_ids);
+    int32_t chat_end = chat_end_id(job->prompts.chat, job->prompts.tokenizer);
+    size_t n_stop_ids = options->ignore_eos ? 0 : mesh_stop_ids(mesh, chat_end, stop_ids);
     for (size_t i = 0; i < job->prompts.count && fail->status == 0; i++) {
         answer_t *answer = begin_answer(job, i);
         const fleet_job_t request = {.ids = answer->prompt_ids.ids,

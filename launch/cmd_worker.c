@@ -172,6 +172,7 @@ static int coordinate(mesh_t *mesh, const char *directory, fail_t *fail)
     if (fail->status == 0)
         mesh_report(mesh, stats, seconds);
     forget_requests(&job.worker);
+    chat_close(job.worker.chat);
     free(job.input.text);
     return fail->status;
 }

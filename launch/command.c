@@ -3,12 +3,15 @@
 #include <string.h>
 
 static const arg_group_t *const generate_groups[] = {&options_model_dir, &options_prompt,
-    &options_answer, &options_output, &options_mesh, &options_model, &options_run, &options_batch,
-    &options_common, NULL};
+    &options_template, &options_answer, &options_output, &options_mesh, &options_model,
+    &options_run, &options_batch, &options_common, NULL};
 static const arg_group_t *const chat_groups[] = {&options_model_dir, &options_chat_prompt,
-    &options_answer, &options_model, &options_run, &options_batch, &options_common, NULL};
+    &options_template, &options_answer, &options_model, &options_run, &options_batch,
+    &options_common, NULL};
 static const arg_group_t *const tokenize_groups[] = {
     &options_model_dir, &options_tokenize, &options_common, NULL};
+static const arg_group_t *const render_groups[] = {
+    &options_model_dir, &options_render, &options_common, NULL};
 static const arg_group_t *const plan_groups[] = {
     &options_model_dir, &options_plan, &options_common, NULL};
 static const arg_group_t *const verify_groups[] = {
@@ -16,10 +19,11 @@ static const arg_group_t *const verify_groups[] = {
 static const arg_group_t *const bench_groups[] = {&options_model_dir, &options_bench, &options_mesh,
     &options_model, &options_run, &options_common, NULL};
 static const arg_group_t *const doctor_groups[] = {&options_doctor, &options_common, NULL};
-static const arg_group_t *const eval_groups[] = {&options_model_dir, &options_eval, &options_mesh,
-    &options_model, &options_run, &options_batch, &options_common, NULL};
-static const arg_group_t *const worker_groups[] = {&options_model_dir, &options_mesh,
-    &options_model, &options_run, &options_batch, &options_common, NULL};
+static const arg_group_t *const eval_groups[] = {&options_model_dir, &options_eval,
+    &options_template, &options_mesh, &options_model, &options_run, &options_batch, &options_common,
+    NULL};
+static const arg_group_t *const worker_groups[] = {&options_model_dir, &options_template,
+    &options_mesh, &options_model, &options_run, &options_batch, &options_common, NULL};
 static const arg_group_t *const shard_groups[] = {
     &options_model_dir, &options_shard, &options_common, NULL};
 static const arg_group_t *const no_groups[] = {&options_common, NULL};
@@ -30,6 +34,8 @@ const command_t commands[] = {
     {"chat", "choir chat [--model DIR] [flags]", "talk with a model", chat_groups, cmd_chat},
     {"tokenize", "choir tokenize [--model DIR] [--lines] [--decode] < TEXT",
         "text to token ids and back", tokenize_groups, cmd_tokenize},
+    {"render", "choir render [--model DIR | --template FILE] < CONVERSATIONS.jsonl",
+        "conversations to text by a chat template", render_groups, cmd_render},
     {"plan", "choir plan [--config FILE | --model DIR] [--ranks N]",
         "show how a model is split over ranks", plan_groups, cmd_plan},
     {"verify", "choir verify [--model DIR] --reference REF.safetensors [flags]",

@@ -34,6 +34,7 @@ const command_t *command_find(const char *name);
 int cmd_generate(invocation_t *invocation, fail_t *fail);
 int cmd_chat(invocation_t *invocation, fail_t *fail);
 int cmd_tokenize(invocation_t *invocation, fail_t *fail);
+int cmd_render(invocation_t *invocation, fail_t *fail);
 int cmd_verify(invocation_t *invocation, fail_t *fail);
 int cmd_bench(invocation_t *invocation, fail_t *fail);
 int cmd_doctor(invocation_t *invocation, fail_t *fail);

@@ -123,7 +123,7 @@ static int chat_prompt(
     }
     add_message(messages, "user", prompt, doc, where, fail);
     if (fail->status == 0)
-        chat_render(task->chat_template, messages, NULL, true, out, fail);
+        chat_render(task->template, &(chat_input_t){.messages = messages}, out, fail);
     json_decref(messages);
     return fail->status;
 }

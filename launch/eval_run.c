@@ -183,7 +183,8 @@ static int submit_item(
 static int submit_all(run_t *run, fail_t *fail)
 {
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
-    size_t n_stop_ids = mesh_stop_ids(run->mesh, run->task->chat, stop_ids), n = 0;
+    int32_t chat_end = chat_end_id(run->task->template, run->mesh->tokenizer);
+    size_t n_stop_ids = mesh_stop_ids(run->mesh, chat_end, stop_ids), n = 0;
     turn_t *turns = calloc(run->task->n_items, sizeof *turns);
     if (turns == NULL)
         return fail_set(

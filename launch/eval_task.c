@@ -293,10 +293,10 @@ static int read_items(eval_task_t *task, size_t limit, const tokenizer_t *tokeni
 int eval_task_open(eval_task_t *task, const char *given, const eval_overrides_t *overrides,
     const char *directory, const tokenizer_t *tokenizer, fail_t *fail)
 {
-    *task = (eval_task_t){.chat_template = CHAT_NONE};
+    *task = (eval_task_t){0};
     if (find_task(given, task->path, fail) == 0 && read_task_file(task, fail) == 0 &&
         read_fields(task, overrides, fail) == 0 && task->chat)
-        prompts_require_template(&task->chat_template, directory, fail);
+        prompts_require_chat(&task->template, directory, &overrides->chat, fail);
     if (fail->status == 0)
         read_items(task, overrides->limit, tokenizer, fail);
     if (fail->status != 0)
@@ -314,5 +314,6 @@ void eval_task_close(eval_task_t *task)
     for (size_t i = 0; i < task->n_ignored; i++)
         pattern_close(task->ignored[i]);
     json_decref(task->root);
+    chat_close(task->template);
     *task = (eval_task_t){0};
 }

@@ -55,6 +55,7 @@ typedef struct eval_overrides {
     size_t limit;     /* first items only; 0: all */
     bool has_shots, has_max_tokens;
     size_t shots, max_tokens;
+    chat_choice_t chat;
 } eval_overrides_t;
 
 typedef struct eval_task {
@@ -73,7 +74,7 @@ typedef struct eval_task {
     size_t n_ignored;
     bool ignore_case, chat;
     size_t window, stride;
-    chat_template_t chat_template;
+    chat_t *template; /* NULL without "chat" */
     uint64_t task_digest, data_digest, shots_digest;
     eval_item_t *items; /* [n_items] in the order of the data */
     size_t n_items;

@@ -119,14 +119,13 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds)
         LOG_DEBUG, "replicas were idle for %.3f s in all, %.3f s of it at the end", idle, tail);
 }
 
-size_t mesh_stop_ids(const mesh_t *mesh, bool chat, int32_t *ids)
+size_t mesh_stop_ids(const mesh_t *mesh, int32_t chat_end, int32_t *ids)
 {
     const config_generation_t *generation =
         &engine_info(fleet_engine(mesh->fleet)).config->generation;
     size_t n = generation->n_stop_ids;
     memcpy(ids, generation->stop_ids, n * sizeof *ids);
-    int32_t end = chat ? tokenizer_special_id(mesh->tokenizer, "<|im_end|>") : -1;
-    if (end >= 0)
-        ids[n++] = end;
+    if (chat_end >= 0)
+        ids[n++] = chat_end;
     return n;
 }

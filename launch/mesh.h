@@ -36,8 +36,8 @@ const fleet_stats_t *mesh_end(mesh_t *mesh, const fail_t *fail);
 /* Coordinator. Says speed, waiting and memory of the replicas. */
 void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds);
 
-/* Tokens that end an answer: [CONFIG_MAX_STOP_IDS + 1] written; the number of them. chat: those
- * that end a message too. */
-size_t mesh_stop_ids(const mesh_t *mesh, bool chat, int32_t *ids);
+/* Tokens that end an answer: [CONFIG_MAX_STOP_IDS + 1] written; the number of them. chat_end: the
+ * one that also ends a message, or -1. */
+size_t mesh_stop_ids(const mesh_t *mesh, int32_t chat_end, int32_t *ids);
 
 #endif

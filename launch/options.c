@@ -95,7 +95,8 @@ static const arg_t prompt_args[] = {
         "The prompt is the text of a file (- for standard input)."},
     {"--prompts", ARG_STRING, AT(prompts), "FILE.jsonl", 0, 0,
         "Many prompts in one batch, a JSON object a line: {\"prompt\": TEXT}, {\"messages\": "
-        "[{\"role\": ..., \"content\": ...}, ...], \"tools\": [...]} or {\"prompt_ids\": [1, 2]}. "
+        "[{\"role\": ..., \"content\": ...}, ...], \"tools\": [...], \"documents\": [...], "
+        "\"chat_template_kwargs\": {...}} or {\"prompt_ids\": [1, 2]}. "
         "Answers come in the order of the lines."},
     {"--ids", ARG_STRING, AT(ids), "1,2,3", 0, 0,
         "The prompt as token ids. Needs no tokenizer files; without them the answer is ids too."},
@@ -113,6 +114,21 @@ static const arg_t chat_prompt_args[] = {
         "No chat template: what you type and what the model adds are one running text."},
     {"--no-history", ARG_SWITCH, AT(no_history), NULL, 0, 0,
         "Do not read or keep what you type in ~/.local/state/choir/history."},
+};
+
+static const arg_t template_args[] = {
+    {"--chat-template", ARG_STRING, AT(chat_template), "FILE|NAME", 0, 0,
+        "A chat template (Jinja) in place of the model's own, or the name of one of the model's "
+        "templates."},
+    {"--template-vars", ARG_STRING, AT(template_vars), "JSON", 0, 0,
+        "Variables that the chat template sees, as an object: {\"enable_thinking\": false}."},
+};
+
+static const arg_t render_args[] = {
+    {"--template", ARG_STRING, AT(template_file), "FILE", 0, 0,
+        "The chat template (Jinja), in place of a model's."},
+    {"--template-vars", ARG_STRING, AT(template_vars), "JSON", 0, 0,
+        "Variables for all lines, as an object; a line's own count before them."},
 };
 
 static const arg_t answer_args[] = {
@@ -362,6 +378,8 @@ const arg_group_t options_doctor = GROUP("Examination", doctor_args);
 const arg_group_t options_bench = GROUP("Measurement", bench_args);
 const arg_group_t options_prompt = GROUP("Prompt", prompt_args);
 const arg_group_t options_chat_prompt = GROUP("Conversation", chat_prompt_args);
+const arg_group_t options_template = GROUP("Chat template", template_args);
+const arg_group_t options_render = GROUP("Rendering", render_args);
 const arg_group_t options_answer = GROUP("Answer", answer_args);
 const arg_group_t options_output = GROUP("Output", output_args);
 const arg_group_t options_tokenize = GROUP("Texts and ids", tokenize_args);

@@ -20,6 +20,7 @@ typedef struct options {
     /* Prompt */
     const char *prompt, *prompt_file, *prompts, *ids, *system;
     bool chat, raw, no_history;
+    const char *chat_template, *template_vars, *template_file;
     /* Answer */
     size_t max_tokens, top_k;
     double temperature, top_p, min_p, repetition_penalty;
@@ -62,7 +63,7 @@ options_t options_defaults(void);
 extern const arg_group_t options_batch, options_bench, options_mesh, options_eval;
 extern const arg_group_t options_shard, options_doctor;
 extern const arg_group_t options_model, options_model_dir, options_run, options_prompt,
-    options_chat_prompt, options_answer, options_output, options_tokenize, options_plan,
-    options_verify, options_common;
+    options_chat_prompt, options_template, options_render, options_answer, options_output,
+    options_tokenize, options_plan, options_verify, options_common;
 
 #endif

@@ -29,16 +29,30 @@ int prompts_open_tokenizer(tokenizer_t **tokenizer, const char *directory, fail_
     return fail->status;
 }
 
-int prompts_require_template(chat_template_t *chat_template, const char *directory, fail_t *fail)
+int prompts_require_chat(
+    chat_t **chat, const char *directory, const chat_choice_t *choice, fail_t *fail)
 {
-    if (chat_template_detect(directory, chat_template, fail) != 0)
+    if (chat_open(chat, directory, choice, fail) != 0)
         return fail->status;
-    if (*chat_template == CHAT_NONE)
+    if (*chat == NULL)
         return fail_set(fail, FAIL_MODEL,
             "%s: expected a chat template in tokenizer_config.json or chat_template.jinja, found "
-            "none; --raw does without",
+            "none; --chat-template FILE gives one, --raw does without",
             directory);
     return 0;
+}
+
+chat_choice_t prompts_chat_choice(const options_t *options)
+{
+    return (chat_choice_t){options->chat_template, options->template_vars};
+}
+
+chat_input_t prompts_chat_input(json_t *object)
+{
+    return (chat_input_t){.messages = json_object_get(object, "messages"),
+        .tools = json_object_get(object, "tools"),
+        .documents = json_object_get(object, "documents"),
+        .variables = json_object_get(object, "chat_template_kwargs")};
 }
 
 /* ---- Reading -----------------------------------------------------------------------------------
@@ -141,11 +155,11 @@ json_t *prompts_message(const char *role, const char *content, size_t bytes)
     return message;
 }
 
-static int encode_messages(
-    const prompts_t *prompts, json_t *messages, json_t *tools, tokenizer_ids_t *ids, fail_t *fail)
+static int encode_conversation(
+    const prompts_t *prompts, const chat_input_t *input, tokenizer_ids_t *ids, fail_t *fail)
 {
     text_buffer_t text = {0};
-    if (chat_render(prompts->chat_template, messages, tools, true, &text, fail) == 0)
+    if (chat_render(prompts->chat, input, &text, fail) == 0)
         tokenizer_encode(prompts->tokenizer, text.text, text.bytes, true, ids, fail);
     text_buffer_clear(&text);
     return fail->status;
@@ -162,7 +176,7 @@ static int encode_chat(const prompts_t *prompts, const char *system, const char 
         json_array_size(messages) != (system != NULL) + 1u)
         fail_set(fail, FAIL_USAGE, "prompt: with --chat, expected UTF-8 text, found other bytes");
     else
-        encode_messages(prompts, messages, NULL, ids, fail);
+        encode_conversation(prompts, &(chat_input_t){.messages = messages}, ids, fail);
     json_decref(messages);
     return fail->status;
 }
@@ -192,12 +206,13 @@ static int encode_line(prompts_t *prompts, const options_t *options, const char 
             "%s: expected an object with either prompt (text), messages (array) or prompt_ids "
             "(array)",
             name);
-    if (prompts->chat_template == CHAT_NONE &&
-        prompts_require_template(&prompts->chat_template, directory, fail) != 0)
+    const chat_choice_t choice = prompts_chat_choice(options);
+    if (prompts->chat == NULL &&
+        prompts_require_chat(&prompts->chat, directory, &choice, fail) != 0)
         return fail->status;
-    json_t *tools = json_object_get(object, "tools");
+    const chat_input_t input = prompts_chat_input(object);
     fail_t malformed = {0};
-    if (encode_messages(prompts, messages, tools, ids, &malformed) != 0)
+    if (encode_conversation(prompts, &input, ids, &malformed) != 0)
         fail_set(fail, malformed.status, "%s: %s", name, malformed.message);
     return fail->status;
 }
@@ -316,11 +331,12 @@ int prompts_open(
     prompts_t *prompts, const invocation_t *invocation, const char *directory, fail_t *fail)
 {
     const options_t *options = &invocation->options;
+    const chat_choice_t choice = prompts_chat_choice(options);
     *prompts = (prompts_t){0};
     if (check_flags(invocation, fail) == 0 && (options->ids == NULL || has_tokenizer(directory)))
         prompts_open_tokenizer(&prompts->tokenizer, directory, fail);
     if (fail->status == 0 && options->chat)
-        prompts_require_template(&prompts->chat_template, directory, fail);
+        prompts_require_chat(&prompts->chat, directory, &choice, fail);
     if (fail->status == 0)
         read_prompts(prompts, options, directory, fail);
     for (size_t i = 0; i < prompts->count && fail->status == 0; i++)
@@ -337,5 +353,6 @@ void prompts_close(prompts_t *prompts)
         tokenizer_ids_clear(&prompts->items[i]);
     free(prompts->items);
     tokenizer_close(prompts->tokenizer);
+    chat_close(prompts->chat);
     *prompts = (prompts_t){0};
 }

@@ -13,9 +13,9 @@
 #include "launch/command.h"
 
 typedef struct prompts {
-    tokenizer_t *tokenizer;        /* NULL when --ids is given and the model has none */
-    chat_template_t chat_template; /* CHAT_NONE when no template is used */
-    tokenizer_ids_t *items;        /* [count] */
+    tokenizer_t *tokenizer; /* NULL when --ids is given and the model has none */
+    chat_t *chat;           /* NULL when no template is used */
+    tokenizer_ids_t *items; /* [count] */
     size_t count;
 } prompts_t;
 
@@ -23,8 +23,16 @@ typedef struct prompts {
  * than the model. */
 int prompts_open_tokenizer(tokenizer_t **tokenizer, const char *directory, fail_t *fail);
 
-/* The model's chat template. FAIL_MODEL when it has none or one that is not known. */
-int prompts_require_template(chat_template_t *chat_template, const char *directory, fail_t *fail);
+/* The model's chat template, or the one that --chat-template names. FAIL_MODEL when there is none.
+ */
+int prompts_require_chat(
+    chat_t **chat, const char *directory, const chat_choice_t *choice, fail_t *fail);
+
+/* What the flags say about templates. */
+chat_choice_t prompts_chat_choice(const options_t *options);
+
+/* Keys of a JSON object that chat_render's input may have beside "messages". */
+chat_input_t prompts_chat_input(json_t *object);
 
 /* Reads and encodes what the flags ask for. On failure nothing is kept. */
 int prompts_open(

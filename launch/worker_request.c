@@ -212,11 +212,12 @@ static int submit_generate(worker_t *worker, worker_request_t *request, fail_t *
     if (fail->status != 0 || read_stops(request, fail) != 0 ||
         append_field(worker, document, "prompt", &request->ids, fail) != 0)
         return fail->status;
+    int32_t chat_end = tokenizer_special_id(worker->mesh->tokenizer, "<|im_end|>");
     const fleet_job_t job = {.ids = request->ids.ids,
         .n_ids = request->ids.count,
         .max_tokens = max_tokens,
         .stop_ids = stop_ids,
-        .n_stop_ids = ignore_eos ? 0 : mesh_stop_ids(worker->mesh, true, stop_ids),
+        .n_stop_ids = ignore_eos ? 0 : mesh_stop_ids(worker->mesh, chat_end, stop_ids),
         .stops = request->stops,
         .n_stops = request->n_stops,
         .sampling = {.temperature = temperature,
@@ -249,14 +250,14 @@ static int answer_chat(worker_t *worker, worker_request_t *request, fail_t *fail
 {
     bool prompt = true;
     text_buffer_t text = {0};
-    if (!worker->has_template &&
-        prompts_require_template(&worker->chat_template, worker->directory, fail) != 0)
+    const chat_choice_t choice = prompts_chat_choice(&worker->mesh->invocation->options);
+    if (worker->chat == NULL &&
+        prompts_require_chat(&worker->chat, worker->directory, &choice, fail) != 0)
         return fail->status;
-    worker->has_template = true;
+    chat_input_t input = prompts_chat_input(request->document);
     json_opt_bool(request->document, "request", "add_generation_prompt", &prompt, fail);
-    if (fail->status == 0 &&
-        chat_render(worker->chat_template, json_object_get(request->document, "messages"),
-            json_object_get(request->document, "tools"), prompt, &text, fail) == 0) {
+    input.no_generation_prompt = !prompt;
+    if (fail->status == 0 && chat_render(worker->chat, &input, &text, fail) == 0) {
         begin_answer(request);
         json_object_set_new(request->answer, "text", json_stringn(text.text, text.bytes));
     }

@@ -41,8 +41,7 @@ typedef struct worker_request {
 typedef struct worker {
     mesh_t *mesh;
     const char *directory;
-    chat_template_t chat_template;
-    bool has_template;         /* looked for */
+    chat_t *chat;              /* NULL until it is asked for */
     worker_request_t **by_job; /* [n_jobs]: whose job a handle is;
                                 * NULL once its result is there */
     size_t n_jobs, capacity;

@@ -1,263 +1,238 @@
 #include "engine/text/chat.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "engine/text/python_json.h"
-#include "engine/text/unicode.h"
+#include "engine/text/chat_internal.h"
 
-/* What the templates say when the conversation does not begin with a system message; NULL: nothing.
- */
-static const char *default_system(chat_template_t chat_template)
+#define TEMPLATE_BYTES_MAX ((size_t)4 << 20)
+
+int chat_add_template(chat_t *chat, const char *name, const char *origin, const char *text,
+    size_t bytes, fail_t *fail)
 {
-    switch (chat_template) {
-    case CHAT_QWEN25:
-        return "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
-    case CHAT_QWEN25_MATH:
-        return "Please reason step by step, and put your final answer within \\boxed{}.";
-    case CHAT_QWEN25_BASE:
-    case CHAT_QWEN2:
-        return "You are a helpful assistant.";
-    default:
-        return NULL;
-    }
-}
-
-static bool knows_tools(chat_template_t chat_template)
-{
-    return chat_template == CHAT_QWEN25 || chat_template == CHAT_QWEN25_BASE ||
-           chat_template == CHAT_QWEN25_MATH;
-}
-
-const char *chat_template_name(chat_template_t chat_template)
-{
-    switch (chat_template) {
-    case CHAT_CHATML:
-        return "chatml";
-    case CHAT_QWEN25:
-        return "qwen2.5";
-    case CHAT_QWEN25_BASE:
-        return "qwen2.5-base";
-    case CHAT_QWEN25_MATH:
-        return "qwen2.5-math";
-    case CHAT_QWEN2:
-        return "qwen2";
-    default:
-        return "none";
-    }
-}
-
-typedef struct renderer {
-    chat_template_t chat_template;
-    json_t *messages;
-    text_buffer_t *out;
-    fail_t *fail;
-} renderer_t;
-
-static void say(renderer_t *r, const char *text)
-{
-    text_buffer_append(r->out, text, strlen(text), r->fail);
-}
-
-static void say_value(renderer_t *r, const json_t *string)
-{
-    text_buffer_append(r->out, json_string_value(string), json_string_length(string), r->fail);
-}
-
-static bool has_role(const json_t *message, const char *role)
-{
-    const char *value = json_string_value(json_object_get(message, "role"));
-    return value != NULL && strcmp(value, role) == 0;
-}
-
-/* A message's tool calls, NULL when there are none. */
-static json_t *tool_calls_of(const json_t *message)
-{
-    json_t *calls = json_object_get(message, "tool_calls");
-    return calls == NULL || json_is_null(calls) || json_array_size(calls) == 0 ? NULL : calls;
-}
-
-static bool is_absent(const json_t *value)
-{
-    return value == NULL || json_is_null(value);
-}
-
-/* The call itself may stand in a member "function". */
-static json_t *function_of(json_t *call)
-{
-    json_t *function = json_object_get(call, "function");
-    return function != NULL ? function : call;
-}
-
-static int check_tool_calls(const renderer_t *r, size_t i, json_t *message)
-{
-    json_t *calls = json_object_get(message, "tool_calls");
-    if (is_absent(calls))
-        return 0;
-    if (!json_is_array(calls))
-        return fail_set(r->fail, FAIL_USAGE, "messages[%zu]: tool_calls: expected an array", i);
-    size_t n = json_array_size(calls);
-    if (n > 0 && (!knows_tools(r->chat_template) || !has_role(message, "assistant")))
-        return fail_set(r->fail, FAIL_USAGE,
-            "messages[%zu]: tool_calls: the chat template %s does not show them in this message", i,
-            chat_template_name(r->chat_template));
-    for (size_t k = 0; k < n; k++) {
-        json_t *function = function_of(json_array_get(calls, k));
-        if (!json_is_string(json_object_get(function, "name")) ||
-            json_object_get(function, "arguments") == NULL)
-            return fail_set(r->fail, FAIL_USAGE,
-                "messages[%zu]: tool_calls[%zu]: expected a string \"name\" and \"arguments\"", i,
-                k);
-    }
+    chat_template_t *grown = realloc(chat->templates, (chat->n_templates + 1) * sizeof *grown);
+    if (grown == NULL)
+        return fail_set(fail, FAIL_MEMORY, "%s: out of memory", origin);
+    chat->templates = grown;
+    chat_template_t *added = &grown[chat->n_templates++];
+    *added = (chat_template_t){
+        .name = strdup(name), .origin = strdup(origin), .text = malloc(bytes + 1), .bytes = bytes};
+    if (added->name == NULL || added->origin == NULL || added->text == NULL)
+        return fail_set(fail, FAIL_MEMORY, "%s: out of memory", origin);
+    memcpy(added->text, text, bytes);
+    added->text[bytes] = 0;
     return 0;
 }
 
-/* content may only be absent where a template would not look at it or prints nothing for it. */
-static int check_message(const renderer_t *r, size_t i)
+/* The last one of a name counts, as in a dict; NULL: none. */
+static chat_template_t *find_template(const chat_t *chat, const char *name)
 {
-    json_t *message = json_array_get(r->messages, i);
-    json_t *content = json_object_get(message, "content");
-    if (!json_is_object(message) || !json_is_string(json_object_get(message, "role")))
+    for (size_t i = chat->n_templates; i-- > 0;)
+        if (strcmp(chat->templates[i].name, name) == 0)
+            return &chat->templates[i];
+    return NULL;
+}
+
+static void clear_templates(chat_t *chat)
+{
+    for (size_t i = 0; i < chat->n_templates; i++) {
+        free(chat->templates[i].name);
+        free(chat->templates[i].origin);
+        free(chat->templates[i].text);
+        jinja_template_close(chat->templates[i].made);
+    }
+    free(chat->templates);
+    chat->templates = NULL;
+    chat->n_templates = 0;
+}
+
+/* The one template that the user names takes the place of all. */
+static int take_given(chat_t *chat, const char *given, fail_t *fail)
+{
+    chat_template_t *named = find_template(chat, given);
+    char *text = NULL, *origin = NULL;
+    size_t bytes = 0;
+    if (named != NULL) {
+        text = named->text;
+        bytes = named->bytes;
+        origin = named->origin;
+        named->text = named->origin = NULL;
+    } else if (access(given, F_OK) != 0) {
         return fail_set(
-            r->fail, FAIL_USAGE, "messages[%zu]: expected an object with a string \"role\"", i);
-    if (knows_tools(r->chat_template) && !has_role(message, "system") &&
-        !has_role(message, "user") && !has_role(message, "assistant") && !has_role(message, "tool"))
-        return fail_set(r->fail, FAIL_USAGE,
-            "messages[%zu]: role: expected system, user, assistant or tool, found \"%.64s\"", i,
-            json_string_value(json_object_get(message, "role")));
-    if (check_tool_calls(r, i, message) != 0)
-        return r->fail->status;
-    bool optional = knows_tools(r->chat_template) &&
-                    (has_role(message, "tool") || tool_calls_of(message) != NULL);
-    if (!json_is_string(content) && !(optional && is_absent(content)))
-        return fail_set(r->fail, FAIL_USAGE, "messages[%zu]: content: expected a string", i);
-    return 0;
-}
-
-static int check_all(const renderer_t *r, json_t *tools)
-{
-    if (default_system(r->chat_template) == NULL && r->chat_template != CHAT_CHATML)
-        return fail_set(r->fail, FAIL_MODEL, "this model has no chat template; use --raw");
-    if (!json_is_array(r->messages) || json_array_size(r->messages) == 0)
-        return fail_set(r->fail, FAIL_USAGE, "messages: expected an array of at least one message");
-    if (tools != NULL && !json_is_null(tools) && !json_is_array(tools))
-        return fail_set(r->fail, FAIL_USAGE, "tools: expected an array");
-    if (json_array_size(tools) > 0 && !knows_tools(r->chat_template))
-        return fail_set(r->fail, FAIL_USAGE, "tools: the chat template %s has no place for them",
-            chat_template_name(r->chat_template));
-    for (size_t i = 0; i < json_array_size(tools); i++)
-        if (!json_is_object(json_array_get(tools, i)))
-            return fail_set(r->fail, FAIL_USAGE, "tools[%zu]: expected an object", i);
-    for (size_t i = 0; i < json_array_size(r->messages); i++)
-        if (check_message(r, i) != 0)
-            return r->fail->status;
-    return 0;
-}
-
-/* <|im_start|>ROLE\nCONTENT<|im_end|>\n */
-static void say_turn(renderer_t *r, const json_t *message)
-{
-    say(r, "<|im_start|>");
-    say_value(r, json_object_get(message, "role"));
-    say(r, "\n");
-    say_value(r, json_object_get(message, "content"));
-    say(r, "<|im_end|>\n");
-}
-
-/* The conversation's own system message or the default, and the tools. */
-static void say_system(renderer_t *r, json_t *tools)
-{
-    const json_t *first = json_array_get(r->messages, 0);
-    bool own = has_role(first, "system");
-    const char *fallback = default_system(r->chat_template);
-    say(r, "<|im_start|>system\n");
-    if (own)
-        say_value(r, json_object_get(first, "content"));
-    else
-        say(r, fallback);
-    if (json_array_size(tools) > 0) {
-        say(r,
-            "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-            "You are provided with function signatures within <tools></tools> XML tags:\n<tools>");
-        for (size_t i = 0; i < json_array_size(tools); i++) {
-            say(r, "\n");
-            python_json_append(r->out, json_array_get(tools, i), r->fail);
-        }
-        say(r, "\n</tools>\n\nFor each function call, return a json object with function name and "
-               "arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": "
-               "<function-name>, \"arguments\": <args-json-object>}\n</tool_call>");
-    }
-    say(r, "<|im_end|>\n");
-}
-
-static void say_tool_calls(renderer_t *r, const json_t *message)
-{
-    say(r, "<|im_start|>assistant");
-    const json_t *content = json_object_get(message, "content");
-    if (json_string_length(content) > 0) {
-        say(r, "\n");
-        say_value(r, content);
-    }
-    json_t *calls = tool_calls_of(message);
-    for (size_t i = 0; i < json_array_size(calls); i++) {
-        json_t *function = function_of(json_array_get(calls, i));
-        say(r, "\n<tool_call>\n{\"name\": \"");
-        say_value(r, json_object_get(function, "name"));
-        say(r, "\", \"arguments\": ");
-        python_json_append(r->out, json_object_get(function, "arguments"), r->fail);
-        say(r, "}\n</tool_call>");
-    }
-    say(r, "<|im_end|>\n");
-}
-
-/* Tool responses that follow each other share one turn of the user. */
-static void say_tool_response(renderer_t *r, size_t i)
-{
-    const json_t *content = json_object_get(json_array_get(r->messages, i), "content");
-    size_t n = json_array_size(r->messages);
-    if (i == 0 || !has_role(json_array_get(r->messages, i - 1), "tool"))
-        say(r, "<|im_start|>user");
-    say(r, "\n<tool_response>\n");
-    if (json_is_string(content))
-        say_value(r, content);
-    say(r, "\n</tool_response>");
-    if (i + 1 == n || !has_role(json_array_get(r->messages, i + 1), "tool"))
-        say(r, "<|im_end|>\n");
-}
-
-static void say_qwen25_message(renderer_t *r, size_t i)
-{
-    const json_t *message = json_array_get(r->messages, i);
-    if (has_role(message, "tool"))
-        say_tool_response(r, i);
-    else if (tool_calls_of(message) != NULL)
-        say_tool_calls(r, message);
-    else if (i > 0 || !has_role(message, "system"))
-        say_turn(r, message);
-}
-
-int chat_render(chat_template_t chat_template, json_t *messages, json_t *tools,
-    bool add_generation_prompt, text_buffer_t *out, fail_t *fail)
-{
-    renderer_t r = {chat_template, messages, out, fail};
-    size_t before = out->bytes;
-    if (check_all(&r, tools) != 0) {
-        utf8_make_printable(fail->message);
+            fail, FAIL_FILE, "%s: no file, and the model has no chat template of this name", given);
+    } else if (text_file_read(given, TEMPLATE_BYTES_MAX, &text, &bytes, fail) != 0) {
         return fail->status;
     }
-    bool plain = !knows_tools(chat_template);
-    if (!plain || (chat_template == CHAT_QWEN2 && !has_role(json_array_get(messages, 0), "system")))
-        say_system(&r, tools);
-    for (size_t i = 0; i < json_array_size(messages); i++) {
-        if (plain)
-            say_turn(&r, json_array_get(messages, i));
+    clear_templates(chat);
+    chat_add_template(chat, "default", origin != NULL ? origin : given, text, bytes, fail);
+    free(text);
+    free(origin);
+    return fail->status;
+}
+
+/* Parsed when it is used first, so that one which is never used may be anything. */
+static int parse(chat_template_t *used, fail_t *fail)
+{
+    if (used->made == NULL)
+        jinja_template_open(&used->made, used->text, used->bytes, used->origin, fail);
+    return fail->status;
+}
+
+static int read_choice(chat_t *chat, const chat_choice_t *choice, fail_t *fail)
+{
+    if (choice->given != NULL && take_given(chat, choice->given, fail) != 0)
+        return fail->status;
+    chat_template_t *usual = find_template(chat, "default");
+    if (usual != NULL && parse(usual, fail) != 0)
+        return fail->status;
+    if (choice->variables == NULL)
+        return 0;
+    jinja_job_t *probe;
+    if (jinja_job_open(&probe, fail) == 0)
+        jinja_job_set_text(
+            probe, choice->variables, strlen(choice->variables), "--template-vars", fail);
+    jinja_job_close(probe);
+    chat->variables = strdup(choice->variables);
+    if (chat->variables == NULL)
+        fail_set(fail, FAIL_MEMORY, "--template-vars: out of memory");
+    return fail->status;
+}
+
+int chat_open(chat_t **chat, const char *directory, const chat_choice_t *choice, fail_t *fail)
+{
+    static const chat_choice_t none = {0};
+    chat_t *opened = calloc(1, sizeof *opened);
+    *chat = NULL;
+    if (opened == NULL || (opened->special_tokens = json_object()) == NULL) {
+        free(opened);
+        return fail_set(fail, FAIL_MEMORY, "chat template: out of memory");
+    }
+    if (directory == NULL || chat_read_directory(opened, directory, fail) == 0)
+        read_choice(opened, choice != NULL ? choice : &none, fail);
+    if (fail->status != 0 || opened->n_templates == 0) {
+        chat_close(opened);
+        opened = NULL;
+    }
+    *chat = opened;
+    return fail->status;
+}
+
+void chat_close(chat_t *chat)
+{
+    if (chat == NULL)
+        return;
+    clear_templates(chat);
+    json_decref(chat->special_tokens);
+    free(chat->variables);
+    free(chat);
+}
+
+void chat_set_time(chat_t *chat, int64_t seconds)
+{
+    chat->has_time = true;
+    chat->time = seconds;
+}
+
+int32_t chat_end_id(const chat_t *chat, const tokenizer_t *tokenizer)
+{
+    const chat_template_t *usual = chat != NULL ? find_template(chat, "default") : NULL;
+    if (usual == NULL || tokenizer == NULL || strstr(usual->text, "<|im_end|>") == NULL)
+        return -1;
+    return tokenizer_special_id(tokenizer, "<|im_end|>");
+}
+
+static int choose(chat_t *chat, bool with_tools, chat_template_t **chosen, fail_t *fail)
+{
+    *chosen = with_tools ? find_template(chat, "tool_use") : NULL;
+    if (*chosen == NULL)
+        *chosen = find_template(chat, "default");
+    if (*chosen == NULL)
+        return fail_set(fail, FAIL_MODEL,
+            "%s: the model has several chat templates and none named \"default\"; --chat-template "
+            "takes one by its name",
+            chat->templates[0].origin);
+    return parse(*chosen, fail);
+}
+
+/* Opens a job that knows the user's variables. */
+static int begin(const chat_t *chat, jinja_job_t **job, fail_t *fail)
+{
+    if (jinja_job_open(job, fail) != 0)
+        return fail->status;
+    if (chat->has_time)
+        jinja_job_set_time(*job, chat->time);
+    if (chat->variables != NULL)
+        jinja_job_set_text(*job, chat->variables, strlen(chat->variables), "--template-vars", fail);
+    return fail->status;
+}
+
+static int render(const chat_t *chat, jinja_job_t *job, const chat_template_t *chosen,
+    text_buffer_t *out, fail_t *fail)
+{
+    if (jinja_job_prepare_chat(job, chat->special_tokens, fail) == 0)
+        jinja_job_render(job, chosen->made, out, fail);
+    return fail->status;
+}
+
+static int set_unless_absent(jinja_job_t *job, const char *name, const json_t *value, fail_t *fail)
+{
+    return value != NULL ? jinja_job_set(job, name, value, fail) : 0;
+}
+
+static int set_input(jinja_job_t *job, const chat_input_t *input, fail_t *fail)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)input->variables, name, value) if (fail->status == 0)
+        jinja_job_set(job, name, value, fail);
+    if (fail->status == 0 && set_unless_absent(job, "messages", input->messages, fail) == 0 &&
+        set_unless_absent(job, "tools", input->tools, fail) == 0 &&
+        set_unless_absent(job, "documents", input->documents, fail) == 0 &&
+        input->no_generation_prompt)
+        jinja_job_set(job, "add_generation_prompt", json_false(), fail);
+    return fail->status;
+}
+
+int chat_render(chat_t *chat, const chat_input_t *input, text_buffer_t *out, fail_t *fail)
+{
+    jinja_job_t *job = NULL;
+    json_t *joined = NULL;
+    chat_template_t *chosen = NULL;
+    chat_input_t shown = *input;
+    bool with_tools = input->tools != NULL && !json_is_null(input->tools);
+    if (input->variables != NULL && !json_is_object(input->variables) &&
+        !json_is_null(input->variables))
+        return fail_set(fail, FAIL_USAGE, "chat_template_kwargs: expected an object");
+    if (choose(chat, with_tools, &chosen, fail) == 0 &&
+        chat_join_parts(chat, chosen, input->messages, &joined, fail) == 0) {
+        if (joined != NULL)
+            shown.messages = joined;
+        if (begin(chat, &job, fail) == 0 && set_input(job, &shown, fail) == 0)
+            render(chat, job, chosen, out, fail);
+    }
+    json_decref(joined);
+    jinja_job_close(job);
+    return fail->status;
+}
+
+int chat_render_text(chat_t *chat, const char *json, size_t bytes, text_buffer_t *out,
+    text_buffer_t *error, fail_t *fail)
+{
+    jinja_job_t *job = NULL;
+    chat_template_t *chosen;
+    if (begin(chat, &job, fail) == 0 && jinja_job_set_text(job, json, bytes, "line", fail) == 0 &&
+        choose(chat, jinja_job_has(job, "tools"), &chosen, fail) == 0)
+        render(chat, job, chosen, out, fail);
+    if (fail->status != 0 && error != NULL) {
+        size_t length = 0;
+        fail_t ignored = {0};
+        const char *message = job != NULL ? jinja_job_error(job, &length) : "";
+        if (length > 0)
+            text_buffer_append(error, message, length, &ignored);
         else
-            say_qwen25_message(&r, i);
+            text_buffer_append(error, fail->message, strlen(fail->message), &ignored);
     }
-    if (add_generation_prompt)
-        say(&r, "<|im_start|>assistant\n");
-    if (fail->status != 0 && out->text != NULL) {
-        out->bytes = before;
-        out->text[before] = 0;
-    }
+    jinja_job_close(job);
     return fail->status;
 }

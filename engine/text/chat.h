@@ -1,18 +1,19 @@
 /* Chat templates: a conversation to the prompt text, as transformers' apply_chat_template renders
  * it.
  *
- * A template is recognised by its text (tokenizer_config.json's chat_template or
- * chat_template.jinja); there is no Jinja interpreter here. White space that Jinja ignores does not
- * matter. Known:
+ * The templates are those of the model directory, or a file in their place, and an interpreter
+ * (engine/text/jinja) runs them. Which file counts, as in transformers:
  *
- *   "chatml"        plain ChatML, no default system message: the demo model's
- *   "qwen2"         ChatML with a default system message: Qwen2-Instruct's
- *   "qwen2.5"       Qwen2.5-Instruct's and Qwen2.5-Coder-Instruct's: ChatML with default system
- *                   message, tools, tool calls and tool responses
- *   "qwen2.5-base"  the same with the default system message of the base models
- *   "qwen2.5-math"  the same with the default system message of Qwen2.5-Math
+ *   1. chat_template.jinja, as the template "default", and additional_chat_templates/NAME.jinja;
+ *   2. if there is none of these, chat_template of tokenizer_config.json: a text, or an array of
+ *      {"name", "template"}.
  *
- * Thread safe. */
+ * With tools, the template "tool_use" is taken where there is one of that name, otherwise
+ * "default".
+ *
+ * A template sees messages, tools, documents and add_generation_prompt, the named special tokens
+ * (bos_token, eos_token, ...) and any variables that the user gives. A chat belongs to one thread
+ * at a time. */
 #ifndef CHOIR_TEXT_CHAT_H
 #define CHOIR_TEXT_CHAT_H
 
@@ -22,29 +23,48 @@
 #include "engine/base/status.h"
 #include "engine/text/tokenizer.h"
 
-typedef enum chat_template {
-    CHAT_NONE,
-    CHAT_CHATML,
-    CHAT_QWEN25,
-    CHAT_QWEN25_BASE,
-    CHAT_QWEN25_MATH,
-    CHAT_QWEN2
-} chat_template_t;
+typedef struct chat chat_t;
 
-/* Which template a model directory has. FAIL_MODEL for one that is not known (the message names the
- * ones that are, and --raw), CHAT_NONE and no failure when the directory has none. */
-int chat_template_detect(const char *directory, chat_template_t *chat_template, fail_t *fail);
+/* What the user says about templates; NULL: nothing. */
+typedef struct chat_choice {
+    const char *given;     /* the name of one of the model's templates, or a file */
+    const char *variables; /* a JSON object, as text */
+} chat_choice_t;
 
-/* The template with this text; name is what messages call it. */
-int chat_template_recognise(
-    const char *text, size_t bytes, const char *name, chat_template_t *chat_template, fail_t *fail);
+/* directory: of the model; NULL: none, which needs choice->given. *chat is NULL, and nothing fails,
+ * when the model has no template. FAIL_FORMAT names file and line of a template that is malformed.
+ */
+int chat_open(chat_t **chat, const char *directory, const chat_choice_t *choice, fail_t *fail);
 
-const char *chat_template_name(chat_template_t chat_template);
+/* NULL is allowed. */
+void chat_close(chat_t *chat);
 
-/* messages: JSON array of {"role", "content", optionally "tool_calls"}; tools: JSON array or NULL.
- * Appends the text, nothing on failure. FAIL_USAGE names the message that is malformed; also for
- * roles, tools and tool calls that the template would leave out without a word. */
-int chat_render(chat_template_t chat_template, json_t *messages, json_t *tools,
-    bool add_generation_prompt, text_buffer_t *out, fail_t *fail);
+/* What is said. Absent (NULL) values are null to the template. */
+typedef struct chat_input {
+    /* Array of {"role", "content", ...}. Content may be an array of {"type": "text", "text": ...}
+     * with every template: their texts are put together for those that want one text. */
+    const json_t *messages;
+    const json_t *tools;     /* array of objects */
+    const json_t *documents; /* array of objects */
+    const json_t *variables; /* object: more that the template sees by name */
+    bool no_generation_prompt;
+} chat_input_t;
+
+/* Appends the text, nothing on failure. FAIL_USAGE: the conversation is malformed, or the template
+ * refuses it (raise_exception), in its own words. */
+int chat_render(chat_t *chat, const chat_input_t *input, text_buffer_t *out, fail_t *fail);
+
+/* The same for a JSON object whose members are all variables, messages and tools among them.
+ * Numbers are as Python's json.loads reads them. *error, when not NULL, gets the whole message of a
+ * failure, of which *fail may have the beginning only. */
+int chat_render_text(chat_t *chat, const char *json, size_t bytes, text_buffer_t *out,
+    text_buffer_t *error, fail_t *fail);
+
+/* The clock of strftime_now, in seconds since 1970; without it, the machine's. */
+void chat_set_time(chat_t *chat, int64_t seconds);
+
+/* The token that ends a turn beside those of generation_config.json: <|im_end|>, if the default
+ * template writes it. -1: none, or no chat (NULL). */
+int32_t chat_end_id(const chat_t *chat, const tokenizer_t *tokenizer);
 
 #endif

@@ -31,13 +31,13 @@ static void pad(run_t *run, buffer_t *out, const spec_t *spec, const char *sign,
     if (room > WIDTH_MAX)
         jinja_fail(run, "a field of %" PRId64 " characters is too wide", spec->width);
     for (int64_t i = 0; i < left; i++)
-        buffer_add(run, out, fill, fill_bytes);
-    buffer_text(run, out, sign);
+        jinja_buffer_add(run, out, fill, fill_bytes);
+    jinja_buffer_text(run, out, sign);
     for (int64_t i = 0; i < inner; i++)
-        buffer_add(run, out, fill, fill_bytes);
-    buffer_string(run, out, body);
+        jinja_buffer_add(run, out, fill, fill_bytes);
+    jinja_buffer_string(run, out, body);
     for (int64_t i = left + inner; i < room; i++)
-        buffer_add(run, out, fill, fill_bytes);
+        jinja_buffer_add(run, out, fill, fill_bytes);
 }
 
 static const char *sign_of(const spec_t *spec, bool negative)
@@ -52,11 +52,11 @@ static const string_t *grouped(run_t *run, const char *digits)
     buffer_t out = {0};
     for (size_t i = 0; i < whole; i++) {
         if (i > 0 && (whole - i) % 3 == 0)
-            buffer_text(run, &out, ",");
-        buffer_add(run, &out, &digits[i], 1);
+            jinja_buffer_text(run, &out, ",");
+        jinja_buffer_add(run, &out, &digits[i], 1);
     }
-    buffer_text(run, &out, digits + whole);
-    return buffer_value(run, &out).string;
+    jinja_buffer_text(run, &out, digits + whole);
+    return jinja_buffer_value(run, &out).string;
 }
 
 static void add_integer(run_t *run, buffer_t *out, const spec_t *spec, int64_t number)
@@ -85,7 +85,7 @@ static void add_integer(run_t *run, buffer_t *out, const spec_t *spec, int64_t n
         prefix[at + 2] = 0;
     }
     const string_t *body =
-        spec->comma ? grouped(run, digits) : string_new(run, digits, strlen(digits));
+        spec->comma ? grouped(run, digits) : jinja_string_new(run, digits, strlen(digits));
     pad(run, out, spec, prefix, body, spec->align != 0 ? spec->align : spec->zero ? '=' : '>');
 }
 
@@ -98,7 +98,7 @@ static void add_float(run_t *run, buffer_t *out, const spec_t *spec, double numb
     bool negative = signbit(number) && !isnan(number);
     double magnitude = negative ? -number : number;
     if (spec->type == 0) {
-        float_repr(magnitude, text);
+        jinja_float_repr(magnitude, text);
     } else if (!isfinite(number)) {
         snprintf(text, sizeof text, "%s", isnan(number) ? "nan" : "inf");
     } else {
@@ -109,7 +109,8 @@ static void add_float(run_t *run, buffer_t *out, const spec_t *spec, double numb
         if (percent)
             strcat(text, "%");
     }
-    const string_t *body = spec->comma ? grouped(run, text) : string_new(run, text, strlen(text));
+    const string_t *body =
+        spec->comma ? grouped(run, text) : jinja_string_new(run, text, strlen(text));
     pad(run, out, spec, sign_of(spec, negative), body,
         spec->align != 0 ? spec->align
         : spec->zero     ? '='
@@ -120,7 +121,7 @@ static void add_string(
     run_t *run, buffer_t *out, const spec_t *spec, const string_t *string, char align)
 {
     if (spec->precision >= 0 && spec->precision < (int64_t)string->chars)
-        string = string_slice(run, string, 0, (size_t)spec->precision).string;
+        string = jinja_string_slice(run, string, 0, (size_t)spec->precision).string;
     pad(run, out, spec, "", string, spec->align != 0 ? spec->align : align);
 }
 
@@ -156,13 +157,13 @@ static value_t named_value(percent_t *p)
         jinja_fail(p->run, "incomplete format key");
     if (p->values.kind != DICT)
         jinja_fail(p->run, "format requires a mapping");
-    value_t key = value_bytes(p->run, begin, (size_t)(p->at - 1 - begin));
-    value_t *found = dict_find(p->run, p->values.dict, key);
+    value_t key = jinja_value_bytes(p->run, begin, (size_t)(p->at - 1 - begin));
+    value_t *found = jinja_dict_find(p->run, p->values.dict, key);
     p->mapped = true;
     if (found == NULL) {
         buffer_t message = {0};
-        value_repr(p->run, &message, key);
-        jinja_fail_string(p->run, buffer_value(p->run, &message).string);
+        jinja_value_repr(p->run, &message, key);
+        jinja_fail_string(p->run, jinja_buffer_value(p->run, &message).string);
     }
     return *found;
 }
@@ -172,7 +173,7 @@ static int64_t percent_number(percent_t *p, int64_t absent)
     int64_t number = 0;
     if (p->at < p->end && *p->at == '*') {
         p->at++;
-        return want_integer(p->run, next_value(p));
+        return jinja_want_integer(p->run, next_value(p));
     }
     if (p->at == p->end || *p->at < '0' || *p->at > '9')
         return absent;
@@ -214,26 +215,27 @@ static void percent_integer(percent_t *p, buffer_t *out, spec_t *spec, value_t v
         return;
     }
     if (value.kind == FLOAT && decimal && fabs(value.number) < 9e18)
-        value = value_int((int64_t)value.number);
-    require_defined(p->run, value);
-    if (!is_integer(value))
+        value = jinja_value_int((int64_t)value.number);
+    jinja_require_defined(p->run, value);
+    if (!jinja_is_integer(value))
         jinja_fail(p->run, "%%%c format: %s is required, not %s", spec->type,
-            decimal ? "a real number" : "an integer", type_name(value));
+            decimal ? "a real number" : "an integer", jinja_type_name(value));
     if (decimal)
         spec->type = 'd';
-    add_integer(p->run, out, spec, integer_of(value));
+    add_integer(p->run, out, spec, jinja_integer_of(value));
 }
 
 static void percent_char(percent_t *p, buffer_t *out, const spec_t *spec, value_t value)
 {
     buffer_t one = {0};
     if (value.kind == STRING && value.string->chars == 1)
-        buffer_string(p->run, &one, value.string);
-    else if (is_integer(value) && integer_of(value) >= 0 && integer_of(value) < 0x110000)
-        buffer_point(p->run, &one, (uint32_t)integer_of(value));
+        jinja_buffer_string(p->run, &one, value.string);
+    else if (jinja_is_integer(value) && jinja_integer_of(value) >= 0 &&
+             jinja_integer_of(value) < 0x110000)
+        jinja_buffer_point(p->run, &one, (uint32_t)jinja_integer_of(value));
     else
         jinja_fail(p->run, "%%c requires int or char");
-    add_string(p->run, out, spec, buffer_value(p->run, &one).string, '>');
+    add_string(p->run, out, spec, jinja_buffer_value(p->run, &one).string, '>');
 }
 
 static void percent_value(percent_t *p, buffer_t *out, spec_t *spec, value_t value)
@@ -244,20 +246,20 @@ static void percent_value(percent_t *p, buffer_t *out, spec_t *spec, value_t val
         spec->zero = false;
     if (spec->type == 's') {
         spec->zero = false;
-        add_string(p->run, out, spec, str_of(p->run, value), '>');
+        add_string(p->run, out, spec, jinja_str_of(p->run, value), '>');
     } else if (spec->type == 'r' || spec->type == 'a') {
         spec->zero = false;
-        value_repr(p->run, &repr, value);
-        add_string(p->run, out, spec, buffer_value(p->run, &repr).string, '>');
+        jinja_value_repr(p->run, &repr, value);
+        add_string(p->run, out, spec, jinja_buffer_value(p->run, &repr).string, '>');
     } else if (spec->type == 'c') {
         percent_char(p, out, spec, value);
     } else if (spec->type != 0 && strchr("diuxXo", spec->type) != NULL) {
         percent_integer(p, out, spec, value);
     } else if (spec->type != 0 && strchr("eEfFgG", spec->type) != NULL) {
-        require_defined(p->run, value);
-        if (!is_number(value))
-            jinja_fail(p->run, "must be real number, not %s", type_name(value));
-        add_float(p->run, out, spec, number_of(value));
+        jinja_require_defined(p->run, value);
+        if (!jinja_is_number(value))
+            jinja_fail(p->run, "must be real number, not %s", jinja_type_name(value));
+        add_float(p->run, out, spec, jinja_number_of(value));
     } else {
         jinja_fail(p->run, "unsupported format character '%c' (0x%x)", spec->type, spec->type);
     }
@@ -288,13 +290,13 @@ static void percent_conversion(percent_t *p, buffer_t *out)
         jinja_fail(p->run, "incomplete format");
     spec.type = *p->at++;
     if (spec.type == '%') {
-        buffer_text(p->run, out, "%");
+        jinja_buffer_text(p->run, out, "%");
         return;
     }
     percent_value(p, out, &spec, value.kind != MISSING ? value : next_value(p));
 }
 
-value_t string_format_percent(run_t *run, const string_t *format, value_t args)
+value_t jinja_string_format_percent(run_t *run, const string_t *format, value_t args)
 {
     percent_t p = {
         .run = run, .at = format->text, .end = format->text + format->bytes, .values = args};
@@ -304,7 +306,7 @@ value_t string_format_percent(run_t *run, const string_t *format, value_t args)
         const char *plain = p.at;
         while (p.at < p.end && *p.at != '%')
             p.at++;
-        buffer_add(run, &out, plain, (size_t)(p.at - plain));
+        jinja_buffer_add(run, &out, plain, (size_t)(p.at - plain));
         if (p.at == p.end)
             break;
         p.at++;
@@ -315,7 +317,7 @@ value_t string_format_percent(run_t *run, const string_t *format, value_t args)
                      : p.next == 0 && !p.mapped && args.kind != DICT && args.kind != SEQUENCE;
     if (spare)
         jinja_fail(run, "not all arguments converted during string formatting");
-    return buffer_value(run, &out);
+    return jinja_buffer_value(run, &out);
 }
 
 /* ---- str.format ---- */
@@ -346,9 +348,9 @@ static spec_t read_spec(run_t *run, const string_t *text)
     const char *at = text->text, *end = at + text->bytes;
     size_t length = 0;
     if (at < end)
-        point_at(at, &length);
+        jinja_point_at(at, &length);
     if ((size_t)(end - at) > length && is_align(at[length])) {
-        spec.fill = string_new(run, at, length);
+        spec.fill = jinja_string_new(run, at, length);
         spec.align = at[length];
         at += length + 1;
     } else if (at < end && is_align(*at)) {
@@ -382,7 +384,7 @@ static spec_t read_spec(run_t *run, const string_t *text)
 static void format_value(run_t *run, buffer_t *out, const string_t *text, value_t value)
 {
     if (text->bytes == 0) {
-        value_str(run, out, value);
+        jinja_value_str(run, out, value);
         return;
     }
     spec_t spec = read_spec(run, text);
@@ -390,18 +392,19 @@ static void format_value(run_t *run, buffer_t *out, const string_t *text, value_
     if (value.kind == STRING && (spec.type == 0 || spec.type == 's')) {
         spec.zero = false;
         add_string(run, out, &spec, value.string, '<');
-    } else if (is_number(value) && (as_float || (value.kind == FLOAT && spec.type == 0))) {
+    } else if (jinja_is_number(value) && (as_float || (value.kind == FLOAT && spec.type == 0))) {
         if (spec.type == 0 && spec.precision >= 0)
             spec.type = 'g';
-        add_float(run, out, &spec, number_of(value));
-    } else if (is_integer(value) && (spec.type == 0 || strchr("dxXobn", spec.type) != NULL)) {
+        add_float(run, out, &spec, jinja_number_of(value));
+    } else if (jinja_is_integer(value) && (spec.type == 0 || strchr("dxXobn", spec.type) != NULL)) {
         spec.type = spec.type == 0 || spec.type == 'n' ? 'd' : spec.type;
-        add_integer(run, out, &spec, integer_of(value));
-    } else if (is_number(value) || value.kind == STRING) {
-        jinja_fail(
-            run, "Unknown format code '%c' for object of type '%s'", spec.type, type_name(value));
+        add_integer(run, out, &spec, jinja_integer_of(value));
+    } else if (jinja_is_number(value) || value.kind == STRING) {
+        jinja_fail(run, "Unknown format code '%c' for object of type '%s'", spec.type,
+            jinja_type_name(value));
     } else {
-        jinja_fail(run, "unsupported format string passed to %s.__format__", type_name(value));
+        jinja_fail(
+            run, "unsupported format string passed to %s.__format__", jinja_type_name(value));
     }
 }
 
@@ -452,9 +455,9 @@ static value_t format_field(field_t *f, const char *name, size_t bytes)
         if (n == 0 || (item && at == end))
             jinja_fail(f->run, "Empty attribute in format string");
         int64_t index = spec_number(&number, at);
-        value = item && number == at ? get_item(f->run, value, value_int(index))
-                : item               ? get_item(f->run, value, value_bytes(f->run, begin, n))
-                                     : get_attribute(f->run, value, string_new(f->run, begin, n));
+        value = item && number == at ? jinja_get_item(f->run, value, jinja_value_int(index))
+                : item ? jinja_get_item(f->run, value, jinja_value_bytes(f->run, begin, n))
+                       : jinja_get_attribute(f->run, value, jinja_string_new(f->run, begin, n));
         at += item;
     }
     return value;
@@ -481,16 +484,16 @@ static void format_replacement(
         if (conversion != 'r' && conversion != 's' && conversion != 'a')
             jinja_fail(run, "Unknown conversion specifier");
         if (conversion == 's')
-            value_str(run, &text, value);
+            jinja_value_str(run, &text, value);
         else
-            value_repr(run, &text, value);
-        value = buffer_value(run, &text);
+            jinja_value_repr(run, &text, value);
+        value = jinja_buffer_value(run, &text);
         at += 2;
     }
     buffer_t spec = {0};
     if (at < end && *at == ':')
-        format_text(f, &spec, string_new(run, at + 1, (size_t)(end - at - 1)), depth + 1);
-    format_value(run, out, buffer_value(run, &spec).string, value);
+        format_text(f, &spec, jinja_string_new(run, at + 1, (size_t)(end - at - 1)), depth + 1);
+    format_value(run, out, jinja_buffer_value(run, &spec).string, value);
 }
 
 static void format_text(field_t *f, buffer_t *out, const string_t *format, int depth)
@@ -500,11 +503,11 @@ static void format_text(field_t *f, buffer_t *out, const string_t *format, int d
         jinja_fail(f->run, "Max string recursion exceeded");
     while (at < end) {
         if (*at != '{' && *at != '}') {
-            buffer_add(f->run, out, at++, 1);
+            jinja_buffer_add(f->run, out, at++, 1);
             continue;
         }
         if (at + 1 < end && at[1] == *at && depth == 0) {
-            buffer_add(f->run, out, at, 1);
+            jinja_buffer_add(f->run, out, at, 1);
             at += 2;
             continue;
         }
@@ -521,10 +524,10 @@ static void format_text(field_t *f, buffer_t *out, const string_t *format, int d
     }
 }
 
-value_t string_format(run_t *run, const string_t *format, const args_t *args)
+value_t jinja_string_format(run_t *run, const string_t *format, const args_t *args)
 {
     field_t f = {.run = run, .args = args};
     buffer_t out = {0};
     format_text(&f, &out, format, 0);
-    return buffer_value(run, &out);
+    return jinja_buffer_value(run, &out);
 }

@@ -28,8 +28,8 @@ static void parse(jinja_template_t *made, run_t *run, const char *text, size_t b
 {
     tokens_t tokens = {0};
     run->names = made->names = NEW(run, dict_t);
-    lexer_run(run, text, bytes, &tokens);
-    parser_run(run, &tokens, &made->body);
+    jinja_lexer_run(run, text, bytes, &tokens);
+    jinja_parser_run(run, &tokens, &made->body);
 }
 
 int jinja_template_open(
@@ -69,7 +69,7 @@ void jinja_template_close(jinja_template_t *made)
 {
     if (made == NULL)
         return;
-    arena_free(&made->arena);
+    jinja_arena_free(&made->arena);
     free(made->name);
     free(made);
 }
@@ -93,7 +93,7 @@ void jinja_job_close(jinja_job_t *job)
 {
     if (job == NULL)
         return;
-    arena_free(&job->run.arena);
+    jinja_arena_free(&job->run.arena);
     free(job->run.error.text);
     free(job);
 }
@@ -114,9 +114,10 @@ int jinja_job_set(jinja_job_t *job, const char *name, const json_t *value, fail_
 {
     run_t *run = &job->run;
     run->depth = 0;
+    run->steps = 0;
     if (setjmp(run->escape) != 0)
         return report(run, name, false, fail);
-    dict_set(run, job->variables, value_text(run, name), json_value(run, value));
+    jinja_dict_set(run, job->variables, jinja_value_text(run, name), jinja_json_value(run, value));
     return 0;
 }
 
@@ -125,17 +126,26 @@ int jinja_job_set_text(
 {
     run_t *run = &job->run;
     run->depth = 0;
+    run->steps = 0;
     if (setjmp(run->escape) != 0)
         return report(run, name, false, fail);
     if (utf8_valid_prefix(json, bytes) < bytes)
         jinja_fail(
             run, "malformed JSON: byte %zu is not UTF-8", utf8_valid_prefix(json, bytes) + 1);
-    value_t object = json_read(run, json, bytes);
+    value_t object = jinja_json_read(run, json, bytes);
     if (object.kind != DICT)
-        jinja_fail(run, "expected a JSON object, found %s", type_name(object));
+        jinja_fail(run, "expected a JSON object, found %s", jinja_type_name(object));
     for (size_t i = 0; i < object.dict->count; i++)
-        dict_set(run, job->variables, object.dict->entries[i].key, object.dict->entries[i].value);
+        jinja_dict_set(
+            run, job->variables, object.dict->entries[i].key, object.dict->entries[i].value);
     return 0;
+}
+
+bool jinja_job_has(jinja_job_t *job, const char *name)
+{
+    job->run.steps = 0; /* so that looking cannot be one too many */
+    const value_t *value = jinja_dict_text(&job->run, job->variables, name);
+    return value != NULL && value->kind != NONE;
 }
 
 /* ---- what apply_chat_template does before it renders ---- */
@@ -146,61 +156,63 @@ static value_t with_reasoning(run_t *run, value_t message)
     static const char *const names[] = {"reasoning_content", "thinking", "reasoning"};
     value_t *reasoning = NULL;
     for (int i = 0; i < 3 && reasoning == NULL; i++)
-        reasoning = dict_text(run, message.dict, names[i]);
+        reasoning = jinja_dict_text(run, message.dict, names[i]);
     if (reasoning == NULL)
         return message;
-    value_t result = value_dict(run), kept = *reasoning;
-    dict_set(run, result.dict, value_text(run, "thinking"), kept);
+    value_t result = jinja_value_dict(run), kept = *reasoning;
+    jinja_dict_set(run, result.dict, jinja_value_text(run, "thinking"), kept);
     for (size_t i = 0; i < message.dict->count; i++)
-        dict_set(run, result.dict, message.dict->entries[i].key, message.dict->entries[i].value);
-    dict_set(run, result.dict, value_text(run, "reasoning_content"), kept);
+        jinja_dict_set(
+            run, result.dict, message.dict->entries[i].key, message.dict->entries[i].value);
+    jinja_dict_set(run, result.dict, jinja_value_text(run, "reasoning_content"), kept);
     return result;
 }
 
 static value_t without_null(run_t *run, value_t message)
 {
-    value_t result = value_dict(run);
+    value_t result = jinja_value_dict(run);
     for (size_t i = 0; i < message.dict->count; i++)
         if (message.dict->entries[i].value.kind != NONE)
-            dict_set(
+            jinja_dict_set(
                 run, result.dict, message.dict->entries[i].key, message.dict->entries[i].value);
     return result;
 }
 
 static void prepare_messages(run_t *run, dict_t *variables)
 {
-    value_t *given = dict_text(run, variables, "messages");
+    value_t *given = jinja_dict_text(run, variables, "messages");
     if (given == NULL || given->kind != SEQUENCE)
         jinja_fail(run, "messages: expected an array%s%s", given != NULL ? ", found " : "",
-            given != NULL ? type_name(*given) : "");
+            given != NULL ? jinja_type_name(*given) : "");
     const sequence_t *messages = given->sequence;
     if (messages->count == 0)
         jinja_fail(run, "Cannot apply chat template to an empty conversation. Provide at least one "
                         "message.");
-    value_t list = value_sequence(run, LIST, messages->count);
+    value_t list = jinja_value_sequence(run, LIST, messages->count);
     for (size_t i = 0; i < messages->count; i++) {
         if (messages->items[i].kind != DICT)
             jinja_fail(run, "messages[%zu]: expected an object, found %s", i,
-                type_name(messages->items[i]));
-        sequence_add(run, list, with_reasoning(run, without_null(run, messages->items[i])));
+                jinja_type_name(messages->items[i]));
+        jinja_sequence_add(run, list, with_reasoning(run, without_null(run, messages->items[i])));
     }
-    dict_set(run, variables, value_text(run, "messages"), list);
+    jinja_dict_set(run, variables, jinja_value_text(run, "messages"), list);
 }
 
 /* null, or an array of objects. */
 static void prepare_objects(run_t *run, dict_t *variables, const char *name)
 {
-    value_t *given = dict_text(run, variables, name);
+    value_t *given = jinja_dict_text(run, variables, name);
     if (given == NULL) {
-        dict_set(run, variables, value_text(run, name), value_none());
+        jinja_dict_set(run, variables, jinja_value_text(run, name), jinja_value_none());
         return;
     }
     if (given->kind != NONE && given->kind != SEQUENCE)
-        jinja_fail(run, "%s: expected an array of objects, found %s", name, type_name(*given));
+        jinja_fail(
+            run, "%s: expected an array of objects, found %s", name, jinja_type_name(*given));
     for (size_t i = 0; given->kind == SEQUENCE && i < given->sequence->count; i++)
         if (given->sequence->items[i].kind != DICT)
             jinja_fail(run, "%s[%zu]: expected an object, found %s", name, i,
-                type_name(given->sequence->items[i]));
+                jinja_type_name(given->sequence->items[i]));
 }
 
 int jinja_job_prepare_chat(jinja_job_t *job, const json_t *defaults, fail_t *fail)
@@ -209,16 +221,18 @@ int jinja_job_prepare_chat(jinja_job_t *job, const json_t *defaults, fail_t *fai
     const char *key;
     json_t *value;
     run->depth = 0;
+    run->steps = 0;
     if (setjmp(run->escape) != 0)
         return report(run, NULL, false, fail);
     prepare_messages(run, job->variables);
     prepare_objects(run, job->variables, "tools");
     prepare_objects(run, job->variables, "documents");
-    if (dict_text(run, job->variables, "add_generation_prompt") == NULL)
-        dict_set(run, job->variables, value_text(run, "add_generation_prompt"), value_bool(true));
-    json_object_foreach(
-        (json_t *)defaults, key, value) if (dict_text(run, job->variables, key) == NULL)
-        dict_set(run, job->variables, value_text(run, key), json_value(run, value));
+    if (jinja_dict_text(run, job->variables, "add_generation_prompt") == NULL)
+        jinja_dict_set(run, job->variables, jinja_value_text(run, "add_generation_prompt"),
+            jinja_value_bool(true));
+    json_object_foreach((json_t *)defaults, key,
+        value) if (jinja_dict_text(run, job->variables, key) == NULL) jinja_dict_set(run,
+        job->variables, jinja_value_text(run, key), jinja_json_value(run, value));
     return 0;
 }
 
@@ -226,24 +240,24 @@ int jinja_job_prepare_chat(jinja_job_t *job, const json_t *defaults, fail_t *fai
 
 static const string_t *known_name(run_t *run, const jinja_template_t *made, const char *name)
 {
-    value_t *known = dict_text(run, made->names, name);
-    return known != NULL ? known->string : value_text(run, name).string;
+    value_t *known = jinja_dict_text(run, made->names, name);
+    return known != NULL ? known->string : jinja_value_text(run, name).string;
 }
 
 static void render(jinja_job_t *job, const jinja_template_t *made, buffer_t *out)
 {
     run_t *run = &job->run;
     run->globals = NEW(run, dict_t);
-    builtins_define(run);
+    jinja_builtins_define(run);
     for (size_t i = 0; i < job->variables->count; i++)
-        dict_set(
+        jinja_dict_set(
             run, run->globals, job->variables->entries[i].key, job->variables->entries[i].value);
     run->loop_name = known_name(run, made, "loop");
     run->caller_name = known_name(run, made, "caller");
     run->kwargs_name = known_name(run, made, "kwargs");
     run->varargs_name = known_name(run, made, "varargs");
     run->out = out;
-    eval_body(run, &made->body, scope_new(run, NULL));
+    jinja_eval_body(run, &made->body, jinja_scope_new(run, NULL));
 }
 
 int jinja_job_render(

@@ -42,6 +42,9 @@ int jinja_job_set(jinja_job_t *job, const char *name, const json_t *value, fail_
 int jinja_job_set_text(
     jinja_job_t *job, const char *json, size_t bytes, const char *name, fail_t *fail);
 
+/* Whether there is a variable of this name that is not null. */
+bool jinja_job_has(jinja_job_t *job, const char *name);
+
 /* The clock of strftime_now, in seconds since 1970; without it, the machine's. */
 void jinja_job_set_time(jinja_job_t *job, int64_t seconds);
 

@@ -31,10 +31,10 @@ typedef struct arena {
     size_t bytes;
 } arena_t;
 
-void *arena_alloc(run_t *run, size_t bytes); /* zeroed, aligned to 16; fails by jinja_fail */
-void arena_free(arena_t *arena);
+void *jinja_arena_alloc(run_t *run, size_t bytes); /* zeroed, aligned to 16; fails by jinja_fail */
+void jinja_arena_free(arena_t *arena);
 
-#define NEW(run, type) ((type *)arena_alloc(run, sizeof(type)))
+#define NEW(run, type) ((type *)jinja_arena_alloc(run, sizeof(type)))
 
 /* ---- values ---- */
 
@@ -267,9 +267,9 @@ typedef struct tokens {
     size_t count, capacity;
 } tokens_t;
 
-void lexer_run(run_t *run, const char *text, size_t bytes, tokens_t *tokens);
-const char *token_name(token_kind_t kind);
-void parser_run(run_t *run, const tokens_t *tokens, nodes_t *body);
+void jinja_lexer_run(run_t *run, const char *text, size_t bytes, tokens_t *tokens);
+const char *jinja_token_name(token_kind_t kind);
+void jinja_parser_run(run_t *run, const tokens_t *tokens, nodes_t *body);
 
 /* ---- a rendering, or a parsing ---- */
 
@@ -327,176 +327,178 @@ _Noreturn void jinja_fail_string(run_t *run, const string_t *message);
 _Noreturn void jinja_fail_memory(run_t *run, const char *what);
 
 /* Counts work; fails when there was too much of it. */
-void run_step(run_t *run, size_t steps);
-void run_enter(run_t *run);
+void jinja_run_step(run_t *run, size_t steps);
+void jinja_run_enter(run_t *run);
 static inline void run_leave(run_t *run)
 {
     run->depth--;
 }
 
-void buffer_add(run_t *run, buffer_t *buffer, const char *text, size_t bytes);
-void buffer_text(run_t *run, buffer_t *buffer, const char *text);
-void buffer_string(run_t *run, buffer_t *buffer, const string_t *string);
-void buffer_point(run_t *run, buffer_t *buffer, uint32_t point);
-void buffer_format(run_t *run, buffer_t *buffer, const char *format, ...)
+void jinja_buffer_add(run_t *run, buffer_t *buffer, const char *text, size_t bytes);
+void jinja_buffer_text(run_t *run, buffer_t *buffer, const char *text);
+void jinja_buffer_string(run_t *run, buffer_t *buffer, const string_t *string);
+void jinja_buffer_point(run_t *run, buffer_t *buffer, uint32_t point);
+void jinja_buffer_format(run_t *run, buffer_t *buffer, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-value_t buffer_value(run_t *run, const buffer_t *buffer);
+value_t jinja_buffer_value(run_t *run, const buffer_t *buffer);
 
 /* ---- values.c ---- */
 
-const string_t *string_new(run_t *run, const char *text, size_t bytes);  /* copies */
-const string_t *string_wrap(run_t *run, const char *text, size_t bytes); /* borrows */
-const string_t *string_intern(run_t *run, const char *text, size_t bytes);
-bool string_is(const string_t *string, const char *text);
-uint32_t point_at(const char *text, size_t *bytes); /* also surrogates */
-size_t string_offset(const string_t *string, size_t chars);
+const string_t *jinja_string_new(run_t *run, const char *text, size_t bytes);  /* copies */
+const string_t *jinja_string_wrap(run_t *run, const char *text, size_t bytes); /* borrows */
+const string_t *jinja_string_intern(run_t *run, const char *text, size_t bytes);
+bool jinja_string_is(const string_t *string, const char *text);
+uint32_t jinja_point_at(const char *text, size_t *bytes); /* also surrogates */
+size_t jinja_string_offset(const string_t *string, size_t chars);
 
-value_t value_none(void);
-value_t value_bool(bool boolean);
-value_t value_int(int64_t integer);
-value_t value_float(double number);
-value_t value_string(const string_t *string);
-value_t value_text(run_t *run, const char *text);
-value_t value_bytes(run_t *run, const char *text, size_t bytes);
-value_t value_sequence(run_t *run, sequence_kind_t kind, size_t capacity);
-value_t value_iterator(run_t *run, const char *type);
-value_t value_dict(run_t *run);
-value_t value_undefined(run_t *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
-value_t value_undefined_name(run_t *run, value_t object, value_t name);
+value_t jinja_value_none(void);
+value_t jinja_value_bool(bool boolean);
+value_t jinja_value_int(int64_t integer);
+value_t jinja_value_float(double number);
+value_t jinja_value_string(const string_t *string);
+value_t jinja_value_text(run_t *run, const char *text);
+value_t jinja_value_bytes(run_t *run, const char *text, size_t bytes);
+value_t jinja_value_sequence(run_t *run, sequence_kind_t kind, size_t capacity);
+value_t jinja_value_iterator(run_t *run, const char *type);
+value_t jinja_value_dict(run_t *run);
+value_t jinja_value_undefined(run_t *run, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+value_t jinja_value_undefined_name(run_t *run, value_t object, value_t name);
 
-void sequence_add(run_t *run, value_t sequence, value_t item);
-value_t *dict_find(run_t *run, const dict_t *dict, value_t key);
-value_t *dict_text(run_t *run, const dict_t *dict, const char *key);
-void dict_set(run_t *run, dict_t *dict, value_t key, value_t value);
-bool value_hashable(value_t value);
+void jinja_sequence_add(run_t *run, value_t sequence, value_t item);
+value_t *jinja_dict_find(run_t *run, const dict_t *dict, value_t key);
+value_t *jinja_dict_text(run_t *run, const dict_t *dict, const char *key);
+void jinja_dict_set(run_t *run, dict_t *dict, value_t key, value_t value);
+bool jinja_value_hashable(value_t value);
 
-bool is_number(value_t value);  /* BOOL, INT, FLOAT */
-bool is_integer(value_t value); /* BOOL, INT */
-int64_t integer_of(value_t value);
-double number_of(value_t value);
-const char *type_name(value_t value);
-bool value_true(value_t value);
-bool value_equal(run_t *run, value_t a, value_t b);
-int value_compare(run_t *run, value_t a, value_t b, const char *op); /* < 0, 0, > 0 */
-bool value_contains(run_t *run, value_t container, value_t item);
-size_t value_length(run_t *run, value_t value); /* fails where Python's len does */
-bool value_iterable(value_t value);
+bool jinja_is_number(value_t value);  /* BOOL, INT, FLOAT */
+bool jinja_is_integer(value_t value); /* BOOL, INT */
+int64_t jinja_integer_of(value_t value);
+double jinja_number_of(value_t value);
+const char *jinja_type_name(value_t value);
+bool jinja_value_true(value_t value);
+bool jinja_value_equal(run_t *run, value_t a, value_t b);
+int jinja_value_compare(run_t *run, value_t a, value_t b, const char *op); /* < 0, 0, > 0 */
+bool jinja_value_contains(run_t *run, value_t container, value_t item);
+size_t jinja_value_length(run_t *run, value_t value); /* fails where Python's len does */
+bool jinja_value_iterable(value_t value);
 /* The items that Python's iter gives; takes them from an iterator. */
-sequence_t *value_items(run_t *run, value_t value);
-_Noreturn void fail_undefined(run_t *run, value_t value);
-void require_defined(run_t *run, value_t value);
+sequence_t *jinja_value_items(run_t *run, value_t value);
+_Noreturn void jinja_fail_undefined(run_t *run, value_t value);
+void jinja_require_defined(run_t *run, value_t value);
 
 /* ---- repr.c ---- */
 
-void value_str(run_t *run, buffer_t *out, value_t value);
-void value_repr(run_t *run, buffer_t *out, value_t value);
-const string_t *str_of(run_t *run, value_t value);
-void float_repr(double number, char text[40]);
-void json_write(run_t *run, buffer_t *out, const args_t *args, value_t value);
+void jinja_value_str(run_t *run, buffer_t *out, value_t value);
+void jinja_value_repr(run_t *run, buffer_t *out, value_t value);
+const string_t *jinja_str_of(run_t *run, value_t value);
+void jinja_float_repr(double number, char text[40]);
+void jinja_json_write(run_t *run, buffer_t *out, const args_t *args, value_t value);
 
-/* ---- json_read.c ---- */
+/* ---- jinja_json_read.c ---- */
 
-value_t json_read(run_t *run, const char *text, size_t bytes);
-value_t json_value(run_t *run, const json_t *json);
+value_t jinja_json_read(run_t *run, const char *text, size_t bytes);
+value_t jinja_json_value(run_t *run, const json_t *json);
 
 /* ---- eval.c, eval_expression.c, operators.c, call.c ---- */
 
 typedef enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } flow_t;
 
-flow_t eval_body(run_t *run, const nodes_t *body, scope_t *scope);
-value_t eval(run_t *run, const node_t *node, scope_t *scope);
-void assign(run_t *run, const node_t *target, value_t value, scope_t *scope);
+flow_t jinja_eval_body(run_t *run, const nodes_t *body, scope_t *scope);
+value_t jinja_eval(run_t *run, const node_t *node, scope_t *scope);
+void jinja_assign(run_t *run, const node_t *target, value_t value, scope_t *scope);
 void jinja_bind(run_t *run, scope_t *scope, const string_t *name, value_t value);
-scope_t *scope_new(run_t *run, scope_t *parent);
-void loop_run(
+scope_t *jinja_scope_new(run_t *run, scope_t *parent);
+void jinja_loop_run(
     run_t *run, const node_t *node, scope_t *scope, value_t iterable, int64_t depth0, flow_t *flow);
-void loop_look(loop_t *loop);
-int64_t loop_length(loop_t *loop);
-value_t loop_attribute(run_t *run, loop_t *loop, const string_t *name);
+void jinja_loop_look(loop_t *loop);
+int64_t jinja_loop_length(loop_t *loop);
+value_t jinja_loop_attribute(run_t *run, loop_t *loop, const string_t *name);
 
-value_t binary(run_t *run, int op, value_t a, value_t b);
-value_t negate(run_t *run, value_t a);
-bool compare(run_t *run, int op, value_t a, value_t b);
-value_t get_attribute(run_t *run, value_t object, const string_t *name);
-value_t get_item(run_t *run, value_t object, value_t key);
-value_t get_slice(run_t *run, value_t object, value_t start, value_t stop, value_t step);
+value_t jinja_binary(run_t *run, int op, value_t a, value_t b);
+value_t jinja_negate(run_t *run, value_t a);
+bool jinja_compare(run_t *run, int op, value_t a, value_t b);
+value_t jinja_get_attribute(run_t *run, value_t object, const string_t *name);
+value_t jinja_get_item(run_t *run, value_t object, value_t key);
+value_t jinja_get_slice(run_t *run, value_t object, value_t start, value_t stop, value_t step);
 /* A dotted path of attributes, as the filters take it. */
-value_t get_path(run_t *run, value_t object, value_t path);
+value_t jinja_get_path(run_t *run, value_t object, value_t path);
 
-value_t call_value(run_t *run, value_t callee, const args_t *args);
-value_t call_macro(run_t *run, const macro_t *macro, const args_t *args);
+value_t jinja_call_value(run_t *run, value_t callee, const args_t *args);
+value_t jinja_call_macro(run_t *run, const macro_t *macro, const args_t *args);
 
 /* Spreads arguments over parameters: names is "a b [c d]", those in brackets may be absent
  * (MISSING). */
-void args_bind(
+void jinja_args_bind(
     run_t *run, const char *function, const args_t *args, const char *names, value_t *out);
-int64_t want_integer(run_t *run, value_t value);
-const string_t *want_string(run_t *run, value_t value, const char *what);
+int64_t jinja_want_integer(run_t *run, value_t value);
+const string_t *jinja_want_string(run_t *run, value_t value, const char *what);
 
 /* ---- the library ---- */
 
-bool filter_exists(const string_t *name);
-bool test_exists(const string_t *name);
-value_t call_filter(run_t *run, const string_t *name, value_t value, const args_t *args);
-bool call_test(run_t *run, const string_t *name, value_t value, const args_t *args);
+bool jinja_filter_exists(const string_t *name);
+bool jinja_test_exists(const string_t *name);
+value_t jinja_call_filter(run_t *run, const string_t *name, value_t value, const args_t *args);
+bool jinja_call_test(run_t *run, const string_t *name, value_t value, const args_t *args);
 /* The filters on sequences; false: not one of them. */
-bool sequence_filter(
+bool jinja_sequence_filter(
     run_t *run, const string_t *name, value_t value, const args_t *args, value_t *result);
-bool sequence_filter_exists(const string_t *name);
+bool jinja_sequence_filter_exists(const string_t *name);
 
-void builtins_define(run_t *run);
+void jinja_builtins_define(run_t *run);
 /* A method of the object as a function; false: it has none of that name. unsafe: the sandbox
  * forbids it. */
-bool method_find(
+bool jinja_method_find(
     run_t *run, value_t object, const string_t *name, value_t *method, bool *is_unsafe);
-value_t call_function(run_t *run, const function_t *function, const args_t *args);
+value_t jinja_call_function(run_t *run, const function_t *function, const args_t *args);
 
-int string_method_find(const string_t *name); /* -1: none */
-const char *string_method_name(int id);
-value_t string_method(run_t *run, int id, const string_t *self, const args_t *args);
-value_t string_format_percent(run_t *run, const string_t *format, value_t args);
-value_t string_format(run_t *run, const string_t *format, const args_t *args);
+int jinja_string_method_find(const string_t *name); /* -1: none */
+const char *jinja_string_method_name(int id);
+value_t jinja_string_method(run_t *run, int id, const string_t *self, const args_t *args);
+value_t jinja_string_format_percent(run_t *run, const string_t *format, value_t args);
+value_t jinja_string_format(run_t *run, const string_t *format, const args_t *args);
 
 /* ---- string_kinds.c: methods ---- */
 
-value_t string_isalnum(run_t *run, const string_t *self, const args_t *args);
-value_t string_isalpha(run_t *run, const string_t *self, const args_t *args);
-value_t string_isascii(run_t *run, const string_t *self, const args_t *args);
-value_t string_isdecimal(run_t *run, const string_t *self, const args_t *args);
-value_t string_isdigit(run_t *run, const string_t *self, const args_t *args);
-value_t string_isnumeric(run_t *run, const string_t *self, const args_t *args);
-value_t string_isprintable(run_t *run, const string_t *self, const args_t *args);
-value_t string_isspace(run_t *run, const string_t *self, const args_t *args);
-value_t string_isidentifier(run_t *run, const string_t *self, const args_t *args);
-value_t string_islower(run_t *run, const string_t *self, const args_t *args);
-value_t string_isupper(run_t *run, const string_t *self, const args_t *args);
-value_t string_istitle(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isalnum(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isalpha(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isascii(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isdecimal(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isdigit(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isnumeric(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isprintable(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isspace(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isidentifier(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_islower(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_isupper(run_t *run, const string_t *self, const args_t *args);
+value_t jinja_string_istitle(run_t *run, const string_t *self, const args_t *args);
 
-/* ---- string_case.c ---- */
+/* ---- jinja_string_case.c ---- */
 
 typedef enum letter_case { CASE_UPPER, CASE_LOWER, CASE_TITLE, CASE_FOLD } letter_case_t;
 
-bool point_space(uint32_t point);
-bool point_printable(uint32_t point);
-bool point_alpha(uint32_t point);
-bool point_decimal(uint32_t point);
-bool point_numeric(uint32_t point);
-bool point_upper(uint32_t point);
-bool point_lower(uint32_t point);
-bool point_title(uint32_t point);
-bool point_cased(uint32_t point);
-void buffer_case(run_t *run, buffer_t *out, uint32_t point, letter_case_t to);
-value_t string_case(run_t *run, const string_t *string, letter_case_t to);
+bool jinja_point_space(uint32_t point);
+bool jinja_point_printable(uint32_t point);
+bool jinja_point_alpha(uint32_t point);
+bool jinja_point_decimal(uint32_t point);
+bool jinja_point_numeric(uint32_t point);
+bool jinja_point_upper(uint32_t point);
+bool jinja_point_lower(uint32_t point);
+bool jinja_point_title(uint32_t point);
+bool jinja_point_cased(uint32_t point);
+void jinja_buffer_case(run_t *run, buffer_t *out, uint32_t point, letter_case_t to);
+value_t jinja_string_case(run_t *run, const string_t *string, letter_case_t to);
 /* Without white space, or the characters of chars, at the start (left) and end (right). */
-value_t string_strip(
+value_t jinja_string_strip(
     run_t *run, const string_t *string, const string_t *chars, bool left, bool right);
-value_t string_replace(
+value_t jinja_string_replace(
     run_t *run, const string_t *s, const string_t *from, const string_t *to, int64_t count);
-value_t string_title(run_t *run, const string_t *string, bool as_filter);
-value_t string_capitalize(run_t *run, const string_t *string);
-value_t string_center(run_t *run, const string_t *string, int64_t width, const string_t *fill,
+value_t jinja_string_title(run_t *run, const string_t *string, bool as_filter);
+value_t jinja_string_capitalize(run_t *run, const string_t *string);
+value_t jinja_string_center(run_t *run, const string_t *string, int64_t width, const string_t *fill,
     int left_share); /* of the padding: 0 none on the left, 1 half, 2 all */
-value_t string_lines(run_t *run, const string_t *string, bool keep_ends);
-value_t string_slice(run_t *run, const string_t *string, size_t from, size_t to); /* code points */
+value_t jinja_string_lines(run_t *run, const string_t *string, bool keep_ends);
+value_t jinja_string_slice(
+    run_t *run, const string_t *string, size_t from, size_t to); /* code points */
 
 #endif

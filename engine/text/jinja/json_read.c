@@ -54,7 +54,7 @@ static void read_escape(reader_t *r, buffer_t *out)
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *plain = r->at < r->end && *r->at != 0 ? strchr(from, *r->at) : NULL;
     if (plain != NULL) {
-        buffer_add(r->run, out, &to[plain - from], 1);
+        jinja_buffer_add(r->run, out, &to[plain - from], 1);
         r->at++;
         return;
     }
@@ -71,7 +71,7 @@ static void read_escape(reader_t *r, buffer_t *out)
         else
             r->at = before;
     }
-    buffer_point(r->run, out, point);
+    jinja_buffer_point(r->run, out, point);
 }
 
 static value_t read_string(reader_t *r)
@@ -83,9 +83,9 @@ static value_t read_string(reader_t *r)
         const char *plain = r->at;
         while (r->at < r->end && *r->at != '"' && *r->at != '\\' && (unsigned char)*r->at >= 0x20)
             r->at++;
-        buffer_add(r->run, &out, plain, (size_t)(r->at - plain));
+        jinja_buffer_add(r->run, &out, plain, (size_t)(r->at - plain));
         if (take(r, "\""))
-            return buffer_value(r->run, &out);
+            return jinja_buffer_value(r->run, &out);
         if (!take(r, "\\"))
             malformed(
                 r, r->at < r->end ? "no control character in a string" : "the end of a string");
@@ -121,18 +121,18 @@ static value_t read_number(reader_t *r)
         else
             r->at = mantissa;
     }
-    const string_t *text = string_new(r->run, begin, (size_t)(r->at - begin));
+    const string_t *text = jinja_string_new(r->run, begin, (size_t)(r->at - begin));
     if (is_float)
-        return value_float(strtod(text->text, NULL));
+        return jinja_value_float(strtod(text->text, NULL));
     if (text->bytes > 4300)
         malformed(r, "an integer of at most 4300 digits");
     if (text->bytes < 19)
-        return value_int(strtoll(text->text, NULL, 10));
+        return jinja_value_int(strtoll(text->text, NULL, 10));
     long long number = strtoll(text->text, NULL, 10);
     buffer_t again = {0};
-    buffer_format(r->run, &again, "%lld", number);
+    jinja_buffer_format(r->run, &again, "%lld", number);
     if (again.bytes == text->bytes && memcmp(again.text, text->text, again.bytes) == 0)
-        return value_int(number);
+        return jinja_value_int(number);
     return (value_t){.kind = BIG, .string = text};
 }
 
@@ -140,12 +140,12 @@ static value_t read_value(reader_t *r);
 
 static value_t read_array(reader_t *r)
 {
-    value_t list = value_sequence(r->run, LIST, 0);
+    value_t list = jinja_value_sequence(r->run, LIST, 0);
     skip_space(r);
     if (take(r, "]"))
         return list;
     do {
-        sequence_add(r->run, list, read_value(r));
+        jinja_sequence_add(r->run, list, read_value(r));
         skip_space(r);
     } while (take(r, ","));
     if (!take(r, "]"))
@@ -155,7 +155,7 @@ static value_t read_array(reader_t *r)
 
 static value_t read_object(reader_t *r)
 {
-    value_t dict = value_dict(r->run);
+    value_t dict = jinja_value_dict(r->run);
     skip_space(r);
     if (take(r, "}"))
         return dict;
@@ -165,7 +165,7 @@ static value_t read_object(reader_t *r)
         skip_space(r);
         if (!take(r, ":"))
             malformed(r, "':'");
-        dict_set(r->run, dict.dict, key, read_value(r));
+        jinja_dict_set(r->run, dict.dict, key, read_value(r));
         skip_space(r);
     } while (take(r, ","));
     if (!take(r, "}"))
@@ -187,24 +187,24 @@ static value_t read_value(reader_t *r)
     else if (r->at < r->end && *r->at == '"')
         value = read_string(r);
     else if (take(r, "null"))
-        value = value_none();
+        value = jinja_value_none();
     else if (take(r, "true"))
-        value = value_bool(true);
+        value = jinja_value_bool(true);
     else if (take(r, "false"))
-        value = value_bool(false);
+        value = jinja_value_bool(false);
     else if (take(r, "NaN"))
-        value = value_float(NAN);
+        value = jinja_value_float(NAN);
     else if (take(r, "Infinity"))
-        value = value_float(INFINITY);
+        value = jinja_value_float(INFINITY);
     else if (take(r, "-Infinity"))
-        value = value_float(-INFINITY);
+        value = jinja_value_float(-INFINITY);
     else
         value = read_number(r);
     r->depth--;
     return value;
 }
 
-value_t json_read(run_t *run, const char *text, size_t bytes)
+value_t jinja_json_read(run_t *run, const char *text, size_t bytes)
 {
     reader_t r = {.run = run, .at = text, .begin = text, .end = text + bytes};
     value_t value = read_value(&r);
@@ -214,28 +214,29 @@ value_t json_read(run_t *run, const char *text, size_t bytes)
     return value;
 }
 
-value_t json_value(run_t *run, const json_t *json)
+value_t jinja_json_value(run_t *run, const json_t *json)
 {
-    value_t value = value_none();
+    value_t value = jinja_value_none();
     size_t i;
     const char *key;
     json_t *member;
-    run_enter(run);
+    jinja_run_enter(run);
     if (json_is_string(json)) {
-        value = value_bytes(run, json_string_value(json), json_string_length(json));
+        value = jinja_value_bytes(run, json_string_value(json), json_string_length(json));
     } else if (json_is_integer(json)) {
-        value = value_int(json_integer_value(json));
+        value = jinja_value_int(json_integer_value(json));
     } else if (json_is_real(json)) {
-        value = value_float(json_real_value(json));
+        value = jinja_value_float(json_real_value(json));
     } else if (json_is_boolean(json)) {
-        value = value_bool(json_is_true(json));
+        value = jinja_value_bool(json_is_true(json));
     } else if (json_is_array(json)) {
-        value = value_sequence(run, LIST, json_array_size(json));
-        json_array_foreach(json, i, member) sequence_add(run, value, json_value(run, member));
+        value = jinja_value_sequence(run, LIST, json_array_size(json));
+        json_array_foreach(json, i, member)
+            jinja_sequence_add(run, value, jinja_json_value(run, member));
     } else if (json_is_object(json)) {
-        value = value_dict(run);
-        json_object_foreach((json_t *)json, key, member)
-            dict_set(run, value.dict, value_text(run, key), json_value(run, member));
+        value = jinja_value_dict(run);
+        json_object_foreach((json_t *)json, key, member) jinja_dict_set(
+            run, value.dict, jinja_value_text(run, key), jinja_json_value(run, member));
     }
     run_leave(run);
     return value;

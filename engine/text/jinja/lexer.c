@@ -26,7 +26,7 @@ static const struct {
     {"{", T_LBRACE}, {"}", T_RBRACE}, {">", T_GT}, {"<", T_LT}, {"=", T_ASSIGN}, {".", T_DOT},
     {":", T_COLON}, {"|", T_PIPE}, {",", T_COMMA}, {";", T_SEMICOLON}};
 
-const char *token_name(token_kind_t kind)
+const char *jinja_token_name(token_kind_t kind)
 {
     static const char *const names[] = {[T_EOF] = "end of template",
         [T_DATA] = "template data",
@@ -49,7 +49,7 @@ static token_t *add_token(lexer_t *l, token_kind_t kind)
     tokens_t *tokens = l->tokens;
     if (tokens->count == tokens->capacity) {
         size_t capacity = tokens->capacity > 0 ? tokens->capacity * 2 : 256;
-        token_t *grown = arena_alloc(l->run, capacity * sizeof *grown);
+        token_t *grown = jinja_arena_alloc(l->run, capacity * sizeof *grown);
         if (tokens->count > 0)
             memcpy(grown, tokens->at, tokens->count * sizeof *grown);
         tokens->at = grown;
@@ -66,8 +66,8 @@ static size_t space_at(const lexer_t *l, size_t at)
     if (at >= l->end)
         return 0;
     size_t bytes;
-    uint32_t point = point_at(l->text + at, &bytes);
-    return point_space(point) ? bytes : 0;
+    uint32_t point = jinja_point_at(l->text + at, &bytes);
+    return jinja_point_space(point) ? bytes : 0;
 }
 
 static void skip_space(lexer_t *l)
@@ -100,7 +100,7 @@ static size_t text_end(const lexer_t *l, size_t begin, size_t end, char sign, bo
             size_t at = end - 1, bytes;
             while (at > begin && ((unsigned char)l->text[at] & 0xC0) == 0x80)
                 at--;
-            if (!point_space(point_at(l->text + at, &bytes)))
+            if (!jinja_point_space(jinja_point_at(l->text + at, &bytes)))
                 break;
             end = at;
         }
@@ -122,7 +122,7 @@ static void add_data(lexer_t *l, size_t begin, size_t end)
 {
     if (end > begin)
         add_token(l, T_DATA)->value =
-            value_string(string_new(l->run, l->text + begin, end - begin));
+            jinja_value_string(jinja_string_new(l->run, l->text + begin, end - begin));
 }
 
 /* {% raw %} at `at`: where its tag ends, and the sign; 0 when it is another tag. */
@@ -261,16 +261,16 @@ static void read_number(lexer_t *l)
     buffer_t digits = {0};
     for (size_t i = from; i < end; i++)
         if (l->text[i] != '_')
-            buffer_add(l->run, &digits, &l->text[i], 1);
-    buffer_add(l->run, &digits, "", 1);
+            jinja_buffer_add(l->run, &digits, &l->text[i], 1);
+    jinja_buffer_add(l->run, &digits, "", 1);
     token_t *token = add_token(l, is_float ? T_FLOAT : T_INTEGER);
     if (is_float) {
-        token->value = value_float(strtod(digits.text, NULL));
+        token->value = jinja_value_float(strtod(digits.text, NULL));
     } else {
         unsigned long long number = strtoull(digits.text, NULL, base);
         if (number > INT64_MAX)
             jinja_fail(l->run, "an integer beyond 64 bits: %.100s", digits.text);
-        token->value = value_int((int64_t)number);
+        token->value = jinja_value_int((int64_t)number);
     }
     advance(l, end);
 }
@@ -287,7 +287,7 @@ static size_t hex_escape(lexer_t *l, size_t at, size_t end, size_t digits, buffe
     }
     if (point >= UNICODE_SIZE)
         jinja_fail(l->run, "illegal Unicode character");
-    buffer_point(l->run, out, point);
+    jinja_buffer_point(l->run, out, point);
     return at + digits;
 }
 
@@ -300,7 +300,7 @@ static size_t read_escape(lexer_t *l, size_t at, size_t end, buffer_t *out)
     if (c == '\n')
         return at + 1;
     if (plain != NULL && c != 0) {
-        buffer_add(l->run, out, &to[plain - from], 1);
+        jinja_buffer_add(l->run, out, &to[plain - from], 1);
         return at + 1;
     }
     if (c == 'x' || c == 'u' || c == 'U')
@@ -309,18 +309,18 @@ static size_t read_escape(lexer_t *l, size_t at, size_t end, buffer_t *out)
         uint32_t point = 0;
         for (int i = 0; i < 3 && at < end && l->text[at] >= '0' && l->text[at] <= '7'; i++)
             point = point * 8 + (uint32_t)(l->text[at++] - '0');
-        buffer_point(l->run, out, point);
+        jinja_buffer_point(l->run, out, point);
         return at;
     }
     if (c == 'N')
         jinja_fail(l->run, "characters by name (\\N) are not supported");
-    buffer_add(l->run, out, "\\", 1);
+    jinja_buffer_add(l->run, out, "\\", 1);
     if ((unsigned char)c < 0x80)
         return at;
     /* jinja2 writes what is not ASCII as an escape first, and this backslash then escapes that one.
      */
-    uint32_t point = point_at(l->text + at, &bytes);
-    buffer_format(l->run, out,
+    uint32_t point = jinja_point_at(l->text + at, &bytes);
+    jinja_buffer_format(l->run, out,
         point < 0x100     ? "x%02x"
         : point < 0x10000 ? "u%04x"
                           : "U%08x",
@@ -341,10 +341,10 @@ static void read_string(lexer_t *l)
         if (l->text[at] == '\\')
             at = read_escape(l, at + 1, end, &out);
         else
-            buffer_add(l->run, &out, &l->text[at++], 1);
+            jinja_buffer_add(l->run, &out, &l->text[at++], 1);
     }
     token_t *token = add_token(l, T_STRING);
-    token->value = buffer_value(l->run, &out);
+    token->value = jinja_buffer_value(l->run, &out);
     advance(l, end + 1);
 }
 
@@ -353,8 +353,8 @@ static size_t name_end(const lexer_t *l)
     size_t at = l->at;
     while (at < l->end) {
         size_t bytes;
-        uint32_t point = point_at(l->text + at, &bytes);
-        if (point != '_' && !point_alpha(point) && !point_numeric(point))
+        uint32_t point = jinja_point_at(l->text + at, &bytes);
+        if (point != '_' && !jinja_point_alpha(point) && !jinja_point_numeric(point))
             break;
         at += bytes;
     }
@@ -383,7 +383,7 @@ static void read_operator(lexer_t *l)
         return;
     }
     size_t bytes;
-    point_at(l->text + l->at, &bytes);
+    jinja_point_at(l->text + l->at, &bytes);
     jinja_fail(l->run, "unexpected char '%.*s' at %zu", (int)bytes, l->text + l->at, l->at);
 }
 
@@ -411,7 +411,7 @@ static void read_tag(lexer_t *l, bool is_variable)
             read_number(l);
         else if ((name = name_end(l)) > l->at) {
             add_token(l, T_NAME)->value =
-                value_string(string_intern(l->run, l->text + l->at, name - l->at));
+                jinja_value_string(jinja_string_intern(l->run, l->text + l->at, name - l->at));
             advance(l, name);
         } else if (c == '\'' || c == '"')
             read_string(l);
@@ -456,7 +456,7 @@ static const char *normal_lines(run_t *run, const char *text, size_t *bytes)
     for (size_t i = 0; i < *bytes; i++) {
         if (text[i] == '\r' && i + 1 < *bytes && text[i + 1] == '\n')
             continue;
-        buffer_add(run, &out, text[i] == '\r' ? "\n" : &text[i], 1);
+        jinja_buffer_add(run, &out, text[i] == '\r' ? "\n" : &text[i], 1);
     }
     if (out.bytes > 0 && out.text[out.bytes - 1] == '\n')
         out.bytes--;
@@ -464,7 +464,7 @@ static const char *normal_lines(run_t *run, const char *text, size_t *bytes)
     return out.text == NULL ? "" : out.text;
 }
 
-void lexer_run(run_t *run, const char *text, size_t bytes, tokens_t *tokens)
+void jinja_lexer_run(run_t *run, const char *text, size_t bytes, tokens_t *tokens)
 {
     lexer_t l = {.run = run, .line = 1, .line_start = true, .tokens = tokens, .end = bytes};
     l.text = normal_lines(run, text, &l.end);

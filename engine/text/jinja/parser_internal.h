@@ -13,20 +13,20 @@ typedef struct parser {
     bool soft; /* inside an if: unknown filters and tests are errors only when called */
 } parser_t;
 
-node_t *parser_node(parser_t *p, node_kind_t kind);
-void nodes_add(run_t *run, nodes_t *nodes, node_t *node);
-bool parser_is(const parser_t *p, token_kind_t kind);
-bool parser_is_name(const parser_t *p, const char *name);
-bool parser_skip(parser_t *p, token_kind_t kind);
-bool parser_skip_name(parser_t *p, const char *name);
-const token_t *parser_expect(parser_t *p, token_kind_t kind);
-void parser_expect_name(parser_t *p, const char *name);
-void parser_enter(parser_t *p);
-const char *token_text(const parser_t *p, const token_t *token);
+node_t *jinja_parser_node(parser_t *p, node_kind_t kind);
+void jinja_nodes_add(run_t *run, nodes_t *nodes, node_t *node);
+bool jinja_parser_is(const parser_t *p, token_kind_t kind);
+bool jinja_parser_is_name(const parser_t *p, const char *name);
+bool jinja_parser_skip(parser_t *p, token_kind_t kind);
+bool jinja_parser_skip_name(parser_t *p, const char *name);
+const token_t *jinja_parser_expect(parser_t *p, token_kind_t kind);
+void jinja_parser_expect_name(parser_t *p, const char *name);
+void jinja_parser_enter(parser_t *p);
+const char *jinja_token_text(const parser_t *p, const token_t *token);
 
-node_t *parse_expression(parser_t *p);
-node_t *parse_or(parser_t *p);
-node_t *parse_filters(parser_t *p, node_t *node, bool started);
+node_t *jinja_parse_expression(parser_t *p);
+node_t *jinja_parse_or(parser_t *p);
+node_t *jinja_parse_filters(parser_t *p, node_t *node, bool started);
 
 /* How a tuple is read: what its items are, and where it may end. */
 enum {
@@ -37,6 +37,6 @@ enum {
     TUPLE_ENDS_AT_IN = 16,
     TUPLE_ENDS_AT_RECURSIVE = 32
 };
-node_t *parse_tuple(parser_t *p, int how);
+node_t *jinja_parse_tuple(parser_t *p, int how);
 
 #endif

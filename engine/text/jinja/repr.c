@@ -8,7 +8,7 @@
 #include "engine/text/jinja/jinja_internal.h"
 
 /* The shortest digits that read back as the number; an exponent below 1e-4 and from 1e16 on. */
-void float_repr(double number, char text[40])
+void jinja_float_repr(double number, char text[40])
 {
     char digits[40];
     if (isnan(number) || isinf(number)) {
@@ -36,31 +36,31 @@ static void string_repr(run_t *run, buffer_t *out, const string_t *string)
     bool single = string->bytes > 0 && memchr(string->text, '\'', string->bytes) != NULL;
     bool twice = string->bytes > 0 && memchr(string->text, '"', string->bytes) != NULL;
     char quote = single && !twice ? '"' : '\'';
-    buffer_add(run, out, &quote, 1);
+    jinja_buffer_add(run, out, &quote, 1);
     for (size_t at = 0, length; at < string->bytes; at += length) {
-        uint32_t point = point_at(string->text + at, &length);
+        uint32_t point = jinja_point_at(string->text + at, &length);
         if (point == (unsigned char)quote || point == '\\')
-            buffer_format(run, out, "\\%c", (int)point);
+            jinja_buffer_format(run, out, "\\%c", (int)point);
         else if (point == '\n' || point == '\r' || point == '\t')
-            buffer_text(run, out, point == '\n' ? "\\n" : point == '\r' ? "\\r" : "\\t");
-        else if (point_printable(point))
-            buffer_add(run, out, string->text + at, length);
+            jinja_buffer_text(run, out, point == '\n' ? "\\n" : point == '\r' ? "\\r" : "\\t");
+        else if (jinja_point_printable(point))
+            jinja_buffer_add(run, out, string->text + at, length);
         else
-            buffer_format(run, out,
+            jinja_buffer_format(run, out,
                 point < 0x100     ? "\\x%02x"
                 : point < 0x10000 ? "\\u%04x"
                                   : "\\U%08x",
                 point);
     }
-    buffer_add(run, out, &quote, 1);
+    jinja_buffer_add(run, out, &quote, 1);
 }
 
 static void items_repr(run_t *run, buffer_t *out, const sequence_t *sequence)
 {
     for (size_t i = 0; i < sequence->count; i++) {
         if (i > 0)
-            buffer_text(run, out, ", ");
-        value_repr(run, out, sequence->items[i]);
+            jinja_buffer_text(run, out, ", ");
+        jinja_value_repr(run, out, sequence->items[i]);
     }
 }
 
@@ -68,42 +68,43 @@ static void sequence_repr(run_t *run, buffer_t *out, const sequence_t *sequence)
 {
     switch (sequence->kind) {
     case LIST:
-        buffer_text(run, out, "[");
+        jinja_buffer_text(run, out, "[");
         items_repr(run, out, sequence);
-        buffer_text(run, out, "]");
+        jinja_buffer_text(run, out, "]");
         break;
     case TUPLE:
-        buffer_text(run, out, "(");
+        jinja_buffer_text(run, out, "(");
         items_repr(run, out, sequence);
-        buffer_text(run, out, sequence->count == 1 ? ",)" : ")");
+        jinja_buffer_text(run, out, sequence->count == 1 ? ",)" : ")");
         break;
     case RANGE:
-        buffer_format(run, out, "range(%" PRId64 ", %" PRId64, sequence->start, sequence->stop);
+        jinja_buffer_format(
+            run, out, "range(%" PRId64 ", %" PRId64, sequence->start, sequence->stop);
         if (sequence->step != 1)
-            buffer_format(run, out, ", %" PRId64, sequence->step);
-        buffer_text(run, out, ")");
+            jinja_buffer_format(run, out, ", %" PRId64, sequence->step);
+        jinja_buffer_text(run, out, ")");
         break;
     case ITERATOR:
-        buffer_format(run, out, "<%s object>", sequence->type);
+        jinja_buffer_format(run, out, "<%s object>", sequence->type);
         break;
     default:
-        buffer_format(run, out, "%s([", sequence->type);
+        jinja_buffer_format(run, out, "%s([", sequence->type);
         items_repr(run, out, sequence);
-        buffer_text(run, out, "])");
+        jinja_buffer_text(run, out, "])");
     }
 }
 
 static void dict_repr(run_t *run, buffer_t *out, const dict_t *dict)
 {
-    buffer_text(run, out, "{");
+    jinja_buffer_text(run, out, "{");
     for (size_t i = 0; i < dict->count; i++) {
         if (i > 0)
-            buffer_text(run, out, ", ");
-        value_repr(run, out, dict->entries[i].key);
-        buffer_text(run, out, ": ");
-        value_repr(run, out, dict->entries[i].value);
+            jinja_buffer_text(run, out, ", ");
+        jinja_value_repr(run, out, dict->entries[i].key);
+        jinja_buffer_text(run, out, ": ");
+        jinja_value_repr(run, out, dict->entries[i].value);
     }
-    buffer_text(run, out, "}");
+    jinja_buffer_text(run, out, "}");
 }
 
 static void plain_repr(run_t *run, buffer_t *out, value_t value)
@@ -111,42 +112,42 @@ static void plain_repr(run_t *run, buffer_t *out, value_t value)
     char text[40];
     switch (value.kind) {
     case NONE:
-        buffer_text(run, out, "None");
+        jinja_buffer_text(run, out, "None");
         break;
     case BOOL:
-        buffer_text(run, out, value.boolean ? "True" : "False");
+        jinja_buffer_text(run, out, value.boolean ? "True" : "False");
         break;
     case INT:
-        buffer_format(run, out, "%" PRId64, value.integer);
+        jinja_buffer_format(run, out, "%" PRId64, value.integer);
         break;
     case BIG:
-        buffer_string(run, out, value.string);
+        jinja_buffer_string(run, out, value.string);
         break;
     case FLOAT:
-        float_repr(value.number, text);
-        buffer_text(run, out, text);
+        jinja_float_repr(value.number, text);
+        jinja_buffer_text(run, out, text);
         break;
     case UNDEFINED:
-        buffer_text(run, out, "Undefined");
+        jinja_buffer_text(run, out, "Undefined");
         break;
     case MACRO:
         if (value.macro->node->name == NULL)
-            buffer_text(run, out, "<Macro anonymous>");
+            jinja_buffer_text(run, out, "<Macro anonymous>");
         else
-            buffer_format(run, out, "<Macro '%.200s'>", value.macro->node->name->text);
+            jinja_buffer_format(run, out, "<Macro '%.200s'>", value.macro->node->name->text);
         break;
     case LOOP:
-        buffer_format(run, out, "<LoopContext %" PRId64 "/%" PRId64 ">", value.loop->index0 + 1,
-            loop_length(value.loop));
+        jinja_buffer_format(run, out, "<LoopContext %" PRId64 "/%" PRId64 ">",
+            value.loop->index0 + 1, jinja_loop_length(value.loop));
         break;
     default:
-        buffer_format(run, out, "<%s object>", type_name(value));
+        jinja_buffer_format(run, out, "<%s object>", jinja_type_name(value));
     }
 }
 
-void value_repr(run_t *run, buffer_t *out, value_t value)
+void jinja_value_repr(run_t *run, buffer_t *out, value_t value)
 {
-    run_enter(run);
+    jinja_run_enter(run);
     switch (value.kind) {
     case STRING:
         string_repr(run, out, value.string);
@@ -158,9 +159,9 @@ void value_repr(run_t *run, buffer_t *out, value_t value)
         dict_repr(run, out, value.dict);
         break;
     case NAMESPACE:
-        buffer_text(run, out, "<TemplateNamespace ");
+        jinja_buffer_text(run, out, "<TemplateNamespace ");
         dict_repr(run, out, value.dict);
-        buffer_text(run, out, ">");
+        jinja_buffer_text(run, out, ">");
         break;
     default:
         plain_repr(run, out, value);
@@ -168,21 +169,21 @@ void value_repr(run_t *run, buffer_t *out, value_t value)
     run_leave(run);
 }
 
-void value_str(run_t *run, buffer_t *out, value_t value)
+void jinja_value_str(run_t *run, buffer_t *out, value_t value)
 {
     if (value.kind == STRING)
-        buffer_string(run, out, value.string);
+        jinja_buffer_string(run, out, value.string);
     else if (value.kind != UNDEFINED)
-        value_repr(run, out, value);
+        jinja_value_repr(run, out, value);
 }
 
-const string_t *str_of(run_t *run, value_t value)
+const string_t *jinja_str_of(run_t *run, value_t value)
 {
     if (value.kind == STRING)
         return value.string;
     buffer_t out = {0};
-    value_str(run, &out, value);
-    return buffer_value(run, &out).string;
+    jinja_value_str(run, &out, value);
+    return jinja_buffer_value(run, &out).string;
 }
 
 /* ---- json.dumps ---- */
@@ -201,53 +202,53 @@ static void dump_escape(run_t *run, buffer_t *out, uint32_t point)
     static const char from[] = "\"\\\n\r\t\f\b", to[] = "\"\\nrtfb";
     const char *plain = point < 0x80 && point != 0 ? strchr(from, (int)point) : NULL;
     if (plain != NULL)
-        buffer_format(run, out, "\\%c", to[plain - from]);
+        jinja_buffer_format(run, out, "\\%c", to[plain - from]);
     else if (point < 0x10000)
-        buffer_format(run, out, "\\u%04x", point);
+        jinja_buffer_format(run, out, "\\u%04x", point);
     else
-        buffer_format(run, out, "\\u%04x\\u%04x", 0xD800 + ((point - 0x10000) >> 10),
+        jinja_buffer_format(run, out, "\\u%04x\\u%04x", 0xD800 + ((point - 0x10000) >> 10),
             0xDC00 + ((point - 0x10000) & 0x3FF));
 }
 
 static void dump_string(run_t *run, buffer_t *out, const string_t *string, bool ascii)
 {
     size_t plain = 0, length;
-    buffer_text(run, out, "\"");
+    jinja_buffer_text(run, out, "\"");
     for (size_t at = 0; at < string->bytes; at += length) {
-        uint32_t point = point_at(string->text + at, &length);
+        uint32_t point = jinja_point_at(string->text + at, &length);
         if (point >= 0x20 && point != '"' && point != '\\' && !(ascii && point > 0x7E))
             continue;
-        buffer_add(run, out, string->text + plain, at - plain);
+        jinja_buffer_add(run, out, string->text + plain, at - plain);
         dump_escape(run, out, point);
         plain = at + length;
     }
-    buffer_add(run, out, string->text + plain, string->bytes - plain);
-    buffer_text(run, out, "\"");
+    jinja_buffer_add(run, out, string->text + plain, string->bytes - plain);
+    jinja_buffer_text(run, out, "\"");
 }
 
 static void dump_line(run_t *run, buffer_t *out, const json_style_t *style)
 {
     if (style->indent == NULL)
         return;
-    buffer_text(run, out, "\n");
+    jinja_buffer_text(run, out, "\n");
     for (size_t i = 0; i < style->level; i++)
-        buffer_string(run, out, style->indent);
+        jinja_buffer_string(run, out, style->indent);
 }
 
 static void dump_array(run_t *run, buffer_t *out, json_style_t *style, const sequence_t *list)
 {
-    buffer_text(run, out, "[");
+    jinja_buffer_text(run, out, "[");
     style->level++;
     for (size_t i = 0; i < list->count; i++) {
         if (i > 0)
-            buffer_string(run, out, style->item);
+            jinja_buffer_string(run, out, style->item);
         dump_line(run, out, style);
         dump_item(run, out, style, list->items[i]);
     }
     style->level--;
     if (list->count > 0)
         dump_line(run, out, style);
-    buffer_text(run, out, "]");
+    jinja_buffer_text(run, out, "]");
 }
 
 static const string_t *dump_key(run_t *run, value_t key)
@@ -255,11 +256,11 @@ static const string_t *dump_key(run_t *run, value_t key)
     buffer_t out = {0};
     if (key.kind == STRING)
         return key.string;
-    if (key.kind != NONE && key.kind != BIG && !is_number(key))
-        jinja_fail(run, "keys must be str, int, float, bool or None, not %s", type_name(key));
+    if (key.kind != NONE && key.kind != BIG && !jinja_is_number(key))
+        jinja_fail(run, "keys must be str, int, float, bool or None, not %s", jinja_type_name(key));
     json_style_t style = {0};
     dump_item(run, &out, &style, key);
-    return buffer_value(run, &out).string;
+    return jinja_buffer_value(run, &out).string;
 }
 
 /* Stable, by the keys themselves. */
@@ -267,13 +268,14 @@ static entry_t *dump_entries(run_t *run, const json_style_t *style, const dict_t
 {
     if (!style->sort || dict->count < 2)
         return dict->entries;
-    entry_t *sorted = arena_alloc(run, dict->count * sizeof *sorted);
+    entry_t *sorted = jinja_arena_alloc(run, dict->count * sizeof *sorted);
     for (size_t i = 0; i < dict->count; i++) {
         size_t at = i;
-        for (; at > 0 && value_compare(run, dict->entries[i].key, sorted[at - 1].key, "<") < 0;
+        for (;
+             at > 0 && jinja_value_compare(run, dict->entries[i].key, sorted[at - 1].key, "<") < 0;
              at--) {
             sorted[at] = sorted[at - 1];
-            run_step(run, 1);
+            jinja_run_step(run, 1);
         }
         sorted[at] = dict->entries[i];
     }
@@ -283,44 +285,44 @@ static entry_t *dump_entries(run_t *run, const json_style_t *style, const dict_t
 static void dump_object(run_t *run, buffer_t *out, json_style_t *style, const dict_t *dict)
 {
     const entry_t *entries = dump_entries(run, style, dict);
-    buffer_text(run, out, "{");
+    jinja_buffer_text(run, out, "{");
     style->level++;
     for (size_t i = 0; i < dict->count; i++) {
         if (i > 0)
-            buffer_string(run, out, style->item);
+            jinja_buffer_string(run, out, style->item);
         dump_line(run, out, style);
         dump_string(run, out, dump_key(run, entries[i].key), style->ascii);
-        buffer_string(run, out, style->key);
+        jinja_buffer_string(run, out, style->key);
         dump_item(run, out, style, entries[i].value);
     }
     style->level--;
     if (dict->count > 0)
         dump_line(run, out, style);
-    buffer_text(run, out, "}");
+    jinja_buffer_text(run, out, "}");
 }
 
 static void dump_item(run_t *run, buffer_t *out, json_style_t *style, value_t value)
 {
-    run_enter(run);
+    jinja_run_enter(run);
     if (value.kind == STRING)
         dump_string(run, out, value.string, style->ascii);
     else if (value.kind == NONE)
-        buffer_text(run, out, "null");
+        jinja_buffer_text(run, out, "null");
     else if (value.kind == BOOL)
-        buffer_text(run, out, value.boolean ? "true" : "false");
+        jinja_buffer_text(run, out, value.boolean ? "true" : "false");
     else if (value.kind == FLOAT && !isfinite(value.number))
-        buffer_text(run, out,
+        jinja_buffer_text(run, out,
             isnan(value.number) ? "NaN"
             : value.number < 0  ? "-Infinity"
                                 : "Infinity");
-    else if (value.kind == BIG || is_number(value))
-        value_repr(run, out, value);
+    else if (value.kind == BIG || jinja_is_number(value))
+        jinja_value_repr(run, out, value);
     else if (value.kind == SEQUENCE && value.sequence->kind <= TUPLE)
         dump_array(run, out, style, value.sequence);
     else if (value.kind == DICT)
         dump_object(run, out, style, value.dict);
     else
-        jinja_fail(run, "Object of type %s is not JSON serializable", type_name(value));
+        jinja_fail(run, "Object of type %s is not JSON serializable", jinja_type_name(value));
     run_leave(run);
 }
 
@@ -331,26 +333,26 @@ static const string_t *dump_indent(run_t *run, value_t indent)
     if (indent.kind == STRING)
         return indent.string;
     buffer_t spaces = {0};
-    int64_t n = want_integer(run, indent);
+    int64_t n = jinja_want_integer(run, indent);
     for (int64_t i = 0; i < n; i++)
-        buffer_text(run, &spaces, " ");
-    return buffer_value(run, &spaces).string;
+        jinja_buffer_text(run, &spaces, " ");
+    return jinja_buffer_value(run, &spaces).string;
 }
 
-void json_write(run_t *run, buffer_t *out, const args_t *args, value_t value)
+void jinja_json_write(run_t *run, buffer_t *out, const args_t *args, value_t value)
 {
     value_t given[4];
-    args_bind(run, "tojson", args, "[ensure_ascii indent separators sort_keys]", given);
-    json_style_t style = {.ascii = value_true(given[0]), .sort = value_true(given[3])};
+    jinja_args_bind(run, "tojson", args, "[ensure_ascii indent separators sort_keys]", given);
+    json_style_t style = {.ascii = jinja_value_true(given[0]), .sort = jinja_value_true(given[3])};
     style.indent = dump_indent(run, given[1]);
-    style.item = value_text(run, style.indent != NULL ? "," : ", ").string;
-    style.key = value_text(run, ": ").string;
+    style.item = jinja_value_text(run, style.indent != NULL ? "," : ", ").string;
+    style.key = jinja_value_text(run, ": ").string;
     if (given[2].kind != MISSING && given[2].kind != NONE) {
-        const sequence_t *pair = value_items(run, given[2]);
+        const sequence_t *pair = jinja_value_items(run, given[2]);
         if (pair->count != 2)
             jinja_fail(run, "tojson: separators: expected two strings");
-        style.item = want_string(run, pair->items[0], "tojson: separators");
-        style.key = want_string(run, pair->items[1], "tojson: separators");
+        style.item = jinja_want_string(run, pair->items[0], "tojson: separators");
+        style.key = jinja_want_string(run, pair->items[1], "tojson: separators");
     }
     dump_item(run, out, &style, value);
 }

@@ -28,7 +28,7 @@ static struct arena_chunk *chunk_new(run_t *run, size_t bytes)
     return chunk;
 }
 
-void *arena_alloc(run_t *run, size_t bytes)
+void *jinja_arena_alloc(run_t *run, size_t bytes)
 {
     if (bytes > JINJA_MEMORY_MAX)
         jinja_fail(run, "the template needs more than %zu MiB of memory", JINJA_MEMORY_MAX >> 20);
@@ -50,7 +50,7 @@ void *arena_alloc(run_t *run, size_t bytes)
     return memset(memory, 0, bytes);
 }
 
-void arena_free(arena_t *arena)
+void jinja_arena_free(arena_t *arena)
 {
     while (arena->chunks != NULL) {
         struct arena_chunk *chunk = arena->chunks;
@@ -102,16 +102,16 @@ void jinja_fail_memory(run_t *run, const char *what)
     jinja_fail(run, "%s: not enough memory", what);
 }
 
-void run_step(run_t *run, size_t steps)
+void jinja_run_step(run_t *run, size_t steps)
 {
     run->steps += steps;
     if (run->steps > JINJA_STEPS_MAX)
         jinja_fail(run, "the template takes more than %zu steps", JINJA_STEPS_MAX);
 }
 
-void run_enter(run_t *run)
+void jinja_run_enter(run_t *run)
 {
-    run_step(run, 1);
+    jinja_run_step(run, 1);
     if (++run->depth > JINJA_DEPTH_MAX)
         jinja_fail(run,
             "maximum recursion depth exceeded: the template nests calls or expressions "
@@ -119,7 +119,7 @@ void run_enter(run_t *run)
             JINJA_DEPTH_MAX);
 }
 
-void buffer_add(run_t *run, buffer_t *buffer, const char *text, size_t bytes)
+void jinja_buffer_add(run_t *run, buffer_t *buffer, const char *text, size_t bytes)
 {
     if (bytes > JINJA_OUTPUT_MAX - buffer->bytes)
         jinja_fail(run, "the template writes more than %zu MiB", JINJA_OUTPUT_MAX >> 20);
@@ -127,7 +127,7 @@ void buffer_add(run_t *run, buffer_t *buffer, const char *text, size_t bytes)
         size_t capacity = buffer->capacity * 2 > 64 ? buffer->capacity * 2 : 64;
         if (capacity < buffer->bytes + bytes)
             capacity = buffer->bytes + bytes;
-        char *grown = arena_alloc(run, capacity);
+        char *grown = jinja_arena_alloc(run, capacity);
         if (buffer->bytes > 0)
             memcpy(grown, buffer->text, buffer->bytes);
         buffer->text = grown;
@@ -136,43 +136,44 @@ void buffer_add(run_t *run, buffer_t *buffer, const char *text, size_t bytes)
     if (bytes > 0)
         memcpy(buffer->text + buffer->bytes, text, bytes);
     buffer->bytes += bytes;
-    run_step(run, bytes / 16);
+    jinja_run_step(run, bytes / 16);
 }
 
-void buffer_text(run_t *run, buffer_t *buffer, const char *text)
+void jinja_buffer_text(run_t *run, buffer_t *buffer, const char *text)
 {
-    buffer_add(run, buffer, text, strlen(text));
+    jinja_buffer_add(run, buffer, text, strlen(text));
 }
 
-void buffer_string(run_t *run, buffer_t *buffer, const string_t *string)
+void jinja_buffer_string(run_t *run, buffer_t *buffer, const string_t *string)
 {
-    buffer_add(run, buffer, string->text, string->bytes);
+    jinja_buffer_add(run, buffer, string->text, string->bytes);
 }
 
-void buffer_point(run_t *run, buffer_t *buffer, uint32_t point)
+void jinja_buffer_point(run_t *run, buffer_t *buffer, uint32_t point)
 {
     char text[4];
     if (point >= 0xD800 && point < 0xE000) {
         text[0] = (char)0xED;
         text[1] = (char)(0x80 | (point >> 6 & 0x3F));
         text[2] = (char)(0x80 | (point & 0x3F));
-        buffer_add(run, buffer, text, 3);
+        jinja_buffer_add(run, buffer, text, 3);
     } else {
-        buffer_add(run, buffer, text, utf8_encode(point, text));
+        jinja_buffer_add(run, buffer, text, utf8_encode(point, text));
     }
 }
 
-void buffer_format(run_t *run, buffer_t *buffer, const char *format, ...)
+void jinja_buffer_format(run_t *run, buffer_t *buffer, const char *format, ...)
 {
     char text[512];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    buffer_text(run, buffer, text);
+    jinja_buffer_text(run, buffer, text);
 }
 
-value_t buffer_value(run_t *run, const buffer_t *buffer)
+value_t jinja_buffer_value(run_t *run, const buffer_t *buffer)
 {
-    return value_string(string_wrap(run, buffer->text == NULL ? "" : buffer->text, buffer->bytes));
+    return jinja_value_string(
+        jinja_string_wrap(run, buffer->text == NULL ? "" : buffer->text, buffer->bytes));
 }

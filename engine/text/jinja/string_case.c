@@ -71,7 +71,7 @@ static utf8proc_category_t category(uint32_t point)
     return utf8proc_category((utf8proc_int32_t)point);
 }
 
-bool point_space(uint32_t point)
+bool jinja_point_space(uint32_t point)
 {
     return (point >= 0x09 && point <= 0x0D) || (point >= 0x1C && point <= 0x20) || point == 0x85 ||
            point == 0xA0 || point == 0x1680 || (point >= 0x2000 && point <= 0x200A) ||
@@ -79,7 +79,7 @@ bool point_space(uint32_t point)
            point == 0x3000;
 }
 
-bool point_printable(uint32_t point)
+bool jinja_point_printable(uint32_t point)
 {
     if (point < 0x7F)
         return point >= 0x20;
@@ -98,47 +98,47 @@ bool point_printable(uint32_t point)
     }
 }
 
-bool point_alpha(uint32_t point)
+bool jinja_point_alpha(uint32_t point)
 {
     utf8proc_category_t c = category(point);
     return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
 }
 
-bool point_decimal(uint32_t point)
+bool jinja_point_decimal(uint32_t point)
 {
     return category(point) == UTF8PROC_CATEGORY_ND;
 }
 
-bool point_numeric(uint32_t point)
+bool jinja_point_numeric(uint32_t point)
 {
     utf8proc_category_t c = category(point);
     return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
 }
 
-bool point_upper(uint32_t point)
+bool jinja_point_upper(uint32_t point)
 {
     return category(point) == UTF8PROC_CATEGORY_LU;
 }
 
-bool point_lower(uint32_t point)
+bool jinja_point_lower(uint32_t point)
 {
     return category(point) == UTF8PROC_CATEGORY_LL || point == 0xAA || point == 0xBA;
 }
 
-bool point_title(uint32_t point)
+bool jinja_point_title(uint32_t point)
 {
     return category(point) == UTF8PROC_CATEGORY_LT;
 }
 
-bool point_cased(uint32_t point)
+bool jinja_point_cased(uint32_t point)
 {
-    return point_upper(point) || point_lower(point) || point_title(point);
+    return jinja_point_upper(point) || jinja_point_lower(point) || jinja_point_title(point);
 }
 
 static void add_case(run_t *run, buffer_t *out, uint32_t point, letter_case_t to)
 {
     utf8proc_int32_t same = (utf8proc_int32_t)point;
-    buffer_point(run, out,
+    jinja_buffer_point(run, out,
         (uint32_t)(to == CASE_UPPER   ? utf8proc_toupper(same)
                    : to == CASE_TITLE ? utf8proc_totitle(same)
                                       : utf8proc_tolower(same)));
@@ -151,15 +151,18 @@ static void add_folded(run_t *run, buffer_t *out, uint32_t point)
     utf8proc_ssize_t n =
         utf8proc_decompose_char((utf8proc_int32_t)point, folded, 8, UTF8PROC_CASEFOLD, &bounds);
     for (utf8proc_ssize_t i = 0; i < n && i < 8; i++)
-        buffer_point(run, out, (uint32_t)folded[i]);
+        jinja_buffer_point(run, out, (uint32_t)folded[i]);
 }
 
-void buffer_case(run_t *run, buffer_t *out, uint32_t point, letter_case_t to)
+void jinja_buffer_case(run_t *run, buffer_t *out, uint32_t point, letter_case_t to)
 {
     if (point < 0x80 || (point >= 0xD800 && point < 0xE000)) {
         bool upper = point >= 'A' && point <= 'Z', lower = point >= 'a' && point <= 'z';
         bool raise = to == CASE_UPPER || to == CASE_TITLE;
-        buffer_point(run, out, raise && lower ? point - 32 : !raise && upper ? point + 32 : point);
+        jinja_buffer_point(run, out,
+            raise && lower    ? point - 32
+            : !raise && upper ? point + 32
+                              : point);
         return;
     }
     if (to == CASE_FOLD) {
@@ -167,7 +170,7 @@ void buffer_case(run_t *run, buffer_t *out, uint32_t point, letter_case_t to)
         return;
     }
     if (to == CASE_LOWER && point == 0x130) {
-        buffer_text(run, out, "i\xCC\x87");
+        jinja_buffer_text(run, out, "i\xCC\x87");
         return;
     }
     for (size_t i = 0; to != CASE_LOWER && i < sizeof special_cases / sizeof special_cases[0]; i++)
@@ -175,7 +178,7 @@ void buffer_case(run_t *run, buffer_t *out, uint32_t point, letter_case_t to)
             const uint32_t *points =
                 to == CASE_UPPER ? special_cases[i].upper : special_cases[i].title;
             for (size_t k = 0; k < 3 && points[k] != 0; k++)
-                buffer_point(run, out, points[k]);
+                jinja_buffer_point(run, out, points[k]);
             return;
         }
     add_case(run, out, point, to);
@@ -186,7 +189,7 @@ static bool final_sigma(const string_t *string, size_t at)
 {
     bool cased_before = false, cased_after = false;
     for (size_t i = 0, length; i < string->bytes; i += length) {
-        uint32_t point = point_at(string->text + i, &length);
+        uint32_t point = jinja_point_at(string->text + i, &length);
         bool ignorable = point == '\'' || point == 0xAD || point == 0x2019 || point == '.' ||
                          point == ':' || point == 0xB7 || category(point) == UTF8PROC_CATEGORY_MN ||
                          category(point) == UTF8PROC_CATEGORY_LM ||
@@ -194,9 +197,9 @@ static bool final_sigma(const string_t *string, size_t at)
         if (i == at || ignorable)
             continue;
         if (i < at)
-            cased_before = point_cased(point);
+            cased_before = jinja_point_cased(point);
         else {
-            cased_after = point_cased(point);
+            cased_after = jinja_point_cased(point);
             break;
         }
     }
@@ -206,54 +209,54 @@ static bool final_sigma(const string_t *string, size_t at)
 static void add_lower(run_t *run, buffer_t *out, const string_t *string, size_t at, uint32_t point)
 {
     if (point == 0x3A3) {
-        run_step(run, string->bytes / 16);
-        buffer_point(run, out, final_sigma(string, at) ? 0x3C2 : 0x3C3);
+        jinja_run_step(run, string->bytes / 16);
+        jinja_buffer_point(run, out, final_sigma(string, at) ? 0x3C2 : 0x3C3);
     } else {
-        buffer_case(run, out, point, CASE_LOWER);
+        jinja_buffer_case(run, out, point, CASE_LOWER);
     }
 }
 
-value_t string_case(run_t *run, const string_t *string, letter_case_t to)
+value_t jinja_string_case(run_t *run, const string_t *string, letter_case_t to)
 {
     buffer_t out = {0};
     for (size_t at = 0, length; at < string->bytes; at += length) {
-        uint32_t point = point_at(string->text + at, &length);
+        uint32_t point = jinja_point_at(string->text + at, &length);
         if (to == CASE_LOWER)
             add_lower(run, &out, string, at, point);
         else
-            buffer_case(run, &out, point, to);
+            jinja_buffer_case(run, &out, point, to);
     }
-    return buffer_value(run, &out);
+    return jinja_buffer_value(run, &out);
 }
 
 /* The method begins a word at every cased letter behind one that is not; the filter where white
  * space, a dash or an opening bracket stands before. */
-value_t string_title(run_t *run, const string_t *string, bool as_filter)
+value_t jinja_string_title(run_t *run, const string_t *string, bool as_filter)
 {
     buffer_t out = {0};
     bool inside = false;
     for (size_t at = 0, length; at < string->bytes; at += length) {
-        uint32_t point = point_at(string->text + at, &length);
+        uint32_t point = jinja_point_at(string->text + at, &length);
         if (inside)
             add_lower(run, &out, string, at, point);
         else
-            buffer_case(run, &out, point, as_filter ? CASE_UPPER : CASE_TITLE);
-        inside = as_filter ? !(point_space(point) || (point < 0x80 && point != 0 &&
-                                                         strchr("-({[<", (int)point) != NULL))
-                           : point_cased(point);
+            jinja_buffer_case(run, &out, point, as_filter ? CASE_UPPER : CASE_TITLE);
+        inside = as_filter ? !(jinja_point_space(point) || (point < 0x80 && point != 0 &&
+                                                               strchr("-({[<", (int)point) != NULL))
+                           : jinja_point_cased(point);
     }
-    return buffer_value(run, &out);
+    return jinja_buffer_value(run, &out);
 }
 
-value_t string_capitalize(run_t *run, const string_t *string)
+value_t jinja_string_capitalize(run_t *run, const string_t *string)
 {
     buffer_t out = {0};
     for (size_t at = 0, length; at < string->bytes; at += length) {
-        uint32_t point = point_at(string->text + at, &length);
+        uint32_t point = jinja_point_at(string->text + at, &length);
         if (at == 0)
-            buffer_case(run, &out, point, CASE_TITLE);
+            jinja_buffer_case(run, &out, point, CASE_TITLE);
         else
             add_lower(run, &out, string, at, point);
     }
-    return buffer_value(run, &out);
+    return jinja_buffer_value(run, &out);
 }

@@ -3,31 +3,32 @@
 
 #include "engine/text/jinja/jinja_internal.h"
 
-value_t string_slice(run_t *run, const string_t *string, size_t from, size_t to)
+value_t jinja_string_slice(run_t *run, const string_t *string, size_t from, size_t to)
 {
-    size_t begin = string_offset(string, from), end = to > from ? string_offset(string, to) : begin;
-    return value_string(string_wrap(run, string->text + begin, end - begin));
+    size_t begin = jinja_string_offset(string, from),
+           end = to > from ? jinja_string_offset(string, to) : begin;
+    return jinja_value_string(jinja_string_wrap(run, string->text + begin, end - begin));
 }
 
 static bool strips(const string_t *chars, const char *text, size_t length)
 {
     size_t ignored;
     if (chars == NULL)
-        return point_space(point_at(text, &ignored));
+        return jinja_point_space(jinja_point_at(text, &ignored));
     for (size_t at = 0, n; at < chars->bytes; at += n) {
-        point_at(chars->text + at, &n);
+        jinja_point_at(chars->text + at, &n);
         if (n == length && memcmp(chars->text + at, text, n) == 0)
             return true;
     }
     return false;
 }
 
-value_t string_strip(
+value_t jinja_string_strip(
     run_t *run, const string_t *string, const string_t *chars, bool left, bool right)
 {
     size_t begin = 0, end = string->bytes, length;
     while (left && begin < end) {
-        point_at(string->text + begin, &length);
+        jinja_point_at(string->text + begin, &length);
         if (!strips(chars, string->text + begin, length))
             break;
         begin += length;
@@ -40,11 +41,11 @@ value_t string_strip(
             break;
         end = at;
     }
-    run_step(run, (string->bytes - (end - begin)) / 4);
-    return value_string(string_wrap(run, string->text + begin, end - begin));
+    jinja_run_step(run, (string->bytes - (end - begin)) / 4);
+    return jinja_value_string(jinja_string_wrap(run, string->text + begin, end - begin));
 }
 
-value_t string_replace(
+value_t jinja_string_replace(
     run_t *run, const string_t *s, const string_t *from, const string_t *to, int64_t count)
 {
     buffer_t out = {0};
@@ -56,42 +57,43 @@ value_t string_replace(
                                 : NULL;
         if (found == NULL)
             break;
-        buffer_add(run, &out, s->text + at, (size_t)(found - s->text) - at);
-        buffer_string(run, &out, to);
+        jinja_buffer_add(run, &out, s->text + at, (size_t)(found - s->text) - at);
+        jinja_buffer_string(run, &out, to);
         at = (size_t)(found - s->text) + from->bytes;
         count--;
-        run_step(run, 1);
+        jinja_run_step(run, 1);
         if (from->bytes == 0) {
             if (at == s->bytes)
-                return buffer_value(run, &out);
-            point_at(s->text + at, &length);
-            buffer_add(run, &out, s->text + at, length);
+                return jinja_buffer_value(run, &out);
+            jinja_point_at(s->text + at, &length);
+            jinja_buffer_add(run, &out, s->text + at, length);
             at += length;
         }
     }
     if (at < s->bytes)
-        buffer_add(run, &out, s->text + at, s->bytes - at);
-    return buffer_value(run, &out);
+        jinja_buffer_add(run, &out, s->text + at, s->bytes - at);
+    return jinja_buffer_value(run, &out);
 }
 
-value_t string_center(
+value_t jinja_string_center(
     run_t *run, const string_t *string, int64_t width, const string_t *fill, int left_share)
 {
     if (fill != NULL && fill->chars != 1)
         jinja_fail(run, "The fill character must be exactly one character long");
     if (width <= (int64_t)string->chars)
-        return value_string(string);
+        return jinja_value_string(string);
     size_t pad = (size_t)width - string->chars, left = left_share == 2 ? pad : 0;
     if (left_share == 1) /* Python's own rounding */
         left = pad / 2 + (pad & (size_t)width & 1);
     buffer_t out = {0};
     for (size_t i = 0; i <= pad; i++) {
         if (i == left)
-            buffer_string(run, &out, string);
+            jinja_buffer_string(run, &out, string);
         if (i < pad)
-            buffer_add(run, &out, fill != NULL ? fill->text : " ", fill != NULL ? fill->bytes : 1);
+            jinja_buffer_add(
+                run, &out, fill != NULL ? fill->text : " ", fill != NULL ? fill->bytes : 1);
     }
-    return buffer_value(run, &out);
+    return jinja_buffer_value(run, &out);
 }
 
 static bool ends_line(uint32_t point)
@@ -100,24 +102,25 @@ static bool ends_line(uint32_t point)
            point == 0x2028 || point == 0x2029;
 }
 
-value_t string_lines(run_t *run, const string_t *string, bool keep_ends)
+value_t jinja_string_lines(run_t *run, const string_t *string, bool keep_ends)
 {
-    value_t lines = value_sequence(run, LIST, 0);
+    value_t lines = jinja_value_sequence(run, LIST, 0);
     size_t begin = 0, length;
     for (size_t at = 0; at < string->bytes; at += length) {
-        uint32_t point = point_at(string->text + at, &length);
+        uint32_t point = jinja_point_at(string->text + at, &length);
         if (!ends_line(point))
             continue;
         size_t end = at;
         if (point == '\r' && at + 1 < string->bytes && string->text[at + 1] == '\n')
             length = 2;
-        sequence_add(run, lines,
-            value_string(
-                string_wrap(run, string->text + begin, (keep_ends ? at + length : end) - begin)));
+        jinja_sequence_add(run, lines,
+            jinja_value_string(jinja_string_wrap(
+                run, string->text + begin, (keep_ends ? at + length : end) - begin)));
         begin = at + length;
     }
     if (begin < string->bytes)
-        sequence_add(run, lines,
-            value_string(string_wrap(run, string->text + begin, string->bytes - begin)));
+        jinja_sequence_add(run, lines,
+            jinja_value_string(
+                jinja_string_wrap(run, string->text + begin, string->bytes - begin)));
     return lines;
 }

@@ -54,12 +54,12 @@ static const struct {
 static size_t find_test(const string_t *name)
 {
     size_t i = 0;
-    while (i < N_TESTS && !string_is(name, tests[i].name))
+    while (i < N_TESTS && !jinja_string_is(name, tests[i].name))
         i++;
     return i;
 }
 
-bool test_exists(const string_t *name)
+bool jinja_test_exists(const string_t *name)
 {
     return find_test(name) < N_TESTS;
 }
@@ -67,7 +67,9 @@ bool test_exists(const string_t *name)
 static bool is_case(run_t *run, value_t value, const char *method)
 {
     string_t name = {method, strlen(method), 0};
-    return string_method(run, string_method_find(&name), str_of(run, value), &(args_t){0}).boolean;
+    return jinja_string_method(
+        run, jinja_string_method_find(&name), jinja_str_of(run, value), &(args_t){0})
+        .boolean;
 }
 
 static bool same(value_t a, value_t b)
@@ -88,7 +90,7 @@ static bool same(value_t a, value_t b)
 
 static bool modulo_is(run_t *run, value_t value, value_t by, int64_t rest)
 {
-    return value_equal(run, binary(run, T_MOD, value, by), value_int(rest));
+    return jinja_value_equal(run, jinja_binary(run, T_MOD, value, by), jinja_value_int(rest));
 }
 
 static bool of_kind(test_id_t id, value_t value)
@@ -115,12 +117,12 @@ static bool of_kind(test_id_t id, value_t value)
     case TEST_MAPPING:
         return value.kind == DICT;
     case TEST_NUMBER:
-        return is_number(value) || value.kind == BIG;
+        return jinja_is_number(value) || value.kind == BIG;
     case TEST_SEQUENCE:
         return value.kind == UNDEFINED || value.kind == STRING || value.kind == DICT ||
                (value.kind == SEQUENCE && value.sequence->kind <= RANGE);
     case TEST_ITERABLE:
-        return value_iterable(value) || value.kind == LOOP;
+        return jinja_value_iterable(value) || value.kind == LOOP;
     case TEST_CALLABLE: /* an undefined value has the method, and fails only when it is called */
         return value.kind == MACRO || value.kind == FUNCTION || value.kind == LOOP ||
                value.kind == JOINER || value.kind == UNDEFINED;
@@ -129,7 +131,7 @@ static bool of_kind(test_id_t id, value_t value)
     }
 }
 
-bool call_test(run_t *run, const string_t *name, value_t value, const args_t *args)
+bool jinja_call_test(run_t *run, const string_t *name, value_t value, const args_t *args)
 {
     size_t i = find_test(name);
     value_t other = {0};
@@ -137,18 +139,18 @@ bool call_test(run_t *run, const string_t *name, value_t value, const args_t *ar
         jinja_fail(run, "No test named '%.*s'.", (int)name->bytes, name->text);
     test_id_t id = tests[i].id;
     bool takes = id == TEST_DIVISIBLE || id == TEST_SAMEAS || id == TEST_IN || id == TEST_COMPARE;
-    args_bind(run, tests[i].name, args, takes ? "other" : "", &other);
+    jinja_args_bind(run, tests[i].name, args, takes ? "other" : "", &other);
     switch (id) {
     case TEST_ODD:
-        return modulo_is(run, value, value_int(2), 1);
+        return modulo_is(run, value, jinja_value_int(2), 1);
     case TEST_EVEN:
-        return modulo_is(run, value, value_int(2), 0);
+        return modulo_is(run, value, jinja_value_int(2), 0);
     case TEST_DIVISIBLE:
         return modulo_is(run, value, other, 0);
     case TEST_FILTER:
-        return value.kind == STRING && filter_exists(value.string);
+        return value.kind == STRING && jinja_filter_exists(value.string);
     case TEST_TEST:
-        return value.kind == STRING && test_exists(value.string);
+        return value.kind == STRING && jinja_test_exists(value.string);
     case TEST_LOWER:
         return is_case(run, value, "islower");
     case TEST_UPPER:
@@ -156,9 +158,9 @@ bool call_test(run_t *run, const string_t *name, value_t value, const args_t *ar
     case TEST_SAMEAS:
         return same(value, other);
     case TEST_IN:
-        return value_contains(run, other, value);
+        return jinja_value_contains(run, other, value);
     case TEST_COMPARE:
-        return compare(run, tests[i].op, value, other);
+        return jinja_compare(run, tests[i].op, value, other);
     default:
         return of_kind(id, value);
     }

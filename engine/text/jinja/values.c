@@ -12,7 +12,7 @@
 #define HASHED_FROM 16
 
 /* Like utf8_decode, for text that may hold surrogates, and never past a zero byte. */
-uint32_t point_at(const char *text, size_t *bytes)
+uint32_t jinja_point_at(const char *text, size_t *bytes)
 {
     return utf8_decode(text, bytes);
 }
@@ -25,41 +25,41 @@ static size_t count_chars(const char *text, size_t bytes)
     return chars;
 }
 
-const string_t *string_wrap(run_t *run, const char *text, size_t bytes)
+const string_t *jinja_string_wrap(run_t *run, const char *text, size_t bytes)
 {
     string_t *string = NEW(run, string_t);
     *string = (string_t){text, bytes, count_chars(text, bytes)};
-    run_step(run, bytes / 16);
+    jinja_run_step(run, bytes / 16);
     return string;
 }
 
 /* With a zero behind it, for messages. */
-const string_t *string_new(run_t *run, const char *text, size_t bytes)
+const string_t *jinja_string_new(run_t *run, const char *text, size_t bytes)
 {
-    char *copy = arena_alloc(run, bytes + 1);
+    char *copy = jinja_arena_alloc(run, bytes + 1);
     if (bytes > 0)
         memcpy(copy, text, bytes);
-    return string_wrap(run, copy, bytes);
+    return jinja_string_wrap(run, copy, bytes);
 }
 
-const string_t *string_intern(run_t *run, const char *text, size_t bytes)
+const string_t *jinja_string_intern(run_t *run, const char *text, size_t bytes)
 {
-    value_t name = value_string(string_new(run, text, bytes));
-    value_t *known = dict_find(run, run->names, name);
+    value_t name = jinja_value_string(jinja_string_new(run, text, bytes));
+    value_t *known = jinja_dict_find(run, run->names, name);
     if (known != NULL)
         return known->string;
-    dict_set(run, run->names, name, name);
+    jinja_dict_set(run, run->names, name, name);
     return name.string;
 }
 
-bool string_is(const string_t *string, const char *text)
+bool jinja_string_is(const string_t *string, const char *text)
 {
     size_t bytes = strlen(text);
     return string->bytes == bytes && memcmp(string->text, text, bytes) == 0;
 }
 
 /* The byte where the code point with this number begins; the end for one behind it. */
-size_t string_offset(const string_t *string, size_t chars)
+size_t jinja_string_offset(const string_t *string, size_t chars)
 {
     if (chars >= string->chars)
         return string->bytes;
@@ -67,46 +67,46 @@ size_t string_offset(const string_t *string, size_t chars)
         return chars;
     size_t at = 0, length;
     for (; chars > 0; chars--, at += length)
-        point_at(string->text + at, &length);
+        jinja_point_at(string->text + at, &length);
     return at;
 }
 
-value_t value_none(void)
+value_t jinja_value_none(void)
 {
     return (value_t){.kind = NONE};
 }
 
-value_t value_bool(bool boolean)
+value_t jinja_value_bool(bool boolean)
 {
     return (value_t){.kind = BOOL, .boolean = boolean};
 }
 
-value_t value_int(int64_t integer)
+value_t jinja_value_int(int64_t integer)
 {
     return (value_t){.kind = INT, .integer = integer};
 }
 
-value_t value_float(double number)
+value_t jinja_value_float(double number)
 {
     return (value_t){.kind = FLOAT, .number = number};
 }
 
-value_t value_string(const string_t *string)
+value_t jinja_value_string(const string_t *string)
 {
     return (value_t){.kind = STRING, .string = string};
 }
 
-value_t value_bytes(run_t *run, const char *text, size_t bytes)
+value_t jinja_value_bytes(run_t *run, const char *text, size_t bytes)
 {
-    return value_string(string_new(run, text, bytes));
+    return jinja_value_string(jinja_string_new(run, text, bytes));
 }
 
-value_t value_text(run_t *run, const char *text)
+value_t jinja_value_text(run_t *run, const char *text)
 {
-    return value_bytes(run, text, strlen(text));
+    return jinja_value_bytes(run, text, strlen(text));
 }
 
-value_t value_sequence(run_t *run, sequence_kind_t kind, size_t capacity)
+value_t jinja_value_sequence(run_t *run, sequence_kind_t kind, size_t capacity)
 {
     static const char *const types[] = {[LIST] = "list",
         [TUPLE] = "tuple",
@@ -122,23 +122,23 @@ value_t value_sequence(run_t *run, sequence_kind_t kind, size_t capacity)
     if (capacity > JINJA_MEMORY_MAX / sizeof(value_t))
         jinja_fail(run, "a list of %zu items is too long", capacity);
     if (capacity > 0)
-        sequence->items = arena_alloc(run, capacity * sizeof(value_t));
+        sequence->items = jinja_arena_alloc(run, capacity * sizeof(value_t));
     return (value_t){.kind = SEQUENCE, .sequence = sequence};
 }
 
-value_t value_iterator(run_t *run, const char *type)
+value_t jinja_value_iterator(run_t *run, const char *type)
 {
-    value_t value = value_sequence(run, ITERATOR, 0);
+    value_t value = jinja_value_sequence(run, ITERATOR, 0);
     value.sequence->type = type;
     return value;
 }
 
-value_t value_dict(run_t *run)
+value_t jinja_value_dict(run_t *run)
 {
     return (value_t){.kind = DICT, .dict = NEW(run, dict_t)};
 }
 
-value_t value_undefined(run_t *run, const char *format, ...)
+value_t jinja_value_undefined(run_t *run, const char *format, ...)
 {
     char text[1024];
     va_list args;
@@ -146,11 +146,11 @@ value_t value_undefined(run_t *run, const char *format, ...)
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     value_t value = {.kind = UNDEFINED, .undefined = NEW(run, undefined_t)};
-    value.undefined->hint = string_new(run, text, strlen(text))->text;
+    value.undefined->hint = jinja_string_new(run, text, strlen(text))->text;
     return value;
 }
 
-value_t value_undefined_name(run_t *run, value_t object, value_t name)
+value_t jinja_value_undefined_name(run_t *run, value_t object, value_t name)
 {
     value_t value = {.kind = UNDEFINED, .undefined = NEW(run, undefined_t)};
     value.undefined->object = object;
@@ -162,49 +162,49 @@ value_t value_undefined_name(run_t *run, value_t object, value_t name)
 static void object_name(run_t *run, buffer_t *out, value_t object)
 {
     if (object.kind == NONE) {
-        buffer_text(run, out, "None");
+        jinja_buffer_text(run, out, "None");
         return;
     }
     if (object.kind == NAMESPACE)
-        buffer_text(run, out, "transformers.utils.chat_template_utils.");
-    buffer_text(run, out, type_name(object));
-    buffer_text(run, out, " object");
+        jinja_buffer_text(run, out, "transformers.utils.chat_template_utils.");
+    jinja_buffer_text(run, out, jinja_type_name(object));
+    jinja_buffer_text(run, out, " object");
 }
 
-void fail_undefined(run_t *run, value_t value)
+void jinja_fail_undefined(run_t *run, value_t value)
 {
     const undefined_t *undefined = value.undefined;
     buffer_t out = {0};
     if (undefined->hint != NULL)
         jinja_fail(run, "%s", undefined->hint);
     if (undefined->object.kind == MISSING) {
-        value_repr(run, &out, undefined->name);
-        buffer_text(run, &out, " is undefined");
+        jinja_value_repr(run, &out, undefined->name);
+        jinja_buffer_text(run, &out, " is undefined");
     } else if (undefined->name.kind != STRING) {
         object_name(run, &out, undefined->object);
-        buffer_text(run, &out, " has no element ");
-        value_repr(run, &out, undefined->name);
+        jinja_buffer_text(run, &out, " has no element ");
+        jinja_value_repr(run, &out, undefined->name);
     } else {
-        buffer_text(run, &out, "'");
+        jinja_buffer_text(run, &out, "'");
         object_name(run, &out, undefined->object);
-        buffer_text(run, &out, "' has no attribute ");
-        value_repr(run, &out, undefined->name);
+        jinja_buffer_text(run, &out, "' has no attribute ");
+        jinja_value_repr(run, &out, undefined->name);
     }
-    jinja_fail_string(run, buffer_value(run, &out).string);
+    jinja_fail_string(run, jinja_buffer_value(run, &out).string);
 }
 
-void require_defined(run_t *run, value_t value)
+void jinja_require_defined(run_t *run, value_t value)
 {
     if (value.kind == UNDEFINED)
-        fail_undefined(run, value);
+        jinja_fail_undefined(run, value);
 }
 
-void sequence_add(run_t *run, value_t value, value_t item)
+void jinja_sequence_add(run_t *run, value_t value, value_t item)
 {
     sequence_t *sequence = value.sequence;
     if (sequence->count == sequence->capacity) {
         size_t capacity = sequence->capacity > 0 ? sequence->capacity * 2 : 4;
-        value_t *grown = arena_alloc(run, capacity * sizeof *grown);
+        value_t *grown = jinja_arena_alloc(run, capacity * sizeof *grown);
         if (sequence->count > 0)
             memcpy(grown, sequence->items, sequence->count * sizeof *grown);
         sequence->items = grown;
@@ -213,12 +213,12 @@ void sequence_add(run_t *run, value_t value, value_t item)
     sequence->items[sequence->count++] = item;
 }
 
-bool value_hashable(value_t value)
+bool jinja_value_hashable(value_t value)
 {
     if (value.kind == SEQUENCE && value.sequence->kind == TUPLE) {
         for (size_t i = 0; i < value.sequence->count; i++)
             if (value.sequence->items[i].kind == SEQUENCE ||
-                !value_hashable(value.sequence->items[i]))
+                !jinja_value_hashable(value.sequence->items[i]))
                 return false;
         return true;
     }
@@ -237,11 +237,11 @@ static uint64_t hash_bytes(const char *text, size_t bytes)
 static uint64_t hash_of(run_t *run, value_t key)
 {
     if (key.kind == STRING || key.kind == BIG) {
-        run_step(run, key.string->bytes / 16);
+        jinja_run_step(run, key.string->bytes / 16);
         return hash_bytes(key.string->text, key.string->bytes);
     }
-    if (is_number(key)) {
-        double number = number_of(key) + 0.0;
+    if (jinja_is_number(key)) {
+        double number = jinja_number_of(key) + 0.0;
         return hash_bytes((const char *)&number, sizeof number);
     }
     return (uint64_t)key.kind;
@@ -255,7 +255,7 @@ static size_t slot_of(const dict_t *dict, uint64_t hash)
 static void dict_index(run_t *run, dict_t *dict)
 {
     dict->n_slots = dict->capacity * 2;
-    dict->slots = arena_alloc(run, dict->n_slots * sizeof *dict->slots);
+    dict->slots = jinja_arena_alloc(run, dict->n_slots * sizeof *dict->slots);
     for (size_t i = 0; i < dict->count; i++) {
         size_t slot = slot_of(dict, dict->entries[i].hash);
         while (dict->slots[slot] != 0)
@@ -268,33 +268,33 @@ static entry_t *entry_find(run_t *run, const dict_t *dict, value_t key, uint64_t
 {
     if (dict->slots == NULL) {
         for (size_t i = 0; i < dict->count; i++)
-            if (dict->entries[i].hash == hash && value_equal(run, dict->entries[i].key, key))
+            if (dict->entries[i].hash == hash && jinja_value_equal(run, dict->entries[i].key, key))
                 return &dict->entries[i];
         return NULL;
     }
     for (size_t slot = slot_of(dict, hash); dict->slots[slot] != 0;
          slot = (slot + 1) & (dict->n_slots - 1)) {
         entry_t *entry = &dict->entries[dict->slots[slot] - 1];
-        run_step(run, 1);
-        if (entry->hash == hash && value_equal(run, entry->key, key))
+        jinja_run_step(run, 1);
+        if (entry->hash == hash && jinja_value_equal(run, entry->key, key))
             return entry;
     }
     return NULL;
 }
 
-value_t *dict_find(run_t *run, const dict_t *dict, value_t key)
+value_t *jinja_dict_find(run_t *run, const dict_t *dict, value_t key)
 {
     entry_t *entry = entry_find(run, dict, key, hash_of(run, key));
     return entry != NULL ? &entry->value : NULL;
 }
 
-value_t *dict_text(run_t *run, const dict_t *dict, const char *key)
+value_t *jinja_dict_text(run_t *run, const dict_t *dict, const char *key)
 {
     string_t string = {key, strlen(key), 0};
-    return dict_find(run, dict, value_string(&string));
+    return jinja_dict_find(run, dict, jinja_value_string(&string));
 }
 
-void dict_set(run_t *run, dict_t *dict, value_t key, value_t value)
+void jinja_dict_set(run_t *run, dict_t *dict, value_t key, value_t value)
 {
     uint64_t hash = hash_of(run, key);
     entry_t *known = entry_find(run, dict, key, hash);
@@ -304,7 +304,7 @@ void dict_set(run_t *run, dict_t *dict, value_t key, value_t value)
     }
     if (dict->count == dict->capacity) {
         size_t capacity = dict->capacity > 0 ? dict->capacity * 2 : 4;
-        entry_t *grown = arena_alloc(run, capacity * sizeof *grown);
+        entry_t *grown = jinja_arena_alloc(run, capacity * sizeof *grown);
         if (dict->count > 0)
             memcpy(grown, dict->entries, dict->count * sizeof *grown);
         dict->entries = grown;
@@ -321,27 +321,27 @@ void dict_set(run_t *run, dict_t *dict, value_t key, value_t value)
     }
 }
 
-bool is_integer(value_t value)
+bool jinja_is_integer(value_t value)
 {
     return value.kind == INT || value.kind == BOOL;
 }
 
-bool is_number(value_t value)
+bool jinja_is_number(value_t value)
 {
-    return is_integer(value) || value.kind == FLOAT;
+    return jinja_is_integer(value) || value.kind == FLOAT;
 }
 
-int64_t integer_of(value_t value)
+int64_t jinja_integer_of(value_t value)
 {
     return value.kind == BOOL ? value.boolean : value.integer;
 }
 
-double number_of(value_t value)
+double jinja_number_of(value_t value)
 {
-    return value.kind == FLOAT ? value.number : (double)integer_of(value);
+    return value.kind == FLOAT ? value.number : (double)jinja_integer_of(value);
 }
 
-const char *type_name(value_t value)
+const char *jinja_type_name(value_t value)
 {
     static const char *const names[] = {[MISSING] = "missing",
         [UNDEFINED] = "Undefined",
@@ -361,7 +361,7 @@ const char *type_name(value_t value)
     return value.kind == SEQUENCE ? value.sequence->type : names[value.kind];
 }
 
-bool value_true(value_t value)
+bool jinja_value_true(value_t value)
 {
     switch (value.kind) {
     case BOOL:
@@ -377,7 +377,7 @@ bool value_true(value_t value)
     case DICT:
         return value.dict->count > 0;
     case LOOP:
-        return loop_length(value.loop) > 0;
+        return jinja_loop_length(value.loop) > 0;
     default:
         return value.kind > NONE;
     }
@@ -391,7 +391,7 @@ static bool sequences_equal(run_t *run, const sequence_t *a, const sequence_t *b
     if (a->kind != b->kind || a->kind == ITERATOR || a->kind == VALUES || a->count != b->count)
         return false;
     for (size_t i = 0; i < a->count; i++)
-        if (!value_equal(run, a->items[i], b->items[i]))
+        if (!jinja_value_equal(run, a->items[i], b->items[i]))
             return false;
     return true;
 }
@@ -401,8 +401,8 @@ static bool dicts_equal(run_t *run, const dict_t *a, const dict_t *b)
     if (a->count != b->count)
         return false;
     for (size_t i = 0; i < a->count; i++) {
-        value_t *other = dict_find(run, b, a->entries[i].key);
-        if (other == NULL || !value_equal(run, a->entries[i].value, *other))
+        value_t *other = jinja_dict_find(run, b, a->entries[i].key);
+        if (other == NULL || !jinja_value_equal(run, a->entries[i].value, *other))
             return false;
     }
     return true;
@@ -414,15 +414,16 @@ static bool strings_equal(run_t *run, const string_t *a, const string_t *b)
         return true;
     if (a->bytes != b->bytes)
         return false;
-    run_step(run, a->bytes / 16);
+    jinja_run_step(run, a->bytes / 16);
     return memcmp(a->text, b->text, a->bytes) == 0;
 }
 
-bool value_equal(run_t *run, value_t a, value_t b)
+bool jinja_value_equal(run_t *run, value_t a, value_t b)
 {
-    if (is_number(a) && is_number(b))
-        return is_integer(a) && is_integer(b) ? integer_of(a) == integer_of(b)
-                                              : number_of(a) == number_of(b);
+    if (jinja_is_number(a) && jinja_is_number(b))
+        return jinja_is_integer(a) && jinja_is_integer(b)
+                   ? jinja_integer_of(a) == jinja_integer_of(b)
+                   : jinja_number_of(a) == jinja_number_of(b);
     if (a.kind != b.kind)
         return false;
     bool equal;
@@ -432,7 +433,7 @@ bool value_equal(run_t *run, value_t a, value_t b)
         return strings_equal(run, a.string, b.string);
     case SEQUENCE:
     case DICT:
-        run_enter(run);
+        jinja_run_enter(run);
         equal = a.kind == DICT ? dicts_equal(run, a.dict, b.dict)
                                : sequences_equal(run, a.sequence, b.sequence);
         run_leave(run);
@@ -456,8 +457,8 @@ static int order(double a, double b)
 static int compare_sequences(run_t *run, const sequence_t *a, const sequence_t *b, const char *op)
 {
     for (size_t i = 0; i < a->count && i < b->count; i++)
-        if (!value_equal(run, a->items[i], b->items[i]))
-            return value_compare(run, a->items[i], b->items[i], op);
+        if (!jinja_value_equal(run, a->items[i], b->items[i]))
+            return jinja_value_compare(run, a->items[i], b->items[i], op);
     return order((double)a->count, (double)b->count);
 }
 
@@ -472,65 +473,67 @@ static int compare_digits(const string_t *a, const string_t *b)
     return a_minus ? -by_value : by_value;
 }
 
-/* NaN is neither less nor greater: 0 here, and compare() looks for it first. */
-int value_compare(run_t *run, value_t a, value_t b, const char *op)
+/* NaN is neither less nor greater: 0 here, and jinja_compare() looks for it first. */
+int jinja_value_compare(run_t *run, value_t a, value_t b, const char *op)
 {
-    if (is_integer(a) && is_integer(b))
-        return integer_of(a) < integer_of(b) ? -1 : integer_of(a) > integer_of(b);
-    if (is_number(a) && is_number(b))
-        return order(number_of(a), number_of(b));
+    if (jinja_is_integer(a) && jinja_is_integer(b))
+        return jinja_integer_of(a) < jinja_integer_of(b)
+                   ? -1
+                   : jinja_integer_of(a) > jinja_integer_of(b);
+    if (jinja_is_number(a) && jinja_is_number(b))
+        return order(jinja_number_of(a), jinja_number_of(b));
     if (a.kind == BIG && b.kind == BIG)
         return compare_digits(a.string, b.string);
-    if (a.kind == BIG && is_number(b))
+    if (a.kind == BIG && jinja_is_number(b))
         return a.string->text[0] == '-' ? -1 : 1;
-    if (b.kind == BIG && is_number(a))
+    if (b.kind == BIG && jinja_is_number(a))
         return b.string->text[0] == '-' ? 1 : -1;
     if (a.kind == STRING && b.kind == STRING) {
         size_t n = a.string->bytes < b.string->bytes ? a.string->bytes : b.string->bytes;
-        run_step(run, n / 16);
+        jinja_run_step(run, n / 16);
         int by_bytes = n > 0 ? memcmp(a.string->text, b.string->text, n) : 0;
         return by_bytes != 0 ? by_bytes : order((double)a.string->bytes, (double)b.string->bytes);
     }
     if (a.kind == SEQUENCE && b.kind == SEQUENCE && a.sequence->kind == b.sequence->kind &&
         a.sequence->kind <= TUPLE) {
-        run_enter(run);
+        jinja_run_enter(run);
         int result = compare_sequences(run, a.sequence, b.sequence, op);
         run_leave(run);
         return result;
     }
-    require_defined(run, a);
-    require_defined(run, b);
-    jinja_fail(run, "'%s' not supported between instances of '%s' and '%s'", op, type_name(a),
-        type_name(b));
+    jinja_require_defined(run, a);
+    jinja_require_defined(run, b);
+    jinja_fail(run, "'%s' not supported between instances of '%s' and '%s'", op, jinja_type_name(a),
+        jinja_type_name(b));
 }
 
-bool value_contains(run_t *run, value_t container, value_t item)
+bool jinja_value_contains(run_t *run, value_t container, value_t item)
 {
     if (container.kind == STRING) {
         if (item.kind != STRING)
-            jinja_fail(
-                run, "'in <string>' requires string as left operand, not %s", type_name(item));
-        run_step(run, container.string->bytes / 16);
+            jinja_fail(run, "'in <string>' requires string as left operand, not %s",
+                jinja_type_name(item));
+        jinja_run_step(run, container.string->bytes / 16);
         return item.string->bytes == 0 || memmem(container.string->text, container.string->bytes,
                                               item.string->text, item.string->bytes) != NULL;
     }
     if (container.kind == DICT) {
-        if (!value_hashable(item))
-            jinja_fail(run, "unhashable type: '%s'", type_name(item));
-        return dict_find(run, container.dict, item) != NULL;
+        if (!jinja_value_hashable(item))
+            jinja_fail(run, "unhashable type: '%s'", jinja_type_name(item));
+        return jinja_dict_find(run, container.dict, item) != NULL;
     }
-    if (!value_iterable(container))
-        jinja_fail(run, "argument of type '%s' is not iterable", type_name(container));
-    const sequence_t *items = value_items(run, container);
+    if (!jinja_value_iterable(container))
+        jinja_fail(run, "argument of type '%s' is not iterable", jinja_type_name(container));
+    const sequence_t *items = jinja_value_items(run, container);
     for (size_t i = 0; i < items->count; i++) {
-        run_step(run, 1);
-        if (value_equal(run, items->items[i], item))
+        jinja_run_step(run, 1);
+        if (jinja_value_equal(run, items->items[i], item))
             return true;
     }
     return false;
 }
 
-size_t value_length(run_t *run, value_t value)
+size_t jinja_value_length(run_t *run, value_t value)
 {
     switch (value.kind) {
     case UNDEFINED:
@@ -544,14 +547,14 @@ size_t value_length(run_t *run, value_t value)
     case DICT:
         return value.dict->count;
     case LOOP:
-        return (size_t)loop_length(value.loop);
+        return (size_t)jinja_loop_length(value.loop);
     default:
         break;
     }
-    jinja_fail(run, "object of type '%s' has no len()", type_name(value));
+    jinja_fail(run, "object of type '%s' has no len()", jinja_type_name(value));
 }
 
-bool value_iterable(value_t value)
+bool jinja_value_iterable(value_t value)
 {
     return value.kind == UNDEFINED || value.kind == STRING || value.kind == SEQUENCE ||
            value.kind == DICT;
@@ -559,20 +562,21 @@ bool value_iterable(value_t value)
 
 static sequence_t *string_items(run_t *run, const string_t *string)
 {
-    value_t chars = value_sequence(run, LIST, string->chars);
+    value_t chars = jinja_value_sequence(run, LIST, string->chars);
     for (size_t at = 0, length; at < string->bytes; at += length) {
-        point_at(string->text + at, &length);
-        sequence_add(run, chars, value_string(string_wrap(run, string->text + at, length)));
+        jinja_point_at(string->text + at, &length);
+        jinja_sequence_add(
+            run, chars, jinja_value_string(jinja_string_wrap(run, string->text + at, length)));
     }
     return chars.sequence;
 }
 
-sequence_t *value_items(run_t *run, value_t value)
+sequence_t *jinja_value_items(run_t *run, value_t value)
 {
     if (value.kind == SEQUENCE && value.sequence->kind != ITERATOR)
         return value.sequence;
     if (value.kind == SEQUENCE) {
-        sequence_t *rest = value_sequence(run, LIST, 0).sequence, *from = value.sequence;
+        sequence_t *rest = jinja_value_sequence(run, LIST, 0).sequence, *from = value.sequence;
         rest->items = from->items + from->next;
         rest->count = rest->capacity = from->count - from->next;
         from->next = from->count;
@@ -581,11 +585,11 @@ sequence_t *value_items(run_t *run, value_t value)
     if (value.kind == STRING)
         return string_items(run, value.string);
     if (value.kind == UNDEFINED)
-        return value_sequence(run, LIST, 0).sequence;
+        return jinja_value_sequence(run, LIST, 0).sequence;
     if (value.kind != DICT)
-        jinja_fail(run, "'%s' object is not iterable", type_name(value));
-    value_t keys = value_sequence(run, LIST, value.dict->count);
+        jinja_fail(run, "'%s' object is not iterable", jinja_type_name(value));
+    value_t keys = jinja_value_sequence(run, LIST, value.dict->count);
     for (size_t i = 0; i < value.dict->count; i++)
-        sequence_add(run, keys, value.dict->entries[i].key);
+        jinja_sequence_add(run, keys, value.dict->entries[i].key);
     return keys.sequence;
 }
