@@ -11,7 +11,8 @@ the command lm_eval itself knows the model too: lm_eval --model choir --model_ar
 
 model_args: path (model directory; without it Choir's demo model), ranks (1), mesh (1xRANKS: replicas x
 ranks of each), dtype (bf16, f32, f64), order, attention, dot, threads, kv_tokens, batch_size (sequences
-at once of a replica), max_gen_toks (256), prefix_token_id, choir (the program; default: found beside
+at once of a replica), max_gen_toks (256), prefix_token_id, chat_template (a file, or the name of one of the
+model's templates), template_vars (JSON), choir (the program; default: found beside
 this file's folder or on the PATH), mpirun (the command that starts ranks, with its own arguments:
 "mpirun --hostfile hosts"; for one rank none is used).
 
@@ -119,14 +120,17 @@ def define_model():
     class Choir(TemplateLM):
         def __init__(self, path=None, pretrained=None, ranks=1, mesh=None, dtype="bf16", order=None, attention=None,
                      dot=None, threads=None, kv_tokens=None, batch_size=None, max_batch_size=None, device=None,
-                     max_gen_toks=256, prefix_token_id=None, choir=None, mpirun="mpirun --bind-to none"):
+                     max_gen_toks=256, prefix_token_id=None, choir=None, mpirun="mpirun --bind-to none",
+                     chat_template=None, template_vars=None):
             super().__init__()
             dtype = {"bfloat16": "bf16", "float32": "f32", "float64": "f64"}.get(dtype, dtype)
             max_batch = batch_size if str(batch_size).isdigit() and int(batch_size) > 1 else None
             self.path = str(path or pretrained or "choir-demo")
             self.worker = Worker(worker_command(path or pretrained, ranks, mesh, choir, mpirun, dtype=dtype, order=order,
                                                 attention=attention, dot=dot, threads=threads, kv_tokens=kv_tokens,
-                                                max_batch=max_batch))
+                                                max_batch=max_batch, chat_template=chat_template,
+                                                template_vars=json.dumps(template_vars)
+                                                if isinstance(template_vars, dict) else template_vars))
             self.max_length = self.worker.info["max_context"]
             self.max_gen_toks, self.given_prefix = int(max_gen_toks), prefix_token_id
             self.tokens = {}

@@ -81,6 +81,38 @@ grep -q '^\[[0-9,]*\]$' "$work/other" || complain "ids without tokenizer files"
 echo >>"$work/decoded"
 same "ids without tokenizer files" "$work/flag" "$work/decoded"
 
+# ---- Chat templates ----------------------------------------------------------------------------
+
+cat >"$work/messages.jsonl" <<'END'
+{"messages": [{"role": "user", "content": "Hello"}]}
+{"messages": [{"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}]}
+END
+generate "${run[@]}" "$choir" generate --prompts "$work/messages.jsonl" --json | without_timings >"$work/own"
+[ "$(sort -u "$work/own" | sed 's/"index":[0-9]*//' | sort -u | wc -l)" -eq 1 ] || complain "parts of a text"
+cat >"$work/template.jinja" <<'END'
+{% for m in messages %}<|im_start|>{{ who[m.role] }}
+{{ m.content }}<|im_end|>
+{% endfor %}<|im_start|>assistant
+{{ '' }}
+END
+generate "${run[@]}" "$choir" generate --chat --prompt Hello >"$work/flag"
+generate "${run[@]}" "$choir" generate --chat --prompt Hello --chat-template "$work/template.jinja" \
+    --template-vars '{"who": {"user": "user"}}' >"$work/other"
+same "--chat-template" "$work/flag" "$work/other"
+{
+    cat "$work/messages.jsonl"
+    printf '%s\n' '{"messages": [' '' '{"messages": [{"role": "a"}], "who": {"a": "\ud83d"}}'
+} | "${run[@]}" "$choir" render --template "$work/template.jinja" --template-vars '{"who": {"user": "u"}}' \
+    >"$work/rendered"
+cat >"$work/expected" <<'END'
+{"text": "<|im_start|>u\nHello<|im_end|>\n<|im_start|>assistant\n"}
+{"text": "<|im_start|>u\n[{'type': 'text', 'text': 'Hel'}, {'type': 'text', 'text': 'lo'}]<|im_end|>\n<|im_start|>assistant\n"}
+{"error": "malformed JSON at byte 15: expected a value"}
+{"error": "malformed JSON at byte 1: expected a value"}
+{"text": "<|im_start|>\ud83d\n<|im_end|>\n<|im_start|>assistant\n"}
+END
+same "render" "$work/expected" "$work/rendered"
+
 # ---- The closing line --------------------------------------------------------------------------
 
 "${run[@]}" "$choir" generate --ids 1,2,3 --ignore-eos --max-tokens 5 </dev/null >"$work/out" 2>"$work/err"
@@ -100,7 +132,7 @@ lost=$(sed -n 's/.* \([0-9]*\)\.[0-9]% of their time lost.*/\1/p' "$work/err")
 
 # ---- Help --------------------------------------------------------------------------------------
 
-for command in generate chat tokenize plan; do
+for command in generate chat tokenize render plan; do
     "${run[@]}" "$choir" help $command >"$work/help"
     "$choir" $command --help >"$work/other"
     same "help $command" "$work/help" "$work/other"

@@ -212,4 +212,16 @@ differing_ranks() {
 }
 [ "$ranks" -lt 2 ] || differing_ranks
 
+# ---- Chat templates ----------------------------------------------------------------------------
+
+echo "{{ raise_exception('roles must alternate') }}" >"$work/refuses.jinja"
+echo "{% for m in messages %}" >"$work/open.jinja"
+fails "raise_exception" "chat template: roles must alternate" \
+    generate --chat --prompt x --chat-template "$work/refuses.jinja"
+fails "a template that is malformed" "open.jinja, line 1: Unexpected end of template" \
+    chat --chat-template "$work/open.jinja"
+fails "a template that is not there" "no-such.jinja: no file" render --template no-such.jinja
+fails "variables that are no object" "--template-vars: expected a JSON object" \
+    generate --chat --prompt x --template-vars '[1]'
+
 conclude
