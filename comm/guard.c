@@ -1,7 +1,6 @@
 #include "comm/guard.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -131,17 +130,6 @@ static void *keep_guard(void *context)
     return NULL;
 }
 
-/* Signals are the main thread's. */
-static int start_thread(guard_t *g)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&g->thread, NULL, keep_guard, g);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return error;
-}
-
 guard_t *guard_open(size_t seconds, void (*before_end)(void))
 {
     guard_t *g = seconds > 0 ? calloc(1, sizeof *g) : NULL;
@@ -156,7 +144,7 @@ guard_t *guard_open(size_t seconds, void (*before_end)(void))
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&g->changed, &attributes);
     pthread_condattr_destroy(&attributes);
-    if (start_thread(g) == 0)
+    if (process_start_thread(&g->thread, keep_guard, g) == 0)
         return g;
     free(g);
     return NULL;

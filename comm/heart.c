@@ -10,10 +10,11 @@ heart_view_t heart_look(const heart_t *heart)
         .beats = atomic_load_explicit(&heart->beats, memory_order_relaxed),
         .step = atomic_load_explicit(&heart->step, memory_order_relaxed),
         .layer = (uint32_t)atomic_load_explicit(&heart->layer, memory_order_relaxed),
-        .phase = atomic_load_explicit(&heart->phase, memory_order_relaxed),
+        .phase = (int16_t)atomic_load_explicit(&heart->phase, memory_order_relaxed),
         .wait = (int16_t)atomic_load_explicit(&heart->wait, memory_order_relaxed),
         .group = atomic_load_explicit(&heart->group, memory_order_relaxed),
         .wide = (int16_t)atomic_load_explicit(&heart->wide, memory_order_relaxed),
+        .signal = (int16_t)atomic_load_explicit(&heart->signal, memory_order_relaxed),
     };
 }
 
@@ -55,6 +56,12 @@ void comm_beat(const comm_t *comm)
 {
     if (comm->heart != NULL)
         beat(comm->heart);
+}
+
+void comm_mark_signal(const comm_t *comm, int signal)
+{
+    if (comm->heart != NULL)
+        atomic_store_explicit(&comm->heart->signal, signal, memory_order_relaxed);
 }
 
 void comm_mark_step(const comm_t *comm)

@@ -48,16 +48,17 @@ typedef struct heart {
     atomic_uint_fast64_t step;                        /* steps begun */
     atomic_uint_fast32_t layer;
     atomic_int phase, wait;
-    atomic_int group; /* rank in the whole run of the first rank of the group it works in */
-    atomic_int wide;  /* 1: what it waits in may have ranks of other groups */
+    atomic_int group;  /* rank in the whole run of the first rank of the group it works in */
+    atomic_int wide;   /* 1: what it waits in may have ranks of other groups */
+    atomic_int signal; /* by which this rank was asked to end; 0: none */
 } heart_t;
 
 /* The same at one moment. */
 typedef struct heart_view {
     uint64_t beats, step;
     uint32_t layer;
-    int32_t phase, group;
-    int16_t wait, wide;
+    int32_t group;
+    int16_t phase, wait, wide, signal; /* no padding: views are compared as bytes */
 } heart_view_t;
 
 heart_view_t heart_look(const heart_t *heart);
@@ -71,6 +72,9 @@ const char *heart_wait_name(int wait);
 void comm_mark(const comm_t *comm, heart_phase_t phase, size_t layer);
 /* The same place, and still at work: where a phase may take long. */
 void comm_beat(const comm_t *comm);
+/* Local, in a signal handler too. This rank was asked to end. The group's rank 0, where it waits
+ * for input, gets the signal as well, so that it need not wait for a step to hear of it. */
+void comm_mark_signal(const comm_t *comm, int signal);
 /* Local. The next step begins, in phase HEART_ORDER. */
 void comm_mark_step(const comm_t *comm);
 

@@ -13,6 +13,7 @@
 
 #define LAUNCHER_MS 4000 /* a launcher may take to end the run by itself */
 #define MOST_FILES 4096
+#define STACK_BYTES ((size_t)512 << 10)
 
 /* The text of a small file, "" when it cannot be read. */
 static void read_text(const char *path, char *text, size_t text_bytes)
@@ -110,6 +111,20 @@ process_place_t process_place(int thread)
 void process_pause_ms(long ms)
 {
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+int process_start_thread(pthread_t *thread, void *(*run)(void *context), void *context)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(thread, &attributes, run, context);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return error;
 }
 
 /* Whether the launcher is the whole run's, and not a daemon that starts a node's ranks for it. */

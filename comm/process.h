@@ -3,6 +3,7 @@
 #ifndef CHOIR_COMM_PROCESS_H
 #define CHOIR_COMM_PROCESS_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -34,6 +35,9 @@ typedef enum process_place {
 process_place_t process_place(int thread);
 
 void process_pause_ms(long ms);
+
+/* Starts a thread that hears no signals and needs little memory. 0, or an errno. */
+int process_start_thread(pthread_t *thread, void *(*run)(void *context), void *context);
 
 /* A launcher (mpirun) that has lost a node waits for it, for minutes. Starts a process of its own
  * that ends the launcher if it has not ended by itself in a few seconds. Of other launchers than

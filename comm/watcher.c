@@ -32,6 +32,7 @@
 #define ALONE_TICKS (2 * TICKS_A_SECOND)      /* what other ranks leave to the judges */
 #define CLAIM_TICKS (4 * TICKS_A_SECOND)
 #define UNHEARD_TICKS (10 * TICKS_A_SECOND)
+#define SIGNAL_TICKS 2  /* without a step before another rank's signal is taken */
 #define STACK_MS 1500   /* a rank may take to tell its stack */
 #define FLUSH_MS 300    /* a launcher may take to pass a message on */
 #define STACK_BYTES 900 /* of a datagram that no network splits */
@@ -72,6 +73,7 @@ struct watcher {
     size_t claimed; /* tick until which another judge has taken it upon itself to speak */
     char stack[STACK_BYTES];
     bool has_stack;
+    bool told_signal; /* this rank has the signal that another one got */
 };
 
 /* Whatever the main thread is doing, it will not do it any more. Neither MPI nor exit handlers can
@@ -318,6 +320,20 @@ static void tell_unheard(watcher_t *w)
             n_unheard, w->options.size);
 }
 
+/* Rank 0, which waits for a user: the others cannot end the wait by themselves. */
+static void take_signal(watcher_t *w)
+{
+    const verdict_view_t *own = &w->views[w->options.rank];
+    if (w->told_signal || own->heart.phase != HEART_IDLE || own->heart.wait != HEART_WAIT_NONE ||
+        own->still < SIGNAL_TICKS)
+        return;
+    for (int r = 0; r < w->options.size && !w->told_signal; r++)
+        if (r != w->options.rank && w->views[r].heart.signal != 0) {
+            w->told_signal = true;
+            kill(getpid(), w->views[r].heart.signal);
+        }
+}
+
 static void judge(watcher_t *w, int which)
 {
     word_t word = word_of(w, WORD_HEART, w->options.rank);
@@ -325,6 +341,8 @@ static void judge(watcher_t *w, int which)
     verdict_limits_t limits = w->limits;
     limits.limit += which == 0 ? 0 : DEPUTY_TICKS;
     say_to_all(w, &word);
+    if (w->options.rank == 0)
+        take_signal(w);
     if (which == 0 && w->n_ticks == UNHEARD_TICKS)
         tell_unheard(w);
     int culprit = verdict_find(w->views, (size_t)w->options.size, &limits);
@@ -456,10 +474,6 @@ static void tick(watcher_t *w)
 static void *watch(void *context)
 {
     watcher_t *w = context;
-    sigset_t all;
-    /* Signals are the main thread's. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, NULL);
     do
         tick(w);
     while (hear_for(w, TICK_MS, NULL));
@@ -531,7 +545,7 @@ int watcher_begin(watcher_t *w, const watcher_options_t *options, fail_t *fail)
         return fail_set(fail, FAIL_MEMORY, "watchdog: out of memory for %zu ranks", n);
     fill_views(w);
     w->ticked_ns = clock_ns();
-    int error = pthread_create(&w->thread, NULL, watch, w);
+    int error = process_start_thread(&w->thread, watch, w);
     if (error != 0)
         return fail_set(fail, FAIL_COMM, "watchdog: cannot start a thread: %s", strerror(error));
     w->running = true;

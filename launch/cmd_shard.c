@@ -450,8 +450,6 @@ int cmd_shard(invocation_t *invocation, fail_t *fail)
         return fail->status;
     if (flags->list != NULL)
         return list_store(invocation, fail);
-    /* A limit on file sizes is an error like a full disk, not a signal. */
-    signal(SIGXFSZ, SIG_IGN);
     if (open_team(invocation, &team, fail) != 0)
         return fail->status;
     signals_install(NULL);

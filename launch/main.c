@@ -124,8 +124,10 @@ int main(int argc, char **argv)
     invocation_t invocation = {0};
     fail_t fail = {0};
     output_start();
-    /* A reader that goes away is no reason to die: output.h notices. */
+    /* A reader that goes away, and a limit on the size of files, are no reason to die: whoever
+     * writes notices. */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     const command_t *command = parse(argc, argv, &invocation, &fail);
     guard_t *guard = guard_open(invocation.options.watchdog_seconds, terminal_restore);
     guard_enter(guard, "MPI_Init");

@@ -22,7 +22,7 @@ static void handle(int number)
     terminal_restore();
     engine_t *engine = atomic_load(&target);
     if (engine != NULL)
-        engine_interrupt(engine);
+        engine_interrupt(engine, number);
 }
 
 static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};

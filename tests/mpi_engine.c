@@ -2,6 +2,7 @@
  * that reach all ranks. Uses the demo model; expected ids are those of Hugging Face
  * (golden/demo-greedy.jsonl) at any rank count. */
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -313,7 +314,7 @@ static void an_interrupt_of_any_rank_ends_all(context_t *c, int interrupted)
     engine_t *engine = open_demo(c);
     fail_t fail = {0};
     if (c->rank == interrupted)
-        engine_interrupt(engine);
+        engine_interrupt(engine, SIGTERM);
     if (c->rank == 0) {
         engine_request_t request = {
             .prompt_ids = ids, .n_prompt = 3, .max_tokens = 500, .sampling = greedy};

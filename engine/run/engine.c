@@ -481,9 +481,10 @@ void engine_cancel(engine_t *e, uint64_t request)
     scheduler_cancel(e->scheduler, request);
 }
 
-void engine_interrupt(engine_t *e)
+void engine_interrupt(engine_t *e, int signal)
 {
     atomic_store(&e->interrupted, true);
+    comm_mark_signal(e->comm, signal);
 }
 
 bool engine_was_interrupted(const engine_t *e)
@@ -561,6 +562,7 @@ int engine_step(engine_t *e, const engine_event_t **events, size_t *n_events, fa
 int engine_serve(engine_t *e, fail_t *fail)
 {
     e->serving = false;
+    fault_at("serve");
     return step_follow(e->step, fail);
 }
 

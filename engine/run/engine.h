@@ -137,8 +137,9 @@ void engine_end(engine_t *engine, const fail_t *fail);
 int engine_serve(engine_t *engine, fail_t *fail);
 
 /* Any rank, from a signal handler too: asks for the run to end; the coordinator's engine_step
- * returns FAIL_INTERRUPTED at the next step boundary on all ranks. */
-void engine_interrupt(engine_t *engine);
+ * returns FAIL_INTERRUPTED at the next step boundary on all ranks. signal: the one that asked,
+ * which the coordinator gets too while it waits for input. */
+void engine_interrupt(engine_t *engine, int signal);
 /* Local. Whether this rank was asked to; for ranks that have no step to run. */
 bool engine_was_interrupted(const engine_t *engine);
 

@@ -10,6 +10,9 @@ let_ranks_finish
 seconds=3
 n_runs=0
 pids=()
+input=/dev/null
+mkfifo "$work/user"
+exec 9<>"$work/user" # nothing ever comes from it
 export CHOIR_TEST_RUN=$work
 
 # start FAULT STATUS "WORDS|..." ARGS...: a run with a fault; its one message has every word. Without words
@@ -28,7 +31,7 @@ begin() {
     printf '%s\n' "$1" "$2" "$3" "${*:4}" >"$folder/expected"
     (
         CHOIR_FAULT=$1 "${run[@]}" "$choir" "${@:4}" --watchdog-seconds "$seconds" \
-            </dev/null >"$folder/out" 2>"$folder/err"
+            <"$input" >"$folder/out" 2>"$folder/err"
         echo $? >"$folder/status"
     ) &
 }
@@ -110,6 +113,11 @@ start stop:step:1 1 "rank 1 on $host (process |is stopped|rank 0 waits in step 1
 start stop:shard:1 1 "rank 1 on $host (process |is stopped|rank 0 waits in " shard --model "$demo" --file-size 1 --out "$work/c"
 start hang:check:0 1 "rank 0 on $host (process |its stack: pause" shard --check "$work/store"
 start stop:command:0 1 "rank 0 on $host (process |is stopped" doctor
+input=$work/user
+start stop:serve:1 1 "rank 1 on $host (process |is stopped" chat --threads 1
+start term:serve:1 143 "" worker --threads 1
+start hup:serve:1 129 "" chat --threads 1
+input=/dev/null
 start term:start:1 143 "" "${generate[@]}"
 start int:load:1 130 "" "${generate[@]}"
 start hup:load:0 129 "" "${eval[@]}" --out "$work/d"

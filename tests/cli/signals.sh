@@ -70,4 +70,14 @@ timeout "$patience_s" "$choir" generate --prompt Hello >/dev/full 2>"$work/err" 
 [ "$status" -eq 1 ] || complain "full disk: exit status is $status"
 grep -q 'standard output' "$work/err" || complain "full disk: no word about it"
 
+# So is a limit on the size of files: longer than what MPI itself writes, shorter than the logits.
+status=0
+(
+    ulimit -f 4096
+    exec timeout "$patience_s" "$choir" generate --prompt-file "$root/NOTICE" --max-tokens 0 \
+        --logits-out "$work/logits.npy" >"$work/out" 2>"$work/err"
+) || status=$?
+[ "$status" -eq 1 ] || complain "a limit on files: exit status is $status"
+grep -q 'logits.npy.*File too large' "$work/err" || complain "a limit on files: no word about it"
+
 conclude
