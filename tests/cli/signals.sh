@@ -10,7 +10,7 @@ let_ranks_finish
 for _ in $(seq 20000); do
     echo '{"prompt": "ROMEO:"}'
 done >"$work/prompts.jsonl"
-generate=(generate --prompts "$work/prompts.jsonl" --ignore-eos --max-tokens 900 --max-batch 1)
+generate=(generate --prompts "$work/prompts.jsonl" --ignore-eos --max-tokens 900 --max-batch 1 --threads 1)
 
 has_text() {
     [ "$(wc -c <"$work/out")" -ge 500 ]
