@@ -154,6 +154,56 @@ static const arg_t *find(const arg_group_t *const *groups, const char *name, siz
     return NULL;
 }
 
+/* As other programs of this kind have them. */
+static const struct {
+    const char *letter, *name;
+} short_flags[] = {{"-h", "--help"}, {"-m", "--model"}, {"-p", "--prompt"}, {"-n", "--max-tokens"}};
+
+/* The short form of a flag, or NULL. */
+static const char *short_of(const char *name)
+{
+    for (size_t i = 0; i < sizeof short_flags / sizeof *short_flags; i++)
+        if (strcmp(short_flags[i].name, name) == 0)
+            return short_flags[i].letter;
+    return NULL;
+}
+
+/* The flag that a word begins with. *value: what follows it in the same word, or NULL. */
+static const arg_t *find_flag(
+    const arg_group_t *const *groups, const char *word, const char **value)
+{
+    const char *equals = strchr(word, '=');
+    *value = equals != NULL ? equals + 1 : NULL;
+    const arg_t *arg = find(groups, word, equals != NULL ? (size_t)(equals - word) : strlen(word));
+    for (size_t i = 0; arg == NULL && i < sizeof short_flags / sizeof *short_flags; i++) {
+        if (strncmp(word, short_flags[i].letter, 2) != 0)
+            continue;
+        *value = word[2] == 0 ? NULL : word + 2 + (word[2] == '=');
+        return find(groups, short_flags[i].name, strlen(short_flags[i].name));
+    }
+    return arg;
+}
+
+static int store_argument(const arg_group_t *const *groups, const char *word, void *values,
+    args_given_t *given, fail_t *fail)
+{
+    for (; *groups != NULL; groups++)
+        for (size_t i = 0; i < (*groups)->n_args; i++) {
+            const arg_t *arg = &(*groups)->args[i];
+            if (arg->name[0] == '-')
+                continue;
+            if (args_was_given(given, arg->name))
+                return fail_set(fail, FAIL_USAGE,
+                    "expected one %s, found a second: \"%.80s\"; a text of several words stands in "
+                    "quotes",
+                    arg->name, word);
+            if (given->count < ARGS_MAX_GIVEN)
+                given->args[given->count++] = arg;
+            return store(arg, word, values, fail);
+        }
+    return fail_set(fail, FAIL_USAGE, "expected a flag, found \"%s\"", word);
+}
+
 static int unknown_flag(
     const arg_group_t *const *groups, const char *flag, size_t length, fail_t *fail)
 {
@@ -161,7 +211,8 @@ static int unknown_flag(
     size_t n = 0;
     for (; *groups != NULL; groups++)
         for (size_t i = 0; i < (*groups)->n_args && n < MAX_FLAGS; i++)
-            names[n++] = (*groups)->args[i].name;
+            if ((*groups)->args[i].name[0] == '-')
+                names[n++] = (*groups)->args[i].name;
     char word[LONGEST_WORD + 1];
     snprintf(word, sizeof word, "%.*s", (int)size_min(length, LONGEST_WORD), flag);
     const char *nearest = args_nearest(word, names, n);
@@ -173,16 +224,24 @@ static int unknown_flag(
 int args_parse(const arg_group_t *const *groups, int argc, char **argv, void *values,
     args_given_t *given, fail_t *fail)
 {
+    bool only_arguments = false;
     for (int i = 0; i < argc; i++) {
         const char *word = argv[i];
-        if (word[0] != '-' || word[1] == 0)
+        if (!only_arguments && strcmp(word, "--") == 0) {
+            only_arguments = true;
+            continue;
+        }
+        if (only_arguments || (word[0] != '-' && word[0] != 0)) {
+            if (store_argument(groups, word, values, given, fail) != 0)
+                return fail->status;
+            continue;
+        }
+        if (word[0] == 0 || word[1] == 0)
             return fail_set(fail, FAIL_USAGE, "expected a flag, found \"%s\"", word);
-        const char *equals = strchr(word, '=');
-        size_t length = equals != NULL ? (size_t)(equals - word) : strlen(word);
-        const arg_t *arg = find(groups, word, length);
+        const char *value;
+        const arg_t *arg = find_flag(groups, word, &value);
         if (arg == NULL)
-            return unknown_flag(groups, word, length, fail);
-        const char *value = equals != NULL ? equals + 1 : NULL;
+            return unknown_flag(groups, word, strcspn(word, "="), fail);
         if (arg->kind == ARG_SWITCH && value != NULL)
             return fail_set(fail, FAIL_USAGE, "%s: expected no value, found %s", arg->name, value);
         if (arg->kind != ARG_SWITCH && value == NULL) {
@@ -245,8 +304,9 @@ void args_print_help(const arg_group_t *const *groups, FILE *out)
         fprintf(out, "\n%s\n", (*groups)->title);
         for (size_t i = 0; i < (*groups)->n_args; i++) {
             const arg_t *arg = &(*groups)->args[i];
-            fprintf(out, "  %s%s%s\n", arg->name, arg->value != NULL ? " " : "",
-                arg->value != NULL ? arg->value : "");
+            const char *letter = short_of(arg->name);
+            fprintf(out, "  %s%s%s%s%s\n", letter != NULL ? letter : "", letter != NULL ? ", " : "",
+                arg->name, arg->value != NULL ? " " : "", arg->value != NULL ? arg->value : "");
             print_wrapped(arg->help, out);
         }
     }

@@ -1,7 +1,11 @@
 /* Command-line flags from tables: one table says how a flag is parsed, checked and explained.
  *
- * "--flag VALUE" and "--flag=VALUE"; a switch takes no value. Values are stored into the caller's
- * struct at the offset the table gives; strings are borrowed from argv. */
+ * "--flag VALUE" and "--flag=VALUE"; a switch takes no value. -h, -m, -p and -n are short for
+ * --help,
+ * --model, --prompt and --max-tokens wherever a table has those: "-n 5", "-n5" and "-n=5". An entry
+ * whose name has no dashes is an argument: it takes the one word that is neither a flag nor a
+ * flag's value, or that follows "--". Values are stored into the caller's struct at the offset the
+ * table gives; strings are borrowed from argv. */
 #ifndef CHOIR_LAUNCH_ARGS_H
 #define CHOIR_LAUNCH_ARGS_H
 
@@ -32,7 +36,7 @@ typedef enum arg_kind {
 } arg_kind_t;
 
 typedef struct arg {
-    const char *name; /* "--max-tokens" */
+    const char *name; /* "--max-tokens", or what help calls an argument */
     arg_kind_t kind;
     size_t offset;
     const char *value; /* what help calls the value; the choices as "a|b|c" for ARG_CHOICE */

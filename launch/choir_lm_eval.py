@@ -9,11 +9,11 @@ takes lm_eval's own arguments. After
 
 the command lm_eval itself knows the model too: lm_eval --model choir --model_args path=DIR,ranks=4 ...
 
-model_args: path (model directory; without it Choir's demo model), ranks (1), mesh (1xRANKS: replicas x
-ranks of each), dtype (bf16, f32, f64), order, attention, dot, threads, kv_tokens, batch_size (sequences
-at once of a replica), max_gen_toks (256), prefix_token_id, chat_template (a file, or the name of one of the
-model's templates), template_vars (JSON), choir (the program; default: found beside
-this file's folder or on the PATH), mpirun (the command that starts ranks, with its own arguments:
+model_args: path (model directory, or Org/Name in the hub's cache; without it Choir's demo model), ranks
+(1), mesh (1xRANKS: replicas x ranks of each), dtype (bf16, f32, f64), order, attention, dot, threads,
+kv_tokens, batch_size (sequences at once of a replica), max_gen_toks (256), prefix_token_id, chat_template
+(a file, or the name of one of the model's templates), template_vars (JSON), choir (the program; default:
+found beside this file's folder or on the PATH), mpirun (the command that starts ranks, with its own arguments:
 "mpirun --hostfile hosts"; for one rank none is used).
 
 The work is done by `choir worker`: JSON lines over pipes, described in docs/eval.md. Texts become

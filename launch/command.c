@@ -29,8 +29,8 @@ static const arg_group_t *const shard_groups[] = {
 static const arg_group_t *const no_groups[] = {&options_common, NULL};
 
 const command_t commands[] = {
-    {"generate", "choir generate [--model DIR] [--prompt TEXT] [flags]",
-        "answer prompts, or continue them", generate_groups, cmd_generate},
+    {"generate", "choir generate [--model DIR] [TEXT] [flags]", "answer prompts, or continue them",
+        generate_groups, cmd_generate},
     {"chat", "choir chat [--model DIR] [flags]", "talk with a model", chat_groups, cmd_chat},
     {"tokenize", "choir tokenize [--model DIR] [--lines] [--decode] < TEXT",
         "text to token ids and back", tokenize_groups, cmd_tokenize},

@@ -14,7 +14,8 @@ typedef struct invocation {
     comm_t *comm;
     options_t options;
     args_given_t given;
-    const char *topic; /* choir help TOPIC; NULL when none */
+    const char *topic;    /* choir help TOPIC; NULL when none */
+    char model_dir[4096]; /* what options.model became */
 } invocation_t;
 
 typedef struct command {

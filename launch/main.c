@@ -12,6 +12,7 @@
 #include "comm/watchdog.h"
 #include "engine/base/log.h"
 #include "launch/command.h"
+#include "launch/model_dir.h"
 #include "launch/output.h"
 #include "launch/signals.h"
 #include "launch/terminal.h"
@@ -73,7 +74,7 @@ static const command_t *parse(int argc, char **argv, invocation_t *invocation, f
 /* Collective. */
 static int run(const command_t *command, invocation_t *invocation, guard_t *guard, fail_t *fail)
 {
-    const options_t *options = &invocation->options;
+    options_t *options = &invocation->options;
     watchdog_t *watchdog = NULL;
     trace_t *trace = NULL;
     log_set_speaker(comm_rank(invocation->comm) == 0);
@@ -84,7 +85,9 @@ static int run(const command_t *command, invocation_t *invocation, guard_t *guar
             &watchdog, invocation->comm, options->watchdog_seconds, terminal_restore, fail);
     guard_enter(guard, NULL);
     if (fail->status == 0 &&
-        trace_open(&trace, invocation->comm, options->trace, TRACE_EVENTS, fail) == 0) {
+        trace_open(&trace, invocation->comm, options->trace, TRACE_EVENTS, fail) == 0 &&
+        model_dir_resolve(invocation->comm, &options->model, invocation->model_dir,
+            sizeof invocation->model_dir, fail) == 0) {
         fault_at("command");
         command->run(invocation, fail);
         comm_mark(invocation->comm, HEART_WORK, 0);

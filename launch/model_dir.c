@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "launch/hub_cache.h"
+
 #define DEMO "configs/demo"
 
 /* path = "base/relative/configs/demo", if that is there. */
@@ -30,17 +32,38 @@ static bool program_dir(char *directory, size_t bytes)
     return true;
 }
 
+static int take_given(const char *given, char *path, size_t path_bytes, fail_t *fail)
+{
+    if (given[0] == 0 || strlen(given) >= path_bytes)
+        return fail_set(fail, FAIL_USAGE, "--model: expected a directory, found \"%.80s\"", given);
+    strcpy(path, given);
+    return access(path, F_OK) == 0
+               ? 0
+               : fail_set(fail, FAIL_FILE, "%s: no such model directory", given);
+}
+
+int model_dir_resolve(comm_t *comm, const char **model, char *path, size_t path_bytes, fail_t *fail)
+{
+    if (*model == NULL)
+        return 0;
+    if (comm_rank(comm) == 0) {
+        if (access(*model, F_OK) != 0 && hub_is_name(*model))
+            hub_find(*model, path, path_bytes, fail);
+        else
+            take_given(*model, path, path_bytes, fail);
+        if (fail->status == 0)
+            hub_check_directory(path, path_bytes, fail);
+    }
+    comm_bcast(comm, path, path_bytes);
+    comm_bcast(comm, fail, sizeof *fail);
+    *model = path;
+    return fail->status;
+}
+
 int model_dir_find(const char *given, char *path, size_t path_bytes, fail_t *fail)
 {
-    if (given != NULL) {
-        if (given[0] == 0 || strlen(given) >= path_bytes)
-            return fail_set(
-                fail, FAIL_USAGE, "--model: expected a directory, found \"%.80s\"", given);
-        strcpy(path, given);
-        return access(path, F_OK) == 0
-                   ? 0
-                   : fail_set(fail, FAIL_FILE, "%s: no such model directory", given);
-    }
+    if (given != NULL)
+        return take_given(given, path, path_bytes, fail);
     char program[PATH_MAX];
     const char *home = getenv("CHOIR_HOME");
     if (home != NULL && try_base(home, "", path, path_bytes))

@@ -33,8 +33,12 @@ options_t options_defaults(void)
 
 static const arg_t model_dir_args[] = {
     {"--model", ARG_STRING, AT(model), "DIR", 0, 0,
-        "Model directory as downloaded from its hub: config.json, tokenizer files, *.safetensors. "
-        "Without it the small demo model that comes with Choir is used."},
+        "Model directory as downloaded from its hub: config.json, tokenizer files, *.safetensors; "
+        "or "
+        "a model's name there, Org/Name or Org/Name@REVISION, which is looked up in the cache of "
+        "the hub's tools ($HF_HUB_CACHE, $HF_HOME). Without it the small demo model that comes "
+        "with "
+        "Choir is used."},
 };
 
 static const arg_t model_args[] = {
@@ -89,8 +93,10 @@ static const arg_t batch_args[] = {
 };
 
 static const arg_t prompt_args[] = {
+    {"TEXT", ARG_STRING, AT(prompt), NULL, 0, 0,
+        "The prompt, as an argument; after -- it may begin with a dash."},
     {"--prompt", ARG_STRING, AT(prompt), "TEXT", 0, 0,
-        "The prompt. Without any of these flags it is read from standard input."},
+        "The prompt. Without it and the flags below it is read from standard input."},
     {"--prompt-file", ARG_STRING, AT(prompt_file), "FILE", 0, 0,
         "The prompt is the text of a file (- for standard input)."},
     {"--prompts", ARG_STRING, AT(prompts), "FILE.jsonl", 0, 0,
@@ -277,9 +283,8 @@ static const arg_t bench_args[] = {
 
 static const arg_t doctor_args[] = {
     {"--model", ARG_STRING, AT(model), "DIR", 0, 0,
-        "A model directory or store: also see whether that model fits. Without it (and --config) "
-        "no "
-        "model is looked at."},
+        "A model directory, store or name on the hub: also see whether that model fits. Without it "
+        "(and --config) no model is looked at."},
     {"--config", ARG_STRING, AT(config), "FILE", 0, 0,
         "The same for a model's config.json alone, such as those of configs/."},
     {"--dtype", ARG_CHOICE, AT(dtype), "bf16|f32|f64", 0, 0,

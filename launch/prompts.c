@@ -269,9 +269,16 @@ static int check_flags(const invocation_t *invocation, fail_t *fail)
     const options_t *options = &invocation->options;
     int sources = (options->prompt != NULL) + (options->prompt_file != NULL) +
                   (options->prompts != NULL) + (options->ids != NULL);
+    if (args_was_given(&invocation->given, "TEXT") &&
+        args_was_given(&invocation->given, "--prompt"))
+        return fail_set(fail, FAIL_USAGE,
+            "expected one prompt, found two: an argument and --prompt \"%.80s\"", options->prompt);
     if (sources > 1)
         return fail_set(fail, FAIL_USAGE,
-            "expected one of --prompt, --prompt-file, --prompts and --ids, found %d", sources);
+            "expected one of a prompt as argument, --prompt, --prompt-file, --prompts and --ids, "
+            "found "
+            "%d",
+            sources);
     if (options->chat && options->raw)
         return fail_set(fail, FAIL_USAGE, "expected --chat or --raw, found both");
     if (options->chat && options->ids != NULL)
@@ -280,7 +287,8 @@ static int check_flags(const invocation_t *invocation, fail_t *fail)
         return fail_set(fail, FAIL_USAGE, "--system: needs --chat");
     if (sources == 0 && isatty(STDIN_FILENO))
         return fail_set(fail, FAIL_USAGE,
-            "expected a prompt: --prompt TEXT, --prompt-file FILE, --prompts FILE.jsonl, --ids "
+            "expected a prompt: an argument, --prompt TEXT, --prompt-file FILE, --prompts "
+            "FILE.jsonl, --ids "
             "1,2,3 or text on standard input");
     return 0;
 }

@@ -35,4 +35,57 @@ printf '{"prompt": "a"}\n{"prompt": tru}\n' >"$work/bad.jsonl"
 refuses "a malformed line" 1 "bad.jsonl: line 2: not valid JSON" "${run[@]}" "$choir" generate --prompts "$work/bad.jsonl"
 ! grep -q '(line 1' "$work/err" || complain "a malformed line: its line is told twice"
 
+# ---- Short flags, and a prompt as an argument ----------------------------------------------------
+
+answers argument Hello
+answers short -m "$demo" -p Hello
+ends "a short number" 0 "${run[@]}" "$choir" generate --quiet -n4 Hello
+for name in argument short out; do
+    same "$name" "$work/$name" "$work/plain"
+done
+ends "an argument with a dash" 0 "${run[@]}" "$choir" generate --quiet -n 1 -- -5
+refuses "two prompts" 2 "argument and --prompt" "$choir" generate Hello -p Hello
+refuses "two arguments" 2 "second \"world\" quotes" "$choir" generate Hello world
+for command in generate doctor; do
+    ends "$command -h" 0 "$choir" "$command" -h
+    says "$command -h" out "  -m, --model DIR"
+    says "$command -h" out "  -h, --help"
+done
+
+# ---- Models of the hub's cache -------------------------------------------------------------------
+
+export HF_HUB_CACHE=$work/cache
+folder=$work/cache/models--Choir--Tiny
+refuses "a model that is not in the cache" 1 "Choir/Tiny $work/cache" "${run[@]}" "$choir" generate -m Choir/Tiny Hello
+says "a model that is not in the cache" err "to download it: hf download Choir/Tiny"
+mkdir -p "$folder/refs" "$folder/blobs" "$folder/snapshots/0123abcd"
+printf 0123abcd >"$folder/refs/main"
+for file in "$demo"/*; do
+    ln -s "$file" "$folder/blobs/"
+    ln -s "../../blobs/$(basename "$file")" "$folder/snapshots/0123abcd/"
+done
+answers hub -m Choir/Tiny Hello
+same "a model in the cache" "$work/hub" "$work/plain"
+for model in Choir/Tiny@0123abcd "$folder" "$folder/snapshots/"; do
+    ends "$model" 0 "$choir" plan -m "$model"
+done
+refuses "a revision that is not there" 1 "Choir/Tiny v2" "$choir" plan -m Choir/Tiny@v2
+says "a revision that is not there" err "hf download Choir/Tiny --revision v2"
+unset HF_HUB_CACHE
+for variable in "HUGGINGFACE_HUB_CACHE=$work/cache" "HF_HOME=$work/home" "XDG_CACHE_HOME=$work/xdg" "HOME=$work/user"; do
+    mkdir -p "$work/home" "$work/xdg/huggingface" "$work/user/.cache/huggingface"
+    ln -sfn "$work/cache" "$work/home/hub"
+    ln -sfn "$work/cache" "$work/xdg/huggingface/hub"
+    ln -sfn "$work/cache" "$work/user/.cache/huggingface/hub"
+    ends "$variable" 0 env -u HF_HOME -u XDG_CACHE_HOME -u HUGGINGFACE_HUB_CACHE "$variable" "$choir" plan -m Choir/Tiny
+done
+rm "$folder/blobs/model.safetensors"
+refuses "a link without its target" 1 "snapshots/0123abcd/model.safetensors interrupted" \
+    "${run[@]}" "$choir" generate -m "$folder" Hello
+says "a link without its target" err "hf download Choir/Tiny"
+rm -r "$folder/snapshots/0123abcd"
+refuses "a folder without its snapshot" 1 "no snapshot of Choir/Tiny 0123abcd" \
+    "$choir" generate -m "$folder" Hello
+says "a folder without its snapshot" err "hf download Choir/Tiny"
+
 conclude

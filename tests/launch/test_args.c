@@ -26,6 +26,11 @@ static const arg_t first_args[] = {
     {"--text", ARG_STRING, offsetof(values_t, text), "TEXT", 0, 0, "A text."},
     {"--texts", ARG_STRINGS, offsetof(values_t, texts), "TEXT", 0, 0, "Many texts."},
 };
+static const arg_t short_args[] = {
+    {"WORD", ARG_STRING, offsetof(values_t, text), NULL, 0, 0, "A word."},
+    {"--max-tokens", ARG_SIZE, offsetof(values_t, size), "N", 2, 100, "A size."},
+    {"--help", ARG_SWITCH, offsetof(values_t, flag), NULL, 0, 0, "A switch."},
+};
 static const arg_t second_args[] = {
     {"--size", ARG_SIZE, offsetof(values_t, size), "N", 2, 100, "A size."},
     {"--seed", ARG_SEED, offsetof(values_t, seed), "N", 0, 0, "A seed."},
@@ -33,10 +38,13 @@ static const arg_t second_args[] = {
     {"--choice", ARG_CHOICE, offsetof(values_t, choice), "one|two|twofold", 0, 0, "One of them."},
 };
 static const arg_group_t first = {"First", first_args, 3}, second = {"Second", second_args, 4};
+static const arg_group_t short_ones = {"Short", short_args, 3};
 static const arg_group_t *const groups[] = {&first, &second, NULL};
+static const arg_group_t *const short_groups[] = {&short_ones, &second, NULL};
 
 /* Parses words that are separated by spaces. */
-static int parse(const char *line, values_t *values, args_given_t *given, fail_t *fail)
+static int parse_groups(const arg_group_t *const *these, const char *line, values_t *values,
+    args_given_t *given, fail_t *fail)
 {
     static char words[512];
     char *argv[64];
@@ -46,7 +54,50 @@ static int parse(const char *line, values_t *values, args_given_t *given, fail_t
         argv[argc++] = word;
     *fail = (fail_t){0};
     *given = (args_given_t){0};
-    return args_parse(groups, argc, argv, values, given, fail);
+    return args_parse(these, argc, argv, values, given, fail);
+}
+
+static int parse(const char *line, values_t *values, args_given_t *given, fail_t *fail)
+{
+    return parse_groups(groups, line, values, given, fail);
+}
+
+static void letters_are_short_for_the_flags_that_a_table_has(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {"-n 5", "-n5", "-n=5", "--max-tokens 5"};
+    args_given_t given;
+    fail_t fail;
+    for (size_t i = 0; i < 4; i++) {
+        values_t values = {0};
+        assert_int_equal(parse_groups(short_groups, lines[i], &values, &given, &fail), 0);
+        assert_int_equal(values.size, 5);
+        assert_true(args_was_given(&given, "--max-tokens"));
+    }
+    values_t values = {0};
+    assert_int_equal(parse_groups(short_groups, "-h", &values, &given, &fail), 0);
+    assert_true(values.flag);
+    assert_int_equal(parse_groups(short_groups, "-p x", &values, &given, &fail), FAIL_USAGE);
+    assert_non_null(strstr(fail.message, "unknown flag -p"));
+    assert_int_equal(parse_groups(short_groups, "-n", &values, &given, &fail), FAIL_USAGE);
+    assert_non_null(strstr(fail.message, "--max-tokens"));
+}
+
+static void one_word_is_an_argument_where_a_table_has_one(void **state)
+{
+    (void)state;
+    values_t values = {0};
+    args_given_t given;
+    fail_t fail;
+    assert_int_equal(parse_groups(short_groups, "--size 7 Hello -n 5", &values, &given, &fail), 0);
+    assert_string_equal(values.text, "Hello");
+    assert_true(args_was_given(&given, "WORD"));
+    assert_int_equal(parse_groups(short_groups, "-n 5 -- -n", &values, &given, &fail), 0);
+    assert_string_equal(values.text, "-n");
+    assert_int_equal(parse_groups(short_groups, "a b", &values, &given, &fail), FAIL_USAGE);
+    assert_non_null(strstr(fail.message, "expected one WORD, found a second: \"b\""));
+    assert_int_equal(parse("a", &values, &given, &fail), FAIL_USAGE);
+    assert_non_null(strstr(fail.message, "expected a flag, found \"a\""));
 }
 
 static void every_kind_of_value_is_stored(void **state)
@@ -170,7 +221,8 @@ static void no_command_has_a_flag_twice(void **state)
                 for (size_t j = 0; j < n; j++)
                     assert_string_not_equal(arg->name, names[j]);
                 names[n++] = arg->name;
-                assert_int_equal(arg->kind == ARG_SWITCH, arg->value == NULL);
+                assert_int_equal(
+                    arg->kind == ARG_SWITCH || arg->name[0] != '-', arg->value == NULL);
                 assert_true(arg->offset < sizeof(options_t));
             }
         assert_true(n < 64);
@@ -191,6 +243,8 @@ static void a_misspelt_command_is_recognised(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(letters_are_short_for_the_flags_that_a_table_has),
+        cmocka_unit_test(one_word_is_an_argument_where_a_table_has_one),
         cmocka_unit_test(every_kind_of_value_is_stored),
         cmocka_unit_test(what_is_not_given_keeps_its_default),
         cmocka_unit_test(wrong_words_are_refused_and_named),
