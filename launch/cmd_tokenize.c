@@ -19,7 +19,7 @@ typedef struct converter {
 static int encode(converter_t *converter, const char *text, size_t bytes, fail_t *fail)
 {
     tokenizer_ids_t ids = {0};
-    if (tokenizer_encode(converter->tokenizer, text, bytes, true, &ids, fail) == 0) {
+    if (tokenizer_encode_whole(converter->tokenizer, text, bytes, &ids, fail) == 0) {
         /* By hand: texts may be large, and a JSON value for each id larger. An id takes at most
          * 10 digits and a comma. */
         char *line = malloc(ids.count * 11 + 4);

@@ -14,19 +14,8 @@
 
 int prompts_open_tokenizer(tokenizer_t **tokenizer, const char *directory, fail_t *fail)
 {
-    config_t config;
     *tokenizer = NULL;
-    if (config_load(&config, directory, fail) != 0 ||
-        tokenizer_open(tokenizer, directory, fail) != 0)
-        return fail->status;
-    if (tokenizer_size(*tokenizer) > config.vocab_size) {
-        fail_set(fail, FAIL_MODEL,
-            "%s: the tokenizer has %zu tokens, but config.json a vocab_size of %zu", directory,
-            tokenizer_size(*tokenizer), config.vocab_size);
-        tokenizer_close(*tokenizer);
-        *tokenizer = NULL;
-    }
-    return fail->status;
+    return tokenizer_open(tokenizer, directory, fail);
 }
 
 int prompts_require_chat(
@@ -186,7 +175,7 @@ static int encode_text(const prompts_t *prompts, const options_t *options, const
 {
     if (options->chat)
         return encode_chat(prompts, options->system, text, bytes, ids, fail);
-    return tokenizer_encode(prompts->tokenizer, text, bytes, true, ids, fail);
+    return tokenizer_encode_whole(prompts->tokenizer, text, bytes, ids, fail);
 }
 
 /* One line of --prompts. */
@@ -335,6 +324,27 @@ static int read_prompts(
     return fail->status;
 }
 
+/* A tokenizer may have more tokens than the model; one that is used is named. */
+static int check_ids(const prompts_t *prompts, const char *directory, fail_t *fail)
+{
+    config_t config;
+    if (prompts->tokenizer == NULL || config_load(&config, directory, fail) != 0)
+        return fail->status;
+    for (size_t i = 0; i < prompts->count; i++)
+        for (size_t j = 0; j < prompts->items[i].count; j++) {
+            int32_t id = prompts->items[i].ids[j];
+            size_t bytes = 0;
+            const char *text = tokenizer_bytes(prompts->tokenizer, id, &bytes);
+            if (text != NULL && (size_t)id >= config.vocab_size)
+                return fail_set(fail, FAIL_MODEL,
+                    "prompt %zu: the tokenizer has the token %d (%.*s), but the model a vocabulary "
+                    "of "
+                    "%zu: expected ids below that",
+                    i + 1, id, (int)size_min(bytes, 64), text, config.vocab_size);
+        }
+    return 0;
+}
+
 int prompts_open(
     prompts_t *prompts, const invocation_t *invocation, const char *directory, fail_t *fail)
 {
@@ -347,6 +357,8 @@ int prompts_open(
         prompts_require_chat(&prompts->chat, directory, &choice, fail);
     if (fail->status == 0)
         read_prompts(prompts, options, directory, fail);
+    if (fail->status == 0)
+        check_ids(prompts, directory, fail);
     for (size_t i = 0; i < prompts->count && fail->status == 0; i++)
         if (prompts->items[i].count == 0)
             fail_set(fail, FAIL_USAGE, "prompt %zu: expected text, found none", i + 1);

@@ -19,8 +19,8 @@ typedef struct prompts {
     size_t count;
 } prompts_t;
 
-/* Opens the model's tokenizer and checks it against config.json: FAIL_MODEL when it has more tokens
- * than the model. */
+/* Opens the model's tokenizer. It may have more tokens than the model, which only those who use
+ * them hear of. */
 int prompts_open_tokenizer(tokenizer_t **tokenizer, const char *directory, fail_t *fail);
 
 /* The model's chat template, or the one that --chat-template names. FAIL_MODEL when there is none.

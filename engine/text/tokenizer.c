@@ -10,7 +10,6 @@
 #include "engine/text/unicode.h"
 
 #define PATH_BYTES 4096
-#define FILE_BYTES_MAX ((size_t)256 << 20)
 #define TEXT_BYTES_MAX ((size_t)1 << 31)
 
 void tokenizer_close(tokenizer_t *tokenizer)
@@ -21,6 +20,8 @@ void tokenizer_close(tokenizer_t *tokenizer)
     bpe_clear(&tokenizer->bpe);
     added_tokens_clear(&tokenizer->added);
     pretokenizer_close(tokenizer->pretokenizer);
+    tokenizer_ids_clear(&tokenizer->prefix);
+    tokenizer_ids_clear(&tokenizer->suffix);
     free(tokenizer->properties);
     free(tokenizer);
 }
@@ -30,31 +31,30 @@ static int tokenizer_make(tokenizer_t **tokenizer, fail_t *fail)
     *tokenizer = calloc(1, sizeof **tokenizer);
     if (*tokenizer == NULL)
         return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory");
+    (*tokenizer)->last_added_id = -1;
     return unicode_table_make(&(*tokenizer)->properties, fail);
 }
 
-/* Marks the special ids, or gives up a tokenizer that could not be read. */
+/* Gives up a tokenizer that could not be read. */
 static int tokenizer_finish(tokenizer_t **tokenizer, fail_t *fail)
 {
     if (fail->status != 0) {
         utf8_make_printable(fail->message);
         tokenizer_close(*tokenizer);
         *tokenizer = NULL;
-        return fail->status;
     }
-    added_tokens_t *added = &(*tokenizer)->added;
-    added_tokens_finish(added);
-    for (size_t i = 0; i < added->n_tokens; i++)
-        (*tokenizer)->vocabulary.tokens[added->tokens[i].id].special = added->tokens[i].special;
-    return 0;
+    return fail->status;
 }
 
 int tokenizer_open_json(
     tokenizer_t **tokenizer, const char *text, size_t bytes, const char *name, fail_t *fail)
 {
     json_t *root = NULL;
-    if (tokenizer_make(tokenizer, fail) == 0 && json_text_read(text, bytes, name, &root, fail) == 0)
-        tokenizer_read_json(*tokenizer, root, name, fail);
+    if (tokenizer_make(tokenizer, fail) == 0 &&
+        json_text_read(text, bytes, name, &root, fail) == 0 &&
+        tokenizer_read_json(*tokenizer, root, name, fail) == 0 &&
+        tokenizer_read_json_added(*tokenizer, root, name, fail) == 0)
+        tokenizer_finish_added(*tokenizer, name, fail);
     json_decref(root);
     return tokenizer_finish(tokenizer, fail);
 }
@@ -67,17 +67,16 @@ int tokenizer_open(tokenizer_t **tokenizer, const char *directory, fail_t *fail)
     if (length < 0 || (size_t)length >= sizeof path)
         return fail_set(
             fail, FAIL_FILE, "%.64s...: path longer than %d bytes", directory, PATH_BYTES);
-    if (access(path, F_OK) == 0) {
-        char *text;
-        size_t bytes;
-        if (text_file_read(path, FILE_BYTES_MAX, &text, &bytes, fail) != 0)
-            return fail->status;
-        tokenizer_open_json(tokenizer, text, bytes, path, fail);
-        free(text);
-        return fail->status;
+    json_t *root = NULL;
+    if (tokenizer_make(tokenizer, fail) == 0) {
+        if (access(path, F_OK) != 0)
+            tokenizer_read_vocab(*tokenizer, directory, fail);
+        else if (json_file_read(path, &root, fail) == 0)
+            tokenizer_read_json(*tokenizer, root, path, fail);
     }
-    if (tokenizer_make(tokenizer, fail) == 0)
-        tokenizer_read_vocab(*tokenizer, directory, fail);
+    if (fail->status == 0)
+        tokenizer_read_directory_added(*tokenizer, root, directory, fail);
+    json_decref(root);
     return tokenizer_finish(tokenizer, fail);
 }
 
@@ -211,7 +210,10 @@ int tokenizer_encode(const tokenizer_t *tokenizer, const char *text, size_t byte
         return fail_set(fail, FAIL_LIMIT, "tokenizer: text of %zu bytes, expected fewer than %zu",
             bytes, TEXT_BYTES_MAX);
     size_t count_before = ids->count;
-    encoder_t e = {.tokenizer = tokenizer, .specials = parse_special, .ids = ids, .fail = fail};
+    encoder_t e = {.tokenizer = tokenizer,
+        .specials = parse_special && !tokenizer->splits_specials,
+        .ids = ids,
+        .fail = fail};
     text_buffer_t replaced = {0};
     if (utf8_valid_prefix(text, bytes) < bytes) {
         utf8_append_replaced(&replaced, text, bytes, fail);
@@ -226,6 +228,27 @@ int tokenizer_encode(const tokenizer_t *tokenizer, const char *text, size_t byte
     text_buffer_clear(&e.normalized);
     text_buffer_clear(&e.shadow);
     text_buffer_clear(&replaced);
+    if (fail->status != 0)
+        ids->count = count_before;
+    return fail->status;
+}
+
+static int append_ids(tokenizer_ids_t *ids, const tokenizer_ids_t *more, fail_t *fail)
+{
+    if (more->count == 0 || bpe_ids_reserve(ids, more->count, fail) != 0)
+        return fail->status;
+    memcpy(ids->ids + ids->count, more->ids, more->count * sizeof *ids->ids);
+    ids->count += more->count;
+    return 0;
+}
+
+int tokenizer_encode_whole(const tokenizer_t *tokenizer, const char *text, size_t bytes,
+    tokenizer_ids_t *ids, fail_t *fail)
+{
+    size_t count_before = ids->count;
+    if (append_ids(ids, &tokenizer->prefix, fail) == 0 &&
+        tokenizer_encode(tokenizer, text, bytes, true, ids, fail) == 0)
+        append_ids(ids, &tokenizer->suffix, fail);
     if (fail->status != 0)
         ids->count = count_before;
     return fail->status;

@@ -1,9 +1,10 @@
 /* Byte-level BPE as Hugging Face `tokenizers` does it for Qwen2 and Qwen2.5.
  *
- * Reads tokenizer.json, or vocab.json + merges.txt + the added tokens of tokenizer_config.json. A
- * tokenizer that opens gives the ids that `tokenizers` gives; kinds and options that it does not
- * know are refused. It is immutable after opening: any number of threads may encode and decode with
- * it at the same time. A detokenizer and a text_buffer belong to one thread. */
+ * Reads tokenizer.json, or vocab.json + merges.txt; and from a directory the added tokens as
+ * transformers merges them from its files (tokenizer_directory.c). A tokenizer that opens gives the
+ * ids that these give; kinds and options that it does not know are refused. It is immutable after
+ * opening: any number of threads may encode and decode with it at the same time. A detokenizer and
+ * a text_buffer belong to one thread. */
 #ifndef CHOIR_TEXT_TOKENIZER_H
 #define CHOIR_TEXT_TOKENIZER_H
 
@@ -47,6 +48,12 @@ void tokenizer_ids_clear(tokenizer_ids_t *ids);
  * text of 2 GiB or more; nothing is appended then. */
 int tokenizer_encode(const tokenizer_t *tokenizer, const char *text, size_t bytes,
     bool parse_special, tokenizer_ids_t *ids, fail_t *fail);
+
+/* The same for a text by itself, special tokens included, with the tokens that the tokenizer's
+ * post-processor puts around it: transformers' add_special_tokens=True. Not for what a chat
+ * template wrote, which says these tokens itself. */
+int tokenizer_encode_whole(const tokenizer_t *tokenizer, const char *text, size_t bytes,
+    tokenizer_ids_t *ids, fail_t *fail);
 
 /* Text of ids: a freshly allocated string (*bytes long, with a zero byte behind it) that the caller
  * frees. Incomplete or invalid UTF-8 becomes U+FFFD as Python does it. skip_special leaves special

@@ -9,8 +9,6 @@
 
 /* Longest token a file may hold, in bytes of its spelling. */
 #define TOKEN_BYTES_MAX 8192
-/* They are searched one by one. */
-#define ADDED_TOKENS_MAX 16384
 
 /* How much of a token a message quotes. */
 static int quoted(size_t bytes)
@@ -33,7 +31,10 @@ static int add_spelled(tokenizer_t *tokenizer, const char *file, int32_t id, con
             sizeof raw, bytes);
     if (vocabulary_bytes_of(token, bytes, raw, &raw_bytes))
         return vocabulary_add(&tokenizer->vocabulary, file, id, raw, raw_bytes, findable, fail);
-    return vocabulary_add(&tokenizer->vocabulary, file, id, token, bytes, false, fail);
+    if (vocabulary_add(&tokenizer->vocabulary, file, id, token, bytes, false, fail) == 0 &&
+        findable)
+        vocabulary_note_literal(&tokenizer->vocabulary, id, fail);
+    return fail->status;
 }
 
 int tokenizer_add_vocab(tokenizer_t *tokenizer, json_t *vocab, const char *file, fail_t *fail)
@@ -53,6 +54,7 @@ int tokenizer_add_vocab(tokenizer_t *tokenizer, json_t *vocab, const char *file,
         if (add_spelled(tokenizer, file, (int32_t)id, token, bytes, true, fail) != 0)
             return fail->status;
     }
+    tokenizer->n_vocabulary = (int32_t)json_object_size(vocab);
     return 0;
 }
 
@@ -81,89 +83,137 @@ int tokenizer_add_merge(tokenizer_t *tokenizer, const char *left, size_t left_by
     return 0;
 }
 
-/* The id must be free, or be this very token's in the vocabulary. A free one says the token's
- * pattern when decoded, which is its normalised content where it is normalised; so does
- * `tokenizers`. */
-static int claim_id(
-    tokenizer_t *tokenizer, const added_token_t *token, const char *name, fail_t *fail)
+/* ---- Added tokens ------------------------------------------------------------------------------
+ */
+
+int tokenizer_read_added(
+    added_spec_t *spec, json_t *object, const char *file, const char *what, fail_t *fail)
+{
+    json_t *content = json_object_get(object, "content");
+    *spec = (added_spec_t){.id = -1};
+    if (!json_is_string(content))
+        return fail_set(
+            fail, FAIL_FORMAT, "%s: %s: expected an object with a string \"content\"", file, what);
+    spec->content = json_string_value(content);
+    spec->bytes = json_string_length(content);
+    char name[512];
+    snprintf(name, sizeof name, "%s: %s (%.*s)", file, what, quoted(spec->bytes), spec->content);
+    spec->says_normalized = json_is_boolean(json_object_get(object, "normalized"));
+    json_opt_bool(object, name, "special", &spec->flags.special, fail);
+    json_opt_bool(object, name, "normalized", &spec->flags.normalized, fail);
+    json_opt_bool(object, name, "lstrip", &spec->flags.left_strip, fail);
+    json_opt_bool(object, name, "rstrip", &spec->flags.right_strip, fail);
+    json_opt_bool(object, name, "single_word", &spec->flags.single_word, fail);
+    return fail->status;
+}
+
+/* `tokenizers` normalises what is not special where the file does not say. */
+static added_flags_t flags_of(const added_spec_t *spec)
+{
+    added_flags_t flags = spec->flags;
+    if (!spec->says_normalized)
+        flags.normalized = !flags.special;
+    return flags;
+}
+
+static bool same_flags(added_flags_t a, added_flags_t b)
+{
+    return a.special == b.special && a.normalized == b.normalized && a.left_strip == b.left_strip &&
+           a.right_strip == b.right_strip && a.single_word == b.single_word;
+}
+
+static added_token_t *get_token(tokenizer_t *tokenizer, const added_spec_t *spec, fail_t *fail)
+{
+    added_token_t *token = added_tokens_by_content(&tokenizer->added, spec->content, spec->bytes);
+    if (token != NULL)
+        return token;
+    text_buffer_t normal = {0};
+    bool changed = false;
+    if (tokenizer->normalizes)
+        nfc_append(tokenizer->properties, spec->content, spec->bytes, &normal, &changed, fail);
+    if (fail->status == 0)
+        token = added_tokens_get(&tokenizer->added, spec->content, spec->bytes,
+            changed ? normal.text : spec->content, changed ? normal.bytes : spec->bytes, fail);
+    text_buffer_clear(&normal);
+    return token;
+}
+
+/* The id of a token in the vocabulary, or -1. */
+static int32_t known_id(const tokenizer_t *tokenizer, const added_spec_t *spec)
 {
     char raw[TOKEN_BYTES_MAX];
     size_t raw_bytes = 0;
-    int32_t known = -1;
-    if (token->bytes <= sizeof raw &&
-        vocabulary_bytes_of(token->content, token->bytes, raw, &raw_bytes))
-        known = vocabulary_find(&tokenizer->vocabulary, raw, raw_bytes);
-    if (known >= 0 && known != token->id)
-        return fail_set(fail, FAIL_FORMAT, "%s: expected its id in the vocabulary, %d, found %d",
-            name, known, token->id);
-    size_t bytes;
-    const char *present = tokenizer_bytes(tokenizer, token->id, &bytes);
-    if (known >= 0 || (present != NULL && bytes == token->pattern_bytes &&
-                          memcmp(present, token->pattern, bytes) == 0))
-        return 0;
-    return add_spelled(
-        tokenizer, name, token->id, token->pattern, token->pattern_bytes, false, fail);
+    if (spec->bytes <= sizeof raw &&
+        vocabulary_bytes_of(spec->content, spec->bytes, raw, &raw_bytes))
+        return vocabulary_find(&tokenizer->vocabulary, raw, raw_bytes);
+    return vocabulary_find_literal(&tokenizer->vocabulary, spec->content, spec->bytes);
 }
 
-static int read_flags(json_t *object, const char *name, added_token_t *token, fail_t *fail)
+/* The vocabulary's id, or the first behind the vocabulary and the tokens that were added. */
+static void give_id(tokenizer_t *tokenizer, added_token_t *token, const added_spec_t *spec)
 {
-    bool single_word = false;
-    token->special = false;
-    /* `tokenizers` normalises what is not special where the file does not say. */
-    if (json_opt_bool(object, name, "special", &token->special, fail) != 0)
-        return fail->status;
-    token->normalized = !token->special;
-    json_opt_bool(object, name, "normalized", &token->normalized, fail);
-    json_opt_bool(object, name, "lstrip", &token->left_strip, fail);
-    json_opt_bool(object, name, "rstrip", &token->right_strip, fail);
-    json_opt_bool(object, name, "single_word", &single_word, fail);
-    if (fail->status == 0 && single_word)
-        fail_set(fail, FAIL_MODEL, "%s: single_word: true is not supported", name);
-    return fail->status;
-}
-
-/* The pattern of a token in normalised text is its normalised content. */
-static int make_pattern(const tokenizer_t *tokenizer, added_token_t *token, fail_t *fail)
-{
-    text_buffer_t normal = {0};
-    bool changed = false;
-    if (token->normalized && tokenizer->normalizes)
-        nfc_append(tokenizer->properties, token->content, token->bytes, &normal, &changed, fail);
-    if (!changed)
-        text_buffer_append(&normal, token->content, token->bytes, fail);
-    token->pattern = normal.text;
-    token->pattern_bytes = normal.bytes;
-    return fail->status;
-}
-
-int tokenizer_add_added(
-    tokenizer_t *tokenizer, json_t *object, int32_t id, const char *file, fail_t *fail)
-{
-    json_t *content = json_object_get(object, "content");
-    if (!json_is_string(content))
-        return fail_set(fail, FAIL_FORMAT,
-            "%s: added token %d: expected an object with a string \"content\"", file, id);
-    const char *text = json_string_value(content);
-    size_t bytes = json_string_length(content);
-    char name[512];
-    snprintf(name, sizeof name, "%s: added token %d (%.*s)", file, id, quoted(bytes), text);
-    if (bytes == 0)
-        return fail_set(fail, FAIL_FORMAT, "%s: expected a content that is not empty", name);
-    if (tokenizer->added.n_tokens == ADDED_TOKENS_MAX)
-        return fail_set(
-            fail, FAIL_MODEL, "%s: expected at most %d added tokens", name, ADDED_TOKENS_MAX);
-    if (added_tokens_by_content(&tokenizer->added, text, bytes) != NULL)
-        return fail_set(fail, FAIL_FORMAT, "%s: the same content has another id too", name);
-    added_token_t token = {.id = id, .bytes = bytes};
-    token.content = malloc(bytes + 1);
-    if (token.content == NULL)
-        return fail_set(fail, FAIL_MEMORY, "%s: no memory", name);
-    memcpy(token.content, text, bytes + 1);
-    if (read_flags(object, name, &token, fail) != 0 || make_pattern(tokenizer, &token, fail) != 0 ||
-        claim_id(tokenizer, &token, name, fail) != 0) {
-        free(token.content);
-        free(token.pattern);
-        return fail->status;
+    token->id = known_id(tokenizer, spec);
+    if (token->id < 0) {
+        token->is_new = true;
+        token->id = tokenizer->last_added_id >= tokenizer->n_vocabulary
+                        ? tokenizer->last_added_id + 1
+                        : tokenizer->n_vocabulary;
     }
-    return added_tokens_add(&tokenizer->added, &token, fail);
+    if (token->id > tokenizer->last_added_id)
+        tokenizer->last_added_id = token->id;
+}
+
+static void search_for(added_token_t *token, added_flags_t flags)
+{
+    token->is_in_normal = token->is_in_normal || flags.normalized;
+    token->is_in_original = token->is_in_original || !flags.normalized;
+}
+
+int tokenizer_add_tokens(
+    tokenizer_t *tokenizer, const added_spec_t *specs, size_t n, const char *file, fail_t *fail)
+{
+    for (size_t i = 0; i < n; i++) {
+        added_flags_t flags = flags_of(&specs[i]);
+        if (specs[i].bytes == 0 || !flags.special)
+            continue;
+        added_token_t *token = get_token(tokenizer, &specs[i], fail);
+        if (token == NULL)
+            return fail->status;
+        if (!token->special)
+            search_for(token, flags);
+        token->special = true;
+    }
+    for (size_t i = 0; i < n; i++) {
+        added_flags_t flags = flags_of(&specs[i]);
+        added_token_t *token = specs[i].bytes == 0 ? NULL : get_token(tokenizer, &specs[i], fail);
+        if (fail->status != 0)
+            return fail->status;
+        if (token == NULL || (token->id >= 0 && same_flags(token->flags, flags)))
+            continue;
+        if (token->id < 0)
+            give_id(tokenizer, token, &specs[i]);
+        if (token->id > VOCABULARY_ID_MAX)
+            return fail_set(fail, FAIL_FORMAT, "%s: added token %.*s: expected at most %d ids",
+                file, quoted(specs[i].bytes), specs[i].content, VOCABULARY_ID_MAX);
+        token->flags = flags;
+        if (!token->special)
+            search_for(token, flags);
+    }
+    return 0;
+}
+
+int tokenizer_finish_added(tokenizer_t *tokenizer, const char *file, fail_t *fail)
+{
+    added_tokens_t *added = &tokenizer->added;
+    for (size_t i = 0; i < added->n_tokens; i++) {
+        /* A new token is decoded to its normalised content where it is normalised. */
+        const added_token_t *token = &added->tokens[i];
+        bool normal = token->flags.normalized;
+        if (token->is_new &&
+            add_spelled(tokenizer, file, token->id, normal ? token->normal : token->content,
+                normal ? token->normal_bytes : token->bytes, false, fail) != 0)
+            return fail->status;
+        tokenizer->vocabulary.tokens[token->id].special = token->special;
+    }
+    return added_tokens_finish(added, fail);
 }

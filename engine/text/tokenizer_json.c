@@ -3,8 +3,10 @@
  *   added_tokens    [{id, content, special, normalized, lstrip, rstrip, single_word}]
  *   normalizer      null or NFC
  *   pre_tokenizer   Sequence of Split (regular expression, Isolated) and ByteLevel (without an
- * expression) post_processor  null or ByteLevel, which leaves ids alone decoder         ByteLevel
- *   model           BPE: vocab {token: id}, merges ["left right"] or [["left", "right"]]
+ * expression)
+ *   post_processor  null, ByteLevel, which leaves ids alone, or TemplateProcessing: tokens around a
+ * text decoder         ByteLevel model           BPE: vocab {token: id}, merges ["left right"] or
+ * [["left", "right"]]
  *
  * truncation and padding are for batches of training data and play no part here. Whatever else
  * would change ids is refused, so that a tokenizer that opens gives the ids that `tokenizers`
@@ -91,11 +93,82 @@ static int read_pretokenizer(tokenizer_t *tokenizer, json_t *root, const char *n
         &tokenizer->pretokenizer, json_string_value(regex), json_string_length(regex), name, fail);
 }
 
-static int check_others(json_t *root, const char *name, fail_t *fail)
+static int append_template_ids(json_t *ids, tokenizer_ids_t *side, fail_t *fail)
 {
-    json_t *post = json_object_get(root, "post_processor");
-    if (!is_absent(post) && strcmp(type_of(unwrap(post, "processors")), "ByteLevel") != 0)
-        return refuse(name, "post_processor", "null or ByteLevel", post, fail);
+    size_t i;
+    json_t *id;
+    json_array_foreach(ids, i, id)
+    {
+        if (bpe_ids_reserve(side, 1, fail) != 0)
+            return fail->status;
+        side->ids[side->count++] = (int32_t)json_integer_value(id);
+    }
+    return 0;
+}
+
+static bool are_ids(json_t *ids)
+{
+    size_t i;
+    json_t *id;
+    json_array_foreach(ids, i, id) if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+                                       json_integer_value(id) > VOCABULARY_ID_MAX) return false;
+    return json_array_size(ids) > 0;
+}
+
+/* TemplateProcessing: special tokens before and behind a text, which is {"Sequence": {"id": "A"}}.
+ */
+static int read_template(tokenizer_t *tokenizer, json_t *post, const char *name, fail_t *fail)
+{
+    json_t *single = json_object_get(post, "single"), *piece;
+    size_t i, n_texts = 0;
+    json_array_foreach(single, i, piece)
+    {
+        const char *special =
+            json_string_value(json_object_get(json_object_get(piece, "SpecialToken"), "id"));
+        if (json_object_get(piece, "Sequence") != NULL) {
+            n_texts++;
+            continue;
+        }
+        json_t *tokens = json_object_get(post, "special_tokens");
+        json_t *ids =
+            special == NULL ? NULL : json_object_get(json_object_get(tokens, special), "ids");
+        if (!are_ids(ids))
+            return refuse(name, "post_processor: TemplateProcessing",
+                "a Sequence or a SpecialToken with ids", piece, fail);
+        if (append_template_ids(ids, n_texts > 0 ? &tokenizer->suffix : &tokenizer->prefix, fail) !=
+            0)
+            return fail->status;
+    }
+    if (n_texts != 1)
+        return refuse(name, "post_processor: TemplateProcessing", "a \"single\" with one Sequence",
+            post, fail);
+    return 0;
+}
+
+/* ByteLevel leaves ids alone. */
+static int read_post_processor(tokenizer_t *tokenizer, json_t *root, const char *name, fail_t *fail)
+{
+    json_t *post = json_object_get(root, "post_processor"), *part;
+    if (is_absent(post))
+        return 0;
+    bool sequence = strcmp(type_of(post), "Sequence") == 0;
+    json_t *parts = json_object_get(post, "processors");
+    size_t i, n = sequence ? json_array_size(parts) : 1;
+    for (i = 0; i < n; i++) {
+        part = sequence ? json_array_get(parts, i) : post;
+        if (strcmp(type_of(part), "TemplateProcessing") == 0 && tokenizer->prefix.count == 0 &&
+            tokenizer->suffix.count == 0)
+            read_template(tokenizer, part, name, fail);
+        else if (strcmp(type_of(part), "ByteLevel") != 0)
+            refuse(name, "post_processor", "null, ByteLevel or TemplateProcessing", post, fail);
+        if (fail->status != 0)
+            return fail->status;
+    }
+    return 0;
+}
+
+static int check_decoder(json_t *root, const char *name, fail_t *fail)
+{
     json_t *decoder = json_object_get(root, "decoder");
     if (strcmp(type_of(unwrap(decoder, "decoders")), "ByteLevel") != 0)
         return refuse(name, "decoder", "ByteLevel", decoder, fail);
@@ -161,34 +234,48 @@ static int read_model(tokenizer_t *tokenizer, json_t *root, const char *name, fa
     return 0;
 }
 
-static int read_added(tokenizer_t *tokenizer, json_t *root, const char *name, fail_t *fail)
+int tokenizer_json_specs(
+    json_t *root, const char *name, added_spec_t **specs, size_t *n, fail_t *fail)
 {
-    json_t *added = json_object_get(root, "added_tokens");
-    if (is_absent(added))
-        return 0;
-    if (!json_is_array(added))
+    json_t *added = json_object_get(root, "added_tokens"), *token;
+    size_t i, id;
+    *n = 0;
+    *specs = malloc((json_array_size(added) + 1) * sizeof **specs);
+    if (*specs == NULL)
+        return fail_set(fail, FAIL_MEMORY, "%s: no memory for its added tokens", name);
+    if (!is_absent(added) && !json_is_array(added))
         return fail_set(fail, FAIL_FORMAT, "%s: added_tokens: expected an array", name);
-    size_t i;
-    json_t *token;
     json_array_foreach(added, i, token)
     {
-        size_t id;
-        char where[512];
-        snprintf(where, sizeof where, "%s: added_tokens[%zu]", name, i);
+        char where[512], what[64];
+        snprintf(what, sizeof what, "added_tokens[%zu]", i);
+        snprintf(where, sizeof where, "%s: %s", name, what);
         if (json_get_size(token, where, "id", 0, (size_t)VOCABULARY_ID_MAX, &id, fail) != 0 ||
-            tokenizer_add_added(tokenizer, token, (int32_t)id, name, fail) != 0)
+            tokenizer_read_added(&(*specs)[i], token, name, what, fail) != 0)
             return fail->status;
+        (*specs)[i].id = (int32_t)id;
+        *n = i + 1;
     }
     return 0;
+}
+
+int tokenizer_read_json_added(tokenizer_t *tokenizer, json_t *root, const char *name, fail_t *fail)
+{
+    added_spec_t *specs;
+    size_t n;
+    if (tokenizer_json_specs(root, name, &specs, &n, fail) == 0)
+        tokenizer_add_tokens(tokenizer, specs, n, name, fail);
+    free(specs);
+    return fail->status;
 }
 
 int tokenizer_read_json(tokenizer_t *tokenizer, json_t *root, const char *name, fail_t *fail)
 {
     if (!json_is_object(root))
         return fail_set(fail, FAIL_FORMAT, "%s: expected a JSON object", name);
-    if (read_normalizer(tokenizer, root, name, fail) == 0 && check_others(root, name, fail) == 0 &&
-        read_model(tokenizer, root, name, fail) == 0 &&
-        read_pretokenizer(tokenizer, root, name, fail) == 0)
-        read_added(tokenizer, root, name, fail);
+    if (read_normalizer(tokenizer, root, name, fail) == 0 &&
+        read_post_processor(tokenizer, root, name, fail) == 0 &&
+        check_decoder(root, name, fail) == 0 && read_model(tokenizer, root, name, fail) == 0)
+        read_pretokenizer(tokenizer, root, name, fail);
     return fail->status;
 }

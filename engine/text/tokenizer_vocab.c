@@ -1,10 +1,8 @@
-/* Reads the older form of a byte-level BPE tokenizer, three files that do not say how text is
- * normalised and split; that is taken to be Qwen2's way, and tokenizer_config.json must not
- * contradict it.
+/* Reads the older form of a byte-level BPE tokenizer, files that do not say how text is normalised
+ * and split; that is taken to be Qwen2's way, as transformers does.
  *
- *   vocab.json             {token: id}
- *   merges.txt             a line "#version: ...", then "left right" a line, in the order of ranks
- *   tokenizer_config.json  added_tokens_decoder {"id": {content, special, normalized, lstrip, ...}}
+ *   vocab.json  {token: id}
+ *   merges.txt  a line "#version: ...", then "left right" a line, in the order of ranks
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,68 +57,15 @@ static int read_merges(tokenizer_t *tokenizer, const char *path, fail_t *fail)
     return fail->status;
 }
 
-/* The class decides how text is split; other classes have other expressions. */
-static int check_class(json_t *config, const char *path, fail_t *fail)
-{
-    const char *class = "Qwen2Tokenizer";
-    bool prefix_space = false;
-    if (json_opt_string(config, path, "tokenizer_class", &class, fail) != 0 ||
-        json_opt_bool(config, path, "add_prefix_space", &prefix_space, fail) != 0)
-        return fail->status;
-    if (strcmp(class, "Qwen2Tokenizer") != 0 && strcmp(class, "Qwen2TokenizerFast") != 0)
-        return fail_set(fail, FAIL_MODEL,
-            "%s: tokenizer_class: expected Qwen2Tokenizer (others need a tokenizer.json), found %s",
-            path, class);
-    if (prefix_space)
-        return fail_set(fail, FAIL_MODEL, "%s: add_prefix_space: true is not supported", path);
-    return 0;
-}
-
-static int read_added(tokenizer_t *tokenizer, json_t *config, const char *path, fail_t *fail)
-{
-    json_t *added = json_object_get(config, "added_tokens_decoder");
-    if (!json_is_object(added))
-        return fail_set(fail, FAIL_FORMAT,
-            "%s: added_tokens_decoder: expected an object of ids and added tokens", path);
-    const char *key;
-    json_t *token;
-    json_object_foreach(added, key, token)
-    {
-        char *end;
-        long id = strtol(key, &end, 10);
-        if (*key < '0' || *key > '9' || *end != 0 || id > VOCABULARY_ID_MAX)
-            return fail_set(fail, FAIL_FORMAT,
-                "%s: added_tokens_decoder: expected ids from 0 to %d as keys, found \"%.32s\"",
-                path, VOCABULARY_ID_MAX, key);
-        if (tokenizer_add_added(tokenizer, token, (int32_t)id, path, fail) != 0)
-            return fail->status;
-    }
-    return 0;
-}
-
-static int read_config(tokenizer_t *tokenizer, const char *path, fail_t *fail)
-{
-    json_t *config;
-    if (json_file_read(path, &config, fail) != 0)
-        return fail->status;
-    if (!json_is_object(config))
-        fail_set(fail, FAIL_FORMAT, "%s: expected a JSON object", path);
-    else if (check_class(config, path, fail) == 0)
-        read_added(tokenizer, config, path, fail);
-    json_decref(config);
-    return fail->status;
-}
-
 int tokenizer_read_vocab(tokenizer_t *tokenizer, const char *directory, fail_t *fail)
 {
-    static const char *const names[3] = {"vocab.json", "merges.txt", "tokenizer_config.json"};
-    char paths[3][PATH_BYTES];
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[2] = {"vocab.json", "merges.txt"};
+    char paths[2][PATH_BYTES];
+    for (int i = 0; i < 2; i++) {
         snprintf(paths[i], sizeof paths[i], "%s/%s", directory, names[i]);
         if (access(paths[i], F_OK) != 0)
             return fail_set(fail, FAIL_FILE,
-                "%s: expected tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json; "
-                "there is no %s",
+                "%s: expected tokenizer.json, or vocab.json and merges.txt; there is no %s",
                 directory, i == 0 ? "tokenizer.json and no vocab.json" : names[i]);
     }
     json_t *vocab;
@@ -129,9 +74,8 @@ int tokenizer_read_vocab(tokenizer_t *tokenizer, const char *directory, fail_t *
     tokenizer->normalizes = true;
     tokenizer_add_vocab(tokenizer, vocab, paths[0], fail);
     json_decref(vocab);
-    if (fail->status == 0 && read_merges(tokenizer, paths[1], fail) == 0 &&
+    if (fail->status == 0 && read_merges(tokenizer, paths[1], fail) == 0)
         pretokenizer_open(&tokenizer->pretokenizer, pretokenizer_qwen2, strlen(pretokenizer_qwen2),
-            paths[1], fail) == 0)
-        read_config(tokenizer, paths[2], fail);
+            paths[1], fail);
     return fail->status;
 }

@@ -25,6 +25,8 @@ enum { UNICODE_OTHER, UNICODE_LETTER, UNICODE_NUMBER, UNICODE_MARK, UNICODE_SPAC
  * neither flag never take part in normalisation, even where the library at hand is newer and thinks
  * otherwise. */
 #define UNICODE_NFC_FIRST 16u
+/* Of words, for added tokens with single_word. */
+#define UNICODE_WORD 32u
 
 typedef struct unicode_range {
     uint32_t first, last;

@@ -11,6 +11,7 @@ void vocabulary_clear(vocabulary_t *vocabulary)
     text_buffer_clear(&vocabulary->arena);
     free(vocabulary->tokens);
     free(vocabulary->slots);
+    free(vocabulary->literals);
     *vocabulary = (vocabulary_t){0};
 }
 
@@ -73,6 +74,31 @@ int32_t vocabulary_find(const vocabulary_t *vocabulary, const char *text, size_t
     if (vocabulary->n_slots == 0)
         return -1;
     return vocabulary->slots[find_slot(vocabulary, text, bytes)];
+}
+
+int vocabulary_note_literal(vocabulary_t *vocabulary, int32_t id, fail_t *fail)
+{
+    if (vocabulary->n_literals == vocabulary->literals_capacity) {
+        size_t capacity = size_max(vocabulary->literals_capacity * 2, 16);
+        int32_t *literals = realloc(vocabulary->literals, capacity * sizeof *literals);
+        if (literals == NULL)
+            return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory for %zu tokens", capacity);
+        vocabulary->literals = literals;
+        vocabulary->literals_capacity = capacity;
+    }
+    vocabulary->literals[vocabulary->n_literals++] = id;
+    return 0;
+}
+
+int32_t vocabulary_find_literal(const vocabulary_t *vocabulary, const char *text, size_t bytes)
+{
+    for (size_t i = 0; i < vocabulary->n_literals; i++) {
+        int32_t id = vocabulary->literals[i];
+        if (vocabulary->tokens[id].bytes == bytes &&
+            memcmp(token_text(vocabulary, id), text, bytes) == 0)
+            return id;
+    }
+    return -1;
 }
 
 static int grow_slots(vocabulary_t *vocabulary, fail_t *fail)

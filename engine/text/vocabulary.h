@@ -28,6 +28,8 @@ typedef struct vocabulary {
     size_t size, capacity;      /* size: one more than the largest id */
     int32_t *slots; /* hash table of ids by bytes, -1 for empty; n_slots is a power of two */
     size_t n_slots, n_hashed;
+    int32_t *literals; /* tokens of the file that are not spelled in the alphabet */
+    size_t n_literals, literals_capacity;
 } vocabulary_t;
 
 void vocabulary_clear(vocabulary_t *vocabulary);
@@ -40,6 +42,12 @@ bool vocabulary_bytes_of(const char *text, size_t bytes, char *out, size_t *out_
  * find it. */
 int vocabulary_add(vocabulary_t *vocabulary, const char *file, int32_t id, const char *text,
     size_t bytes, bool findable, fail_t *fail);
+
+/* Makes a token that is not spelled in the alphabet one of those that vocabulary_find_literal
+ * knows. */
+int vocabulary_note_literal(vocabulary_t *vocabulary, int32_t id, fail_t *fail);
+/* Such a token by its text, or -1. */
+int32_t vocabulary_find_literal(const vocabulary_t *vocabulary, const char *text, size_t bytes);
 
 /* The findable token with these bytes, or -1. */
 int32_t vocabulary_find(const vocabulary_t *vocabulary, const char *text, size_t bytes);

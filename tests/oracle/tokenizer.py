@@ -44,7 +44,7 @@ class Detokenizer(ctypes.Structure):
 
 def build_library(folder):
     """libchoirtext.so of engine/text and what it needs of engine/base."""
-    sources = [os.path.join(ROOT, "engine/base", name) for name in ("status.c", "json.c")]
+    sources = [os.path.join(ROOT, "engine/base", name) for name in ("status.c", "json.c", "log.c")]
     text = os.path.join(ROOT, "engine/text")
     sources += sorted(os.path.join(text, name) for name in os.listdir(text) if name.endswith(".c"))
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "jansson", "libpcre2-8", "libutf8proc"],

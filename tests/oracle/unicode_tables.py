@@ -10,10 +10,10 @@ normaliser), so the properties are measured from that library rather than taken 
 import sys
 import unicodedata
 
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-LETTER, NUMBER, MARK, SPACE, TRIGGER, FIRST = 1, 2, 3, 4, 8, 16
+LETTER, NUMBER, MARK, SPACE, TRIGGER, FIRST, WORD = 1, 2, 3, 4, 8, 16, 32
 
 
 def matching(pattern):
@@ -27,6 +27,14 @@ def matching(pattern):
             left.update(map(ord, piece))
         found.update(c for c in chunk if c not in left)
     return found
+
+
+def words():
+    """Code points next to which an added token with single_word is not found."""
+    tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.add_tokens([AddedToken("a", single_word=True, normalized=False)])
+    token = tokenizer.token_to_id("a")
+    return {c for c in CODE_POINTS if token not in tokenizer.encode("a" + chr(c)).ids}
 
 
 def normalisation():
@@ -57,6 +65,8 @@ def main():
         for c in matching(pattern):
             assert flags[c] == 0, hex(c)
             flags[c] = value
+    for c in words():
+        flags[c] |= WORD
     trigger, first = normalisation()
     for c in trigger:
         flags[c] |= TRIGGER
