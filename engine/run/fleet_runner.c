@@ -282,7 +282,12 @@ int runner_take(runner_t *r, const char *bytes, size_t n_bytes, fail_t *fail)
         .want_prompt_logits = scores,
         .first_prompt_logits = scores ? wire.n_ids - 1 - wire.n_scored : 0};
     fail_t refused = {0};
-    if (engine_submit(r->engine, &request, &a->request, &refused) == 0) {
+    /* The last one is only scored. */
+    int32_t last = scores ? ids[wire.n_ids - 1] : 0;
+    if (last < 0 || (size_t)last >= r->vocab_size)
+        fail_set(&refused, FAIL_USAGE, "text: token %zu: expected an id from 0 to %zu, found %d",
+            (size_t)wire.n_ids - 1, r->vocab_size - 1, last);
+    if (refused.status == 0 && engine_submit(r->engine, &request, &a->request, &refused) == 0) {
         a->next = r->active;
         r->active = a;
         r->n_active++;

@@ -88,4 +88,19 @@ refuses "a folder without its snapshot" 1 "no snapshot of Choir/Tiny 0123abcd" \
     "$choir" generate -m "$folder" Hello
 says "a folder without its snapshot" err "hf download Choir/Tiny"
 
+# ---- A tokenizer with more tokens than the model -------------------------------------------------
+
+more=$work/larger
+mkdir "$more"
+ln -s "$demo"/* "$more/"
+rm "$more/tokenizer_config.json"
+sed 's/"added_tokens_decoder": {/&"2048": {"content": "<extra>", "special": true},/' "$demo/tokenizer_config.json" \
+    >"$more/tokenizer_config.json"
+answers more --model "$more" Hello
+same "a tokenizer with more tokens" "$work/more" "$work/plain"
+refuses "a token beyond the vocabulary" 1 "2048 (<extra>) vocabulary" "${run[@]}" "$choir" generate -m "$more" "a <extra>"
+printf '%s\n' '{"op": "loglikelihood", "id": 1, "context": "a", "continuation": " <extra>"}' >"$work/score"
+"$choir" worker -m "$more" <"$work/score" >"$work/out" 2>"$work/err" || complain "a worker: exit status $?"
+says "a target beyond the vocabulary" out "found 2048"
+
 conclude
