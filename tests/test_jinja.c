@@ -111,6 +111,12 @@ static void what_is_over_a_bound_ends_with_a_message(void **state)
         {"{{ 9223372036854775807 + 1 }}", "64 bits"},
         {"{{ 99999999999999999999 }}", "64 bits"},
         {"{{ range(100001) }}", "Range too big"},
+        /* What makes nothing, and still takes time. */
+        {"{% set s = 'a' * 999999 %}{{ s.rfind('b' ~ 'a' * 499999) }}", "steps"},
+        {"{% set a = [1] * 999999 %}{% set b = [1] * 999999 %}{% for i in range(99999) %}{% if a "
+         "!= b "
+         "%}{% endif %}{% endfor %}",
+            "steps"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         text_buffer_t out = {0};

@@ -433,6 +433,7 @@ static value_t do_wordcount(run_t *run, value_t value, const args_t *args)
 {
     const string_t *text = jinja_str_of(run, value);
     int64_t words = 0;
+    jinja_run_step(run, text->bytes / 16);
     bool inside = false;
     jinja_args_bind(run, "wordcount", args, "", NULL);
     for (size_t at = 0, length; at < text->bytes; at += length) {

@@ -156,16 +156,19 @@ static value_t removesuffix(run_t *run, const string_t *self, const args_t *args
 }
 
 /* The first or last place of `what` in text, or NULL. */
-static const char *place(const string_t *text, const string_t *what, bool last)
+static const char *place(run_t *run, const string_t *text, const string_t *what, bool last)
 {
     if (what->bytes > text->bytes)
         return NULL;
     if (!last)
         return what->bytes == 0 ? text->text
                                 : memmem(text->text, text->bytes, what->text, what->bytes);
-    for (size_t at = text->bytes - what->bytes + 1; at-- > 0;)
+    for (size_t at = text->bytes - what->bytes + 1; at-- > 0;) {
+        if (at % 256 == 0)
+            jinja_run_step(run, 16 + what->bytes / 4);
         if (memcmp(text->text + at, what->text, what->bytes) == 0)
             return text->text + at;
+    }
     return NULL;
 }
 
@@ -177,7 +180,7 @@ static value_t find_with(
     jinja_args_bind(run, name, args, "sub [start end]", a);
     const string_t *what = jinja_want_string(run, a[0], name),
                    *part = part_of(run, self, a[1], a[2], &from);
-    const char *at = part != NULL ? place(part, what, last) : NULL;
+    const char *at = part != NULL ? place(run, part, what, last) : NULL;
     if (at == NULL && must)
         jinja_fail(run, "substring not found");
     if (at == NULL)
@@ -310,7 +313,7 @@ static value_t split_at(
     value_t list = jinja_value_sequence(run, LIST, 0);
     string_t rest = *self;
     while (limit < 0 || (int64_t)list.sequence->count < limit) {
-        const char *at = place(&rest, by, last);
+        const char *at = place(run, &rest, by, last);
         jinja_run_step(run, 1);
         if (at == NULL)
             break;
@@ -366,7 +369,7 @@ static value_t partition_with(run_t *run, const string_t *self, const args_t *ar
     const string_t *by = jinja_want_string(run, sep, "partition");
     if (by->bytes == 0)
         jinja_fail(run, "empty separator");
-    const char *at = place(self, by, last), *end = self->text + self->bytes;
+    const char *at = place(run, self, by, last), *end = self->text + self->bytes;
     if (at == NULL)
         at = last ? self->text : end;
     bool found = (size_t)(end - at) >= by->bytes && memcmp(at, by->text, by->bytes) == 0;

@@ -5,6 +5,7 @@
 
 value_t jinja_string_slice(run_t *run, const string_t *string, size_t from, size_t to)
 {
+    jinja_run_step(run, string->chars == string->bytes ? 0 : string->bytes / 16);
     size_t begin = jinja_string_offset(string, from),
            end = to > from ? jinja_string_offset(string, to) : begin;
     return jinja_value_string(jinja_string_wrap(run, string->text + begin, end - begin));
@@ -29,6 +30,7 @@ value_t jinja_string_strip(
     size_t begin = 0, end = string->bytes, length;
     while (left && begin < end) {
         jinja_point_at(string->text + begin, &length);
+        jinja_run_step(run, chars != NULL ? chars->bytes / 16 : 0);
         if (!strips(chars, string->text + begin, length))
             break;
         begin += length;
@@ -37,6 +39,7 @@ value_t jinja_string_strip(
         size_t at = end - 1;
         while (at > begin && ((unsigned char)string->text[at] & 0xC0) == 0x80)
             at--;
+        jinja_run_step(run, chars != NULL ? chars->bytes / 16 : 0);
         if (!strips(chars, string->text + at, end - at))
             break;
         end = at;

@@ -390,9 +390,11 @@ static bool sequences_equal(run_t *run, const sequence_t *a, const sequence_t *b
         return true;
     if (a->kind != b->kind || a->kind == ITERATOR || a->kind == VALUES || a->count != b->count)
         return false;
-    for (size_t i = 0; i < a->count; i++)
+    for (size_t i = 0; i < a->count; i++) {
+        jinja_run_step(run, 1);
         if (!jinja_value_equal(run, a->items[i], b->items[i]))
             return false;
+    }
     return true;
 }
 
@@ -401,6 +403,7 @@ static bool dicts_equal(run_t *run, const dict_t *a, const dict_t *b)
     if (a->count != b->count)
         return false;
     for (size_t i = 0; i < a->count; i++) {
+        jinja_run_step(run, 1);
         value_t *other = jinja_dict_find(run, b, a->entries[i].key);
         if (other == NULL || !jinja_value_equal(run, a->entries[i].value, *other))
             return false;
