@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "engine/base/json.h"
+#include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "sharding/digest.h"
 #include "sharding/plan.h"
@@ -200,6 +201,11 @@ static int list_copied(store_layout_t *layout, fail_t *fail)
         return fail_set(
             fail, FAIL_FILE, "%s: cannot list it: %s", layout->directory, strerror(errno));
     for (struct dirent *entry; (entry = readdir(listing)) != NULL && fail->status == 0;) {
+        if (strcmp(entry->d_name, "additional_chat_templates") == 0)
+            log_write(LOG_WARN,
+                "%s/additional_chat_templates: a store has no folders, so these chat templates are "
+                "left out; --chat-template FILE takes one",
+                layout->directory);
         if (!is_copied(entry->d_name) || !is_small_file(layout, entry->d_name))
             continue;
         char **grown = realloc(layout->copied, (layout->n_copied + 1) * sizeof *grown);
