@@ -142,6 +142,31 @@ json_t *bench_gemm_json(const bench_about_t *about, const bench_gemm_t *gemm)
     return object;
 }
 
+static json_t *kernel_row(const bench_kernel_row_t *row)
+{
+    return json_pack("{ss sI sI sI sI so so so so so so}", "kernel", row->name, "rows",
+        (json_int_t)row->shape.rows, "n", (json_int_t)row->shape.n, "k", (json_int_t)row->shape.k,
+        "variant", (json_int_t)row->shape.variant, "seconds", number(row->seconds), "flop",
+        number(row->flop), "bytes", number(row->bytes), "roof_seconds", number(row->roof_seconds),
+        "share_of_roof", number(row->roof_seconds / row->seconds), "scalar_seconds",
+        number(row->scalar_seconds));
+}
+
+json_t *bench_kernels_json(const bench_about_t *about, const bench_kernels_t *kernels)
+{
+    json_t *object = json_object(), *rows = json_array();
+    if (object == NULL || rows == NULL) {
+        json_decref(object);
+        json_decref(rows);
+        return NULL;
+    }
+    set_about(object, about);
+    for (size_t i = 0; i < kernels->n_rows; i++)
+        json_array_append_new(rows, kernel_row(&kernels->rows[i]));
+    json_object_set_new(object, "kernels", rows);
+    return object;
+}
+
 /* ---- CSV ---------------------------------------------------------------------------------------
  */
 

@@ -14,6 +14,7 @@
 #include "engine/base/status.h"
 #include "engine/run/bench.h"
 #include "engine/run/bench_gemm.h"
+#include "engine/run/bench_kernels.h"
 
 #define BENCH_NAME_BYTES 128
 
@@ -35,10 +36,12 @@ void bench_cpu_name(char name[BENCH_NAME_BYTES]);
 
 void bench_print_table(const bench_about_t *about, const bench_report_t *report, FILE *out);
 void bench_print_gemm(const bench_about_t *about, const bench_gemm_t *gemm, FILE *out);
+void bench_print_kernels(const bench_about_t *about, const bench_kernels_t *kernels, FILE *out);
 
 /* One object; NULL when out of memory. The caller owns it. */
 json_t *bench_json(const bench_about_t *about, const bench_report_t *report);
 json_t *bench_gemm_json(const bench_about_t *about, const bench_gemm_t *gemm);
+json_t *bench_kernels_json(const bench_about_t *about, const bench_kernels_t *kernels);
 
 /* Two lines: names and values of the object's members that are numbers or strings. with_names: the
  * first line too. */

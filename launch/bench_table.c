@@ -157,3 +157,27 @@ void bench_print_gemm(const bench_about_t *about, const bench_gemm_t *gemm, FILE
         fputc('\n', out);
     }
 }
+
+void bench_print_kernels(const bench_about_t *about, const bench_kernels_t *kernels, FILE *out)
+{
+    print_machine(about, out);
+    fprintf(out,
+        "one thread; best of %zu samples; the roof is the larger of reading the call's bytes from "
+        "the\n"
+        "second-level cache and its multiply-adds in registers\n\n",
+        8 * about->options.repeat);
+    fprintf(out, "%-16s %18s %12s %9s %9s %6s %8s\n", "kernel", "rows x n x k", "us", "GFLOP/s",
+        "GB/s", "roof", "scalar");
+    for (size_t i = 0; i < kernels->n_rows; i++) {
+        const bench_kernel_row_t *row = &kernels->rows[i];
+        char shape[64];
+        int used = snprintf(shape, sizeof shape, "%zu x %zu", row->shape.rows, row->shape.n);
+        if (row->shape.k > 0)
+            snprintf(shape + used, sizeof shape - (size_t)used, " x %zu", row->shape.k);
+        fprintf(out, "%-16s %18s %12.3f", row->name, shape, row->seconds * 1e6);
+        print_gemm_rate(row->flop, row->flop > 0 ? row->seconds : 0, 1e-9, out);
+        print_gemm_rate(row->bytes, row->seconds, 1e-9, out);
+        fprintf(out, " %5.0f%% %7.1fx\n", 100 * row->roof_seconds / row->seconds,
+            row->scalar_seconds / row->seconds);
+    }
+}

@@ -52,12 +52,16 @@ static int check_lengths(bench_job_t *job, fail_t *fail)
     if (mesh_parse(
             flags->mesh, (size_t)comm_size(job->invocation->comm), &job->about.replicas, fail) != 0)
         return fail->status;
-    if ((flags->sweep != NULL || flags->cluster != NULL) && (flags->gemm || flags->mesh != NULL))
+    bool alone = flags->gemm || flags->kernels;
+    if (flags->gemm && flags->kernels)
+        return fail_set(fail, FAIL_USAGE, "expected --gemm or --kernels, found both");
+    if ((flags->sweep != NULL || flags->cluster != NULL) && (alone || flags->mesh != NULL))
         return fail_set(fail, FAIL_USAGE,
-            "--sweep, --cluster: expected neither --gemm nor --mesh (--sweep has mesh=)");
-    if (flags->gemm && comm_size(job->invocation->comm) != 1)
-        return fail_set(fail, FAIL_USAGE, "--gemm: expected one rank, found %d",
-            comm_size(job->invocation->comm));
+            "--sweep, --cluster: expected neither --gemm, --kernels nor --mesh (--sweep has "
+            "mesh=)");
+    if (alone && comm_size(job->invocation->comm) != 1)
+        return fail_set(fail, FAIL_USAGE, "%s: expected one rank, found %d",
+            flags->gemm ? "--gemm" : "--kernels", comm_size(job->invocation->comm));
     return 0;
 }
 
@@ -300,6 +304,26 @@ static int bench_gemm(bench_job_t *job, fail_t *fail)
     return fail->status;
 }
 
+/* One rank, one thread. */
+static int bench_kernels(bench_job_t *job, fail_t *fail)
+{
+    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
+    const options_t *flags = &job->invocation->options;
+    bench_kernels_t kernels = {0};
+    isa_t isa;
+    if (isa_choose(&isa, fail) != 0)
+        return fail->status;
+    job->about.options.repeat = flags->repeat;
+    job->about.isa = isa_name(isa);
+    job->about.dtype = dtype_name(modes[flags->dtype]);
+    job->about.threads = 1;
+    if (bench_kernels_run(isa, modes[flags->dtype], flags->repeat, &kernels, fail) == 0 &&
+        bench_job_write(job, bench_kernels_json(&job->about, &kernels), fail))
+        bench_print_kernels(&job->about, &kernels, stdout);
+    bench_kernels_clear(&kernels);
+    return fail->status;
+}
+
 int cmd_bench(invocation_t *invocation, fail_t *fail)
 {
     bench_job_t *job = calloc(1, sizeof *job);
@@ -313,6 +337,8 @@ int cmd_bench(invocation_t *invocation, fail_t *fail)
     if (prepare(job, fail) == 0) {
         if (invocation->options.gemm)
             bench_gemm(job, fail);
+        else if (invocation->options.kernels)
+            bench_kernels(job, fail);
         else if (invocation->options.cluster != NULL)
             bench_cluster(job, fail);
         else if (invocation->options.sweep != NULL)

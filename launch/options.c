@@ -267,6 +267,9 @@ static const arg_t bench_args[] = {
     {"--gemm", ARG_SWITCH, AT(gemm), NULL, 0, 0,
         "Measure the matrix kernels alone, shape by shape, beside OpenBLAS; on one rank, whose "
         "threads are bound to a core each unless --bind says otherwise."},
+    {"--kernels", ARG_SWITCH, AT(kernels), NULL, 0, 0,
+        "Measure every kernel alone on one thread: its time, its share of this core's limit, and "
+        "scalar C beside it; needs no model."},
     {"--sweep", ARG_STRING, AT(sweep), "LISTS", 0, 0,
         "Measure on more and more of the ranks and threads: \"ranks=1,2 threads=1,2 mesh=1,2 "
         "batch=1,16 context=128,2048 scaling=strong,weak\", or \"auto\"; prompts as long as the "

@@ -41,7 +41,7 @@ typedef struct options {
     double tolerance;
     /* Bench */
     size_t n_layers, prompt_tokens, gen_tokens, batch, context, repeat, warmup, read_mib;
-    bool gemm;
+    bool gemm, kernels;
     const char *json_file, *csv_file, *sweep, *cluster;
     /* Mesh and evaluation */
     const char *mesh, *task, *out, *data, *canonical, *compare[2];

@@ -278,6 +278,13 @@ CALL(call_sdpa_outputs)
         s->rows, s->k, d[0], KERNEL_PANEL + s->pad, d[1], s->n, d[2], s->n + s->pad);
 }
 
+/* The panel up to the one key that is read. */
+LAYOUT(sdpa_key_layout)
+{
+    sdpa_outputs_layout(kernels, s, b);
+    b[1].count = (s->k + 1) / 2 * 2 * s->n;
+}
+
 CALL(call_sdpa_output_key)
 {
     kernels->sdpa_output_key(
@@ -354,8 +361,8 @@ const kernel_entry_t kernel_list[] = {
         sdpa_weights_layout, call_sdpa_weights, NULL},
     {SLOT(sdpa_outputs), 1, true, 13, 16, 128, 4, 64, {{1, 128, 64, 0, 0}, {12, 128, 64, 0, 0}},
         sdpa_outputs_layout, call_sdpa_outputs, product_flop},
-    {SLOT(sdpa_output_key), 1, true, 13, 16, 128, 1, 64, {{1, 128, 5, 0, 0}, {12, 128, 5, 0, 0}},
-        sdpa_outputs_layout, call_sdpa_output_key, key_flop},
+    {SLOT(sdpa_output_key), 1, true, 13, 16, 128, 1, 64, {{1, 128, 1, 0, 0}, {12, 128, 1, 0, 0}},
+        sdpa_key_layout, call_sdpa_output_key, key_flop},
     {SLOT(sdpa_scale), 1, true, 1, 1, 2000, 0, 0, {{1, 128, 0, 0, 0}, {1, 1536, 0, 0, 0}},
         sdpa_scale_layout, call_sdpa_scale, NULL},
     {SLOT(sdpa_store), 1, true, 1, 1, 2000, 0, 0, {{1, 128, 0, 0, 0}, {1, 1536, 0, 0, 0}},

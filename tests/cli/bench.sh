@@ -128,10 +128,14 @@ sed 's/"num_hidden_layers": *[0-9]*/"num_hidden_layers": 1000/' "$root/configs/q
 fails "a shape that does not fit into memory" 1 "GiB --layers" --config "$work/huge.json"
 if [ "$ranks" -gt 1 ]; then
     fails "matrices on several ranks" 2 "--gemm $ranks" --config "$odd" --gemm
+    fails "kernels on several ranks" 2 "--kernels $ranks" --kernels
 else
     bench "matrices" --config "$odd" --gemm --repeat 1 --threads 1 --json "$work/gemm.jsonl"
     says "matrices" out "lm_head"
     says "matrices" out "OpenBLAS"
+    bench "kernels" --kernels --repeat 1 --json "$work/kernels.jsonl"
+    says "kernels" out "store_swiglu"
+    has_all "kernels" "$work/kernels.jsonl" kernel share_of_roof scalar_seconds flop bytes
     has_all "matrices" "$work/gemm.jsonl" outputs inputs rows seconds flop_per_s blas_flop_per_s speedup
 fi
 
