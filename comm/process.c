@@ -91,7 +91,10 @@ process_place_t process_place(int thread)
         SYS_writev, SYS_pwrite64, SYS_pwritev, SYS_fsync, SYS_fdatasync, SYS_ftruncate,
         SYS_fallocate, SYS_fstat, SYS_getdents64};
     static const long of_names[] = {
-        SYS_open, SYS_openat, SYS_stat, SYS_lstat, SYS_newfstatat, SYS_rename, SYS_unlink};
+#ifdef SYS_open /* x86's own, beside those that take a directory */
+        SYS_open, SYS_stat, SYS_lstat, SYS_rename, SYS_unlink,
+#endif
+        SYS_openat, SYS_newfstatat, SYS_renameat2, SYS_unlinkat};
     char path[64], text[256];
     long call;
     unsigned long file;

@@ -57,6 +57,10 @@ case "$purpose" in
     need_command util-linux unshare nsenter setpriv taskset
     need_command procps pgrep ps
     need_command hostname hostname
+    # Another kind of CPU: tests/aarch64.
+    need_command gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc
+    need_command libc6-dev-arm64-cross aarch64-linux-gnu-gcc
+    need_command qemu-user-static qemu-aarch64-static
     ;;
 --oracle) python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv) ;;
 esac
