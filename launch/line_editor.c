@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <wchar.h>
 
+#include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "launch/keys.h"
 
@@ -45,7 +46,7 @@ typedef enum outcome {
     INTERRUPTED,
     ENDED,
     PASTED, /* a paste that is too long to be edited: it joins `before` */
-    FAILED
+    FAILED  /* a paste that memory does not hold: all is dropped, which is said */
 } outcome_t;
 
 struct line_editor {
@@ -588,8 +589,11 @@ line_event_t line_editor_read(
         ;
     uselocale(before);
     keys_reset(&editor->keys);
-    if (editor->outcome == FAILED)
-        fail_set(fail, FAIL_MEMORY, "terminal: no memory for what was pasted");
+    if (editor->outcome == FAILED) {
+        log_write(LOG_ERROR, "a paste of more than %zu MiB, or than the memory holds; not taken",
+            KEYS_MAX_PASTE_BYTES >> 20);
+        editor->outcome = INTERRUPTED;
+    }
     if (editor->outcome == GOES_ON && fail->status == 0)
         text_buffer_append(&editor->before, "", 0, fail);
     if (editor->outcome != GOES_ON || fail->status != 0) {

@@ -34,7 +34,7 @@ session() {
         <"$work/keys" >"$work/screen" 2>&1 &
     pid=$!
     exec 3>"$work/keys"
-    shows 1 "${3:-> }"
+    [ -z "${3-> }" ] || shows 1 "${3-> }"
 }
 
 type_line() {
