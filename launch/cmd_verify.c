@@ -78,6 +78,7 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
         .isolated = flags->isolated || !flags->chained,
         .chained = flags->chained || !flags->isolated,
         .skip_digest = flags->skip_digest,
+        .partial = flags->partial,
         .layers = flags->layers,
         .tolerance = flags->tolerance,
         .shares = flags->shares,
@@ -103,8 +104,8 @@ int cmd_verify(invocation_t *invocation, fail_t *fail)
     if (flags->candidate == NULL)
         verify_model(invocation, &report, fail);
     else if (coordinates)
-        verify_dumps(
-            &report, flags->candidate, flags->reference, flags->layers, flags->tolerance, fail);
+        verify_dumps(&report, flags->candidate, flags->reference, flags->layers, flags->tolerance,
+            flags->partial, fail);
     if (coordinates && fail->status == 0)
         print_report(report, flags->json, fail);
     if (comm_agree(invocation->comm, fail) == 0)

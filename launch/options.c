@@ -234,6 +234,9 @@ static const arg_t verify_args[] = {
         "How bf16 linear layers add products. Default chain, whose bits are PyTorch's."},
     {"--tolerance", ARG_REAL, AT(tolerance), "X", 0, 1e30,
         "Largest absolute difference that passes. Default 0: every bit equal."},
+    {"--partial", ARG_SWITCH, AT(partial), NULL, 0, 0,
+        "Let a dump or reference pass that lacks tensors; how many is said. Without it that "
+        "fails."},
     {"--skip-digest", ARG_SWITCH, AT(skip_digest), NULL, 0, 0,
         "Do not read the whole checkpoint for its digest."},
     {"--shares", ARG_STRING, AT(shares), "auto|even|2,1,1", 0, 0,

@@ -37,7 +37,7 @@ typedef struct options {
     const char *reference, *candidate, *layers;
     int attentions; /* eager, sdpa, both */
     int verify_dot;
-    bool isolated, chained, skip_digest;
+    bool isolated, chained, partial, skip_digest;
     double tolerance;
     /* Bench */
     size_t n_layers, prompt_tokens, gen_tokens, batch, context, repeat, warmup, read_mib;

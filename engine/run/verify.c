@@ -110,7 +110,7 @@ static int check_reference(verifier_t *v, fail_t *fail)
     choose_attentions(v, attentions);
     choose_layers(v, fail);
     if (coordinates(v) && fail->status == 0) {
-        check_origin(&v->reference, v->report);
+        check_origin(&v->reference, NULL, v->report);
         describe(v);
         check_configuration(&v->reference, &v->config, v->report, fail);
         if (fail->status == 0 && o->skip_digest)
@@ -121,7 +121,7 @@ static int check_reference(verifier_t *v, fail_t *fail)
         if (fail->status == 0)
             check_tokenization(&v->reference, o->model_dir, v->report, fail);
         if (fail->status == 0)
-            check_completeness(&v->reference, &v->config, attentions, v->report);
+            check_completeness(&v->reference, &v->config, attentions, v->layers, v->report);
     }
     return comm_agree(v->comm, fail);
 }
@@ -276,8 +276,11 @@ int verify_run(report_t **report, comm_t *comm, const verify_options_t *options,
 {
     verifier_t v = {.comm = comm, .options = options};
     report_open(&v.report, options->tolerance, fail);
-    if (comm_agree(comm, fail) == 0)
+    if (comm_agree(comm, fail) == 0) {
+        v.report->partial = options->partial;
+        v.report->isolated = !options->chained;
         run(&v, fail);
+    }
     kv_cache_close(&v.cache);
     if (v.model.layers != NULL)
         model_close(&v.model);

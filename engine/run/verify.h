@@ -25,6 +25,7 @@ typedef struct verify_options {
     dot_t dot; /* of bf16 linear layers */
     bool isolated, chained;
     bool skip_digest;
+    bool partial;       /* what the reference lacks passes */
     const char *layers; /* "0,5-7", whose components are compared; NULL: all */
     double tolerance;
     const char *shares;          /* as share_choice's text (share_choice.h) */
@@ -38,8 +39,8 @@ typedef struct verify_options {
 int verify_run(report_t **report, comm_t *comm, const verify_options_t *options, fail_t *fail);
 
 /* Local. Compares a dump with the reference, tensor by tensor; both are files of the reference's
- * scheme of names. layers as above. */
+ * scheme of names. layers and partial as above: of the candidate. */
 int verify_dumps(report_t **report, const char *candidate, const char *reference,
-    const char *layers, double tolerance, fail_t *fail);
+    const char *layers, double tolerance, bool partial, fail_t *fail);
 
 #endif

@@ -9,8 +9,9 @@
 #include "engine/run/reference.h"
 #include "engine/run/verify_report.h"
 
-/* Notes about versions and the CPU that the reference was made on. */
-void check_origin(const reference_t *reference, report_t *report);
+/* Notes about versions and CPUs: first of all what a difference means between these hosts.
+ * candidate: the dump that is compared with the reference; NULL: this run on this host. */
+void check_origin(const reference_t *reference, const checkpoint_t *candidate, report_t *report);
 
 /* Compares the configuration field by field. FAIL_MODEL when sizes differ, so that nothing could be
  * compared, or a prompt has an id outside of the vocabulary. */
@@ -24,8 +25,9 @@ void check_digest(const reference_t *reference, uint64_t digest, report_t *repor
 int check_tokenization(
     const reference_t *reference, const char *model_dir, report_t *report, fail_t *fail);
 
-/* Lists tensors that the reference should have, by its own metadata, and those of other shapes. */
-void check_completeness(
-    const reference_t *reference, const config_t *config, const bool *attentions, report_t *report);
+/* Lists tensors that the reference should have, by its own metadata, and those of other shapes.
+ * layers: [num_hidden_layers] those that are compared; NULL: all. */
+void check_completeness(const reference_t *reference, const config_t *config,
+    const bool *attentions, const bool *layers, report_t *report);
 
 #endif

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "engine/run/verify.h"
 #include "engine/run/verify_checks.h"
@@ -117,6 +118,8 @@ static int compare_bytes(dumps_t *d, const checkpoint_tensor_t *ours, fail_t *fa
              checkpoint_read_bytes(d->reference.file, ours, 0, bytes, expected, fail) == 0 &&
              memcmp(got, expected, bytes) != 0)
         report_check(d->report, "ids and texts", REPORT_FAIL, "%s: other values", ours->name);
+    else if (fail->status == 0)
+        d->report->n_bytes_equal++;
     free(got);
     free(expected);
     return fail->status;
@@ -129,9 +132,11 @@ static int compare_all(dumps_t *d, fail_t *fail)
         reference_place_t place;
         if (!ours->readable)
             compare_bytes(d, ours, fail);
-        else if (reference_parse_name(ours->name, &place) &&
-                 (d->layers == NULL || !reference_kind_has_layer(place.kind) ||
-                     d->layers[place.layer]))
+        else if (!reference_parse_name(ours->name, &place))
+            report_note(
+                d->report, "%s: an unknown name in the reference, not compared", ours->name);
+        else if (d->layers == NULL || !reference_kind_has_layer(place.kind) ||
+                 d->layers[place.layer])
             compare_tensor(d, &place, ours, fail);
     }
     if (fail->status == 0 && d->n_found == 0)
@@ -140,6 +145,21 @@ static int compare_all(dumps_t *d, fail_t *fail)
             "found none of them among %zu",
             checkpoint_at(d->candidate, 0)->file, checkpoint_count(d->candidate));
     return fail->status;
+}
+
+static void note_extra(dumps_t *d)
+{
+    size_t n = 0;
+    const char *first = NULL;
+    for (size_t i = 0; i < checkpoint_count(d->candidate); i++) {
+        const char *name = checkpoint_at(d->candidate, i)->name;
+        if (checkpoint_find(d->reference.file, name) == NULL && n++ == 0)
+            first = name;
+    }
+    if (n > 0)
+        report_note(d->report,
+            "%zu tensor%s of the candidate %s not in the reference, not compared; the first: %s", n,
+            plural(n), n == 1 ? "is" : "are", first);
 }
 
 /* Metadata that tells two dumps apart. */
@@ -185,16 +205,18 @@ static int open_dumps(
 }
 
 int verify_dumps(report_t **report, const char *candidate, const char *reference,
-    const char *layers, double tolerance, fail_t *fail)
+    const char *layers, double tolerance, bool partial, fail_t *fail)
 {
     dumps_t d = {0};
     if (report_open(&d.report, tolerance, fail) == 0 &&
         open_dumps(&d, candidate, reference, layers, fail) == 0) {
         json_object_set_new(d.report->header, "reference", json_string(reference));
         json_object_set_new(d.report->header, "candidate", json_string(candidate));
+        d.report->partial = partial;
         d.report->relative = d.reference.dtype != DTYPE_BF16;
-        check_origin(&d.reference, d.report);
+        check_origin(&d.reference, d.candidate, d.report);
         note_metadata(&d);
+        note_extra(&d);
         compare_all(&d, fail);
     }
     free(d.layers);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/log.h"
+
 /* ---- Filling -----------------------------------------------------------------------------------
  */
 
@@ -195,11 +197,36 @@ bool report_passes(const report_t *report)
     }
     for (size_t table = 0; table < REPORT_TABLES; table++)
         for (size_t row = 0; row < REPORT_ROWS; row++) {
-            n_used += report_row_used(report, (report_table_t)table, row);
+            n_used +=
+                table != REPORT_WEIGHTS && report_row_used(report, (report_table_t)table, row);
             if (row_fails(report, table, row))
                 return false;
         }
-    return n_used > 0 && json_array_size(report->shapes_differ) == 0;
+    return n_used > 0 && json_array_size(report->shapes_differ) == 0 &&
+           (report->partial || json_array_size(report->missing) == 0);
+}
+
+static size_t count_compared(const report_t *report)
+{
+    size_t n = report->n_bytes_equal;
+    for (size_t table = 0; table < REPORT_TABLES; table++)
+        for (size_t row = 0; row < REPORT_ROWS; row++)
+            if (report_row_used(report, (report_table_t)table, row))
+                n += report->shapes[table][row].n_tensors;
+    return n;
+}
+
+/* Of the reference, what no table has. */
+static size_t count_unfed(const report_t *report)
+{
+    return report->isolated ? json_array_size(report->unfed) : 0;
+}
+
+/* What was compared, and what should have been. */
+static size_t count_expected(const report_t *report)
+{
+    return count_compared(report) + json_array_size(report->missing) +
+           json_array_size(report->shapes_differ) + count_unfed(report);
 }
 
 /* ---- Text --------------------------------------------------------------------------------------
@@ -368,6 +395,7 @@ void report_print(const report_t *report, FILE *out)
 {
     size_t i;
     json_t *item;
+    char last[2 * TEXT_BYTES];
     int width = (int)name_width(report);
     json_array_foreach(report->notes, i, item)
     {
@@ -384,27 +412,42 @@ void report_print(const report_t *report, FILE *out)
     print_list(report->missing, "missing, not compared", out);
     print_list(report->shapes_differ, "other shapes, not compared", out);
     if (json_array_size(report->unfed) > 0)
-        fprintf(out,
-            "\n%zu tensors are compared in the chained table alone: the reference lacks their "
-            "inputs\n",
-            json_array_size(report->unfed));
+        fprintf(out, "\n%zu tensors are %s: the reference lacks their inputs\n",
+            json_array_size(report->unfed),
+            report->isolated ? "not compared" : "compared in the chained table alone");
+    if (report_passes(report)) {
+        report_summary(report, last, sizeof last);
+        fprintf(out, "\npassed: %s\n", last);
+    }
 }
 
-/* Looks for the earliest: tables are in the order of causes. */
-void report_summary(const report_t *report, char *text, size_t text_bytes)
+/* How much was compared, and how equal it is. */
+static void summarize_pass(const report_t *report, char *text, size_t text_bytes)
 {
-    size_t i;
-    json_t *check;
+    const size_t n = count_compared(report), n_expected = count_expected(report);
+    double largest = 0;
+    char difference[96] = "equal";
+    for (size_t table = 0; table < REPORT_TABLES; table++)
+        for (size_t row = 0; row < REPORT_ROWS; row++)
+            if (report->totals.cells[table][row].max_abs > largest)
+                largest = report->totals.cells[table][row].max_abs;
+    if (largest > 0)
+        snprintf(difference, sizeof difference,
+            "differences of at most %.3g, within --tolerance %g", largest, report->tolerance);
+    int used = snprintf(text, text_bytes, "%s%zu tensor%s of %zu compared: %s",
+        n == n_expected ? "all " : "", n, plural(n), n_expected, difference);
+    const size_t n_unfed = count_unfed(report), n_missing = json_array_size(report->missing);
+    if (n_missing > 0)
+        used += snprintf(text + used, text_bytes - (size_t)used,
+            "; %zu missing, which --partial allows", n_missing);
+    if (n_unfed > 0)
+        snprintf(text + used, text_bytes - (size_t)used,
+            "; %zu without their inputs in the reference", n_unfed);
+}
+
+static bool summarize_values(const report_t *report, char *text, size_t text_bytes)
+{
     char divergence[4 * TEXT_BYTES];
-    snprintf(text, text_bytes, "nothing was compared");
-    json_array_foreach(report->checks, i, check)
-    {
-        if (check_fails(check)) {
-            snprintf(text, text_bytes, "%s: %s", check_field(check, "check"),
-                check_field(check, "detail"));
-            return;
-        }
-    }
     for (size_t table = 0; table < REPORT_TABLES; table++)
         for (size_t row = 0; row < REPORT_ROWS; row++) {
             if (!row_fails(report, table, row))
@@ -413,11 +456,36 @@ void report_summary(const report_t *report, char *text, size_t text_bytes)
                 divergence, sizeof divergence, (report_table_t)table, &report->totals.first[table]);
             snprintf(
                 text, text_bytes, "%s: %s", report_table_title((report_table_t)table), divergence);
+            return true;
+        }
+    return false;
+}
+
+/* Looks for the earliest: tables are in the order of causes. */
+void report_summary(const report_t *report, char *text, size_t text_bytes)
+{
+    size_t i, n_missing = json_array_size(report->missing);
+    json_t *check;
+    json_array_foreach(report->checks, i, check)
+    {
+        if (check_fails(check)) {
+            snprintf(text, text_bytes, "%s: %s", check_field(check, "check"),
+                check_field(check, "detail"));
             return;
         }
+    }
+    if (summarize_values(report, text, text_bytes))
+        return;
     if (json_array_size(report->shapes_differ) > 0)
         snprintf(
             text, text_bytes, "%s", json_string_value(json_array_get(report->shapes_differ, 0)));
+    else if (n_missing > 0 && !report->partial)
+        snprintf(text, text_bytes, "%zu of %zu tensors are missing, the first %s", n_missing,
+            count_expected(report), json_string_value(json_array_get(report->missing, 0)));
+    else if (!report_passes(report))
+        snprintf(text, text_bytes, "nothing was compared with the reference");
+    else
+        summarize_pass(report, text, text_bytes);
 }
 
 /* ---- JSON --------------------------------------------------------------------------------------
@@ -495,10 +563,12 @@ json_t *report_json(const report_t *report)
     for (size_t table = 0; table < REPORT_TABLES; table++)
         if (table_used(report, table))
             json_array_append_new(tables, table_json(report, (report_table_t)table));
-    json_t *rest = json_pack("{s:O, s:O, s:o, s:O, s:O, s:O, s:f, s:b}", "notes", report->notes,
-        "checks", report->checks, "tables", tables, "missing", report->missing, "shapes_differ",
-        report->shapes_differ, "unfed", report->unfed, "tolerance", report->tolerance, "passed",
-        report_passes(report));
+    json_t *rest =
+        json_pack("{s:O, s:O, s:o, s:O, s:O, s:O, s:f, s:b, s:I, s:I, s:b}", "notes", report->notes,
+            "checks", report->checks, "tables", tables, "missing", report->missing, "shapes_differ",
+            report->shapes_differ, "unfed", report->unfed, "tolerance", report->tolerance,
+            "partial", report->partial, "compared", (json_int_t)count_compared(report), "expected",
+            (json_int_t)count_expected(report), "passed", report_passes(report));
     if (root == NULL || rest == NULL || json_object_update(root, rest) != 0) {
         json_decref(root);
         root = NULL;

@@ -76,14 +76,17 @@ typedef struct report_totals {
 typedef struct report {
     double tolerance;
     bool relative; /* differences relative to a row's largest value were measured */
+    bool partial;  /* what is missing passes, and is counted */
+    bool isolated; /* no chained comparison: what is unfed is not compared at all */
     report_totals_t totals;
     report_shape_t shapes[REPORT_TABLES][REPORT_ROWS];
     json_t *header;        /* object: model, reference, ranks, ...; for JSON alone */
     json_t *notes;         /* strings, said at the top */
     json_t *checks;        /* objects: check, status, detail */
     json_t *missing;       /* names that a file should have */
+    size_t n_bytes_equal;  /* tensors of ids and texts, which no table has */
     json_t *shapes_differ; /* strings */
-    json_t *unfed; /* names of components whose inputs the reference lacks: compared chained */
+    json_t *unfed; /* names of components whose inputs the reference lacks: not compared isolated */
 } report_t;
 
 int report_open(report_t **report, double tolerance, fail_t *fail);
@@ -111,7 +114,8 @@ void report_add(report_t *report, report_table_t table, const compare_t *compare
 /* Collective. Adds everything up on rank 0. */
 void report_gather(report_t *report, comm_t *comm, fail_t *fail);
 
-/* Rank 0. Whether every check and row passed and something was compared. */
+/* Rank 0. Whether every check and row passed, nothing was missing, and something was compared with
+ * the reference: weights alone are not enough. */
 bool report_passes(const report_t *report);
 /* Name of a row and title of a table. */
 const char *report_row_name(report_table_t table, size_t row);
@@ -121,7 +125,7 @@ bool report_row_used(const report_t *report, report_table_t table, size_t row);
 /* "[7, 192]" */
 void report_format_dims(char *text, size_t bytes, size_t n_dims, const size_t *dims);
 
-/* One line about the first failure, for the program's last word. */
+/* One line for the program's last word: the first failure, or how much passed. */
 void report_summary(const report_t *report, char *text, size_t text_bytes);
 
 /* The table for people. */

@@ -29,6 +29,8 @@ changed() {
 
 verify "the demo model" 0 --model "$demo" --reference "$good"
 says "the demo model" out "ids of 1 text prompts equal"
+tail -n 1 "$work/out" | grep -qx "passed: all [0-9]* tensors of [0-9]* compared: equal" ||
+    complain "the demo model: expected a last line that says so"
 ! grep -qE "FAIL|divergence|NaN" "$work/out" || complain "the demo model: a row fails"
 [ ! -s "$work/err" ] || complain "the demo model: said something on standard error"
 
@@ -36,12 +38,15 @@ verify "JSON" 0 --model "$demo" --reference "$good" --json --isolated --attentio
 [ "$(wc -l <"$work/out")" -eq 1 ] || complain "JSON: expected one line"
 says "JSON" out '"passed":true'
 says "JSON" out "\"ranks\":$ranks"
+says "JSON" out '"compared":'
 ! grep -q chained "$work/out" || complain "JSON: --isolated leaves chained tables"
 
 verify "f32 against bf16 fails" 1 --model "$demo" --reference "$good" --dtype f32 --layers 0
 says "f32 against bf16 fails" out "dtype: the reference is bf16, this run f32"
 says "f32 against bf16 fails" err "verification failed"
 verify "f32 within a wide tolerance" 0 --model "$demo" --reference "$good" --dtype f32 --tolerance 4
+says "f32 within a wide tolerance" out "compared: differences of at most "
+says "f32 within a wide tolerance" out ", within --tolerance 4"
 
 # ---- Another model, version or host ------------------------------------------------------------
 
@@ -71,9 +76,20 @@ verify "another PyTorch" 0 --model "$demo" --reference "$work/version.safetensor
 says "another PyTorch" out "note: torch: expected version 2.13.0"
 
 changed host ' avx512_bf16' ' avx512_none'
+LC_ALL=C sed -i 's| avx2 | avxx |' "$work/host.safetensors" # whatever this host has, it is another
 verify "another host" 0 --model "$demo" --reference "$work/host.safetensors" --chained
 says "another host" out "note: the reference was made on a host with another instruction set"
-head -n 1 "$work/out" | grep -q '^note: ' || complain "another host: not said at the top"
+head -n 1 "$work/out" | grep -q "^note: a difference may be PyTorch's own" ||
+    complain "another host: what a difference means is not said at the top"
+# A reference whose bits are promised, and this host: its CPU alone decides.
+verify "this host" 0 --model "$demo" --reference "$good" --isolated --attention eager
+if grep -qw avx512_bf16 /proc/cpuinfo; then
+    ! grep -q "every difference" "$work/out" || complain "this host: has avx512_bf16"
+else
+    head -n 1 "$work/out" | grep -q "^note: this host has no avx512_bf16: .* every difference .* is an error" ||
+        complain "this host: what a difference means is not said at the top"
+fi
+says "this host" out "without their inputs in the reference"
 
 changed format 'choir-reference 1' 'choir-reference 2'
 verify "a reference of another version" 1 --model "$demo" --reference "$work/format.safetensors"
@@ -102,9 +118,20 @@ says "layers that are none" err "--layers"
 # ---- Parts that lack or differ -----------------------------------------------------------------
 
 changed missing '"prompt.2.layer.5.q_proj"' '"prompt.2.layer.5.q_none"'
-verify "a missing component" 0 --model "$demo" --reference "$work/missing.safetensors"
+verify "a missing component" 1 --model "$demo" --reference "$work/missing.safetensors"
 says "a missing component" out "missing, not compared (1)"
-says "a missing component" out "prompt.2.layer.5.q_proj"
+says "a missing component" err "1 of "
+says "a missing component" err "tensors are missing, the first prompt.2.layer.5.q_proj"
+! grep -q "^passed" "$work/out" || complain "a missing component: passed"
+verify "a missing component, allowed" 0 --model "$demo" --reference "$work/missing.safetensors" --partial
+says "a missing component, allowed" out "; 1 missing, which --partial allows"
+verify "a missing component of another layer" 0 --model "$demo" --reference "$work/missing.safetensors" --layers 0
+
+# A reference of ids alone: weights are compared, but with nothing of the reference.
+LC_ALL=C sed 's|"prompt\.\([0-9]\.[a-hj-mo-z]\)|"Prompt.\1|g; s|prefill,decode,stepwise,generate|Prefill,Decode,Stepwise,Generate|' \
+    "$good" >"$work/ids.safetensors"
+verify "a reference of ids alone" 1 --model "$demo" --reference "$work/ids.safetensors"
+says "a reference of ids alone" err "nothing was compared with the reference"
 
 changed shape '"prompt.1.layer.0.o_proj":{"dtype":"BF16","shape":\[2,192\]' \
     '"prompt.1.layer.0.o_proj":{"dtype":"BF16","shape":\[192,2\]'
@@ -115,9 +142,22 @@ says "another shape" out "prompt.1.layer.0.o_proj: expected shape [2, 192], the 
 
 verify "a dump equals itself" 0 --candidate "$good" --reference "$good"
 says "a dump equals itself" out "candidate, sdpa attention"
-verify "a candidate that lacks a component" 0 --candidate "$work/missing.safetensors" \
+says "a dump equals itself" out "passed: all "
+verify "a candidate that lacks a component" 1 --candidate "$work/missing.safetensors" \
     --reference "$good"
 says "a candidate that lacks a component" out "missing, not compared (1)"
+says "a candidate that lacks a component" err "tensors are missing, the first prompt.2.layer.5.q_proj"
+says "a candidate that lacks a component" out "1 tensor of the candidate is not in the reference"
+verify "a candidate that may lack a component" 0 --candidate "$work/missing.safetensors" \
+    --reference "$good" --partial
+says "a candidate that may lack a component" out "; 1 missing, which --partial allows"
+LC_ALL=C sed 's|"prompt\.|"Prompt.|g; s|"Prompt.0.generate_logits|"prompt.0.generate_logits|' "$good" \
+    >"$work/one.safetensors"
+verify "a candidate of one tensor" 1 --candidate "$work/one.safetensors" --reference "$good"
+says "a candidate of one tensor" err "285 of 286 tensors are missing, the first prompt.0."
+verify "a candidate of one tensor, allowed" 0 --candidate "$work/one.safetensors" --reference "$good" --partial
+says "a candidate of one tensor, allowed" out \
+    "passed: 1 tensor of 286 compared: equal; 285 missing, which --partial allows"
 verify "a candidate of another shape" 1 --candidate "$work/shape.safetensors" --reference "$good"
 says "a candidate of another shape" err "prompt.1.layer.0.o_proj: the reference has shape [2, 192]"
 verify "a candidate of another host" 0 --candidate "$work/version.safetensors" --reference "$good"
