@@ -6,6 +6,7 @@
 
 #include "comm/ping.h"
 #include "comm/topology.h"
+#include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/out_file.h"
 #include "engine/base/size.h"
@@ -34,8 +35,10 @@ static void take_sample(void *context, size_t run, const bench_report_t *report,
     (void)fail;
     c->samples[run] = calibrate_sample(&c->runs[run], report, chunk != 0 ? chunk : CHUNK);
     size_t threads = c->job->about.threads;
-    log_write(LOG_INFO, "%zu rank%s x %zu thread%s, run %zu of %zu", report->n_ranks,
-        plural(report->n_ranks), threads, plural(threads), run + 1, c->n_runs);
+    double seconds = (double)(clock_ns() - c->job->begin_ns) * 1e-9;
+    log_write(LOG_INFO, "%zu rank%s x %zu thread%s, run %zu of %zu, %.0f s left for these ranks",
+        report->n_ranks, plural(report->n_ranks), threads, plural(threads), run + 1, c->n_runs,
+        seconds * (double)(c->n_runs - run - 1) / (double)(run + 1));
 }
 
 /* Rank 0. */
@@ -79,6 +82,7 @@ static int measure_parts(cluster_job_t *c, fail_t *fail)
             .n_runs = c->n_runs,
             .take = take_sample,
             .context = c};
+        c->job->begin_ns = clock_ns();
         if (bench_part_run(c->job, &part, fail) != 0)
             return fail->status;
         if (comm_rank(comm) == 0)

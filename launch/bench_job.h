@@ -13,6 +13,7 @@ typedef struct bench_job {
     char directory[MODEL_DIR_BYTES];
     config_t config; /* as the file has it, all layers */
     bench_sink_t json, csv;
+    uint64_t begin_ns; /* of what is measured now */
     bench_about_t about;
 } bench_job_t;
 

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "comm/topology.h"
+#include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
@@ -147,16 +148,25 @@ static const char *count_of(size_t done, size_t total, size_t warmup, char text[
 static void tell_repetition(void *context, size_t done, size_t total, const double *values)
 {
     const bench_job_t *job = context;
-    char count[64];
-    log_write(LOG_INFO, "%s: prefill %.1f tokens/s, decode %.2f tokens/s, read %.1f GB/s",
+    char count[64], left[48] = "";
+    double seconds = (double)(clock_ns() - job->begin_ns) * 1e-9;
+    if (done < total)
+        snprintf(
+            left, sizeof left, ", %.0f s left", seconds * (double)(total - done) / (double)done);
+    log_write(LOG_INFO, "%s: prefill %.1f tokens/s, decode %.2f tokens/s, read %.1f GB/s%s",
         count_of(done, total, job->about.options.warmup, count), values[BENCH_PREFILL_TOKENS],
-        values[BENCH_DECODE_TOKENS], values[BENCH_READ_BANDWIDTH] * 1e-9);
+        values[BENCH_DECODE_TOKENS], values[BENCH_READ_BANDWIDTH] * 1e-9, left);
 }
 
 static void tell_shape(void *context, size_t done, size_t total, const char *shape)
 {
-    (void)context;
-    log_write(LOG_INFO, "shape %zu of %zu: %s", done, total, shape);
+    const bench_job_t *job = context;
+    char left[48] = "";
+    double seconds = (double)(clock_ns() - job->begin_ns) * 1e-9;
+    if (done > 1)
+        snprintf(left, sizeof left, ", %.0f s left",
+            seconds * (double)(total - done + 1) / (double)(done - 1));
+    log_write(LOG_INFO, "shape %zu of %zu: %s%s", done, total, shape, left);
 }
 
 /* ---- Steps -------------------------------------------------------------------------------------
@@ -202,6 +212,7 @@ static int measure(bench_job_t *job, session_t *session, fail_t *fail)
         .beside = job->about.replicas > 1 ? job->invocation->comm : NULL,
         .progress = session->coordinates ? tell_repetition : NULL,
         .progress_context = job};
+    job->begin_ns = clock_ns();
     bench_run(session->engine, &job->about.options, &report, fail);
     if (fail->status == 0 && session->coordinates &&
         bench_job_write(job, bench_json(&job->about, &report), fail))
@@ -235,7 +246,10 @@ static int open_replica(bench_job_t *job, replica_t *replica, session_t *session
         options.beside = all;
         options.sharers = replica->sharers;
     }
+    progress_t progress;
+    session_show_loading(&progress, invocation, &options);
     engine_open(&session->engine, replica->comm, &options, fail);
+    progress_close(&progress);
     if (comm_agree(all, fail) == 0)
         signals_install(session->engine);
     return fail->status;
@@ -291,7 +305,9 @@ static int bench_gemm(bench_job_t *job, fail_t *fail)
         .threads = threads,
         .bind = gemm_bind(job->invocation, &topology, threads),
         .repeat = flags->repeat,
-        .progress = tell_shape};
+        .progress = tell_shape,
+        .progress_context = job};
+    job->begin_ns = clock_ns();
     job->about.options.repeat = flags->repeat;
     job->about.isa = isa_name(isa);
     job->about.dtype = dtype_name(mode);

@@ -3,13 +3,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "comm/fault.h"
 #include "comm/topology.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
+#include "engine/base/progress.h"
 #include "launch/command.h"
 #include "launch/model_dir.h"
 #include "launch/signals.h"
@@ -18,8 +18,6 @@
 #include "sharding/store_unpack.h"
 #include "sharding/store_write.h"
 
-#define BAR_WIDTH 30
-#define REDRAW_NS 100000000u
 #define MB 1e6
 /* Of bad blocks, on each rank; a ruined store need not be told block by block. */
 #define MAX_PROBLEM_BYTES ((size_t)1 << 20)
@@ -28,43 +26,27 @@
  */
 
 /* Rank 0 shows its own part for the whole: parts are about equal. */
-typedef struct progress {
+typedef struct shard_progress {
+    progress_t progress;
     const char *what;
-    uint64_t begin_ns, last_ns;
+    uint64_t begin_ns;
     uint64_t all_bytes; /* of all ranks */
-    bool shown, drawn;
-} progress_t;
+} shard_progress_t;
 
-static progress_t progress_begin(
-    const invocation_t *invocation, const char *what, uint64_t all_bytes)
+static void begin_progress(
+    shard_progress_t *p, const invocation_t *invocation, const char *what, uint64_t all_bytes)
 {
-    return (progress_t){.what = what,
-        .begin_ns = clock_ns(),
-        .all_bytes = all_bytes,
-        .shown = comm_rank(invocation->comm) == 0 && !invocation->options.quiet &&
-                 isatty(STDERR_FILENO)};
+    *p = (shard_progress_t){.what = what, .begin_ns = clock_ns(), .all_bytes = all_bytes};
+    progress_open(&p->progress, comm_rank(invocation->comm) == 0 && !invocation->options.quiet);
 }
 
-static void draw_progress(void *context, uint64_t done, uint64_t total)
+static void show_progress(void *context, uint64_t done, uint64_t total)
 {
-    progress_t *progress = context;
-    uint64_t now = clock_ns();
-    if (!progress->shown || total == 0 || done == 0 || now - progress->last_ns < REDRAW_NS)
-        return;
-    progress->last_ns = now;
-    progress->drawn = true;
-    double part = (double)done / (double)total, seconds = (double)(now - progress->begin_ns) * 1e-9;
-    int filled = (int)(part * BAR_WIDTH);
-    fprintf(stderr, "\rchoir: %s [%.*s%*s] %3.0f%% of %.0f MB, %.0f MB/s, %.0f s left\x1b[K",
-        progress->what, filled, "##############################", BAR_WIDTH - filled, "",
-        100 * part, (double)progress->all_bytes / MB,
-        part * (double)progress->all_bytes / MB / seconds, seconds / part - seconds);
-}
-
-static void progress_end(const progress_t *progress)
-{
-    if (progress->drawn)
-        fprintf(stderr, "\r\x1b[K");
+    shard_progress_t *p = context;
+    if (total > 0)
+        progress_bar(&p->progress, p->what,
+            (uint64_t)((double)done / (double)total * (double)p->all_bytes), p->all_bytes, "MB",
+            MB);
 }
 
 /* ---- Threads -----------------------------------------------------------------------------------
@@ -98,13 +80,13 @@ static int open_store(
 }
 
 static store_job_t job_of(
-    const invocation_t *invocation, store_t *store, team_t *team, progress_t *progress)
+    const invocation_t *invocation, store_t *store, team_t *team, shard_progress_t *progress)
 {
     return (store_job_t){.store = store,
         .rank = (size_t)comm_rank(invocation->comm),
         .n_ranks = (size_t)comm_size(invocation->comm),
         .team = team,
-        .progress = draw_progress,
+        .progress = show_progress,
         .progress_context = progress,
         .interrupted = signals_ended};
 }
@@ -178,20 +160,21 @@ static int write_store(
     const invocation_t *invocation, const store_layout_t *layout, team_t *team, fail_t *fail)
 {
     comm_t *comm = invocation->comm;
-    progress_t progress = progress_begin(invocation, "sharding", layout->total_bytes);
+    shard_progress_t progress;
+    begin_progress(&progress, invocation, "sharding", layout->total_bytes);
     bool root = comm_rank(comm) == 0;
     uint64_t stored = 0;
     store_write_t write = {0};
     store_write_open(&write, layout, invocation->options.shard_out, (size_t)comm_rank(comm),
         (size_t)comm_size(comm), team, fail);
-    write.progress = draw_progress;
+    write.progress = show_progress;
     write.progress_context = &progress;
     write.interrupted = signals_ended;
     if (root && fail->status == 0)
         store_write_begin(&write, UINT64_MAX, fail);
     if (comm_agree(comm, fail) == 0)
         write_data(comm, &write, fail);
-    progress_end(&progress);
+    progress_close(&progress.progress);
     if (fail->status == 0 && gather_tables(comm, &write, fail) == 0) {
         uint64_t kept = (uint64_t)comm_sum(comm, (int64_t)write.kept_bytes);
         int64_t peak = comm_max(comm, (int64_t)memory_peak_bytes());
@@ -279,12 +262,13 @@ static int check_blocks(const invocation_t *invocation, store_t *store, team_t *
 {
     comm_t *comm = invocation->comm;
     const store_manifest_t *manifest = store_manifest(store);
-    progress_t progress = progress_begin(invocation, "checking", source_bytes(manifest));
+    shard_progress_t progress;
+    begin_progress(&progress, invocation, "checking", source_bytes(manifest));
     store_job_t job = job_of(invocation, store, team, &progress);
     store_findings_t findings;
     fault_at("check");
     store_check(&job, add_problem, problems, &findings, fail);
-    progress_end(&progress);
+    progress_close(&progress.progress);
     /* Whether the headers, which are right now, tell the same as the manifest. */
     checkpoint_t *checkpoint = NULL;
     fail_t found = {0};
@@ -403,7 +387,8 @@ static int unpack_store(const invocation_t *invocation, team_t *team, fail_t *fa
         return fail->status;
     }
     uint64_t bytes = source_bytes(store_manifest(store));
-    progress_t progress = progress_begin(invocation, "unpacking", bytes);
+    shard_progress_t progress;
+    begin_progress(&progress, invocation, "unpacking", bytes);
     store_job_t job = job_of(invocation, store, team, &progress);
     char *partial = store_unpack_partial(store, flags->shard_out);
     if (partial == NULL)
@@ -412,7 +397,7 @@ static int unpack_store(const invocation_t *invocation, team_t *team, fail_t *fa
         store_unpack_begin(store, flags->shard_out, partial, UINT64_MAX, fail);
     if (comm_agree(comm, fail) == 0)
         store_unpack_sources(&job, partial, fail);
-    progress_end(&progress);
+    progress_close(&progress.progress);
     if (comm_agree(comm, fail) == 0 && root)
         store_unpack_finish(store, flags->shard_out, partial, fail);
     if (comm_agree(comm, fail) == 0)

@@ -1,39 +1,28 @@
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "engine/base/clock.h"
+#include "engine/base/progress.h"
 #include "engine/run/verify.h"
 #include "launch/command.h"
 #include "launch/model_dir.h"
 #include "launch/output.h"
 
-#define BAR_WIDTH 30
-#define REDRAW_NS 100000000u
+/* What is done and how much of it: each kind of work counts from its own beginning. */
+typedef struct verify_progress {
+    progress_t progress;
+    const char *what;
+    bool shown;
+} verify_progress_t;
 
-typedef struct progress {
-    uint64_t last_ns;
-    bool drawn;
-} progress_t;
-
-static void draw_progress(void *context, const char *what, uint64_t done, uint64_t total)
+static void show_progress(void *context, const char *what, uint64_t done, uint64_t total)
 {
-    progress_t *progress = context;
-    uint64_t now = clock_ns();
-    if (total == 0 || now - progress->last_ns < REDRAW_NS)
-        return;
-    progress->last_ns = now;
-    progress->drawn = true;
-    int filled = (int)((double)done / (double)total * BAR_WIDTH);
-    fprintf(stderr, "\rchoir: %s [%.*s%*s] %3.0f%%\x1b[K", what, filled,
-        "##############################", BAR_WIDTH - filled, "",
-        100.0 * (double)done / (double)total);
-}
-
-static void erase_progress(const progress_t *progress)
-{
-    if (progress->drawn)
-        fprintf(stderr, "\r\x1b[K");
+    verify_progress_t *p = context;
+    if (p->what != what) {
+        progress_close(&p->progress);
+        progress_open(&p->progress, p->shown);
+        p->what = what;
+    }
+    progress_bar(&p->progress, what, done, total, NULL, 0);
 }
 
 /* The coordinator's. */
@@ -68,7 +57,7 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
     static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
     const options_t *flags = &invocation->options;
     char directory[4096];
-    progress_t progress = {.last_ns = clock_ns()};
+    verify_progress_t progress = {.shown = !flags->quiet};
     verify_options_t options = {.model_dir = directory,
         .reference = flags->reference,
         .has_mode = args_was_given(&invocation->given, "--dtype"),
@@ -83,14 +72,12 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
         .tolerance = flags->tolerance,
         .shares = flags->shares,
         .threads = flags->threads};
-    if (!flags->quiet && isatty(STDERR_FILENO)) {
-        options.progress = draw_progress;
-        options.progress_context = &progress;
-    }
+    options.progress = show_progress;
+    options.progress_context = &progress;
     model_dir_find(flags->model, directory, sizeof directory, fail);
     if (comm_agree(invocation->comm, fail) == 0)
         verify_run(report, invocation->comm, &options, fail);
-    erase_progress(&progress);
+    progress_close(&progress.progress);
     return fail->status;
 }
 

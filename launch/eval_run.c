@@ -1,23 +1,19 @@
 #include "launch/eval_run.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/progress.h"
 #include "engine/base/size.h"
 #include "launch/eval_record.h"
 #include "launch/eval_results.h"
 #include "launch/eval_settings.h"
 #include "launch/eval_tally.h"
-
-#define PROGRESS_NS UINT64_C(10000000000) /* between lines of a log */
-#define REDRAW_NS UINT64_C(500000000)     /* on a terminal */
 
 /* The results of an item's jobs until all are there. */
 typedef struct pending {
@@ -45,8 +41,8 @@ typedef struct run {
     size_t n_kept, n_new;
     double cost_left, cost_done; /* tokens of items: what progress is measured in */
     size_t tokens_done;
-    uint64_t begin_ns, shown_ns;
-    bool drawn;
+    uint64_t begin_ns;
+    progress_t progress;
 } run_t;
 
 /* ---- What is there -----------------------------------------------------------------------------
@@ -275,25 +271,18 @@ static double seconds_since(uint64_t begin_ns)
 
 static void show_progress(run_t *run)
 {
-    bool terminal = isatty(STDERR_FILENO) != 0;
-    uint64_t now = clock_ns();
-    if (run->mesh->invocation->options.quiet ||
-        now - run->shown_ns < (terminal ? REDRAW_NS : PROGRESS_NS))
+    if (!progress_is_due(&run->progress))
         return;
-    run->shown_ns = now;
-    char scores[512], line[1024];
+    char scores[512], line[1024], left[48] = "";
     double seconds = seconds_since(run->begin_ns);
-    double left =
-        run->cost_done > 0 ? seconds * (run->cost_left - run->cost_done) / run->cost_done : NAN;
+    if (run->cost_done > 0)
+        snprintf(left, sizeof left, ", %.0f s left",
+            seconds * (run->cost_left - run->cost_done) / run->cost_done);
     eval_tally_describe(&run->tally, scores, sizeof scores);
-    snprintf(line, sizeof line, "%zu of %zu items%s%s, %.0f tokens/s, %.0f s left",
-        run->tally.n_done, run->task->n_items, scores[0] != 0 ? ", " : "", scores,
-        (double)run->tokens_done / seconds, left);
-    if (terminal)
-        fprintf(stderr, "\rchoir: %s\x1b[K", line);
-    else
-        log_write(LOG_INFO, "%s", line);
-    run->drawn = terminal;
+    snprintf(line, sizeof line, "%zu of %zu items%s, %.0f tokens/s%s%s", run->tally.n_done,
+        run->task->n_items, left, (double)run->tokens_done / seconds, scores[0] != 0 ? ", " : "",
+        scores);
+    progress_show(&run->progress, line);
 }
 
 /* ---- The end -----------------------------------------------------------------------------------
@@ -377,8 +366,7 @@ static int write_summary(run_t *run, const fleet_stats_t *stats, double seconds,
 static void conclude(run_t *run, fail_t *fail)
 {
     double seconds = seconds_since(run->begin_ns);
-    if (run->drawn)
-        fprintf(stderr, "\r\x1b[K");
+    progress_close(&run->progress);
     if (fail->status == FAIL_INTERRUPTED) {
         fail->status = 0;
         fail_set(fail, FAIL_INTERRUPTED,
@@ -403,7 +391,8 @@ int eval_run(
     int more = 0;
     if (open_run(&run, directory, folder, fail) == 0 && submit_all(&run, fail) == 0)
         more = 1;
-    run.begin_ns = run.shown_ns = clock_ns();
+    run.begin_ns = clock_ns();
+    progress_open(&run.progress, !mesh->invocation->options.quiet);
     while (more > 0 && fail->status == 0 && (fleet_pending(mesh->fleet) > 0 || more > 1)) {
         const fleet_result_t *results;
         size_t n_results;

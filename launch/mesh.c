@@ -50,7 +50,11 @@ int mesh_open(mesh_t *mesh, invocation_t *invocation, const char *directory, siz
         .own_weights = flags->own_weights,
         .path = flags->comm == 0 ? COMM_AUTO : COMM_MPI,
         .tokenizer = mesh->tokenizer};
-    if (fleet_open(&mesh->fleet, comm, &options, fail) != 0)
+    progress_t progress;
+    session_show_loading(&progress, invocation, &options.engine);
+    fleet_open(&mesh->fleet, comm, &options, fail);
+    progress_close(&progress);
+    if (fail->status != 0)
         return fail->status;
     signals_install(fleet_engine(mesh->fleet));
     return 0;

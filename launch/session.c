@@ -2,44 +2,29 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/progress.h"
 #include "engine/base/size.h"
 #include "launch/signals.h"
 
 #define MAX_BATCH 64
-#define BAR_WIDTH 30
-#define REDRAW_NS 100000000u
 #define MIB 1048576.0
 
 /* ---- Progress ----------------------------------------------------------------------------------
  */
 
-typedef struct progress {
-    uint64_t last_ns;
-    bool drawn;
-} progress_t;
-
-static void draw_progress(void *context, uint64_t done, uint64_t total)
+static void draw_loading(void *context, uint64_t done, uint64_t total)
 {
-    progress_t *progress = context;
-    uint64_t now = clock_ns();
-    if (total == 0 || now - progress->last_ns < REDRAW_NS)
-        return;
-    progress->last_ns = now;
-    progress->drawn = true;
-    int filled = (int)((double)done / (double)total * BAR_WIDTH);
-    fprintf(stderr, "\rchoir: loading [%.*s%*s] %3.0f%% of %.0f MiB", filled,
-        "##############################", BAR_WIDTH - filled, "",
-        100.0 * (double)done / (double)total, (double)total / MIB);
+    progress_bar(context, "loading", done, total, "MiB", MIB);
 }
 
-static void erase_progress(const progress_t *progress)
+void session_show_loading(
+    progress_t *progress, const invocation_t *invocation, engine_options_t *options)
 {
-    if (progress->drawn)
-        fprintf(stderr, "\r\x1b[K");
+    progress_open(progress, comm_rank(invocation->comm) == 0 && !invocation->options.quiet);
+    options->progress = draw_loading;
+    options->progress_context = progress;
 }
 
 /* ---- Opening -----------------------------------------------------------------------------------
@@ -80,13 +65,10 @@ int session_open(session_t *session, invocation_t *invocation, const char *direc
     *session =
         (session_t){.invocation = invocation, .coordinates = comm_rank(invocation->comm) == 0};
     engine_options_t options = session_engine_options(flags, directory, n_sequences, logits_rows);
-    progress_t progress = {.last_ns = clock_ns()};
-    if (!flags->quiet && isatty(STDERR_FILENO)) {
-        options.progress = draw_progress;
-        options.progress_context = &progress;
-    }
+    progress_t progress;
+    session_show_loading(&progress, invocation, &options);
     engine_open(&session->engine, invocation->comm, &options, fail);
-    erase_progress(&progress);
+    progress_close(&progress);
     if (fail->status != 0)
         return fail->status;
     signals_install(session->engine);

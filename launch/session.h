@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "engine/base/progress.h"
 #include "engine/run/engine.h"
 #include "launch/command.h"
 
@@ -17,6 +18,11 @@ typedef struct session {
 /* What the flags say about an engine. Arguments as for session_open. */
 engine_options_t session_engine_options(
     const options_t *options, const char *directory, size_t n_sequences, size_t logits_rows);
+
+/* The bar of loading, shown by the coordinator of all ranks: into *options, which it has to
+ * outlive. To be closed when the engine is open. */
+void session_show_loading(
+    progress_t *progress, const invocation_t *invocation, engine_options_t *options);
 
 /* Collective. Opens the model in `directory`. n_sequences: how many will want to run at once;
  * logits_rows: prompt positions of a step whose logits will be asked for. On failure session_close

@@ -9,6 +9,7 @@
 /* Process-wide by nature: there is one standard error. */
 static atomic_int current_level = LOG_INFO;
 static atomic_bool is_speaker = true;
+static _Atomic(void (*)(void)) before_line;
 
 void log_set_level(log_level_t level)
 {
@@ -18,6 +19,11 @@ void log_set_level(log_level_t level)
 void log_set_speaker(bool speaker)
 {
     atomic_store(&is_speaker, speaker);
+}
+
+void log_set_before(void (*before)(void))
+{
+    atomic_store(&before_line, before);
 }
 
 void log_write(log_level_t level, const char *format, ...)
@@ -36,6 +42,9 @@ void log_write(log_level_t level, const char *format, ...)
     size_t length = strlen(line);
     (void)wanted;
     line[length++] = '\n';
+    void (*before)(void) = atomic_load(&before_line);
+    if (before != NULL)
+        before();
     /* One write for the whole line. Standard error is unbuffered, so nothing is lost on a crash. */
     ssize_t done = write(STDERR_FILENO, line, length);
     (void)done;

@@ -15,6 +15,9 @@ void log_set_level(log_level_t level);
 /* Only one rank of a run speaks, except for errors. Default true. */
 void log_set_speaker(bool speaker);
 
+/* Called before each line is written: what is drawn on the terminal goes (progress.h). */
+void log_set_before(void (*before)(void));
+
 /* Writes "choir: MESSAGE\n" (with "warning: " or "error: " before the message). */
 void log_write(log_level_t level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

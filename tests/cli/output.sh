@@ -53,6 +53,20 @@ for command in "plan --ranks 64" "help generate"; do
     [ "${PIPESTATUS[0]}" -eq 0 ] && [ ! -s "$work/err" ] || complain "$command | head: not quiet"
 done
 
+# ---- Progress ----------------------------------------------------------------------------------
+
+# Under mpirun on a terminal: drawn there, and nowhere else.
+if command -v script >/dev/null; then
+    printf -v line '%q ' "${run[@]}" "$choir" eval --task word-problems --limit 200 --out "$work/shown"
+    script -qec "$line 2>&1" "$work/screen" </dev/null >"$work/out" || complain "eval on a terminal"
+    grep -q $'\rchoir: [0-9]* of 200 items' "$work/screen" || complain "eval on a terminal: no progress"
+    rm -r "$work/shown"
+    script -qec "$line 2>$work/err" "$work/screen" </dev/null >"$work/out" || complain "eval with a log"
+    ! grep -q "items" "$work/screen" || complain "eval with a log: drawn on the terminal"
+    ! grep -q $'[\r\x1b]' "$work/err" || complain "eval with a log: drawn into the log"
+    rm "$work/screen"
+fi
+
 # ---- Files -------------------------------------------------------------------------------------
 
 # A device of this test's own, in place of the machine's, where devices can be made.
