@@ -80,13 +80,20 @@ def groups(rows):
     return found
 
 
-def best(rows, x, y):
-    """Where several splits have as many cores (1 x 2, 2 x 1), the fastest."""
-    points = {}
+def split_name(row):
+    """Ranks × threads, and into how many replicas the ranks divide."""
+    return f"{row['ranks']}×{row['threads']}" + ("" if row["replicas"] == 1 else f" in {row['replicas']} replicas")
+
+
+def best(rows, y):
+    """(cores, value, split): where several splits have as many cores (1×2, 2×1), the fastest, named."""
+    points, splits = {}, {}
     for row in rows:
-        if row.get(y) is not None:
-            points[row[x]] = max(points.get(row[x], 0), row[y])
-    return sorted(points.items())
+        if row.get(y) is None:
+            continue
+        splits.setdefault(row["cores"], set()).add(split_name(row))
+        points[row["cores"]] = max(points.get(row["cores"], (0, "")), (row[y], split_name(row)))
+    return [(cores, value, name if len(splits[cores]) > 1 else "") for cores, (value, name) in sorted(points.items())]
 
 
 def series_of(rows):
@@ -126,9 +133,12 @@ def draw_lines(plt, rows, metric, label):
         ideal = [c / base if metric == "speedup" else 1 for c in cores]
         axis.plot(cores, ideal, color="#9a9a9a", linewidth=1, label="ideal", zorder=1)
         for (text, members), (colour, line, marker) in zip(series_of(rows), SERIES):
-            points = best(members, "cores", f"{phase}_{metric}")
-            axis.plot(*zip(*points), color=colour, linestyle=line, marker=marker, markersize=6, label=text,
+            points = best(members, f"{phase}_{metric}")
+            axis.plot([p[0] for p in points], [p[1] for p in points], color=colour, linestyle=line, marker=marker, markersize=6, label=text,
                       markeredgecolor="white", markeredgewidth=0.6)
+            for cores_here, value, split in points:
+                axis.annotate(split, (cores_here, value), textcoords="offset points", xytext=(5, 4), fontsize=7,
+                              color=colour)
     axes[0].set_ylim(bottom=0)  # both, now that all lines are there
     axes[0].set_ylabel(label)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -138,8 +148,7 @@ def draw_lines(plt, rows, metric, label):
 
 
 def bar_label(row):
-    mesh = "" if row["replicas"] == 1 else f" in {row['replicas']} replicas"
-    return f"{row['ranks']}×{row['threads']}{mesh}, batch {row['total_batch']}, context {row['context']:,}"
+    return f"{split_name(row)}, batch {row['total_batch']}, context {row['context']:,}"
 
 
 def duration(seconds):
@@ -232,9 +241,9 @@ def draw_roofline(plt, rows):
 
 CHARTS = (
     ("scaling", "Scaling", lambda plt, rows: draw_lines(plt, rows, "speedup", "speed-up over the fewest cores"),
-     "Tokens a second over those of the fewest cores; where several splits have as many cores, the fastest."),
+     "Tokens a second over those of the fewest cores; where several splits into ranks × threads have as many cores, the fastest, named beside its point."),
     ("efficiency", "Efficiency", lambda plt, rows: draw_lines(plt, rows, "efficiency", "efficiency (speed-up / cores)"),
-     "Speed-up over the ratio of cores: 1 is ideal."),
+     "Speed-up over the ratio of cores: 1 is ideal. Splits are named as above."),
     ("split", "Where the time goes", draw_split,
      "Thread 0 of each rank, mean of the ranks. Exchange is what the rank spends on gathers and messages that "
      "spends least; what others spend beyond it is waiting."),

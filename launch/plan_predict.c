@@ -139,7 +139,8 @@ static void write_json(const job_t *job, const network_t *network, size_t ranks,
     json_decref(row);
 }
 
-static void print_head(const job_t *job, const network_t *network)
+/* What all networks have in common. */
+static void print_work(const job_t *job)
 {
     const predict_rates_t *rates = predict_choose(&job->cluster, job->query.ranks_per_node,
         job->query.threads, job->model.hidden, job->model.head_dim);
@@ -149,15 +150,19 @@ static void print_head(const job_t *job, const network_t *network)
         plural(job->query.work.batch), job->query.work.prompt_tokens, job->query.work.context);
     printf("Rates of %s, %zu rank%s x %zu thread%s a node, measured with %s\n", job->cluster.cpu,
         rates->ranks, plural(rates->ranks), rates->threads, plural(rates->threads), rates->model);
+}
+
+static void print_head(const network_t *network)
+{
     if (network->gbit > 0)
-        printf("Network: supposed, %g Gbit/s, %g us\n\n", network->gbit,
+        printf("\nNetwork: supposed, %g Gbit/s, %g us\n\n", network->gbit,
             network->rates.latency_s * 1e6);
     else if (network->rates.bytes_per_s > 0)
-        printf("Network: measured, %.2f GB/s, %.1f us, bursts of %.2f MB\n\n",
+        printf("\nNetwork: measured, %.2f GB/s, %.1f us, bursts of %.2f MB\n\n",
             network->rates.bytes_per_s * 1e-9, network->rates.latency_s * 1e6,
             network->rates.burst_bytes * 1e-6);
     else
-        printf("Network: not measured (--what-if supposes one)\n\n");
+        printf("\nNetwork: not measured (--what-if supposes one)\n\n");
     printf("%5s %7s %5s  %9s %10s %8s  %9s %9s %8s  %s\n", "ranks", "threads", "nodes", "mesh",
         "prefill/s", "exchange", "mesh", "decode/s", "exchange", "weights/node");
 }
@@ -210,10 +215,10 @@ static int project(const job_t *job, fail_t *fail)
                 first, job->query.ranks_per_node, job->options->cluster);
         if (!networked)
             last = size_min(last, job->query.ranks_per_node);
-        if (i > 0 && job->json.file == NULL)
-            printf("\n");
+        if (i == 0 && job->json.file == NULL)
+            print_work(job);
         if (job->json.file == NULL)
-            print_head(job, network);
+            print_head(network);
         for (size_t ranks = first; ranks <= last; ranks *= 2)
             if (tell_ranks(job, network, ranks, fail) != 0)
                 return fail->status;

@@ -23,6 +23,16 @@ for chart in scaling efficiency split roofline; do
 done
 [ "$(grep -c 'src="data:image/png;base64,' "$work/charts/report.html")" -eq 4 ] || { echo "report.html: expected 4 pictures" >&2 && exit 1; }
 ! grep -qE '(src|href)="[^d]' "$work/charts/report.html" || { echo "report.html: needs other files" >&2 && exit 1; }
+# One split of the cores was measured: nothing to name. Two: the fastest is named beside its point.
+for chart in scaling efficiency; do
+    ! grep -q '>[0-9]*×[0-9]*<' "$work/charts/$chart.svg" || { echo "$chart.svg: names the only split" >&2 && exit 1; }
+done
+sed 's/"ranks":1,"threads":2/"ranks":2,"threads":1/; s/"\(prefill\|decode\)_\(speedup\|efficiency\)":[0-9.]*/"\1_\2":99/g' \
+    "$work/rows.jsonl" >"$work/two.jsonl"
+"$python" "$root/bench/plot.py" "$work/rows.jsonl" "$work/two.jsonl" --out "$work/charts" >"$work/out"
+for chart in scaling efficiency; do
+    grep -q '>2×1<' "$work/charts/$chart.svg" || { echo "$chart.svg: expected the name of the fastest split" >&2 && exit 1; }
+done
 echo '{"schema": 1}' >"$work/none.jsonl"
 ! "$python" "$root/bench/plot.py" "$work/none.jsonl" --out "$work/charts" 2>"$work/err" || { echo "no rows: expected a failure" >&2 && exit 1; }
 grep -q 'expected rows of choir bench --sweep' "$work/err"

@@ -46,11 +46,12 @@ says "the table" out "odd, bf16, "
 says "the table" out "$ranks rank"
 says "the table" out "batch 1, prompt 70 tokens, decode of 3 from context 70, 2 repetitions; random"
 for line in "read bandwidth" "matrix peak" "prefill, rank $((ranks - 1))" "step, rank $((ranks - 1))" \
-    "logits digest" "% of the read bandwidth"; do
+    "logits digest" " the read bandwidth"; do
     says "the table" out "$line"
 done
 says "progress" err "warm-up 1 of 1: prefill"
 says "progress" err "repetition 2 of 2: prefill"
+grep -q 'repetition 1 of 2: prefill .*, [0-9]* s left$' "$work/err" || complain "progress: expected what is left"
 bench "quiet" --config "$odd" "${small[@]}" --quiet
 [ ! -s "$work/err" ] || complain "quiet: expected nothing on standard error"
 

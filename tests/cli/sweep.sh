@@ -45,7 +45,9 @@ plan=("$choir" plan --config "$odd" --cluster "$cluster")
 ends "against rows" 0 "${plan[@]}" --against "$rows"
 counts "against rows" "$work/out" '^error of 24 rates: median ' 1
 ends "a projection" 0 "${plan[@]}" --predict --what-if 10,100:5 --batch 4
-counts "a projection" "$work/out" '^Projection, not a measurement' 2
+counts "a projection" "$work/out" '^Projection, not a measurement' 1
+counts "a projection" "$work/out" '^Rates of ' 1
+counts "a projection" "$work/out" '^Network: supposed, ' 2
 counts "a projection" "$work/out" '^ +1024 ' 2
 ends "JSON" 0 "${plan[@]}" --predict --ranks 6 --what-if 10 --json -
 counts "JSON" "$work/out" '"ranks":6,"nodes":3,.*"tokens_per_s":[0-9]' 2

@@ -154,9 +154,43 @@ static void csv_has_a_field_for_every_name_and_quotes_text(void **state)
     free(f);
 }
 
+/* The table, to be freed by the caller. */
+static char *table_with(double bandwidth)
+{
+    fixture_t *f = fixture();
+    char *text = NULL;
+    size_t bytes;
+    FILE *out = open_memstream(&text, &bytes);
+    assert_non_null(out);
+    for (size_t i = 0; i < REPEAT; i++) {
+        f->values[BENCH_DECODE_BANDWIDTH * REPEAT + i] = bandwidth;
+        f->values[BENCH_PREFILL_SHARE * REPEAT + i] = 0.25;
+    }
+    bench_print_table(&f->about, &f->report, out);
+    fclose(out);
+    free(f);
+    return text;
+}
+
+static void no_share_is_above_all_of_it(void **state)
+{
+    (void)state;
+    char *text = table_with(0.5);
+    assert_non_null(strstr(text, "50.0  % of the read bandwidth\n"));
+    assert_non_null(
+        strstr(text, "prefill 25% of the matrix peak, decode 50% of the read bandwidth\n"));
+    free(text);
+    text = table_with(2.2);
+    assert_non_null(strstr(text, "2.20  times the read bandwidth\n"));
+    assert_non_null(strstr(text, "decode reads 2.2 times as fast as memory, from the caches\n"));
+    assert_null(strstr(text, "% of the read bandwidth"));
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(no_share_is_above_all_of_it),
         cmocka_unit_test(the_spread_is_that_of_all_repetitions),
         cmocka_unit_test(json_says_what_the_report_holds),
         cmocka_unit_test(a_rate_that_the_cpu_lacks_is_null),
