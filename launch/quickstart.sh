@@ -44,7 +44,7 @@ echo "Answer:"
 messages=$(mktemp)
 status=0
 "${run[@]}" build/choir generate --chat --prompt "$question" 2>"$messages" || status=$?
-cat "$messages" >&2
+launch/choir-run --filter <"$messages" >&2
 rm -f "$messages"
 [ "$status" -eq 0 ] || exit "$status"
 

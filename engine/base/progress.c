@@ -66,12 +66,24 @@ static pid_t parent_of(pid_t pid)
     return end != NULL && sscanf(end + 1, " %*c %d", &parent) == 1 ? (pid_t)parent : 0;
 }
 
+/* This process's parent, or choir-run where that filters what the launcher says: "PID@HOST". */
+static pid_t first_parent(void)
+{
+    const char *launcher = getenv("CHOIR_LAUNCHER");
+    char host[256] = "";
+    char *end;
+    if (launcher == NULL || gethostname(host, sizeof host - 1) != 0)
+        return getppid();
+    long pid = strtol(launcher, &end, 10);
+    return pid > 1 && *end == '@' && strcmp(end + 1, host) == 0 ? (pid_t)pid : getppid();
+}
+
 /* Standard error of the first parent that has another one than this process: mpirun's. A shell in
  * between, which mpirun started, has the same. -1 when that is no terminal. */
 static int launcher_terminal(pid_t *launcher_group)
 {
     struct stat own, theirs;
-    pid_t pid = getppid();
+    pid_t pid = first_parent();
     if (fstat(STDERR_FILENO, &own) != 0)
         return -1;
     for (int i = 0; i < MOST_PARENTS && pid > 1; i++, pid = parent_of(pid)) {

@@ -28,7 +28,7 @@ END
 program mpirun <<'END'
 if [ "$1" = --version ]; then echo "${TEST_MPI:-mpirun (Open MPI) 4.1.4}"; else printf '<%s>\n' "$@"; fi
 END
-printf 'a slots=4\n# b\nc slots=2 # two\n\nc slots=2\n' >"$work/hosts"
+printf 'a slots=4\n# b\nc slots = 2 # two\n\n' >"$work/hosts"
 
 # makes LINE ARGS...: what --dry-run prints, without the programs' paths
 makes() {
@@ -116,12 +116,79 @@ rejects "expected --slurm or --nodes, found both" --slurm --nodes "$work/hosts" 
 rejects "$work/none: no such file" --choir "$choir" --nodes "$work/none" chat
 echo '# none' >"$work/empty"
 rejects "$work/empty names no machine" --choir "$choir" --nodes "$work/empty" chat
+# refuses_hosts WORDS TEXT: a hostfile that is refused, with its name
+refuses_hosts() {
+    printf '%b' "$2" >"$work/wrong"
+    rejects "--nodes: $work/wrong: $1" --choir "$choir" --nodes "$work/wrong" chat
+}
+refuses_hosts "line 2 ends with a carriage return (CRLF)" 'a slots=2\nb slots=2\r\n'
+refuses_hosts 'line 1: expected slots= from 1 to 99999, found "slots=-1"' 'a slots=-1\n'
+refuses_hosts 'line 2: expected slots= from 1 to 99999, found "slots=0"' '\na slots=0'
+refuses_hosts "line 1: expected one number of slots, found slots=2 and slots=3" 'a slots=2 slots=3\n'
+refuses_hosts "line 4: a is on line 1 already" 'a\nb\n# c\na slots=4\n'
+refuses_hosts 'line 1: expected slots=K after the name, found "bananas"' 'a bananas\n'
+refuses_hosts 'line 1: expected "a slots=4" as Open MPI writes it, found "a:4"' 'a:4\n'
+refuses_hosts 'line 1: expected the name of a machine first, found "slots=4"' 'slots=4\n'
 rejects "--ranks 5: expected at most 4, 2 on each of 2 machine(s)" \
     --choir "$choir" --nodes "$work/hosts" --ranks 5 --ranks-per-node 2 chat
 rejects "expected slots=3 or more for 3 ranks on each machine, found slots=2" \
     --choir "$choir" --nodes "$work/hosts" --ranks 6 chat
 rejects "--choir: $work is no program" --choir "$work" chat
 TEST_MPI="HYDRA build details:" rejects "expected Open MPI's mpirun, found" --choir "$choir" chat
+
+# ---- What the launcher says ----------------------------------------------------------------------
+
+line=$(printf -- '-%.0s' {1..74})
+says_through() { # NAME, text, what is left of it
+    printf '%b' "$2" | "$root/launch/choir-run" --filter >"$work/out" || complain "--filter: $1"
+    [ "$(cat "$work/out")" = "$(printf '%b' "$3")" ] || complain "--filter: $1: expected $3"
+}
+says_through "a rank that ended" \
+    "choir: error: x\n$line\nPrimary job  terminated normally, but 1 process returned\nchoir: warning: y\na non-zero exit code.\n$line\n$line\nmpirun detected that one or more processes exited with non-zero status, thus causing\nthe job to be terminated.\n$line\n" \
+    "choir: error: x\nchoir: warning: y"
+says_through "what may be wrong" "$line\nThere are not enough slots available\n$line\nend" \
+    "$line\nThere are not enough slots available\n$line\nend"
+says_through "an open end" "$line\nA process\n" "$line\nA process"
+says_through "counts of messages" \
+    '[n:1] 3 more processes have sent help message help-mpi.txt / x\n[n:1] Set MCA parameter "orte_base_help_aggregate" to 0 to see\n[n:1] 1 other thing\n' \
+    "[n:1] 1 other thing"
+says_through "srun" "srun: error: n1: task 0: Exited with exit code 1\nsrun: error: n1: task 0: Segmentation fault\n" \
+    "srun: error: n1: task 0: Segmentation fault"
+
+# started STATUS LINES ARGS...: a run on the ranks, and how many lines it says besides choir-run's own
+started() {
+    local expected=$1 lines=$2 status=0
+    shift 2
+    "$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- "$@" </dev/null >"$work/out" 2>"$work/err" ||
+        status=$?
+    [ "$status" -eq "$expected" ] || complain "$*: exit status $status, expected $expected"
+    [ "$(grep -vc '^choir-run: mpirun ' "$work/err")" -eq "$lines" ] || complain "$*: expected $lines lines of messages"
+}
+started 2 1 generate --bad
+says "a wrong flag" err "choir: error: unknown flag --bad"
+started 1 1 generate --model "$work/none" --prompt Hello
+status=0
+"$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- help >/dev/full 2>"$work/err" || status=$?
+[ "$status" -eq 1 ] || complain "a full disk: exit status $status, expected 1"
+says "a full disk" err "No space left on device"
+"$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- help 2>"$work/err" | head -c 1 >"$work/out"
+[ "${PIPESTATUS[0]}" -eq 0 ] && [ "$(wc -l <"$work/err")" -eq 1 ] || complain "a reader that goes away: not quiet"
+echo "[1, 2]" | "$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- tokenize --decode >"$work/out" 2>"$work/err"
+[ -s "$work/out" ] || complain "standard input: does not reach the first rank"
+if command -v script >/dev/null; then
+    script -qec "'$root/launch/choir-run' --choir '$choir' --ranks $ranks -- eval --task word-problems --limit 60 --out '$work/shown'" \
+        "$work/screen" </dev/null >"$work/out" || complain "eval on a terminal"
+    grep -q $'\rchoir: [0-9]* of 60 items' "$work/screen" || complain "eval on a terminal: no progress"
+fi
+# A signal to choir-run is one to the run.
+"$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- worker \
+    < <(exec sleep 20) >"$work/out" 2>"$work/err" &
+running=$!
+wait_until "$patience_s" grep -q '"info"' "$work/out" || complain "a worker: does not start"
+kill -TERM "$running"
+status=0
+wait "$running" || status=$?
+[ "$status" -ne 0 ] || complain "a signal: exit status 0"
 
 # ---- A run ---------------------------------------------------------------------------------------
 

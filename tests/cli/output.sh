@@ -57,9 +57,9 @@ done
 
 # Under mpirun on a terminal: drawn there, and nowhere else.
 if command -v script >/dev/null; then
-    printf -v line '%q ' "${run[@]}" "$choir" eval --task word-problems --limit 200 --out "$work/shown"
+    printf -v line '%q ' "${run[@]}" "$choir" eval --task word-problems --limit 60 --out "$work/shown"
     script -qec "$line 2>&1" "$work/screen" </dev/null >"$work/out" || complain "eval on a terminal"
-    grep -q $'\rchoir: [0-9]* of 200 items' "$work/screen" || complain "eval on a terminal: no progress"
+    grep -q $'\rchoir: [0-9]* of 60 items' "$work/screen" || complain "eval on a terminal: no progress"
     rm -r "$work/shown"
     script -qec "$line 2>$work/err" "$work/screen" </dev/null >"$work/out" || complain "eval with a log"
     ! grep -q "items" "$work/screen" || complain "eval with a log: drawn on the terminal"
