@@ -108,6 +108,8 @@ def all_steps(steps, folder, quick):
 
     remake("sampler", "sampler.py", "--out", None, golden=GOLDEN / "sampler.json")
     remake("tokenizer", "tokenizer.py", "golden", DEMO, None, "--random", 100, golden=GOLDEN / "tokenizer" / "demo.jsonl")
+    remake("added tokens", "tokenizer_directories.py", "golden", None,
+           golden=GOLDEN / "tokenizer" / "directories.jsonl")
     remake("chat templates", "chat.py", "golden", None, golden=GOLDEN / "tokenizer" / "chat.jsonl")
     steps.run("tokenizer against Hugging Face", "tokenizer.py", "compare", DEMO)
     steps.run("chat templates against Hugging Face", "chat.py", "compare")
