@@ -21,7 +21,9 @@
 void comm_bcast(comm_t *comm, void *data, size_t bytes)
 {
     heart_wait_t outer = heart_enter(comm, HEART_WAIT_BROADCAST);
-    for (size_t done = 0; done < bytes; done += PIECE)
+    if (shares_all(comm))
+        board_bcast(&comm->board, data, bytes);
+    for (size_t done = 0; done < bytes && !shares_all(comm); done += PIECE)
         MPI_Bcast(
             (char *)data + done, (int)size_min(PIECE, bytes - done), MPI_BYTE, 0, comm->world);
     heart_leave(comm, outer);
@@ -52,6 +54,10 @@ static void wait_patiently(const comm_t *comm, MPI_Request *request)
 
 void comm_bcast_patient(comm_t *comm, void *data, size_t bytes)
 {
+    if (shares_all(comm)) { /* whose waits are all patient */
+        comm_bcast(comm, data, bytes);
+        return;
+    }
     char bell = 0;
     bool inlined = bytes <= PATIENT_INLINE_BYTES;
     MPI_Request request;
@@ -69,7 +75,10 @@ void comm_bcast_patient(comm_t *comm, void *data, size_t bytes)
 void comm_barrier(comm_t *comm)
 {
     heart_wait_t outer = heart_enter(comm, HEART_WAIT_BARRIER);
-    MPI_Barrier(comm->world);
+    if (shares_all(comm))
+        node_barrier_wait(&comm->barrier);
+    else
+        MPI_Barrier(comm->world);
     heart_leave(comm, outer);
 }
 
@@ -102,23 +111,37 @@ int64_t comm_sum(comm_t *comm, int64_t value)
 }
 
 /* Point to point, because MPI_Gatherv's displacements are int. */
+static void send_to_root(comm_t *comm, const void *mine, size_t bytes)
+{
+    assert(bytes <= INT_MAX);
+    if (shares_all(comm))
+        board_send(&comm->board, mine, bytes);
+    else
+        MPI_Send(mine, (int)bytes, MPI_BYTE, 0, GATHER_TAG, comm->world);
+}
+
+static void receive_parts(comm_t *comm, const size_t *counts, char *all)
+{
+    for (int r = 1; r < comm->size; all += counts[r++]) {
+        if (shares_all(comm))
+            board_receive(&comm->board, r, all, counts[r]);
+        else
+            MPI_Irecv(
+                all, (int)counts[r], MPI_BYTE, r, GATHER_TAG, comm->world, &comm->requests[r]);
+    }
+    if (!shares_all(comm))
+        MPI_Waitall(comm->size - 1, comm->requests + 1, MPI_STATUSES_IGNORE);
+}
+
 void comm_gatherv_root(comm_t *comm, const void *mine, const size_t *counts, void *all)
 {
     heart_wait_t outer = heart_enter(comm, HEART_WAIT_COLLECT);
     if (comm->rank != 0) {
-        assert(counts[comm->rank] <= INT_MAX);
-        MPI_Send(mine, (int)counts[comm->rank], MPI_BYTE, 0, GATHER_TAG, comm->world);
-        heart_leave(comm, outer);
-        return;
+        send_to_root(comm, mine, counts[comm->rank]);
+    } else {
+        memmove(all, mine, counts[0]);
+        receive_parts(comm, counts, (char *)all + counts[0]);
     }
-    size_t begin = counts[0];
-    for (int r = 1; r < comm->size; r++) {
-        MPI_Irecv((char *)all + begin, (int)counts[r], MPI_BYTE, r, GATHER_TAG, comm->world,
-            &comm->requests[r]);
-        begin += counts[r];
-    }
-    memmove(all, mine, counts[0]);
-    MPI_Waitall(comm->size - 1, comm->requests + 1, MPI_STATUSES_IGNORE);
     heart_leave(comm, outer);
 }
 

@@ -1,6 +1,7 @@
 #include "comm/comm.h"
 
 #include <mpi.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -57,16 +58,45 @@ const char *comm_library_version(void)
     return version;
 }
 
-/* Collective. The flags of the ranks that share memory. */
-static int open_flags(comm_t *comm, fail_t *fail)
+/* MPI moves a message only while its sender or receiver is inside of a call. A rank that waits for
+ * long may have sent what the late one is waiting for, so now and then it lets MPI do its work. */
+static void let_mpi_work(void *context)
 {
-    size_t bytes = (size_t)comm->sharing_size * sizeof(node_flag_t);
+    const comm_t *comm = context;
+    int found;
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm->world, &found, MPI_STATUS_IGNORE);
+}
+
+/* The start of what the ranks of a sharing group meet in; the board follows. */
+typedef struct meeting {
+    wait_load_t load;
+    wait_place_t place;
+    node_flag_t flags[]; /* [sharing_size] */
+} meeting_t;
+
+/* Collective. */
+static int open_meeting(comm_t *comm, fail_t *fail)
+{
+    size_t head = sizeof(meeting_t) + (size_t)comm->sharing_size * sizeof(node_flag_t);
     if (comm->sharing_size > 1)
-        window_open(&comm->flags, comm, comm->sharing, bytes, "flags of the ranks on a node", fail);
+        window_open(&comm->meeting, comm, comm->sharing, head + board_bytes(comm->sharing_size),
+            "flags of the ranks on a node", fail);
     if (comm_agree(comm, fail) != 0)
         return fail->status;
-    node_barrier_init(
-        &comm->barrier, comm->flags.data, comm->sharing_size, comm->sharing_rank, comm->world);
+    meeting_t *meeting = comm->meeting.data;
+    comm->waiter = (waiter_t){.load = meeting != NULL ? &meeting->load : &comm->own_load,
+        .shared = true,
+        .slept_ns = &comm->slept_ns,
+        .poll = let_mpi_work,
+        .poll_context = comm};
+    comm->barrier = (node_barrier_t){
+        .waiter = &comm->waiter, .n_ranks = comm->sharing_size, .rank = comm->sharing_rank};
+    if (meeting == NULL)
+        return 0;
+    comm->barrier.flags = meeting->flags;
+    comm->barrier.place = &meeting->place;
+    board_init(&comm->board, (char *)meeting + head, comm->sharing_size, comm->sharing_rank,
+        &comm->waiter);
     return 0;
 }
 
@@ -75,17 +105,18 @@ static int open_group(
     comm_t **out, MPI_Comm ranks, const comm_t *parent, comm_path_t path, fail_t *fail)
 {
     *out = NULL;
-    comm_t *comm = calloc(1, sizeof *comm);
+    comm_t *comm = aligned_alloc(WAIT_LINE, sizeof *comm);
     if (comm == NULL)
         fail_set(fail, FAIL_MEMORY, "communicator: out of memory");
     if (agree_on(ranks, fail) != 0) {
         free(comm);
         return fail->status;
     }
+    memset(comm, 0, sizeof *comm);
     comm->world = comm->host = comm->node = comm->sharing = comm->leaders = MPI_COMM_NULL;
     comm->path = path;
     comm->is_world = parent == NULL;
-    if (placement_open(comm, ranks, path, fail) != 0 || open_flags(comm, fail) != 0) {
+    if (placement_open(comm, ranks, path, fail) != 0 || open_meeting(comm, fail) != 0) {
         comm_close(comm);
         return fail->status;
     }
@@ -135,7 +166,7 @@ void comm_close(comm_t *comm)
 {
     if (comm == NULL)
         return;
-    window_close(&comm->flags);
+    window_close(&comm->meeting);
     placement_close(comm);
     memory_free(comm->staging, comm->staging_bytes);
     free(comm);
@@ -148,7 +179,44 @@ void comm_set_threads(comm_t *comm, size_t threads)
     MPI_Allreduce(MPI_IN_PLACE, &total, 1, MPI_UINT64_T, MPI_SUM, comm->host);
     heart_leave(comm, outer);
     comm->oversubscribed = total > (uint64_t)comm->host_cpus;
-    node_barrier_set_oversubscribed(&comm->barrier, comm->oversubscribed);
+    comm->waiter.oversubscribed = comm->oversubscribed;
+}
+
+/* The CPU of this rank where the ranks that share its binding fill it, one to each; else none. */
+static bool find_own_cpu(const comm_t *comm, uint64_t *own)
+{
+    int n = 0;
+    memset(own, 0, sizeof comm->cpus);
+    for (size_t i = 0; i < 64 * CPU_WORDS; i++)
+        if ((comm->cpus[i / 64] >> i % 64 & 1) != 0 && n++ == comm->binding_index)
+            own[i / 64] |= (uint64_t)1 << i % 64;
+    return n > 1 && n == comm->binding_ranks;
+}
+
+void comm_share_waits(comm_t *comm, team_t *team, bool may_bind)
+{
+    team_share_waits(team, comm->waiter.load, &comm->slept_ns);
+    comm->may_bind = find_own_cpu(comm, comm->own_cpu) && may_bind && team_size(team) == 1;
+}
+
+/* Where the system refuses, the thread stays as it is. */
+static void bind_thread(comm_t *comm, bool bound)
+{
+    if (bound != comm->bound)
+        sched_setaffinity(0, sizeof comm->cpus, (const void *)(bound ? comm->own_cpu : comm->cpus));
+    comm->bound = bound;
+}
+
+void comm_leave_waits(comm_t *comm)
+{
+    bind_thread(comm, false);
+    comm->may_bind = false;
+}
+
+void comm_follow_load(comm_t *comm)
+{
+    if (comm->may_bind)
+        bind_thread(comm, wait_is_busy(comm->waiter.load));
 }
 
 bool comm_oversubscribed(const comm_t *comm)

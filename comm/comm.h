@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
+#include "engine/base/team.h"
 
 typedef struct comm comm_t;
 
@@ -71,6 +72,17 @@ int comm_binding_index(const comm_t *comm);
 void comm_set_threads(comm_t *comm, size_t threads);
 /* Whether that is so; the same on all ranks of a machine. */
 bool comm_oversubscribed(const comm_t *comm);
+
+/* Local. The ranks of a node and the threads of a rank, which the caller of team_run shares with
+ * this module, tell each other when they lose their cores to other work, and then sleep where they
+ * would yield. may_bind: comm_follow_load may bind the calling thread. Undone by comm_leave_waits
+ * before the team is closed. */
+void comm_share_waits(comm_t *comm, team_t *team, bool may_bind);
+void comm_leave_waits(comm_t *comm);
+/* Local. Between steps. While other work takes cores, ranks of one thread that are as many as the
+ * cores they may run on have one each: the system tends to put threads that wake each other onto
+ * the same core, which then do not run at the same time. */
+void comm_follow_load(comm_t *comm);
 
 /* Collective. Agreement on errors: every rank passes its own fail (status 0 when all is well);
  * afterwards all hold the lowest status found and the message of the lowest rank that has it,

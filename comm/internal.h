@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "comm/board.h"
 #include "comm/comm.h"
 #include "comm/heart.h"
 #include "comm/node_barrier.h"
@@ -34,6 +35,9 @@ typedef struct rank_run {
     int first, end;
 } rank_run_t;
 
+/* CPU masks of up to 8192 hardware threads; the kernel refuses shorter ones than it uses itself. */
+#define CPU_WORDS 128
+
 /* Payloads that exchanges between nodes are measured with. */
 #define EXCHANGE_CLASSES 3
 
@@ -59,6 +63,8 @@ struct comm {
     int host_ranks;    /* ranks of the whole run on this host */
     int host_cpus;     /* hardware threads that the group's ranks on the host may use together */
     bool oversubscribed;
+    uint64_t cpus[CPU_WORDS], own_cpu[CPU_WORDS]; /* bound to; of those, this rank's own */
+    bool may_bind, bound;                         /* to its own; comm_follow_load */
 
     int n_groups, group;            /* sharing groups, and this rank's */
     int *group_of;                  /* [size] */
@@ -73,9 +79,19 @@ struct comm {
     char *staging; /* on leaders: where slices are packed for the exchange between groups */
     size_t staging_bytes;
 
-    window_t flags;
+    window_t meeting; /* what the ranks of a sharing group meet in: load, barrier, board */
+    waiter_t waiter;
+    wait_load_t own_load; /* where the group is this rank alone */
+    uint64_t slept_ns;
     node_barrier_t barrier;
+    board_t board; /* where the sharing group is the whole group */
 };
+
+/* Whether all ranks, more than one, share memory: then MPI is not needed between them. */
+static inline bool shares_all(const comm_t *comm)
+{
+    return comm->n_groups == 1 && comm->size > 1;
+}
 
 /* Local. Around what waits for other ranks. heart_leave takes what heart_enter returned: a wait
  * inside of another counts as the outer one. */

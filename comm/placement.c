@@ -5,9 +5,6 @@
 #include "comm/cgroup.h"
 #include "comm/internal.h"
 
-/* CPU masks of up to 8192 hardware threads; the kernel refuses shorter ones than it uses itself. */
-#define MASK_WORDS 128
-
 /* How a test wants nodes to look: CHOIR_RANKS_PER_NODE, see comm.h. */
 typedef struct pretence {
     int ranks_per_node; /* 0: nodes are as they are */
@@ -109,7 +106,7 @@ static int compare_bindings(comm_t *comm, fail_t *fail)
     MPI_Comm_rank(comm->host, &host_rank);
     MPI_Comm_size(comm->host, &host_size);
     comm->host_ranks = host_size;
-    uint64_t mine[MASK_WORDS] = {0}, all[MASK_WORDS] = {0};
+    uint64_t mine[CPU_WORDS] = {0}, all[CPU_WORDS] = {0};
     uint64_t *masks = malloc((size_t)host_size * sizeof mine);
     if (masks == NULL)
         fail_set(fail, FAIL_MEMORY, "bindings of %d ranks: out of memory", host_size);
@@ -119,19 +116,20 @@ static int compare_bindings(comm_t *comm, fail_t *fail)
     }
     if (sched_getaffinity(0, sizeof mine, (cpu_set_t *)(void *)mine) != 0)
         memset(mine, 0xff, sizeof mine);
-    MPI_Allgather(mine, MASK_WORDS, MPI_UINT64_T, masks, MASK_WORDS, MPI_UINT64_T, comm->host);
+    MPI_Allgather(mine, CPU_WORDS, MPI_UINT64_T, masks, CPU_WORDS, MPI_UINT64_T, comm->host);
     for (int r = 0; r < host_size; r++) {
         uint64_t overlap = 0;
-        for (int w = 0; w < MASK_WORDS; w++) {
-            overlap |= mine[w] & masks[r * MASK_WORDS + w];
-            all[w] |= masks[r * MASK_WORDS + w];
+        for (int w = 0; w < CPU_WORDS; w++) {
+            overlap |= mine[w] & masks[r * CPU_WORDS + w];
+            all[w] |= masks[r * CPU_WORDS + w];
         }
         comm->binding_ranks += overlap != 0;
         comm->binding_index += overlap != 0 && r < host_rank;
     }
     free(masks);
+    memcpy(comm->cpus, mine, sizeof mine);
     size_t cpus = 0, granted = cgroup_cpus("/proc/self/cgroup", "/sys/fs/cgroup");
-    for (int w = 0; w < MASK_WORDS; w++)
+    for (int w = 0; w < CPU_WORDS; w++)
         cpus += (size_t)__builtin_popcountll(all[w]);
     comm->host_cpus = (int)(granted != 0 && granted < cpus ? granted : cpus);
     /* Processes of one host may sit in control groups with different quotas. */

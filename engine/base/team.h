@@ -1,8 +1,9 @@
 /* The threads of one rank: a fixed team that runs one function together and meets at barriers.
  *
- * The caller of team_run is thread 0; the others wait for work between runs, first spinning, then
- * yielding, then asleep on a futex, so that idle threads and oversubscribed ranks do not burn
- * cores. Our own instead of OpenMP because OpenMP's waiting policy is fixed for the whole process
+ * The caller of team_run is thread 0. Threads wait as wait.h has it: they look again and again for
+ * a moment, and sleep on a futex in long waits, where other work wants their cores, and where ranks
+ * are oversubscribed. While cores are taken from a team, the runs that allow it use fewer threads.
+ * Our own instead of OpenMP because OpenMP's waiting policy is fixed for the whole process
  * before main() starts: with more ranks than cores, its spinning makes a decode step many times
  * slower. Thread safety: one thread at a time may call team_run; barriers only inside a run. */
 #ifndef CHOIR_BASE_TEAM_H
@@ -12,6 +13,7 @@
 #include <stddef.h>
 
 #include "engine/base/status.h"
+#include "engine/base/wait.h"
 
 typedef struct team team_t;
 
@@ -22,11 +24,22 @@ int team_open(team_t **team, size_t n_threads, bool oversubscribed, fail_t *fail
 /* NULL is allowed. */
 void team_close(team_t *team);
 
+/* Joins what is known of taken cores with others that wait: load, theirs, and slept_ns, a count of
+ * the time that the caller of team_run sleeps elsewhere. Both outlive the team. Between runs. */
+void team_share_waits(team_t *team, wait_load_t *load, uint64_t *slept_ns);
+
 size_t team_size(const team_t *team);
 
 /* Calls fn(context, thread) on every thread, 0 .. size-1, and returns when all have returned.
  * Writes made before are visible inside, and those made inside are visible after. */
 void team_run(team_t *team, void (*fn)(void *context, size_t thread), void *context);
+
+/* The same for work that any number of threads can do: on threads 0 .. n-1, where n, which
+ * team_active tells inside, is the team's size, or less while other work takes cores from it. */
+void team_run_active(team_t *team, void (*fn)(void *context, size_t thread), void *context);
+
+/* Threads of the current run. */
+size_t team_active(const team_t *team);
 
 /* Waits until every thread of the current run has arrived; a full memory barrier. */
 void team_barrier(team_t *team, size_t thread);

@@ -36,7 +36,7 @@ static void embed(forward_t *f, size_t thread)
     plan_range_t mine = model_share(m)->vocab;
     char *exchanged = comm_buffer_data(f->shared[SHARED_X]);
     size_t row_bytes = f->strides[SHARED_X] * element(f);
-    team_part_t part = team_part(f->n_rows, thread, f->n_threads);
+    team_part_t part = team_part(f->n_rows, thread, active_threads(f));
     for (size_t row = part.begin; row < part.end; row++) {
         size_t id = (size_t)f->batch->token_ids[row];
         f->owners[row] = (int)plan_vocab_owner(&m->plan, id);
@@ -86,7 +86,7 @@ static void normalise(forward_t *f, size_t thread, component_t component, size_t
     const kernels_t *k = &f->model->kernels;
     size_t hidden = f->model->config.hidden_size;
     size_t stride = f->strides[SHARED_X], row_bytes = stride * k->element_bytes;
-    team_part_t part = team_part(f->n_rows, thread, f->n_threads);
+    team_part_t part = team_part(f->n_rows, thread, active_threads(f));
     if (normed_in_slabs(f)) {
         normalise_into_slabs(f, thread, part, from, weight);
     } else {
@@ -146,7 +146,7 @@ static void rotate_and_cache(forward_t *f, size_t thread, size_t layer)
     const plan_share_t *share = model_share(m);
     size_t n_q = plan_count(share->heads), n_kv = plan_count(share->kv_heads);
     size_t head_bytes = m->config.head_dim * m->kernels.element_bytes;
-    team_part_t all = team_part(n_q + n_kv, thread, f->n_threads);
+    team_part_t all = team_part(n_q + n_kv, thread, active_threads(f));
     team_part_t q = {size_min(all.begin, n_q), size_min(all.end, n_q)};
     team_part_t kv = {size_max(all.begin, n_q) - n_q, size_max(all.end, n_q) - n_q};
     size_t at = 0;
@@ -266,7 +266,7 @@ void forward_step(forward_t *f, const forward_batch_t *batch)
     f->n_lone = 0;
     for (size_t i = 0; i < batch->n_sequences && batch->sequences[i].lone; i++)
         f->n_lone += batch->sequences[i].n_rows;
-    team_run(f->team, step_thread, f);
+    team_run_active(f->team, step_thread, f);
     f->batch = NULL;
 }
 

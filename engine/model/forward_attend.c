@@ -64,7 +64,7 @@ static size_t head_parts(const forward_t *f)
         for (size_t kv = 0; kv < n_kv; kv++)
             units += plan_count(unit_blocks(&f->batch->sequences[i],
                 attention_unit_tokens(plan_count(group_heads(f->model, kv)))));
-    bool even = units % f->n_threads == 0 || units >= 4 * f->n_threads;
+    bool even = units % active_threads(f) == 0 || units >= 4 * active_threads(f);
     return even ? 1 : most_kv_group(f->model);
 }
 
@@ -127,7 +127,7 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
         /* What this thread gets next, if all take turns; it is not taken before this one is done.
          */
         walk_t ahead = walk;
-        size_t expected = number + f->n_threads;
+        size_t expected = number + active_threads(f);
         unit->next = f->sdpa && find_unit(f, &ahead, expected, next) ? next : NULL;
         const size_t *kept_before = &f->kept_before[unit->tap_row];
         bool wanted = !forward_narrows_at(f, layer) || kept_before[unit->n_tokens] > kept_before[0];

@@ -137,7 +137,8 @@ static void copy_slabs(forward_t *f, size_t thread, shared_t which, bool out)
     size_t n_rows = f->n_rows;
     char *window = comm_buffer_data(f->shared[which]), *own = f->own[which];
     for (size_t r = 0; r < f->model->plan.n_ranks; r++) {
-        team_part_t part = team_part((begins[r + 1] - begins[r]) * n_rows, thread, f->n_threads);
+        team_part_t part =
+            team_part((begins[r + 1] - begins[r]) * n_rows, thread, active_threads(f));
         size_t begin = begins[r] * n_rows + part.begin, end = begins[r] * n_rows + part.end;
         if (out && r == f->model->rank)
             copy_columns(window, own, begin, end);
@@ -157,7 +158,7 @@ static void copy_rows(forward_t *f, size_t thread, shared_t which, bool out)
     size_t row_bytes = f->strides[which] * element(f);
     const size_t *begins = f->begins[which];
     size_t begin = begins[f->model->rank], end = begins[f->model->rank + 1];
-    team_part_t rows = team_part(f->n_rows, thread, f->n_threads);
+    team_part_t rows = team_part(f->n_rows, thread, active_threads(f));
     for (size_t row = rows.begin; row < rows.end; row++) {
         char *window = (char *)comm_buffer_data(f->shared[which]) + row * row_bytes;
         char *own = f->own[which] + row * row_bytes;

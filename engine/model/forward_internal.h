@@ -26,7 +26,7 @@ struct forward {
     team_t *team;
     comm_t *comm;
     forward_options_t options;
-    size_t n_threads;
+    size_t n_threads; /* of the team; a step may run on fewer */
     double scale;
     bool sdpa; /* attention in PyTorch's fused order; f32 and f64 have one order for both */
     comm_buffer_t
@@ -59,6 +59,12 @@ struct forward {
     uint64_t mark_ns;
     forward_times_t times;
 };
+
+/* Threads of the current step. */
+static inline size_t active_threads(const forward_t *f)
+{
+    return team_active(f->team);
+}
 
 static inline size_t element(const forward_t *f)
 {

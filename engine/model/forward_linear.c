@@ -197,7 +197,7 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
     } else {
         team_await(f->team, thread);
     }
-    team_part_t mine = team_part(n_rows, thread, f->n_threads);
+    team_part_t mine = team_part(n_rows, thread, active_threads(f));
     for (size_t row = mine.begin; row < mine.end; row++)
         k->store_residual(1, hidden, f->partial + row * hidden * acc, 0,
             shared_row(f, r->from, gathers_kept(f, r) ? f->kept[row] : row),
@@ -275,7 +275,7 @@ void forward_compute_logits(forward_t *f, size_t thread)
     size_t stride = f->strides[SHARED_X];
     while (n_lone < n && f->batch->logits_rows[n_lone].lone)
         n_lone++;
-    team_part_t rows = team_part(n, thread, f->n_threads);
+    team_part_t rows = team_part(n, thread, active_threads(f));
     for (size_t i = rows.begin; i < rows.end; i++) {
         char *normed = f->normed + i * stride * k->element_bytes;
         size_t row = f->batch->logits_rows[i].row;

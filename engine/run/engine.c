@@ -132,7 +132,8 @@ static int open_compute(engine_t *e, fail_t *fail)
     e->threads =
         topology_threads(&topology, e->options.threads, (size_t)comm_binding_ranks(e->comm));
     comm_set_threads(e->comm, e->threads);
-    team_open(&e->team, e->threads, comm_oversubscribed(e->comm), fail);
+    if (team_open(&e->team, e->threads, comm_oversubscribed(e->comm), fail) == 0)
+        comm_share_waits(e->comm, e->team, e->options.bind == TOPOLOGY_BIND_NONE);
     if (e->options.bind != TOPOLOGY_BIND_NONE && fail->status == 0)
         bind_threads(e, fail);
     char advice[512];
@@ -416,6 +417,7 @@ void engine_close(engine_t *e)
     kv_cache_close(&e->cache);
     model_close(&e->model);
     comm_shared_close(e->weights);
+    comm_leave_waits(e->comm);
     team_close(e->team);
     free(e->shares);
     free(e->events);

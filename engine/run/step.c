@@ -390,7 +390,7 @@ static void summarise(step_t *s, size_t i)
 static void summarise_thread(void *context, size_t thread)
 {
     step_t *s = context;
-    for (size_t i = thread; i < s->n_entries; i += team_size(s->team))
+    for (size_t i = thread; i < s->n_entries; i += team_active(s->team))
         if (has_flag(s, i, ENTRY_SAMPLES))
             summarise(s, i);
 }
@@ -409,7 +409,7 @@ static void gather_summaries(step_t *s)
     if (n_local > 0 && s->n_entries == 1)
         summarise_thread(s, 0);
     else if (n_local > 0)
-        team_run(s->team, summarise_thread, s);
+        team_run_active(s->team, summarise_thread, s);
     count_summaries(s);
     book(s, &s->times.sampling_ns);
     comm_gatherv_root(s->comm, s->mine, s->counts, s->all);
@@ -444,6 +444,7 @@ static void take_step(step_t *s, const header_t *header)
     read_payload(s, header);
     place_logits(s);
     book(s, &s->times.exchange_ns);
+    comm_follow_load(s->comm);
     forward_step(s->forward, &s->batch);
     comm_mark(s->comm, HEART_SAMPLE, 0);
     s->mark_ns = clock_ns(); /* forward_times tells of the step itself */
