@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/base/dtype.h"
@@ -302,6 +303,51 @@ static void an_error_in_json_lines_names_the_line_once(void **state)
     assert_null(strstr(first + 1, "line"));
 }
 
+/* In the first run the last thread sleeps where nobody counts it, as if its core were taken. */
+typedef struct shrink {
+    team_t *team;
+    _Atomic size_t threads, taken;
+    bool loses;
+} shrink_t;
+
+static void shrink_thread(void *context, size_t thread)
+{
+    shrink_t *s = context;
+    team_part_t part;
+    s->threads++;
+    team_deal(s->team, thread, MOST_ITEMS);
+    while (team_take(s->team, thread, 3, &part))
+        s->taken += part.end - part.begin;
+    if (s->loses && thread == MAX_THREADS - 1)
+        nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    team_barrier(s->team, thread);
+}
+
+static size_t run_shrink(shrink_t *s, void (*run)(team_t *, void (*)(void *, size_t), void *))
+{
+    s->threads = s->taken = 0;
+    run(s->team, shrink_thread, s);
+    assert_int_equal(s->taken, MOST_ITEMS);
+    assert_int_equal(s->threads, team_active(s->team));
+    return s->threads;
+}
+
+static void a_team_does_without_threads_that_lose_their_cores(void **state)
+{
+    (void)state;
+    fail_t fail = {0};
+    shrink_t s = {.loses = true};
+    assert_int_equal(team_open(&s.team, MAX_THREADS, true, &fail), 0);
+    assert_int_equal(run_shrink(&s, team_run_active), MAX_THREADS);
+    s.loses = false;
+    assert_true(run_shrink(&s, team_run_active) < MAX_THREADS);
+    assert_int_equal(run_shrink(&s, team_run), MAX_THREADS);
+    /* Each run that loses nothing brings one back after a while. */
+    while (run_shrink(&s, team_run_active) < MAX_THREADS)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    team_close(s.team);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -318,6 +364,7 @@ int main(void)
         cmocka_unit_test(a_team_meets_at_every_barrier),
         cmocka_unit_test(parts_cover_everything_once),
         cmocka_unit_test(every_item_is_dealt_to_one_thread),
+        cmocka_unit_test(a_team_does_without_threads_that_lose_their_cores),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
