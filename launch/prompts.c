@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/input.h"
 #include "engine/base/size.h"
 #include "engine/model/config.h"
 
@@ -299,7 +300,9 @@ static int read_source(const options_t *options, char **text, size_t *bytes, fai
     const char *path = options->prompts != NULL ? options->prompts : options->prompt_file;
     if (path == NULL || strcmp(path, "-") == 0)
         return prompts_read_stdin(text, bytes, fail);
-    return text_file_read(path, MAX_PROMPT_BYTES, text, bytes, fail);
+    if (input_read_stream(path, MAX_PROMPT_BYTES, text, bytes, fail) == 0)
+        text_drop_bom(*text, bytes);
+    return fail->status;
 }
 
 static int read_prompts(

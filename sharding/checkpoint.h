@@ -1,5 +1,6 @@
-/* A model directory's tensors: model.safetensors, or the files that model.safetensors.index.json
- * names; or a shard store (store_format.h), which gives the same tensors.
+/* A model directory's tensors: those of model.safetensors, or of all files that
+ * model.safetensors.index.json names; or a shard store (store_format.h), which gives the same
+ * tensors.
  *
  * Opening reads and checks headers only. Tensor data is read by byte range with pread, so a rank
  * reads just what its plan gives it; a counter tells how much. Owns the file descriptors and the
@@ -37,13 +38,16 @@ typedef struct checkpoint_tensor {
     uint64_t size_bytes;
 } checkpoint_tensor_t;
 
-/* Local. A shard store when the directory holds its manifest. Else model.safetensors.index.json
- * decides when there is one, and then only the tensors that it names are listed; else
- * model.safetensors. FAIL_FILE, FAIL_FORMAT. */
+/* Local. A shard store when the directory holds its manifest, else what checkpoint_files.h says.
+ * FAIL_FILE, FAIL_FORMAT. */
 int checkpoint_open(checkpoint_t **checkpoint, const char *directory, fail_t *fail);
 /* A single safetensors file, for references and dumps. */
 int checkpoint_open_file(checkpoint_t **checkpoint, const char *path, fail_t *fail);
 void checkpoint_close(checkpoint_t *checkpoint);
+
+/* Whether model.safetensors was read although there is an index, which other weights may be named
+ * in. */
+bool checkpoint_ignored_index(const checkpoint_t *checkpoint);
 
 /* All tensors, in the order of their names. */
 size_t checkpoint_count(const checkpoint_t *checkpoint);

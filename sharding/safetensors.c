@@ -132,8 +132,8 @@ static int read_shape(subject_t subject, json_t *shape, const dtype_info_t *dtyp
 }
 
 /* data_offsets, into offset_bytes still counting from the data's start. */
-static int read_offsets(subject_t subject, json_t *offsets, const dtype_info_t *dtype,
-    checkpoint_tensor_t *tensor, fail_t *fail)
+static int read_offsets(
+    subject_t subject, json_t *offsets, checkpoint_tensor_t *tensor, fail_t *fail)
 {
     uint64_t begin = 0, end = 0;
     if (!json_is_array(offsets) || json_array_size(offsets) != 2)
@@ -148,12 +148,6 @@ static int read_offsets(subject_t subject, json_t *offsets, const dtype_info_t *
             "%s: tensor %s: data_offsets: expected the %" PRIu64
             " bytes of its shape and dtype, found [%" PRIu64 ", %" PRIu64 "]",
             subject.path, subject.tensor, tensor->size_bytes, begin, end);
-    size_t alignment = dtype->bits > 8 ? dtype->bits / 8 : 1;
-    if (begin % alignment != 0)
-        return fail_set(fail, FAIL_FORMAT,
-            "%s: tensor %s: data_offsets: expected a multiple of the %zu bytes of %s, found a "
-            "misaligned %" PRIu64,
-            subject.path, subject.tensor, alignment, dtype->name, begin);
     tensor->offset_bytes = begin;
     return 0;
 }
@@ -178,11 +172,13 @@ static int read_tensor(
         .dtype = dtype->dtype};
     if (read_shape(subject, json_object_get(entry, "shape"), dtype, tensor, fail) != 0)
         return fail->status;
-    return read_offsets(subject, json_object_get(entry, "data_offsets"), dtype, tensor, fail);
+    return read_offsets(subject, json_object_get(entry, "data_offsets"), tensor, fail);
 }
 
 static int check_metadata(const char *path, json_t *metadata, fail_t *fail)
 {
+    if (json_is_null(metadata))
+        return 0;
     if (!json_is_object(metadata))
         return fail_set(fail, FAIL_FORMAT,
             "%s: " METADATA_KEY ": expected an object, found something else", path);

@@ -1,14 +1,14 @@
 /* The header of one safetensors file, as bytes in memory: parsing and checking, no file access.
  *
  * Trusts nothing in the header; whatever passes describes tensors that lie within the file,
- * aligned, side by side without overlaps or holes. safetensors_t owns the parsed JSON, which the
- * tensors' names point into.
+ * side by side without overlaps or holes; at any offset, aligned or not. safetensors_t owns the
+ * parsed JSON, which the tensors' names point into.
  *
  * A file, byte by byte (https://huggingface.co/docs/safetensors):
  *   0      8 bytes   N, unsigned little-endian
  *   8      N bytes   JSON object, first byte '{', may end in spaces:
  *                      "name": {"dtype": "BF16", "shape": [...], "data_offsets": [begin, end]}
- *                      "__metadata__": {"key": "value"}, optional
+ *                      "__metadata__": {"key": "value"}, optional, may be null
  *   8 + N  the data; offsets count from here; row-major, little-endian */
 #ifndef CHOIR_SHARDING_SAFETENSORS_H
 #define CHOIR_SHARDING_SAFETENSORS_H

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/input.h"
 #include "engine/base/json.h"
 #include "engine/base/size.h"
 #include "sharding/store_codec.h"
@@ -129,10 +130,8 @@ static int open_data(store_t *store, size_t i, fail_t *fail)
     char *path = path_of(store->directory, store->manifest.data[i].name);
     if (path == NULL)
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory", store->directory);
-    store->files[i] = open(path, O_RDONLY | O_CLOEXEC);
-    if (store->files[i] < 0)
-        fail_set(fail, FAIL_FILE, "%s: cannot open: %s", path, strerror(errno));
-    else
+    struct stat info;
+    if (input_open(path, &store->files[i], &info, fail) == 0)
         check_data(store, i, path, fail);
     free(path);
     return fail->status;

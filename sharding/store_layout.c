@@ -10,16 +10,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/base/json.h"
+#include "engine/base/input.h"
 #include "engine/base/log.h"
 #include "engine/base/size.h"
+#include "sharding/checkpoint_files.h"
 #include "sharding/digest.h"
 #include "sharding/plan.h"
 #include "sharding/store.h"
 #include "sharding/store_codec.h"
 
-#define SINGLE_FILE "model.safetensors"
-#define INDEX_FILE "model.safetensors.index.json"
 /* What has no rows, and rows too long for a block, is cut into such pieces. */
 #define FLAT_BLOCK_BYTES ((size_t)256 << 10)
 /* Rows are grouped up to here when a granule of them is tiny, and fewer when it is huge. */
@@ -87,12 +86,8 @@ static int open_source(store_layout_t *layout, const char *name, fail_t *fail)
         (store_source_t){.name = strdup(name), .path = join(layout->directory, name), .fd = -1};
     if (source->name == NULL || source->path == NULL)
         return out_of_memory(layout, fail);
-    source->fd = open(source->path, O_RDONLY | O_CLOEXEC);
-    if (source->fd < 0 || fstat(source->fd, &info) != 0)
-        return fail_set(fail, FAIL_FILE, "%s: cannot open: %s", source->path, strerror(errno));
-    if (!S_ISREG(info.st_mode))
-        return fail_set(
-            fail, FAIL_FILE, "%s: expected a regular file, found something else", source->path);
+    if (input_open(source->path, &source->fd, &info, fail) != 0)
+        return fail->status;
     source->bytes = (uint64_t)info.st_size;
     source->modified_ns =
         (uint64_t)info.st_mtim.tv_sec * 1000000000u + (uint64_t)info.st_mtim.tv_nsec;
@@ -105,62 +100,27 @@ static int compare_texts(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The files that the index names, in the order of their names. */
-static int open_indexed(store_layout_t *layout, json_t *map, const char *path, fail_t *fail)
+static int open_sources(store_layout_t *layout, fail_t *fail)
 {
-    size_t n = 0;
-    const char *tensor;
-    json_t *value;
-    const char **files = malloc((json_object_size(map) + 1) * sizeof *files);
-    layout->sources = calloc(json_object_size(map) + 1, sizeof *layout->sources);
-    if (files == NULL || layout->sources == NULL) {
-        free(files);
-        return out_of_memory(layout, fail);
-    }
-    json_object_foreach(map, tensor, value)
-    {
-        const char *file = json_string_value(value);
-        if (file == NULL || file[0] == 0 || file[0] == '.' || strchr(file, '/') != NULL)
-            fail_set(fail, FAIL_FORMAT,
-                "%s: weight_map: %s: expected the name of a file beside the index, found %s", path,
-                tensor, file != NULL ? file : "something else");
-        files[n++] = file;
-    }
-    if (n == 0)
-        fail_set(fail, FAIL_FORMAT,
-            "%s: weight_map: expected an object with a file name for each tensor, found none",
-            path);
-    if (fail->status == 0)
-        qsort(files, n, sizeof *files, compare_texts);
-    for (size_t i = 0; i < n && fail->status == 0; i++)
-        if (i == 0 || strcmp(files[i], files[i - 1]) != 0)
-            open_source(layout, files[i], fail);
-    free(files);
-    return fail->status;
-}
-
-/* *index: the index's weight_map, to be released with its root; NULL for a single file. */
-static int open_sources(store_layout_t *layout, json_t **root, json_t **map, fail_t *fail)
-{
-    char *path = join(layout->directory, INDEX_FILE);
-    if (path == NULL)
-        return out_of_memory(layout, fail);
-    if (store_is(layout->directory)) {
-        fail_set(fail, FAIL_USAGE, "%s: expected safetensors files, found a shard store",
+    if (store_is(layout->directory))
+        return fail_set(fail, FAIL_USAGE, "%s: expected safetensors files, found a shard store",
             layout->directory);
-    } else if (access(path, F_OK) == 0) {
-        if (json_file_read(path, root, fail) == 0) {
-            *map = json_object_get(*root, "weight_map");
-            open_indexed(layout, *map, path, fail);
-        }
-    } else {
-        layout->sources = calloc(1, sizeof *layout->sources);
-        if (layout->sources == NULL)
-            out_of_memory(layout, fail);
+    checkpoint_files_t files;
+    if (checkpoint_files_list(&files, layout->directory, fail) != 0)
+        return fail->status;
+    layout->sources = calloc(files.n, sizeof *layout->sources);
+    if (layout->sources == NULL)
+        out_of_memory(layout, fail);
+    for (size_t i = 0; i < files.n && fail->status == 0; i++) {
+        if (files.names[i][0] == '.')
+            fail_set(fail, FAIL_FORMAT,
+                "%s: " CHECKPOINT_INDEX_FILE
+                ": expected names of files that do not begin with a dot, found %s",
+                layout->directory, files.names[i]);
         else
-            open_source(layout, SINGLE_FILE, fail);
+            open_source(layout, files.names[i], fail);
     }
-    free(path);
+    checkpoint_files_clear(&files);
     return fail->status;
 }
 
@@ -287,13 +247,16 @@ static int compare_offsets(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-static bool is_listed(json_t *map, const char *tensor, const char *file)
+/* Of tensors with one name, the last source's counts (checkpoint_files.h). */
+static bool is_listed(const store_layout_t *layout, size_t source, const char *tensor)
 {
-    const char *listed = json_string_value(json_object_get(map, tensor));
-    return map == NULL || (listed != NULL && strcmp(listed, file) == 0);
+    for (size_t later = source + 1; later < layout->n_sources; later++)
+        if (safetensors_find(&layout->sources[later].header, tensor) != NULL)
+            return false;
+    return true;
 }
 
-static int add_source(store_layout_t *layout, size_t index, json_t *map, fail_t *fail)
+static int add_source(store_layout_t *layout, size_t index, fail_t *fail)
 {
     const store_source_t *source = &layout->sources[index];
     size_t n = source->header.n_tensors;
@@ -317,7 +280,7 @@ static int add_source(store_layout_t *layout, size_t index, json_t *map, fail_t 
             .offset = tensors[i]->offset_bytes,
             .bytes = tensors[i]->size_bytes,
             .n_dims = tensors[i]->n_dims,
-            .listed = is_listed(map, tensors[i]->name, source->name),
+            .listed = is_listed(layout, index, tensors[i]->name),
             .planes = planes_of(tensors[i]->dtype_name)};
         memcpy(segment.shape, tensors[i]->shape, sizeof segment.shape);
         add_segment(layout, segment);
@@ -329,7 +292,7 @@ static int add_source(store_layout_t *layout, size_t index, json_t *map, fail_t 
     return fail->status;
 }
 
-static int list_segments(store_layout_t *layout, json_t *map, fail_t *fail)
+static int list_segments(store_layout_t *layout, fail_t *fail)
 {
     size_t n = 0;
     for (size_t i = 0; i < layout->n_sources; i++)
@@ -338,7 +301,7 @@ static int list_segments(store_layout_t *layout, json_t *map, fail_t *fail)
     if (layout->segments == NULL)
         return out_of_memory(layout, fail);
     for (size_t i = 0; i < layout->n_sources; i++)
-        if (add_source(layout, i, map, fail) != 0)
+        if (add_source(layout, i, fail) != 0)
             return fail->status;
     return 0;
 }
@@ -478,14 +441,12 @@ static void compute_ids(store_layout_t *layout)
 int store_layout_open(
     store_layout_t *layout, const char *directory, const store_options_t *options, fail_t *fail)
 {
-    json_t *root = NULL, *map = NULL;
     *layout = (store_layout_t){.options = *options, .directory = strdup(directory)};
     if (layout->directory == NULL)
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory to open it", directory);
-    if (open_sources(layout, &root, &map, fail) == 0 && list_copied(layout, fail) == 0 &&
-        list_segments(layout, map, fail) == 0 && fill_data(layout, fail) == 0)
+    if (open_sources(layout, fail) == 0 && list_copied(layout, fail) == 0 &&
+        list_segments(layout, fail) == 0 && fill_data(layout, fail) == 0)
         compute_ids(layout);
-    json_decref(root);
     if (fail->status != 0)
         store_layout_close(layout);
     return fail->status;

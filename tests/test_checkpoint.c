@@ -17,9 +17,7 @@
 
 #include "sharding/checkpoint.h"
 #include "sharding/safetensors.h"
-
-#define SINGLE "model.safetensors"
-#define INDEX "model.safetensors.index.json"
+#include "tests/checkpoint_fixture.h"
 
 /* ---- Faults -----------------------------------------------------------------------------------
  */
@@ -43,109 +41,13 @@ ssize_t pread(int fd, void *buffer, size_t bytes, off_t offset)
     return syscall(SYS_pread64, fd, buffer, bytes, offset);
 }
 
-/* ---- Files ------------------------------------------------------------------------------------
- */
-
-static char directory[64];
-static char path_buffer[160];
-
-static const char *path_of(const char *name)
-{
-    snprintf(path_buffer, sizeof path_buffer, "%s/%s", directory, name);
-    return path_buffer;
-}
-
-static void write_bytes(const char *name, const void *bytes, size_t n)
-{
-    FILE *file = fopen(path_of(name), "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, n, file), n);
-    assert_int_equal(fclose(file), 0);
-}
-
-static void write_text(const char *name, const char *text)
-{
-    write_bytes(name, text, strlen(text));
-}
-
-/* Length, header, data. */
-static void write_tensors(const char *name, const char *header, const void *data, size_t n_data)
-{
-    size_t n_header = strlen(header);
-    char *bytes = calloc(8 + n_header + n_data, 1);
-    assert_non_null(bytes);
-    for (size_t i = 0; i < 8; i++)
-        bytes[i] = (char)(n_header >> 8 * i);
-    memcpy(bytes + 8, header, n_header);
-    if (data != NULL)
-        memcpy(bytes + 8 + n_header, data, n_data);
-    write_bytes(name, bytes, 8 + n_header + n_data);
-    free(bytes);
-}
-
-static int make_directory(void **state)
-{
-    (void)state;
-    strcpy(directory, P_tmpdir "/choir-checkpoint-XXXXXX");
-    return mkdtemp(directory) == NULL;
-}
-
-static int remove_files(void **state)
-{
-    static const char *const names[] = {SINGLE, INDEX, "a.safetensors", "b.safetensors",
-        "model-00001-of-00002.safetensors", "pytorch_model.bin", "model.gguf"};
-    (void)state;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        unlink(path_of(names[i]));
-    n_interrupts_due = 0;
-    most_bytes_at_once = 0;
-    return 0;
-}
-
-static int remove_directory(void **state)
-{
-    remove_files(state);
-    return rmdir(directory);
-}
-
-static checkpoint_t *open_directory(void)
-{
-    checkpoint_t *checkpoint;
-    fail_t fail = {0};
-    if (checkpoint_open(&checkpoint, directory, &fail) != 0)
-        fail_msg("%s", fail.message);
-    return checkpoint;
-}
-
-static void check_message(const fail_t *fail, const char *const *parts, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (strstr(fail->message, parts[i]) == NULL)
-            fail_msg("expected \"%s\" in \"%s\"", parts[i], fail->message);
-    assert_null(strchr(fail->message, '\n'));
-}
-
-static void expect_failure(int status, const char *part1, const char *part2, const char *part3)
-{
-    checkpoint_t *checkpoint;
-    fail_t fail = {0};
-    assert_int_equal(checkpoint_open(&checkpoint, directory, &fail), status);
-    assert_null(checkpoint);
-    check_message(&fail, (const char *[]){part1, part2, part3}, 3);
-}
-
 /* ---- Headers ----------------------------------------------------------------------------------
  */
-
-static const char two_tensors[] =
-    "{\"__metadata__\":{\"format\":\"pt\"},"
-    "\"b.weight\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
-    "\"a.bias\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[24,32]}}   ";
 
 static void tensors_are_listed_in_the_order_of_their_names(void **state)
 {
     (void)state;
-    write_tensors(SINGLE, two_tensors, NULL, 32);
+    write_tensors(SINGLE, TWO_TENSORS, NULL, 32);
     checkpoint_t *checkpoint = open_directory();
     assert_int_equal(checkpoint_count(checkpoint), 2);
     const checkpoint_tensor_t *a = checkpoint_at(checkpoint, 0), *b = checkpoint_at(checkpoint, 1);
@@ -156,7 +58,7 @@ static void tensors_are_listed_in_the_order_of_their_names(void **state)
     assert_int_equal(b->n_dims, 2);
     assert_int_equal(b->shape[0], 2);
     assert_int_equal(b->shape[1], 3);
-    assert_int_equal(b->offset_bytes, 8 + strlen(two_tensors));
+    assert_int_equal(b->offset_bytes, 8 + strlen(TWO_TENSORS));
     assert_int_equal(a->offset_bytes, b->offset_bytes + 24);
     assert_int_equal(a->size_bytes, 8);
     assert_string_equal(a->file, path_of(SINGLE));
@@ -190,6 +92,41 @@ static void empty_tensors_and_scalars_are_tensors(void **state)
     checkpoint = open_directory();
     assert_int_equal(checkpoint_count(checkpoint), 0);
     checkpoint_close(checkpoint);
+}
+
+static void tensors_may_lie_at_any_offset(void **state)
+{
+    /* The I8 tensor pushes the others to odd offsets; so does an odd length of the header. */
+    static const char header[] =
+        "{\"__metadata__\":null,\"a\":{\"dtype\":\"I8\",\"shape\":[3],\"data_offsets\":[0,3]}"
+        "," F32_AT("b", "[2,2]", 3,
+            19) ",\"c\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[19,23]}}";
+    static const float b[] = {1.5f, -2.25f, 3e38f, 1e-40f};
+    static const uint16_t c[] = {0x3f80, 0xc000};
+    (void)state;
+    char data[23] = {0};
+    memcpy(data + 3, b, sizeof b);
+    memcpy(data + 19, c, sizeof c);
+    for (size_t pad = 0; pad < 2; pad++) {
+        char padded[sizeof header + 1];
+        snprintf(padded, sizeof padded, "%s%s", header, pad != 0 ? " " : "");
+        write_tensors(SINGLE, padded, data, sizeof data);
+        checkpoint_t *checkpoint = open_directory();
+        assert_null(checkpoint_metadata(checkpoint, "format"));
+        const checkpoint_tensor_t *found = checkpoint_find(checkpoint, "b");
+        fail_t fail = {0};
+        float column[2], converted[2];
+        double scratch[4];
+        assert_int_equal(
+            checkpoint_read(checkpoint, found, 0, 2, 1, 2, column, DTYPE_F32, NULL, &fail), 0);
+        assert_true(column[0] == -2.25f && column[1] == 1e-40f);
+        found = checkpoint_find(checkpoint, "c");
+        assert_int_equal(
+            checkpoint_read(checkpoint, found, 0, 2, 0, 1, converted, DTYPE_F32, scratch, &fail),
+            0);
+        assert_true(converted[0] == 1 && converted[1] == -2);
+        checkpoint_close(checkpoint);
+    }
 }
 
 static void dtypes_that_cannot_be_computed_with_are_listed_but_not_readable(void **state)
@@ -234,7 +171,7 @@ static void tensors_of_any_dtype_can_be_read_as_bytes(void **state)
 static void wrong_shapes_and_missing_tensors_are_named(void **state)
 {
     (void)state;
-    write_tensors(SINGLE, two_tensors, NULL, 32);
+    write_tensors(SINGLE, TWO_TENSORS, NULL, 32);
     checkpoint_t *checkpoint = open_directory();
     const checkpoint_tensor_t *tensor = NULL;
     fail_t fail = {0};
@@ -262,9 +199,6 @@ typedef struct bad_header {
     size_t n_data;
     const char *object, *expected, *found;
 } bad_header_t;
-
-#define F32_AT(name, shape, begin, end)                                                            \
-    "\"" name "\":{\"dtype\":\"F32\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
 
 static const bad_header_t bad_headers[] = {
     {"header_that_is_not_json_is_refused", "{\"a\":", 0, SINGLE ": header",
@@ -309,10 +243,6 @@ static const bad_header_t bad_headers[] = {
     {"absurd_offsets_are_refused",
         "{" F32_AT("a", "[1]", 18446744073709551612, 18446744073709551616) "}", 4,
         "tensor a: data_offsets[0]", "from 0 to 2^53", "found 1.8446744073709552e+19"},
-    {"misaligned_offsets_are_refused",
-        "{\"a\":{\"dtype\":\"I8\",\"shape\":[3],\"data_offsets\":[0,3]}," F32_AT(
-            "b", "[1]", 3, 7) "}",
-        7, "tensor b: data_offsets", "multiple of the 4 bytes of F32", "misaligned 3"},
     {"overlapping_tensors_are_refused",
         "{" F32_AT("a", "[4]", 0, 16) "," F32_AT("b", "[4]", 8, 24) "}", 24,
         "tensor b: data_offsets", "begin at 16 after a", "an overlap from 8"},
@@ -376,11 +306,11 @@ static void mutated_headers_never_give_tensors_outside_the_file(void **state)
 {
     (void)state;
     uint64_t random = 1;
-    size_t n = strlen(two_tensors), n_accepted = 0;
+    size_t n = strlen(TWO_TENSORS), n_accepted = 0;
     static const char digits[] = "0123456789{}[],\":x-.e\n";
     for (int round = 0; round < 20000; round++) {
-        char text[sizeof two_tensors];
-        memcpy(text, two_tensors, n);
+        char text[sizeof TWO_TENSORS];
+        memcpy(text, TWO_TENSORS, n);
         for (int i = 0; i <= round % 3; i++) {
             random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
             text[(random >> 33) % n] = digits[(random >> 40) % (sizeof digits - 1)];
@@ -402,104 +332,6 @@ static void mutated_headers_never_give_tensors_outside_the_file(void **state)
         }
     }
     assert_true(n_accepted > 100); /* names and values of metadata may change freely */
-}
-
-/* ---- Directory and index ----------------------------------------------------------------------
- */
-
-static void missing_directory_and_files_are_named(void **state)
-{
-    (void)state;
-    checkpoint_t *checkpoint;
-    fail_t fail = {0};
-    assert_int_equal(checkpoint_open(&checkpoint, "/nonexistent/model", &fail), FAIL_FILE);
-    check_message(&fail, (const char *[]){"/nonexistent/model: expected a model directory"}, 1);
-    fail = (fail_t){0};
-    assert_int_equal(checkpoint_open(&checkpoint, "/dev/null", &fail), FAIL_FILE);
-    check_message(&fail, (const char *[]){"expected a model directory, found a file"}, 1);
-    expect_failure(FAIL_FILE, directory, "expected " INDEX " or " SINGLE, "found neither");
-    write_text("pytorch_model.bin", "");
-    expect_failure(FAIL_FILE, directory, "found neither", "convert it to safetensors");
-    write_text("model.gguf", "");
-    expect_failure(FAIL_FILE, directory, "found neither", ".gguf files cannot be read");
-    write_text("model-00001-of-00002.safetensors", "");
-    expect_failure(FAIL_FILE, directory, "found neither", "is the index missing?");
-    fail = (fail_t){0};
-    assert_int_equal(checkpoint_open_file(&checkpoint, "/nonexistent/file", &fail), FAIL_FILE);
-    check_message(&fail, (const char *[]){"/nonexistent/file: cannot open", "No such file"}, 2);
-}
-
-static void a_directory_in_place_of_the_file_is_refused(void **state)
-{
-    (void)state;
-    assert_int_equal(mkdir(path_of(SINGLE), 0700), 0);
-    expect_failure(FAIL_FILE, SINGLE, "expected a regular file", "found something else");
-    assert_int_equal(rmdir(path_of(SINGLE)), 0);
-}
-
-static void write_two_files(void)
-{
-    static const float a[] = {1, 2, 3, 4}, b[] = {5, 6};
-    write_tensors("a.safetensors",
-        "{\"__metadata__\":{\"which\":\"first\"}," F32_AT("x", "[2]", 0, 8) "," F32_AT(
-            "unused", "[2]", 8, 16) "}",
-        a, sizeof a);
-    write_tensors("b.safetensors", "{" F32_AT("w", "[2]", 0, 8) "}", b, sizeof b);
-}
-
-static void an_index_joins_its_files(void **state)
-{
-    (void)state;
-    write_two_files();
-    write_tensors(SINGLE, two_tensors, NULL, 32); /* the index decides */
-    write_text(INDEX, "{\"metadata\":{\"total_size\":16},"
-                      "\"weight_map\":{\"x\":\"a.safetensors\",\"w\":\"b.safetensors\"}}");
-    checkpoint_t *checkpoint = open_directory();
-    assert_int_equal(checkpoint_count(checkpoint), 2); /* "unused" is not in the index */
-    assert_string_equal(checkpoint_at(checkpoint, 0)->name, "w");
-    assert_string_equal(checkpoint_at(checkpoint, 1)->name, "x");
-    assert_string_equal(checkpoint_find(checkpoint, "w")->file, path_of("b.safetensors"));
-    assert_string_equal(checkpoint_metadata(checkpoint, "which"), "first");
-    float values[2];
-    fail_t fail = {0};
-    assert_int_equal(checkpoint_read(checkpoint, checkpoint_find(checkpoint, "w"), 0, 2, 0, 1,
-                         values, DTYPE_F32, NULL, &fail),
-        0);
-    assert_true(values[0] == 5 && values[1] == 6);
-    assert_int_equal(checkpoint_read(checkpoint, checkpoint_find(checkpoint, "x"), 1, 2, 0, 1,
-                         values, DTYPE_F32, NULL, &fail),
-        0);
-    assert_true(values[0] == 2);
-    checkpoint_close(checkpoint);
-}
-
-static void bad_indexes_are_refused(void **state)
-{
-    (void)state;
-    write_two_files();
-    write_text(INDEX, "{\"weight_map\":{\"x\":\"a.safetensors\",\"w\":\"c.safetensors\"}}");
-    expect_failure(FAIL_FILE, INDEX ": weight_map", "expected the file c.safetensors, for tensor w",
-        "found none");
-    write_text(INDEX, "{\"weight_map\":{\"x\":\"b.safetensors\"}}");
-    expect_failure(FAIL_FORMAT, INDEX ": weight_map", "expected tensor x in",
-        "b.safetensors, found no such tensor");
-    write_text(INDEX, "{\"weight_map\":{\"x\":\"../a.safetensors\"}}");
-    expect_failure(
-        FAIL_FORMAT, INDEX ": weight_map: x", "a file beside the index", "found ../a.safetensors");
-    write_text(INDEX, "{\"weight_map\":{\"x\":4}}");
-    expect_failure(FAIL_FORMAT, INDEX ": weight_map: x", "name of a file", "found something else");
-    write_text(INDEX, "{\"weight_map\":{}}");
-    expect_failure(FAIL_FORMAT, INDEX ": weight_map", "a file name for each", "found an empty one");
-    write_text(INDEX, "{\"metadata\":{}}");
-    expect_failure(FAIL_FORMAT, INDEX ": weight_map", "a file name for each", "found none");
-    write_text(INDEX, "[]");
-    expect_failure(FAIL_FORMAT, INDEX ": weight_map", "a file name for each", "found none");
-    write_text(INDEX, "{");
-    expect_failure(FAIL_FORMAT, INDEX, "not valid JSON", "line 1");
-    /* A broken file behind a sound index. */
-    write_text(INDEX, "{\"weight_map\":{\"x\":\"a.safetensors\"}}");
-    write_text("a.safetensors", "short");
-    expect_failure(FAIL_FORMAT, "a.safetensors: truncated", "at least the 8 bytes", "found 5");
 }
 
 /* ---- Reading ----------------------------------------------------------------------------------
@@ -711,73 +543,27 @@ static void threads_read_at_the_same_time_and_every_byte_is_counted(void **state
     checkpoint_close(checkpoint);
 }
 
-static uint64_t digest_of(const char *header, size_t n_data)
+static int reset(void **state)
 {
-    write_tensors(SINGLE, header, NULL, n_data);
-    checkpoint_t *checkpoint = open_directory();
-    uint64_t digest = checkpoint_digest(checkpoint);
-    checkpoint_close(checkpoint);
-    return digest;
+    n_interrupts_due = 0;
+    most_bytes_at_once = 0;
+    return remove_files(state);
 }
 
-static void digest_tells_names_shapes_dtypes_and_offsets_apart(void **state)
-{
-    (void)state;
-    const uint64_t digests[] = {
-        digest_of("{" F32_AT("a", "[2]", 0, 8) "," F32_AT("b", "[2]", 8, 16) "}", 16),
-        digest_of("{" F32_AT("b", "[2]", 0, 8) "," F32_AT("a", "[2]", 8, 16) "}", 16),
-        digest_of("{" F32_AT("a", "[2]", 0, 8) "," F32_AT("c", "[2]", 8, 16) "}", 16),
-        digest_of("{" F32_AT("a", "[1,2]", 0, 8) "," F32_AT("b", "[2]", 8, 16) "}", 16),
-        digest_of("{" F32_AT("a", "[2,1]", 0, 8) "," F32_AT("b", "[2]", 8, 16) "}", 16),
-        digest_of("{\"a\":{\"dtype\":\"I32\",\"shape\":[2],\"data_offsets\":[0,8]}," F32_AT(
-                      "b", "[2]", 8, 16) "}",
-            16),
-        digest_of("{" F32_AT("a", "[2]", 0, 8) "}", 8),
-    };
-    for (size_t i = 0; i < sizeof digests / sizeof *digests; i++)
-        for (size_t j = 0; j < i; j++)
-            assert_true(digests[i] != digests[j]);
-    assert_int_equal(
-        digest_of("{" F32_AT("a", "[2]", 0, 8) "," F32_AT("b", "[2]", 8, 16) "}", 16), digests[0]);
-}
-
-static void the_demo_model_opens_and_its_tensors_add_up(void **state)
-{
-    (void)state;
-    checkpoint_t *checkpoint;
-    fail_t fail = {0};
-    if (checkpoint_open(&checkpoint, CHOIR_SOURCE_DIR "/configs/demo", &fail) != 0)
-        fail_msg("%s", fail.message);
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < checkpoint_count(checkpoint); i++)
-        bytes += checkpoint_at(checkpoint, i)->size_bytes;
-    assert_int_equal(bytes, 2 * 2756928);
-    const checkpoint_tensor_t *tensor;
-    assert_int_equal(
-        checkpoint_get(checkpoint, "model.embed_tokens.weight", 2048, 192, &tensor, &fail), 0);
-    assert_int_equal(
-        checkpoint_get(checkpoint, "model.layers.5.self_attn.k_proj.bias", 64, 0, &tensor, &fail),
-        0);
-    checkpoint_close(checkpoint);
-}
-
-#define CASE(f) cmocka_unit_test_teardown(f, remove_files)
+#define CASE(f) cmocka_unit_test_teardown(f, reset)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(tensors_are_listed_in_the_order_of_their_names),
         CASE(empty_tensors_and_scalars_are_tensors),
+        CASE(tensors_may_lie_at_any_offset),
         CASE(dtypes_that_cannot_be_computed_with_are_listed_but_not_readable),
         CASE(tensors_of_any_dtype_can_be_read_as_bytes),
         CASE(wrong_shapes_and_missing_tensors_are_named),
         CASE(truncated_headers_are_refused),
         CASE(absurd_header_lengths_are_refused),
         CASE(mutated_headers_never_give_tensors_outside_the_file),
-        CASE(missing_directory_and_files_are_named),
-        CASE(a_directory_in_place_of_the_file_is_refused),
-        CASE(an_index_joins_its_files),
-        CASE(bad_indexes_are_refused),
         CASE(any_range_of_rows_and_columns_reads_just_its_bytes),
         CASE(whole_rows_are_one_read_and_columns_one_a_row),
         CASE(interrupted_and_short_reads_are_continued),
@@ -785,8 +571,6 @@ int main(void)
         CASE(ranges_outside_the_tensor_are_our_own_bug),
         CASE(halves_and_floats_round_to_the_nearest_even_bf16),
         CASE(threads_read_at_the_same_time_and_every_byte_is_counted),
-        CASE(digest_tells_names_shapes_dtypes_and_offsets_apart),
-        CASE(the_demo_model_opens_and_its_tensors_add_up),
     };
     enum { N_BAD = sizeof bad_headers / sizeof *bad_headers };
     struct CMUnitTest bad[N_BAD];

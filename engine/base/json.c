@@ -6,35 +6,39 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/base/input.h"
 
 int file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
 {
+    struct stat info;
+    int fd;
     *text = NULL;
     *bytes = 0;
-    FILE *file = fopen(path, "rb");
-    if (file == NULL)
-        return fail_set(fail, FAIL_FILE, "%s: cannot open: %s", path, strerror(errno));
-    struct stat info;
+    if (input_open(path, &fd, &info, fail) != 0)
+        return fail->status;
+    size_t size = (size_t)info.st_size;
+    FILE *file = fdopen(fd, "rb");
     char *buffer = NULL;
-    if (fstat(fileno(file), &info) != 0 || !S_ISREG(info.st_mode)) {
-        fail_set(fail, FAIL_FILE, "%s: expected a regular file", path);
-    } else if ((size_t)info.st_size > max_bytes) {
-        fail_set(fail, FAIL_FORMAT, "%s: expected at most %zu bytes, found %zu", path, max_bytes,
-            (size_t)info.st_size);
+    if (file == NULL) {
+        fail_set(fail, FAIL_FILE, "%s: cannot open: %s", path, strerror(errno));
+    } else if (size > max_bytes) {
+        fail_set(
+            fail, FAIL_FORMAT, "%s: expected at most %zu bytes, found %zu", path, max_bytes, size);
+    } else if ((buffer = malloc(size + 1)) == NULL) {
+        fail_set(fail, FAIL_MEMORY, "%s: no memory for its %zu bytes", path, size);
+    } else if (fread(buffer, 1, size, file) != size) {
+        fail_set(fail, FAIL_FILE, "%s: expected %zu bytes, reading them failed", path, size);
     } else {
-        size_t size = (size_t)info.st_size;
-        buffer = malloc(size + 1);
-        if (buffer == NULL) {
-            fail_set(fail, FAIL_MEMORY, "%s: no memory for its %zu bytes", path, size);
-        } else if (fread(buffer, 1, size, file) != size) {
-            fail_set(fail, FAIL_FILE, "%s: expected %zu bytes, reading them failed", path, size);
-        } else {
-            buffer[size] = 0;
-            *text = buffer;
-            *bytes = size;
-        }
+        buffer[size] = 0;
+        *text = buffer;
+        *bytes = size;
     }
-    fclose(file);
+    if (file != NULL)
+        fclose(file);
+    else
+        close(fd);
     if (*text == NULL)
         free(buffer);
     return fail->status;
@@ -82,22 +86,102 @@ int json_line_read(const char *text, size_t bytes, const char *name, json_t **ro
     return 0;
 }
 
-int json_file_read(const char *path, json_t **root, fail_t *fail)
+typedef int (*parse_fn)(
+    const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail);
+
+static int read_and_parse(const char *path, parse_fn parse, json_t **root, fail_t *fail)
 {
     char *text;
     size_t bytes;
     *root = NULL;
     if (file_read(path, (size_t)256 << 20, &text, &bytes, fail) != 0)
         return fail->status;
-    json_text_read(text, bytes, path, root, fail);
+    parse(text, bytes, path, root, fail);
     free(text);
     return fail->status;
 }
+
+int json_file_read(const char *path, json_t **root, fail_t *fail)
+{
+    return read_and_parse(path, json_text_read, root, fail);
+}
+
+/* ---- As Python reads it ------------------------------------------------------------------------
+ */
+
+/* Python's json takes these words for numbers, which JSON has not. */
+static const char *const python_numbers[] = {"NaN", "Infinity", "-Infinity"};
+
+/* The length of such a word at the beginning of the text; 0: none. */
+static size_t python_number(const char *text, size_t bytes)
+{
+    for (size_t i = 0; i < sizeof python_numbers / sizeof *python_numbers; i++) {
+        size_t n = strlen(python_numbers[i]);
+        if (bytes >= n && memcmp(text, python_numbers[i], n) == 0)
+            return n;
+    }
+    return 0;
+}
+
+/* Copies JSON, the words above put into quotes. quoted: [3 * bytes] written. Its length. */
+static size_t quote_python_numbers(const char *text, size_t bytes, char *quoted)
+{
+    size_t n = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < bytes;) {
+        size_t word = in_string ? 0 : python_number(text + i, bytes - i);
+        if (word > 0) {
+            quoted[n++] = '"';
+            memcpy(quoted + n, text + i, word);
+            n += word;
+            quoted[n++] = '"';
+            i += word;
+            continue;
+        }
+        if (text[i] == '"')
+            in_string = !in_string;
+        else if (in_string && text[i] == '\\' && i + 1 < bytes)
+            quoted[n++] = text[i++];
+        quoted[n++] = text[i++];
+    }
+    return n;
+}
+
+int json_python_text_read(
+    const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail)
+{
+    json_error_t error;
+    size_t bom = bom_bytes(text, bytes);
+    text += bom;
+    bytes -= bom;
+    *root = json_loadb(text, bytes, JSON_ALLOW_NUL, &error);
+    /* Rare: where JSON proper has failed. */
+    char *quoted = *root == NULL ? malloc(3 * bytes + 1) : NULL;
+    if (quoted != NULL)
+        *root =
+            json_loadb(quoted, quote_python_numbers(text, bytes, quoted), JSON_ALLOW_NUL, &error);
+    free(quoted);
+    if (*root == NULL)
+        return fail_set(fail, FAIL_FORMAT, "%s: not valid JSON: %s (line %d, column %d)", name,
+            error.text, error.line, error.column);
+    return 0;
+}
+
+int json_python_file_read(const char *path, json_t **root, fail_t *fail)
+{
+    return read_and_parse(path, json_python_text_read, root, fail);
+}
+
+/* ---- Members -----------------------------------------------------------------------------------
+ */
 
 static const char *type_name(const json_t *value)
 {
     if (value == NULL)
         return "nothing";
+    for (size_t i = 0; i < sizeof python_numbers / sizeof *python_numbers; i++)
+        if (json_is_string(value) && strcmp(json_string_value(value), python_numbers[i]) == 0)
+            return python_numbers[i];
     switch (json_typeof(value)) {
     case JSON_OBJECT:
         return "an object";

@@ -12,8 +12,8 @@
 
 #include "engine/base/status.h"
 
-/* Reads a whole file into freshly allocated memory with a zero byte after its end; the caller frees
- * it. max_bytes guards against absurd files. */
+/* Reads a whole regular file (input.h) into freshly allocated memory with a zero byte after its
+ * end; the caller frees it. max_bytes guards against absurd files. */
 int file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
 
 /* The same for a text: a UTF-8 byte order mark at its start, which editors write and nobody sees,
@@ -25,6 +25,13 @@ void text_drop_bom(char *text, size_t *bytes);
 
 /* Parses a JSON file; duplicate keys are errors. The caller owns *root (json_decref). */
 int json_file_read(const char *path, json_t **root, fail_t *fail);
+
+/* Parses what Python's json module parses: of a key given twice the last one counts, and NaN,
+ * Infinity and -Infinity, which become strings of these words. For files that Hugging Face's
+ * libraries read with it. */
+int json_python_file_read(const char *path, json_t **root, fail_t *fail);
+int json_python_text_read(
+    const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail);
 
 /* Parses a document, which may begin with a byte order mark; `name` is what messages call it. */
 int json_text_read(const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail);

@@ -64,6 +64,13 @@ generate "${run[@]}" "$choir" generate --prompt "$text" >"$work/flag"
 [ -s "$work/flag" ] || complain "no answer to --prompt"
 generate "${run[@]}" "$choir" generate --prompt-file "$work/text" >"$work/other"
 same "--prompt-file" "$work/flag" "$work/other"
+# A stream is enough: only the coordinator reads it, once.
+mkfifo "$work/fifo"
+cat "$work/text" >"$work/fifo" &
+generate "${run[@]}" "$choir" generate --prompt-file "$work/fifo" >"$work/other"
+same "--prompt-file of a FIFO" "$work/flag" "$work/other"
+generate "$choir" generate --prompts <(printf '{"prompt": "%s"}\n' "$text") >"$work/other"
+same "--prompts of a process" "$work/flag" "$work/other"
 "${run[@]}" "$choir" generate --quiet --max-tokens 40 <"$work/text" >"$work/other"
 same "standard input" "$work/flag" "$work/other"
 ids=$("${run[@]}" "$choir" tokenize <"$work/text" | tr -d '[]\n')

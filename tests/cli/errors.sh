@@ -121,6 +121,21 @@ copy without-tokenizer
 rm "$work"/without-tokenizer/{tokenizer.json,vocab.json,merges.txt}
 generate "missing tokenizer" "tokenizer.json" --model "$work/without-tokenizer"
 
+# A FIFO that nobody writes to, and a device, hold nothing up.
+for file in config.json generation_config.json model.safetensors tokenizer.json; do
+    copy "fifo-$file"
+    rm "$work/fifo-$file/$file"
+    mkfifo "$work/fifo-$file/$file"
+    generate "$file as a FIFO" "fifo-$file/$file: regular FIFO" --model "$work/fifo-$file"
+done
+copy device
+ln -sf /dev/zero "$work/device/config.json"
+generate "config.json as a device" "device/config.json: regular device" --model "$work/device"
+mkfifo "$work/fifo"
+fails "a reference that is a FIFO" "$work/fifo: regular FIFO" verify --reference "$work/fifo"
+fails "a config that is a FIFO" "$work/fifo: regular FIFO" plan --config "$work/fifo"
+fails "prompts of a folder" "$work: stream directory" generate --prompts "$work"
+
 copy absent-shard
 rm "$work/absent-shard/model.safetensors"
 echo '{"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}' \
@@ -146,8 +161,6 @@ with_header overlapping "{$(tensor a BF16 8 0,16), $(tensor b BF16 8 8,24)}" 24
 generate "overlapping tensors" "model.safetensors" --model "$work/overlapping"
 with_header out-of-range "{$(tensor a BF16 8 0,16), $(tensor b BF16 8 16,32)}" 20
 generate "offsets beyond the file" "model.safetensors" --model "$work/out-of-range"
-with_header misaligned "{$(tensor a U8 1 0,1), $(tensor b F32 2 1,9)}" 9
-generate "misaligned or missing tensors" "model.safetensors" --model "$work/misaligned"
 with_header duplicate "{$(tensor a BF16 8 0,16), $(tensor a BF16 8 16,32)}" 32
 generate "duplicate name" "model.safetensors" --model "$work/duplicate"
 with_header unknown-dtype "{$(tensor model.norm.weight Q7 192 0,384)}" 384

@@ -1,0 +1,104 @@
+#include "engine/base/input.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FIRST_BYTES ((size_t)64 << 10)
+
+const char *input_kind(mode_t mode)
+{
+    return S_ISREG(mode)    ? "a regular file"
+           : S_ISDIR(mode)  ? "a directory"
+           : S_ISFIFO(mode) ? "a FIFO"
+           : S_ISSOCK(mode) ? "a socket"
+           : S_ISCHR(mode)  ? "a character device"
+           : S_ISBLK(mode)  ? "a block device"
+                            : "something else";
+}
+
+static int fail_kind(const char *path, mode_t mode, fail_t *fail)
+{
+    return fail_set(
+        fail, FAIL_FILE, "%s: expected a regular file, found %s", path, input_kind(mode));
+}
+
+int input_open(const char *path, int *descriptor, struct stat *state, fail_t *fail)
+{
+    *descriptor = -1;
+    /* Before opening, since opening a device may do something; and again on what was opened, which
+     * does not wait for the writer of a FIFO that came in between. */
+    if (stat(path, state) == 0 && !S_ISREG(state->st_mode))
+        return fail_kind(path, state->st_mode, fail);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0 || fstat(fd, state) != 0)
+        fail_set(fail, FAIL_FILE, "%s: cannot open: %s", path, strerror(errno));
+    else if (!S_ISREG(state->st_mode))
+        fail_kind(path, state->st_mode, fail);
+    if (fail->status == 0)
+        *descriptor = fd;
+    else if (fd >= 0)
+        close(fd);
+    return fail->status;
+}
+
+/* Makes room for at least one more byte and the zero. */
+static int grow(char **text, size_t used, size_t *capacity, const char *path, fail_t *fail)
+{
+    if (*capacity - used >= 2)
+        return 0;
+    char *larger = realloc(*text, 2 * *capacity);
+    if (larger == NULL)
+        return fail_set(fail, FAIL_MEMORY, "%s: no memory after %zu bytes", path, used);
+    *text = larger;
+    *capacity *= 2;
+    return 0;
+}
+
+static int read_all(
+    int fd, const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
+{
+    size_t capacity = FIRST_BYTES;
+    *text = malloc(capacity);
+    if (*text == NULL)
+        return fail_set(fail, FAIL_MEMORY, "%s: no memory to read it", path);
+    for (ssize_t got = 1; got != 0;) {
+        if (grow(text, *bytes, &capacity, path, fail) != 0)
+            return fail->status;
+        got = read(fd, *text + *bytes, capacity - *bytes - 1);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return fail_set(fail, FAIL_FILE, "%s: cannot read: %s", path, strerror(errno));
+        *bytes += (size_t)got;
+        if (*bytes > max_bytes)
+            return fail_set(
+                fail, FAIL_FORMAT, "%s: expected at most %zu bytes, found more", path, max_bytes);
+    }
+    (*text)[*bytes] = 0;
+    return 0;
+}
+
+int input_read_stream(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
+{
+    struct stat state;
+    *text = NULL;
+    *bytes = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0 || fstat(fd, &state) != 0)
+        fail_set(fail, FAIL_FILE, "%s: cannot open: %s", path, strerror(errno));
+    else if (S_ISDIR(state.st_mode))
+        fail_set(
+            fail, FAIL_FILE, "%s: expected a regular file or a stream, found a directory", path);
+    else
+        read_all(fd, path, max_bytes, text, bytes, fail);
+    if (fd >= 0)
+        close(fd);
+    if (fail->status != 0) {
+        free(*text);
+        *text = NULL;
+    }
+    return fail->status;
+}

@@ -1,0 +1,28 @@
+/* Opening files that are read, so that nothing which is no file holds a run up.
+ *
+ * Files of a model directory are read at any offset, more than once and by every rank, so they have
+ * to be regular files: opening a FIFO would wait for a writer for ever, and what a device gives is
+ * gone once it is read. Prompts, templates and task data are read once, from front to end, and may
+ * be streams. Thread safe. */
+#ifndef CHOIR_BASE_INPUT_H
+#define CHOIR_BASE_INPUT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "engine/base/status.h"
+
+/* What a file is, for messages: "a FIFO", "a directory", "a regular file". */
+const char *input_kind(mode_t mode);
+
+/* A descriptor of a regular file, with its state. Never waits. FAIL_FILE says what else was found.
+ * On failure *descriptor is -1. */
+int input_open(const char *path, int *descriptor, struct stat *state, fail_t *fail);
+
+/* Reads a regular file, a FIFO or another stream to its end into freshly allocated memory with a
+ * zero byte after its end; the caller frees it. FAIL_FILE, FAIL_FORMAT with more than max_bytes,
+ * FAIL_MEMORY. */
+int input_read_stream(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
+
+#endif
