@@ -102,7 +102,7 @@ static int submit_all(job_t *job, fail_t *fail)
             .max_tokens = options->max_tokens,
             .stop_ids = stop_ids,
             .n_stop_ids = n_stop_ids,
-            .sampling = session_sampling(job->session, i),
+            .sampling = session_sampling(job->session, i, fail),
             .want_prompt_logits = options->logits_out != NULL};
         answer->keep_choices = request.sampling.want_logprob;
         uint64_t handle;
@@ -252,7 +252,7 @@ static int submit_to_mesh(job_t *job, mesh_t *mesh, fail_t *fail)
             .n_stop_ids = n_stop_ids,
             .stops = options->stop.items,
             .n_stops = options->stop.count,
-            .sampling = session_sampling(job->session, i)};
+            .sampling = session_sampling(job->session, i, fail)};
         answer->keep_choices = request.sampling.want_logprob;
         uint64_t handle;
         fleet_submit(mesh->fleet, &request, &handle, fail);

@@ -56,6 +56,9 @@ static const arg_t model_args[] = {
         "How bf16 linear layers add products: chain as vdpbf16ps, amx as TDPBF16PS. Every CPU can "
         "do both with the same bits, the one it has no instruction for slower. Default auto: amx "
         "where every rank has AMX, else chain. Golden texts and PyTorch's bits belong to chain."},
+    {"--allow-nonfinite", ARG_SWITCH, AT(allow_nonfinite), NULL, 0, 0,
+        "Go on when logits are NaN or infinite; for those who port a model. By default that ends "
+        "the run, and the layer and rank where it begins are named."},
 };
 
 static const arg_t run_args[] = {
@@ -152,7 +155,7 @@ static const arg_t answer_args[] = {
     {"--repetition-penalty", ARG_REAL, AT(repetition_penalty), "X", 0.01, 100,
         "Above 1: tokens that occurred become less likely. Default 1."},
     {"--sample", ARG_SWITCH, AT(sample), NULL, 0, 0,
-        "Draw with the temperature, top-k, top-p and repetition penalty that the model's "
+        "Draw with the temperature, top-k, top-p, min-p and repetition penalty that the model's "
         "generation_config.json recommends; the flags above replace single ones."},
     {"--seed", ARG_SEED, AT(seed), "N", 0, 0,
         "Seed of the draws: the same seed and prompt give the same answer on any number of ranks. "

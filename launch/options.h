@@ -46,7 +46,7 @@ typedef struct options {
     /* Mesh and evaluation */
     const char *mesh, *task, *out, *data, *canonical, *compare[2];
     size_t limit, shots;
-    bool strict, no_prefix_reuse, own_weights;
+    bool strict, no_prefix_reuse, allow_nonfinite, own_weights;
     /* Plan and bench */
     const char *config;
     size_t ranks, node_ranks;

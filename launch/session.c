@@ -53,6 +53,7 @@ engine_options_t session_engine_options(
         .kv_tokens = options->kv_tokens,
         .prefill_chunk = options->prefill_chunk,
         .max_batch = max_batch,
+        .allow_nonfinite = options->allow_nonfinite,
         .no_prefix_reuse = options->no_prefix_reuse,
         .max_logits_rows = size_max(1, logits_rows),
     };
@@ -131,7 +132,25 @@ int session_close(session_t *session, fail_t *fail)
 /* ---- Requests ----------------------------------------------------------------------------------
  */
 
-sampler_params_t session_sampling(const session_t *session, uint64_t request)
+/* --sample: what no flag gives, the checkpoint does. */
+static void use_recommended(const args_given_t *given, const config_generation_t *generation,
+    sampler_params_t *params, fail_t *fail)
+{
+    size_t top_k = params->top_k;
+    if (!args_was_given(given, "--temperature"))
+        config_use_temperature(generation, &params->temperature, fail);
+    if (!args_was_given(given, "--top-p"))
+        config_use_top_p(generation, &params->top_p, fail);
+    if (!args_was_given(given, "--min-p"))
+        config_use_min_p(generation, &params->min_p, fail);
+    if (!args_was_given(given, "--top-k"))
+        config_use_top_k(generation, &top_k, fail);
+    if (!args_was_given(given, "--repetition-penalty"))
+        config_use_penalty(generation, &params->repetition_penalty, fail);
+    params->top_k = (uint32_t)top_k;
+}
+
+sampler_params_t session_sampling(const session_t *session, uint64_t request, fail_t *fail)
 {
     const invocation_t *invocation = session->invocation;
     const options_t *options = &invocation->options;
@@ -147,17 +166,8 @@ sampler_params_t session_sampling(const session_t *session, uint64_t request)
         .seed = options->seed,
         .request = request,
     };
-    if (!options->sample)
-        return params;
-    const config_generation_t *generation = &engine_info(session->engine).config->generation;
-    if (!args_was_given(given, "--temperature"))
-        params.temperature = generation->temperature;
-    if (!args_was_given(given, "--top-p"))
-        params.top_p = generation->top_p;
-    if (!args_was_given(given, "--top-k"))
-        params.top_k = (uint32_t)generation->top_k;
-    if (!args_was_given(given, "--repetition-penalty"))
-        params.repetition_penalty = generation->repetition_penalty;
+    if (options->sample)
+        use_recommended(given, &engine_info(session->engine).config->generation, &params, fail);
     return params;
 }
 

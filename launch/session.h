@@ -34,8 +34,9 @@ int session_open(session_t *session, invocation_t *invocation, const char *direc
  * status. Closes the engine, agrees, and tells speed and memory when all went well. */
 int session_close(session_t *session, fail_t *fail);
 
-/* Sampling as the flags ask for it. request: number of the prompt in the input. */
-sampler_params_t session_sampling(const session_t *session, uint64_t request);
+/* Sampling as the flags ask for it. request: number of the prompt in the input. FAIL_MODEL when
+ * --sample uses a value of the checkpoint that nothing can be drawn with. */
+sampler_params_t session_sampling(const session_t *session, uint64_t request, fail_t *fail);
 
 /* Tokens that end an answer: [CONFIG_MAX_STOP_IDS + 1] written; the number of them. chat_end: the
  * token that ends a message, or -1. */

@@ -69,6 +69,30 @@ const checkpoint_tensor_t *checkpoint_find(const checkpoint_t *checkpoint, const
         &key, checkpoint->tensors, checkpoint->n_tensors, sizeof key, safetensors_compare_names);
 }
 
+#define PREFIX "model."
+#define MAX_NAME_BYTES 256
+
+static const checkpoint_tensor_t *earlier(
+    const checkpoint_tensor_t *a, const checkpoint_tensor_t *b)
+{
+    if (a == NULL || b == NULL)
+        return a == NULL ? b : a;
+    return strcmp(a->name, b->name) < 0 ? a : b;
+}
+
+const checkpoint_tensor_t *checkpoint_find_weight(const checkpoint_t *checkpoint, const char *name)
+{
+    char longer[MAX_NAME_BYTES];
+    snprintf(longer, sizeof longer, PREFIX "%s", name);
+    const checkpoint_tensor_t *found =
+        earlier(checkpoint_find(checkpoint, name), checkpoint_find(checkpoint, longer));
+    if (strncmp(name, PREFIX, strlen(PREFIX)) == 0)
+        found = earlier(found, checkpoint_find(checkpoint, name + strlen(PREFIX)));
+    if (found == NULL && strcmp(name, "model.embed_tokens.weight") == 0)
+        found = checkpoint_find_weight(checkpoint, "lm_head.weight");
+    return found;
+}
+
 typedef struct shape_text {
     char text[CHECKPOINT_MAX_DIMS * 22 + 3];
 } shape_text_t;
@@ -96,7 +120,7 @@ int checkpoint_get(const checkpoint_t *checkpoint, const char *name, size_t rows
 {
     size_t n_dims = columns == 0 ? 1 : 2;
     size_t shape[2] = {rows, columns};
-    const checkpoint_tensor_t *found = checkpoint_find(checkpoint, name);
+    const checkpoint_tensor_t *found = checkpoint_find_weight(checkpoint, name);
     if (found == NULL)
         return fail_set(fail, FAIL_MODEL, "%s: tensor %s: expected shape %s, found no such tensor",
             checkpoint->path, name, format_shape(n_dims, shape).text);

@@ -56,8 +56,14 @@ const checkpoint_tensor_t *checkpoint_at(const checkpoint_t *checkpoint, size_t 
 /* NULL when absent. */
 const checkpoint_tensor_t *checkpoint_find(const checkpoint_t *checkpoint, const char *name);
 
-/* The tensor, which must have this shape: [rows, columns], or [rows] when columns is 0. FAIL_MODEL
- * names the tensor, the expected and the actual shape or dtype. */
+/* The tensor that transformers loads as a model's `name`, which begins with "model." or is
+ * "lm_head.weight": files may leave out the prefix "model.", or have it once more. Of several, the
+ * first in the order of names. Where there is no embedding, lm_head.weight stands in for it, which
+ * a model that ties them takes. NULL when absent. */
+const checkpoint_tensor_t *checkpoint_find_weight(const checkpoint_t *checkpoint, const char *name);
+
+/* The tensor of checkpoint_find_weight, which must have this shape: [rows, columns], or [rows] when
+ * columns is 0. FAIL_MODEL names the tensor, the expected and the actual shape or dtype. */
 int checkpoint_get(const checkpoint_t *checkpoint, const char *name, size_t rows, size_t columns,
     const checkpoint_tensor_t **tensor, fail_t *fail);
 

@@ -211,8 +211,9 @@ static uint32_t planes_of(const char *dtype)
 /* Rows at the granule by which the plan hands them out. */
 static size_t block_bytes_of(const store_segment_t *segment)
 {
-    bool vocabulary = strcmp(segment->name, "model.embed_tokens.weight") == 0 ||
-                      strcmp(segment->name, "lm_head.weight") == 0;
+    /* With whatever prefix (checkpoint_find_weight). */
+    bool vocabulary = strstr(segment->name, "embed_tokens.weight") != NULL ||
+                      strstr(segment->name, "lm_head.weight") != NULL;
     size_t granule = vocabulary ? PLAN_VOCAB_GRANULE : PLAN_GRANULE;
     if (segment->n_dims < 2 || segment->shape[0] == 0 || segment->bytes == 0 ||
         segment->bytes % segment->shape[0] != 0 ||

@@ -1,16 +1,18 @@
 #include "engine/model/config.h"
 
 #include <errno.h>
-#include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "engine/base/json.h"
+#include "engine/model/config_internal.h"
 #include "sharding/digest.h"
 
 #define ARCHITECTURE "Qwen2ForCausalLM"
+#define MODEL_TYPE "qwen2"
 
 /* Far above any model of the family; absurd sizes are errors here and not failed allocations later.
  */
@@ -20,46 +22,69 @@
 #define MAX_HEADS ((size_t)1 << 14)
 #define MAX_HEAD_DIM ((size_t)1024)
 #define MAX_VOCAB ((size_t)1 << 24)
-#define MAX_POSITIONS ((size_t)1 << 30)
+#define MAX_GENERATION_BYTES ((size_t)16 << 20)
 
-/* A document and what messages call it. */
-typedef struct document {
-    json_t *root;
-    const char *path;
-} document_t;
-
-/* NULL for null as for absent. */
-static json_t *member(json_t *object, const char *key)
+void config_note(config_t *config, const char *format, ...)
 {
-    json_t *value = json_object_get(object, key);
-    return json_is_null(value) ? NULL : value;
+    va_list arguments;
+    if (config->n_notes == CONFIG_MAX_NOTES)
+        return;
+    va_start(arguments, format);
+    vsnprintf(config->notes[config->n_notes++], CONFIG_NOTE_BYTES, format, arguments);
+    va_end(arguments);
 }
 
 /* ---- What kind of model -----------------------------------------------------------------------
  */
 
-static int check_architecture(document_t document, fail_t *fail)
+/* Whether `architectures` names the one that is supported. *found: its first name, or "none". */
+static bool names_architecture(document_t document, const char **found)
 {
     json_t *architectures = member(document.root, "architectures");
-    const char *found = "none";
+    *found = "none";
     size_t i;
     json_t *value;
     json_array_foreach(architectures, i, value)
     {
         const char *name = json_is_string(value) ? json_string_value(value) : "something else";
         if (strcmp(name, ARCHITECTURE) == 0)
-            return 0;
+            return true;
         if (i == 0)
-            found = name;
+            *found = name;
     }
-    return fail_set(fail, FAIL_MODEL,
-        "%s: architectures: expected " ARCHITECTURE " (the one that is supported), found %.64s",
-        document.path, found);
+    return false;
 }
 
-static int check_kind(document_t document, fail_t *fail)
+/* As transformers: model_type decides which model it is, architectures says nothing then. Without
+ * it, which transformers refuses, architectures does. */
+static int check_architecture(config_t *config, document_t document, fail_t *fail)
 {
-    if (check_architecture(document, fail) != 0)
+    const char *found, *type = json_string_value(member(document.root, "model_type"));
+    bool named = names_architecture(document, &found);
+    if (type != NULL && strcmp(type, MODEL_TYPE) != 0)
+        return fail_set(fail, FAIL_MODEL,
+            "%s: model_type: expected " MODEL_TYPE
+            " (the one that is supported), found %.64s (architectures: %.64s)",
+            document.path, type, found);
+    if (type == NULL && !named)
+        return fail_set(fail, FAIL_MODEL,
+            "%s: architectures: expected " ARCHITECTURE " (the one that is supported), found %.64s",
+            document.path, found);
+    if (!named && strcmp(found, "none") != 0)
+        config_note(config,
+            "%s: architectures names %.64s; by its model_type it is read as " ARCHITECTURE,
+            document.path, found);
+    if (member(document.root, "text_config") != NULL)
+        return fail_set(fail, FAIL_MODEL,
+            "%s: text_config: expected the language model's fields beside model_type, "
+            "as " MODEL_TYPE " has them, found them inside of it",
+            document.path);
+    return 0;
+}
+
+static int check_kind(config_t *config, document_t document, fail_t *fail)
+{
+    if (check_architecture(config, document, fail) != 0)
         return fail->status;
     const char *activation = "silu";
     if (json_opt_string(document.root, document.path, "hidden_act", &activation, fail) != 0)
@@ -210,100 +235,8 @@ static int read_window(config_t *config, document_t document, fail_t *fail)
     return 0;
 }
 
-/* ---- Rotary embedding -------------------------------------------------------------------------
+/* ---- Type --------------------------------------------------------------------------------------
  */
-
-/* As transformers' _compute_yarn_parameters. */
-static double yarn_scale(double factor, double mscale)
-{
-    return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
-}
-
-static int read_yarn(config_t *config, json_t *rope, const char *path, fail_t *fail)
-{
-    config_yarn_t *yarn = &config->yarn;
-    *yarn = (config_yarn_t){.enabled = true,
-        .original_max_position_embeddings = config->max_position_embeddings,
-        .truncate = true};
-    double attention_factor = -1, mscale = 0, mscale_all_dim = 0;
-    if (json_opt_size(rope, path, "original_max_position_embeddings", 1, MAX_POSITIONS,
-            &yarn->original_max_position_embeddings, fail) != 0 ||
-        json_opt_double(rope, path, "factor", 1, 1e6, &yarn->factor, fail) != 0 ||
-        json_opt_double(rope, path, "attention_factor", 0, 1e6, &attention_factor, fail) != 0 ||
-        json_opt_double(rope, path, "mscale", 0, 1e6, &mscale, fail) != 0 ||
-        json_opt_double(rope, path, "mscale_all_dim", 0, 1e6, &mscale_all_dim, fail) != 0 ||
-        json_opt_double(rope, path, "beta_fast", 0, 1e6, &yarn->beta_fast, fail) != 0 ||
-        json_opt_double(rope, path, "beta_slow", 0, 1e6, &yarn->beta_slow, fail) != 0 ||
-        json_opt_bool(rope, path, "truncate", &yarn->truncate, fail) != 0)
-        return fail->status;
-    if (json_object_get(rope, "factor") == NULL)
-        return fail_set(
-            fail, FAIL_MODEL, "%s: factor: expected a number for yarn, found none", path);
-    if (yarn->factor == 0) /* null: the ratio of the two lengths */
-        yarn->factor = (double)config->max_position_embeddings /
-                       (double)yarn->original_max_position_embeddings;
-    /* Zero means the default, as there. */
-    if (yarn->beta_fast == 0)
-        yarn->beta_fast = 32;
-    if (yarn->beta_slow == 0)
-        yarn->beta_slow = 1;
-    if (yarn->beta_fast < yarn->beta_slow)
-        return fail_set(fail, FAIL_MODEL, "%s: beta_fast: expected at least beta_slow %g, found %g",
-            path, yarn->beta_slow, yarn->beta_fast);
-    if (attention_factor >= 0)
-        yarn->attention_factor = attention_factor;
-    else if (mscale != 0 && mscale_all_dim != 0)
-        yarn->attention_factor =
-            yarn_scale(yarn->factor, mscale) / yarn_scale(yarn->factor, mscale_all_dim);
-    else
-        yarn->attention_factor = yarn_scale(yarn->factor, 1);
-    return 0;
-}
-
-/* rope: the object at `key`: rope_scaling of transformers 4, rope_parameters of transformers 5. */
-static int read_rope(config_t *config, document_t document, const char *key, fail_t *fail)
-{
-    json_t *rope = member(document.root, key);
-    char path[FAIL_MESSAGE_BYTES];
-    snprintf(path, sizeof path, "%s: %s", document.path, key);
-    if (!json_is_object(rope))
-        return fail_set(fail, FAIL_FORMAT, "%s: expected an object, found something else", path);
-    const char *nested;
-    json_t *value;
-    json_object_foreach(rope, nested, value) if (json_is_object(value)) return fail_set(
-        fail, FAIL_MODEL, "%s: expected one set for all layers, found one for %.64s", path, nested);
-    const char *type = "default";
-    double partial = 1;
-    if (json_opt_string(rope, path, "type", &type, fail) != 0 ||
-        json_opt_string(rope, path, "rope_type", &type, fail) != 0 ||
-        json_opt_double(rope, path, "rope_theta", 1, 1e30, &config->rope_theta, fail) != 0 ||
-        json_opt_double(rope, path, "partial_rotary_factor", 0, 1, &partial, fail) != 0)
-        return fail->status;
-    if (partial != 1)
-        return fail_set(
-            fail, FAIL_MODEL, "%s: partial_rotary_factor: expected 1, found %g", path, partial);
-    if (strcmp(type, "yarn") == 0)
-        return read_yarn(config, rope, path, fail);
-    if (strcmp(type, "default") != 0)
-        return fail_set(
-            fail, FAIL_MODEL, "%s: rope_type: expected default or yarn, found %.64s", path, type);
-    return 0;
-}
-
-static int read_positions(config_t *config, document_t document, fail_t *fail)
-{
-    config->rope_theta = 10000;
-    if (json_opt_double(
-            document.root, document.path, "rope_theta", 1, 1e30, &config->rope_theta, fail) != 0)
-        return fail->status;
-    /* As transformers: rope_scaling wins unless it is null or empty. */
-    json_t *scaling = member(document.root, "rope_scaling");
-    if (scaling != NULL && !(json_is_object(scaling) && json_object_size(scaling) == 0))
-        return read_rope(config, document, "rope_scaling", fail);
-    if (member(document.root, "rope_parameters") != NULL)
-        return read_rope(config, document, "rope_parameters", fail);
-    return 0;
-}
 
 /* The dtype of the checkpoint only informs; one that is unknown is left to the tensors themselves.
  */
@@ -323,107 +256,24 @@ static void read_dtype(config_t *config, document_t document)
             config->torch_dtype = dtypes[i].dtype;
 }
 
-/* ---- Generation -------------------------------------------------------------------------------
- */
-
-static int check_id(document_t document, const char *key, const json_t *value, fail_t *fail)
-{
-    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
-        json_integer_value(value) > INT32_MAX)
-        return fail_set(fail, FAIL_FORMAT, "%s: %s: expected token ids from 0 to %d, found %s",
-            document.path, key, INT32_MAX, json_is_integer(value) ? "another" : "something else");
-    return 0;
-}
-
-static int add_stop_id(
-    config_generation_t *generation, document_t document, const json_t *value, fail_t *fail)
-{
-    if (check_id(document, "eos_token_id", value, fail) != 0)
-        return fail->status;
-    int32_t id = (int32_t)json_integer_value(value);
-    for (size_t i = 0; i < generation->n_stop_ids; i++)
-        if (generation->stop_ids[i] == id)
-            return 0;
-    if (generation->n_stop_ids == CONFIG_MAX_STOP_IDS)
-        return fail_set(fail, FAIL_MODEL,
-            "%s: eos_token_id: expected at most %d different ids, found more", document.path,
-            CONFIG_MAX_STOP_IDS);
-    generation->stop_ids[generation->n_stop_ids++] = id;
-    return 0;
-}
-
-/* One id or an array; when the document gives any, they replace those of an earlier document. */
-static int read_stop_ids(config_generation_t *generation, document_t document, fail_t *fail)
-{
-    json_t *eos = member(document.root, "eos_token_id");
-    if (eos == NULL)
-        return 0;
-    generation->n_stop_ids = 0;
-    if (!json_is_array(eos))
-        return add_stop_id(generation, document, eos, fail);
-    size_t i;
-    json_t *value;
-    json_array_foreach(
-        eos, i, value) if (add_stop_id(generation, document, value, fail) != 0) return fail->status;
-    return 0;
-}
-
-/* Files write null or -1 for "none". */
-static int read_id(document_t document, const char *key, int32_t *id, fail_t *fail)
-{
-    json_t *value = member(document.root, key);
-    if (value == NULL)
-        return 0;
-    if (json_is_integer(value) && json_integer_value(value) == -1)
-        *id = -1;
-    else if (check_id(document, key, value, fail) == 0)
-        *id = (int32_t)json_integer_value(value);
-    return fail->status;
-}
-
-/* Ids stand in config.json too. */
-static int read_ids(config_generation_t *generation, document_t document, fail_t *fail)
-{
-    if (read_stop_ids(generation, document, fail) != 0 ||
-        read_id(document, "pad_token_id", &generation->pad_id, fail) != 0)
-        return fail->status;
-    return read_id(document, "bos_token_id", &generation->bos_id, fail);
-}
-
-static int read_generation(config_generation_t *generation, document_t document, fail_t *fail)
-{
-    json_t *root = document.root;
-    const char *path = document.path;
-    if (read_ids(generation, document, fail) != 0 ||
-        json_opt_bool(root, path, "do_sample", &generation->do_sample, fail) != 0 ||
-        json_opt_double(root, path, "temperature", 0, 1000, &generation->temperature, fail) != 0 ||
-        json_opt_double(root, path, "top_p", 0, 1, &generation->top_p, fail) != 0 ||
-        json_opt_size(root, path, "top_k", 0, INT32_MAX, &generation->top_k, fail) != 0 ||
-        json_opt_double(root, path, "repetition_penalty", 0x1p-10, 0x1p10,
-            &generation->repetition_penalty, fail) != 0)
-        return fail->status;
-    return 0;
-}
-
 /* ---- Files ------------------------------------------------------------------------------------
  */
 
-/* The caller owns document->root. */
-static int read_document(document_t *document, const char *path, fail_t *fail)
+static int check_object(document_t document, fail_t *fail)
 {
-    document->path = path;
-    if (json_file_read(path, &document->root, fail) == 0 && !json_is_object(document->root))
-        fail_set(fail, FAIL_FORMAT, "%s: expected a JSON object, found something else", path);
+    if (!json_is_object(document.root))
+        fail_set(
+            fail, FAIL_FORMAT, "%s: expected a JSON object, found something else", document.path);
     return fail->status;
 }
 
 static int read_config(config_t *config, document_t document, fail_t *fail)
 {
-    if (check_kind(document, fail) != 0 || read_sizes(config, document, fail) != 0 ||
-        read_window(config, document, fail) != 0 || read_positions(config, document, fail) != 0)
+    if (check_kind(config, document, fail) != 0 || read_sizes(config, document, fail) != 0 ||
+        read_window(config, document, fail) != 0 || config_read_rope(config, document, fail) != 0)
         return fail->status;
     read_dtype(config, document);
-    return read_ids(&config->generation, document, fail);
+    return config_read_generation(config, document, fail);
 }
 
 static const config_t nothing_given = {.generation = {.pad_id = -1,
@@ -436,8 +286,8 @@ static const config_t nothing_given = {.generation = {.pad_id = -1,
 int config_load_file(config_t *config, const char *path, fail_t *fail)
 {
     *config = nothing_given;
-    document_t document = {0};
-    if (read_document(&document, path, fail) == 0)
+    document_t document = {.path = path};
+    if (json_python_file_read(path, &document.root, fail) == 0 && check_object(document, fail) == 0)
         read_config(config, document, fail);
     json_decref(document.root);
     return fail->status;
@@ -447,22 +297,40 @@ int config_load_text(config_t *config, const char *text, const char *name, fail_
 {
     *config = nothing_given;
     document_t document = {.path = name};
-    if (json_text_read(text, strlen(text), name, &document.root, fail) == 0)
+    if (json_python_text_read(text, strlen(text), name, &document.root, fail) == 0 &&
+        check_object(document, fail) == 0)
         read_config(config, document, fail);
     json_decref(document.root);
     return fail->status;
 }
 
-/* Reads generation_config.json where there is one. */
+/* Reads generation_config.json where there is one. It counts whole: nothing that it lacks is taken
+ * from config.json. One that is not JSON counts as absent. */
 static int load_generation(config_t *config, const char *path, fail_t *fail)
 {
+    char *text;
+    size_t bytes;
     struct stat info;
+    document_t document = {.path = path};
+    fail_t malformed = {0};
     if (stat(path, &info) != 0 && errno == ENOENT)
         return 0;
-    document_t document = {0};
-    if (read_document(&document, path, fail) == 0)
-        read_generation(&config->generation, document, fail);
+    if (file_read(path, MAX_GENERATION_BYTES, &text, &bytes, fail) != 0)
+        return fail->status;
+    if (json_python_text_read(text, bytes, path, &document.root, &malformed) != 0) {
+        config_note(config, "%s; config.json's values count", malformed.message);
+    } else if (check_object(document, fail) == 0) {
+        bool stops = config->generation.n_stop_ids > 0;
+        config->generation = nothing_given.generation;
+        config_read_generation(config, document, fail);
+        if (stops && config->generation.n_stop_ids == 0)
+            config_note(config,
+                "%s: it gives no eos_token_id, and that of config.json does not count beside it: "
+                "no token ends an answer",
+                path);
+    }
     json_decref(document.root);
+    free(text);
     return fail->status;
 }
 
@@ -516,18 +384,22 @@ static uint64_t digest_generation(uint64_t digest, const config_generation_t *ge
     digest = digest_f64(digest, generation->temperature);
     digest = digest_f64(digest, generation->top_p);
     digest = digest_f64(digest, generation->repetition_penalty);
-    return digest_u64(digest, generation->top_k);
+    if (generation->min_p != 0)
+        digest = digest_f64(digest, generation->min_p);
+    /* Digests of common values are in recorded files. */
+    return generation->top_k >= 0 ? digest_u64(digest, (uint64_t)generation->top_k)
+                                  : digest_f64(digest, generation->top_k);
 }
 
-static uint64_t digest_yarn(uint64_t digest, const config_yarn_t *yarn)
+static uint64_t digest_rope(uint64_t digest, const config_rope_t *rope)
 {
-    digest = digest_u64(digest, yarn->enabled);
-    digest = digest_f64(digest, yarn->factor);
-    digest = digest_u64(digest, yarn->original_max_position_embeddings);
-    digest = digest_f64(digest, yarn->beta_fast);
-    digest = digest_f64(digest, yarn->beta_slow);
-    digest = digest_f64(digest, yarn->attention_factor);
-    return digest_u64(digest, yarn->truncate);
+    digest = digest_u64(digest, rope->type);
+    digest = digest_f64(digest, rope->factor);
+    digest = digest_u64(digest, rope->original_max_position_embeddings);
+    digest = digest_f64(digest, rope->beta_fast);
+    digest = digest_f64(digest, rope->beta_slow);
+    digest = digest_f64(digest, rope->attention_factor);
+    return digest_u64(digest, rope->truncate);
 }
 
 uint64_t config_digest(const config_t *config)
@@ -542,6 +414,6 @@ uint64_t config_digest(const config_t *config)
         digest = digest_u64(digest, sizes[i]);
     digest = digest_f64(digest, config->rope_theta);
     digest = digest_f64(digest, config->rms_norm_eps);
-    digest = digest_yarn(digest, &config->yarn);
+    digest = digest_rope(digest, &config->rope);
     return digest_generation(digest, &config->generation);
 }

@@ -12,28 +12,39 @@
 #include "engine/base/status.h"
 #include "sharding/plan.h"
 
-#define CONFIG_MAX_STOP_IDS 16
+#define CONFIG_MAX_STOP_IDS 256
+#define CONFIG_MAX_NOTES 4
+#define CONFIG_NOTE_BYTES 320
 
-/* RoPE scaling of type yarn (https://arxiv.org/abs/2309.00071) as transformers'
- * _compute_yarn_parameters reads it. */
-typedef struct config_yarn {
-    bool enabled;
+typedef enum rope_type {
+    ROPE_DEFAULT,
+    ROPE_YARN,
+    ROPE_LINEAR, /* frequencies divided by the factor */
+    ROPE_DYNAMIC /* NTK: frequencies of a call follow its length, see rope.h */
+} rope_type_t;
+
+/* How RoPE is stretched, as transformers' modeling_rope_utils.py reads it. All 0 for the default;
+ * linear and dynamic have a factor; yarn (https://arxiv.org/abs/2309.00071) all. */
+typedef struct config_rope {
+    rope_type_t type;
     double factor;
     size_t original_max_position_embeddings;
     double beta_fast, beta_slow; /* 32 and 1 by default */
     double attention_factor; /* 0.1 ln(factor) + 1 by default (or from mscale, mscale_all_dim) */
     bool truncate;           /* true by default */
-} config_yarn_t;
+} config_rope_t;
 
-/* Defaults that the checkpoint's authors recommend. */
+/* Defaults that the checkpoint's authors recommend: of generation_config.json where there is one,
+ * else of config.json. */
 typedef struct config_generation {
     size_t n_stop_ids;
-    int32_t stop_ids[CONFIG_MAX_STOP_IDS]; /* eos_token_id of generation_config.json, else of
-                                              config.json */
+    int32_t stop_ids[CONFIG_MAX_STOP_IDS]; /* eos_token_id */
     int32_t pad_id, bos_id;                /* -1 when not given */
     bool do_sample;
-    double temperature, top_p, repetition_penalty; /* 1 when not given */
-    size_t top_k;                                  /* 50 when not given, as transformers */
+    /* As they stand in the file, right or not, NaN for what is no number; config_use_... checks.
+     * 1, 1, 0, 1 and 50, as transformers, when not given. */
+    double temperature, top_p, min_p, repetition_penalty;
+    double top_k;
 } config_generation_t;
 
 typedef struct config {
@@ -48,12 +59,16 @@ typedef struct config {
      * file's unused values are, these are 0 and num_hidden_layers. layer_types of the file is
      * folded in. */
     size_t sliding_window, max_window_layers;
-    config_yarn_t yarn;
+    config_rope_t rope;
     dtype_t torch_dtype; /* of the checkpoint, informative; bf16 when not given */
     config_generation_t generation;
+    /* Warnings for who loads the model: fields that contradict each other, and which one counts. */
+    size_t n_notes;
+    char notes[CONFIG_MAX_NOTES][CONFIG_NOTE_BYTES];
 } config_t;
 
-/* Reads directory/config.json and, if present, directory/generation_config.json.
+/* Reads directory/config.json and, if present, directory/generation_config.json, as Python's json
+ * module does (json.h). What wins where two fields say the same: docs/compatibility.md.
  * FAIL_FILE, FAIL_FORMAT, FAIL_MODEL (another architecture, sizes that contradict each other). */
 int config_load(config_t *config, const char *directory, fail_t *fail);
 
@@ -67,8 +82,16 @@ int config_load_text(config_t *config, const char *text, const char *name, fail_
  * which counts as having them here. */
 static inline bool config_has_positions(const config_t *config, size_t n)
 {
-    return config->yarn.enabled || n <= config->max_position_embeddings;
+    return config->rope.type != ROPE_DEFAULT || n <= config->max_position_embeddings;
 }
+
+/* Values of the checkpoint's sampling for a run that uses them, handled as transformers does: a
+ * top_p above 1 is off. FAIL_MODEL names the field and the flag that replaces it. */
+int config_use_temperature(const config_generation_t *generation, double *value, fail_t *fail);
+int config_use_top_p(const config_generation_t *generation, double *value, fail_t *fail);
+int config_use_min_p(const config_generation_t *generation, double *value, fail_t *fail);
+int config_use_top_k(const config_generation_t *generation, size_t *value, fail_t *fail);
+int config_use_penalty(const config_generation_t *generation, double *value, fail_t *fail);
 
 /* The sizes a plan needs, weights and cache in the given mode. */
 plan_model_t config_plan_model(const config_t *config, dtype_t mode);

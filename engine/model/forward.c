@@ -7,6 +7,7 @@
 #include "engine/model/attention.h"
 #include "engine/model/forward_internal.h"
 #include "engine/model/forward_tap.h"
+#include "engine/model/rope.h"
 
 /* ---- Phases of a step: each runs on all threads
  * ----------------------------------------------------------------- */
@@ -107,17 +108,38 @@ static const forward_sequence_t *sequence_of(const forward_batch_t *batch, size_
     return &batch->sequences[*at];
 }
 
-/* Rotates some heads of a row. x: the row's heads of this rank, the first of them number first_head
- * of all. */
+static bool has_call_tables(const forward_t *f, const forward_sequence_t *s)
+{
+    return !s->lone && rope_follows_length(&f->model->config, s->call_tokens);
+}
+
+/* Tables of the rows whose calls are so long that frequencies follow their length. */
+static void fill_call_tables(forward_t *f, size_t thread)
+{
+    const model_t *m = f->model;
+    team_part_t part = team_part(f->n_rows, thread, f->n_threads);
+    size_t row_bytes = m->config.head_dim / 2 * m->kernels.accumulator_bytes;
+    for (size_t i = 0; i < f->batch->n_sequences && f->call_cos != NULL; i++) {
+        const forward_sequence_t *s = &f->batch->sequences[i];
+        size_t begin = size_max(part.begin, s->first_row);
+        size_t end = size_min(part.end, s->first_row + s->n_rows);
+        if (begin < end && has_call_tables(f, s))
+            rope_call_tables(&m->config, m->mode, s->call_tokens,
+                s->first_position + begin - s->first_row, end - begin,
+                f->call_cos + begin * row_bytes, f->call_sin + begin * row_bytes);
+    }
+}
+
+/* Rotates some heads of a row. cosines, sines: of its position; x: the row's heads of this rank,
+ * the first of them number first_head of all. */
 static void rotate(const forward_t *f, component_t component, size_t layer, size_t row,
-    size_t position, team_part_t heads, size_t first_head, char *x)
+    const char *cosines, const char *sines, team_part_t heads, size_t first_head, char *x)
 {
     const model_t *m = f->model;
     const kernels_t *k = &m->kernels;
     size_t d = m->config.head_dim, half = d / 2, n = heads.end - heads.begin;
-    size_t at = position * half * k->accumulator_bytes;
     char *from = x + heads.begin * d * k->element_bytes;
-    k->rope(n, half, (const char *)m->rope_cos + at, (const char *)m->rope_sin + at, from);
+    k->rope(n, half, cosines, sines, from);
     show(f, component, layer, row, 1, (first_head + heads.begin) * d, n * d, from, n * d);
 }
 
@@ -149,15 +171,19 @@ static void rotate_and_cache(forward_t *f, size_t thread, size_t layer)
     team_part_t all = team_part(n_q + n_kv, thread, active_threads(f));
     team_part_t q = {size_min(all.begin, n_q), size_min(all.end, n_q)};
     team_part_t kv = {size_max(all.begin, n_q) - n_q, size_max(all.end, n_q) - n_q};
-    size_t at = 0;
+    size_t table_bytes = m->config.head_dim / 2 * m->kernels.accumulator_bytes, sequence = 0;
     for (size_t row = 0; row < f->n_rows; row++) {
-        const forward_sequence_t *s = sequence_of(f->batch, row, &at);
+        const forward_sequence_t *s = sequence_of(f->batch, row, &sequence);
         size_t position = s->first_position + row - s->first_row;
         size_t block = (size_t)s->blocks[position / KV_BLOCK];
+        bool own = has_call_tables(f, s);
+        size_t at = (own ? row : position) * table_bytes;
+        const char *cosines = (own ? f->call_cos : (const char *)m->rope_cos) + at;
+        const char *sines = (own ? f->call_sin : (const char *)m->rope_sin) + at;
         char *keys = f->k + row * n_kv * head_bytes, *values = f->v + row * n_kv * head_bytes;
-        rotate(f, COMPONENT_Q_ROPE, layer, row, position, q, share->heads.begin,
+        rotate(f, COMPONENT_Q_ROPE, layer, row, cosines, sines, q, share->heads.begin,
             f->q + row * n_q * head_bytes);
-        rotate(f, COMPONENT_K_ROPE, layer, row, position, kv, share->kv_heads.begin, keys);
+        rotate(f, COMPONENT_K_ROPE, layer, row, cosines, sines, kv, share->kv_heads.begin, keys);
         for (size_t h = kv.begin; h < kv.end; h++)
             cache_head(f, layer, h, block, position % KV_BLOCK, keys + h * head_bytes,
                 values + h * head_bytes);
@@ -219,6 +245,7 @@ static void step_thread(void *context, size_t thread)
         f->mark_ns = clock_ns();
     f->model->kernels.amx_begin();
     mark(f, thread, HEART_EMBED, 0);
+    fill_call_tables(f, thread);
     embed(f, thread);
     for (size_t l = 0; l < f->model->config.num_hidden_layers; l++)
         run_layer(f, thread, l);

@@ -43,6 +43,10 @@ struct forward {
     char *partial;   /* [max_rows, hidden] accumulator: --combine reduce */
     char *logits;    /* [max_logits, local vocabulary] accumulator */
     size_t own_bytes[SHARED_COUNT];
+    /* [max_rows, head_dim / 2] accumulator: of rows whose frequencies follow their call's length
+     * (rope.h); NULL where there are none. */
+    char *call_cos, *call_sin;
+    size_t call_table_bytes;
     size_t normed_bytes, q_bytes, kv_bytes, partial_bytes, logits_bytes;
     thread_scratch_t *threads;
     const tap_t *tap; /* NULL: none */

@@ -4,6 +4,7 @@
 #include "engine/base/size.h"
 #include "engine/model/attention.h"
 #include "engine/model/forward_internal.h"
+#include "engine/model/rope.h"
 
 /* Elements between rows: an odd number of cache lines, so that rows do not all meet in the same few
  * sets of a cache; an odd number of inputs has its zero there. */
@@ -25,6 +26,8 @@ static void size_scratch(forward_t *f)
     f->kv_bytes = o->max_rows * local_kv(m) * element(f);
     f->partial_bytes =
         m->plan.combine == PLAN_REDUCE ? o->max_rows * m->config.hidden_size * accumulator(f) : 0;
+    if (rope_follows_length(&m->config, o->max_context))
+        f->call_table_bytes = o->max_rows * (m->config.head_dim / 2) * accumulator(f);
     f->logits_bytes = o->max_logits * plan_count(model_share(m)->vocab) * accumulator(f);
 }
 
@@ -57,7 +60,8 @@ size_t forward_bytes(
     /* The window of a node is one memory for all its ranks, counted in equal parts; and each has a
      * copy of its own where windows get small pages, which is known only when they are open. */
     return shared / (size_t)comm_size + (comm_size > 1 ? shared : 0) + f.normed_bytes + f.q_bytes +
-           2 * f.kv_bytes + f.partial_bytes + f.logits_bytes + n_threads * per_thread;
+           2 * f.kv_bytes + f.partial_bytes + f.logits_bytes + 2 * f.call_table_bytes +
+           n_threads * per_thread;
 }
 
 /* Each thread allocates its own scratch, on its own NUMA node. */
@@ -93,6 +97,10 @@ static int open_private(forward_t *f, fail_t *fail)
     f->v = memory_alloc(f->kv_bytes, "activations", fail);
     f->partial = memory_alloc(f->partial_bytes, "activations", fail);
     f->logits = memory_alloc(f->logits_bytes, "logits", fail);
+    if (f->call_table_bytes > 0) {
+        f->call_cos = memory_alloc(f->call_table_bytes, "RoPE tables", fail);
+        f->call_sin = memory_alloc(f->call_table_bytes, "RoPE tables", fail);
+    }
     if (fail->status != 0)
         return fail->status;
     team_run(f->team, open_thread, f);
@@ -230,5 +238,7 @@ void forward_close(forward_t *f)
     memory_free(f->v, f->kv_bytes);
     memory_free(f->partial, f->partial_bytes);
     memory_free(f->logits, f->logits_bytes);
+    memory_free(f->call_cos, f->call_table_bytes);
+    memory_free(f->call_sin, f->call_table_bytes);
     free(f);
 }

@@ -19,7 +19,7 @@ static float power(double theta, size_t i, size_t head_dim)
 /* The frequency index at which a wave makes `rotations` turns over the original context. */
 static double correction_dim(const config_t *config, double rotations)
 {
-    double positions = (double)config->yarn.original_max_position_embeddings;
+    double positions = (double)config->rope.original_max_position_embeddings;
     double turns = positions / (rotations * 2 * 3.14159265358979323846);
     return (double)config->head_dim * Sleef_cinz_logd1_u10purec(turns) /
            (2 * Sleef_cinz_logd1_u10purec(config->rope_theta));
@@ -27,7 +27,7 @@ static double correction_dim(const config_t *config, double rotations)
 
 static double yarn_frequencies(const config_t *config, float *inv_freq)
 {
-    const config_yarn_t *yarn = &config->yarn;
+    const config_rope_t *yarn = &config->rope;
     size_t half = config->head_dim / 2;
     double low = correction_dim(config, yarn->beta_fast);
     double high = correction_dim(config, yarn->beta_slow);
@@ -51,13 +51,39 @@ static double yarn_frequencies(const config_t *config, float *inv_freq)
     return yarn->attention_factor;
 }
 
-double rope_frequencies(const config_t *config, float *inv_freq)
+/* As transformers' _compute_dynamic_ntk_parameters: base of a call of `length` tokens. At first it
+ * is computed in Python's floats, when a call grows beyond the original length in a tensor of f32,
+ * but for the exponent. */
+static double dynamic_base(const config_t *config, size_t length)
 {
-    if (config->yarn.enabled)
+    double factor = config->rope.factor, original = (double)config->max_position_embeddings;
+    double dim = (double)config->head_dim, exponent = dim / (dim - 2);
+    if (length <= config->max_position_embeddings) {
+        double stretch = factor * original / original - (factor - 1);
+        return config->rope_theta * Sleef_cinz_powd1_u10purec(stretch, exponent);
+    }
+    float stretch = (float)factor * (float)length / (float)original - (float)(factor - 1);
+    float power = (float)Sleef_cinz_powd1_u10purec(stretch, exponent);
+    return (double)((float)config->rope_theta * power);
+}
+
+double rope_frequencies(const config_t *config, size_t length, float *inv_freq)
+{
+    const config_rope_t *rope = &config->rope;
+    if (rope->type == ROPE_YARN)
         return yarn_frequencies(config, inv_freq);
-    for (size_t i = 0; i < config->head_dim / 2; i++)
-        inv_freq[i] = 1.0f / power(config->rope_theta, i, config->head_dim);
+    double base = rope->type == ROPE_DYNAMIC ? dynamic_base(config, length) : config->rope_theta;
+    for (size_t i = 0; i < config->head_dim / 2; i++) {
+        inv_freq[i] = 1.0f / power(base, i, config->head_dim);
+        if (rope->type == ROPE_LINEAR)
+            inv_freq[i] /= (float)rope->factor;
+    }
     return 1.0;
+}
+
+bool rope_follows_length(const config_t *config, size_t length)
+{
+    return config->rope.type == ROPE_DYNAMIC && length > config->max_position_embeddings;
 }
 
 static float f32_entry(double value, float factor, dtype_t mode)
@@ -66,28 +92,57 @@ static float f32_entry(double value, float factor, dtype_t mode)
     return mode == DTYPE_BF16 ? f32_round_bf16(entry) : entry;
 }
 
+/* One position. cosines, sines: [half] of f32 or f64 */
+static void table_row(const float *inv_freq, size_t half, double factor, dtype_t mode,
+    size_t position, void *cosines, void *sines)
+{
+    for (size_t i = 0; i < half; i++) {
+        /* bf16 follows the reference, whose angle is a float; the others are as near to the truth
+         * as they can be. */
+        double angle = mode == DTYPE_BF16 ? (double)((float)position * inv_freq[i])
+                                          : (double)position * (double)inv_freq[i];
+        double cosine = Sleef_cinz_cosd1_u10purec(angle), sine = Sleef_cinz_sind1_u10purec(angle);
+        if (mode == DTYPE_F64) {
+            ((double *)cosines)[i] = cosine * factor;
+            ((double *)sines)[i] = sine * factor;
+        } else {
+            ((float *)cosines)[i] = f32_entry(cosine, (float)factor, mode);
+            ((float *)sines)[i] = f32_entry(sine, (float)factor, mode);
+        }
+    }
+}
+
+static size_t half_of(const config_t *config)
+{
+    return size_min(config->head_dim / 2, MAX_HALF);
+}
+
+static size_t row_bytes(const config_t *config, dtype_t mode)
+{
+    return half_of(config) * (mode == DTYPE_F64 ? sizeof(double) : sizeof(float));
+}
+
 void rope_tables(
     const config_t *config, dtype_t mode, size_t first, size_t n, void *cosines, void *sines)
 {
     float inv_freq[MAX_HALF];
-    size_t half = size_min(config->head_dim / 2, MAX_HALF);
-    double factor = rope_frequencies(config, inv_freq);
+    size_t bytes = row_bytes(config, mode);
+    double factor = rope_frequencies(config, 0, inv_freq);
     for (size_t p = 0; p < n; p++) {
-        for (size_t i = 0; i < half; i++) {
-            size_t at = p * half + i;
-            /* bf16 follows the reference, whose angle is a float; the others are as near to the
-             * truth as they can be. */
-            double angle = mode == DTYPE_BF16 ? (double)((float)(first + p) * inv_freq[i])
-                                              : (double)(first + p) * (double)inv_freq[i];
-            double cosine = Sleef_cinz_cosd1_u10purec(angle),
-                   sine = Sleef_cinz_sind1_u10purec(angle);
-            if (mode == DTYPE_F64) {
-                ((double *)cosines)[at] = cosine * factor;
-                ((double *)sines)[at] = sine * factor;
-            } else {
-                ((float *)cosines)[at] = f32_entry(cosine, (float)factor, mode);
-                ((float *)sines)[at] = f32_entry(sine, (float)factor, mode);
-            }
-        }
+        if (rope_follows_length(config, first + p + 1))
+            factor = rope_frequencies(config, first + p + 1, inv_freq);
+        table_row(inv_freq, half_of(config), factor, mode, first + p, (char *)cosines + p * bytes,
+            (char *)sines + p * bytes);
     }
+}
+
+void rope_call_tables(const config_t *config, dtype_t mode, size_t call_tokens, size_t first,
+    size_t n, void *cosines, void *sines)
+{
+    float inv_freq[MAX_HALF];
+    size_t bytes = row_bytes(config, mode);
+    double factor = rope_frequencies(config, call_tokens, inv_freq);
+    for (size_t p = 0; p < n; p++)
+        table_row(inv_freq, half_of(config), factor, mode, first + p, (char *)cosines + p * bytes,
+            (char *)sines + p * bytes);
 }

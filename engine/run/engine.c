@@ -23,6 +23,7 @@
 #include "engine/run/share_choice.h"
 #include "engine/run/step.h"
 #include "engine/run/store_loading.h"
+#include "engine/run/stored_weights.h"
 
 #define DEFAULT_PREFILL_CHUNK 512
 #define DEFAULT_MAX_BATCH 64
@@ -143,16 +144,15 @@ static int open_compute(engine_t *e, fail_t *fail)
     return comm_agree(e->comm, fail);
 }
 
-/* Positions a sequence may have: what yarn stretches to, where the model has it. */
+/* Positions a sequence may have: what RoPE is stretched to, where it is. */
 static size_t max_positions(const config_t *config)
 {
-    size_t positions = config->max_position_embeddings;
-    if (config->yarn.enabled) {
-        double stretched =
-            config->yarn.factor * (double)config->yarn.original_max_position_embeddings;
-        positions = size_max(positions, (size_t)stretched);
-    }
-    return positions;
+    size_t positions = config->max_position_embeddings, original = positions;
+    if (config->rope.type == ROPE_DEFAULT)
+        return positions;
+    if (config->rope.type == ROPE_YARN)
+        original = config->rope.original_max_position_embeddings;
+    return size_max(positions, (size_t)(config->rope.factor * (double)original));
 }
 
 static forward_options_t forward_options(const engine_t *e)
@@ -241,6 +241,8 @@ static int plan_memory(engine_t *e, fail_t *fail)
         .max_prompt_logits = e->options.max_logits_rows,
         .max_context = size_min(tokens, positions),
         .reuse_prefixes = !e->options.no_prefix_reuse,
+        /* Keys of a longer prompt follow its length. */
+        .reuse_limit = e->config.rope.type == ROPE_DYNAMIC ? e->config.max_position_embeddings : 0,
         .mode = e->options.mode,
         .order = e->options.order,
         .attention = forward_attention(&e->config, e->options.order, e->options.attention)};
@@ -319,8 +321,11 @@ static int open_run(engine_t *e, fail_t *fail)
     forward_options_t forward = forward_options(e);
     if (forward_open(&e->forward, &e->model, &e->cache, e->team, e->comm, &forward, fail) != 0)
         return fail->status;
-    return step_open(
-        &e->step, e->comm, e->team, e->forward, &e->model, &e->limits, &e->interrupted, fail);
+    if (step_open(&e->step, e->comm, e->team, e->forward, &e->model, &e->limits, &e->interrupted,
+            fail) == 0 &&
+        e->options.allow_nonfinite)
+        step_allow_nonfinite(e->step);
+    return fail->status;
 }
 
 static int load_config(engine_t *e, fail_t *fail)
@@ -331,6 +336,8 @@ static int load_config(engine_t *e, fail_t *fail)
         config_load_file(c, e->options.random_config, fail);
     else
         config_load(c, e->options.model_dir, fail);
+    for (size_t i = 0; i < c->n_notes && fail->status == 0; i++)
+        log_write(LOG_WARN, "%s", c->notes[i]);
     if (fail->status != 0 || n_layers == 0)
         return fail->status;
     if (n_layers > c->num_hidden_layers)
@@ -347,7 +354,12 @@ static int open_model(engine_t *e, fail_t *fail)
     checkpoint_t *checkpoint = NULL;
     if (load_config(e, fail) == 0 && e->options.random_config == NULL)
         checkpoint_open(&checkpoint, e->options.model_dir, fail);
-    if (agree_on_inputs(e, checkpoint, fail) == 0)
+    if (agree_on_inputs(e, checkpoint, fail) == 0 && checkpoint != NULL) {
+        stored_weights_resolve(e->comm, &e->config, checkpoint, e->options.mode, fail);
+        if (e->options.n_layers == 0)
+            stored_weights_warn(&e->config, checkpoint);
+    }
+    if (fail->status == 0)
         open_compute(e, fail);
     uint64_t digest = checkpoint != NULL ? checkpoint_digest(checkpoint) : 0;
     if (comm_agree_same(everyone(e), digest, "list of tensors", fail) == 0 &&

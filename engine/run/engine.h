@@ -45,6 +45,7 @@ typedef struct engine_options {
      * rank's number in their replica, which have one copy of its weights on each node. Both NULL:
      * weights of its own. */
     comm_t *beside, *sharers;
+    bool allow_nonfinite;        /* logits that are NaN or infinite do not end the run */
     bool no_prefix_reuse;        /* compute prompts whole, also where they begin alike */
     size_t max_logits_rows;      /* prompt positions whose logits one step may give; 0: 16 */
     engine_progress_fn progress; /* called on the coordinator while loading; may be NULL */

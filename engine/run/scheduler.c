@@ -227,13 +227,19 @@ static uint32_t class_of(const scheduler_t *s, const sequence_t *sequence, size_
         o->mode, o->order, o->attention, (block + 1) * o->block_tokens, sequence->n_prompt);
 }
 
+static bool may_share(const scheduler_t *s, const sequence_t *sequence)
+{
+    size_t limit = s->options.reuse_limit;
+    return s->options.reuse_prefixes && (limit == 0 || sequence->n_prompt <= limit);
+}
+
 /* Blocks that the sequence could take over: whole blocks of its prompt, before the rows that it has
  * to run itself. The penalty's list of tokens seen is made from rows that run, so with one all run.
  */
 static size_t most_shared(const scheduler_t *s, const sequence_t *sequence)
 {
     size_t end = sequence->n_prompt - 1;
-    if (!s->options.reuse_prefixes || sampler_needs_seen(&sequence->sampling))
+    if (!may_share(s, sequence) || sampler_needs_seen(&sequence->sampling))
         return 0;
     if (sequence->want_prompt_logits)
         end = size_min(end, sequence->first_prompt_logits);
@@ -260,7 +266,7 @@ static void share_blocks(scheduler_t *s, sequence_t *sequence)
 static void take_blocks(scheduler_t *s, sequence_t *sequence)
 {
     size_t tokens = s->options.block_tokens;
-    bool known = s->options.reuse_prefixes;
+    bool known = may_share(s, sequence);
     for (size_t i = sequence->n_shared; i < sequence->n_blocks; i++) {
         int32_t block = sequence->blocks[i] = prefix_take(s->blocks);
         int32_t before = i == 0 ? PREFIX_NONE : sequence->blocks[i - 1];

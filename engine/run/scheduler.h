@@ -33,6 +33,7 @@ typedef struct scheduler_options {
     size_t max_prompt_logits; /* prompt rows of one step whose logits are wanted */
     size_t max_context;       /* tokens of one sequence; fits into the cache */
     bool reuse_prefixes;      /* with block_tokens of 64 and its multiples */
+    size_t reuse_limit;       /* prompts of more tokens share no blocks; 0: all may */
     dtype_t mode;             /* which prefixes have the same bits */
     order_t order;
     attention_t attention;

@@ -7,10 +7,15 @@
 
 #include "comm/heart.h"
 #include "engine/base/clock.h"
+#include "engine/base/log.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
+#include "engine/run/nonfinite.h"
 
-enum { MESSAGE_STEP, MESSAGE_LOGITS, MESSAGE_END };
+enum { MESSAGE_STEP, MESSAGE_LOGITS, MESSAGE_NONFINITE, MESSAGE_END };
+
+/* What a rank says of a step beside its summaries. */
+enum { SAYS_INTERRUPTED = 1, SAYS_NONFINITE = 2 };
 
 /* What every message begins with. Ranks run the same program on machines of one kind, so structs
  * cross as they are. */
@@ -78,9 +83,10 @@ struct step {
     size_t *starts;         /* [n_ranks] where a rank's next summary begins in `all` */
     size_t *n_rows;         /* [n_ranks] rows of the vocabulary */
     const void **summaries; /* [n_ranks] */
-    char *mine, *all;       /* gathered: an int64_t interrupt flag, then summaries */
+    char *mine, *all;       /* gathered: an int64_t of what the rank says, then summaries */
     char *row;              /* on the coordinator: [vocab_size] logits */
     char *prompt_logits;    /* on the coordinator: [max_prompt_logits, vocab_size] */
+    bool allow_nonfinite, warned;
     uint64_t mark_ns;
     step_times_t times;
 };
@@ -217,6 +223,11 @@ int step_open(step_t **out, comm_t *comm, team_t *team, forward_t *forward, cons
     place_buffers(s, &layout);
     *out = s;
     return 0;
+}
+
+void step_allow_nonfinite(step_t *s)
+{
+    s->allow_nonfinite = true;
 }
 
 void step_close(step_t *s)
@@ -395,12 +406,14 @@ static void summarise_thread(void *context, size_t thread)
             summarise(s, i);
 }
 
-/* Interrupt flags and summaries of all sampled rows to the coordinator. */
+/* What ranks say, and summaries of all sampled rows, to the coordinator. */
 static void gather_summaries(step_t *s)
 {
-    int64_t interrupted = atomic_load(s->interrupt);
-    memcpy(s->mine, &interrupted, sizeof interrupted);
-    size_t offset = sizeof interrupted, n_local = plan_count(s->vocab);
+    int64_t says = atomic_load(s->interrupt) ? SAYS_INTERRUPTED : 0;
+    if (nonfinite_logits(s->forward, s->model, s->batch.n_logits, s->team))
+        says |= SAYS_NONFINITE;
+    memcpy(s->mine, &says, sizeof says);
+    size_t offset = sizeof says, n_local = plan_count(s->vocab);
     for (size_t i = 0; i < s->n_entries; i++) {
         s->placed[i].summary = offset;
         if (has_flag(s, i, ENTRY_SAMPLES))
@@ -457,20 +470,27 @@ static void take_step(step_t *s, const header_t *header)
  */
 
 /* Finds each rank's part of what was gathered: starts[r] becomes the offset of its first summary.
- * Whether any rank was asked to stop. */
-static bool find_starts(step_t *s)
+ * What any rank says. */
+static int64_t find_starts(step_t *s)
 {
-    bool interrupted = false;
+    int64_t says = 0;
     size_t offset = 0;
     count_summaries(s);
     for (size_t r = 0; r < s->n_ranks; r++) {
-        int64_t flag;
-        memcpy(&flag, s->all + offset, sizeof flag);
-        interrupted = interrupted || flag != 0;
-        s->starts[r] = offset + sizeof flag;
+        int64_t rank_says;
+        memcpy(&rank_says, s->all + offset, sizeof rank_says);
+        says |= rank_says;
+        s->starts[r] = offset + sizeof rank_says;
         offset += s->counts[r];
     }
-    return interrupted;
+    return says;
+}
+
+static int fail_nonfinite(step_t *s, fail_t *fail)
+{
+    header_t header = {.kind = MESSAGE_NONFINITE};
+    comm_bcast_patient(s->comm, &header, sizeof header);
+    return nonfinite_locate(s->forward, s->model, s->comm, &s->batch, fail);
 }
 
 static void pick_from_all(
@@ -521,10 +541,17 @@ int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fa
     header_t header = write_payload(s, plan);
     comm_bcast_patient(s->comm, &header, sizeof header);
     take_step(s, &header);
-    if (find_starts(s))
+    int64_t says = find_starts(s);
+    if ((says & SAYS_INTERRUPTED) != 0)
         fail_set(fail, FAIL_INTERRUPTED, "interrupted");
+    else if ((says & SAYS_NONFINITE) != 0 && !s->allow_nonfinite)
+        fail_nonfinite(s, fail);
     else
         take_results(s, results, fail);
+    if (says == SAYS_NONFINITE && fail->status == 0 && !s->warned) {
+        s->warned = true;
+        log_write(LOG_WARN, "logits are not finite; NaN counts as the least likely");
+    }
     comm_mark(s->comm, HEART_IDLE, 0);
     book(s, &s->times.sampling_ns);
     return fail->status;
@@ -556,6 +583,9 @@ int step_follow(step_t *s, fail_t *fail)
         } else if (header.kind == MESSAGE_LOGITS) {
             gather_row(s, header.logits_row, NULL);
             book(s, &s->times.exchange_ns);
+        } else if (header.kind == MESSAGE_NONFINITE) {
+            fail_t told_by_coordinator = {0};
+            nonfinite_locate(s->forward, s->model, s->comm, &s->batch, &told_by_coordinator);
         } else {
             comm_bcast(s->comm, s->payload, header.payload_bytes);
             s->payload[FAIL_MESSAGE_BYTES - 1] = 0;

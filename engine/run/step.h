@@ -3,13 +3,13 @@
  *
  * The coordinator (rank 0) broadcasts a fixed header and, by what the header says, a payload:
  *   STEP    rows of a step: entries, then sampling parameters and block tables of newly admitted
- *           sequences, then token ids. All ranks run forward, then everyone's interrupt flag and
- *           summaries of the logits go to the coordinator, then the logits of prompt rows asked
- * for. LOGITS  number of a logits row of the last step: all ranks' parts of it go to the
- * coordinator, because the summaries could not decide. END     a status and its message: the others
- * return from step_follow. Every rank keeps what a sequence needs between steps, by slot: block
- * table, sampling parameters, and the tokens seen, for the repetition penalty. Nothing on the way
- * can fail but the coordinator's own work, so no rank is left waiting.
+ *           sequences, then token ids. All ranks run forward, then what everyone says (interrupted,
+ *           not finite) and summaries of the logits go to the coordinator, then the logits of
+ * prompt rows asked for. LOGITS  number of a logits row of the last step: all ranks' parts of it go
+ * to the coordinator, because the summaries could not decide. END     a status and its message: the
+ * others return from step_follow. Every rank keeps what a sequence needs between steps, by slot:
+ * block table, sampling parameters, and the tokens seen, for the repetition penalty. Nothing on the
+ * way can fail but the coordinator's own work, so no rank is left waiting.
  *
  * Owns its buffers, all allocated at open; borrows comm, team, forward and
  * model. One thread at a time.
@@ -34,6 +34,8 @@ typedef struct step step_t;
  * on all ranks. */
 int step_open(step_t **step, comm_t *comm, team_t *team, forward_t *forward, const model_t *model,
     const scheduler_options_t *limits, const atomic_bool *interrupt, fail_t *fail);
+/* Coordinator. From here on logits that are NaN or infinite do not end the run. */
+void step_allow_nonfinite(step_t *step);
 /* Local. NULL is allowed. */
 void step_close(step_t *step);
 
@@ -49,8 +51,8 @@ typedef struct step_result {
 
 /* Coordinator; the others are in step_follow. Runs what the scheduler planned.
  * results: [n_entries] written
- * FAIL_INTERRUPTED when a rank was asked to stop; then and on any other failure the caller sends
- * step_end. */
+ * FAIL_INTERRUPTED when a rank was asked to stop, FAIL_MODEL when logits are NaN or infinite; then
+ * and on any other failure the caller sends step_end. */
 int step_run(step_t *step, const scheduler_step_t *plan, step_result_t *results, fail_t *fail);
 
 /* Coordinator. Lets the others return with this status and message. */

@@ -9,6 +9,7 @@
 #include "engine/run/capacity.h"
 #include "engine/run/engine.h"
 #include "engine/run/share_choice.h"
+#include "engine/run/stored_weights.h"
 #include "engine/run/verify_checks.h"
 #include "engine/run/verify_forward.h"
 #include "engine/run/verify_weights.h"
@@ -187,7 +188,8 @@ static int check_memory(verifier_t *v, size_t tokens, fail_t *fail)
 static int open_model(verifier_t *v, fail_t *fail)
 {
     size_t tokens = size_round_up(verify_forward_positions(&v->reference), KV_BLOCK);
-    if (check_memory(v, tokens, fail) != 0)
+    if (stored_weights_resolve(v->comm, &v->config, v->checkpoint, v->mode, fail) != 0 ||
+        check_memory(v, tokens, fail) != 0)
         return fail->status;
     model_options_t options = {.combine = PLAN_GATHER,
         .n_ranks = (size_t)comm_size(v->comm),

@@ -225,14 +225,14 @@ int check_configuration(
         {"use_sliding_window", r.use_sliding_window, m->use_sliding_window, false},
         {"sliding_window", (double)r.sliding_window, (double)m->sliding_window, false},
         {"max_window_layers", (double)r.max_window_layers, (double)m->max_window_layers, false},
-        {"rope_scaling (yarn)", r.yarn.enabled, m->yarn.enabled, false},
-        {"rope_scaling.factor", r.yarn.factor, m->yarn.factor, false},
+        {"rope_scaling.rope_type", r.rope.type, m->rope.type, false},
+        {"rope_scaling.factor", r.rope.factor, m->rope.factor, false},
         {"rope_scaling.original_max_position_embeddings",
-            (double)r.yarn.original_max_position_embeddings,
-            (double)m->yarn.original_max_position_embeddings, false},
-        {"rope_scaling.attention_factor", r.yarn.attention_factor, m->yarn.attention_factor, false},
-        {"rope_scaling.beta_fast", r.yarn.beta_fast, m->yarn.beta_fast, false},
-        {"rope_scaling.beta_slow", r.yarn.beta_slow, m->yarn.beta_slow, false},
+            (double)r.rope.original_max_position_embeddings,
+            (double)m->rope.original_max_position_embeddings, false},
+        {"rope_scaling.attention_factor", r.rope.attention_factor, m->rope.attention_factor, false},
+        {"rope_scaling.beta_fast", r.rope.beta_fast, m->rope.beta_fast, false},
+        {"rope_scaling.beta_slow", r.rope.beta_slow, m->rope.beta_slow, false},
     };
     if (compare_fields(reference, fields, sizeof fields / sizeof *fields, report, fail) != 0)
         return fail->status;

@@ -110,7 +110,7 @@ static void check_thread(void *context, size_t thread)
 static void check_item(checker_t *checker, const item_t *item)
 {
     checker->item = *item;
-    checker->tensor = checkpoint_find(checker->checkpoint, item->name);
+    checker->tensor = checkpoint_find_weight(checker->checkpoint, item->name);
     if (checker->tensor == NULL) {
         fail_set(checker->fail, FAIL_MODEL, "verify: expected tensor %s, found no such tensor",
             item->name);

@@ -66,9 +66,11 @@ generate "${run[@]}" "$choir" generate --prompt-file "$work/text" >"$work/other"
 same "--prompt-file" "$work/flag" "$work/other"
 # A stream is enough: only the coordinator reads it, once.
 mkfifo "$work/fifo"
-cat "$work/text" >"$work/fifo" &
+(cat "$work/text" >"$work/fifo") >/dev/null 2>&1 &
+writer=$!
 generate "${run[@]}" "$choir" generate --prompt-file "$work/fifo" >"$work/other"
 same "--prompt-file of a FIFO" "$work/flag" "$work/other"
+kill $writer 2>/dev/null # where nobody has read
 generate "$choir" generate --prompts <(printf '{"prompt": "%s"}\n' "$text") >"$work/other"
 same "--prompts of a process" "$work/flag" "$work/other"
 "${run[@]}" "$choir" generate --quiet --max-tokens 40 <"$work/text" >"$work/other"

@@ -176,6 +176,23 @@ generate "missing tensor" "model." --model "$work/no-tensors"
 with_header no-object '["a"]' 0
 generate "header that is no object" "model.safetensors" --model "$work/no-object"
 
+# ---- Values ------------------------------------------------------------------------------------
+
+copy nan
+own nan model.safetensors
+printf '\xc0\x7f' | dd of="$work/nan/model.safetensors" bs=1 seek=$(($(stat -c %s "$work/nan/model.safetensors") - 2)) \
+    conv=notrunc status=none
+generate "weights that are NaN" "not finite rank" --model "$work/nan"
+generate "logits of a prompt that are NaN" "not finite rank" --model "$work/nan" --max-tokens 0 \
+    --logits-out "$work/nan.npy"
+ends "NaN on purpose" 0 launch "$ranks" generate --prompt Hello --max-tokens 1 --model "$work/nan" --allow-nonfinite
+says "NaN on purpose" err "choir: warning: logits are not finite"
+copy unused-sampling
+own unused-sampling generation_config.json
+echo '{"top_k": -1, "temperature": NaN}' >"$work/unused-sampling/generation_config.json"
+ends "sampling that is not used" 0 launch "$ranks" generate --ids 1 --max-tokens 1 --model "$work/unused-sampling"
+generate "sampling that is used" "top_k -1 --top-k" --model "$work/unused-sampling" --sample --temperature 1
+
 # ---- Config ------------------------------------------------------------------------------------
 
 copy no-json
@@ -183,7 +200,7 @@ rm "$work/no-json/config.json"
 echo '{"hidden_size": ' >"$work/no-json/config.json"
 generate "config that is not JSON" "config.json" --model "$work/no-json"
 changed_config llama 's/Qwen2ForCausalLM/LlamaForCausalLM/; s/"qwen2"/"llama"/'
-generate "another architecture" "config.json LlamaForCausalLM" --model "$work/llama"
+generate "another architecture" "config.json: model_type llama LlamaForCausalLM" --model "$work/llama"
 changed_config lacking 's/"num_hidden_layers"/"num_hidden_layer"/'
 generate "a field that lacks" "config.json: num_hidden_layers nothing" --model "$work/lacking"
 changed_config text 's/"hidden_size": *[0-9]*/"hidden_size": "big"/'

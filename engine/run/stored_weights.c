@@ -1,0 +1,140 @@
+#include "engine/run/stored_weights.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/log.h"
+#include "engine/base/memory.h"
+#include "engine/base/size.h"
+#include "sharding/checkpoint_files.h"
+
+#define EMBEDDING "model.embed_tokens.weight"
+#define LM_HEAD "lm_head.weight"
+#define PIECE_BYTES ((size_t)1 << 20)
+
+/* ---- lm_head -----------------------------------------------------------------------------------
+ */
+
+static bool is_matrix(const checkpoint_tensor_t *tensor, const config_t *config)
+{
+    return tensor->readable && tensor->n_dims == 2 && tensor->shape[0] == config->vocab_size &&
+           tensor->shape[1] == config->hidden_size;
+}
+
+/* Whether rows [begin, end) of the two differ. */
+static bool rows_differ(checkpoint_t *checkpoint, const checkpoint_tensor_t *const *tensors,
+    size_t begin, size_t end, dtype_t mode, fail_t *fail)
+{
+    size_t columns = tensors[0]->shape[1], row_bytes = columns * dtype_bytes(mode);
+    size_t together = size_max(1, PIECE_BYTES / row_bytes), bytes = together * row_bytes;
+    size_t scratch_bytes = together * columns * sizeof(double);
+    char *rows[2] = {
+        memory_alloc(bytes, "rows of lm_head", fail), memory_alloc(bytes, "rows of lm_head", fail)};
+    char *scratch = memory_alloc(scratch_bytes, "rows of lm_head", fail);
+    bool differ = false;
+    for (size_t r = begin, n; r < end && !differ && fail->status == 0; r += n) {
+        n = size_min(together, end - r);
+        for (int i = 0; i < 2 && fail->status == 0; i++)
+            checkpoint_read(
+                checkpoint, tensors[i], r, r + n, 0, columns, rows[i], mode, scratch, fail);
+        differ = fail->status == 0 && memcmp(rows[0], rows[1], n * row_bytes) != 0;
+    }
+    memory_free(rows[0], bytes);
+    memory_free(rows[1], bytes);
+    memory_free(scratch, scratch_bytes);
+    return differ;
+}
+
+/* Whether the checkpoint has an lm_head of its own; of this rank's part of the rows. */
+static bool head_differs(
+    comm_t *comm, const config_t *config, checkpoint_t *checkpoint, dtype_t mode, fail_t *fail)
+{
+    const checkpoint_tensor_t *tensors[] = {
+        checkpoint_find_weight(checkpoint, EMBEDDING), checkpoint_find_weight(checkpoint, LM_HEAD)};
+    size_t rank = (size_t)comm_rank(comm), ranks = (size_t)comm_size(comm);
+    if (tensors[0] == NULL || tensors[1] == NULL || tensors[0] == tensors[1])
+        return false;
+    /* What is wrong with it, loading says. */
+    if (!is_matrix(tensors[0], config) || !is_matrix(tensors[1], config))
+        return true;
+    return rows_differ(checkpoint, tensors, config->vocab_size * rank / ranks,
+        config->vocab_size * (rank + 1) / ranks, mode, fail);
+}
+
+int stored_weights_resolve(
+    comm_t *comm, config_t *config, checkpoint_t *checkpoint, dtype_t mode, fail_t *fail)
+{
+    bool differs = false;
+    if (config->tie_word_embeddings)
+        differs = head_differs(comm, config, checkpoint, mode, fail);
+    else if (checkpoint_find_weight(checkpoint, EMBEDDING) ==
+             checkpoint_find_weight(checkpoint, LM_HEAD))
+        fail_set(fail, FAIL_MODEL,
+            "tensor " EMBEDDING
+            ": expected one, as tie_word_embeddings is false, found no such tensor");
+    if (comm_agree(comm, fail) != 0)
+        return fail->status;
+    if (comm_max(comm, differs) == 0)
+        return 0;
+    log_write(LOG_WARN, "config.json says tie_word_embeddings, but the checkpoint has an " LM_HEAD
+                        " that differs from the embedding: it is used");
+    config->tie_word_embeddings = false;
+    return 0;
+}
+
+/* ---- Tensors without a use ---------------------------------------------------------------------
+ */
+
+static const char *skip(const char *name, const char *prefix)
+{
+    size_t n = strlen(prefix);
+    return strncmp(name, prefix, n) == 0 ? name + n : NULL;
+}
+
+static bool is_one_of(const char *name, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool is_used(const config_t *config, const char *name)
+{
+    static const char *const ends[] = {"embed_tokens.weight", "norm.weight", LM_HEAD,
+        "rotary_emb.inv_freq" /* older versions wrote it, and nobody reads it */};
+    static const char *const of_layer[] = {"input_layernorm.weight", "self_attn.q_proj.weight",
+        "self_attn.q_proj.bias", "self_attn.k_proj.weight", "self_attn.k_proj.bias",
+        "self_attn.v_proj.weight", "self_attn.v_proj.bias", "self_attn.o_proj.weight",
+        "post_attention_layernorm.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight",
+        "mlp.down_proj.weight", "self_attn.rotary_emb.inv_freq"};
+    for (const char *inner; (inner = skip(name, "model.")) != NULL;)
+        name = inner;
+    const char *layer = skip(name, "layers.");
+    if (layer == NULL)
+        return is_one_of(name, ends, sizeof ends / sizeof *ends);
+    char *suffix;
+    unsigned long number = isdigit((unsigned char)*layer) ? strtoul(layer, &suffix, 10) : ~0ul;
+    return number < config->num_hidden_layers && *suffix == '.' &&
+           is_one_of(suffix + 1, of_layer, sizeof of_layer / sizeof *of_layer);
+}
+
+void stored_weights_warn(const config_t *config, const checkpoint_t *checkpoint)
+{
+    size_t unused = 0;
+    const char *first = NULL;
+    if (checkpoint_ignored_index(checkpoint))
+        log_write(LOG_WARN, CHECKPOINT_SINGLE_FILE
+            " is read, and the files of " CHECKPOINT_INDEX_FILE " beside it are not");
+    for (size_t i = 0; i < checkpoint_count(checkpoint); i++) {
+        const char *name = checkpoint_at(checkpoint, i)->name;
+        if (is_used(config, name))
+            continue;
+        first = first == NULL ? name : first;
+        unused++;
+    }
+    if (unused > 0)
+        log_write(LOG_WARN, "%zu tensor%s of the checkpoint %s not part of the model: %.100s%s",
+            unused, plural(unused), unused == 1 ? "is" : "are", first, unused == 1 ? "" : ", ...");
+}
