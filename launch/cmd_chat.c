@@ -278,8 +278,8 @@ static int set_setting(talk_t *talk, const char *argument, fail_t *fail)
     text_buffer_t list = {0};
     if (argument[0] != 0)
         return chat_settings_set(talk->options, talk->given, argument, fail);
-    sampler_params_t sampling = session_sampling(talk->session, talk->n_turns);
-    if (chat_settings_list(talk->options, &sampling, &list, fail) == 0)
+    sampler_params_t sampling = session_sampling(talk->session, talk->n_turns, fail);
+    if (fail->status == 0 && chat_settings_list(talk->options, &sampling, &list, fail) == 0)
         say(talk, list.text);
     text_buffer_clear(&list);
     return fail->status;

@@ -143,6 +143,25 @@ static void of_a_tensor_in_two_files_the_last_one_counts(void **state)
     checkpoint_close(checkpoint);
 }
 
+static void a_weight_is_found_by_any_of_its_names(void **state)
+{
+    (void)state;
+    write_tensors(SINGLE,
+        "{" F32_AT("lm_head.weight", "[2]", 0, 8) "," F32_AT("norm.weight", "[2]", 8,
+            16) "," F32_AT("model.layers.0.x", "[2]", 16, 24) "," F32_AT("layers.0.x", "[2]", 24,
+            32) "," F32_AT("model.model.layers.1.x", "[2]", 32, 40) "}",
+        NULL, 40);
+    checkpoint_t *checkpoint = open_directory();
+    static const char *const found[][2] = {{"model.norm.weight", "norm.weight"},
+        {"model.layers.0.x", "layers.0.x"}, {"model.layers.1.x", "model.model.layers.1.x"},
+        {"lm_head.weight", "lm_head.weight"}, {"model.embed_tokens.weight", "lm_head.weight"}};
+    for (size_t i = 0; i < sizeof found / sizeof *found; i++)
+        assert_string_equal(checkpoint_find_weight(checkpoint, found[i][0])->name, found[i][1]);
+    assert_null(checkpoint_find_weight(checkpoint, "model.layers.2.x"));
+    assert_null(checkpoint_find_weight(checkpoint, "norm.weight.x"));
+    checkpoint_close(checkpoint);
+}
+
 static void bad_indexes_are_refused(void **state)
 {
     (void)state;
@@ -230,6 +249,7 @@ int main(void)
         CASE(the_index_only_names_files),
         CASE(the_single_file_wins_over_the_index),
         CASE(of_a_tensor_in_two_files_the_last_one_counts),
+        CASE(a_weight_is_found_by_any_of_its_names),
         CASE(bad_indexes_are_refused),
         CASE(digest_tells_names_shapes_dtypes_and_offsets_apart),
         CASE(the_demo_model_opens_and_its_tensors_add_up),

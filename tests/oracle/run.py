@@ -127,6 +127,7 @@ def all_steps(steps, folder, quick):
     steps.run("orders of operations", "facts.py")
     choir = sorted(ROOT.glob("build*/choir"), key=lambda path: path.stat().st_mtime)
     if choir:
+        steps.run("unusual checkpoints", "checkpoints.py", "--choir", choir[-1], "--store")
         parity(steps, folder, choir[-1])
     else:
         steps.left_out.append("bars of parity (build the tree first: no build*/choir)")
