@@ -84,7 +84,7 @@ fails "value out of range" "--top-p 1.5" generate --prompt Hello --top-p 1.5
 fails "value that is no number" "--max-tokens many" generate --prompt Hello --max-tokens many
 fails "negative value" "--max-tokens -3" generate --prompt Hello --max-tokens -3
 fails "unknown choice" "--dtype bf16 int3" generate --prompt Hello --dtype int3
-fails "word that is no flag" "Hello" generate Hello
+fails "two words that are no flags" "there TEXT" generate Hello there
 fails "two prompts" "--prompt --ids" generate --prompt Hello --ids 1,2
 fails "ids that are none" "--ids x" generate --ids 1,x
 fails "id outside of the vocabulary" "2047 99999" generate --ids 1,99999
