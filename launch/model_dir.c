@@ -42,22 +42,38 @@ static int take_given(const char *given, char *path, size_t path_bytes, fail_t *
                : fail_set(fail, FAIL_FILE, "%s: no such model directory", given);
 }
 
+static void resolve(const char *given, char *path, size_t path_bytes, fail_t *fail)
+{
+    if (access(given, F_OK) != 0 && hub_is_name(given))
+        hub_find(given, path, path_bytes, fail);
+    else
+        take_given(given, path, path_bytes, fail);
+    if (fail->status == 0)
+        hub_check_directory(path, path_bytes, fail);
+}
+
 int model_dir_resolve(comm_t *comm, const char **model, char *path, size_t path_bytes, fail_t *fail)
 {
-    if (*model == NULL)
-        return 0;
-    if (comm_rank(comm) == 0) {
-        if (access(*model, F_OK) != 0 && hub_is_name(*model))
-            hub_find(*model, path, path_bytes, fail);
-        else
-            take_given(*model, path, path_bytes, fail);
-        if (fail->status == 0)
-            hub_check_directory(path, path_bytes, fail);
+    struct {
+        char given[PATH_MAX], found[PATH_MAX];
+    } first = {"", ""}; /* rank 0's */
+    const char *given = *model != NULL ? *model : "";
+    if (comm_rank(comm) == 0 && *model != NULL) {
+        resolve(given, path, path_bytes, fail);
+        snprintf(first.given, sizeof first.given, "%s", given);
+        snprintf(first.found, sizeof first.found, "%s", path);
     }
-    comm_bcast(comm, path, path_bytes);
-    comm_bcast(comm, fail, sizeof *fail);
-    *model = path;
-    return fail->status;
+    comm_bcast(comm, &first, sizeof first);
+    /* A rank that is given something else looks for itself, so that the difference is noticed. */
+    if (comm_rank(comm) != 0 && *model != NULL) {
+        if (strcmp(given, first.given) == 0)
+            snprintf(path, path_bytes, "%s", first.found);
+        else
+            resolve(given, path, path_bytes, fail);
+    }
+    if (*model != NULL)
+        *model = path;
+    return comm_agree(comm, fail);
 }
 
 int model_dir_find(const char *given, char *path, size_t path_bytes, fail_t *fail)

@@ -9,7 +9,7 @@
 
 /* Collective. *model, what --model says, becomes the directory of the model, in path: the directory
  * that it names, or the snapshot of a model in the hub's cache (hub_cache.h). The first rank looks,
- * and all take what it finds. NULL stays. */
+ * and those that are given the same take what it finds. NULL stays. Failures are agreed on. */
 int model_dir_resolve(
     comm_t *comm, const char **model, char *path, size_t path_bytes, fail_t *fail);
 
