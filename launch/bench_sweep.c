@@ -4,6 +4,7 @@
 
 #include "comm/topology.h"
 #include "engine/base/log.h"
+#include "engine/base/printable.h"
 #include "engine/base/size.h"
 #include "engine/run/predict.h"
 #include "engine/run/sweep.h"
@@ -258,7 +259,7 @@ static void print_head(const sweep_job_t *s)
     const options_t *flags = &job->invocation->options;
     if (!flags->verbose && !flags->quiet)
         log_set_level(LOG_WARN);
-    printf("%s, %zu", job->about.model, job->about.n_layers);
+    printf("%s, %zu", printable_name(job->about.model).text, job->about.n_layers);
     if (job->about.n_layers != job->about.model_layers)
         printf(" of its %zu", job->about.model_layers);
     printf(" layer%s, on %s\n\n%-6s %5s %7s %9s %5s %7s %26s %26s\n",

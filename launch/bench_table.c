@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "engine/base/log.h"
+#include "engine/base/printable.h"
 #include "launch/bench_report.h"
 
 /* How a metric is shown. */
@@ -50,7 +51,7 @@ void bench_cpu_name(char name[BENCH_NAME_BYTES])
 
 static void print_machine(const bench_about_t *about, FILE *out)
 {
-    fprintf(out, "%s, ", about->model);
+    fprintf(out, "%s, ", printable_name(about->model).text);
     if (about->n_layers != about->model_layers)
         fprintf(out, "%zu of its %zu layers, ", about->n_layers, about->model_layers);
     fprintf(out, "%s, %s\n", about->dtype, about->isa);

@@ -9,6 +9,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
+#include "engine/base/printable.h"
 #include "engine/base/progress.h"
 #include "launch/command.h"
 #include "launch/model_dir.h"
@@ -218,7 +219,8 @@ typedef struct problems {
 static void add_problem(void *context, const char *message)
 {
     problems_t *problems = context;
-    size_t n = strlen(message);
+    char shown[2048];
+    size_t n = printable(shown, sizeof shown, message, strlen(message));
     problems->count++;
     if (problems->bytes + n + 1 > MAX_PROBLEM_BYTES)
         return;
@@ -226,7 +228,7 @@ static void add_problem(void *context, const char *message)
     if (grown == NULL)
         return; /* counted all the same */
     problems->text = grown;
-    memcpy(grown + problems->bytes, message, n);
+    memcpy(grown + problems->bytes, shown, n);
     grown[problems->bytes + n] = '\n';
     problems->bytes += n + 1;
 }
@@ -335,11 +337,12 @@ static void print_segment(const store_manifest_t *manifest, const store_segment_
         used += (size_t)snprintf(
             shape + used, sizeof shape - used, d > 0 ? "x%zu" : "%zu", segment->shape[d]);
     uint64_t stored = stored_bytes(manifest, segment);
-    printf("%-48s %-5s %-16s %14llu %14llu %6.3f %7zu", segment->name, segment->dtype, shape,
-        (unsigned long long)segment->bytes, (unsigned long long)stored,
+    printf("%-48s %-5s %-16s %14llu %14llu %6.3f %7zu", printable_name(segment->name).text,
+        segment->dtype, shape, (unsigned long long)segment->bytes, (unsigned long long)stored,
         segment->bytes == 0 ? 0 : (double)stored / (double)segment->bytes, segment->n_blocks);
     if (segment->n_blocks > 0)
-        printf("  %s", manifest->data[manifest->frames[segment->first_frame].data].name);
+        printf("  %s",
+            printable_name(manifest->data[manifest->frames[segment->first_frame].data].name).text);
     printf("\n");
 }
 
@@ -361,7 +364,7 @@ static int list_store(const invocation_t *invocation, fail_t *fail)
         stored += manifest->data[i].bytes;
     printf("\n%-48s %16s  %s\n", "source file", "bytes", "checksum");
     for (size_t i = 0; i < manifest->n_sources; i++)
-        printf("%-48s %16llu  %s\n", manifest->sources[i].name,
+        printf("%-48s %16llu  %s\n", printable_name(manifest->sources[i].name).text,
             (unsigned long long)manifest->sources[i].bytes,
             store_hex(manifest->sources[i].checksum).text);
     printf("\n%zu data files, %llu bytes for %llu: %.4f; %zu files copied; store %s, level %d\n",

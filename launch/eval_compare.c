@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/printable.h"
 #include "launch/eval_results.h"
 #include "launch/output.h"
 
@@ -64,12 +65,12 @@ static void print_fields(json_t *a, json_t *b)
     json_object_foreach(a, key, value)
     {
         if (strcmp(key, "timings") != 0 && !json_equal(value, json_object_get(b, key)))
-            printf("  %s differs\n", key);
+            printf("  %s differs\n", printable_name(key).text);
     }
     json_object_foreach(b, key, value)
     {
         if (strcmp(key, "timings") != 0 && json_object_get(a, key) == NULL)
-            printf("  %s is only in B\n", key);
+            printf("  %s is only in B\n", printable_name(key).text);
     }
 }
 
@@ -77,7 +78,7 @@ static void print_difference(json_t *a, json_t *b)
 {
     json_t *choices = json_object_get(a, "choices"), *others = json_object_get(b, "choices");
     const char *id = json_string_value(json_object_get(a, "id"));
-    printf("item %lld (%s)\n", (long long)index_of(a), id == NULL ? "?" : id);
+    printf("item %lld (%s)\n", (long long)index_of(a), printable_name(id == NULL ? "?" : id).text);
     bool told = print_tokens("", a, b);
     for (size_t i = 0; i < json_array_size(choices); i++) {
         char what[64];

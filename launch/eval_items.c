@@ -105,13 +105,31 @@ static int add_message(json_t *messages, const char *role, const char *text, jso
     return fail->status;
 }
 
+/* The choice of an item that is right; of an example, what its target is. */
+static int append_target(
+    const reader_t *r, json_t *doc, const char *where, text_buffer_t *out, fail_t *fail);
+
+/* What the model is to have said to an example. */
+static int add_target(json_t *messages, const reader_t *r, json_t *doc, fail_t *fail)
+{
+    text_buffer_t content = {0};
+    const char *where = r->task->shots_path;
+    text_buffer_append(&content, "", 0, fail);
+    if (append_target(r, doc, where, &content, fail) == 0 &&
+        json_array_append_new(
+            messages, prompts_message("assistant", content.text, content.bytes)) != 0)
+        fail_set(fail, FAIL_FORMAT, "%s: expected UTF-8 text, found other bytes", where);
+    text_buffer_clear(&content);
+    return fail->status;
+}
+
 /* The prompt as a conversation: the examples are turns of their own. */
 static int chat_prompt(
     const reader_t *r, json_t *doc, const char *where, text_buffer_t *out, fail_t *fail)
 {
     const eval_task_t *task = r->task;
     const char *system = task_field(task, "system", NULL);
-    const char *prompt = task_field(task, "prompt", ""), *target = task_field(task, "target", "");
+    const char *prompt = task_field(task, "prompt", "");
     json_t *messages = json_array();
     if (messages == NULL)
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory", where);
@@ -119,7 +137,7 @@ static int chat_prompt(
         add_message(messages, "system", system, doc, where, fail);
     for (size_t i = 0; i < r->n_shots && fail->status == 0; i++) {
         add_message(messages, "user", prompt, r->shots[i], task->shots_path, fail);
-        add_message(messages, "assistant", target, r->shots[i], task->shots_path, fail);
+        add_target(messages, r, r->shots[i], fail);
     }
     add_message(messages, "user", prompt, doc, where, fail);
     if (fail->status == 0)
@@ -127,10 +145,6 @@ static int chat_prompt(
     json_decref(messages);
     return fail->status;
 }
-
-/* The choice of an item that is right; of an example, what its target is. */
-static int append_target(
-    const reader_t *r, json_t *doc, const char *where, text_buffer_t *out, fail_t *fail);
 
 static int plain_prompt(
     const reader_t *r, json_t *doc, const char *where, text_buffer_t *out, fail_t *fail)

@@ -8,6 +8,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/printable.h"
 #include "engine/base/progress.h"
 #include "engine/base/size.h"
 #include "launch/eval_record.h"
@@ -282,7 +283,7 @@ static void show_progress(run_t *run)
     snprintf(line, sizeof line, "%zu of %zu items%s, %.0f tokens/s%s%s", run->tally.n_done,
         run->task->n_items, left, (double)run->tokens_done / seconds, scores[0] != 0 ? ", " : "",
         scores);
-    progress_show(&run->progress, line);
+    progress_show(&run->progress, printable_name(line).text);
 }
 
 /* ---- The end -----------------------------------------------------------------------------------

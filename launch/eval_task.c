@@ -7,11 +7,13 @@
 #include <xxhash.h>
 
 #include "engine/base/json.h"
+#include "engine/base/printable.h"
 #include "launch/eval_items.h"
 #include "launch/eval_template.h"
 #include "launch/prompts.h"
 
 #define TASKS "configs/tasks"
+#define MAX_NAME_BYTES 100
 #define MAX_DATA_BYTES ((size_t)4 << 30)
 
 /* ---- Finding the file --------------------------------------------------------------------------
@@ -69,26 +71,59 @@ static int resolve(const eval_task_t *task, const char *relative, char *path, fa
 /* ---- Fields ------------------------------------------------------------------------------------
  */
 
-static const char *const known_fields[] = {"name", "about", "licence", "kind", "data", "id", "chat",
-    "system", "prompt", "target", "shots", "max_tokens", "stop", "extract", "ignore", "ignore_case",
-    "choices", "answer", "before_choice", "text", "window", "stride", "prefix"};
+/* Which kinds have a field, as bits. */
+enum {
+    OF_GENERATE = 1 << EVAL_GENERATE,
+    OF_CHOICE = 1 << EVAL_CHOICE,
+    OF_PERPLEXITY = 1 << EVAL_PERPLEXITY,
+    OF_PROMPTS = OF_GENERATE | OF_CHOICE,
+    OF_ALL = OF_PROMPTS | OF_PERPLEXITY
+};
+
+static const struct {
+    const char *name;
+    int kinds;
+} known_fields[] = {{"name", OF_ALL}, {"about", OF_ALL}, {"licence", OF_ALL}, {"kind", OF_ALL},
+    {"data", OF_ALL}, {"id", OF_ALL}, {"chat", OF_PROMPTS}, {"system", OF_PROMPTS},
+    {"prompt", OF_PROMPTS}, {"target", OF_GENERATE}, {"shots", OF_PROMPTS},
+    {"max_tokens", OF_GENERATE}, {"stop", OF_GENERATE}, {"extract", OF_GENERATE},
+    {"ignore", OF_GENERATE}, {"ignore_case", OF_GENERATE}, {"choices", OF_CHOICE},
+    {"answer", OF_CHOICE}, {"before_choice", OF_CHOICE}, {"text", OF_PERPLEXITY},
+    {"window", OF_PERPLEXITY}, {"stride", OF_PERPLEXITY}, {"prefix", OF_PERPLEXITY}};
+
+static const char *const kind_names[] = {"generate", "choice", "perplexity"};
 
 static int check_fields(const eval_task_t *task, fail_t *fail)
 {
-    const char *key;
-    json_t *value;
-    if (!json_is_object(task->root))
-        return fail_set(fail, FAIL_FORMAT, "%s: expected an object", task->path);
-    size_t n_known = sizeof known_fields / sizeof *known_fields;
-    json_object_foreach(task->root, key, value)
-    {
-        size_t i = 0;
-        while (i < n_known && strcmp(known_fields[i], key) != 0)
-            i++;
-        if (i == n_known)
-            return fail_set(
-                fail, FAIL_FORMAT, "%s: unknown field \"%s\" (docs/eval.md)", task->path, key);
-    }
+    const char *keys[sizeof known_fields / sizeof *known_fields];
+    size_t n = 0;
+    char name[4400];
+    for (size_t i = 0; i < sizeof known_fields / sizeof *known_fields; i++)
+        if ((known_fields[i].kinds & 1 << task->kind) != 0)
+            keys[n++] = known_fields[i].name;
+    snprintf(name, sizeof name, "%s: kind %s", task->path, kind_names[task->kind]);
+    return json_check_keys(task->root, name, keys, n, fail);
+}
+
+/* A field that is of use only beside another one. */
+static int check_pair(
+    const eval_task_t *task, const char *key, bool useful, const char *needed, fail_t *fail)
+{
+    if (json_object_get(task->root, key) != NULL && !useful)
+        fail_set(fail, FAIL_FORMAT, "%s: field \"%s\": needs %s", task->path, key, needed);
+    return fail->status;
+}
+
+/* The name is part of a folder's name. */
+static int check_name(const eval_task_t *task, fail_t *fail)
+{
+    size_t n = strlen(task->name);
+    if (n == 0 || n > MAX_NAME_BYTES || strchr(task->name, '/') != NULL || task->name[0] == '.' ||
+        !is_printable(task->name, n))
+        return fail_set(fail, FAIL_FORMAT,
+            "%s: field \"name\": expected 1 to %d bytes without a slash, a dot at the beginning or "
+            "control characters, found \"%.80s\"",
+            task->path, MAX_NAME_BYTES, task->name);
     return 0;
 }
 
@@ -110,11 +145,12 @@ static int get_text(const eval_task_t *task, const char *key, bool needed, fail_
 
 static int read_kind(eval_task_t *task, fail_t *fail)
 {
-    static const char *const names[] = {"generate", "choice", "perplexity"};
     const char *kind = "";
+    if (!json_is_object(task->root))
+        return fail_set(fail, FAIL_FORMAT, "%s: expected an object", task->path);
     json_opt_string(task->root, task->path, "kind", &kind, fail);
     for (int i = 0; i < 3 && fail->status == 0; i++)
-        if (strcmp(kind, names[i]) == 0) {
+        if (strcmp(kind, kind_names[i]) == 0) {
             task->kind = (eval_kind_t)i;
             return 0;
         }
@@ -145,9 +181,13 @@ static int read_stops(eval_task_t *task, fail_t *fail)
 
 static int read_extract(eval_task_t *task, json_t *object, fail_t *fail)
 {
+    static const char *const keys[] = {"name", "pattern", "take"};
     eval_extract_t *extract = &task->extracts[task->n_extracts++];
     const char *pattern = NULL, *take = "first";
+    char where[4400];
     extract->name = NULL;
+    snprintf(where, sizeof where, "%s: field \"extract\"", task->path);
+    json_check_keys(object, where, keys, 3, fail);
     json_opt_string(object, task->path, "name", &extract->name, fail);
     json_opt_string(object, task->path, "pattern", &pattern, fail);
     json_opt_string(object, task->path, "take", &take, fail);
@@ -159,6 +199,14 @@ static int read_extract(eval_task_t *task, json_t *object, fail_t *fail)
             "%s: field \"extract\": expected objects with a name, a pattern, and take: first or "
             "last",
             task->path);
+    if (extract->name[0] == 0 || !is_printable(extract->name, strlen(extract->name)))
+        return fail_set(fail, FAIL_FORMAT,
+            "%s: name: expected a text without control characters, found \"%.80s\"", where,
+            extract->name);
+    for (size_t i = 0; i + 1 < task->n_extracts; i++)
+        if (strcmp(task->extracts[i].name, extract->name) == 0)
+            return fail_set(fail, FAIL_FORMAT,
+                "%s: expected a name for each rule, found \"%.80s\" twice", where, extract->name);
     extract->last = last;
     if (pattern == NULL)
         return 0;
@@ -197,11 +245,25 @@ static int read_patterns(eval_task_t *task, fail_t *fail)
     return json_opt_bool(task->root, task->path, "ignore_case", &task->ignore_case, fail);
 }
 
+static int check_shots(const eval_task_t *task, json_t *shots, fail_t *fail)
+{
+    static const char *const keys[] = {"data", "count", "between", "before_target"};
+    const char *ignored;
+    char where[4400];
+    snprintf(where, sizeof where, "%s: field \"shots\"", task->path);
+    if (!json_is_object(shots))
+        return fail_set(fail, FAIL_FORMAT, "%s: expected an object", where);
+    /* In a chat, examples are turns with nothing between them. */
+    json_opt_string(shots, where, "between", &ignored, fail);
+    json_opt_string(shots, where, "before_target", &ignored, fail);
+    return json_check_keys(shots, where, keys, task->chat ? 2 : 4, fail);
+}
+
 static int read_shots(eval_task_t *task, const eval_overrides_t *overrides, fail_t *fail)
 {
     json_t *shots = json_object_get(task->root, "shots");
     const char *data = NULL;
-    if (shots != NULL) {
+    if (shots != NULL && check_shots(task, shots, fail) == 0) {
         json_opt_string(shots, task->path, "data", &data, fail);
         json_opt_size(shots, task->path, "count", 0, 1000, &task->n_shots, fail);
     }
@@ -215,11 +277,22 @@ static int read_shots(eval_task_t *task, const eval_overrides_t *overrides, fail
     return resolve(task, data, task->shots_path, fail);
 }
 
+static int check_overrides(const eval_task_t *task, const eval_overrides_t *overrides, fail_t *fail)
+{
+    const char *flag = overrides->has_max_tokens && task->kind != EVAL_GENERATE ? "--max-tokens"
+                       : overrides->has_shots && task->kind == EVAL_PERPLEXITY  ? "--shots"
+                                                                                : NULL;
+    if (flag != NULL)
+        fail_set(fail, FAIL_USAGE, "%s: task %s is of kind %s, which has none", flag, task->name,
+            kind_names[task->kind]);
+    return fail->status;
+}
+
 static int read_fields(eval_task_t *task, const eval_overrides_t *overrides, fail_t *fail)
 {
-    const char *data = NULL;
+    const char *data = NULL, *before = NULL;
     bool generate, choice, perplexity;
-    if (check_fields(task, fail) != 0 || read_kind(task, fail) != 0)
+    if (read_kind(task, fail) != 0 || check_fields(task, fail) != 0)
         return fail->status;
     generate = task->kind == EVAL_GENERATE;
     choice = task->kind == EVAL_CHOICE;
@@ -232,9 +305,16 @@ static int read_fields(eval_task_t *task, const eval_overrides_t *overrides, fai
     get_text(task, "system", false, fail);
     get_text(task, "text", false, fail);
     get_text(task, "prefix", false, fail);
+    json_opt_string(task->root, task->path, "before_choice", &before, fail);
     json_opt_string(task->root, task->path, "name", &task->name, fail);
     json_opt_string(task->root, task->path, "data", &data, fail);
     json_opt_bool(task->root, task->path, "chat", &task->chat, fail);
+    if (fail->status != 0 || check_name(task, fail) != 0)
+        return fail->status;
+    check_pair(task, "system", task->chat, "\"chat\": true", fail);
+    check_pair(task, "id", !perplexity || json_object_get(task->root, "text") != NULL,
+        "\"text\"; windows of one text are counted", fail);
+    check_overrides(task, overrides, fail);
     task->max_tokens = 256;
     json_opt_size(task->root, task->path, "max_tokens", 1, UINT32_MAX, &task->max_tokens, fail);
     if (overrides->has_max_tokens)

@@ -8,6 +8,7 @@
 
 #include "engine/base/json.h"
 #include "engine/base/log.h"
+#include "engine/base/printable.h"
 #include "engine/base/size.h"
 #include "engine/run/cluster_file.h"
 #include "engine/run/predict.h"
@@ -148,8 +149,9 @@ static void print_work(const job_t *job)
            "tokens, decode from context %zu\n",
         job->model.n_layers, job->model.hidden, job->query.work.batch,
         plural(job->query.work.batch), job->query.work.prompt_tokens, job->query.work.context);
-    printf("Rates of %s, %zu rank%s x %zu thread%s a node, measured with %s\n", job->cluster.cpu,
-        rates->ranks, plural(rates->ranks), rates->threads, plural(rates->threads), rates->model);
+    printf("Rates of %s, %zu rank%s x %zu thread%s a node, measured with %s\n",
+        printable_name(job->cluster.cpu).text, rates->ranks, plural(rates->ranks), rates->threads,
+        plural(rates->threads), printable_name(rates->model).text);
 }
 
 static void print_head(const network_t *network)

@@ -18,6 +18,7 @@
 #include "engine/base/dtype.h"
 #include "engine/base/json.h"
 #include "engine/base/memory.h"
+#include "engine/base/printable.h"
 #include "engine/base/size.h"
 #include "engine/base/status.h"
 #include "engine/base/team.h"
@@ -82,8 +83,53 @@ static void the_first_failure_wins_and_takes_one_line(void **state)
     fail_t fail = {0};
     assert_int_equal(fail_set(&fail, FAIL_FILE, "file %s", "a\nb"), FAIL_FILE);
     assert_int_equal(fail_set(&fail, FAIL_MEMORY, "later"), FAIL_FILE);
-    assert_string_equal(fail.message, "file a?b");
+    assert_string_equal(fail.message, "file a\\nb");
     assert_string_equal(fail_name(fail.status), "file");
+}
+
+static void expect_printable(const char *text, const char *expected)
+{
+    char shown[64], again[64];
+    size_t n = printable(shown, sizeof shown, text, strlen(text));
+    assert_string_equal(shown, expected);
+    assert_int_equal(n, strlen(expected));
+    assert_int_equal(is_printable(text, strlen(text)), strcmp(text, expected) == 0);
+    printable(again, sizeof again, shown, n);
+    assert_string_equal(again, expected);
+}
+
+static void control_characters_are_escaped(void **state)
+{
+    (void)state;
+    expect_printable("na\xc3\xafve \xf0\x9f\x98\x80 ~", "na\xc3\xafve \xf0\x9f\x98\x80 ~");
+    expect_printable("a\nb\r\tc", "a\\nb\\r\\tc");
+    expect_printable("\x1b[2Jx\x7f\x01", "\\x1b[2Jx\\x7f\\x01");
+    /* CSI as one character, a line separator, and marks that turn the direction. */
+    expect_printable(
+        "\xc2\x9b|\xe2\x80\xa8|\xe2\x80\xae|\xe2\x81\xa6", "\\u009b|\\u2028|\\u202e|\\u2066");
+    /* No UTF-8: a byte alone, an overlong form, a surrogate, one beyond the last, half of one. */
+    expect_printable("\xff", "\\xff");
+    expect_printable("\xc0\x8a", "\\xc0\\x8a");
+    expect_printable("\xed\xa0\xbd", "\\xed\\xa0\\xbd");
+    expect_printable("\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80");
+    expect_printable("\xe2\x82", "\\xe2\\x82");
+    /* Cut off between characters, and never within an escape. */
+    char little[8];
+    assert_int_equal(printable(little, sizeof little, "abcd\xe2\x82\xac\xe2\x82\xac", 10), 7);
+    assert_int_equal(printable(little, sizeof little, "abcd\x1b", 5), 4);
+    assert_int_equal(printable(little, 1, "x", 1), 0);
+    assert_string_equal(little, "");
+}
+
+static void a_failure_is_one_line_of_utf8(void **state)
+{
+    (void)state;
+    fail_t fail = {0};
+    fail_set(&fail, FAIL_USAGE, "task \"%.2s\": %s", "\xc3\xa9\xc3\xa9", "\x1b[31m\nred");
+    assert_string_equal(fail.message, "task \"\xc3\xa9\": \\x1b[31m\\nred");
+    fail = (fail_t){0};
+    fail_set(&fail, FAIL_USAGE, "%.3s", "\xc3\xa9\xc3\xa9");
+    assert_string_equal(fail.message, "\xc3\xa9\\xc3");
 }
 
 static rlim_t address_space_bytes(void)
@@ -358,6 +404,8 @@ int main(void)
         cmocka_unit_test(a_byte_order_mark_at_the_start_of_a_text_is_dropped),
         cmocka_unit_test(an_error_in_json_lines_names_the_line_once),
         cmocka_unit_test(the_first_failure_wins_and_takes_one_line),
+        cmocka_unit_test(control_characters_are_escaped),
+        cmocka_unit_test(a_failure_is_one_line_of_utf8),
         cmocka_unit_test(memory_that_is_refused_names_the_limit),
         cmocka_unit_test(memory_is_zero_and_aligned),
         cmocka_unit_test(injected_and_absurd_allocations_fail_with_a_message),

@@ -403,6 +403,22 @@ static void files(void **state)
     assert_int_equal(cluster_file_read(&back, path, &fail), FAIL_FORMAT);
     assert_non_null(strstr(fail.message, "elementwise_layer_s"));
     predict_cluster_clear(&back);
+    /* A member that nobody would read. */
+    static const char *const unread[] = {"{\"schema\": 1, \"latency\": 2}",
+        "{\"schema\": 1, \"node_cores\": 2, \"node_memory_bytes\": 1, \"rates\": [], \"network\": "
+        "{\"latency\": 2}}",
+        "{\"schema\": 1, \"node_cores\": 2, \"node_memory_bytes\": 1, \"rates\": [{\"latency\": "
+        "2}]}"};
+    for (size_t i = 0; i < 3; i++) {
+        fail = (fail_t){0};
+        text = fopen(path, "w");
+        assert_non_null(text);
+        fputs(unread[i], text);
+        fclose(text);
+        assert_int_equal(cluster_file_read(&back, path, &fail), FAIL_FORMAT);
+        assert_non_null(strstr(fail.message, "unknown field \"latency\"; allowed are "));
+        predict_cluster_clear(&back);
+    }
     unlink(path);
 }
 

@@ -265,7 +265,39 @@ int json_opt_string(
     if (!json_is_string(member))
         return fail_set(
             fail, FAIL_FORMAT, "%s: %s: expected a string, found %s", name, key, type_name(member));
+    if (strlen(json_string_value(member)) != json_string_length(member))
+        return fail_set(
+            fail, FAIL_FORMAT, "%s: %s: expected a text without the character U+0000", name, key);
     *value = json_string_value(member);
+    return 0;
+}
+
+static bool is_one_of(const char *key, const char *const *keys, size_t n_keys)
+{
+    for (size_t i = 0; i < n_keys; i++)
+        if (keys[i] != NULL && strcmp(keys[i], key) == 0)
+            return true;
+    return false;
+}
+
+int json_check_keys(
+    json_t *object, const char *name, const char *const *keys, size_t n_keys, fail_t *fail)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value)
+    {
+        if (is_one_of(key, keys, n_keys))
+            continue;
+        char allowed[FAIL_MESSAGE_BYTES / 2] = "";
+        size_t used = 0;
+        for (size_t i = 0; i < n_keys && used < sizeof allowed; i++)
+            if (keys[i] != NULL)
+                used += (size_t)snprintf(
+                    allowed + used, sizeof allowed - used, "%s%s", used > 0 ? ", " : "", keys[i]);
+        return fail_set(
+            fail, FAIL_FORMAT, "%s: unknown field \"%.60s\"; allowed are %s", name, key, allowed);
+    }
     return 0;
 }
 

@@ -49,9 +49,16 @@ int json_opt_size(json_t *object, const char *name, const char *key, size_t min,
 int json_opt_double(json_t *object, const char *name, const char *key, double min, double max,
     double *value, fail_t *fail);
 int json_opt_bool(json_t *object, const char *name, const char *key, bool *value, fail_t *fail);
-/* *value is borrowed from the document. */
+/* *value is borrowed from the document. A text that holds a zero character is refused: it would end
+ * there. */
 int json_opt_string(
     json_t *object, const char *name, const char *key, const char **value, fail_t *fail);
+
+/* FAIL_FORMAT when the object has a member whose key is none of keys: [n_keys], which the message
+ * lists. What a user writes and nobody reads would be a wrong answer without a word. Keys that are
+ * NULL are passed over. */
+int json_check_keys(
+    json_t *object, const char *name, const char *const *keys, size_t n_keys, fail_t *fail);
 
 /* New values. ids: [n]. Of doubles: JSON has no infinities and no NaN, so these become null. */
 json_t *json_from_ids(const int32_t *ids, size_t n);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/printable.h"
+
 /* Process-wide by nature: there is one standard error. */
 static atomic_int current_level = LOG_INFO;
 static atomic_bool is_speaker = true;
@@ -32,15 +34,14 @@ void log_write(log_level_t level, const char *format, ...)
         return;
     if (level != LOG_ERROR && !atomic_load(&is_speaker))
         return;
-    char line[2048];
+    char message[2048], line[2200];
     const char *tag = level == LOG_ERROR ? "error: " : level == LOG_WARN ? "warning: " : "";
-    int used = snprintf(line, sizeof line - 1, "choir: %s", tag);
+    size_t length = (size_t)snprintf(line, sizeof line, "choir: %s", tag);
     va_list args;
     va_start(args, format);
-    int wanted = vsnprintf(line + used, sizeof line - 1 - (size_t)used, format, args);
+    vsnprintf(message, sizeof message, format, args);
     va_end(args);
-    size_t length = strlen(line);
-    (void)wanted;
+    length += printable(line + length, sizeof line - 1 - length, message, strlen(message));
     line[length++] = '\n';
     void (*before)(void) = atomic_load(&before_line);
     if (before != NULL)

@@ -2,20 +2,22 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
+
+#include "engine/base/printable.h"
 
 int fail_set(fail_t *fail, int status, const char *format, ...)
 {
     if (fail->status != 0)
         return fail->status;
     fail->status = status;
+    char message[FAIL_MESSAGE_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(fail->message, sizeof fail->message, format, args);
+    vsnprintf(message, sizeof message, format, args);
     va_end(args);
-    /* One line, whatever a quoted file holds. */
-    for (char *c = fail->message; *c != 0; c++)
-        if ((unsigned char)*c < ' ')
-            *c = '?';
+    /* One line of valid UTF-8, whatever a quoted file holds. */
+    printable(fail->message, sizeof fail->message, message, strlen(message));
     return status;
 }
 

@@ -2,8 +2,9 @@
  *
  * Every function that can fail returns an int: 0 is success, negative is one of the codes below.
  * The message travels in a fail_t that the caller owns; the first failure wins. A message names the
- * object, what was expected and what was found, in one line without a trailing newline.
- * Thread safety: a fail_t belongs to one thread at a time. */
+ * object, what was expected and what was found, in one line of UTF-8 without a trailing newline,
+ * with control characters escaped (printable.h). Thread safety: a fail_t belongs to one thread at a
+ * time. */
 #ifndef CHOIR_BASE_STATUS_H
 #define CHOIR_BASE_STATUS_H
 

@@ -72,12 +72,29 @@ static int read_curve(
     return 0;
 }
 
+/* Curves and numbers of a set of rates, by their names. */
+static int check_rates(json_t *object, const char *path, fail_t *fail)
+{
+    const char *keys[1 + COUNT(sizes) + COUNT(numbers) + COUNT(curves)] = {"model"};
+    size_t n = 1;
+    char name[4400];
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        keys[n++] = sizes[i].name;
+    for (size_t i = 0; i < COUNT(numbers); i++)
+        keys[n++] = numbers[i].name;
+    for (size_t i = 0; i < COUNT(curves); i++)
+        keys[n++] = curves[i].name;
+    snprintf(name, sizeof name, "%s: rates", path);
+    return json_check_keys(object, name, keys, n, fail);
+}
+
 static int read_rates(json_t *object, const char *path, predict_rates_t *rates, fail_t *fail)
 {
     const char *model = "";
     *rates = (predict_rates_t){0};
     if (!json_is_object(object))
         return fail_set(fail, FAIL_FORMAT, "%s: rates: expected objects", path);
+    check_rates(object, path, fail);
     json_opt_string(object, path, "model", &model, fail);
     snprintf(rates->model, sizeof rates->model, "%s", model);
     for (size_t i = 0; i < COUNT(sizes) && fail->status == 0; i++)
@@ -97,6 +114,12 @@ static int read_network(json_t *root, const char *path, predict_network_t *netwo
         return fail->status;
     if (!json_is_object(object))
         return fail_set(fail, FAIL_FORMAT, "%s: network: expected an object or null", path);
+    static const char *const keys[] = {
+        "latency_s", "bytes_per_s", "burst_bytes", "processor_byte_s"};
+    char name[4400];
+    snprintf(name, sizeof name, "%s: network", path);
+    if (json_check_keys(object, name, keys, COUNT(keys), fail) != 0)
+        return fail->status;
     if (read_number(object, path, "latency_s", &network->latency_s, fail) == 0)
         read_number(object, path, "bytes_per_s", &network->bytes_per_s, fail);
     if (fail->status == 0 && json_object_get(object, "burst_bytes") != NULL)
@@ -122,6 +145,8 @@ static int read_all_rates(json_t *root, const char *path, predict_cluster_t *clu
 int cluster_file_read(predict_cluster_t *cluster, const char *path, fail_t *fail)
 {
     json_t *root = NULL;
+    static const char *const keys[] = {
+        "schema", "cpu", "node_cores", "node_memory_bytes", "network", "rates"};
     const char *cpu = "";
     size_t schema;
     *cluster = (predict_cluster_t){0};
@@ -131,6 +156,7 @@ int cluster_file_read(predict_cluster_t *cluster, const char *path, fail_t *fail
         fail_set(fail, FAIL_FORMAT, "%s: expected an object", path);
     if (fail->status == 0 &&
         json_get_size(root, path, "schema", SCHEMA, SCHEMA, &schema, fail) == 0 &&
+        json_check_keys(root, path, keys, COUNT(keys), fail) == 0 &&
         json_opt_string(root, path, "cpu", &cpu, fail) == 0 &&
         json_get_size(root, path, "node_cores", 1, 1 << 20, &cluster->node_cores, fail) == 0 &&
         read_number(root, path, "node_memory_bytes", &cluster->node_memory_bytes, fail) == 0 &&

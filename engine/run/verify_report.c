@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/log.h"
+#include "engine/base/printable.h"
 
 /* ---- Filling -----------------------------------------------------------------------------------
  */
@@ -44,11 +45,11 @@ void report_close(report_t *report)
     free(report);
 }
 
-/* A cut or foreign text may not be UTF-8, which JSON wants; what is said then is that. */
 static json_t *format_text(const char *format, va_list args)
 {
-    json_t *text = json_vsprintf(format, args);
-    return text != NULL ? text : json_string("(a text that is not UTF-8)");
+    char text[2048];
+    vsnprintf(text, sizeof text, format, args);
+    return json_string(printable_name(text).text);
 }
 
 void report_note(report_t *report, const char *format, ...)
@@ -363,7 +364,7 @@ static void print_first(
     if (!first->found)
         return;
     format_divergence(text, sizeof text, table, first);
-    fprintf(out, "%s: %s\n", title, text);
+    fprintf(out, "%s: %s\n", title, printable_name(text).text);
 }
 
 static void print_table(const report_t *report, report_table_t table, int width, FILE *out)
@@ -386,7 +387,7 @@ static void print_list(const json_t *list, const char *title, FILE *out)
         return;
     fprintf(out, "\n%s (%zu)\n", title, n);
     for (size_t i = 0; i < n && i < most; i++)
-        fprintf(out, "  %s\n", json_string_value(json_array_get(list, i)));
+        fprintf(out, "  %s\n", printable_name(json_string_value(json_array_get(list, i))).text);
     if (n > most)
         fprintf(out, "  and %zu more (all of them with --json)\n", n - most);
 }

@@ -109,6 +109,25 @@ fails "a reference that is empty" "$work/empty: truncated" verify --reference "$
 fails "ids that are no JSON" "JSON" tokenize --decode
 fails "a store that is none" "choir-store.json" shard --check "$work"
 
+# ---- Descriptors that are closed, texts that are no names ----------------------------------------
+
+# closed NAME WORD COMMAND REDIRECTION: ends in time with a message, whatever else takes the number
+closed() {
+    local name=$1 word=$2 command=$3 begin=$SECONDS status=0
+    "${run[@]}" bash -c "$choir $command" </dev/null >"$work/out" 2>"$work/err" || status=$?
+    { [ "$status" -ne 0 ] && [ "$status" -ne 124 ] && [ $((SECONDS - begin)) -le "$limit_s" ]; } ||
+        complain "$name: exit status $status after $((SECONDS - begin)) s"
+    says "$name" err "choir: error: $word"
+}
+closed "worker without input" "standard input: cannot read" "worker --quiet --threads 1 <&-"
+closed "generate without input" "standard input: cannot read" "generate --quiet <&-"
+closed "answers without output" "standard output: cannot write" "generate --quiet --ids 1,2 --max-tokens 2 >&-"
+"${run[@]}" bash -c "$choir generate --ids 1,2 --max-tokens 2 2>&-" </dev/null >"$work/out" 2>"$work/err" ||
+    complain "without standard error: exit status $?"
+[ -s "$work/out" ] || complain "without standard error: no answer"
+
+fails "control characters of a flag" 'no-\x1b[31m\nsuch' eval --task $'no-\x1b[31m\nsuch'
+
 # ---- Directory and files -----------------------------------------------------------------------
 
 generate "missing directory" "nowhere" --model "$work/nowhere"

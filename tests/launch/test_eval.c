@@ -181,6 +181,96 @@ static void bad_tasks_are_refused_with_their_field(void **state)
     assert_non_null(strstr(fail.message, "no-such"));
 }
 
+#define CHOICE(more)                                                                               \
+    "{\"name\":\"n\",\"kind\":\"choice\",\"data\":\"choices.jsonl\",\"prompt\":\"{{q}}\","         \
+    "\"answer\":"                                                                                  \
+    "\"{{a}}\",\"choices\":[\"yes\",\"no\"]" more "}"
+#define PERPLEXITY(more) "{\"name\":\"n\",\"kind\":\"perplexity\",\"data\":\"two.jsonl\"" more "}"
+
+static void fields_that_nobody_would_read_are_refused(void **state)
+{
+    (void)state;
+    write_file("two.jsonl", "{\"q\": \"a\", \"t\": \"b\"}\n\n{\"q\": \"c\", \"t\": \"d\"}\n");
+    write_file("choices.jsonl", "{\"q\": \"Is it?\", \"a\": \"no\"}\n");
+    refused(CHOICE(",\"target\":\"x\""), FAIL_FORMAT,
+        "kind choice: unknown field \"target\"; allowed are name, about, licence, kind, data, id, "
+        "chat, system, prompt, shots, choices, answer, before_choice");
+    refused(CHOICE(",\"max_tokens\":3"), FAIL_FORMAT, "\"max_tokens\"");
+    refused(CHOICE(",\"before_choice\":3"), FAIL_FORMAT, "before_choice: expected a string");
+    refused(TASK("two.jsonl", ",\"choices\":[]"), FAIL_FORMAT, "\"choices\"");
+    refused(TASK("two.jsonl", ",\"system\":\"Be brief.\""), FAIL_FORMAT,
+        "field \"system\": needs \"chat\": true");
+    refused(TASK("two.jsonl", ",\"shots\":3"), FAIL_FORMAT, "\"shots\": expected an object");
+    refused(TASK("two.jsonl", ",\"shots\":{\"data\":\"two.jsonl\",\"count\":1,\"betwen\":\"\"}"),
+        FAIL_FORMAT, "unknown field \"betwen\"; allowed are data, count, between, before_target");
+    refused(TASK("two.jsonl", ",\"chat\":true,\"shots\":{\"data\":\"two.jsonl\",\"between\":\"\"}"),
+        FAIL_FORMAT, "\"between\"");
+    refused(TASK("two.jsonl", ",\"extract\":[{\"name\":\"x\",\"patern\":\"a\"}]"), FAIL_FORMAT,
+        "unknown field \"patern\"; allowed are name, pattern, take");
+    refused(TASK("two.jsonl", ",\"extract\":[{\"name\":\"x\"},{\"name\":\"x\",\"pattern\":\"a\"}]"),
+        FAIL_FORMAT, "found \"x\" twice");
+    refused(PERPLEXITY(",\"prompt\":\"{{q}}\""), FAIL_FORMAT, "kind perplexity: unknown field");
+    refused(PERPLEXITY(",\"id\":\"{{q}}\""), FAIL_FORMAT, "\"id\": needs \"text\"");
+    refused("{\"name\":\"n\",\"kind\":\"generate\",\"prompt\":\"a\\u0000b\"}", FAIL_FORMAT,
+        "prompt: expected a text without the character U+0000");
+}
+
+static void flags_that_a_kind_does_not_read_are_refused(void **state)
+{
+    (void)state;
+    const eval_overrides_t longer = {.has_max_tokens = true, .max_tokens = 9};
+    const eval_overrides_t shots = {.has_shots = true, .shots = 2};
+    eval_task_t task;
+    fail_t fail = {0};
+    assert_int_equal(
+        eval_task_open(&task, "word-problems-choice", &longer, DEMO, tokenizer, &fail), FAIL_USAGE);
+    assert_non_null(
+        strstr(fail.message, "--max-tokens: task word-problems-choice is of kind choice"));
+    fail = (fail_t){0};
+    assert_int_equal(eval_task_open(&task, "plays", &shots, DEMO, tokenizer, &fail), FAIL_USAGE);
+    assert_non_null(strstr(fail.message, "--shots: task plays is of kind perplexity"));
+}
+
+/* A name is part of a folder's. */
+static void names_that_lead_elsewhere_are_refused(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+        "../../../x", "a/b", "..", ".hidden", "", "\\u001b[31mred", "a\\nb", "a\\u0000b"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char text[200];
+        snprintf(text, sizeof text,
+            "{\"name\":\"%s\",\"kind\":\"generate\",\"data\":\"two.jsonl\",\"prompt\":\"{{q}}\","
+            "\"target\":\"{{t}}\"}",
+            names[i]);
+        refused(text, FAIL_FORMAT, "name");
+    }
+    refused("{\"name\":\"\\u001b[2J\",\"kind\":\"generate\",\"data\":\"d\",\"prompt\":\"\","
+            "\"target\":\"\"}",
+        FAIL_FORMAT, "found \"\\x1b[2J\"");
+}
+
+/* Examples of a choice task are turns that end in the right choice. */
+static void examples_of_choices_have_their_answers_in_a_chat(void **state)
+{
+    (void)state;
+    eval_task_t task;
+    fail_t fail = {0};
+    char *text;
+    size_t bytes;
+    write_file("choices.jsonl", "{\"q\": \"Is it?\", \"a\": \"no\"}\n");
+    assert_int_equal(
+        open_task(&task,
+            CHOICE(",\"chat\":true,\"shots\":{\"data\":\"choices.jsonl\",\"count\":1}"), &fail),
+        0);
+    const tokenizer_ids_t *ids = &task.items[0].jobs[0].ids;
+    assert_int_equal(
+        tokenizer_decode(tokenizer, ids->ids, ids->count, false, &text, &bytes, &fail), 0);
+    assert_non_null(strstr(text, "<|im_start|>assistant\nno<|im_end|>\n<|im_start|>user\nIs it?"));
+    free(text);
+    eval_task_close(&task);
+}
+
 static void prompts_have_their_shots(void **state)
 {
     (void)state;
@@ -596,6 +686,10 @@ int main(void)
         cmocka_unit_test(fields_are_filled_in),
         cmocka_unit_test(missing_fields_are_named),
         cmocka_unit_test(bad_tasks_are_refused_with_their_field),
+        cmocka_unit_test(fields_that_nobody_would_read_are_refused),
+        cmocka_unit_test(flags_that_a_kind_does_not_read_are_refused),
+        cmocka_unit_test(names_that_lead_elsewhere_are_refused),
+        cmocka_unit_test(examples_of_choices_have_their_answers_in_a_chat),
         cmocka_unit_test(prompts_have_their_shots),
         cmocka_unit_test(every_task_that_ships_opens),
         cmocka_unit_test(windows_cover_a_text_once),
