@@ -11,6 +11,7 @@
 void answer_clear(answer_t *answer)
 {
     tokenizer_ids_clear(&answer->prompt_ids);
+    free(answer->own_stops);
     free(answer->ids);
     free(answer->choices);
     text_buffer_clear(&answer->text);

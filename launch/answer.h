@@ -24,6 +24,7 @@ typedef enum answer_end {
 typedef struct answer {
     const tokenizer_t *tokenizer; /* NULL: ids only */
     const args_strings_t *stops;
+    args_strings_t *own_stops;  /* taken; what stops points to where they are this answer's alone */
     tokenizer_ids_t prompt_ids; /* taken */
     int32_t *ids;               /* [n_ids] with the token that ended it */
     sampler_choice_t *choices;  /* [n_ids] when wanted, else NULL */

@@ -16,7 +16,7 @@
 
 #include "engine/base/status.h"
 
-#define ARGS_MAX_STRINGS 16
+#define ARGS_MAX_STRINGS 64
 #define ARGS_MAX_GIVEN 64
 
 typedef struct args_strings {

@@ -111,7 +111,8 @@ static int submit(talk_t *talk, answer_t *answer, uint64_t *handle, fail_t *fail
         .n_prompt = answer->prompt_ids.count,
         .max_tokens = talk->options->max_tokens,
         .stop_ids = stop_ids,
-        .n_stop_ids = session_stop_ids(talk->session, chat_end, stop_ids),
+        .n_stop_ids =
+            session_stop_ids(talk->session, talk->options->ignore_eos, chat_end, stop_ids),
         .sampling = session_sampling(talk->session, talk->n_turns, fail)};
     return engine_submit(talk->session->engine, &request, handle, fail);
 }

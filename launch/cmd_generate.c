@@ -77,8 +77,8 @@ static int open_logits(job_t *job, fail_t *fail)
         info.config->vocab_size, options->dtype == 2, fail);
 }
 
-/* The answer to prompt i, which takes the prompt's ids over. */
-static answer_t *begin_answer(job_t *job, size_t i)
+/* The answer to prompt i, which takes the prompt's ids over, and how it is to be drawn. */
+static answer_t *begin_answer(job_t *job, size_t i, request_fields_t *fields, fail_t *fail)
 {
     answer_t *answer = &job->answers[i];
     answer->tokenizer = job->prompts.tokenizer;
@@ -86,6 +86,18 @@ static answer_t *begin_answer(job_t *job, size_t i)
     answer->prompt_ids = job->prompts.items[i];
     job->prompts.items[i] = (tokenizer_ids_t){0};
     answer->begin_ns = clock_ns();
+    if (session_answer(job->session, i, job->prompts.fields[i], fields, fail) != 0)
+        return NULL;
+    answer->keep_choices = fields->sampling.want_logprob;
+    if (job->prompts.fields[i] == NULL)
+        return answer;
+    answer->own_stops = malloc(sizeof *answer->own_stops);
+    if (answer->own_stops == NULL) {
+        fail_set(fail, FAIL_MEMORY, "answers: out of memory for prompt %zu", i + 1);
+        return NULL;
+    }
+    *answer->own_stops = fields->stops;
+    answer->stops = answer->own_stops;
     return answer;
 }
 
@@ -94,17 +106,19 @@ static int submit_all(job_t *job, fail_t *fail)
     const options_t *options = job->options;
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
     int32_t chat_end = chat_end_id(job->prompts.chat, job->prompts.tokenizer);
-    size_t n_stop_ids = session_stop_ids(job->session, chat_end, stop_ids);
+    size_t n_stop_ids = session_stop_ids(job->session, false, chat_end, stop_ids);
     for (size_t i = 0; i < job->prompts.count && fail->status == 0; i++) {
-        answer_t *answer = begin_answer(job, i);
+        request_fields_t fields;
+        answer_t *answer = begin_answer(job, i, &fields, fail);
+        if (answer == NULL)
+            return fail->status;
         engine_request_t request = {.prompt_ids = answer->prompt_ids.ids,
             .n_prompt = answer->prompt_ids.count,
-            .max_tokens = options->max_tokens,
+            .max_tokens = fields.max_tokens,
             .stop_ids = stop_ids,
-            .n_stop_ids = n_stop_ids,
-            .sampling = session_sampling(job->session, i, fail),
+            .n_stop_ids = fields.ignore_eos ? 0 : n_stop_ids,
+            .sampling = fields.sampling,
             .want_prompt_logits = options->logits_out != NULL};
-        answer->keep_choices = request.sampling.want_logprob;
         uint64_t handle;
         fail_t refused = {0};
         if (engine_submit(job->session->engine, &request, &handle, &refused) == 0)
@@ -239,21 +253,22 @@ static int coordinate(job_t *job, fail_t *fail)
 /* Submits all prompts, whose handles are their numbers. */
 static int submit_to_mesh(job_t *job, mesh_t *mesh, fail_t *fail)
 {
-    const options_t *options = job->options;
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
     int32_t chat_end = chat_end_id(job->prompts.chat, job->prompts.tokenizer);
-    size_t n_stop_ids = options->ignore_eos ? 0 : mesh_stop_ids(mesh, chat_end, stop_ids);
+    size_t n_stop_ids = mesh_stop_ids(mesh, chat_end, stop_ids);
     for (size_t i = 0; i < job->prompts.count && fail->status == 0; i++) {
-        answer_t *answer = begin_answer(job, i);
+        request_fields_t fields;
+        answer_t *answer = begin_answer(job, i, &fields, fail);
+        if (answer == NULL)
+            return fail->status;
         const fleet_job_t request = {.ids = answer->prompt_ids.ids,
             .n_ids = answer->prompt_ids.count,
-            .max_tokens = options->max_tokens,
+            .max_tokens = fields.max_tokens,
             .stop_ids = stop_ids,
-            .n_stop_ids = n_stop_ids,
-            .stops = options->stop.items,
-            .n_stops = options->stop.count,
-            .sampling = session_sampling(job->session, i, fail)};
-        answer->keep_choices = request.sampling.want_logprob;
+            .n_stop_ids = fields.ignore_eos ? 0 : n_stop_ids,
+            .stops = fields.stops.items,
+            .n_stops = fields.stops.count,
+            .sampling = fields.sampling};
         uint64_t handle;
         fleet_submit(mesh->fleet, &request, &handle, fail);
     }

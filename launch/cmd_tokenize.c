@@ -111,7 +111,7 @@ int cmd_tokenize(invocation_t *invocation, fail_t *fail)
     if (model_dir_find(options->model, directory, sizeof directory, fail) == 0 &&
         store_check_copied(directory, fail) == 0 &&
         tokenizer_open(&tokenizer, directory, fail) == 0 &&
-        prompts_read_stdin(&text, &bytes, fail) == 0) {
+        prompts_read_stdin(SIZE_MAX, &text, &bytes, fail) == 0) {
         converter_t converter = {.tokenizer = tokenizer, .lines = options->lines};
         if (options->lines)
             convert_lines(&converter, options->decode, text, bytes, fail);

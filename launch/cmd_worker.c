@@ -1,72 +1,28 @@
 /* choir worker: JSON lines from standard input to the model, answers to standard output, each as
  * soon as it is there. */
-#include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "engine/base/clock.h"
-#include "engine/base/log.h"
-#include "engine/base/size.h"
+#include "engine/base/lines.h"
 #include "launch/command.h"
 #include "launch/mesh.h"
 #include "launch/model_dir.h"
 #include "launch/output.h"
+#include "launch/request_fields.h"
 #include "launch/worker_request.h"
 
 #define MODEL_DIR_BYTES 4096
 #define SEQUENCES 64    /* of a replica, unless --max-batch says otherwise */
 #define LOGITS_ROWS 128 /* of a step */
 #define IDLE_MS 20      /* between looks for signals while nothing is asked */
-#define READ_BYTES 65536
-
-/* Standard input as it comes. */
-typedef struct input {
-    char *text; /* [bytes] not yet taken */
-    size_t bytes, capacity, scanned;
-    size_t n_lines;
-    bool ended;
-} input_t;
-
-static int grow(input_t *input, fail_t *fail)
-{
-    if (input->capacity - input->bytes >= READ_BYTES)
-        return 0;
-    size_t capacity = size_max(4 * READ_BYTES, 2 * input->capacity);
-    char *larger = realloc(input->text, capacity);
-    if (larger == NULL)
-        return fail_set(
-            fail, FAIL_MEMORY, "standard input: out of memory for a line of %zu bytes", capacity);
-    input->text = larger;
-    input->capacity = capacity;
-    return 0;
-}
-
-/* Reads what is there, waiting up to wait_ms for it. */
-static int read_input(input_t *input, int wait_ms, fail_t *fail)
-{
-    struct pollfd ready = {.fd = STDIN_FILENO, .events = POLLIN};
-    while (!input->ended && poll(&ready, 1, wait_ms) > 0) {
-        if (grow(input, fail) != 0)
-            return fail->status;
-        ssize_t n = read(STDIN_FILENO, input->text + input->bytes, READ_BYTES);
-        if (n < 0 && errno != EINTR && errno != EAGAIN)
-            return fail_set(fail, FAIL_FILE, "standard input: cannot read: %s", strerror(errno));
-        if (n == 0)
-            input->ended = true;
-        if (n > 0)
-            input->bytes += (size_t)n;
-        wait_ms = 0;
-    }
-    return 0;
-}
 
 /* What a worker of one process or more has open. */
 typedef struct job {
     worker_t worker;
-    input_t input;
+    lines_t input;
     output_t output;
 } job_t;
 
@@ -77,41 +33,35 @@ static int answer(job_t *job, worker_request_t *request, fail_t *fail)
     return fail->status;
 }
 
-static int take_line(job_t *job, const char *line, size_t bytes, fail_t *fail)
+/* unreadable: as for worker_request_open. */
+static int take_line(
+    job_t *job, const char *line, size_t bytes, const fail_t *unreadable, fail_t *fail)
 {
     worker_request_t *request;
-    job->input.n_lines++;
     if (strspn(line, " \t\r") >= bytes)
         return 0;
-    if (worker_request_open(&job->worker, line, bytes, job->input.n_lines, &request, fail) != 0)
+    if (worker_request_open(
+            &job->worker, line, bytes, job->input.number, unreadable, &request, fail) != 0)
         worker_request_free(request);
     else if (request->n_jobs == 0)
         answer(job, request, fail);
     return fail->status;
 }
 
-/* Takes whole lines off the input; at its end, what is left is one too. */
+/* Takes the lines that have been read; at the input's end, what is left is one too. */
 static int take_lines(job_t *job, fail_t *fail)
 {
-    input_t *input = &job->input;
-    size_t taken = 0;
-    char *newline;
-    while (fail->status == 0 && input->bytes > 0 &&
-           (newline = memchr(input->text + input->scanned, '\n', input->bytes - input->scanned))) {
-        *newline = 0;
-        size_t end = (size_t)(newline - input->text);
-        take_line(job, input->text + taken, end - taken, fail);
-        taken = input->scanned = end + 1;
+    char *line;
+    size_t bytes;
+    while (fail->status == 0) {
+        fail_t too_long = {0};
+        lines_state_t state = lines_take(&job->input, &line, &bytes);
+        if (state == LINES_LONG)
+            lines_too_long(&job->input, &too_long);
+        else if (state != LINES_LINE)
+            break;
+        take_line(job, line, bytes, state == LINES_LONG ? &too_long : NULL, fail);
     }
-    if (input->ended && taken < input->bytes && fail->status == 0) {
-        input->text[input->bytes] = 0;
-        take_line(job, input->text + taken, input->bytes - taken, fail);
-        taken = input->bytes;
-    }
-    if (taken > 0)
-        memmove(input->text, input->text + taken, input->bytes - taken);
-    input->bytes -= taken;
-    input->scanned = input->bytes;
     return fail->status;
 }
 
@@ -156,12 +106,14 @@ static int coordinate(mesh_t *mesh, const char *directory, fail_t *fail)
 {
     job_t job = {.worker = {.mesh = mesh, .directory = directory}};
     uint64_t begin = clock_ns();
+    lines_open(&job.input, STDIN_FILENO, "standard input",
+        request_line_bytes(engine_info(fleet_engine(mesh->fleet)).max_context));
     say_hello(&job, fail);
     while (fail->status == 0 && !job.output.closed &&
            (!job.input.ended || fleet_pending(mesh->fleet) > 0)) {
         const fleet_result_t *results;
         size_t n_results = 0;
-        if (read_input(&job.input, fleet_pending(mesh->fleet) > 0 ? 0 : IDLE_MS, fail) != 0 ||
+        if (lines_fill(&job.input, fleet_pending(mesh->fleet) > 0 ? 0 : IDLE_MS, fail) != 0 ||
             take_lines(&job, fail) != 0)
             break;
         if (fleet_step(mesh->fleet, &results, &n_results, fail) >= 0)
@@ -173,7 +125,7 @@ static int coordinate(mesh_t *mesh, const char *directory, fail_t *fail)
         mesh_report(mesh, stats, seconds);
     forget_requests(&job.worker);
     chat_close(job.worker.chat);
-    free(job.input.text);
+    lines_close(&job.input);
     return fail->status;
 }
 

@@ -1,6 +1,7 @@
 #include "launch/prompts.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,10 +9,10 @@
 #include <unistd.h>
 
 #include "engine/base/input.h"
+#include "engine/base/lines.h"
 #include "engine/base/size.h"
 #include "engine/model/config.h"
-
-#define MAX_PROMPT_BYTES ((size_t)1 << 30)
+#include "launch/request_fields.h"
 
 int prompts_open_tokenizer(tokenizer_t **tokenizer, const char *directory, fail_t *fail)
 {
@@ -48,7 +49,7 @@ chat_input_t prompts_chat_input(json_t *object)
 /* ---- Reading -----------------------------------------------------------------------------------
  */
 
-int prompts_read_stdin(char **text, size_t *bytes, fail_t *fail)
+int prompts_read_stdin(size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
 {
     size_t capacity = 65536;
     *text = malloc(capacity);
@@ -59,6 +60,9 @@ int prompts_read_stdin(char **text, size_t *bytes, fail_t *fail)
         (*text)[*bytes] = 0;
         if (ferror(stdin))
             fail_set(fail, FAIL_FILE, "standard input: cannot read: %s", strerror(errno));
+        else if (*bytes > max_bytes)
+            fail_set(fail, FAIL_FORMAT, "standard input: expected at most %zu bytes, found more",
+                max_bytes);
         if (n == 0 || fail->status != 0)
             break;
         if (capacity - *bytes < 2) {
@@ -179,6 +183,31 @@ static int encode_text(const prompts_t *prompts, const options_t *options, const
     return tokenizer_encode_whole(prompts->tokenizer, text, bytes, ids, fail);
 }
 
+static int check_line(json_t *object, const char *name, fail_t *fail)
+{
+    static const char *const sources[] = {"prompt", "messages", "prompt_ids"};
+    const char *keys[6 + REQUEST_FIELDS] = {sources[0], sources[1], sources[2]};
+    request_fields_t unused = {.sampling = {.top_p = 1, .repetition_penalty = 1}};
+    size_t n_sources = 0;
+    for (size_t i = 0; i < 3; i++)
+        n_sources += json_object_get(object, sources[i]) != NULL;
+    if (n_sources != 1)
+        return fail_set(fail, FAIL_FORMAT,
+            "%s: expected an object with either prompt (text), messages (array) or prompt_ids "
+            "(array)",
+            name);
+    /* What a chat template takes besides. */
+    if (json_object_get(object, "messages") != NULL) {
+        keys[3] = "tools";
+        keys[4] = "documents";
+        keys[5] = "chat_template_kwargs";
+    }
+    memcpy(keys + 6, request_field_names, sizeof request_field_names);
+    if (json_check_keys(object, name, keys, 6 + REQUEST_FIELDS, fail) != 0)
+        return fail->status;
+    return request_fields_read(object, name, &unused, fail);
+}
+
 /* One line of --prompts. */
 static int encode_line(prompts_t *prompts, const options_t *options, const char *directory,
     json_t *object, const char *name, tokenizer_ids_t *ids, fail_t *fail)
@@ -186,16 +215,16 @@ static int encode_line(prompts_t *prompts, const options_t *options, const char 
     json_t *prompt = json_object_get(object, "prompt");
     json_t *messages = json_object_get(object, "messages");
     json_t *prompt_ids = json_object_get(object, "prompt_ids");
-    if (json_is_string(prompt) && messages == NULL && prompt_ids == NULL)
+    if (check_line(object, name, fail) != 0)
+        return fail->status;
+    if (json_is_string(prompt))
         return encode_text(
             prompts, options, json_string_value(prompt), json_string_length(prompt), ids, fail);
-    if (json_is_array(prompt_ids) && prompt == NULL && messages == NULL)
+    if (json_is_array(prompt_ids))
         return json_ids(prompt_ids, name, ids, fail);
-    if (!json_is_array(messages) || prompt != NULL || prompt_ids != NULL)
+    if (!json_is_array(messages))
         return fail_set(fail, FAIL_FORMAT,
-            "%s: expected an object with either prompt (text), messages (array) or prompt_ids "
-            "(array)",
-            name);
+            "%s: expected a text as prompt, or an array as messages or prompt_ids", name);
     const chat_choice_t choice = prompts_chat_choice(options);
     if (prompts->chat == NULL &&
         prompts_require_chat(&prompts->chat, directory, &choice, fail) != 0)
@@ -207,6 +236,16 @@ static int encode_line(prompts_t *prompts, const options_t *options, const char 
     return fail->status;
 }
 
+/* Keeps of a line what is said of its answer. */
+static void keep_fields(prompts_t *prompts, json_t *object)
+{
+    static const char *const encoded[] = {
+        "prompt", "messages", "prompt_ids", "tools", "documents", "chat_template_kwargs"};
+    for (size_t i = 0; i < sizeof encoded / sizeof *encoded; i++)
+        json_object_del(object, encoded[i]);
+    prompts->fields[prompts->count - 1] = json_incref(object);
+}
+
 static tokenizer_ids_t *next_item(prompts_t *prompts, fail_t *fail)
 {
     tokenizer_ids_t *items = realloc(prompts->items, (prompts->count + 1) * sizeof *items);
@@ -215,6 +254,13 @@ static tokenizer_ids_t *next_item(prompts_t *prompts, fail_t *fail)
         return NULL;
     }
     prompts->items = items;
+    json_t **fields = realloc(prompts->fields, (prompts->count + 1) * sizeof(json_t *));
+    if (fields == NULL) {
+        fail_set(fail, FAIL_MEMORY, "prompts: out of memory for %zu", prompts->count + 1);
+        return NULL;
+    }
+    prompts->fields = fields;
+    fields[prompts->count] = NULL;
     items[prompts->count] = (tokenizer_ids_t){0};
     return &items[prompts->count++];
 }
@@ -228,26 +274,42 @@ static bool is_blank(const char *text, size_t bytes)
 }
 
 static int encode_lines(prompts_t *prompts, const options_t *options, const char *directory,
-    const char *text, size_t bytes, fail_t *fail)
+    lines_t *lines, fail_t *fail)
 {
-    const char *end = text + bytes;
-    for (size_t number = 1; text < end && fail->status == 0; number++) {
-        const char *newline = memchr(text, '\n', (size_t)(end - text));
-        size_t length = newline != NULL ? (size_t)(newline - text) : (size_t)(end - text);
+    char *text;
+    size_t bytes;
+    while (lines_next(lines, &text, &bytes, fail) > 0 && fail->status == 0) {
         char name[FAIL_MESSAGE_BYTES / 2];
-        snprintf(name, sizeof name, "%s: line %zu", options->prompts, number);
+        snprintf(name, sizeof name, "%s: line %zu", options->prompts, lines->number);
         json_t *object = NULL;
-        if (!is_blank(text, length) && json_line_read(text, length, name, &object, fail) == 0) {
+        if (!is_blank(text, bytes) && json_line_read(text, bytes, name, &object, fail) == 0) {
             tokenizer_ids_t *ids = next_item(prompts, fail);
-            if (ids != NULL)
-                encode_line(prompts, options, directory, object, name, ids, fail);
+            if (ids != NULL &&
+                encode_line(prompts, options, directory, object, name, ids, fail) == 0)
+                keep_fields(prompts, object);
         }
         json_decref(object);
-        text += length + 1;
     }
     if (prompts->count == 0)
         fail_set(fail, FAIL_FORMAT, "%s: expected a JSON object on each line, found none",
             options->prompts);
+    return fail->status;
+}
+
+/* The lines of a file or stream, read one by one. */
+static int read_lines(prompts_t *prompts, const options_t *options, const char *directory,
+    size_t max_bytes, fail_t *fail)
+{
+    bool is_stdin = strcmp(options->prompts, "-") == 0;
+    int file = is_stdin ? STDIN_FILENO : open(options->prompts, O_RDONLY | O_CLOEXEC);
+    lines_t lines;
+    if (file < 0)
+        return fail_set(fail, FAIL_FILE, "%s: cannot open: %s", options->prompts, strerror(errno));
+    lines_open(&lines, file, is_stdin ? "standard input" : options->prompts, max_bytes);
+    encode_lines(prompts, options, directory, &lines, fail);
+    lines_close(&lines);
+    if (!is_stdin)
+        close(file);
     return fail->status;
 }
 
@@ -295,12 +357,13 @@ static bool has_tokenizer(const char *directory)
     return false;
 }
 
-static int read_source(const options_t *options, char **text, size_t *bytes, fail_t *fail)
+static int read_source(
+    const options_t *options, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
 {
-    const char *path = options->prompts != NULL ? options->prompts : options->prompt_file;
+    const char *path = options->prompt_file;
     if (path == NULL || strcmp(path, "-") == 0)
-        return prompts_read_stdin(text, bytes, fail);
-    if (input_read_stream(path, MAX_PROMPT_BYTES, text, bytes, fail) == 0)
+        return prompts_read_stdin(max_bytes, text, bytes, fail);
+    if (input_read_stream(path, max_bytes, text, bytes, fail) == 0)
         text_drop_bom(*text, bytes);
     return fail->status;
 }
@@ -311,17 +374,19 @@ static int read_prompts(
     char *text = NULL;
     size_t bytes;
     tokenizer_ids_t *ids = NULL;
+    config_t config;
     if (options->prompts == NULL && (ids = next_item(prompts, fail)) == NULL)
         return fail->status;
     if (options->ids != NULL)
         return prompts_parse_ids(options->ids, "--ids", ids, fail);
     if (options->prompt != NULL)
         return encode_text(prompts, options, options->prompt, strlen(options->prompt), ids, fail);
-    if (read_source(options, &text, &bytes, fail) != 0)
+    if (config_load(&config, directory, fail) != 0)
         return fail->status;
+    size_t max_bytes = request_line_bytes(config.max_position_embeddings);
     if (options->prompts != NULL)
-        encode_lines(prompts, options, directory, text, bytes, fail);
-    else
+        return read_lines(prompts, options, directory, max_bytes, fail);
+    if (read_source(options, max_bytes, &text, &bytes, fail) == 0)
         encode_text(prompts, options, text, bytes, ids, fail);
     free(text);
     return fail->status;
@@ -372,9 +437,12 @@ int prompts_open(
 
 void prompts_close(prompts_t *prompts)
 {
-    for (size_t i = 0; i < prompts->count; i++)
+    for (size_t i = 0; i < prompts->count; i++) {
         tokenizer_ids_clear(&prompts->items[i]);
+        json_decref(prompts->fields[i]);
+    }
     free(prompts->items);
+    free(prompts->fields);
     tokenizer_close(prompts->tokenizer);
     chat_close(prompts->chat);
     *prompts = (prompts_t){0};

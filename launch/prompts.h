@@ -16,6 +16,8 @@ typedef struct prompts {
     tokenizer_t *tokenizer; /* NULL when --ids is given and the model has none */
     chat_t *chat;           /* NULL when no template is used */
     tokenizer_ids_t *items; /* [count] */
+    json_t **fields;        /* [count] what a line of --prompts says of its answer
+                             * (request_fields.h), else NULL */
     size_t count;
 } prompts_t;
 
@@ -39,8 +41,9 @@ int prompts_open(
     prompts_t *prompts, const invocation_t *invocation, const char *directory, fail_t *fail);
 void prompts_close(prompts_t *prompts);
 
-/* The text of standard input, without a byte order mark: freshly allocated, the caller frees. */
-int prompts_read_stdin(char **text, size_t *bytes, fail_t *fail);
+/* The text of standard input, at most max_bytes, without a byte order mark: freshly allocated, the
+ * caller frees. */
+int prompts_read_stdin(size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
 
 /* Parses "1,2,3". name: what messages call it. Appends. */
 int prompts_parse_ids(const char *text, const char *name, tokenizer_ids_t *ids, fail_t *fail);

@@ -171,9 +171,24 @@ sampler_params_t session_sampling(const session_t *session, uint64_t request, fa
     return params;
 }
 
-size_t session_stop_ids(const session_t *session, int32_t chat_end, int32_t *ids)
+int session_answer(const session_t *session, uint64_t request, json_t *line,
+    request_fields_t *fields, fail_t *fail)
 {
-    if (session->invocation->options.ignore_eos)
+    const options_t *options = &session->invocation->options;
+    char name[64];
+    *fields = (request_fields_t){.sampling = session_sampling(session, request, fail),
+        .max_tokens = options->max_tokens,
+        .ignore_eos = options->ignore_eos,
+        .stops = options->stop};
+    snprintf(name, sizeof name, "prompt %zu", (size_t)request + 1);
+    if (fail->status == 0 && line != NULL)
+        request_fields_read(line, name, fields, fail);
+    return fail->status;
+}
+
+size_t session_stop_ids(const session_t *session, bool ignore_eos, int32_t chat_end, int32_t *ids)
+{
+    if (ignore_eos)
         return 0;
     const config_generation_t *generation = &engine_info(session->engine).config->generation;
     size_t n = generation->n_stop_ids;

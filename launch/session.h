@@ -8,6 +8,7 @@
 #include "engine/base/progress.h"
 #include "engine/run/engine.h"
 #include "launch/command.h"
+#include "launch/request_fields.h"
 
 typedef struct session {
     invocation_t *invocation;
@@ -38,8 +39,13 @@ int session_close(session_t *session, fail_t *fail);
  * --sample uses a value of the checkpoint that nothing can be drawn with. */
 sampler_params_t session_sampling(const session_t *session, uint64_t request, fail_t *fail);
 
-/* Tokens that end an answer: [CONFIG_MAX_STOP_IDS + 1] written; the number of them. chat_end: the
- * token that ends a message, or -1. */
-size_t session_stop_ids(const session_t *session, int32_t chat_end, int32_t *ids);
+/* Sampling and the end of an answer as the flags ask for them, and over that what `line` says, a
+ * line of --prompts or NULL. request: as above. FAIL_FORMAT, FAIL_USAGE. */
+int session_answer(const session_t *session, uint64_t request, json_t *line,
+    request_fields_t *fields, fail_t *fail);
+
+/* Tokens that end an answer unless --ignore-eos: [CONFIG_MAX_STOP_IDS + 1] written; the number of
+ * them. ignore_eos: none. chat_end: the token that ends a message, or -1. */
+size_t session_stop_ids(const session_t *session, bool ignore_eos, int32_t chat_end, int32_t *ids);
 
 #endif

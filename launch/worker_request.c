@@ -8,6 +8,7 @@
 #include "engine/base/size.h"
 #include "launch/eval_record.h"
 #include "launch/prompts.h"
+#include "launch/request_fields.h"
 
 #define PROTOCOL 1
 
@@ -57,6 +58,10 @@ json_t *worker_info(const worker_t *worker)
     json_object_set_new(object, "max_context", json_integer((json_int_t)info.max_context));
     json_object_set_new(object, "vocab_size", json_integer((json_int_t)info.config->vocab_size));
     json_object_set_new(object, "stop_ids", stops);
+    json_object_set_new(object, "generation",
+        json_pack("{s:b, s:f, s:f, s:I, s:f}", "do_sample", generation->do_sample, "temperature",
+            generation->temperature, "top_p", generation->top_p, "top_k",
+            (json_int_t)generation->top_k, "repetition_penalty", generation->repetition_penalty));
     json_object_set_new(object, "replicas", json_integer((json_int_t)worker->mesh->n_replicas));
     json_object_set_new(
         object, "ranks_of_a_replica", json_integer((json_int_t)worker->mesh->ranks_each));
@@ -105,23 +110,6 @@ static int append_field(
                 vocab_size - 1, i);
         if (append_id(ids, (int32_t)json_integer_value(id), fail) != 0)
             return fail->status;
-    }
-    return 0;
-}
-
-static int read_stops(worker_request_t *request, fail_t *fail)
-{
-    json_t *until = json_object_get(request->document, "until"), *stop;
-    size_t i, most = sizeof request->stops / sizeof *request->stops;
-    if (until != NULL && (!json_is_array(until) || json_array_size(until) > most))
-        return fail_set(fail, FAIL_USAGE, "until: expected an array of at most %zu texts", most);
-    json_array_foreach(until, i, stop)
-    {
-        const char *text = json_string_value(stop);
-        if (text == NULL || text[0] == 0 || strlen(text) != json_string_length(stop))
-            return fail_set(
-                fail, FAIL_USAGE, "until: expected texts, found something else at index %zu", i);
-        request->stops[request->n_stops++] = text;
     }
     return 0;
 }
@@ -197,37 +185,21 @@ static int submit_rolling(worker_t *worker, worker_request_t *request, fail_t *f
 static int submit_generate(worker_t *worker, worker_request_t *request, fail_t *fail)
 {
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
-    bool ignore_eos = false;
-    size_t max_tokens = 256, top_k = 0, seed = 0;
-    double temperature = 0, top_p = 1, min_p = 0, penalty = 1;
-    json_t *document = request->document;
-    json_opt_size(document, "request", "max_tokens", 1, UINT32_MAX, &max_tokens, fail);
-    json_opt_size(document, "request", "top_k", 0, UINT32_MAX, &top_k, fail);
-    json_opt_size(document, "request", "seed", 0, SIZE_MAX >> 1, &seed, fail);
-    json_opt_double(document, "request", "temperature", 0, 1e4, &temperature, fail);
-    json_opt_double(document, "request", "top_p", 0, 1, &top_p, fail);
-    json_opt_double(document, "request", "min_p", 0, 1, &min_p, fail);
-    json_opt_double(document, "request", "repetition_penalty", 0.01, 100, &penalty, fail);
-    json_opt_bool(document, "request", "ignore_eos", &ignore_eos, fail);
-    if (fail->status != 0 || read_stops(request, fail) != 0 ||
-        append_field(worker, document, "prompt", &request->ids, fail) != 0)
+    request_fields_t fields = {
+        .max_tokens = 256, .sampling = {.top_p = 1, .repetition_penalty = 1}};
+    if (request_fields_read(request->document, "request", &fields, fail) != 0 ||
+        append_field(worker, request->document, "prompt", &request->ids, fail) != 0)
         return fail->status;
     int32_t chat_end = tokenizer_special_id(worker->mesh->tokenizer, "<|im_end|>");
+    request->stops = fields.stops;
     const fleet_job_t job = {.ids = request->ids.ids,
         .n_ids = request->ids.count,
-        .max_tokens = max_tokens,
+        .max_tokens = fields.max_tokens,
         .stop_ids = stop_ids,
-        .n_stop_ids = ignore_eos ? 0 : mesh_stop_ids(worker->mesh, chat_end, stop_ids),
-        .stops = request->stops,
-        .n_stops = request->n_stops,
-        .sampling = {.temperature = temperature,
-            .top_p = top_p,
-            .min_p = min_p,
-            .repetition_penalty = penalty,
-            .top_k = (uint32_t)top_k,
-            .seed = seed}};
-    if (sampler_check(&job.sampling, fail) != 0)
-        return fail->status;
+        .n_stop_ids = fields.ignore_eos ? 0 : mesh_stop_ids(worker->mesh, chat_end, stop_ids),
+        .stops = fields.stops.items,
+        .n_stops = fields.stops.count,
+        .sampling = fields.sampling};
     return submit(worker, request, &job, fail);
 }
 
@@ -275,22 +247,6 @@ static int answer_info(worker_t *worker, worker_request_t *request)
 /* ---- Lines -------------------------------------------------------------------------------------
  */
 
-static int find_op(worker_request_t *request, fail_t *fail)
-{
-    static const char *const names[] = {
-        "info", "tokenize", "chat", "loglikelihood", "loglikelihood_rolling", "generate_until"};
-    const char *op = json_string_value(json_object_get(request->document, "op"));
-    for (int i = 0; op != NULL && i < 6; i++)
-        if (strcmp(op, names[i]) == 0) {
-            request->op = (worker_op_t)i;
-            return 0;
-        }
-    return fail_set(fail, FAIL_USAGE,
-        "op: expected info, tokenize, chat, loglikelihood, loglikelihood_rolling or "
-        "generate_until, found %.40s",
-        op == NULL ? "none" : op);
-}
-
 static int begin(worker_t *worker, worker_request_t *request, fail_t *fail)
 {
     switch (request->op) {
@@ -310,7 +266,7 @@ static int begin(worker_t *worker, worker_request_t *request, fail_t *fail)
 }
 
 int worker_request_open(worker_t *worker, const char *line, size_t bytes, size_t number,
-    worker_request_t **out, fail_t *fail)
+    const fail_t *unreadable, worker_request_t **out, fail_t *fail)
 {
     char where[64];
     fail_t malformed = {0};
@@ -318,11 +274,16 @@ int worker_request_open(worker_t *worker, const char *line, size_t bytes, size_t
     if (request == NULL)
         return fail_set(fail, FAIL_MEMORY, "worker: out of memory for a request");
     snprintf(where, sizeof where, "line %zu", number);
-    json_line_read(line, bytes, where, &request->document, &malformed);
-    json_t *id = json_object_get(request->document, "id");
-    request->id = id == NULL ? json_null() : json_incref(id);
     request->greedy = true;
-    if (malformed.status == 0 && find_op(request, &malformed) == 0)
+    if (unreadable != NULL)
+        malformed = *unreadable;
+    else
+        worker_line_read(line, bytes, where, &request->document, &request->op, &malformed);
+    request->id = request->document != NULL ? json_incref(json_object_get(request->document, "id"))
+                                            : worker_line_id(line, bytes);
+    if (request->id == NULL)
+        request->id = json_null();
+    if (malformed.status == 0)
         begin(worker, request, &malformed);
     if (malformed.status == FAIL_MEMORY) {
         *fail = malformed;
@@ -365,7 +326,7 @@ static int answer_text(
 {
     text_buffer_t text = {0};
     eval_output_text(
-        result, worker->mesh->tokenizer, request->stops, request->n_stops, &text, fail);
+        result, worker->mesh->tokenizer, request->stops.items, request->stops.count, &text, fail);
     begin_answer(request);
     if (fail->status == 0)
         json_object_set_new(request->answer, "text", json_stringn(text.text, text.bytes));

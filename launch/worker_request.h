@@ -10,15 +10,7 @@
 
 #include "engine/text/chat.h"
 #include "launch/mesh.h"
-
-typedef enum worker_op {
-    WORKER_INFO,
-    WORKER_TOKENIZE,
-    WORKER_CHAT,
-    WORKER_LOGLIKELIHOOD,
-    WORKER_ROLLING,
-    WORKER_GENERATE
-} worker_op_t;
+#include "launch/worker_line.h"
 
 /* A request from its line to its answer. */
 typedef struct worker_request {
@@ -28,8 +20,7 @@ typedef struct worker_request {
     tokenizer_ids_t ids; /* of the prompt, or of all windows' text */
     size_t n_context;    /* WORKER_LOGLIKELIHOOD: ids before the continuation */
     size_t n_jobs, n_done;
-    const char *stops[16];
-    size_t n_stops;
+    args_strings_t stops;
     /* Collected from results. */
     double logprob;
     bool greedy;
@@ -48,10 +39,13 @@ typedef struct worker {
 } worker_t;
 
 /* Takes a line and submits its jobs. *request: new, the caller's until worker_request_free. One
- * without jobs has its answer at once: also one that is malformed, whose answer tells so.
- * FAIL_MEMORY only. number: of the line, for messages. */
+ * without jobs has its answer at once: also one that is malformed, whose answer tells so, with the
+ * line's id as far as that can be read. FAIL_MEMORY only. number: of the line, for messages.
+ * unreadable: why the line cannot be taken, of which `line` is the beginning; NULL for one that
+ * can.
+ */
 int worker_request_open(worker_t *worker, const char *line, size_t bytes, size_t number,
-    worker_request_t **request, fail_t *fail);
+    const fail_t *unreadable, worker_request_t **request, fail_t *fail);
 /* Takes a job's result; the last one makes the answer. */
 int worker_request_take(
     worker_t *worker, worker_request_t *request, const fleet_result_t *result, fail_t *fail);

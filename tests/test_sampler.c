@@ -441,7 +441,7 @@ static void parameters_out_of_range_are_named(void **state)
     } cases[] = {
         {{.temperature = -1, .top_p = 1, .repetition_penalty = 1}, "temperature"},
         {{.temperature = NAN, .top_p = 1, .repetition_penalty = 1}, "temperature"},
-        {{.temperature = 1e-9, .top_p = 1, .repetition_penalty = 1}, "temperature"},
+        {{.temperature = 1e-31, .top_p = 1, .repetition_penalty = 1}, "temperature"},
         {{.top_p = 1.5, .repetition_penalty = 1}, "top_p"},
         {{.top_p = 1, .min_p = -0.1, .repetition_penalty = 1}, "min_p"},
         {{.top_p = 1}, "repetition_penalty"},
@@ -454,6 +454,28 @@ static void parameters_out_of_range_are_named(void **state)
     }
     fail_t fail = {0};
     assert_int_equal(sampler_check(&greedy_params, &fail), 0);
+}
+
+/* Logits of 32 and more divided by it are far beyond what exp takes. */
+static void the_lowest_temperatures_draw_the_likeliest(void **state)
+{
+    (void)state;
+    static const double temperatures[] = {1e-4, 1e-6, 1e-30};
+    stream_t stream = {77};
+    scene_t *scene = calloc(1, sizeof *scene);
+    for (size_t i = 0; i < 3; i++) {
+        sampler_params_t params = {
+            .temperature = temperatures[i], .top_p = 1, .repetition_penalty = 1, .seed = 5};
+        fail_t fail = {0};
+        sampler_choice_t drawn, best;
+        scene_fill(scene, &stream, 500, 15, false);
+        assert_int_equal(sampler_check(&params, &fail), 0);
+        pick_full(scene, &params, 0, &drawn);
+        pick_full(scene, &greedy_params, 0, &best);
+        assert_int_equal(drawn.token, best.token);
+        assert_true(isfinite(drawn.logprob));
+    }
+    free(scene);
 }
 
 int main(void)
@@ -470,6 +492,7 @@ int main(void)
         cmocka_unit_test(a_nan_is_never_chosen_while_a_number_is_left),
         cmocka_unit_test(log_probabilities_are_of_the_raw_logits),
         cmocka_unit_test(a_greedy_summary_is_one_entry),
+        cmocka_unit_test(the_lowest_temperatures_draw_the_likeliest),
         cmocka_unit_test(parameters_out_of_range_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -99,9 +99,9 @@ static int check_range(double value, double min, double max, const char *name, f
 
 int sampler_check(const sampler_params_t *params, fail_t *fail)
 {
-    /* Lower temperatures choose as greedy does, but could overflow. */
+    /* With lower ones, logits divided by them could overflow. */
     if (params->temperature != 0)
-        check_range(params->temperature, 1e-4, 1e4, "temperature (0 is greedy)", fail);
+        check_range(params->temperature, 1e-30, 1e4, "temperature (0 is greedy)", fail);
     check_range(params->top_p, 0, 1, "top_p", fail);
     check_range(params->min_p, 0, 1, "min_p", fail);
     check_range(params->repetition_penalty, 0.01, 100, "repetition_penalty", fail);
