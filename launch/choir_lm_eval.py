@@ -9,29 +9,30 @@ takes lm_eval's own arguments. After
 
 the command lm_eval itself knows the model too: lm_eval --model choir --model_args path=DIR,ranks=4 ...
 
-model_args: path (model directory, or Org/Name in the hub's cache; without it Choir's demo model), ranks
-(1), mesh (1xRANKS: replicas x ranks of each), dtype (bf16, f32, f64), order, attention, dot, threads,
-kv_tokens, batch_size (sequences at once of a replica), max_gen_toks (256), prefix_token_id, chat_template
-(a file, or the name of one of the model's templates), template_vars (JSON), choir (the program; default:
-found beside this file's folder or on the PATH), mpirun (the command that starts ranks, with its own arguments:
+model_args: path (model directory; without it Choir's demo model), ranks (1), mesh (1xRANKS: replicas x
+ranks of each), dtype (bf16, f32, f64), order, attention, dot, threads, kv_tokens, batch_size (sequences
+at once of a replica), max_gen_toks (256), prefix_token_id, choir (the program; default: found beside
+this file's folder or on the PATH), mpirun (the command that starts ranks, with its own arguments:
 "mpirun --hostfile hosts"; for one rank none is used).
 
 The work is done by `choir worker`: JSON lines over pipes, described in docs/eval.md. Texts become
-tokens and log-probabilities there, so neither PyTorch nor a tokenizer is needed here.
+tokens and log-probabilities there, so neither PyTorch nor a tokenizer is needed here. What lm_eval asks
+becomes what the worker is asked in choir_lm_eval_requests.py, by the rules of lm_eval's own `hf` model.
 """
 
 import functools
-import itertools
-import json
-import os
+import logging
 import shlex
 import shutil
-import subprocess
 import sys
-import threading
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:
+    sys.path.append(str(HERE))
+
+import choir_lm_eval_requests as requests_of  # noqa: E402
+from choir_lm_eval_worker import Worker, WorkerError  # noqa: E402
 
 
 def find_choir(given):
@@ -44,56 +45,6 @@ def find_choir(given):
     if found is None:
         raise FileNotFoundError("choir: expected the program in build/ or on the PATH; model_args choir=PATH names it")
     return found
-
-
-class Worker:
-    """A `choir worker` and its pipes. Requests go out at once, answers are matched by id."""
-
-    def __init__(self, command):
-        environment = {"OMPI_MCA_mpi_yield_when_idle": "1", **os.environ}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        encoding="utf-8", env=environment)
-        self.answers, self.ids = {}, itertools.count()
-        self.arrived, self.ended = threading.Condition(), False
-        hello = self.process.stdout.readline()
-        if not hello:
-            raise RuntimeError(f"{shlex.join(command)}: ended with status {self.process.wait()} before it was ready")
-        self.info = json.loads(hello)["info"]
-        threading.Thread(target=self.read, daemon=True).start()
-
-    def read(self):
-        for line in self.process.stdout:
-            answer = json.loads(line)
-            with self.arrived:
-                self.answers[answer.pop("id")] = answer
-                self.arrived.notify_all()
-        with self.arrived:
-            self.ended = True
-            self.arrived.notify_all()
-
-    def ask(self, requests):
-        """Answers in the order of the requests."""
-        ids = []
-        for request in requests:
-            ids.append(next(self.ids))
-            self.process.stdin.write(json.dumps({"id": ids[-1], **request}) + "\n")
-        self.process.stdin.flush()
-        return [self.take(i) for i in ids]
-
-    def take(self, number):
-        with self.arrived:
-            self.arrived.wait_for(lambda: number in self.answers or self.ended)
-            if number not in self.answers:
-                raise RuntimeError(f"choir worker ended with status {self.process.wait()}")
-            answer = self.answers.pop(number)
-        if "error" in answer:
-            raise RuntimeError(f"choir worker: {answer['error']['message']}")
-        return answer
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.stdin.close()
-            self.process.wait()
 
 
 def worker_command(path=None, ranks=1, mesh=None, choir=None, mpirun="mpirun --bind-to none", **flags):
@@ -116,21 +67,26 @@ def define_model():
     from lm_eval.models.utils import normalize_gen_kwargs
     import lm_eval.models  # noqa: F401  the others stay known
 
+    warn = logging.getLogger("lm_eval.models.choir").warning
+
+    def number(logprob):
+        return float("-inf") if logprob is None else logprob
+
+    def name_of(kind, i, n, *texts):
+        return f"{kind} request {i + 1} of {n} ({', '.join(requests_of.shown(text) for text in texts)})"
+
     @register_model("choir")
     class Choir(TemplateLM):
         def __init__(self, path=None, pretrained=None, ranks=1, mesh=None, dtype="bf16", order=None, attention=None,
                      dot=None, threads=None, kv_tokens=None, batch_size=None, max_batch_size=None, device=None,
-                     max_gen_toks=256, prefix_token_id=None, choir=None, mpirun="mpirun --bind-to none",
-                     chat_template=None, template_vars=None):
+                     max_gen_toks=256, prefix_token_id=None, choir=None, mpirun="mpirun --bind-to none"):
             super().__init__()
             dtype = {"bfloat16": "bf16", "float32": "f32", "float64": "f64"}.get(dtype, dtype)
             max_batch = batch_size if str(batch_size).isdigit() and int(batch_size) > 1 else None
             self.path = str(path or pretrained or "choir-demo")
             self.worker = Worker(worker_command(path or pretrained, ranks, mesh, choir, mpirun, dtype=dtype, order=order,
                                                 attention=attention, dot=dot, threads=threads, kv_tokens=kv_tokens,
-                                                max_batch=max_batch, chat_template=chat_template,
-                                                template_vars=json.dumps(template_vars)
-                                                if isinstance(template_vars, dict) else template_vars))
+                                                max_batch=max_batch))
             self.max_length = self.worker.info["max_context"]
             self.max_gen_toks, self.given_prefix = int(max_gen_toks), prefix_token_id
             self.tokens = {}
@@ -164,55 +120,83 @@ def define_model():
             return "" if chat_template in (False, None) else "as choir renders it"
 
         def apply_chat_template(self, chat_history, add_generation_prompt=True):
-            request = {"op": "chat", "messages": chat_history, "add_generation_prompt": add_generation_prompt}
-            return self.worker.ask([request])[0]["text"]
+            try:
+                return self.render(chat_history, add_generation_prompt)
+            except WorkerError:
+                warn("Failed to apply chat template. removing the system role in chat history.")
+                without = [message for message in chat_history if message["role"] != "system"]
+                return self.render(without, add_generation_prompt)
+
+        def render(self, messages, add_generation_prompt):
+            request = requests_of.chat_request(messages, add_generation_prompt)
+            text = self.worker.ask([request], lambda i: "chat template")[0]["text"]
+            return requests_of.chat_text(text, messages, add_generation_prompt)
 
         # Requests
 
         def loglikelihood(self, requests, disable_tqdm=False):
-            texts = []
-            for context, continuation in (request.args for request in requests):
+            texts, pairs = [], []
+            for i, (context, continuation) in enumerate(request.args for request in requests):
+                where = name_of("loglikelihood", i, len(requests), context, continuation)
+                pairs.append((context, continuation, where))
+                requests_of.check_text(context, where)
+                requests_of.check_text(continuation, where)
                 texts += [continuation] if context == "" else [context.rstrip(), context + continuation]
             self.encode_all(texts)
-            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+            asked = [((context, continuation), *self.encode_request(context, continuation, where), where)
+                     for context, continuation, where in pairs]
+            return self.score(asked)
+
+        def encode_request(self, context, continuation, where):
+            """Ids as TemplateLM.loglikelihood makes them."""
+            if context != "":
+                return self._encode_pair(context, continuation)
+            ids = self.tok_encode(continuation)
+            if not ids:
+                raise requests_of.RequestError(f"{where}: the continuation has no tokens")
+            return ([self.prefix_token_id], ids) if ids[0] != self.prefix_token_id else (ids[:1], ids[1:])
 
         def _loglikelihood_tokens(self, requests, disable_tqdm=False, **kwargs):
-            asked = []
-            for _, context, continuation in requests:
-                # As much of the end as the model takes.
-                n = len(continuation)
-                ids = (context + continuation)[-(self.max_length + 1):]
-                asked.append({"op": "loglikelihood", "context_ids": ids[:-n], "continuation_ids": ids[-n:]})
+            return self.score([(*request, f"loglikelihood request {i + 1} of {len(requests)}")
+                               for i, request in enumerate(requests)])
+
+        def score(self, requests):
+            """requests: (key, ids of the context, ids of the continuation, what messages call it)."""
+            asked = [requests_of.scored(context, continuation, self.max_length, where, warn)
+                     for _, context, continuation, where in requests]
             results = []
-            for (key, _, _), answer in zip(requests, self.worker.ask(asked)):
-                logprob = float("-inf") if answer["logprob"] is None else answer["logprob"]
-                results.append((logprob, answer["greedy"]))
+            answers = self.worker.ask(asked, lambda i: requests[i][3])
+            for (key, *_), answer in zip(requests, answers):
+                results.append((number(answer["logprob"]), answer["greedy"]))
                 if key is not None:
                     self.cache_hook.add_partial("loglikelihood", key, results[-1])
             return results
 
         def loglikelihood_rolling(self, requests, disable_tqdm=False):
-            asked = [{"op": "loglikelihood_rolling", "text": request.args[0], "window": self.max_length,
-                      "prefix_id": self.prefix_token_id} for request in requests]
+            names = [name_of("loglikelihood_rolling", i, len(requests), request.args[0])
+                     for i, request in enumerate(requests)]
+            asked = [{"op": "loglikelihood_rolling", "text": requests_of.check_text(request.args[0], where),
+                      "window": self.max_length, "prefix_id": self.prefix_token_id}
+                     for request, where in zip(requests, names)]
             results = []
-            for request, answer in zip(requests, self.worker.ask(asked)):
-                results.append(float("-inf") if answer["logprob"] is None else answer["logprob"])
+            for request, answer in zip(requests, self.worker.ask(asked, lambda i: names[i])):
+                results.append(number(answer["logprob"]))
                 self.cache_hook.add_partial("loglikelihood_rolling", request.args, results[-1])
             return results
 
         def generate_until(self, requests, disable_tqdm=False):
-            self.encode_all(request.args[0] for request in requests)
+            names = [name_of("generate_until", i, len(requests), request.args[0]) for i, request in enumerate(requests)]
+            self.encode_all(requests_of.check_text(request.args[0], where) for request, where in zip(requests, names))
+            model, eos = self.worker.info["generation"], self.worker.info.get("eos_text")
             asked = []
-            for context, given in (request.args for request in requests):
+            for request, where in zip(requests, names):
+                context, given = request.args
+                if not isinstance(given, dict):
+                    raise requests_of.RequestError(f"{where}: expected generation_kwargs of type dict, found {type(given)}")
                 settings = normalize_gen_kwargs(given, self.max_gen_toks)
-                most = settings["max_gen_toks"]
-                prompt = self.tok_encode(context)[-(self.max_length - most):]
-                asked.append({"op": "generate_until", "prompt_ids": prompt, "max_tokens": most,
-                              "until": [stop for stop in settings["until"] if stop],
-                              "temperature": settings["temperature"] or 0,
-                              **{key: settings[key] for key in ("top_p", "top_k", "min_p", "repetition_penalty", "seed")
-                                 if key in settings}})
-            results = [answer["text"] for answer in self.worker.ask(asked)]
+                asked.append(requests_of.generated(self.tok_encode(context), settings, self.max_length, model, eos,
+                                                   where, warn))
+            results = [answer["text"] for answer in self.worker.ask(asked, lambda i: names[i])]
             for request, text in zip(requests, results):
                 self.cache_hook.add_partial("generate_until", request.args, text)
             return results

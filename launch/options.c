@@ -106,6 +106,8 @@ static const arg_t prompt_args[] = {
         "Many prompts in one batch, a JSON object a line: {\"prompt\": TEXT}, {\"messages\": "
         "[{\"role\": ..., \"content\": ...}, ...], \"tools\": [...], \"documents\": [...], "
         "\"chat_template_kwargs\": {...}} or {\"prompt_ids\": [1, 2]}. "
+        "A line may also say of its answer, in place of the flags: max_tokens, stop, temperature, "
+        "top_p, top_k, min_p, repetition_penalty, seed, ignore_eos. "
         "Answers come in the order of the lines."},
     {"--ids", ARG_STRING, AT(ids), "1,2,3", 0, 0,
         "The prompt as token ids. Needs no tokenizer files; without them the answer is ids too."},

@@ -14,7 +14,7 @@ static const struct {
 } ops[] = {
     [WORKER_INFO] = {"info", {NULL}},
     [WORKER_TOKENIZE] = {"tokenize", {"text"}},
-    [WORKER_CHAT] = {"chat", 
+    [WORKER_CHAT] = {"chat",
         {"messages", "tools", "documents", "chat_template_kwargs", "add_generation_prompt"}},
     [WORKER_LOGLIKELIHOOD] = {"loglikelihood",
         {"context", "context_ids", "continuation", "continuation_ids"}},

@@ -43,6 +43,17 @@ static void begin_answer(worker_request_t *request)
     json_object_set(request->answer, "id", request->id);
 }
 
+/* The text of the first token that ends a text; null where there is none. */
+static json_t *eos_text(const worker_t *worker, const config_generation_t *generation)
+{
+    size_t bytes = 0;
+    const char *text = generation->n_stop_ids == 0 ? NULL
+                                                   : tokenizer_bytes(worker->mesh->tokenizer,
+                                                         generation->stop_ids[0], &bytes);
+    json_t *value = text == NULL ? NULL : json_stringn(text, bytes);
+    return value != NULL ? value : json_null();
+}
+
 json_t *worker_info(const worker_t *worker)
 {
     static const char *const modes[] = {"bf16", "f32", "f64"};
@@ -58,6 +69,7 @@ json_t *worker_info(const worker_t *worker)
     json_object_set_new(object, "max_context", json_integer((json_int_t)info.max_context));
     json_object_set_new(object, "vocab_size", json_integer((json_int_t)info.config->vocab_size));
     json_object_set_new(object, "stop_ids", stops);
+    json_object_set_new(object, "eos_text", eos_text(worker, generation));
     json_object_set_new(object, "generation",
         json_pack("{s:b, s:f, s:f, s:I, s:f}", "do_sample", generation->do_sample, "temperature",
             generation->temperature, "top_p", generation->top_p, "top_k",

@@ -122,6 +122,21 @@ cat >"$work/expected" <<'END'
 END
 same "render" "$work/expected" "$work/rendered"
 
+# ---- Lines that say how they are answered --------------------------------------------------------
+
+cat >"$work/lines" <<'END'
+{"prompt": "Hello, world"}
+{"prompt": "Hello, world", "max_tokens": 3, "ignore_eos": true}
+{"prompt": "Hello, world", "temperature": 0.8, "seed": 7, "max_tokens": 12}
+END
+generate "${run[@]}" "$choir" generate --prompts "$work/lines" >"$work/many"
+{
+    cat "$work/flag"
+    "${run[@]}" "$choir" generate --quiet --prompt "$text" --max-tokens 3 --ignore-eos </dev/null
+    "${run[@]}" "$choir" generate --quiet --prompt "$text" --max-tokens 12 --temperature 0.8 --seed 7 </dev/null
+} >"$work/other"
+same "lines with settings of their own" "$work/many" "$work/other"
+
 # ---- The closing line --------------------------------------------------------------------------
 
 "${run[@]}" "$choir" generate --ids 1,2,3 --ignore-eos --max-tokens 5 </dev/null >"$work/out" 2>"$work/err"

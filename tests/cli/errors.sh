@@ -96,6 +96,10 @@ fails "no such prompt file" "nowhere.txt" generate --prompt-file "$work/nowhere.
 fails "no such prompts" "nowhere.jsonl" generate --prompts "$work/nowhere.jsonl"
 echo '{"prompt": 3}' >"$work/bad.jsonl"
 fails "prompts of another form" "bad.jsonl line 1" generate --prompts "$work/bad.jsonl"
+echo '{"prompt": "x", "max_token": 3}' >"$work/bad.jsonl"
+fails "a field that nobody reads" "bad.jsonl line 1 max_token max_tokens temperature" generate --prompts "$work/bad.jsonl"
+head -c 20000000 /dev/zero | tr '\0' a >"$work/long.jsonl"
+fails "a line beyond all contexts" "long.jsonl line 1 8454144" generate --prompts "$work/long.jsonl"
 fails "logits into a missing folder" "nowhere" \
     generate --ids 1,2 --logits-out "$work/nowhere/logits.npy"
 fails "plan of a missing file" "nowhere.json" plan --config "$work/nowhere.json" --ranks 2
