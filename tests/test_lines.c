@@ -44,6 +44,15 @@ static void lines_come_one_by_one_without_a_byte_order_mark(void **state)
     close(file);
 }
 
+static lines_state_t take(lines_t *lines, char **text, size_t *bytes)
+{
+    fail_t fail = {0};
+    lines_state_t state;
+    while ((state = lines_take(lines, text, bytes)) == LINES_MORE)
+        assert_int_equal(lines_fill(lines, -1, &fail), 0);
+    return state;
+}
+
 static void a_line_that_is_too_long_is_named_and_passed_over(void **state)
 {
     (void)state;
@@ -54,21 +63,19 @@ static void a_line_that_is_too_long_is_named_and_passed_over(void **state)
     char *text;
     size_t bytes;
     lines_open(&lines, file, "input", 10);
-    while (!lines.ended)
-        assert_int_equal(lines_fill(&lines, -1, &fail), 0);
-    assert_int_equal(lines_take(&lines, &text, &bytes), LINES_LONG);
+    assert_int_equal(take(&lines, &text, &bytes), LINES_LONG);
     assert_string_equal(text, "{\"id\": 1, ");
     assert_int_equal(lines_too_long(&lines, &fail), FAIL_FORMAT);
     assert_string_equal(fail.message, "input: line 1: expected at most 10 bytes, found more");
-    assert_int_equal(lines_take(&lines, &text, &bytes), LINES_LINE);
+    assert_int_equal(take(&lines, &text, &bytes), LINES_LINE);
     assert_string_equal(text, "short");
-    assert_int_equal(lines_take(&lines, &text, &bytes), LINES_LINE);
+    assert_int_equal(take(&lines, &text, &bytes), LINES_LINE);
     assert_string_equal(text, "0123456789");
-    assert_int_equal(lines_take(&lines, &text, &bytes), LINES_LONG);
-    assert_int_equal(lines_take(&lines, &text, &bytes), LINES_LINE);
+    assert_int_equal(take(&lines, &text, &bytes), LINES_LONG);
+    assert_int_equal(take(&lines, &text, &bytes), LINES_LINE);
     assert_string_equal(text, "end");
     assert_int_equal(lines.number, 5);
-    assert_int_equal(lines_take(&lines, &text, &bytes), LINES_END);
+    assert_int_equal(take(&lines, &text, &bytes), LINES_END);
     lines_close(&lines);
     close(file);
 }
