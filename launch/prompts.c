@@ -1,7 +1,6 @@
 #include "launch/prompts.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -301,10 +300,10 @@ static int read_lines(prompts_t *prompts, const options_t *options, const char *
     size_t max_bytes, fail_t *fail)
 {
     bool is_stdin = strcmp(options->prompts, "-") == 0;
-    int file = is_stdin ? STDIN_FILENO : open(options->prompts, O_RDONLY | O_CLOEXEC);
+    int file = STDIN_FILENO;
     lines_t lines;
-    if (file < 0)
-        return fail_set(fail, FAIL_FILE, "%s: cannot open: %s", options->prompts, strerror(errno));
+    if (!is_stdin && input_open_stream(options->prompts, &file, fail) != 0)
+        return fail->status;
     lines_open(&lines, file, is_stdin ? "standard input" : options->prompts, max_bytes);
     encode_lines(prompts, options, directory, &lines, fail);
     lines_close(&lines);

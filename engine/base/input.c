@@ -81,21 +81,31 @@ static int read_all(
     return 0;
 }
 
-int input_read_stream(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
+int input_open_stream(const char *path, int *descriptor, fail_t *fail)
 {
     struct stat state;
-    *text = NULL;
-    *bytes = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int fd = *descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0 || fstat(fd, &state) != 0)
         fail_set(fail, FAIL_FILE, "%s: cannot open: %s", path, strerror(errno));
     else if (S_ISDIR(state.st_mode))
         fail_set(
             fail, FAIL_FILE, "%s: expected a regular file or a stream, found a directory", path);
-    else
-        read_all(fd, path, max_bytes, text, bytes, fail);
-    if (fd >= 0)
+    if (fail->status != 0 && fd >= 0) {
         close(fd);
+        *descriptor = -1;
+    }
+    return fail->status;
+}
+
+int input_read_stream(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
+{
+    int fd;
+    *text = NULL;
+    *bytes = 0;
+    if (input_open_stream(path, &fd, fail) != 0)
+        return fail->status;
+    read_all(fd, path, max_bytes, text, bytes, fail);
+    close(fd);
     if (fail->status != 0) {
         free(*text);
         *text = NULL;

@@ -20,6 +20,10 @@ const char *input_kind(mode_t mode);
  * On failure *descriptor is -1. */
 int input_open(const char *path, int *descriptor, struct stat *state, fail_t *fail);
 
+/* A descriptor of a regular file, a FIFO or another stream, to be read from front to end. Waits for
+ * a FIFO's writer. FAIL_FILE; then *descriptor is -1. */
+int input_open_stream(const char *path, int *descriptor, fail_t *fail);
+
 /* Reads a regular file, a FIFO or another stream to its end into freshly allocated memory with a
  * zero byte after its end; the caller frees it. FAIL_FILE, FAIL_FORMAT with more than max_bytes,
  * FAIL_MEMORY. */

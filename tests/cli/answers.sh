@@ -131,7 +131,7 @@ cat >"$work/lines" <<'END'
 END
 generate "${run[@]}" "$choir" generate --prompts "$work/lines" >"$work/many"
 {
-    cat "$work/flag"
+    "${run[@]}" "$choir" generate --quiet --prompt "$text" --max-tokens 40 </dev/null
     "${run[@]}" "$choir" generate --quiet --prompt "$text" --max-tokens 3 --ignore-eos </dev/null
     "${run[@]}" "$choir" generate --quiet --prompt "$text" --max-tokens 12 --temperature 0.8 --seed 7 </dev/null
 } >"$work/other"
