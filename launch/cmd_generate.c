@@ -315,7 +315,7 @@ static int coordinate_mesh(job_t *job, mesh_t *mesh, fail_t *fail)
         show_partial(job);
     const fleet_stats_t *stats = mesh_end(mesh, fail);
     if (fail->status == 0)
-        mesh_report(mesh, stats, (double)(clock_ns() - begin) * 1e-9);
+        mesh_report(mesh, stats, (double)(clock_ns() - begin) * 1e-9, true);
     return fail->status;
 }
 

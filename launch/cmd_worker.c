@@ -122,7 +122,7 @@ static int coordinate(mesh_t *mesh, const char *directory, fail_t *fail)
     double seconds = (double)(clock_ns() - begin) * 1e-9;
     const fleet_stats_t *stats = mesh_end(mesh, fail);
     if (fail->status == 0)
-        mesh_report(mesh, stats, seconds);
+        mesh_report(mesh, stats, seconds, false);
     forget_requests(&job.worker);
     chat_close(job.worker.chat);
     lines_close(&job.input);

@@ -382,7 +382,7 @@ static void conclude(run_t *run, fail_t *fail)
     log_write(LOG_INFO, "%s: %s over %zu items, %zu of them errors; %zu were there, results in %s",
         run->task->name, scores, run->tally.n_done, run->tally.n_errors, run->n_kept,
         run->results.folder);
-    mesh_report(run->mesh, stats, seconds);
+    mesh_report(run->mesh, stats, seconds, true);
 }
 
 int eval_run(

@@ -88,11 +88,11 @@ static void describe_rate(char *text, size_t bytes, size_t tokens, double second
         snprintf(text, bytes, " (%.1f/s)", (double)tokens / seconds);
 }
 
-void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds)
+void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds, bool waits_for_end)
 {
     size_t prompt = 0, generated = 0, reused = 0, peak = 0, weights = 0, sharers = 1;
     double idle = 0, tail = 0;
-    char computed_rate[32], generated_rate[32];
+    char computed_rate[32], generated_rate[32], lost[64] = "";
     for (size_t r = 0; r < mesh->n_replicas; r++) {
         prompt += stats[r].totals.prompt_tokens;
         generated += stats[r].totals.generated_tokens;
@@ -106,14 +106,15 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds)
     }
     describe_rate(computed_rate, sizeof computed_rate, prompt, seconds);
     describe_rate(generated_rate, sizeof generated_rate, generated, seconds);
+    if (waits_for_end && mesh->n_replicas > 1 && seconds > 0)
+        snprintf(lost, sizeof lost, ", %.1f%% of their time lost waiting at the end",
+            100 * tail / seconds / (double)mesh->n_replicas);
     log_write(LOG_INFO,
         "%zu prompt tokens computed%s and %zu reused, %zu generated%s in %.2f s; %zu replica%s x "
-        "%zu rank%s, %.1f%% of their time lost waiting at the end; memory per rank at most %.0f "
-        "MiB (weights %.0f)",
+        "%zu rank%s%s; memory per rank at most %.0f MiB (weights %.0f)",
         prompt, computed_rate, reused, generated, generated_rate, seconds, mesh->n_replicas,
-        plural(mesh->n_replicas), mesh->ranks_each, plural(mesh->ranks_each),
-        seconds > 0 ? 100 * tail / seconds / (double)mesh->n_replicas : 0, (double)peak / MIB,
-        (double)weights / MIB);
+        plural(mesh->n_replicas), mesh->ranks_each, plural(mesh->ranks_each), lost,
+        (double)peak / MIB, (double)weights / MIB);
     if (sharers > 1)
         log_write(LOG_INFO,
             "one copy of the weights for up to %zu replicas of a node, counted in the memory of "

@@ -33,8 +33,10 @@ int mesh_close(mesh_t *mesh, fail_t *fail);
  * borrowed until mesh_close. */
 const fleet_stats_t *mesh_end(mesh_t *mesh, const fail_t *fail);
 
-/* Coordinator. Says speed, waiting and memory of the replicas. */
-void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds);
+/* Coordinator. Says speed, waiting and memory of the replicas. waits_for_end: all work was there
+ * from the beginning, so that a replica that waits at the end loses time. */
+void mesh_report(
+    const mesh_t *mesh, const fleet_stats_t *stats, double seconds, bool waits_for_end);
 
 /* Tokens that end an answer: [CONFIG_MAX_STOP_IDS + 1] written; the number of them. chat_end: the
  * one that also ends a message, or -1. */

@@ -181,6 +181,8 @@ if command -v script >/dev/null; then
     grep -q $'\rchoir: [0-9]* of 60 items' "$work/screen" || complain "eval on a terminal: no progress"
 fi
 # A signal to choir-run is one to the run.
+timeout "$patience_s" "$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- worker --quiet <&- >"$work/out" 2>"$work/err" ||
+    complain "a worker without standard input: exit status $?"
 "$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- worker \
     < <(exec sleep 20) >"$work/out" 2>"$work/err" &
 running=$!

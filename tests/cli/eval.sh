@@ -245,6 +245,7 @@ END
     for mesh in 1x1 "${ranks}x1" "1x$ranks"; do
         "${mpi[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" worker --mesh "$mesh" "${flags[@]}" <"$work/asked" 2>"$work/err" |
             tail -n +2 | sort >"$work/answers-$mesh" || complain "worker fails on $mesh"
+        ! grep -q 'lost waiting' "$work/err" || complain "worker on $mesh: waiting for requests is no lost time"
         [ "$(wc -l <"$work/answers-$mesh")" -eq 9 ] || complain "worker on $mesh: expected nine answers"
         cmp -s "$work/answers-1x1" "$work/answers-$mesh" || complain "worker on $mesh: answers differ"
     done
