@@ -82,18 +82,20 @@ class Misbehaving(unittest.TestCase):
     """A call ends with a message, whatever comes instead of an answer."""
 
     def fails(self, code, words, n=1):
-        failure = []
+        failure, workers = [], []
 
         def call():
             try:
-                worker = Worker([sys.executable, "-c", code])
-                worker.ask([{"op": "info"}] * n)
+                workers.append(Worker([sys.executable, "-c", code]))
+                workers[0].ask([{"op": "info"}] * n)
             except WorkerError as error:
                 failure.append(str(error))
 
         thread = threading.Thread(target=call, daemon=True)
         thread.start()
         thread.join(60)
+        for worker in workers:
+            worker.kill()
         self.assertFalse(thread.is_alive(), f"still waiting: {words}")
         self.assertEqual(len(failure), 1)
         self.assertIn(words, failure[0])
