@@ -10,6 +10,7 @@ A DIR holds tokenizer.json, vocab.json, merges.txt and tokenizer_config.json, an
 Choir's code is compiled into a shared library in a temporary directory and called from here."""
 import argparse
 import ctypes
+import glob
 import itertools
 import json
 import os
@@ -44,9 +45,8 @@ class Detokenizer(ctypes.Structure):
 
 def build_library(folder):
     """libchoirtext.so of engine/text and what it needs of engine/base."""
-    sources = [os.path.join(ROOT, "engine/base", name) for name in ("status.c", "json.c", "log.c")]
-    text = os.path.join(ROOT, "engine/text")
-    sources += sorted(os.path.join(text, name) for name in os.listdir(text) if name.endswith(".c"))
+    sources = sorted(glob.glob(os.path.join(ROOT, "engine/base/*.c")) +
+                     glob.glob(os.path.join(ROOT, "engine/text/**/*.c"), recursive=True))
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "jansson", "libpcre2-8", "libutf8proc"],
                            check=True, capture_output=True, text=True).stdout.split()
     path = os.path.join(folder, "libchoirtext.so")
