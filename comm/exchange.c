@@ -20,8 +20,7 @@ static const int class_bytes[EXCHANGE_CLASSES] = {4 << 10, 32 << 10, 128 << 10};
 /* MPI's own way unless another takes less than this share of its time. */
 #define WORTH 0.9
 
-/* ---- Ways -------------------------------------------------------------------------------------
- */
+/* ---- Ways ------------------------------------------------------------------------------------ */
 
 static void by_library(comm_t *comm, char *data)
 {
@@ -72,8 +71,7 @@ static const struct {
 
 enum { N_WAYS = sizeof ways / sizeof *ways };
 
-/* ---- Choice -----------------------------------------------------------------------------------
- */
+/* ---- Choice ---------------------------------------------------------------------------------- */
 
 static int n_ways(const comm_t *comm)
 {

@@ -34,8 +34,7 @@ static interface_t *find(interface_t *list, size_t n, const char *name)
     return NULL;
 }
 
-/* ---- IP ----------------------------------------------------------------------------------------
- */
+/* ---- IP -------------------------------------------------------------------------------------- */
 
 static void describe(interface_t *interface, unsigned flags)
 {
@@ -99,8 +98,7 @@ static void count_ip(interface_t *list, size_t n)
         fclose(file);
 }
 
-/* ---- RDMA --------------------------------------------------------------------------------------
- */
+/* ---- RDMA ------------------------------------------------------------------------------------ */
 
 /* The device's first port. port_xmit_data counts words of 4 bytes. */
 static bool read_rdma_device(const char *name, interface_t *device)

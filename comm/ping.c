@@ -25,8 +25,7 @@
 
 enum { STOP, GO };
 
-/* ---- Which pairs -------------------------------------------------------------------------------
- */
+/* ---- Which pairs ----------------------------------------------------------------------------- */
 
 typedef struct pairs {
     ping_t *items;
@@ -91,8 +90,7 @@ size_t ping_choose(int n_ranks, const int *nodes, ping_t *items)
     return pairs.n;
 }
 
-/* ---- One pair ----------------------------------------------------------------------------------
- */
+/* ---- One pair -------------------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b)
 {
@@ -209,8 +207,7 @@ int ping_run(comm_t *comm, ping_t *pairs, size_t n_pairs, fail_t *fail)
     return 0;
 }
 
-/* ---- Nodes and clocks --------------------------------------------------------------------------
- */
+/* ---- Nodes and clocks ------------------------------------------------------------------------ */
 
 void ping_nodes(comm_t *comm, int *nodes)
 {
@@ -262,8 +259,7 @@ void ping_clocks(comm_t *comm, double *ahead_s)
     }
 }
 
-/* ---- Transports --------------------------------------------------------------------------------
- */
+/* ---- Transports ------------------------------------------------------------------------------ */
 
 /* Adds COMPONENT of a variable "KIND_COMPONENT_..." unless the text has it. */
 static void add_component(char *text, size_t text_bytes, const char *variable, const char *kind)

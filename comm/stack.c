@@ -56,8 +56,7 @@ static int find_busy(int main_thread)
     return found;
 }
 
-/* ---- Names -------------------------------------------------------------------------------------
- */
+/* ---- Names ----------------------------------------------------------------------------------- */
 
 /* The name of the function around an offset, from the symbols of an ELF file of 64 bits: also those
  * that are not exported, unless they were stripped. */

@@ -67,8 +67,7 @@ static size_t count_pieces(const grid_t *g)
     return size_max(g->tiles_across * g->tiles_down * g->pieces_of_tile, 1);
 }
 
-/* ---- Who sends to whom --------------------------------------------------------------------------
- */
+/* ---- Who sends to whom ----------------------------------------------------------------------- */
 
 static int size_of_group(const comm_t *comm, int group)
 {
@@ -108,8 +107,7 @@ static void find_peers(comm_stream_t *s)
     }
 }
 
-/* ---- Opening ------------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 /* Local. Whether any part has too many pieces for the tags; the same on all ranks. */
 static bool has_tags(const comm_stream_t *s, size_t max_rows)
@@ -201,8 +199,7 @@ void comm_stream_close(comm_stream_t *s)
     free(s);
 }
 
-/* ---- A gather -----------------------------------------------------------------------------------
- */
+/* ---- A gather -------------------------------------------------------------------------------- */
 
 bool comm_stream_pays(const comm_stream_t *s, size_t n_rows)
 {

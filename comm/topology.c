@@ -86,8 +86,7 @@ int topology_read(topology_t *topology, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Hardware threads
- * ----------------------------------------------------------------------------------- */
+/* ---- Hardware threads ------------------------------------------------------------------------ */
 
 static uint16_t os_index(hwloc_obj_t object)
 {
@@ -130,8 +129,7 @@ int topology_pus(topology_pu_t **pus, size_t *n_pus, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Binding of threads
- * ----------------------------------------------------------------------------------- */
+/* ---- Binding of threads ---------------------------------------------------------------------- */
 
 struct topology_binding {
     hwloc_topology_t machine;
@@ -168,8 +166,7 @@ static int choose_places(
     size_t n = count_bound(b, type), wanted = b->n_threads * ranks_sharing;
     if (bind == TOPOLOGY_BIND_CORE && wanted > n)
         return fail_set(fail, FAIL_USAGE,
-            "--bind core: %zu rank%s of %zu thread%s would share %zu core%s, so that a core would "
-            "be bound twice; choose %s or --bind none",
+            "--bind core: %zu rank%s of %zu thread%s would share %zu core%s, so that a core would be bound twice; choose %s or --bind none",
             ranks_sharing, plural(ranks_sharing), b->n_threads, plural(b->n_threads), n, plural(n),
             n < ranks_sharing ? "fewer ranks" : "fewer --threads");
     for (size_t t = 0; t < b->n_threads && n > 0; t++) {

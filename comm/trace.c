@@ -39,8 +39,7 @@ typedef struct introduction {
     uint64_t n, n_dropped, end_ns;
 } introduction_t;
 
-/* ---- Recording ---------------------------------------------------------------------------------
- */
+/* ---- Recording ------------------------------------------------------------------------------- */
 
 void trace_record(trace_t *trace, trace_kind_t kind, int what, size_t value)
 {
@@ -71,8 +70,7 @@ void comm_trace_rows(const comm_t *comm, size_t rows)
     trace_record(comm->trace, TRACE_ROWS, 0, rows);
 }
 
-/* ---- Clocks ------------------------------------------------------------------------------------
- */
+/* ---- Clocks ---------------------------------------------------------------------------------- */
 
 /* Rank 0's side: how far the other's clock is ahead, and how wrong that may be. The other looked at
  * its clock between start and end. */
@@ -127,8 +125,7 @@ static void align_clock(trace_t *t, int moment)
     t->clock.at_ns[moment] = clock_ns();
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 /* Rank 0. Seen now, rather than after the run. */
 static int open_file(trace_t *t, const char *path, fail_t *fail)
@@ -181,8 +178,7 @@ int trace_open(trace_t **out, comm_t *comm, const char *path, size_t n_events, f
     return 0;
 }
 
-/* ---- Writing -----------------------------------------------------------------------------------
- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 /* From what was read while recording to nanoseconds. */
 static void convert_ticks(trace_t *t)

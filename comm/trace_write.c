@@ -124,8 +124,7 @@ void trace_write_event(trace_writer_t *w, const trace_event_t *event)
     }
 }
 
-/* ---- The file ----------------------------------------------------------------------------------
- */
+/* ---- The file -------------------------------------------------------------------------------- */
 
 void trace_write_begin(trace_writer_t *w, FILE *file, uint64_t origin_ns)
 {

@@ -115,8 +115,7 @@ int verdict_find(const verdict_view_t *views, size_t n, const verdict_limits_t *
     return culprit >= 0 ? culprit : find_behind(views, n, stuck);
 }
 
-/* ---- Words -------------------------------------------------------------------------------------
- */
+/* ---- Words ----------------------------------------------------------------------------------- */
 
 typedef struct text {
     char *at;

@@ -85,8 +85,7 @@ static void end_process(watcher_t *w)
     _exit(EXIT_FAILURE);
 }
 
-/* ---- Sending -----------------------------------------------------------------------------------
- */
+/* ---- Sending --------------------------------------------------------------------------------- */
 
 static void send_to(watcher_t *w, const word_t *word, const struct sockaddr_in *place)
 {
@@ -133,8 +132,7 @@ static void send_judges(watcher_t *w, const word_t *word)
         send_judge(w, word, &w->options.judges[j]);
 }
 
-/* ---- Hearing -----------------------------------------------------------------------------------
- */
+/* ---- Hearing --------------------------------------------------------------------------------- */
 
 /* Which judge this rank is; -1 none. */
 static int judge_index(const watcher_t *w)
@@ -263,8 +261,7 @@ static bool hear_for(watcher_t *w, uint64_t ms, const bool *enough)
     return true;
 }
 
-/* ---- Judging -----------------------------------------------------------------------------------
- */
+/* ---- Judging --------------------------------------------------------------------------------- */
 
 static void say_to_all(watcher_t *w, const word_t *word)
 {
@@ -315,8 +312,7 @@ static void tell_unheard(watcher_t *w)
         n_unheard += !w->views[r].heard;
     if (n_unheard > 0)
         log_write(LOG_WARN,
-            "watchdog: no heartbeat came from %d of %d ranks (a firewall between the nodes?); if "
-            "one of those hangs, nobody will say so",
+            "watchdog: no heartbeat came from %d of %d ranks (a firewall between the nodes?); if one of those hangs, nobody will say so",
             n_unheard, w->options.size);
 }
 
@@ -369,8 +365,7 @@ static void end_alone(watcher_t *w)
 {
     const verdict_view_t *own = &w->views[w->options.rank];
     log_write(LOG_ERROR,
-        "rank %d on %s (process %d) is cut off: no word from rank %d on %s for %.0f s; this rank "
-        "ends",
+        "rank %d on %s (process %d) is cut off: no word from rank %d on %s for %.0f s; this rank ends",
         w->options.rank, own->host, own->pid, w->options.judges[0].rank,
         w->views[w->options.judges[0].rank].host,
         (double)w->views[w->options.judges[0].rank].silent * w->limits.seconds_a_tick);
@@ -379,8 +374,7 @@ static void end_alone(watcher_t *w)
     end_process(w);
 }
 
-/* ---- Ticks -------------------------------------------------------------------------------------
- */
+/* ---- Ticks ----------------------------------------------------------------------------------- */
 
 /* A warden's look at some of the host's other processes. */
 static void look_after_mates(watcher_t *w)
@@ -480,8 +474,7 @@ static void *watch(void *context)
     return NULL;
 }
 
-/* ---- Opening and closing -----------------------------------------------------------------------
- */
+/* ---- Opening and closing --------------------------------------------------------------------- */
 
 static void find_addresses(watcher_judge_t *at)
 {

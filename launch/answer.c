@@ -135,8 +135,7 @@ void answer_describe_limit(
             answer->prompt_ids.count, answer->n_ids, max_context);
 }
 
-/* ---- JSON --------------------------------------------------------------------------------------
- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 static json_t *token_json(const answer_t *answer, int32_t id, double logprob)
 {

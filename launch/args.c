@@ -12,8 +12,7 @@
 #define HELP_WIDTH 80
 #define HELP_INDENT 6
 
-/* ---- Suggestions -------------------------------------------------------------------------------
- */
+/* ---- Suggestions ----------------------------------------------------------------------------- */
 
 /* Levenshtein distance. */
 static size_t edit_distance(const char *a, const char *b)
@@ -52,8 +51,7 @@ const char *args_nearest(const char *word, const char *const *candidates, size_t
     return nearest;
 }
 
-/* ---- Values ------------------------------------------------------------------------------------
- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 static int store_size(const arg_t *arg, const char *text, size_t *value, fail_t *fail)
 {
@@ -140,8 +138,7 @@ static int store(const arg_t *arg, const char *text, void *values, fail_t *fail)
     }
 }
 
-/* ---- Parsing -----------------------------------------------------------------------------------
- */
+/* ---- Parsing --------------------------------------------------------------------------------- */
 
 static const arg_t *find(const arg_group_t *const *groups, const char *name, size_t length)
 {
@@ -194,8 +191,7 @@ static int store_argument(const arg_group_t *const *groups, const char *word, vo
                 continue;
             if (args_was_given(given, arg->name))
                 return fail_set(fail, FAIL_USAGE,
-                    "expected one %s, found a second: \"%.80s\"; a text of several words stands in "
-                    "quotes",
+                    "expected one %s, found a second: \"%.80s\"; a text of several words stands in quotes",
                     arg->name, word);
             if (given->count < ARGS_MAX_GIVEN)
                 given->args[given->count++] = arg;
@@ -274,8 +270,7 @@ bool args_was_given(const args_given_t *given, const char *name)
     return false;
 }
 
-/* ---- Help --------------------------------------------------------------------------------------
- */
+/* ---- Help ------------------------------------------------------------------------------------ */
 
 static void print_wrapped(const char *text, FILE *out)
 {

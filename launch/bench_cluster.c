@@ -164,8 +164,7 @@ static int check_positions(const cluster_job_t *c, fail_t *fail)
     if (config_has_positions(config, needed))
         return 0;
     return fail_set(fail, FAIL_LIMIT,
-        "--cluster: expected a model of at least %zu positions, which its runs need, and %s has "
-        "%zu",
+        "--cluster: expected a model of at least %zu positions, which its runs need, and %s has %zu",
         needed, c->job->about.model, config->max_position_embeddings);
 }
 

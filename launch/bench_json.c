@@ -167,8 +167,7 @@ json_t *bench_kernels_json(const bench_about_t *about, const bench_kernels_t *ke
     return object;
 }
 
-/* ---- CSV ---------------------------------------------------------------------------------------
- */
+/* ---- CSV ------------------------------------------------------------------------------------- */
 
 static void write_quoted(const char *text, FILE *out)
 {
@@ -197,8 +196,7 @@ void bench_write_csv(const json_t *object, bool with_names, FILE *out)
     json_t *value;
     for (int line = with_names ? 0 : 1; line < 2; line++) {
         bool first = true;
-        json_object_foreach((json_t *)(uintptr_t)object, key, value)
-        {
+        json_object_foreach ((json_t *)(uintptr_t)object, key, value) {
             if (json_is_object(value) || json_is_array(value))
                 continue;
             if (!first)
@@ -213,8 +211,7 @@ void bench_write_csv(const json_t *object, bool with_names, FILE *out)
     }
 }
 
-/* ---- Files -------------------------------------------------------------------------------------
- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 int bench_sink_open(bench_sink_t *sink, const char *path, fail_t *fail)
 {

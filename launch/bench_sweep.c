@@ -35,8 +35,7 @@ typedef struct sweep_job {
     uint64_t digests[SWEEP_MAX];         /* [context]; 0: none yet */
 } sweep_job_t;
 
-/* ---- What is measured --------------------------------------------------------------------------
- */
+/* ---- What is measured ------------------------------------------------------------------------ */
 
 /* The prompt is as long as the context, unless --prompt-tokens says otherwise. */
 static bench_options_t run_of(const sweep_job_t *s, size_t batch, size_t context)
@@ -84,16 +83,14 @@ static int check_lengths(const sweep_job_t *s, fail_t *fail)
         size_t needed = size_max(run.prompt_tokens, run.context + run.gen_tokens);
         if (!config_has_positions(config, needed))
             return fail_set(fail, FAIL_LIMIT,
-                "--sweep: context %zu, --prompt-tokens %zu, --gen-tokens %zu: %zu positions, and "
-                "the model has %zu",
+                "--sweep: context %zu, --prompt-tokens %zu, --gen-tokens %zu: %zu positions, and the model has %zu",
                 run.context, run.prompt_tokens, run.gen_tokens, needed,
                 config->max_position_embeddings);
     }
     return 0;
 }
 
-/* ---- Rows --------------------------------------------------------------------------------------
- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 static void set_real(json_t *row, const char *phase, const char *name, double value)
 {
@@ -214,8 +211,7 @@ static int check_digest(sweep_job_t *s, size_t context, uint64_t digest, fail_t 
         s->digests[context] = digest;
     if (s->digests[context] != digest && s->job->invocation->options.combine == 0)
         fail_set(fail, FAIL_INTERNAL,
-            "--sweep: %zu rank%s x %zu thread%s, context %zu: expected logits of digest %016llx, "
-            "found %016llx",
+            "--sweep: %zu rank%s x %zu thread%s, context %zu: expected logits of digest %016llx, found %016llx",
             s->part.ranks, plural(s->part.ranks), s->part.threads, plural(s->part.threads),
             s->sweep.contexts.items[context], (unsigned long long)s->digests[context],
             (unsigned long long)digest);
@@ -242,8 +238,7 @@ static void take_run(void *context, size_t run, const bench_report_t *report, fa
         s->n_runs, rates.prefill, rates.decode);
 }
 
-/* ---- All ---------------------------------------------------------------------------------------
- */
+/* ---- All ------------------------------------------------------------------------------------- */
 
 static bool shows_table(const bench_job_t *job)
 {

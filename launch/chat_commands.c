@@ -40,8 +40,7 @@ static const struct {
 static const char *const settings[] = {
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "max_tokens"};
 
-/* ---- Commands ----------------------------------------------------------------------------------
- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 /* Bytes of the slash and the word at the begin of a command; 0 where a text begins. */
 static size_t word_bytes(const char *line)
@@ -93,8 +92,7 @@ const char *chat_command_help(bool edited)
     return edited ? HELP_COMMANDS HELP_KEYS : HELP_COMMANDS HELP_LINES;
 }
 
-/* ---- Settings ----------------------------------------------------------------------------------
- */
+/* ---- Settings -------------------------------------------------------------------------------- */
 
 static int unknown_setting(const char *name, fail_t *fail)
 {

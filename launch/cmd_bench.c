@@ -17,8 +17,7 @@
 #define MIB ((size_t)1 << 20)
 #define LEAST_READ (64 * MIB) /* what a cache may hold is no measure of memory */
 
-/* ---- What is asked for -------------------------------------------------------------------------
- */
+/* ---- What is asked for ----------------------------------------------------------------------- */
 
 static int load_config(bench_job_t *job, fail_t *fail)
 {
@@ -42,9 +41,7 @@ static int check_lengths(bench_job_t *job, fail_t *fail)
     /* --cluster has lengths of its own, which it checks. */
     if (flags->cluster == NULL && !config_has_positions(&job->config, needed))
         return fail_set(fail, FAIL_LIMIT,
-            "--prompt-tokens %zu, --context %zu, --gen-tokens %zu: %zu positions, and the model "
-            "has "
-            "%zu",
+            "--prompt-tokens %zu, --context %zu, --gen-tokens %zu: %zu positions, and the model has %zu",
             flags->prompt_tokens, flags->context, flags->gen_tokens, needed,
             job->config.max_position_embeddings);
     if (flags->n_layers > job->config.num_hidden_layers)
@@ -58,8 +55,7 @@ static int check_lengths(bench_job_t *job, fail_t *fail)
         return fail_set(fail, FAIL_USAGE, "expected --gemm or --kernels, found both");
     if ((flags->sweep != NULL || flags->cluster != NULL) && (alone || flags->mesh != NULL))
         return fail_set(fail, FAIL_USAGE,
-            "--sweep, --cluster: expected neither --gemm, --kernels nor --mesh (--sweep has "
-            "mesh=)");
+            "--sweep, --cluster: expected neither --gemm, --kernels nor --mesh (--sweep has mesh=)");
     if (alone && comm_size(job->invocation->comm) != 1)
         return fail_set(fail, FAIL_USAGE, "%s: expected one rank, found %d",
             flags->gemm ? "--gemm" : "--kernels", comm_size(job->invocation->comm));
@@ -114,8 +110,7 @@ static int prepare(bench_job_t *job, fail_t *fail)
     return comm_agree(job->invocation->comm, fail);
 }
 
-/* ---- What is told ------------------------------------------------------------------------------
- */
+/* ---- What is told ---------------------------------------------------------------------------- */
 
 /* Takes the row. The table goes to standard output unless rows do. */
 bool bench_job_write(bench_job_t *job, json_t *row, fail_t *fail)
@@ -169,8 +164,7 @@ static void tell_shape(void *context, size_t done, size_t total, const char *sha
     log_write(LOG_INFO, "shape %zu of %zu: %s%s", done, total, shape, left);
 }
 
-/* ---- Steps -------------------------------------------------------------------------------------
- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 /* Collective. Less than asked for where memory is short. */
 size_t bench_job_read_bytes(const bench_job_t *job, comm_t *comm)

@@ -55,8 +55,7 @@ static void tell(talk_t *talk, const char *text)
         say(talk, text);
 }
 
-/* ---- The conversation --------------------------------------------------------------------------
- */
+/* ---- The conversation ------------------------------------------------------------------------ */
 
 static int reset(talk_t *talk, fail_t *fail)
 {
@@ -101,8 +100,7 @@ static int encode(const talk_t *talk, tokenizer_ids_t *ids, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Answering ---------------------------------------------------------------------------------
- */
+/* ---- Answering ------------------------------------------------------------------------------- */
 
 static int submit(talk_t *talk, answer_t *answer, uint64_t *handle, fail_t *fail)
 {
@@ -203,8 +201,7 @@ static int turn(talk_t *talk, const char *line, size_t bytes, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Commands ----------------------------------------------------------------------------------
- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 /* A new system message, and a new conversation. NULL: says which one holds. */
 static int set_system(talk_t *talk, const char *text, fail_t *fail)
@@ -314,8 +311,7 @@ static void obey(talk_t *talk, chat_command_t command, const char *line, const c
         log_write(LOG_ERROR, "%s", refused.message);
 }
 
-/* ---- The session -------------------------------------------------------------------------------
- */
+/* ---- The session ----------------------------------------------------------------------------- */
 
 /* False when the person leaves. */
 static bool take_line(talk_t *talk, char *line, size_t bytes, fail_t *fail)
@@ -365,8 +361,7 @@ static int converse(talk_t *talk, fail_t *fail)
             break;
         case TERMINAL_CUT:
             log_write(LOG_ERROR,
-                "the terminal passes on %d bytes of a line, and this one may have "
-                "been longer; not sent. A pipe or a file has no such limit",
+                "the terminal passes on %d bytes of a line, and this one may have been longer; not sent. A pipe or a file has no such limit",
                 TERMINAL_LONGEST_LINE);
             break;
         case TERMINAL_INTERRUPT:

@@ -27,8 +27,7 @@ typedef struct job {
     npy_t npy;
 } job_t;
 
-/* ---- Before the model is loaded ----------------------------------------------------------------
- */
+/* ---- Before the model is loaded -------------------------------------------------------------- */
 
 static int check_options(const invocation_t *invocation, fail_t *fail)
 {
@@ -64,8 +63,7 @@ static int read_prompts(
     return fail->status;
 }
 
-/* ---- Running -----------------------------------------------------------------------------------
- */
+/* ---- Running --------------------------------------------------------------------------------- */
 
 static int open_logits(job_t *job, fail_t *fail)
 {
@@ -247,8 +245,7 @@ static int coordinate(job_t *job, fail_t *fail)
     return fail->status;
 }
 
-/* ---- On a mesh ---------------------------------------------------------------------------------
- */
+/* ---- On a mesh ------------------------------------------------------------------------------- */
 
 /* Submits all prompts, whose handles are their numbers. */
 static int submit_to_mesh(job_t *job, mesh_t *mesh, fail_t *fail)

@@ -34,8 +34,7 @@ static int open_plan(
         return plan_open(plan, sizes, combine, n_ranks, fail);
     if (strcmp(options->shares, "auto") == 0)
         return fail_set(fail, FAIL_USAGE,
-            "--shares auto is measured when a model runs; choir plan takes numbers, such as those "
-            "that choir doctor proposes");
+            "--shares auto is measured when a model runs; choir plan takes numbers, such as those that choir doctor proposes");
     size_t *weights = calloc(n_ranks, sizeof *weights);
     if (weights == NULL)
         return fail_set(fail, FAIL_MEMORY, "plan: no memory for the shares of %zu ranks", n_ranks);

@@ -23,8 +23,7 @@
 /* Of bad blocks, on each rank; a ruined store need not be told block by block. */
 #define MAX_PROBLEM_BYTES ((size_t)1 << 20)
 
-/* ---- Progress ----------------------------------------------------------------------------------
- */
+/* ---- Progress -------------------------------------------------------------------------------- */
 
 /* Rank 0 shows its own part for the whole: parts are about equal. */
 typedef struct shard_progress {
@@ -50,8 +49,7 @@ static void show_progress(void *context, uint64_t done, uint64_t total)
             MB);
 }
 
-/* ---- Threads -----------------------------------------------------------------------------------
- */
+/* ---- Threads --------------------------------------------------------------------------------- */
 
 /* Collective. */
 static int open_team(const invocation_t *invocation, team_t **team, fail_t *fail)
@@ -105,8 +103,7 @@ static double seconds_since(uint64_t begin_ns)
     return (double)(clock_ns() - begin_ns) * 1e-9;
 }
 
-/* ---- Making ------------------------------------------------------------------------------------
- */
+/* ---- Making ---------------------------------------------------------------------------------- */
 
 /* Collective. The ranks' tables to rank 0. */
 static int gather_tables(comm_t *comm, store_write_t *write, fail_t *fail)
@@ -137,9 +134,7 @@ static void tell_made(
 {
     double total = (double)write->layout->total_bytes;
     log_write(LOG_INFO,
-        "%s: %.1f MB from %.1f MB (%.3f), %zu blocks in %zu file%s, %.1f s, %.0f MB/s%s; memory "
-        "per "
-        "rank at most %.0f MB",
+        "%s: %.1f MB from %.1f MB (%.3f), %zu blocks in %zu file%s, %.1f s, %.0f MB/s%s; memory per rank at most %.0f MB",
         write->out, (double)stored / MB, total / MB, (double)stored / total,
         write->layout->n_frames, write->layout->n_data, plural(write->layout->n_data), seconds,
         (total - (double)kept) / MB / seconds, kept > 0 ? ", the rest was there already" : "",
@@ -207,8 +202,7 @@ static int make_store(const invocation_t *invocation, team_t *team, fail_t *fail
     return fail->status;
 }
 
-/* ---- Checking ----------------------------------------------------------------------------------
- */
+/* ---- Checking -------------------------------------------------------------------------------- */
 
 /* Messages, one a line. */
 typedef struct problems {
@@ -318,8 +312,7 @@ static int check_store(const invocation_t *invocation, team_t *team, fail_t *fai
     return fail->status;
 }
 
-/* ---- Listing -----------------------------------------------------------------------------------
- */
+/* ---- Listing --------------------------------------------------------------------------------- */
 
 static uint64_t stored_bytes(const store_manifest_t *manifest, const store_segment_t *segment)
 {
@@ -375,8 +368,7 @@ static int list_store(const invocation_t *invocation, fail_t *fail)
     return 0;
 }
 
-/* ---- Unpacking ---------------------------------------------------------------------------------
- */
+/* ---- Unpacking ------------------------------------------------------------------------------- */
 
 /* Collective. */
 static int unpack_store(const invocation_t *invocation, team_t *team, fail_t *fail)
@@ -411,8 +403,7 @@ static int unpack_store(const invocation_t *invocation, team_t *team, fail_t *fa
     return fail->status;
 }
 
-/* ---- Command -----------------------------------------------------------------------------------
- */
+/* ---- Command --------------------------------------------------------------------------------- */
 
 static int check_flags(const options_t *flags, fail_t *fail)
 {

@@ -48,8 +48,7 @@ static int ids_of(json_t *array, const char *name, tokenizer_ids_t *ids, fail_t 
     ids->ids = malloc((n + 1) * sizeof *ids->ids);
     if (ids->ids == NULL)
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory for %zu ids", name, n);
-    json_array_foreach(array, i, id)
-    {
+    json_array_foreach (array, i, id) {
         if (!json_is_integer(id) || json_integer_value(id) < 0 ||
             json_integer_value(id) > INT32_MAX)
             return fail_set(fail, FAIL_FORMAT,

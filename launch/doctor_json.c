@@ -27,8 +27,7 @@ static void set_real(json_t *object, const char *key, double value)
     set(object, key, json_from_double(value));
 }
 
-/* ---- Nodes -------------------------------------------------------------------------------------
- */
+/* ---- Nodes ----------------------------------------------------------------------------------- */
 
 static json_t *interfaces_of(const doctor_host_t *host)
 {
@@ -99,8 +98,7 @@ static json_t *node_of(const doctor_facts_t *facts, size_t node)
     return object;
 }
 
-/* ---- Ranks, pairs, findings --------------------------------------------------------------------
- */
+/* ---- Ranks, pairs, findings ------------------------------------------------------------------ */
 
 static json_t *rank_of(const doctor_facts_t *facts, size_t r)
 {

@@ -10,8 +10,7 @@
 #define NODES_DRAWN 8
 #define RANKS_LISTED 64
 
-/* ---- Nodes -------------------------------------------------------------------------------------
- */
+/* ---- Nodes ----------------------------------------------------------------------------------- */
 
 /* Whether two cores, given by their first hardware threads, are open to the same ranks. */
 static bool same_ranks(
@@ -148,8 +147,7 @@ static void print_node(const doctor_facts_t *facts, size_t node, FILE *out)
     fprintf(out, "  messages: %s; libraries: %s\n", rank->transports, host->libraries);
 }
 
-/* ---- Ranks -------------------------------------------------------------------------------------
- */
+/* ---- Ranks ----------------------------------------------------------------------------------- */
 
 static void print_rank(const doctor_facts_t *facts, size_t r, FILE *out)
 {
@@ -176,8 +174,7 @@ static void print_ranks(const doctor_facts_t *facts, FILE *out)
         fprintf(out, "and %zu more (--json has all)\n", facts->n_ranks - RANKS_LISTED);
 }
 
-/* ---- Between ranks -----------------------------------------------------------------------------
- */
+/* ---- Between ranks --------------------------------------------------------------------------- */
 
 static const ping_t *ping_of(const doctor_facts_t *facts, int a, int b)
 {
@@ -246,8 +243,7 @@ static void print_kind(const doctor_facts_t *facts, bool within, FILE *out)
         latencies[n - 1], rates[n / 2], rates[0], rates[n - 1]);
 }
 
-/* ---- Findings ----------------------------------------------------------------------------------
- */
+/* ---- Findings -------------------------------------------------------------------------------- */
 
 static void print_findings(const doctor_findings_t *findings, FILE *out)
 {

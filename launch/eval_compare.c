@@ -62,13 +62,11 @@ static void print_fields(json_t *a, json_t *b)
 {
     const char *key;
     json_t *value;
-    json_object_foreach(a, key, value)
-    {
+    json_object_foreach (a, key, value) {
         if (strcmp(key, "timings") != 0 && !json_equal(value, json_object_get(b, key)))
             printf("  %s differs\n", printable_name(key).text);
     }
-    json_object_foreach(b, key, value)
-    {
+    json_object_foreach (b, key, value) {
         if (strcmp(key, "timings") != 0 && json_object_get(a, key) == NULL)
             printf("  %s is only in B\n", printable_name(key).text);
     }

@@ -28,8 +28,7 @@ void eval_item_clear(eval_item_t *item)
     free(item->target);
 }
 
-/* ---- Lines -------------------------------------------------------------------------------------
- */
+/* ---- Lines ----------------------------------------------------------------------------------- */
 
 static bool is_blank(const char *text, size_t bytes)
 {
@@ -78,8 +77,7 @@ static int read_shots(reader_t *r, eval_text_t rest, fail_t *fail)
     return 0;
 }
 
-/* ---- Prompts -----------------------------------------------------------------------------------
- */
+/* ---- Prompts --------------------------------------------------------------------------------- */
 
 static const char *field(
     const eval_task_t *task, json_t *object, const char *key, const char *fallback)
@@ -171,8 +169,7 @@ static int render_prompt(
                          : plain_prompt(r, doc, where, out, fail);
 }
 
-/* ---- Generation --------------------------------------------------------------------------------
- */
+/* ---- Generation ------------------------------------------------------------------------------ */
 
 static int read_generate(
     const reader_t *r, json_t *doc, const char *where, eval_item_t *item, fail_t *fail)
@@ -195,8 +192,7 @@ static int read_generate(
     return fail->status;
 }
 
-/* ---- Choices -----------------------------------------------------------------------------------
- */
+/* ---- Choices --------------------------------------------------------------------------------- */
 
 /* The choices as texts: those of an array of the task, or the elements of an array of the item. */
 static json_t *choices_of(const reader_t *r, json_t *doc, const char *where, fail_t *fail)
@@ -208,8 +204,7 @@ static json_t *choices_of(const reader_t *r, json_t *doc, const char *where, fai
     size_t i;
     if (!json_is_array(list) || json_array_size(list) == 0)
         fail_set(fail, FAIL_FORMAT, "%s: choices: expected an array of texts, found none", where);
-    json_array_foreach(list, i, choice)
-    {
+    json_array_foreach (list, i, choice) {
         text_buffer_t text = {0};
         text_buffer_append(&text, "", 0, fail);
         if (!json_is_string(choice))
@@ -253,8 +248,7 @@ static int find_answer(const reader_t *r, json_t *doc, json_t *choices, const ch
         *answer = (size_t)(text.text[0] - 'A');
     if (*answer == n)
         fail_set(fail, FAIL_FORMAT,
-            "%s: answer: expected the number, letter or text of one of %zu choices, found "
-            "\"%.80s\"",
+            "%s: answer: expected the number, letter or text of one of %zu choices, found \"%.80s\"",
             where, n, text.text);
     text_buffer_clear(&text);
     return fail->status;
@@ -333,8 +327,7 @@ static int read_choice(
     return fail->status;
 }
 
-/* ---- Items -------------------------------------------------------------------------------------
- */
+/* ---- Items ----------------------------------------------------------------------------------- */
 
 static uint64_t digest_of(const eval_item_t *item)
 {
@@ -402,8 +395,7 @@ static int read_line(reader_t *r, json_t *doc, const char *where, size_t number,
     return fail->status;
 }
 
-/* ---- Perplexity --------------------------------------------------------------------------------
- */
+/* ---- Perplexity ------------------------------------------------------------------------------ */
 
 /* Bytes of the tokens, and the words that begin in them. after_space: whether what comes before
  * them ends in white space; updated. */
@@ -483,8 +475,7 @@ static int read_document(reader_t *r, json_t *doc, const char *where, size_t num
     return fail->status;
 }
 
-/* ---- All of it ---------------------------------------------------------------------------------
- */
+/* ---- All of it ------------------------------------------------------------------------------- */
 
 static int compare_ids(const void *a, const void *b)
 {

@@ -32,8 +32,7 @@ size_t eval_score_names(const eval_task_t *task, const char **names)
     return task->n_extracts;
 }
 
-/* ---- Answers -----------------------------------------------------------------------------------
- */
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 /* Ends the text before the first stop string. */
 static void cut_at_stop(const char *const *stops, size_t n_stops, text_buffer_t *text)
@@ -118,8 +117,7 @@ static int equals_target(const eval_task_t *task, const eval_item_t *item, const
     return fail->status;
 }
 
-/* ---- Lines -------------------------------------------------------------------------------------
- */
+/* ---- Lines ----------------------------------------------------------------------------------- */
 
 static int add_generated(json_t *line, const eval_task_t *task, const eval_item_t *item,
     const fleet_result_t *result, const tokenizer_t *tokenizer, fail_t *fail)

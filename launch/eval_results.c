@@ -20,8 +20,7 @@
 #define SYNC_NS UINT64_C(1000000000)
 #define MAX_RESULTS_BYTES ((size_t)64 << 30)
 
-/* ---- Lines -------------------------------------------------------------------------------------
- */
+/* ---- Lines ----------------------------------------------------------------------------------- */
 
 static bool is_folder(const char *path)
 {
@@ -128,8 +127,7 @@ char *eval_line_text(const json_t *line)
     return text;
 }
 
-/* ---- The folder --------------------------------------------------------------------------------
- */
+/* ---- The folder ------------------------------------------------------------------------------ */
 
 /* mkdir -p */
 static int make_folder(const char *folder, fail_t *fail)
@@ -218,8 +216,7 @@ static int refuse(
 {
     char *there = shown(theirs), *here = shown(ours);
     fail_set(fail, FAIL_USAGE,
-        "%s: results of another run: %s is %.300s there and %.300s here; --out names another "
-        "folder",
+        "%s: results of another run: %s is %.300s there and %.300s here; --out names another folder",
         path, key, there == NULL ? "?" : there, here == NULL ? "?" : here);
     free(there);
     free(here);
@@ -230,13 +227,11 @@ static int compare_settings(const char *path, json_t *theirs, json_t *ours, fail
 {
     const char *key;
     json_t *value;
-    json_object_foreach(ours, key, value)
-    {
+    json_object_foreach (ours, key, value) {
         if (!json_equal(json_object_get(theirs, key), value))
             return refuse(path, key, json_object_get(theirs, key), value, fail);
     }
-    json_object_foreach(theirs, key, value)
-    {
+    json_object_foreach (theirs, key, value) {
         if (json_object_get(ours, key) == NULL)
             return refuse(path, key, value, NULL, fail);
     }

@@ -46,8 +46,7 @@ typedef struct run {
     progress_t progress;
 } run_t;
 
-/* ---- What is there -----------------------------------------------------------------------------
- */
+/* ---- What is there --------------------------------------------------------------------------- */
 
 /* A line of an earlier run must be of this run's items. */
 static int check_line(const run_t *run, json_t *line, size_t number, fail_t *fail)
@@ -63,13 +62,11 @@ static int check_line(const run_t *run, json_t *line, size_t number, fail_t *fai
     json_t *expected = eval_hex(item->digest);
     if (id == NULL || strcmp(id, item->id) != 0)
         fail_set(fail, FAIL_USAGE,
-            "%s: line %zu: results of another run: id is %.80s there and %.80s here; --out names "
-            "another folder",
+            "%s: line %zu: results of another run: id is %.80s there and %.80s here; --out names another folder",
             path, number, id == NULL ? "none" : id, item->id);
     else if (!json_equal(expected, json_object_get(line, "prompt_digest")))
         fail_set(fail, FAIL_USAGE,
-            "%s: line %zu: results of another run: prompt_digest of item %.80s differs; --out "
-            "names another folder",
+            "%s: line %zu: results of another run: prompt_digest of item %.80s differs; --out names another folder",
             path, number, item->id);
     else if (run->done[index])
         fail_set(
@@ -131,8 +128,7 @@ static void close_run(run_t *run)
     json_decref(run->settings);
 }
 
-/* ---- Handing out -------------------------------------------------------------------------------
- */
+/* ---- Handing out ----------------------------------------------------------------------------- */
 
 static size_t cost_of(const eval_task_t *task, const eval_item_t *item)
 {
@@ -199,8 +195,7 @@ static int submit_all(run_t *run, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Taking in ---------------------------------------------------------------------------------
- */
+/* ---- Taking in ------------------------------------------------------------------------------- */
 
 /* Copies a result, which lasts for one step only. */
 static int keep_result(
@@ -262,8 +257,7 @@ static int take_result(run_t *run, const fleet_result_t *result, fail_t *fail)
     return pending->n_done == item->n_jobs ? finish_item(run, ticket.item, fail) : 0;
 }
 
-/* ---- Progress ----------------------------------------------------------------------------------
- */
+/* ---- Progress -------------------------------------------------------------------------------- */
 
 static double seconds_since(uint64_t begin_ns)
 {
@@ -286,8 +280,7 @@ static void show_progress(run_t *run)
     progress_show(&run->progress, printable_name(line).text);
 }
 
-/* ---- The end -----------------------------------------------------------------------------------
- */
+/* ---- The end --------------------------------------------------------------------------------- */
 
 /* A digest of all lines in the order of the items: two runs with the same one agree on every bit.
  */

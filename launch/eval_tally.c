@@ -48,8 +48,7 @@ void eval_tally_add(eval_tally_t *tally, json_t *line)
     tally->n_errors += value->error;
 }
 
-/* ---- Scores ------------------------------------------------------------------------------------
- */
+/* ---- Scores ---------------------------------------------------------------------------------- */
 
 /* Which number of the items: an accuracy, or a perplexity by token, word or byte. */
 typedef enum measure { MEASURE_TOKEN, MEASURE_WORD, MEASURE_BYTE, MEASURE_SCORES } measure_t;

@@ -16,8 +16,7 @@
 #define MAX_NAME_BYTES 100
 #define MAX_DATA_BYTES ((size_t)4 << 30)
 
-/* ---- Finding the file --------------------------------------------------------------------------
- */
+/* ---- Finding the file ------------------------------------------------------------------------ */
 
 static bool try_path(const char *base, const char *relative, const char *name, char *path)
 {
@@ -68,8 +67,7 @@ static int resolve(const eval_task_t *task, const char *relative, char *path, fa
     return 0;
 }
 
-/* ---- Fields ------------------------------------------------------------------------------------
- */
+/* ---- Fields ---------------------------------------------------------------------------------- */
 
 /* Which kinds have a field, as bits. */
 enum {
@@ -121,8 +119,7 @@ static int check_name(const eval_task_t *task, fail_t *fail)
     if (n == 0 || n > MAX_NAME_BYTES || strchr(task->name, '/') != NULL || task->name[0] == '.' ||
         !is_printable(task->name, n))
         return fail_set(fail, FAIL_FORMAT,
-            "%s: field \"name\": expected 1 to %d bytes without a slash, a dot at the beginning or "
-            "control characters, found \"%.80s\"",
+            "%s: field \"name\": expected 1 to %d bytes without a slash, a dot at the beginning or control characters, found \"%.80s\"",
             task->path, MAX_NAME_BYTES, task->name);
     return 0;
 }
@@ -167,8 +164,7 @@ static int read_stops(eval_task_t *task, fail_t *fail)
         return fail_set(fail, FAIL_FORMAT,
             "%s: field \"stop\": expected an array of at most %d texts", task->path,
             EVAL_MAX_STOPS);
-    json_array_foreach(array, i, stop)
-    {
+    json_array_foreach (array, i, stop) {
         if (!json_is_string(stop) || json_string_length(stop) == 0 ||
             strlen(json_string_value(stop)) != json_string_length(stop))
             return fail_set(fail, FAIL_FORMAT,
@@ -196,8 +192,7 @@ static int read_extract(eval_task_t *task, json_t *object, fail_t *fail)
     bool last = strcmp(take, "last") == 0;
     if (extract->name == NULL || (!last && strcmp(take, "first") != 0))
         return fail_set(fail, FAIL_FORMAT,
-            "%s: field \"extract\": expected objects with a name, a pattern, and take: first or "
-            "last",
+            "%s: field \"extract\": expected objects with a name, a pattern, and take: first or last",
             task->path);
     if (extract->name[0] == 0 || !is_printable(extract->name, strlen(extract->name)))
         return fail_set(fail, FAIL_FORMAT,
@@ -226,8 +221,7 @@ static int read_patterns(eval_task_t *task, fail_t *fail)
         return fail_set(fail, FAIL_FORMAT,
             "%s: fields \"extract\" and \"ignore\": expected arrays of at most %d", task->path,
             EVAL_MAX_PATTERNS);
-    json_array_foreach(extracts, i, value)
-    {
+    json_array_foreach (extracts, i, value) {
         if (read_extract(task, value, fail) != 0)
             return fail->status;
     }
@@ -235,8 +229,7 @@ static int read_patterns(eval_task_t *task, fail_t *fail)
         task->extracts[task->n_extracts++] = (eval_extract_t){.name = "exact"};
     char name[4400];
     snprintf(name, sizeof name, "%s: field \"ignore\"", task->path);
-    json_array_foreach(ignored, i, value)
-    {
+    json_array_foreach (ignored, i, value) {
         if (!json_is_string(value))
             return fail_set(fail, FAIL_FORMAT, "%s: expected texts", name);
         if (pattern_open(&task->ignored[task->n_ignored++], json_string_value(value), name, fail))
@@ -338,8 +331,7 @@ static int read_fields(eval_task_t *task, const eval_overrides_t *overrides, fai
     return read_patterns(task, fail);
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static int read_task_file(eval_task_t *task, fail_t *fail)
 {

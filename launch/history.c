@@ -14,8 +14,7 @@
 
 #define MAX_FILE_BYTES ((size_t)64 << 20)
 
-/* ---- The file ----------------------------------------------------------------------------------
- */
+/* ---- The file -------------------------------------------------------------------------------- */
 
 static bool find_path(char *path)
 {
@@ -51,8 +50,7 @@ static int open_file(const char *path, int flags)
     return fd;
 }
 
-/* ---- Reading -----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static char *next_line(char *line)
 {
@@ -119,8 +117,7 @@ void history_open(history_t *history, void (*take)(void *context, const char *te
     free(text);
 }
 
-/* ---- Writing -----------------------------------------------------------------------------------
- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 bool history_add(const history_t *history, const char *text, size_t bytes)
 {

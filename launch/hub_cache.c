@@ -38,8 +38,7 @@ static int too_long(const char *path, fail_t *fail)
     return fail_set(fail, FAIL_FILE, "%.80s...: path longer than %d bytes", path, PATH_MAX);
 }
 
-/* ---- Names -------------------------------------------------------------------------------------
- */
+/* ---- Names ----------------------------------------------------------------------------------- */
 
 /* A part of a name: letters, digits, "-", "_" and ".". */
 static size_t part_bytes(const char *text)
@@ -97,8 +96,7 @@ static const char *download_command(const hub_model_t *model, char command[3 * N
     return command;
 }
 
-/* ---- The cache ---------------------------------------------------------------------------------
- */
+/* ---- The cache ------------------------------------------------------------------------------- */
 
 static const char *variable(const char *name)
 {
@@ -160,9 +158,7 @@ static int find_snapshot(
         return 0;
     if (known)
         return fail_set(fail, FAIL_FILE,
-            "%s: the hub's cache has no snapshot of %s: refs/%s names commit %.40s, which is not "
-            "in "
-            "snapshots; to download it: %s",
+            "%s: the hub's cache has no snapshot of %s: refs/%s names commit %.40s, which is not in snapshots; to download it: %s",
             folder, model->name, model->revision, commit, download_command(model, command));
     return fail_set(fail, FAIL_FILE,
         "%s: the hub's cache has no snapshot of %s, revision %s; to download it: %s", folder,
@@ -183,14 +179,12 @@ int hub_find(const char *name, char *path, size_t path_bytes, fail_t *fail)
         (int)(slash - model.name), model.name, slash + 1);
     if (!is_directory(folder))
         return fail_set(fail, FAIL_FILE,
-            "%s: no such directory here, and no such model in the hub's cache %s; to download it: "
-            "%s",
+            "%s: no such directory here, and no such model in the hub's cache %s; to download it: %s",
             name, cache, download_command(&model, command));
     return find_snapshot(folder, &model, path, path_bytes, fail);
 }
 
-/* ---- Directories that are given ----------------------------------------------------------------
- */
+/* ---- Directories that are given -------------------------------------------------------------- */
 
 /* Files that a run may read; of others nobody misses the target. */
 static bool is_model_file(const char *name)
@@ -235,9 +229,7 @@ static int check_links(const char *directory, fail_t *fail)
         ssize_t length = readlink(path, target, sizeof target - 1);
         if (length > 0)
             fail_set(fail, FAIL_FILE,
-                "%s: a link to %.*s, which is not there: the download was interrupted, or its "
-                "blobs "
-                "were removed; to complete it: hf download%s",
+                "%s: a link to %.*s, which is not there: the download was interrupted, or its blobs were removed; to complete it: hf download%s",
                 path, (int)length, target, snapshot_model(directory, name));
     }
     closedir(entries);

@@ -21,8 +21,7 @@ void keys_clear(keys_t *keys)
     *keys = (keys_t){0};
 }
 
-/* ---- Pastes ------------------------------------------------------------------------------------
- */
+/* ---- Pastes ---------------------------------------------------------------------------------- */
 
 /* Terminals send \r for a newline, some \r\n. Zero bytes would end a text. */
 static void normalise(text_buffer_t *paste)
@@ -65,8 +64,7 @@ static key_event_t push_pasted(keys_t *keys, unsigned char byte)
     return (key_event_t){.kind = KEY_PASTE};
 }
 
-/* ---- Escape sequences --------------------------------------------------------------------------
- */
+/* ---- Escape sequences ------------------------------------------------------------------------ */
 
 static key_event_t key(key_kind_t kind)
 {
@@ -133,8 +131,7 @@ static key_event_t push_sequence(keys_t *keys, unsigned char byte, bool *again)
     return byte >= 0x40 ? sequence_key(keys) : key(KEY_NONE);
 }
 
-/* ---- Characters --------------------------------------------------------------------------------
- */
+/* ---- Characters ------------------------------------------------------------------------------ */
 
 static key_event_t character(keys_t *keys, uint32_t c)
 {

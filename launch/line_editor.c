@@ -67,8 +67,7 @@ struct line_editor {
     text_buffer_t before; /* the part of the text that is not edited any more */
 };
 
-/* ---- Wide characters ---------------------------------------------------------------------------
- */
+/* ---- Wide characters ------------------------------------------------------------------------- */
 
 /* Freshly allocated, ends in zero; NULL is out of memory. What is not UTF-8 becomes U+FFFD. */
 static wchar_t *widen(const char *text, size_t bytes, size_t *count)
@@ -104,8 +103,7 @@ static int append_wide(text_buffer_t *out, const wchar_t *wide, size_t count, fa
     return fail->status;
 }
 
-/* ---- The screen --------------------------------------------------------------------------------
- */
+/* ---- The screen ------------------------------------------------------------------------------ */
 
 static struct winsize screen_size(const line_editor_t *editor)
 {
@@ -192,8 +190,7 @@ static void show_paste(const line_editor_t *editor, const wchar_t *text, size_t 
     fflush(editor->out);
 }
 
-/* ---- Keys --------------------------------------------------------------------------------------
- */
+/* ---- Keys ------------------------------------------------------------------------------------ */
 
 static void enqueue(line_editor_t *editor, wchar_t key)
 {
@@ -334,8 +331,7 @@ static int next_key(EditLine *edit, wchar_t *out)
     return 1;
 }
 
-/* ---- Commands of libedit's ---------------------------------------------------------------------
- */
+/* ---- Commands of libedit's ------------------------------------------------------------------- */
 
 static unsigned char do_insert(EditLine *edit, wint_t key)
 {
@@ -405,8 +401,7 @@ static void bind_all(EditLine *edit)
     bind_key(edit, '\t', L"ed-insert");
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static wchar_t *give_prompt(EditLine *edit)
 {
@@ -524,8 +519,7 @@ void line_editor_close(line_editor_t *editor)
     free(editor);
 }
 
-/* ---- Reading -----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static void set_prompt(line_editor_t *editor, const char *prompt)
 {

@@ -110,15 +110,13 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds,
         snprintf(lost, sizeof lost, ", %.1f%% of their time lost waiting at the end",
             100 * tail / seconds / (double)mesh->n_replicas);
     log_write(LOG_INFO,
-        "%zu prompt tokens computed%s and %zu reused, %zu generated%s in %.2f s; %zu replica%s x "
-        "%zu rank%s%s; memory per rank at most %.0f MiB (weights %.0f)",
+        "%zu prompt tokens computed%s and %zu reused, %zu generated%s in %.2f s; %zu replica%s x %zu rank%s%s; memory per rank at most %.0f MiB (weights %.0f)",
         prompt, computed_rate, reused, generated, generated_rate, seconds, mesh->n_replicas,
         plural(mesh->n_replicas), mesh->ranks_each, plural(mesh->ranks_each), lost,
         (double)peak / MIB, (double)weights / MIB);
     if (sharers > 1)
         log_write(LOG_INFO,
-            "one copy of the weights for up to %zu replicas of a node, counted in the memory of "
-            "each (--own-weights: a copy each)",
+            "one copy of the weights for up to %zu replicas of a node, counted in the memory of each (--own-weights: a copy each)",
             sharers);
     log_write(
         LOG_DEBUG, "replicas were idle for %.3f s in all, %.3f s of it at the end", idle, tail);

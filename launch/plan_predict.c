@@ -37,8 +37,7 @@ typedef struct job {
     bench_sink_t json; /* none: the table */
 } job_t;
 
-/* ---- What is asked for -------------------------------------------------------------------------
- */
+/* ---- What is asked for ----------------------------------------------------------------------- */
 
 /* "10,25:5,100" */
 static int parse_networks(job_t *job, fail_t *fail)
@@ -60,8 +59,7 @@ static int parse_networks(job_t *job, fail_t *fail)
         }
         if (!good || (*end != ',' && *end != 0) || job->n_networks == MOST_NETWORKS)
             return fail_set(fail, FAIL_USAGE,
-                "--what-if: expected at most %d times GBIT[:MICROSECONDS] with commas between "
-                "them, found \"%s\"",
+                "--what-if: expected at most %d times GBIT[:MICROSECONDS] with commas between them, found \"%s\"",
                 MOST_NETWORKS, job->options->what_if);
         job->networks[job->n_networks++] = (network_t){gbit,
             {us * 1e-6, gbit * 1e9 / 8 * WIRE_SHARE, 0, job->cluster.network.processor_byte_s}};
@@ -110,8 +108,7 @@ static int prepare(job_t *job, fail_t *fail)
     return parse_networks(job, fail);
 }
 
-/* ---- A projection ------------------------------------------------------------------------------
- */
+/* ---- A projection ---------------------------------------------------------------------------- */
 
 static json_t *split_json(const predict_split_t *s)
 {
@@ -212,8 +209,7 @@ static int project(const job_t *job, fail_t *fail)
         bool networked = network->rates.bytes_per_s > 0;
         if (!networked && first > job->query.ranks_per_node)
             return fail_set(fail, FAIL_USAGE,
-                "--ranks %zu: more than the %zu of a node, and %s has no network: expected "
-                "--what-if, or a file measured on several nodes",
+                "--ranks %zu: more than the %zu of a node, and %s has no network: expected --what-if, or a file measured on several nodes",
                 first, job->query.ranks_per_node, job->options->cluster);
         if (!networked)
             last = size_min(last, job->query.ranks_per_node);
@@ -228,8 +224,7 @@ static int project(const job_t *job, fail_t *fail)
     return 0;
 }
 
-/* ---- Beside what was measured ------------------------------------------------------------------
- */
+/* ---- Beside what was measured ---------------------------------------------------------------- */
 
 typedef struct errors {
     size_t n;

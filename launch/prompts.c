@@ -26,8 +26,7 @@ int prompts_require_chat(
         return fail->status;
     if (*chat == NULL)
         return fail_set(fail, FAIL_MODEL,
-            "%s: expected a chat template in tokenizer_config.json or chat_template.jinja, found "
-            "none; --chat-template FILE gives one, --raw does without",
+            "%s: expected a chat template in tokenizer_config.json or chat_template.jinja, found none; --chat-template FILE gives one, --raw does without",
             directory);
     return 0;
 }
@@ -45,8 +44,7 @@ chat_input_t prompts_chat_input(json_t *object)
         .variables = json_object_get(object, "chat_template_kwargs")};
 }
 
-/* ---- Reading -----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 int prompts_read_stdin(size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
 {
@@ -119,8 +117,7 @@ static int json_ids(json_t *array, const char *name, tokenizer_ids_t *ids, fail_
 {
     size_t i;
     json_t *id;
-    json_array_foreach(array, i, id)
-    {
+    json_array_foreach (array, i, id) {
         if (!json_is_integer(id) || json_integer_value(id) < 0 ||
             json_integer_value(id) > INT32_MAX)
             return fail_set(fail, FAIL_FORMAT,
@@ -131,8 +128,7 @@ static int json_ids(json_t *array, const char *name, tokenizer_ids_t *ids, fail_
     return 0;
 }
 
-/* ---- Encoding ----------------------------------------------------------------------------------
- */
+/* ---- Encoding -------------------------------------------------------------------------------- */
 
 json_t *prompts_message(const char *role, const char *content, size_t bytes)
 {
@@ -192,8 +188,7 @@ static int check_line(json_t *object, const char *name, fail_t *fail)
         n_sources += json_object_get(object, sources[i]) != NULL;
     if (n_sources != 1)
         return fail_set(fail, FAIL_FORMAT,
-            "%s: expected an object with either prompt (text), messages (array) or prompt_ids "
-            "(array)",
+            "%s: expected an object with either prompt (text), messages (array) or prompt_ids (array)",
             name);
     /* What a chat template takes besides. */
     if (json_object_get(object, "messages") != NULL) {
@@ -312,8 +307,7 @@ static int read_lines(prompts_t *prompts, const options_t *options, const char *
     return fail->status;
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static int check_flags(const invocation_t *invocation, fail_t *fail)
 {
@@ -326,9 +320,7 @@ static int check_flags(const invocation_t *invocation, fail_t *fail)
             "expected one prompt, found two: an argument and --prompt \"%.80s\"", options->prompt);
     if (sources > 1)
         return fail_set(fail, FAIL_USAGE,
-            "expected one of a prompt as argument, --prompt, --prompt-file, --prompts and --ids, "
-            "found "
-            "%d",
+            "expected one of a prompt as argument, --prompt, --prompt-file, --prompts and --ids, found %d",
             sources);
     if (options->chat && options->raw)
         return fail_set(fail, FAIL_USAGE, "expected --chat or --raw, found both");
@@ -338,9 +330,7 @@ static int check_flags(const invocation_t *invocation, fail_t *fail)
         return fail_set(fail, FAIL_USAGE, "--system: needs --chat");
     if (sources == 0 && isatty(STDIN_FILENO))
         return fail_set(fail, FAIL_USAGE,
-            "expected a prompt: an argument, --prompt TEXT, --prompt-file FILE, --prompts "
-            "FILE.jsonl, --ids "
-            "1,2,3 or text on standard input");
+            "expected a prompt: an argument, --prompt TEXT, --prompt-file FILE, --prompts FILE.jsonl, --ids 1,2,3 or text on standard input");
     return 0;
 }
 
@@ -404,9 +394,7 @@ static int check_ids(const prompts_t *prompts, const char *directory, fail_t *fa
             const char *text = tokenizer_bytes(prompts->tokenizer, id, &bytes);
             if (text != NULL && (size_t)id >= config.vocab_size)
                 return fail_set(fail, FAIL_MODEL,
-                    "prompt %zu: the tokenizer has the token %d (%.*s), but the model a vocabulary "
-                    "of "
-                    "%zu: expected ids below that",
+                    "prompt %zu: the tokenizer has the token %d (%.*s), but the model a vocabulary of %zu: expected ids below that",
                     i + 1, id, (int)size_min(bytes, 64), text, config.vocab_size);
         }
     return 0;

@@ -41,8 +41,7 @@ static int read_stops(json_t *object, const char *name, args_strings_t *stops, f
     if (!json_is_array(value) || json_array_size(value) > ARGS_MAX_STRINGS)
         return fail_set(fail, FAIL_FORMAT, "%s: %s: expected a text or an array of at most %d",
             name, key, ARGS_MAX_STRINGS);
-    json_array_foreach(value, i, one)
-    {
+    json_array_foreach (value, i, one) {
         if (add_stop(one, name, key, stops, fail) != 0)
             return fail->status;
     }

@@ -11,8 +11,7 @@
 #define MAX_BATCH 64
 #define MIB 1048576.0
 
-/* ---- Progress ----------------------------------------------------------------------------------
- */
+/* ---- Progress -------------------------------------------------------------------------------- */
 
 static void draw_loading(void *context, uint64_t done, uint64_t total)
 {
@@ -27,8 +26,7 @@ void session_show_loading(
     options->progress_context = progress;
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 engine_options_t session_engine_options(
     const options_t *options, const char *directory, size_t n_sequences, size_t logits_rows)
@@ -79,8 +77,7 @@ int session_open(session_t *session, invocation_t *invocation, const char *direc
     return 0;
 }
 
-/* ---- Closing -----------------------------------------------------------------------------------
- */
+/* ---- Closing --------------------------------------------------------------------------------- */
 
 /* ", decode 12.3/s", or nothing where no time was spent on it. */
 static void describe_rate(char *text, size_t bytes, const char *what, size_t tokens, uint64_t ns)
@@ -129,8 +126,7 @@ int session_close(session_t *session, fail_t *fail)
     return 0;
 }
 
-/* ---- Requests ----------------------------------------------------------------------------------
- */
+/* ---- Requests -------------------------------------------------------------------------------- */
 
 /* --sample: what no flag gives, the checkpoint does. */
 static void use_recommended(const args_given_t *given, const config_generation_t *generation,

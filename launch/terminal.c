@@ -27,8 +27,7 @@ static struct termios saved, ours;
 static atomic_int changed_fd = -1;
 static atomic_bool raw; /* `ours` is for an editor */
 
-/* ---- Settings ----------------------------------------------------------------------------------
- */
+/* ---- Settings -------------------------------------------------------------------------------- */
 
 /* A terminal may be set from the background too: the signal that would stop us is held off. */
 static void set_terminal(int fd, const struct termios *settings)
@@ -120,8 +119,7 @@ static bool follow(const terminal_t *terminal)
     return true;
 }
 
-/* ---- Signals -----------------------------------------------------------------------------------
- */
+/* ---- Signals --------------------------------------------------------------------------------- */
 
 static const int guarded[] = {SIGTSTP, SIGQUIT, SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 #define N_GUARDED (sizeof guarded / sizeof *guarded)
@@ -167,8 +165,7 @@ static void guard_none(void)
         sigaction(guarded[i], &guarded_before[i], NULL);
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 /* The terminal that a process, we or mpirun, has as descriptor `number`; -1 when it is none. */
 static int terminal_of(pid_t process, int number)
@@ -259,8 +256,7 @@ void terminal_close(terminal_t *terminal)
     *terminal = (terminal_t){.fd = -1, .before = {-1, -1}};
 }
 
-/* ---- Reading -----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static int make_room(terminal_t *terminal, fail_t *fail)
 {

@@ -47,13 +47,11 @@ int worker_line_read(const char *line, size_t bytes, const char *name, json_t **
             return check_fields(*document, name, *op, fail);
         }
     return fail_set(fail, FAIL_USAGE,
-        "op: expected info, tokenize, chat, loglikelihood, loglikelihood_rolling or "
-        "generate_until, found %.40s",
+        "op: expected info, tokenize, chat, loglikelihood, loglikelihood_rolling or generate_until, found %.40s",
         given == NULL ? "none" : given);
 }
 
-/* ---- Lines that are no JSON --------------------------------------------------------------------
- */
+/* ---- Lines that are no JSON ------------------------------------------------------------------ */
 
 /* Behind a string that begins with the quote at text[at]: its length in all, or 0 when it does not
  * end. */

@@ -23,8 +23,7 @@ void worker_request_free(worker_request_t *request)
     free(request);
 }
 
-/* ---- Answers -----------------------------------------------------------------------------------
- */
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 static void answer_failure(worker_request_t *request, const fail_t *failure)
 {
@@ -82,8 +81,7 @@ json_t *worker_info(const worker_t *worker)
     return object;
 }
 
-/* ---- Fields ------------------------------------------------------------------------------------
- */
+/* ---- Fields ---------------------------------------------------------------------------------- */
 
 static int append_id(tokenizer_ids_t *ids, int32_t id, fail_t *fail)
 {
@@ -113,8 +111,7 @@ static int append_field(
     if (!json_is_array(list) || text != NULL)
         return fail_set(fail, FAIL_USAGE,
             "expected \"%s\" (text) or \"%s\" (array of ids), found neither or both", key, ids_key);
-    json_array_foreach(list, i, id)
-    {
+    json_array_foreach (list, i, id) {
         if (!json_is_integer(id) || json_integer_value(id) < 0 ||
             (size_t)json_integer_value(id) >= vocab_size)
             return fail_set(fail, FAIL_USAGE,
@@ -126,8 +123,7 @@ static int append_field(
     return 0;
 }
 
-/* ---- Jobs --------------------------------------------------------------------------------------
- */
+/* ---- Jobs ------------------------------------------------------------------------------------ */
 
 static int submit(worker_t *worker, worker_request_t *request, const fleet_job_t *job, fail_t *fail)
 {
@@ -215,8 +211,7 @@ static int submit_generate(worker_t *worker, worker_request_t *request, fail_t *
     return submit(worker, request, &job, fail);
 }
 
-/* ---- Answered at once --------------------------------------------------------------------------
- */
+/* ---- Answered at once ------------------------------------------------------------------------ */
 
 static int answer_tokenize(worker_t *worker, worker_request_t *request, fail_t *fail)
 {
@@ -256,8 +251,7 @@ static int answer_info(worker_t *worker, worker_request_t *request)
     return 0;
 }
 
-/* ---- Lines -------------------------------------------------------------------------------------
- */
+/* ---- Lines ----------------------------------------------------------------------------------- */
 
 static int begin(worker_t *worker, worker_request_t *request, fail_t *fail)
 {
@@ -308,8 +302,7 @@ int worker_request_open(worker_t *worker, const char *line, size_t bytes, size_t
     return fail->status;
 }
 
-/* ---- Results -----------------------------------------------------------------------------------
- */
+/* ---- Results --------------------------------------------------------------------------------- */
 
 static void take_scores(worker_request_t *request, const fleet_result_t *result)
 {

@@ -19,8 +19,7 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is little-endian");
 
-/* ---- Reading bytes ----------------------------------------------------------------------------
- */
+/* ---- Reading bytes --------------------------------------------------------------------------- */
 
 int checkpoint_read_fully(const tensor_file_t *file, const char *object, const char *name,
     uint64_t offset, void *dst, size_t bytes, fail_t *fail)
@@ -44,8 +43,7 @@ int checkpoint_read_fully(const tensor_file_t *file, const char *object, const c
     return 0;
 }
 
-/* ---- Questions --------------------------------------------------------------------------------
- */
+/* ---- Questions ------------------------------------------------------------------------------- */
 
 bool checkpoint_ignored_index(const checkpoint_t *checkpoint)
 {
@@ -180,8 +178,7 @@ void checkpoint_want(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor
             r * row_bytes, size_min(r + rows_at_once, row_end) * row_bytes, 1);
 }
 
-/* ---- Reading tensors --------------------------------------------------------------------------
- */
+/* ---- Reading tensors ------------------------------------------------------------------------- */
 
 /* Any runs of a tensor's bytes, from the store's blocks. */
 static int read_store(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
@@ -253,8 +250,7 @@ int checkpoint_read(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
     if (file == NULL || row_begin > row_end || row_end > rows || col_begin > col_end ||
         col_end > columns)
         return fail_set(fail, FAIL_INTERNAL,
-            "%s: tensor %s: expected a range of its [%zu, %zu], found rows %zu to %zu, columns %zu "
-            "to %zu",
+            "%s: tensor %s: expected a range of its [%zu, %zu], found rows %zu to %zu, columns %zu to %zu",
             tensor->file, tensor->name, rows, columns, row_begin, row_end, col_begin, col_end);
     size_t n_rows = row_end - row_begin, n_columns = col_end - col_begin;
     if (checkpoint->store != NULL) {

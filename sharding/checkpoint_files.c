@@ -50,8 +50,7 @@ static const char *other_weights_hint(const char *directory)
     return best < sizeof hints / sizeof *hints ? hints[best].hint : "";
 }
 
-/* ---- Index ------------------------------------------------------------------------------------
- */
+/* ---- Index ----------------------------------------------------------------------------------- */
 
 /* An entry of weight_map. */
 typedef struct index_entry {
@@ -71,8 +70,7 @@ static int read_entries(const char *path, json_t *map, index_entry_t *entries, f
     size_t n = 0;
     const char *tensor;
     json_t *value;
-    json_object_foreach(map, tensor, value)
-    {
+    json_object_foreach (map, tensor, value) {
         const char *file = json_string_value(value);
         if (file == NULL || file[0] == 0 || strchr(file, '/') != NULL)
             return fail_set(fail, FAIL_FORMAT,

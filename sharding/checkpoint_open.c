@@ -11,8 +11,7 @@
 #include "sharding/checkpoint_files.h"
 #include "sharding/checkpoint_internal.h"
 
-/* ---- Opening ----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static int read_header(tensor_file_t *file, fail_t *fail)
 {
@@ -129,8 +128,7 @@ static int open_listed(checkpoint_t *checkpoint, const checkpoint_files_t *files
     return list_tensors(checkpoint, fail);
 }
 
-/* ---- Shard store ------------------------------------------------------------------------------
- */
+/* ---- Shard store ----------------------------------------------------------------------------- */
 
 /* The header of a source file, from its segment. */
 static int read_store_header(checkpoint_t *checkpoint, size_t source, size_t segment, fail_t *fail)
@@ -223,8 +221,7 @@ static int open_store(checkpoint_t *checkpoint, const char *directory, fail_t *f
     return list_store_tensors(checkpoint, fail);
 }
 
-/* ---- Directory --------------------------------------------------------------------------------
- */
+/* ---- Directory ------------------------------------------------------------------------------- */
 
 static int open_directory(checkpoint_t *checkpoint, const char *directory, fail_t *fail)
 {

@@ -16,8 +16,7 @@
 #define PACKED_OUTPUTS 16
 #define PACKED_INPUTS 2
 
-/* ---- Granules ---------------------------------------------------------------------------------
- */
+/* ---- Granules -------------------------------------------------------------------------------- */
 
 typedef enum plan_part { PART_HIDDEN, PART_COLUMNS, PART_VOCAB } plan_part_t;
 
@@ -112,8 +111,7 @@ static void deal(plan_t *plan, plan_part_t part, plan_combine_t combine, size_t 
     }
 }
 
-/* ---- Opening ----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static int check_model(const plan_model_t *model, fail_t *fail)
 {
@@ -205,8 +203,7 @@ void plan_close(plan_t *plan)
     plan->weights = NULL;
 }
 
-/* ---- Questions --------------------------------------------------------------------------------
- */
+/* ---- Questions ------------------------------------------------------------------------------- */
 
 size_t plan_vocab_owner(const plan_t *plan, size_t row)
 {
@@ -272,8 +269,7 @@ size_t plan_network_bytes_per_token(
     return (m->hidden + m->n_layers * (width - own)) * activation_bytes;
 }
 
-/* ---- Table ------------------------------------------------------------------------------------
- */
+/* ---- Table ----------------------------------------------------------------------------------- */
 
 typedef struct quantity {
     char text[24];

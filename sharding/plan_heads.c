@@ -11,8 +11,7 @@
  * different values are never taken for the same. */
 #define SCALE ((size_t)1 << 20)
 
-/* ---- Even shares ------------------------------------------------------------------------------
- */
+/* ---- Even shares ----------------------------------------------------------------------------- */
 
 /* KV heads that a run of query heads reads. */
 static plan_range_t kv_heads_of(plan_range_t heads, size_t group)
@@ -98,8 +97,7 @@ static int divide_evenly(plan_t *plan, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Shares by weight --------------------------------------------------------------------------
- */
+/* ---- Shares by weight ------------------------------------------------------------------------ */
 
 /* Rows of q, k and v, in heads, that a run of query heads needs. */
 static size_t rows_of(size_t begin, size_t end, size_t group)
@@ -219,8 +217,7 @@ static int divide_by_weight(plan_t *plan, fail_t *fail)
     size_t n_heads = plan->model.n_heads;
     if (n_heads > UINT16_MAX || plan->n_ranks > MOST_CHOICES / (n_heads + 1))
         return fail_set(fail, FAIL_LIMIT,
-            "plan: uneven shares: expected at most %zu ranks times query heads, found %zu times "
-            "%zu",
+            "plan: uneven shares: expected at most %zu ranks times query heads, found %zu times %zu",
             MOST_CHOICES, plan->n_ranks, n_heads);
     cut_search_t search = {.plan = plan, .limit = least_limit(plan)};
     for (size_t r = 0; r < plan->n_ranks; r++)

@@ -60,9 +60,7 @@ int safetensors_header_bytes(const unsigned char *prefix, uint64_t file_bytes, c
             path, SAFETENSORS_PREFIX_BYTES, file_bytes);
     if (memcmp(prefix, "version ", SAFETENSORS_PREFIX_BYTES) == 0)
         return fail_set(fail, FAIL_FORMAT,
-            "%s: expected a safetensors file, found what looks like a Git LFS pointer (git lfs "
-            "pull "
-            "fetches the file itself)",
+            "%s: expected a safetensors file, found what looks like a Git LFS pointer (git lfs pull fetches the file itself)",
             path);
     uint64_t length = 0;
     for (int i = SAFETENSORS_PREFIX_BYTES; i-- > 0;)
@@ -118,9 +116,7 @@ static int read_shape(subject_t subject, json_t *shape, const dtype_info_t *dtyp
         tensor->shape[d] = (size_t)size;
         if (!size_mul(bits, tensor->shape[d], &bits))
             return fail_set(fail, FAIL_FORMAT,
-                "%s: tensor %s: shape: expected a size below 2^64 bits, found more up to "
-                "shape[%zu] "
-                "= %zu",
+                "%s: tensor %s: shape: expected a size below 2^64 bits, found more up to shape[%zu] = %zu",
                 subject.path, subject.tensor, d, tensor->shape[d]);
     }
     if (bits % 8 != 0)
@@ -184,9 +180,10 @@ static int check_metadata(const char *path, json_t *metadata, fail_t *fail)
             "%s: " METADATA_KEY ": expected an object, found something else", path);
     const char *key;
     json_t *value;
-    json_object_foreach(metadata, key, value) if (!json_is_string(value)) return fail_set(fail,
-        FAIL_FORMAT, "%s: " METADATA_KEY ": %.64s: expected a string, found something else", path,
-        key);
+    json_object_foreach (metadata, key, value)
+        if (!json_is_string(value))
+            return fail_set(fail, FAIL_FORMAT,
+                "%s: " METADATA_KEY ": %.64s: expected a string, found something else", path, key);
     return 0;
 }
 
@@ -194,8 +191,7 @@ static int read_tensors(safetensors_t *header, const char *path, fail_t *fail)
 {
     const char *name;
     json_t *entry;
-    json_object_foreach(header->root, name, entry)
-    {
+    json_object_foreach (header->root, name, entry) {
         if (strcmp(name, METADATA_KEY) == 0) {
             if (check_metadata(path, entry, fail) != 0)
                 return fail->status;

@@ -43,8 +43,7 @@ struct store {
     _Atomic uint64_t bytes_read;
 };
 
-/* ---- Reading bytes -----------------------------------------------------------------------------
- */
+/* ---- Reading bytes --------------------------------------------------------------------------- */
 
 static int read_fully(
     const store_t *store, size_t data, uint64_t offset, void *dst, size_t bytes, fail_t *fail)
@@ -68,8 +67,7 @@ static int read_fully(
     return 0;
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 bool store_is(const char *directory)
 {
@@ -118,8 +116,7 @@ static int check_data(store_t *store, size_t i, const char *path, fail_t *fail)
     if (head.id != store->manifest.id || head.number != i || tail.digest != file->checksum ||
         tail.frames_bytes != file->bytes - STORE_HEAD_BYTES - STORE_TAIL_BYTES)
         return fail_set(fail, FAIL_FORMAT,
-            "%s: expected file %zu of store %s with digest %s, found file %u of store %s with "
-            "digest %s: files of two stores are mixed",
+            "%s: expected file %zu of store %s with digest %s, found file %u of store %s with digest %s: files of two stores are mixed",
             path, i, store_hex(store->manifest.id).text, store_hex(file->checksum).text,
             head.number, store_hex(head.id).text, store_hex(tail.digest).text);
     return 0;
@@ -247,8 +244,7 @@ void store_close(store_t *store)
     free(store);
 }
 
-/* ---- Questions and settings --------------------------------------------------------------------
- */
+/* ---- Questions and settings ------------------------------------------------------------------ */
 
 const store_manifest_t *store_manifest(const store_t *store)
 {
@@ -305,8 +301,7 @@ uint64_t store_bytes_staged(const store_t *store)
     return store->stage == NULL ? 0 : store_stage_bytes_written(store->stage);
 }
 
-/* ---- Workspaces --------------------------------------------------------------------------------
- */
+/* ---- Workspaces ------------------------------------------------------------------------------ */
 
 static workspace_t *workspace_make(const store_t *store, fail_t *fail)
 {
@@ -350,8 +345,7 @@ static void workspace_give(store_t *store, workspace_t *workspace)
     pthread_mutex_unlock(&store->lock);
 }
 
-/* ---- Frames ------------------------------------------------------------------------------------
- */
+/* ---- Frames ---------------------------------------------------------------------------------- */
 
 /* Whether these bytes are the segment's block, as the manifest has it. */
 static int open_frame(const store_t *store, size_t segment, size_t block,
@@ -417,8 +411,7 @@ static void expect(store_t *store, size_t data, uint64_t offset, size_t bytes)
         posix_fadvise(store->files[data], (off_t)offset, (off_t)bytes, POSIX_FADV_WILLNEED);
 }
 
-/* ---- Reading -----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 /* The parts of region that lie in block [begin, begin + bytes) of its segment. */
 static void scatter(

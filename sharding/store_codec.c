@@ -59,9 +59,9 @@ static int fit_planes(store_codec_t *codec, size_t bytes, fail_t *fail)
     return 0;
 }
 
-/* ---- Planes ------------------------------------------------------------------------------------
- * Loops that compilers turn into vector code.
- */
+/* ---- Planes ---------------------------------------------------------------------------------- */
+
+/* Loops that compilers turn into vector code. */
 
 static void split_bf16(const uint16_t *restrict block, unsigned char *restrict exponents,
     unsigned char *restrict rest, size_t n)
@@ -119,8 +119,7 @@ static void merge(uint32_t kind, unsigned char *block, const unsigned char *cons
                 block[i * n_planes + p] = planes[p][i];
 }
 
-/* ---- Encoding ----------------------------------------------------------------------------------
- */
+/* ---- Encoding -------------------------------------------------------------------------------- */
 
 size_t store_frame_bound(size_t block_bytes, uint32_t planes)
 {
@@ -187,8 +186,7 @@ int store_codec_encode(store_codec_t *codec, int level, const void *block, size_
     return 0;
 }
 
-/* ---- Decoding ----------------------------------------------------------------------------------
- */
+/* ---- Decoding -------------------------------------------------------------------------------- */
 
 /* One plane of n bytes from [stored] bytes; *plane points to it, in the payload or in the codec's
  * memory at `room`. */

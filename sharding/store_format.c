@@ -61,8 +61,7 @@ uint64_t store_digest_of(const uint64_t *checksums, size_t n)
     return XXH3_64bits(checksums, n * sizeof *checksums);
 }
 
-/* ---- Frames ------------------------------------------------------------------------------------
- */
+/* ---- Frames ---------------------------------------------------------------------------------- */
 
 /* The frame's checksum skips the place where it stands itself. */
 static uint64_t frame_checksum(const unsigned char *frame, size_t payload_bytes)
@@ -125,8 +124,7 @@ int store_frame_open(
     return 0;
 }
 
-/* ---- Files -------------------------------------------------------------------------------------
- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static const char head_magic[8] = "CHOIRDAT", tail_magic[8] = "CHOIREND";
 
@@ -193,8 +191,7 @@ int store_tail_read(
     return 0;
 }
 
-/* ---- Names -------------------------------------------------------------------------------------
- */
+/* ---- Names ----------------------------------------------------------------------------------- */
 
 void store_data_name(size_t number, char *out)
 {

@@ -36,8 +36,7 @@ static int out_of_memory(const store_layout_t *layout, fail_t *fail)
     return fail_set(fail, FAIL_MEMORY, "%s: out of memory to open it", layout->directory);
 }
 
-/* ---- Source files ------------------------------------------------------------------------------
- */
+/* ---- Source files ---------------------------------------------------------------------------- */
 
 static int read_at(
     const store_source_t *source, uint64_t offset, void *dst, size_t bytes, fail_t *fail)
@@ -124,8 +123,7 @@ static int open_sources(store_layout_t *layout, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Small files -------------------------------------------------------------------------------
- */
+/* ---- Small files ----------------------------------------------------------------------------- */
 
 /* Config, tokenizer, index, licence: what a model directory has besides weights. */
 static bool is_copied(const char *name)
@@ -163,8 +161,7 @@ static int list_copied(store_layout_t *layout, fail_t *fail)
     for (struct dirent *entry; (entry = readdir(listing)) != NULL && fail->status == 0;) {
         if (strcmp(entry->d_name, "additional_chat_templates") == 0)
             log_write(LOG_WARN,
-                "%s/additional_chat_templates: a store has no folders, so these chat templates are "
-                "left out; --chat-template FILE takes one",
+                "%s/additional_chat_templates: a store has no folders, so these chat templates are left out; --chat-template FILE takes one",
                 layout->directory);
         if (!is_copied(entry->d_name) || !is_small_file(layout, entry->d_name))
             continue;
@@ -181,8 +178,7 @@ static int list_copied(store_layout_t *layout, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Segments ----------------------------------------------------------------------------------
- */
+/* ---- Segments -------------------------------------------------------------------------------- */
 
 static uint32_t planes_of(const char *dtype)
 {
@@ -307,8 +303,7 @@ static int list_segments(store_layout_t *layout, fail_t *fail)
     return 0;
 }
 
-/* ---- Data files --------------------------------------------------------------------------------
- */
+/* ---- Data files ------------------------------------------------------------------------------ */
 
 /* Segments of a group go into files of their own. */
 static size_t group_of(const store_layout_t *layout, const store_segment_t *segment)
@@ -419,8 +414,7 @@ static int fill_data(store_layout_t *layout, fail_t *fail)
     return fail->status;
 }
 
-/* ---- The whole ---------------------------------------------------------------------------------
- */
+/* ---- The whole ------------------------------------------------------------------------------- */
 
 static void compute_ids(store_layout_t *layout)
 {

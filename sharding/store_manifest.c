@@ -26,8 +26,7 @@ typedef struct extent {
     uint64_t begin, end;
 } extent_t;
 
-/* ---- Fields ------------------------------------------------------------------------------------
- */
+/* ---- Fields ---------------------------------------------------------------------------------- */
 
 static int wrong(reader_t *reader, const char *place, const char *expected)
 {
@@ -77,8 +76,7 @@ static bool is_plain_name(const char *name)
     return n > 0 && n < 200 && name[0] != '.' && strchr(name, '/') == NULL;
 }
 
-/* ---- Files -------------------------------------------------------------------------------------
- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static int read_file(reader_t *reader, json_t *entry, const char *kind, size_t index,
     const char *checksum_key, store_file_t *file)
@@ -135,8 +133,7 @@ static int check_files(reader_t *reader)
     return 0;
 }
 
-/* ---- Segments ----------------------------------------------------------------------------------
- */
+/* ---- Segments -------------------------------------------------------------------------------- */
 
 static int read_shape(reader_t *reader, json_t *entry, store_segment_t *segment)
 {
@@ -160,8 +157,7 @@ static int check_blocks(reader_t *reader, store_segment_t *segment)
         segment->block_bytes > STORE_MAX_BLOCK_BYTES || segment->block_bytes % n_planes != 0 ||
         segment->bytes % n_planes != 0)
         return fail_set(reader->fail, FAIL_FORMAT,
-            "%s: segment %.128s: expected blocks of at most %zu bytes in whole elements, found "
-            "%zu in planes of kind %u",
+            "%s: segment %.128s: expected blocks of at most %zu bytes in whole elements, found %zu in planes of kind %u",
             reader->name, segment->name, STORE_MAX_BLOCK_BYTES, segment->block_bytes,
             segment->planes);
     uint64_t n =
@@ -254,8 +250,7 @@ static int read_segments(reader_t *reader)
     return check_coverage(reader);
 }
 
-/* ---- Frames ------------------------------------------------------------------------------------
- */
+/* ---- Frames ---------------------------------------------------------------------------------- */
 
 /* One extent's frames, of which the segment's first is `block`. */
 static int read_extent(reader_t *reader, json_t *entry, const store_segment_t *segment,
@@ -373,8 +368,7 @@ static int read_frames(reader_t *reader)
     return reader->fail->status;
 }
 
-/* ---- The whole ---------------------------------------------------------------------------------
- */
+/* ---- The whole ------------------------------------------------------------------------------- */
 
 static int check_format(reader_t *reader)
 {
@@ -385,8 +379,7 @@ static int check_format(reader_t *reader)
         return wrong(reader, "format", "\"" FORMAT_NAME "\"");
     if (!json_is_integer(version) || json_integer_value(version) != STORE_VERSION)
         return fail_set(reader->fail, FAIL_FORMAT,
-            "%s: version: expected %d, found %lld: this store was made by another Choir, make it "
-            "again",
+            "%s: version: expected %d, found %lld: this store was made by another Choir, make it again",
             reader->name, STORE_VERSION, (long long)json_integer_value(version));
     return 0;
 }
@@ -448,8 +441,7 @@ void store_manifest_clear(store_manifest_t *manifest)
     *manifest = (store_manifest_t){0};
 }
 
-/* ---- Writing -----------------------------------------------------------------------------------
- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 static json_t *files_json(const store_file_t *files, size_t n, const char *checksum_key)
 {
@@ -537,8 +529,7 @@ int store_manifest_write(const store_manifest_t *manifest, char **text, size_t *
     return 0;
 }
 
-/* ---- Messages ----------------------------------------------------------------------------------
- */
+/* ---- Messages -------------------------------------------------------------------------------- */
 
 void store_block_rows(const store_segment_t *segment, size_t block, size_t *begin, size_t *end)
 {

@@ -43,8 +43,7 @@ static uint64_t with_state(uint64_t word, unsigned state, size_t slot)
     return (word & ~(UINT64_C(3) | UINT64_C(0xffff) << 48)) | state | (uint64_t)slot << 48;
 }
 
-/* ---- Memory: header, words of the frames, flags of the slots, slots ----------------------------
- */
+/* ---- Memory: header, words of the frames, flags of the slots, slots -------------------------- */
 
 static size_t slots_for(size_t max_frame_bytes, size_t room_bytes)
 {
@@ -108,8 +107,7 @@ static void *slot_memory(store_share_t *share, size_t slot)
            slot * share->slot_bytes;
 }
 
-/* ---- Announcing --------------------------------------------------------------------------------
- */
+/* ---- Announcing ------------------------------------------------------------------------------ */
 
 void store_share_want(store_share_t *share, size_t frame, size_t times)
 {
@@ -130,8 +128,7 @@ void store_share_await(store_share_t *share)
         sched_yield();
 }
 
-/* ---- Reading -----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 /* n_slots when none is free. */
 static size_t take_slot(store_share_t *share, size_t frame)

@@ -15,8 +15,7 @@
 #include "engine/base/json.h"
 #include "engine/base/size.h"
 
-/* ---- Going through blocks ----------------------------------------------------------------------
- */
+/* ---- Going through blocks -------------------------------------------------------------------- */
 
 typedef struct scan scan_t;
 
@@ -119,8 +118,7 @@ static int run_scan(scan_t *scan, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Checking ----------------------------------------------------------------------------------
- */
+/* ---- Checking -------------------------------------------------------------------------------- */
 
 typedef struct check {
     store_problem_fn problem;
@@ -222,8 +220,7 @@ int store_check(const store_job_t *job, store_problem_fn problem, void *context,
     return fail->status;
 }
 
-/* ---- Unpacking ---------------------------------------------------------------------------------
- */
+/* ---- Unpacking ------------------------------------------------------------------------------- */
 
 static int fail_writing(const char *path, fail_t *fail)
 {

@@ -23,8 +23,7 @@
 #define MAX_BUFFER_BYTES ((size_t)1 << 30)
 #define N_SAMPLES 48
 
-/* ---- Files -------------------------------------------------------------------------------------
- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 /* A file being written. */
 typedef struct output {
@@ -36,8 +35,7 @@ static int fail_writing(const char *path, fail_t *fail)
 {
     if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)
         return fail_set(fail, FAIL_FILE,
-            "%s: no room to write: %s; what is finished is kept, make room and run the same "
-            "command again",
+            "%s: no room to write: %s; what is finished is kept, make room and run the same command again",
             path, strerror(errno));
     return fail_set(fail, FAIL_FILE, "%s: cannot write: %s", path, strerror(errno));
 }
@@ -114,8 +112,7 @@ static int sync_directory(const char *path, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static bool is_mine(const store_write_t *write, size_t data)
 {
@@ -152,8 +149,7 @@ void store_write_close(store_write_t *write)
     *write = (store_write_t){0};
 }
 
-/* ---- Beginning ---------------------------------------------------------------------------------
- */
+/* ---- Beginning ------------------------------------------------------------------------------- */
 
 /* Stored bytes to uncompressed ones, of blocks spread evenly over the source; a little too high. */
 static int estimate_ratio(const store_layout_t *layout, double *ratio, fail_t *fail)
@@ -243,8 +239,7 @@ int store_write_begin(store_write_t *write, uint64_t free_bytes, fail_t *fail)
     return fail->status;
 }
 
-/* ---- A data file -------------------------------------------------------------------------------
- */
+/* ---- A data file ----------------------------------------------------------------------------- */
 
 /* The file that the team writes. Threads take batches in order and write them in that order. */
 typedef struct writer {
@@ -424,8 +419,7 @@ static void size_buffers(writer_t *writer)
         size_max(1, size_min(team_size(writer->write->team), MAX_BUFFER_BYTES / each));
 }
 
-/* ---- Resuming ----------------------------------------------------------------------------------
- */
+/* ---- Resuming -------------------------------------------------------------------------------- */
 
 /* Whether the next frame is there, whole. buffer: of the longest frame */
 static bool keep_frame(writer_t *writer, unsigned char *buffer)
@@ -483,8 +477,7 @@ static int resume(writer_t *writer, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Data files --------------------------------------------------------------------------------
- */
+/* ---- Data files ------------------------------------------------------------------------------ */
 
 /* Checksums of a data file's frames, in order. [..] allocated; NULL when out of memory. */
 static uint64_t *data_checksums(const store_write_t *write, size_t data, size_t *n)
@@ -554,8 +547,7 @@ int store_write_data(store_write_t *write, size_t round, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Tables ------------------------------------------------------------------------------------
- */
+/* ---- Tables ---------------------------------------------------------------------------------- */
 
 /* The frames of a rank's data files, in order: copies between them and a table. */
 static size_t copy_table(const store_write_t *write, size_t rank, store_written_t *table,
@@ -593,8 +585,7 @@ void store_write_unpack(store_write_t *write, const store_written_t *tables)
         tables += copy_table(write, r, NULL, tables);
 }
 
-/* ---- Finishing ---------------------------------------------------------------------------------
- */
+/* ---- Finishing ------------------------------------------------------------------------------- */
 
 static int copy_file(const store_write_t *write, const char *name, store_file_t *file, fail_t *fail)
 {

@@ -28,8 +28,8 @@ int weights_parse(const char *text, size_t n, size_t *weights, fail_t *fail)
         size_t number;
         if (!read_number(&at, &number))
             return fail_set(fail, FAIL_USAGE,
-                "--shares: expected auto, even, or whole numbers from 0 to %d with commas between "
-                "them, found \"" SHOWN "\"",
+                "--shares: expected auto, even, or whole numbers from 0 to %d with commas between them, found \"" SHOWN
+                "\"",
                 WEIGHTS_MOST, text);
         if (found < n)
             weights[found] = number;
@@ -39,8 +39,8 @@ int weights_parse(const char *text, size_t n, size_t *weights, fail_t *fail)
     }
     if (found != n)
         return fail_set(fail, FAIL_USAGE,
-            "--shares: expected %zu number%s, one for each rank that the model is split over, "
-            "found %zu: \"" SHOWN "\"",
+            "--shares: expected %zu number%s, one for each rank that the model is split over, found %zu: \"" SHOWN
+            "\"",
             n, plural(n), found, text);
     return weights_check(weights, n, fail);
 }

@@ -99,8 +99,7 @@ comm_buffer_t *open_buffer(context_t *t, size_t bytes)
     return buffer;
 }
 
-/* ---- Settings ----------------------------------------------------------------------------------
- */
+/* ---- Settings -------------------------------------------------------------------------------- */
 
 typedef struct setting {
     const char *name;

@@ -30,8 +30,7 @@ static void require(int condition)
         __builtin_trap();
 }
 
-/* ---- Manifests ---------------------------------------------------------------------------------
- */
+/* ---- Manifests ------------------------------------------------------------------------------- */
 
 static void check_frames(const store_manifest_t *manifest)
 {
@@ -100,8 +99,7 @@ static void seal_manifest(char *text, size_t bytes)
     memcpy(text + n, tail, CHECKSUM_BYTES);
 }
 
-/* ---- Frames ------------------------------------------------------------------------------------
- */
+/* ---- Frames ---------------------------------------------------------------------------------- */
 
 static void seal_frame(unsigned char *frame, size_t bytes)
 {

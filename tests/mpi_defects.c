@@ -31,8 +31,7 @@ typedef struct bench {
 static kernels_t right;
 static const kv_cache_t *wrong_cache;
 
-/* ---- Wrong kernels -----------------------------------------------------------------------------
- */
+/* ---- Wrong kernels --------------------------------------------------------------------------- */
 
 static void rotate_neighbours(size_t half, const void *cosines, const void *sines, uint16_t *values)
 {
@@ -216,8 +215,7 @@ static void sdpa_of_one_key_less(size_t rows, size_t n_kept, size_t n_block, siz
     right.sdpa_weights(rows, fewer, n_block, n_written, scale, max, sum, scores, weights, stride);
 }
 
-/* ---- Altered models ----------------------------------------------------------------------------
- */
+/* ---- Altered models -------------------------------------------------------------------------- */
 
 static void use_rope_of_neighbours(bench_t *bench)
 {
@@ -443,8 +441,7 @@ static bool keys_of_two_heads(const bench_t *bench)
     return plan_count(model_share(&bench->model)->kv_heads) > 1;
 }
 
-/* ---- Defects -----------------------------------------------------------------------------------
- */
+/* ---- Defects --------------------------------------------------------------------------------- */
 
 #define BIT(component) (UINT64_C(1) << (component))
 #define NORMS                                                                                      \

@@ -58,8 +58,7 @@ static engine_t *open_demo(context_t *c)
     return engine;
 }
 
-/* ---- Questions with known answers --------------------------------------------------------------
- */
+/* ---- Questions with known answers ------------------------------------------------------------ */
 
 typedef struct ids {
     int32_t items[MAX_IDS];
@@ -273,8 +272,7 @@ static void prompt_logits_come_in_order(context_t *c)
     free(questions);
 }
 
-/* ---- Failures ----------------------------------------------------------------------------------
- */
+/* ---- Failures -------------------------------------------------------------------------------- */
 
 static void impossible_requests_are_refused_and_the_engine_goes_on(context_t *c)
 {

@@ -31,8 +31,7 @@ static void die(const fail_t *fail)
     comm_abort(1);
 }
 
-/* ---- Mail --------------------------------------------------------------------------------------
- */
+/* ---- Mail ------------------------------------------------------------------------------------ */
 
 /* Every rank writes to every other, in pieces of all sizes; order within a pair is kept. */
 static void mail_arrives_in_order(comm_t *comm)
@@ -67,8 +66,7 @@ static void mail_arrives_in_order(comm_t *comm)
     free(next);
 }
 
-/* ---- Jobs --------------------------------------------------------------------------------------
- */
+/* ---- Jobs ------------------------------------------------------------------------------------ */
 
 typedef struct outcome {
     int32_t tokens[MAX_RESULT];

@@ -86,8 +86,7 @@ static void read_golden(suite_t *suite, json_t *golden)
     }
 }
 
-/* ---- One run of all prompts of a variant
- * ------------------------------------------------------------------------ */
+/* ---- One run of all prompts of a variant ----------------------------------------------------- */
 
 typedef struct run {
     comm_t *comm;

@@ -33,8 +33,7 @@ static void complain(check_t *c, const char *what, long a, long b)
             complain(c, #condition, (long)(a), (long)(b));                                         \
     } while (0)
 
-/* ---- Reading a trace ---------------------------------------------------------------------------
- */
+/* ---- Reading a trace ------------------------------------------------------------------------- */
 
 typedef struct slice {
     int64_t begin, end; /* ns */
@@ -115,7 +114,8 @@ static timeline_t read_timeline(check_t *c, const char *path)
     }
     events = json_object_get(root, "traceEvents");
     t.slices = calloc(json_array_size(events) + 1, sizeof *t.slices);
-    json_array_foreach(events, i, event) read_event(c, &t, event);
+    json_array_foreach (events, i, event)
+        read_event(c, &t, event);
     qsort(t.slices, t.n, sizeof *t.slices, by_place);
     json_decref(root);
     free(text);
@@ -178,8 +178,7 @@ static void check_contents(check_t *c, const timeline_t *t)
     }
 }
 
-/* ---- Runs --------------------------------------------------------------------------------------
- */
+/* ---- Runs ------------------------------------------------------------------------------------ */
 
 static void generate(check_t *c, comm_t *comm)
 {

@@ -128,8 +128,7 @@ static void check_layers(suite_t *suite)
     report_close(report);
 }
 
-/* ---- Altered references ------------------------------------------------------------------------
- */
+/* ---- Altered references ---------------------------------------------------------------------- */
 
 static void read_reference(suite_t *suite)
 {

@@ -30,8 +30,7 @@ static void *allocate(size_t bytes)
     return memory;
 }
 
-/* ---- Paths and files ---------------------------------------------------------------------------
- */
+/* ---- Paths and files ------------------------------------------------------------------------- */
 
 fixture_path_t fixture_folder(void)
 {
@@ -166,8 +165,7 @@ bool fixture_same(const char *a, const char *b)
     return same;
 }
 
-/* ---- Models ------------------------------------------------------------------------------------
- */
+/* ---- Models ---------------------------------------------------------------------------------- */
 
 uint64_t fixture_random(uint64_t *state)
 {
@@ -306,8 +304,7 @@ void fixture_mixed_model(const char *folder, uint64_t seed)
         fixture_join(folder, "model.safetensors.index.json").text, index, sizeof index - 1);
 }
 
-/* ---- Stores ------------------------------------------------------------------------------------
- */
+/* ---- Stores ---------------------------------------------------------------------------------- */
 
 fixture_options_t fixture_options(void)
 {

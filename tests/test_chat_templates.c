@@ -107,8 +107,7 @@ static void texts_and_errors_are_those_of_transformers(void **state)
     size_t n_templates = 0;
     assert_int_equal(json_file_read(GOLDEN "expected.json", &expected, &fail), 0);
     assert_int_equal(json_object_size(expected), 24);
-    json_object_foreach(expected, name, results)
-    {
+    json_object_foreach (expected, name, results) {
         char path[4096];
         snprintf(path, sizeof path, GOLDEN "%s", name);
         if (access(path, R_OK) != 0)

@@ -19,8 +19,7 @@
 #include "sharding/safetensors.h"
 #include "tests/checkpoint_fixture.h"
 
-/* ---- Faults -----------------------------------------------------------------------------------
- */
+/* ---- Faults ---------------------------------------------------------------------------------- */
 
 /* This program's own pread, which the library calls: interrupts every other call, and reads a few
  * bytes at a time. */
@@ -41,8 +40,7 @@ ssize_t pread(int fd, void *buffer, size_t bytes, off_t offset)
     return syscall(SYS_pread64, fd, buffer, bytes, offset);
 }
 
-/* ---- Headers ----------------------------------------------------------------------------------
- */
+/* ---- Headers --------------------------------------------------------------------------------- */
 
 static void tensors_are_listed_in_the_order_of_their_names(void **state)
 {
@@ -334,8 +332,7 @@ static void mutated_headers_never_give_tensors_outside_the_file(void **state)
     assert_true(n_accepted > 100); /* names and values of metadata may change freely */
 }
 
-/* ---- Reading ----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 #define ROWS 600
 #define COLUMNS 1000

@@ -14,8 +14,7 @@
 #include "sharding/checkpoint.h"
 #include "tests/checkpoint_fixture.h"
 
-/* ---- Directory and index ----------------------------------------------------------------------
- */
+/* ---- Directory and index --------------------------------------------------------------------- */
 
 static void missing_directory_and_files_are_named(void **state)
 {

@@ -66,9 +66,9 @@ static void write_config(const char *changes)
     json_object_update(root, patch);
     const char *key;
     json_t *value;
-    json_object_foreach(patch, key,
-        value) if (json_is_string(value) && strcmp(json_string_value(value), "ABSENT") == 0)
-        json_object_del(root, key);
+    json_object_foreach (patch, key, value)
+        if (json_is_string(value) && strcmp(json_string_value(value), "ABSENT") == 0)
+            json_object_del(root, key);
     char *text = json_dumps(root, 0);
     write_text("config.json", text);
     free(text);
@@ -98,8 +98,7 @@ static void expect_failure(int status, const char *part1, const char *part2, con
     assert_null(strchr(fail.message, '\n'));
 }
 
-/* ---- What is read -----------------------------------------------------------------------------
- */
+/* ---- What is read ---------------------------------------------------------------------------- */
 
 static void sizes_are_read_and_head_dim_is_derived(void **state)
 {
@@ -365,8 +364,7 @@ static void old_rope_keys_count_before_new_ones(void **state)
     assert_true(config.rope.type == ROPE_DEFAULT);
 }
 
-/* ---- What is refused --------------------------------------------------------------------------
- */
+/* ---- What is refused ------------------------------------------------------------------------- */
 
 typedef struct bad_config {
     const char *name; /* of the case */
@@ -509,8 +507,7 @@ static void bad_generation_config_is_refused(void **state)
     remove_file("generation_config.json");
 }
 
-/* ---- Derived ----------------------------------------------------------------------------------
- */
+/* ---- Derived --------------------------------------------------------------------------------- */
 
 static void digest_tells_every_field_apart(void **state)
 {

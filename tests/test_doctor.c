@@ -18,8 +18,7 @@
 #define GIB ((uint64_t)1 << 30)
 #define MIB ((uint64_t)1 << 20)
 
-/* ---- Made-up clusters --------------------------------------------------------------------------
- */
+/* ---- Made-up clusters ------------------------------------------------------------------------ */
 
 typedef struct cluster {
     doctor_facts_t facts;
@@ -137,8 +136,7 @@ static void expect(cluster_t *c, const char *name, doctor_severity_t severity, c
     discard(c);
 }
 
-/* ---- Findings ----------------------------------------------------------------------------------
- */
+/* ---- Findings -------------------------------------------------------------------------------- */
 
 static void a_good_cluster_has_no_findings(void **state)
 {
@@ -455,8 +453,7 @@ static void findings_come_by_cost_and_what_is_bad_first(void **state)
     discard(c);
 }
 
-/* ---- The command -------------------------------------------------------------------------------
- */
+/* ---- The command ----------------------------------------------------------------------------- */
 
 static void expect_command(cluster_t *c, const char *expected)
 {
@@ -498,8 +495,7 @@ static void in_slurm_the_command_is_sruns(void **state)
                       "--hint=nomultithread --cpu-bind=cores choir ...");
 }
 
-/* ---- Pairs and interfaces ----------------------------------------------------------------------
- */
+/* ---- Pairs and interfaces -------------------------------------------------------------------- */
 
 static void few_ranks_are_measured_in_all_pairs(void **state)
 {

@@ -13,8 +13,7 @@
 #include "engine/run/prefix.h"
 #include "engine/run/scheduler.h"
 
-/* ---- Classes -----------------------------------------------------------------------------------
- */
+/* ---- Classes --------------------------------------------------------------------------------- */
 
 /* Ends of leaves within the first `end` tokens of a prompt, by docs/pytorch-orders.md, 10.2 and
  * 10.5, key block by key block. */
@@ -63,8 +62,7 @@ static void classes_follow_the_order(void **state)
     }
 }
 
-/* ---- Blocks ------------------------------------------------------------------------------------
- */
+/* ---- Blocks ---------------------------------------------------------------------------------- */
 
 static void kept_blocks_are_found_until_their_place_is_needed(void **state)
 {
@@ -95,8 +93,7 @@ static void kept_blocks_are_found_until_their_place_is_needed(void **state)
     prefix_close(p);
 }
 
-/* ---- The scheduler -----------------------------------------------------------------------------
- */
+/* ---- The scheduler --------------------------------------------------------------------------- */
 
 enum { MAX_REQUESTS = 48, MAX_PROMPT = 48, MAX_BLOCKS = 48, MAX_BLOCK = 8 };
 

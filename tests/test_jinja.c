@@ -49,8 +49,7 @@ static void snippets_render_as_jinja2_does(void **state)
     if (json_file_read(GOLDEN, &snippets, &fail) != 0)
         fail_msg("%s", fail.message);
     assert_true(json_array_size(snippets) > 800);
-    json_array_foreach(snippets, i, snippet)
-    {
+    json_array_foreach (snippets, i, snippet) {
         const char *source = json_string_value(json_object_get(snippet, "template"));
         const json_t *expected = json_object_get(snippet, "text");
         text_buffer_t out = {0};

@@ -43,8 +43,8 @@ static void check_kernel(const kernel_entry_t *entry, const kernels_t *k, const 
         for (size_t i = 0; i < SHAPES; i++) {
             kernel_shape_t s = kernel_odd_shape(entry, k, i);
             if (kernel_compare(entry, k, scalar, &s, (kernel_fill_t)fill, i * 7 + 1, &fail) != 0)
-                fail_msg("%s of %s in %s differs from scalar: rows %zu, n %zu, k %zu, pad %zu, "
-                         "variant %zu, fill %d %s",
+                fail_msg(
+                    "%s of %s in %s differs from scalar: rows %zu, n %zu, k %zu, pad %zu, variant %zu, fill %d %s",
                     entry->name, k->isa, dtype_name(k->mode), s.rows, s.n, s.k, s.pad, s.variant,
                     fill, fail.message);
         }
@@ -57,8 +57,7 @@ static void every_kernel_equals_scalar(void **state)
     for (size_t m = 0; m < 3; m++) {
         kernels_t scalar;
         kernels_get(&scalar, ISA_SCALAR, modes[m]);
-        FOR_EACH_ISA(isa)
-        {
+        FOR_EACH_ISA (isa) {
             kernels_t k;
             kernels_get(&k, isa, modes[m]);
             for (size_t i = 0; i < kernel_list_count; i++)
@@ -144,8 +143,7 @@ static void swiglu_of_every_gate_equals_scalar(void **state)
             up[i] = ups[u];
         }
         scalar.store_swiglu(ROWS, WIDTH, gate, up, WIDTH, expected, WIDTH);
-        FOR_EACH_ISA(isa)
-        {
+        FOR_EACH_ISA (isa) {
             kernels_t k;
             kernels_get(&k, isa, DTYPE_BF16);
             k.store_swiglu(ROWS, WIDTH, gate, up, WIDTH, got, WIDTH);
@@ -163,8 +161,7 @@ static void the_start_up_test_passes_here(void **state)
     (void)state;
     static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
     for (size_t m = 0; m < 3; m++)
-        FOR_EACH_ISA(isa)
-        {
+        FOR_EACH_ISA (isa) {
             kernels_t k;
             fail_t fail = {0};
             kernels_get(&k, isa, modes[m]);
@@ -314,8 +311,7 @@ static void sums_of_granules_are_exact_and_equal(void **state)
     for (size_t m = 0; m < 2; m++) {
         kernels_t scalar;
         kernels_get(&scalar, ISA_SCALAR, modes[m]);
-        FOR_EACH_ISA(isa)
-        {
+        FOR_EACH_ISA (isa) {
             kernels_t k;
             kernels_get(&k, isa, modes[m]);
             for (int fill = 0; fill < FILL_COUNT; fill++)

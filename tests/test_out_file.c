@@ -87,8 +87,7 @@ static void expect_refused(const char *path, const char *words)
         fail_msg("expected %s and %s in: %s", path, words, fail.message);
 }
 
-/* ---- Regular files -----------------------------------------------------------------------------
- */
+/* ---- Regular files --------------------------------------------------------------------------- */
 
 static void a_new_file_has_the_usual_mode(void **state)
 {
@@ -164,8 +163,7 @@ static void rows_are_appended(void **state)
     expect_text("rows", "row 0\nrow 1\n");
 }
 
-/* ---- Links -------------------------------------------------------------------------------------
- */
+/* ---- Links ----------------------------------------------------------------------------------- */
 
 static void a_link_stays_and_its_file_is_replaced(void **state)
 {
@@ -198,8 +196,7 @@ static void links_in_a_circle_are_refused(void **state)
     expect_refused("a", "symbolic links");
 }
 
-/* ---- What is no regular file -------------------------------------------------------------------
- */
+/* ---- What is no regular file ----------------------------------------------------------------- */
 
 static void dev_null_stays_what_it_is(void **state)
 {

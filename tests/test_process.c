@@ -107,8 +107,7 @@ static void one_rank_of_a_host_speaks(void **state)
     close(told[1]);
 }
 
-/* ---- What a thread is in -----------------------------------------------------------------------
- */
+/* ---- What a thread is in --------------------------------------------------------------------- */
 
 typedef struct reader {
     int file;
@@ -144,8 +143,7 @@ static void a_reader_of_a_pipe_waits_in_a_stream(void **state)
     assert_int_equal(place, PROCESS_IN_STREAM);
 }
 
-/* ---- Work --------------------------------------------------------------------------------------
- */
+/* ---- Work ------------------------------------------------------------------------------------ */
 
 typedef struct worker {
     process_work_t before, after;

@@ -75,8 +75,7 @@ static void in_a_process(void (*run)(void))
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* ---- What runs ---------------------------------------------------------------------------------
- */
+/* ---- What runs ------------------------------------------------------------------------------- */
 
 static void draws_logs_and_closes(void)
 {
@@ -180,8 +179,7 @@ static void draws_as_a_rank_with_a_log(void)
     waitpid(rank, NULL, 0);
 }
 
-/* ---- Cases -------------------------------------------------------------------------------------
- */
+/* ---- Cases ----------------------------------------------------------------------------------- */
 
 static const char bar[] =
     "\rchoir: loading [###############               ]  50% of 120 MiB, 0 s left\x1b[K";

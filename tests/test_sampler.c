@@ -264,8 +264,7 @@ static void kept_tokens_and_probabilities_are_those_of_transformers(void **state
     scene_t *scene = calloc(1, sizeof *scene);
     size_t index, compared = 0;
     json_t *entry;
-    json_array_foreach(cases, index, entry)
-    {
+    json_array_foreach (cases, index, entry) {
         json_t *logits = json_object_get(entry, "logits"), *seen = json_object_get(entry, "seen");
         json_t *kept = json_object_get(entry, "kept");
         json_t *probabilities = json_object_get(entry, "probabilities");

@@ -215,8 +215,7 @@ static void cancelled_requests_yield_no_rows(void **state)
     scheduler_close(scheduler);
 }
 
-/* ---- Random loads ------------------------------------------------------------------------------
- */
+/* ---- Random loads ---------------------------------------------------------------------------- */
 
 enum { MAX_REQUESTS = 400 };
 

@@ -36,8 +36,7 @@ static void mixed_store(void)
     shard(fixture_in("model").text, fixture_in("store").text, &options);
 }
 
-/* ---- Round trips -------------------------------------------------------------------------------
- */
+/* ---- Round trips ----------------------------------------------------------------------------- */
 
 static void unpacking_gives_the_source_byte_for_byte(void **state)
 {
@@ -215,8 +214,7 @@ static void the_digest_tells_contents_apart(void **state)
     checkpoint_close(again);
 }
 
-/* ---- Making ------------------------------------------------------------------------------------
- */
+/* ---- Making ---------------------------------------------------------------------------------- */
 
 static void ranks_and_threads_do_not_change_a_byte(void **state)
 {
@@ -317,8 +315,7 @@ static void what_cannot_be_sharded_is_refused(void **state)
     assert_non_null(strstr(fail.message, "/proc/nowhere"));
 }
 
-/* ---- Sizes -------------------------------------------------------------------------------------
- */
+/* ---- Sizes ----------------------------------------------------------------------------------- */
 
 static double ratio_of(const char *path)
 {
@@ -400,8 +397,7 @@ static void higher_levels_are_never_larger(void **state)
     store_codec_close(codec);
 }
 
-/* ---- Places ------------------------------------------------------------------------------------
- */
+/* ---- Places ---------------------------------------------------------------------------------- */
 
 /* In a process without rights, so that root learns it too. */
 static void a_read_only_store_is_read_and_checked(void **state)

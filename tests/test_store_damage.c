@@ -50,8 +50,7 @@ static size_t problems(void)
     return fixture_check(fixture_in("store").text, 1, message, sizeof message);
 }
 
-/* ---- Flipped bytes -----------------------------------------------------------------------------
- */
+/* ---- Flipped bytes --------------------------------------------------------------------------- */
 
 static void every_flipped_byte_of_a_small_store_is_noticed(void **state)
 {
@@ -156,8 +155,7 @@ static void a_bad_block_is_named_by_file_tensor_and_rows(void **state)
     assert_non_null(strstr(fail.message, "rows 32 to 47"));
 }
 
-/* ---- Files -------------------------------------------------------------------------------------
- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static void shorter_and_longer_files_are_noticed_by_name(void **state)
 {
@@ -225,8 +223,7 @@ static void files_of_two_stores_do_not_mix(void **state)
     assert_non_null(strstr(message, "data-00001.choir"));
 }
 
-/* ---- Lies --------------------------------------------------------------------------------------
- */
+/* ---- Lies ------------------------------------------------------------------------------------ */
 
 /* An edited manifest, whose checksum is right, is refused with this word in the message. */
 static void refuses(const char *from, const char *to, const char *word)

@@ -56,8 +56,7 @@ static bool rows_equal(checkpoint_t *source, checkpoint_t *store, size_t begin, 
            memcmp(a, b, (end - begin) * 512) == 0;
 }
 
-/* ---- Stage -------------------------------------------------------------------------------------
- */
+/* ---- Stage ----------------------------------------------------------------------------------- */
 
 typedef struct traffic {
     uint64_t read, staged;
@@ -178,8 +177,7 @@ static void an_impossible_stage_is_refused(void **state)
     checkpoint_close(store);
 }
 
-/* ---- Shared memory -----------------------------------------------------------------------------
- */
+/* ---- Shared memory --------------------------------------------------------------------------- */
 
 /* What the ranks of a test tell each other, beside the share. */
 typedef struct board {

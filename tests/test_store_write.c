@@ -106,8 +106,7 @@ static void expect_reference(void)
     assert_false(find_partial(&partial));
 }
 
-/* ---- Kills -------------------------------------------------------------------------------------
- */
+/* ---- Kills ----------------------------------------------------------------------------------- */
 
 static void sleep_ns(uint64_t ns)
 {
@@ -246,8 +245,7 @@ static void another_source_does_not_go_on_with_the_first_ones_blocks(void **stat
     assert_true(fixture_same(fixture_in("model").text, fixture_in("again").text));
 }
 
-/* ---- Room --------------------------------------------------------------------------------------
- */
+/* ---- Room ------------------------------------------------------------------------------------ */
 
 static void a_disk_that_fills_up_ends_it_with_one_message(void **state)
 {

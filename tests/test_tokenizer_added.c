@@ -85,9 +85,10 @@ static void merges_may_be_strings_and_words_may_ignore_them(void **state)
     json_t *root = demo_json(), *model = json_object_get(root, "model"), *strings = json_array();
     size_t i;
     json_t *merge;
-    json_array_foreach(json_object_get(model, "merges"), i, merge) json_array_append_new(
-        strings, json_sprintf("%s %s", json_string_value(json_array_get(merge, 0)),
-                     json_string_value(json_array_get(merge, 1))));
+    json_array_foreach (json_object_get(model, "merges"), i, merge)
+        json_array_append_new(
+            strings, json_sprintf("%s %s", json_string_value(json_array_get(merge, 0)),
+                         json_string_value(json_array_get(merge, 1))));
     json_object_set_new(model, "merges", strings);
     tokenizer_t *tokenizer;
     fail_t fail = {0};

@@ -48,8 +48,7 @@ static void write_changed(const char *directory, const char *name, json_t *chang
     snprintf(path, sizeof path, DEMO "/%s", name);
     if (access(path, F_OK) == 0)
         assert_int_equal(json_file_read(path, &root, &fail), 0);
-    json_object_foreach(changes, key, value)
-    {
+    json_object_foreach (changes, key, value) {
         if (*key == 0)
             root = json_incref(value);
         else
@@ -65,8 +64,9 @@ static bool is_removed(json_t *removed, const char *name)
 {
     size_t i;
     json_t *item;
-    json_array_foreach(
-        removed, i, item) if (strcmp(json_string_value(item), name) == 0) return true;
+    json_array_foreach (removed, i, item)
+        if (strcmp(json_string_value(item), name) == 0)
+            return true;
     return false;
 }
 
@@ -124,7 +124,7 @@ static void check_line(json_t *line)
     assert_non_null(mkdtemp(directory));
     make_directory(directory, line);
     tokenizer_t *tokenizer = open_directory(directory);
-    json_array_foreach(json_object_get(line, "cases"), i, expected)
+    json_array_foreach (json_object_get(line, "cases"), i, expected)
         check_case(tokenizer, name, expected);
     tokenizer_close(tokenizer);
     for (i = 0; i < N_FILES; i++) {

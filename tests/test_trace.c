@@ -42,8 +42,7 @@ static json_t *slice(json_t *root, const char *name)
 {
     size_t i;
     json_t *event, *found = NULL;
-    json_array_foreach(json_object_get(root, "traceEvents"), i, event)
-    {
+    json_array_foreach (json_object_get(root, "traceEvents"), i, event) {
         if (strcmp(json_string_value(json_object_get(event, "name")), name) != 0)
             continue;
         assert_null(found);
@@ -69,8 +68,7 @@ static size_t count_slices(json_t *root)
 {
     size_t i, n = 0;
     json_t *event;
-    json_array_foreach(json_object_get(root, "traceEvents"), i, event)
-    {
+    json_array_foreach (json_object_get(root, "traceEvents"), i, event) {
         n += json_object_get(event, "dur") != NULL;
     }
     return n;
@@ -158,8 +156,7 @@ static void events_without_their_beginning_still_nest(void **state)
         json_t *root = written(&same_clock, one_step + first, N_EVENTS - first, 0, 95000), *event;
         size_t i;
         assert_true(count_slices(root) > 0);
-        json_array_foreach(json_object_get(root, "traceEvents"), i, event)
-        {
+        json_array_foreach (json_object_get(root, "traceEvents"), i, event) {
             double ts = json_real_value(json_object_get(event, "ts"));
             double dur = json_real_value(json_object_get(event, "dur"));
             assert_true(ts + dur <= 95);

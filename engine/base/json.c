@@ -106,8 +106,7 @@ int json_file_read(const char *path, json_t **root, fail_t *fail)
     return read_and_parse(path, json_text_read, root, fail);
 }
 
-/* ---- As Python reads it ------------------------------------------------------------------------
- */
+/* ---- As Python reads it ---------------------------------------------------------------------- */
 
 /* Python's json takes these words for numbers, which JSON has not. */
 static const char *const python_numbers[] = {"NaN", "Infinity", "-Infinity"};
@@ -172,8 +171,7 @@ int json_python_file_read(const char *path, json_t **root, fail_t *fail)
     return read_and_parse(path, json_python_text_read, root, fail);
 }
 
-/* ---- Members -----------------------------------------------------------------------------------
- */
+/* ---- Members --------------------------------------------------------------------------------- */
 
 static const char *type_name(const json_t *value)
 {
@@ -285,8 +283,7 @@ int json_check_keys(
 {
     const char *key;
     json_t *value;
-    json_object_foreach(object, key, value)
-    {
+    json_object_foreach (object, key, value) {
         if (is_one_of(key, keys, n_keys))
             continue;
         char allowed[FAIL_MESSAGE_BYTES / 2] = "";

@@ -27,8 +27,7 @@ static int cannot_write(const char *path, int error, fail_t *fail)
     return fail_set(fail, FAIL_FILE, "%s: cannot write: %s", path, strerror(error));
 }
 
-/* ---- What a path leads to ----------------------------------------------------------------------
- */
+/* ---- What a path leads to -------------------------------------------------------------------- */
 
 /* The number in /dev/fd/N and its other names; -1 for other paths. Opened by its path, a regular
  * file would be written from its beginning. */
@@ -91,8 +90,7 @@ static const char *unfit(mode_t mode)
                             : NULL;
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 /* ".choir-PID-N" in the folder of the place: short, so that a long name is no problem. */
 static int create_part(out_file_t *o, fail_t *fail)
@@ -168,8 +166,7 @@ static int open_descriptor(out_file_t *o, int number, fail_t *fail)
     return o->fd < 0 ? cannot_write(o->path, errno, fail) : 0;
 }
 
-/* ---- Writing -----------------------------------------------------------------------------------
- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 /* Keeps the reason of the first failure, which a stream forgets. */
 static ssize_t write_stream(void *cookie, const char *text, size_t bytes)
@@ -257,8 +254,7 @@ bool out_file_is_new(const out_file_t *out)
     return out->is_new;
 }
 
-/* ---- Closing -----------------------------------------------------------------------------------
- */
+/* ---- Closing --------------------------------------------------------------------------------- */
 
 static void release(out_file_t *o)
 {

@@ -46,8 +46,7 @@ static void before_message(void)
     atomic_store(&message_ns, clock_ns());
 }
 
-/* ---- The terminal ------------------------------------------------------------------------------
- */
+/* ---- The terminal ---------------------------------------------------------------------------- */
 
 static pid_t parent_of(pid_t pid)
 {
@@ -126,8 +125,7 @@ static bool may_draw(const progress_t *progress)
            tcgetattr(progress->terminal, &settings) == 0 && (settings.c_lflag & TOSTOP) == 0;
 }
 
-/* ---- Showing -----------------------------------------------------------------------------------
- */
+/* ---- Showing --------------------------------------------------------------------------------- */
 
 void progress_open(progress_t *progress, bool shown)
 {

@@ -89,8 +89,7 @@ static void start_run(team_t *team, size_t active)
         call(&team->workers[t], team->run);
 }
 
-/* ---- Taken cores --------------------------------------------------------------------------------
- */
+/* ---- Taken cores ----------------------------------------------------------------------------- */
 
 #define LOST_UNIT 1024
 
@@ -139,8 +138,7 @@ static size_t choose_active(team_t *team)
     return team->wanted;
 }
 
-/* ---- The team -----------------------------------------------------------------------------------
- */
+/* ---- The team -------------------------------------------------------------------------------- */
 
 static void *worker_main(void *argument)
 {

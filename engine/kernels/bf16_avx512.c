@@ -185,8 +185,7 @@ static void store_logits(
         }
 }
 
-/* ---- RMSNorm -----------------------------------------------------------------------------------
- */
+/* ---- RMSNorm --------------------------------------------------------------------------------- */
 
 enum { SUM_LANES = 8, WAYS = 4, ROUND = SUM_LANES * WAYS, LEVELS = 4 };
 
@@ -285,8 +284,7 @@ static void rms_norm(size_t rows, size_t n, const void *x, size_t x_stride, cons
             (float)eps, to + r * y_stride, y_stride);
 }
 
-/* ---- RoPE --------------------------------------------------------------------------------------
- */
+/* ---- RoPE ------------------------------------------------------------------------------------ */
 
 static void rope(size_t heads, size_t half, const void *cosines, const void *sines, void *x)
 {
@@ -308,8 +306,7 @@ static void rope(size_t heads, size_t half, const void *cosines, const void *sin
     }
 }
 
-/* ---- Weights of sdpa attention -----------------------------------------------------------------
- */
+/* ---- Weights of sdpa attention --------------------------------------------------------------- */
 
 /* The lanes' halves folded onto each other: 8 apart, 4 apart, 2 apart. */
 static inline __m512 from_8_apart(__m512 x)

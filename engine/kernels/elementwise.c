@@ -49,8 +49,7 @@ static inline float exp_f32(float x)
     return x == x ? y : x;
 }
 
-/* ---- Modes: how an element is read, rounded and written
- * ------------------------------------------------------ */
+/* ---- Modes: how an element is read, rounded and written -------------------------------------- */
 
 typedef uint16_t bf16_t;
 
@@ -305,8 +304,7 @@ DEFINE_MODE(bf16, bf16_t, float, exp_f32)
 DEFINE_MODE(f32, float, float, exp_f32)
 DEFINE_MODE(f64, double, double, exp_f64)
 
-/* ---- Exponentials of logits --------------------------------------------------------------------
- */
+/* ---- Exponentials of logits ------------------------------------------------------------------ */
 
 typedef int32_t i32x8_t __attribute__((vector_size(32)));
 typedef int64_t i64x8_t __attribute__((vector_size(64)));

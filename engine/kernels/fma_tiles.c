@@ -198,35 +198,35 @@ INLINE void steps_amx(const int rows, const int vectors, const uint16_t *a, size
 /* MXCSR's DAZ and FTZ: denormals as zero, as in vdpbf16ps and TDPBF16PS, for the products alone. */
 #define FLUSH_BITS 0x8040u
 
-#define DEFINE_REGISTER_TILE_BF16(NAME, PRODUCTS)                                                  \
-    INLINE void NAME(const int rows, const int vectors, const uint16_t *a, size_t a_stride,        \
-        const uint16_t *b, size_t width, size_t k, float *c, size_t c_stride, tile_mode_t mode)    \
-    {                                                                                              \
-        unsigned saved = _mm_getcsr();                                                             \
-        _mm_setcsr(saved | FLUSH_BITS);                                                            \
-        vec_f32_t sum[ROWS_BF16][VECTORS_BF16];                                                    \
-        for (int r = 0; r < rows; r++)                                                             \
-            for (int v = 0; v < vectors; v++)                                                      \
-                if (mode == TILE_CHAIN)                                                            \
-                    sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);    \
-                else                                                                               \
-                    sum[r][v] = (vec_f32_t){0};                                                    \
-        PRODUCTS(rows, vectors, a, a_stride, b, width, k, sum);                                    \
+#define DEFINE_REGISTER_TILE_BF16(NAME, PRODUCTS)                                                    \
+    INLINE void NAME(const int rows, const int vectors, const uint16_t *a, size_t a_stride,          \
+        const uint16_t *b, size_t width, size_t k, float *c, size_t c_stride, tile_mode_t mode)      \
+    {                                                                                                \
+        unsigned saved = _mm_getcsr();                                                               \
+        _mm_setcsr(saved | FLUSH_BITS);                                                              \
+        vec_f32_t sum[ROWS_BF16][VECTORS_BF16];                                                      \
+        for (int r = 0; r < rows; r++)                                                               \
+            for (int v = 0; v < vectors; v++)                                                        \
+                if (mode == TILE_CHAIN)                                                              \
+                    sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);      \
+                else                                                                                 \
+                    sum[r][v] = (vec_f32_t){0};                                                      \
+        PRODUCTS(rows, vectors, a, a_stride, b, width, k, sum);                                      \
         /* The sums are stored before the control register is restored, so that no arithmetic      \
-         * moves across; leaves are added as ordinary f32. */                                      \
-        vec_f32_t leaf[ROWS_BF16][VECTORS_BF16];                                                   \
-        for (int r = 0; r < rows; r++)                                                             \
-            for (int v = 0; v < vectors; v++)                                                      \
-                leaf[r][v] = sum[r][v];                                                            \
-        __asm__ volatile("" : "+m"(leaf)::"memory");                                               \
-        _mm_setcsr(saved);                                                                         \
-        for (int r = 0; r < rows; r++)                                                             \
-            for (int v = 0; v < vectors; v++) {                                                    \
-                mem_f32_t *out = (mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);          \
-                if (mode == TILE_ADD)                                                              \
-                    leaf[r][v] = *out + leaf[r][v];                                                \
-                *out = leaf[r][v];                                                                 \
-            }                                                                                      \
+         * moves across; leaves are added as ordinary f32. */ \
+        vec_f32_t leaf[ROWS_BF16][VECTORS_BF16];                                                     \
+        for (int r = 0; r < rows; r++)                                                               \
+            for (int v = 0; v < vectors; v++)                                                        \
+                leaf[r][v] = sum[r][v];                                                              \
+        __asm__ volatile("" : "+m"(leaf)::"memory");                                                 \
+        _mm_setcsr(saved);                                                                           \
+        for (int r = 0; r < rows; r++)                                                               \
+            for (int v = 0; v < vectors; v++) {                                                      \
+                mem_f32_t *out = (mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);            \
+                if (mode == TILE_ADD)                                                                \
+                    leaf[r][v] = *out + leaf[r][v];                                                  \
+                *out = leaf[r][v];                                                                   \
+            }                                                                                        \
     }
 
 DEFINE_REGISTER_TILE_BF16(register_tile_bf16, chain_bf16)

@@ -18,7 +18,7 @@ static dtype_t accumulator(const kernels_t *kernels)
     return kernels->accumulator_bytes == sizeof(double) ? DTYPE_F64 : DTYPE_F32;
 }
 
-/* ---- Products: rows x n outputs, k inputs ---- */
+/* ---- Products: rows x n outputs, k inputs ---------------------------------------------------- */
 
 static size_t inputs_stride(const kernel_shape_t *s)
 {
@@ -80,7 +80,7 @@ static double product_flop(const kernel_shape_t *s)
     return 2.0 * (double)s->rows * (double)s->n * (double)s->k;
 }
 
-/* ---- What stores a panel's products: rows x n ---- */
+/* ---- What stores a panel's products: rows x n ------------------------------------------------ */
 
 LAYOUT(store_layout)
 {
@@ -139,7 +139,7 @@ CALL(call_add)
     kernels->add(s->n, d[0], d[1]);
 }
 
-/* ---- Rows: rows x n; rope: heads x 2 n ---- */
+/* ---- Rows: rows x n; rope: heads x 2 n ------------------------------------------------------- */
 
 LAYOUT(norm_layout)
 {
@@ -165,7 +165,7 @@ CALL(call_rope)
     kernels->rope(s->rows, s->n, d[0], d[1], d[2]);
 }
 
-/* ---- Eager attention: a row of n keys ---- */
+/* ---- Eager attention: a row of n keys -------------------------------------------------------- */
 
 LAYOUT(scores_layout)
 {
@@ -208,7 +208,7 @@ CALL(call_sum_granules)
     kernels->sum_granules(s->n, d[0], d[1]);
 }
 
-/* ---- The sdpa order ---- */
+/* ---- The sdpa order -------------------------------------------------------------------------- */
 
 /* Fills [from, to) of every row with zeros: what the contract leaves open. */
 static void clear_columns(size_t rows, size_t from, size_t to, size_t stride, size_t bytes, void *x)
@@ -319,7 +319,7 @@ static double key_flop(const kernel_shape_t *s)
     return 2.0 * (double)s->rows * (double)s->n;
 }
 
-/* ---- The list ---- */
+/* ---- The list -------------------------------------------------------------------------------- */
 
 #define SLOT(NAME) #NAME, offsetof(kernels_t, NAME)
 
@@ -378,7 +378,7 @@ bool kernel_exists(const kernel_entry_t *entry, const kernels_t *kernels)
     return function != NULL;
 }
 
-/* ---- Shapes and data ---- */
+/* ---- Shapes and data ------------------------------------------------------------------------- */
 
 /* The next of a sequence that `state` begins (Knuth's MMIX constants). */
 static uint32_t next_random(uint64_t *state)

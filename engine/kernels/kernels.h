@@ -8,18 +8,24 @@
  * float, or double. `accumulator` is float in the modes bf16 and f32, double in f64. Pointers are
  * void where their type follows the mode.
  *
- * Packed layout (weights, and K and V of the cache): outputs in panels of KERNEL_PANEL, the last
- * one narrower but a multiple of KERNEL_LANES, missing outputs zero. Within a panel of `width`
- * outputs over K inputs: bf16:      [K rounded up to even / 2][width][2]   pairs of inputs side by
- * side, as vdpbf16ps takes them f32, f64:  [K][width] so that SIMD lanes run over outputs and each
- * output is one sequential chain over its inputs.
+ * Packed layout (weights, and K and V of the cache): outputs in panels of KERNEL_PANEL, the last one
+ * narrower but a multiple of KERNEL_LANES, missing outputs zero. A panel of `width` outputs over K
+ * inputs is
  *
- * Chains (docs/numerics.md, "Dot product"): bf16: per pair of inputs, first the odd one, then the
- * even one, each one fused multiply-add in f32, denormal factors and results taken as zero
- * (vdpbf16ps). f32, f64: ascending fused multiply-adds. bf16 has a second dot product, amx, for
- * linear layers (TDPBF16PS): of every 32 inputs, counted from the first of the call, one chain over
- * the even ones from +0 and one over the odd ones; the sum of the two is added to the accumulator;
- * denormals are taken as zero in every operation. */
+ *   bf16      [K rounded up to even / 2][width][2]   pairs of inputs side by side, as vdpbf16ps
+ *                                                    takes them
+ *   f32, f64  [K][width]
+ *
+ * so that SIMD lanes run over outputs and each output is one sequential chain over its inputs.
+ *
+ * Chains (docs/numerics.md, "Dot product"):
+ *
+ *   bf16      of each pair of inputs the odd one, then the even one, each one fused multiply-add in
+ *             f32, denormal factors and results taken as zero (vdpbf16ps)
+ *   bf16 amx  for linear layers (TDPBF16PS): of every 32 inputs, counted from the first of the
+ *             call, one chain over the even ones from +0 and one over the odd ones; the sum of the
+ *             two is added to the accumulator; denormals are taken as zero in every operation
+ *   f32, f64  ascending fused multiply-adds */
 #ifndef CHOIR_KERNELS_H
 #define CHOIR_KERNELS_H
 
@@ -110,22 +116,23 @@ typedef struct kernels {
     void (*add)(size_t n, const void *c, void *sum);
 
     /* RMSNorm of rows (Zhang & Sennrich 2019; transformers' Qwen2RMSNorm): y = R(w * R(x /
-     * sqrt(mean(x^2) + eps))), the mean in the order of pytorch-orders.md section 3. x: [rows, n]
-     * element, x_stride apart; w: [n] element; y: like x, y_stride apart, may be x */
+     * sqrt(mean(x^2) + eps))), the mean in the order of pytorch-orders.md section 3.
+     * x: [rows, n] element, x_stride apart; w: [n] element; y: like x, y_stride apart, may be x */
     void (*rms_norm)(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
         double eps, void *y, size_t y_stride);
 
     /* Rotary embedding of a row's heads (Su et al. 2021, transformers' apply_rotary_pos_emb), in
-     * place: x[i] = R(R(x[i] cos[i]) + R(-x[i+h] sin[i])), x[i+h] = R(R(x[i+h] cos[i]) + R(x[i]
-     * sin[i])). x: [heads, 2 half] element; cos, sin: [half] accumulator, already rounded to the
-     * mode */
+     * place:
+     *   x[i]        = R(R(x[i] cos[i]) + R(-x[i + half] sin[i]))
+     *   x[i + half] = R(R(x[i + half] cos[i]) + R(x[i] sin[i]))
+     * x: [heads, 2 half] element; cos, sin: [half] accumulator, already rounded to the mode */
     void (*rope)(size_t heads, size_t half, const void *cos, const void *sin, void *x);
 
     /* Scores of eager attention: s = R(R(c) * scale). c: [n] accumulator, s: [n] element */
     void (*scale_scores)(size_t n, const void *c, double scale, void *s);
-    /* Softmax of eager attention over the n kept keys of one row, in place: p = R(exp(s - max) * (1
-     * / sum)). lanes: sum in 16 lanes by index and fold by halves; else left to right. s: [n]
-     * element scratch: [n] accumulator */
+    /* Softmax of eager attention over the n kept keys of one row, in place: p = R(exp(s - max) *
+     * (1 / sum)). lanes: sum in 16 lanes by index and fold by halves; else left to right.
+     * s: [n] element; scratch: [n] accumulator */
     void (*softmax)(size_t n, bool lanes, void *s, void *scratch);
 
     /* x = exp(x) in f64, n of them, in every mode: SLEEF's exp of 1 ulp without fused multiply-add;
@@ -177,8 +184,7 @@ void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode);
  * FAIL_INTERNAL names the kernel that differs. */
 int kernels_self_test(const kernels_t *kernels, fail_t *fail);
 
-/* ---- Packed matrices
- * --------------------------------------------------------------------------------------- */
+/* ---- Packed matrices ------------------------------------------------------------------------- */
 
 /* A share of a weight matrix: y = x W^T + bias for `rows` outputs over `columns` inputs. */
 typedef struct matrix {

@@ -18,9 +18,7 @@ int kernels_self_test(const kernels_t *kernels, fail_t *fail)
                 return differs;
             if (differs > 0)
                 return fail_set(fail, FAIL_INTERNAL,
-                    "self-test: kernel %s of %s in %s does not equal scalar; set CHOIR_ISA to a "
-                    "lower "
-                    "instruction set (scalar, avx2, avx512, avx512_bf16)",
+                    "self-test: kernel %s of %s in %s does not equal scalar; set CHOIR_ISA to a lower instruction set (scalar, avx2, avx512, avx512_bf16)",
                     entry->name, kernels->isa, dtype_name(kernels->mode));
         }
     }

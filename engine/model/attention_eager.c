@@ -99,8 +99,7 @@ static void show_weights(const attention_unit_t *u, size_t r, size_t n_keys, voi
     u->tap->part(u->tap->context, &part);
 }
 
-/* ---- The reference's order for tiny products (bf16)
- * ---------------------------------------------------------- */
+/* ---- The reference's order for tiny products (bf16) ------------------------------------------ */
 
 /* Sum of products x[i] * y[i], i ascending. Products of bf16 are exact in f32. */
 static float plain_dot(const float *x, const float *y, size_t n)
@@ -206,8 +205,7 @@ static void small_attention(const attention_unit_t *u, eager_scratch_t *s)
     }
 }
 
-/* ---- The general case
- * ---------------------------------------------------------------------------------------- */
+/* ---- The general case ------------------------------------------------------------------------ */
 
 static void compute_scores(const attention_unit_t *u, eager_scratch_t *s, size_t n_keys)
 {

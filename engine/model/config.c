@@ -34,8 +34,7 @@ void config_note(config_t *config, const char *format, ...)
     va_end(arguments);
 }
 
-/* ---- What kind of model -----------------------------------------------------------------------
- */
+/* ---- What kind of model ---------------------------------------------------------------------- */
 
 /* Whether `architectures` names the one that is supported. *found: its first name, or "none". */
 static bool names_architecture(document_t document, const char **found)
@@ -44,8 +43,7 @@ static bool names_architecture(document_t document, const char **found)
     *found = "none";
     size_t i;
     json_t *value;
-    json_array_foreach(architectures, i, value)
-    {
+    json_array_foreach (architectures, i, value) {
         const char *name = json_is_string(value) ? json_string_value(value) : "something else";
         if (strcmp(name, ARCHITECTURE) == 0)
             return true;
@@ -76,8 +74,8 @@ static int check_architecture(config_t *config, document_t document, fail_t *fai
             document.path, found);
     if (member(document.root, "text_config") != NULL)
         return fail_set(fail, FAIL_MODEL,
-            "%s: text_config: expected the language model's fields beside model_type, "
-            "as " MODEL_TYPE " has them, found them inside of it",
+            "%s: text_config: expected the language model's fields beside model_type, as " MODEL_TYPE
+            " has them, found them inside of it",
             document.path);
     return 0;
 }
@@ -96,15 +94,13 @@ static int check_kind(config_t *config, document_t document, fail_t *fail)
     if (quantization != NULL) {
         const char *method = json_string_value(json_object_get(quantization, "quant_method"));
         return fail_set(fail, FAIL_MODEL,
-            "%s: quantization_config: expected weights in bf16, f16 or f32 and no such key, found "
-            "quantization %.64s",
+            "%s: quantization_config: expected weights in bf16, f16 or f32 and no such key, found quantization %.64s",
             document.path, method != NULL ? method : "of an unnamed method");
     }
     return 0;
 }
 
-/* ---- Sizes ------------------------------------------------------------------------------------
- */
+/* ---- Sizes ----------------------------------------------------------------------------------- */
 
 static int read_heads(config_t *config, document_t document, fail_t *fail)
 {
@@ -126,8 +122,7 @@ static int read_heads(config_t *config, document_t document, fail_t *fail)
     if (member(root, "head_dim") == NULL) {
         if (config->hidden_size % heads != 0)
             return fail_set(fail, FAIL_MODEL,
-                "%s: hidden_size: expected a multiple of num_attention_heads %zu, as head_dim is "
-                "not given, found %zu",
+                "%s: hidden_size: expected a multiple of num_attention_heads %zu, as head_dim is not given, found %zu",
                 path, heads, config->hidden_size);
         config->head_dim = config->hidden_size / heads;
     } else if (json_get_size(root, path, "head_dim", 2, MAX_HEAD_DIM, &config->head_dim, fail) !=
@@ -169,8 +164,7 @@ static int read_sizes(config_t *config, document_t document, fail_t *fail)
     return read_heads(config, document, fail);
 }
 
-/* ---- Sliding window ---------------------------------------------------------------------------
- */
+/* ---- Sliding window -------------------------------------------------------------------------- */
 
 /* layer_types, a kind for each layer, decides over max_window_layers. Qwen2's own rule makes the
  * first layers full and the others sliding, and only that shape is supported. */
@@ -185,8 +179,7 @@ static int read_layer_types(config_t *config, document_t document, fail_t *fail)
             document.path, config->num_hidden_layers, json_array_size(types));
     size_t full = 0, sliding = 0, i;
     json_t *value;
-    json_array_foreach(types, i, value)
-    {
+    json_array_foreach (types, i, value) {
         const char *type = json_is_string(value) ? json_string_value(value) : "something else";
         if (strcmp(type, "sliding_attention") == 0)
             sliding++;
@@ -194,14 +187,12 @@ static int read_layer_types(config_t *config, document_t document, fail_t *fail)
             full++;
         else
             return fail_set(fail, FAIL_MODEL,
-                "%s: layer_types[%zu]: expected full_attention in the first layers, then "
-                "sliding_attention, found %.64s",
+                "%s: layer_types[%zu]: expected full_attention in the first layers, then sliding_attention, found %.64s",
                 document.path, i, type);
     }
     if (sliding > 0 && !config->use_sliding_window)
         return fail_set(fail, FAIL_MODEL,
-            "%s: layer_types: expected full_attention only, as use_sliding_window and "
-            "sliding_window give no window, found sliding_attention from layer %zu",
+            "%s: layer_types: expected full_attention only, as use_sliding_window and sliding_window give no window, found sliding_attention from layer %zu",
             document.path, full);
     config->max_window_layers = full;
     return 0;
@@ -235,8 +226,7 @@ static int read_window(config_t *config, document_t document, fail_t *fail)
     return 0;
 }
 
-/* ---- Type --------------------------------------------------------------------------------------
- */
+/* ---- Type ------------------------------------------------------------------------------------ */
 
 /* The dtype of the checkpoint only informs; one that is unknown is left to the tensors themselves.
  */
@@ -256,8 +246,7 @@ static void read_dtype(config_t *config, document_t document)
             config->torch_dtype = dtypes[i].dtype;
 }
 
-/* ---- Files ------------------------------------------------------------------------------------
- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static int check_object(document_t document, fail_t *fail)
 {
@@ -356,8 +345,7 @@ int config_load(config_t *config, const char *directory, fail_t *fail)
     return fail->status;
 }
 
-/* ---- For others -------------------------------------------------------------------------------
- */
+/* ---- For others ------------------------------------------------------------------------------ */
 
 plan_model_t config_plan_model(const config_t *config, dtype_t mode)
 {

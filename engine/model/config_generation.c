@@ -46,8 +46,9 @@ static int read_stop_ids(config_t *config, document_t document, fail_t *fail)
         return add_stop_id(config, document, eos, fail);
     size_t i;
     json_t *value;
-    json_array_foreach(
-        eos, i, value) if (add_stop_id(config, document, value, fail) != 0) return fail->status;
+    json_array_foreach (eos, i, value)
+        if (add_stop_id(config, document, value, fail) != 0)
+            return fail->status;
     return 0;
 }
 

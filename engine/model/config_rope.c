@@ -115,8 +115,10 @@ static int read_parameters(config_t *config, document_t document, rope_object_t 
         {"yarn", ROPE_YARN}};
     const char *name = "default", *nested;
     json_t *value;
-    json_object_foreach(rope.object, nested, value) if (json_is_object(value)) return fail_set(fail,
-        FAIL_MODEL, "%s: expected one set for all layers, found one for %.64s", rope.path, nested);
+    json_object_foreach (rope.object, nested, value)
+        if (json_is_object(value))
+            return fail_set(fail, FAIL_MODEL,
+                "%s: expected one set for all layers, found one for %.64s", rope.path, nested);
     if (json_opt_string(rope.object, rope.path, "type", &name, fail) != 0 ||
         json_opt_string(rope.object, rope.path, "rope_type", &name, fail) != 0 ||
         json_opt_double(rope.object, rope.path, "rope_theta", 1, 1e30, &config->rope_theta, fail) !=

@@ -9,8 +9,7 @@
 #include "engine/model/forward_tap.h"
 #include "engine/model/rope.h"
 
-/* ---- Phases of a step: each runs on all threads
- * ----------------------------------------------------------------- */
+/* ---- Phases of a step: each runs on all threads ---------------------------------------------- */
 
 /* Thread 0 books the time since the last mark to one kind of work. */
 void forward_book(forward_t *f, size_t thread, uint64_t *kind)

@@ -7,9 +7,9 @@
 #include "engine/model/forward_internal.h"
 #include "engine/model/forward_tap.h"
 
-/* ---- Tiles on their way -------------------------------------------------------------------------
- *
- * missing[i] is what is not written yet of this rank's tile i. Whoever writes the last of it says
+/* ---- Tiles on their way ---------------------------------------------------------------------- */
+
+/* missing[i] is what is not written yet of this rank's tile i. Whoever writes the last of it says
  * so, and thread 0, which alone talks to other ranks, sends it when it next comes by. */
 
 /* Tiles of some panels are a cache line's multiple wide enough for the hardware to fetch ahead, and
@@ -122,8 +122,7 @@ void forward_heads_written(
     move(f, thread, SHARED_ATTENTION, kind);
 }
 
-/* ---- Gathers ------------------------------------------------------------------------------------
- */
+/* ---- Gathers --------------------------------------------------------------------------------- */
 
 static void copy_columns(char *to, const char *from, size_t begin, size_t end)
 {

@@ -119,9 +119,9 @@ static inline char *shared_row(const forward_t *f, shared_t which, size_t row)
     return f->data[which] + row * f->strides[which] * element(f);
 }
 
-/* ---- Slabs --------------------------------------------------------------------------------------
- *
- * Where AMX multiplies many rows, what is multiplied lies in slabs (kernels.h): normalised rows,
+/* ---- Slabs ----------------------------------------------------------------------------------- */
+
+/* Where AMX multiplies many rows, what is multiplied lies in slabs (kernels.h): normalised rows,
  * and MLP's activation, which is the widest of those that are exchanged. There the slabs of a rank
  * follow each other, and the ranks' too, so that a part begins at n_rows times the part's first
  * column; a tile that travels to another node is one piece. A tap sees rows, so with one there are
@@ -163,15 +163,14 @@ typedef struct residual {
     size_t layer;
 } residual_t;
 
-/* ---- Phases of a step: each runs on all threads
- * ----------------------------------------------------------------------------------- */
+/* ---- Phases of a step: each runs on all threads ---------------------------------------------- */
 
 /* Thread 0 books the time since the last mark to one kind of work. */
 void forward_book(forward_t *f, size_t thread, uint64_t *kind);
 /* Ends a phase: books its time, and the waiting. */
 void forward_barrier(forward_t *f, size_t thread, uint64_t *kind);
 
-/* ---- forward_gather.c ---- */
+/* ---- forward_gather.c ------------------------------------------------------------------------ */
 
 /* How an activation is cut into tiles: panels, or, where units of attention write it, rows. */
 comm_tiling_t forward_tiling(const forward_t *f, shared_t which);

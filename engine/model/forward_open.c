@@ -124,18 +124,14 @@ static int check_options(const model_t *m, const forward_options_t *o, fail_t *f
         return fail->status;
     if (o->order != ORDER_TORCH)
         return fail_set(fail, FAIL_USAGE,
-            "--attention sdpa: its order exists with --order torch only; use --attention eager "
-            "with "
-            "--order uniform");
+            "--attention sdpa: its order exists with --order torch only; use --attention eager with --order uniform");
     if (m->config.head_dim % 8 != 0)
         return fail_set(fail, FAIL_USAGE,
-            "--attention sdpa: expected a head_dim that is a multiple of 8, found %zu; use "
-            "--attention eager",
+            "--attention sdpa: expected a head_dim that is a multiple of 8, found %zu; use --attention eager",
             m->config.head_dim);
     if (m->config.use_sliding_window)
         return fail_set(fail, FAIL_USAGE,
-            "--attention sdpa: the order with a sliding window is not known; use --attention "
-            "eager");
+            "--attention sdpa: the order with a sliding window is not known; use --attention eager");
     return fail->status;
 }
 

@@ -2,9 +2,12 @@
  *
  * Blocks are handed out by the scheduler of the coordinator; block ids mean the same on every rank.
  * A block of a layer and head is laid out for the matrix kernels (kernels.h), so that scores and
- * outputs are products with packed panels: K: a panel of KV_BLOCK keys over head_dim;      V:
- * panels of head_dim outputs over KV_BLOCK keys. Not thread safe across writers of the same block;
- * forward assigns them. */
+ * outputs are products with packed panels:
+ *
+ *   K  a panel of KV_BLOCK keys over head_dim inputs
+ *   V  panels of head_dim outputs over KV_BLOCK keys
+ *
+ * Not thread safe across writers of the same block; forward assigns them. */
 #ifndef CHOIR_MODEL_KV_CACHE_H
 #define CHOIR_MODEL_KV_CACHE_H
 

@@ -64,8 +64,7 @@ typedef struct bench {
     step_result_t *results;
 } bench_t;
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static size_t most_tokens(const bench_options_t *options)
 {
@@ -181,8 +180,7 @@ void bench_clear(bench_report_t *report)
     *report = (bench_report_t){0};
 }
 
-/* ---- What a step reads and computes ------------------------------------------------------------
- */
+/* ---- What a step reads and computes ---------------------------------------------------------- */
 
 static double layer_bytes(const model_layer_t *y)
 {
@@ -234,9 +232,7 @@ static void count_flop(bench_t *b)
     b->report->attention_flop = batch * 4 * q * (prompt * (prompt + 1) / 2 * (layers - 1) + prompt);
 }
 
-/* ---- Steps: the coordinator's
- * --------------------------------------------------------------------
- */
+/* ---- Steps: the coordinator's ---------------------------------------------------------------- */
 
 static const sampler_params_t greedy = {.top_p = 1, .repetition_penalty = 1};
 
@@ -320,8 +316,7 @@ static int decode_steps(bench_t *b, fail_t *fail)
     return 0;
 }
 
-/* ---- Repetitions -------------------------------------------------------------------------------
- */
+/* ---- Repetitions ----------------------------------------------------------------------------- */
 
 static times_t times_now(const bench_t *b)
 {
@@ -510,8 +505,7 @@ static int run_all(bench_t *b, fail_t *fail)
     return 0;
 }
 
-/* ---- The report --------------------------------------------------------------------------------
- */
+/* ---- The report ------------------------------------------------------------------------------ */
 
 /* Of one prefill or step. What a rank spends on exchanges beyond the rank that spends least, it
  * waits for others. */

@@ -46,8 +46,7 @@ typedef struct gemm_bench {
     char *products; /* [threads][MATRIX_MAX_PANELS][MOST_ROWS, KERNEL_PANEL] accumulators */
 } gemm_bench_t;
 
-/* ---- Shapes ------------------------------------------------------------------------------------
- */
+/* ---- Shapes ---------------------------------------------------------------------------------- */
 
 static size_t add_shape(shape_t *shapes, size_t n, const char *name, size_t outputs, size_t inputs)
 {
@@ -76,8 +75,7 @@ static size_t list_shapes(const config_t *c, shape_t shapes[MAX_SHAPES])
     return add_shape(shapes, n, "lm_head", c->vocab_size, c->hidden_size);
 }
 
-/* ---- Memory ------------------------------------------------------------------------------------
- */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
 static size_t copies_of(size_t bytes)
 {
@@ -125,8 +123,7 @@ static int check_memory(gemm_bench_t *g, const shape_t *shapes, size_t n_shapes,
         set_shape(g, &shapes[i]);
         if (available != 0 && bytes_needed(g) > available)
             return fail_set(fail, FAIL_MEMORY,
-                "memory: %s of %zu outputs and %zu inputs needs %.2f GiB, its copy for %s "
-                "included, and %.2f GiB are free",
+                "memory: %s of %zu outputs and %zu inputs needs %.2f GiB, its copy for %s included, and %.2f GiB are free",
                 shapes[i].name, g->outputs, g->inputs, (double)bytes_needed(g) / GIB,
                 g->result->function, (double)available / GIB);
     }
@@ -212,8 +209,7 @@ static int open_shape(gemm_bench_t *g, const shape_t *shape, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Timing ------------------------------------------------------------------------------------
- */
+/* ---- Timing ---------------------------------------------------------------------------------- */
 
 /* All rows as rows of a prompt, a lone one as a decode step's. */
 static void multiply_thread(void *context, size_t thread)
@@ -338,8 +334,7 @@ static void measure_shape(gemm_bench_t *g, const shape_t *shape)
         }
 }
 
-/* ---- The whole ---------------------------------------------------------------------------------
- */
+/* ---- The whole ------------------------------------------------------------------------------- */
 
 static int open_gemm(gemm_bench_t *g, shape_t *shapes, size_t n_shapes, fail_t *fail)
 {

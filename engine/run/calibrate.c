@@ -17,7 +17,8 @@
 #define GATHER_REPEATS 21
 #define STREAM_TILES 8
 #define WORK_BYTES                                                                                 \
-    ((size_t)1 << 20)  /* that a second-level cache has room for, as products' rows                \
+    ((size_t)1                                                                                     \
+        << 20)         /* that a second-level cache has room for, as products' rows                \
                         */
 #define WORK_TIMES 1.5 /* as long as the link takes for what streams meanwhile */
 
@@ -34,8 +35,7 @@ void calibrate_runs(bench_options_t *runs)
             .gen_tokens = 8};
 }
 
-/* ---- Samples -----------------------------------------------------------------------------------
- */
+/* ---- Samples --------------------------------------------------------------------------------- */
 
 /* Means over ranks. */
 static predict_split_t mean_split(const bench_report_t *report, bench_phase_t phase)
@@ -112,8 +112,7 @@ void calibrate_medians(
             .decode = *median_of(samples, repeat, run, false)};
 }
 
-/* ---- Fitting -----------------------------------------------------------------------------------
- */
+/* ---- Fitting --------------------------------------------------------------------------------- */
 
 typedef struct fit {
     const plan_t *plan;
@@ -293,8 +292,7 @@ void calibrate_fit(
     fit_exchange(&f);
 }
 
-/* ---- Network -----------------------------------------------------------------------------------
- */
+/* ---- Network --------------------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b)
 {

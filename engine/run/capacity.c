@@ -45,9 +45,7 @@ int capacity_check(const capacity_t *capacity, size_t cache_tokens, size_t scrat
         return 0;
     double available = (double)capacity->available_bytes * (double)n_ranks;
     return fail_set(fail, FAIL_MEMORY,
-        "memory: %zu rank%s of this machine need%s %.2f GiB (each %.2f for weights, %.2f for the "
-        "KV "
-        "cache of %zu tokens, %.2f for buffers), and %.2f GiB are free; %s would help",
+        "memory: %zu rank%s of this machine need%s %.2f GiB (each %.2f for weights, %.2f for the KV cache of %zu tokens, %.2f for buffers), and %.2f GiB are free; %s would help",
         n_ranks, plural(n_ranks), n_ranks == 1 ? "s" : "", (double)needed * (double)n_ranks / GIB,
         (double)capacity->weight_bytes / GIB, (double)cache_bytes / GIB, cache_tokens,
         (double)scratch_bytes / GIB, available / GIB,

@@ -39,8 +39,7 @@ static void *field(const predict_rates_t *rates, const member_t *member)
     return (char *)(uintptr_t)rates + member->offset;
 }
 
-/* ---- Reading -----------------------------------------------------------------------------------
- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static int read_number(
     json_t *object, const char *path, const char *key, double *value, fail_t *fail)
@@ -60,8 +59,7 @@ static int read_curve(
     if (!json_is_array(points) || json_array_size(points) > PREDICT_POINTS)
         return fail_set(fail, FAIL_FORMAT, "%s: %s: expected an array of at most %d points", path,
             key, PREDICT_POINTS);
-    json_array_foreach(points, i, point)
-    {
+    json_array_foreach (points, i, point) {
         double x = json_number_value(json_array_get(point, 0));
         double y = json_number_value(json_array_get(point, 1));
         if (!(x > 0 && x < MOST && y > 0 && y < MOST))
@@ -187,8 +185,7 @@ int cluster_add_rates(predict_cluster_t *cluster, const predict_rates_t *rates, 
     return 0;
 }
 
-/* ---- Writing -----------------------------------------------------------------------------------
- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 static json_t *curve_json(const predict_curve_t *curve)
 {

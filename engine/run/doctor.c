@@ -17,8 +17,7 @@
 #define GATHERS_PER_LAYER 4
 #define LEAST_KV_TOKENS 1024u /* what a run insists on */
 
-/* ---- One rank ----------------------------------------------------------------------------------
- */
+/* ---- One rank -------------------------------------------------------------------------------- */
 
 static int read_rank(
     comm_t *comm, const doctor_options_t *options, doctor_rank_t *rank, fail_t *fail)
@@ -69,8 +68,7 @@ static int measure_rank(
     return fail->status;
 }
 
-/* ---- All ranks, on rank 0 ----------------------------------------------------------------------
- */
+/* ---- All ranks, on rank 0 -------------------------------------------------------------------- */
 
 static int allocate(doctor_facts_t *facts, size_t n_ranks, size_t n_nodes, fail_t *fail)
 {
@@ -218,8 +216,7 @@ void doctor_clear(doctor_facts_t *facts)
     *facts = (doctor_facts_t){0};
 }
 
-/* ---- Counting ----------------------------------------------------------------------------------
- */
+/* ---- Counting -------------------------------------------------------------------------------- */
 
 bool doctor_may_use(const doctor_rank_t *rank, const topology_pu_t *pu)
 {

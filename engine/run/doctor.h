@@ -20,8 +20,7 @@
 #define DOCTOR_MASK_WORDS 128 /* CPU masks of up to 8192 hardware threads */
 #define DOCTOR_FINDINGS 64
 
-/* ---- Facts -------------------------------------------------------------------------------------
- */
+/* ---- Facts ----------------------------------------------------------------------------------- */
 
 /* Plain data without pointers, sent as it is. */
 typedef struct doctor_rank {
@@ -87,8 +86,7 @@ size_t doctor_usable_cores(const doctor_facts_t *facts, size_t node);
 /* Pure. NUMA nodes that have hardware threads. */
 size_t doctor_numa_nodes(const doctor_node_t *node);
 
-/* ---- Findings ----------------------------------------------------------------------------------
- */
+/* ---- Findings -------------------------------------------------------------------------------- */
 
 typedef enum doctor_severity {
     DOCTOR_NOTE,

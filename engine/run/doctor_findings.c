@@ -16,8 +16,7 @@
 #define LEAST_SHM (32 * MIB) /* Open MPI's own files; Choir's windows lie elsewhere */
 #define CLOCK_SKEW_S 1.0
 
-/* ---- Recording ----------------------------------------------------------------------------------
- */
+/* ---- Recording ------------------------------------------------------------------------------- */
 
 doctor_finding_t *doctor_add(finder_t *f, const char *name, doctor_severity_t severity, double cost,
     const char *format, ...) __attribute__((format(printf, 5, 6)));
@@ -43,8 +42,7 @@ void doctor_mend(doctor_finding_t *finding, const char *format, ...)
     va_end(args);
 }
 
-/* ---- Looking ------------------------------------------------------------------------------------
- */
+/* ---- Looking --------------------------------------------------------------------------------- */
 
 const doctor_rank_t *doctor_first_of(const finder_t *f, size_t node)
 {
@@ -92,8 +90,7 @@ double doctor_lost(size_t used, size_t possible)
     return used >= possible ? 0 : 1 - (double)used / (double)possible;
 }
 
-/* ---- Instruction sets and versions --------------------------------------------------------------
- */
+/* ---- Instruction sets and versions ----------------------------------------------------------- */
 
 /* Hosts of nodes whose first rank has at least this instruction set, "a,b". */
 static void hosts_with(const finder_t *f, isa_t isa, char *text, size_t text_bytes)
@@ -212,8 +209,7 @@ static void check_clock(finder_t *f)
         "timedatectl set-ntp true (or chronyc makestep) on both");
 }
 
-/* ---- Memory -------------------------------------------------------------------------------------
- */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
 typedef struct need {
     double weights, cache, free;
@@ -302,8 +298,7 @@ static void check_pages(finder_t *f)
     }
 }
 
-/* ---- All of them --------------------------------------------------------------------------------
- */
+/* ---- All of them ----------------------------------------------------------------------------- */
 
 static int by_cost(const void *a, const void *b)
 {

@@ -65,8 +65,7 @@ static uint64_t digest_file(const char *path)
     return digest;
 }
 
-/* ---- Libraries ---------------------------------------------------------------------------------
- */
+/* ---- Libraries ------------------------------------------------------------------------------- */
 
 /* Of a path as mapped, links resolved, ".../libNAME.so.VERSION": adds "libNAME VERSION". */
 static void add_library(char *text, const char *path)
@@ -114,8 +113,7 @@ static void read_libraries(char *text)
     free(paths);
 }
 
-/* ---- The parts ---------------------------------------------------------------------------------
- */
+/* ---- The parts ------------------------------------------------------------------------------- */
 
 static void read_memory(doctor_host_t *host)
 {

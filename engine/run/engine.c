@@ -53,8 +53,7 @@ struct engine {
     engine_totals_t totals;
 };
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 /* What decides which rows and collectives a step has. */
 static uint64_t options_digest(const engine_options_t *options)
@@ -466,8 +465,7 @@ void engine_parallel(engine_t *e, void (*work)(void *context, size_t thread), vo
     team_run(e->team, work, context);
 }
 
-/* ---- Requests ----------------------------------------------------------------------------------
- */
+/* ---- Requests -------------------------------------------------------------------------------- */
 
 int engine_submit(engine_t *e, const engine_request_t *request, uint64_t *handle, fail_t *fail)
 {
@@ -506,8 +504,7 @@ bool engine_was_interrupted(const engine_t *e)
     return atomic_load(&e->interrupted);
 }
 
-/* ---- Steps -------------------------------------------------------------------------------------
- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 static engine_finish_t finish_of(scheduler_end_t end)
 {

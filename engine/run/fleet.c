@@ -53,8 +53,7 @@ bool fleet_leads(const comm_t *comm, size_t n_replicas)
     return each == 0 || (size_t)comm_rank(comm) % each == 0;
 }
 
-/* ---- Opening and closing -----------------------------------------------------------------------
- */
+/* ---- Opening and closing --------------------------------------------------------------------- */
 
 static int check_mesh(const comm_t *comm, size_t n_replicas, fail_t *fail)
 {
@@ -179,8 +178,7 @@ const fleet_stats_t *fleet_stats(const fleet_t *f)
     return f->stats;
 }
 
-/* ---- Idle time ---------------------------------------------------------------------------------
- */
+/* ---- Idle time ------------------------------------------------------------------------------- */
 
 /* Notes whether this leader's replica has work now. */
 static void note_work(fleet_t *f, bool has_work)
@@ -213,8 +211,7 @@ static fleet_stats_t stats_of(const fleet_t *f)
         .peak_bytes = info.peak_bytes};
 }
 
-/* ---- Jobs --------------------------------------------------------------------------------------
- */
+/* ---- Jobs ------------------------------------------------------------------------------------ */
 
 int fleet_submit(fleet_t *f, const fleet_job_t *job, uint64_t *handle, fail_t *fail)
 {
@@ -358,8 +355,7 @@ void fleet_end(fleet_t *f, const fail_t *fail)
     }
 }
 
-/* ---- The others --------------------------------------------------------------------------------
- */
+/* ---- The others ------------------------------------------------------------------------------ */
 
 /* A leader's letters: jobs, and the end. Returns whether it has come; *end is how. */
 static bool read_orders(fleet_t *f, fail_t *end, fail_t *fail)

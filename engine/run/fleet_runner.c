@@ -122,8 +122,7 @@ size_t runner_n_done(const runner_t *r)
     return r->n_done;
 }
 
-/* ---- Jobs as bytes -----------------------------------------------------------------------------
- */
+/* ---- Jobs as bytes --------------------------------------------------------------------------- */
 
 static size_t stop_bytes(const fleet_job_t *job)
 {
@@ -163,8 +162,7 @@ void runner_write_job(const fleet_job_t *job, uint64_t handle, char *bytes)
         at = put(at, job->stops[i], strlen(job->stops[i]) + 1);
 }
 
-/* ---- Results as bytes --------------------------------------------------------------------------
- */
+/* ---- Results as bytes ------------------------------------------------------------------------ */
 
 /* status and message: why the job did not run, or 0 and "". */
 static int give(runner_t *r, const active_t *a, engine_finish_t finish, int status,
@@ -233,8 +231,7 @@ fleet_result_t runner_read_result(const char *bytes)
         .total_ns = wire.total_ns};
 }
 
-/* ---- Beginning ---------------------------------------------------------------------------------
- */
+/* ---- Beginning ------------------------------------------------------------------------------- */
 
 /* Copies what the job needs beyond the engine's own copy. */
 static active_t *begin(const wire_job_t *wire, const int32_t *ids, const char *stops, fail_t *fail)
@@ -301,8 +298,7 @@ int runner_take(runner_t *r, const char *bytes, size_t n_bytes, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Steps -------------------------------------------------------------------------------------
- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 static int append(active_t *a, int32_t token, double logprob, uint64_t digest, fail_t *fail)
 {

@@ -7,8 +7,9 @@
 /* Fewer logits than this are looked at faster by one thread. */
 #define FEW_LOGITS ((size_t)8192)
 
-/* ---- Values ------------------------------------------------------------------------------------
- * A value is not finite when all bits of its exponent are set. Loops that compilers turn into
+/* ---- Values ---------------------------------------------------------------------------------- */
+
+/* A value is not finite when all bits of its exponent are set. Loops that compilers turn into
  * vectors. */
 
 static bool any_f32(const float *values, size_t n)
@@ -48,8 +49,7 @@ static bool any(const void *values, dtype_t dtype, size_t n)
                                 : any_f64(values, n);
 }
 
-/* ---- Logits ------------------------------------------------------------------------------------
- */
+/* ---- Logits ---------------------------------------------------------------------------------- */
 
 typedef struct scan {
     const forward_t *forward;
@@ -85,8 +85,7 @@ bool nonfinite_logits(const forward_t *forward, const model_t *model, size_t n_l
     return atomic_load(&scan.found);
 }
 
-/* ---- Where they come from ----------------------------------------------------------------------
- */
+/* ---- Where they come from -------------------------------------------------------------------- */
 
 /* The first place in the order of computation: (layer, component, rank) as one number. */
 typedef struct search {
@@ -138,17 +137,14 @@ static int fail_at(const model_t *model, int64_t place, fail_t *fail)
     const char *component = component_name((component_t)(at % COMPONENT_COUNT));
     if (place == INT64_MAX)
         return fail_set(fail, FAIL_MODEL,
-            "the logits are not finite (in which layer first is not known with --combine reduce): "
-            "%s",
+            "the logits are not finite (in which layer first is not known with --combine reduce): %s",
             advice);
     if (layer == model->config.num_hidden_layers || at % COMPONENT_COUNT == 0)
         return fail_set(fail, FAIL_MODEL,
-            "the logits are not finite: the first values that are not are in %s, as rank %zu "
-            "computes it: %s",
+            "the logits are not finite: the first values that are not are in %s, as rank %zu computes it: %s",
             component, rank, advice);
     return fail_set(fail, FAIL_MODEL,
-        "the logits are not finite: the first values that are not are in layer %zu, %s, as rank "
-        "%zu computes it: %s",
+        "the logits are not finite: the first values that are not are in layer %zu, %s, as rank %zu computes it: %s",
         layer, component, rank, advice);
 }
 

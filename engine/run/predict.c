@@ -11,8 +11,7 @@
 #define GATHERS 4     /* of a layer */
 #define STEP_ROUNDS 3 /* header, payload, summaries */
 
-/* ---- Curves ------------------------------------------------------------------------------------
- */
+/* ---- Curves ---------------------------------------------------------------------------------- */
 
 double predict_curve_at(const predict_curve_t *c, double x)
 {
@@ -48,8 +47,7 @@ void predict_curve_add(predict_curve_t *c, double x, double y)
     c->y[i] = y;
 }
 
-/* ---- Clusters ----------------------------------------------------------------------------------
- */
+/* ---- Clusters -------------------------------------------------------------------------------- */
 
 void predict_cluster_clear(predict_cluster_t *cluster)
 {
@@ -90,8 +88,7 @@ const predict_rates_t *predict_choose(const predict_cluster_t *cluster, size_t r
     return best;
 }
 
-/* ---- What a rank has to do ---------------------------------------------------------------------
- */
+/* ---- What a rank has to do ------------------------------------------------------------------- */
 
 /* The most that any rank has, and so the time of a phase. Bytes are those of the busiest thread
  * times threads. */
@@ -219,8 +216,7 @@ static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
     return load;
 }
 
-/* ---- Steps -------------------------------------------------------------------------------------
- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 typedef struct step {
     bool decode;
@@ -434,8 +430,7 @@ void predict_run(const plan_t *plan, const predict_rates_t *rates, const predict
     result->decode_tokens_per_s = (double)work->batch / predict_seconds(&result->decode);
 }
 
-/* ---- Meshes ------------------------------------------------------------------------------------
- */
+/* ---- Meshes ---------------------------------------------------------------------------------- */
 
 static bool mesh_is_possible(const predict_query_t *q, size_t n_ranks, size_t replicas)
 {
@@ -465,8 +460,7 @@ int predict_mesh(
     plan_t plan;
     if (!mesh_is_possible(q, n_ranks, replicas))
         return fail_set(fail, FAIL_USAGE,
-            "predict: %zu replicas of %zu ranks, %zu on a node: replicas must be of one size and "
-            "divide a node, or take whole nodes",
+            "predict: %zu replicas of %zu ranks, %zu on a node: replicas must be of one size and divide a node, or take whole nodes",
             replicas, n_ranks, q->ranks_per_node);
     size_t each = n_ranks / replicas, on_node = size_min(n_ranks, q->ranks_per_node);
     const predict_rates_t *rates =

@@ -93,8 +93,7 @@ size_t prefix_available(const prefix_t *p)
     return p->n_free + p->n_kept;
 }
 
-/* ---- Kept blocks -------------------------------------------------------------------------------
- */
+/* ---- Kept blocks ----------------------------------------------------------------------------- */
 
 static void keep(prefix_t *p, int32_t block)
 {
@@ -123,8 +122,7 @@ static void unkeep(prefix_t *p, int32_t block)
     p->n_kept--;
 }
 
-/* ---- Known blocks ------------------------------------------------------------------------------
- */
+/* ---- Known blocks ---------------------------------------------------------------------------- */
 
 static uint64_t serial_of(const prefix_t *p, int32_t block)
 {
@@ -186,8 +184,7 @@ void prefix_register(prefix_t *p, int32_t block, int32_t before, const int32_t *
     *bucket = block;
 }
 
-/* ---- Holding -----------------------------------------------------------------------------------
- */
+/* ---- Holding --------------------------------------------------------------------------------- */
 
 int32_t prefix_take(prefix_t *p)
 {

@@ -12,8 +12,7 @@
 static const attention_t attentions[REFERENCE_ATTENTIONS] = {ATTENTION_EAGER, ATTENTION_SDPA};
 static const char *const attention_names[REFERENCE_ATTENTIONS] = {"eager", "sdpa"};
 
-/* ---- Names -------------------------------------------------------------------------------------
- */
+/* ---- Names ----------------------------------------------------------------------------------- */
 
 const char *reference_kind_name(size_t kind)
 {
@@ -87,8 +86,7 @@ uint64_t reference_order(const reference_place_t *place, size_t n_layers)
     return layer * KIND_COUNT + place->kind;
 }
 
-/* ---- Tensors -----------------------------------------------------------------------------------
- */
+/* ---- Tensors --------------------------------------------------------------------------------- */
 
 size_t reference_shape(const reference_t *reference, const config_t *config,
     const reference_place_t *place, size_t *dims)
@@ -150,8 +148,7 @@ const checkpoint_tensor_t *reference_find(const reference_t *reference, const co
     return *differs ? NULL : tensor;
 }
 
-/* ---- Metadata ----------------------------------------------------------------------------------
- */
+/* ---- Metadata -------------------------------------------------------------------------------- */
 
 /* Whether a comma-separated list has the item. */
 static bool list_has(const char *list, const char *item)
@@ -207,8 +204,7 @@ int reference_parse_layers(
     }
 }
 
-/* ---- Prompts -----------------------------------------------------------------------------------
- */
+/* ---- Prompts --------------------------------------------------------------------------------- */
 
 /* Ids are I64. The absence of the tensor is no failure. */
 static int read_ids(
@@ -295,8 +291,7 @@ static int read_prompts(reference_t *reference, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static int read_dtype(reference_t *reference, fail_t *fail)
 {
@@ -316,8 +311,8 @@ static int check_format(const reference_t *reference, fail_t *fail)
     const char *format = checkpoint_metadata(reference->file, "format");
     if (format == NULL || strncmp(format, "choir-reference ", 16) != 0)
         return fail_set(fail, FAIL_FORMAT,
-            "%s: expected a reference made by tests/oracle/reference.py, found a safetensors file "
-            "of another kind (its metadata has no format " REFERENCE_FORMAT ")",
+            "%s: expected a reference made by tests/oracle/reference.py, found a safetensors file of another kind (its metadata has no format " REFERENCE_FORMAT
+            ")",
             reference->path);
     if (strcmp(format, REFERENCE_FORMAT) != 0)
         return fail_set(fail, FAIL_FORMAT,

@@ -111,8 +111,7 @@ int sampler_check(const sampler_params_t *params, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Scores ------------------------------------------------------------------------------------
- */
+/* ---- Scores ---------------------------------------------------------------------------------- */
 
 static bool is_seen(const uint8_t *seen, size_t i)
 {
@@ -139,8 +138,7 @@ static double weight_of(double value, double max)
     return value == max ? 1 : Sleef_cinz_expd1_u10purec(value - max);
 }
 
-/* ---- Best candidates ---------------------------------------------------------------------------
- */
+/* ---- Best candidates ------------------------------------------------------------------------- */
 
 static bool ranks_before(const entry_t *a, const entry_t *b)
 {
@@ -183,8 +181,7 @@ static void keep_best(entry_t *kept, size_t *n, size_t capacity, const entry_t *
     }
 }
 
-/* ---- Granules ----------------------------------------------------------------------------------
- */
+/* ---- Granules -------------------------------------------------------------------------------- */
 
 /* PLAN_VOCAB_GRANULE rows or fewer, at once: loops that compilers turn into vectors. */
 typedef struct rows {
@@ -379,8 +376,7 @@ void sampler_summarise(const kernels_t *kernels, const sampler_params_t *params,
     qsort(view.alternatives, n_alternatives, sizeof(entry_t), compare_entries);
 }
 
-/* ---- The decision ------------------------------------------------------------------------------
- */
+/* ---- The decision ---------------------------------------------------------------------------- */
 
 /* The largest value of the vocabulary and the sum of exp(value - max). */
 typedef struct normaliser {
@@ -491,8 +487,7 @@ static void report(const sampler_params_t *params, const entry_t *entry,
     }
 }
 
-/* ---- From summaries ----------------------------------------------------------------------------
- */
+/* ---- From summaries -------------------------------------------------------------------------- */
 
 typedef enum list { LIST_CANDIDATES, LIST_ALTERNATIVES } list_t;
 

@@ -95,8 +95,7 @@ void scheduler_close(scheduler_t *s)
     free(s);
 }
 
-/* ---- Requests ----------------------------------------------------------------------------------
- */
+/* ---- Requests -------------------------------------------------------------------------------- */
 
 static int check_request(const scheduler_t *s, const scheduler_request_t *request, fail_t *fail)
 {
@@ -217,8 +216,7 @@ size_t scheduler_pending(const scheduler_t *s)
     return s->n_waiting + s->n_running;
 }
 
-/* ---- Steps -------------------------------------------------------------------------------------
- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 static uint32_t class_of(const scheduler_t *s, const sequence_t *sequence, size_t block)
 {

@@ -99,8 +99,7 @@ static void book(step_t *s, uint64_t *kind)
     s->mark_ns = now;
 }
 
-/* ---- Memory ------------------------------------------------------------------------------------
- */
+/* ---- Memory ---------------------------------------------------------------------------------- */
 
 static size_t reserve(layout_t *layout, size_t n, size_t bytes)
 {
@@ -238,8 +237,7 @@ void step_close(step_t *s)
     free(s);
 }
 
-/* ---- Payload -----------------------------------------------------------------------------------
- */
+/* ---- Payload --------------------------------------------------------------------------------- */
 
 static char *append(char *at, const void *data, size_t bytes)
 {
@@ -368,8 +366,7 @@ static void place_logits(step_t *s)
     }
 }
 
-/* ---- Gathering ---------------------------------------------------------------------------------
- */
+/* ---- Gathering ------------------------------------------------------------------------------- */
 
 static const uint8_t *seen_of(const step_t *s, size_t i)
 {
@@ -466,8 +463,7 @@ static void take_step(step_t *s, const header_t *header)
     book(s, &s->times.exchange_ns);
 }
 
-/* ---- Coordinator -------------------------------------------------------------------------------
- */
+/* ---- Coordinator ----------------------------------------------------------------------------- */
 
 /* Finds each rank's part of what was gathered: starts[r] becomes the offset of its first summary.
  * What any rank says. */
@@ -566,8 +562,7 @@ void step_end(step_t *s, const fail_t *fail)
     comm_bcast(s->comm, s->payload, header.payload_bytes);
 }
 
-/* ---- The others --------------------------------------------------------------------------------
- */
+/* ---- The others ------------------------------------------------------------------------------ */
 
 int step_follow(step_t *s, fail_t *fail)
 {

@@ -1,19 +1,21 @@
-/* The protocol of a step: how the coordinator's plan reaches all ranks and what they found comes
- * back.
+/* The protocol of a step: how the coordinator's plan reaches all ranks and what they found comes back.
  *
  * The coordinator (rank 0) broadcasts a fixed header and, by what the header says, a payload:
+ *
  *   STEP    rows of a step: entries, then sampling parameters and block tables of newly admitted
  *           sequences, then token ids. All ranks run forward, then what everyone says (interrupted,
  *           not finite) and summaries of the logits go to the coordinator, then the logits of
- * prompt rows asked for. LOGITS  number of a logits row of the last step: all ranks' parts of it go
- * to the coordinator, because the summaries could not decide. END     a status and its message: the
- * others return from step_follow. Every rank keeps what a sequence needs between steps, by slot:
- * block table, sampling parameters, and the tokens seen, for the repetition penalty. Nothing on the
- * way can fail but the coordinator's own work, so no rank is left waiting.
+ *           prompt rows that were asked for.
+ *   LOGITS  number of a logits row of the last step: all ranks' parts of it go to the coordinator,
+ *           because the summaries could not decide.
+ *   END     a status and its message: the others return from step_follow.
  *
- * Owns its buffers, all allocated at open; borrows comm, team, forward and
- * model. One thread at a time.
- */
+ * Every rank keeps what a sequence needs between steps, by slot: block table, sampling parameters,
+ * and the tokens seen, for the repetition penalty. Nothing on the way can fail but the coordinator's
+ * own work, so no rank is left waiting.
+ *
+ * Owns its buffers, all allocated at open; borrows comm, team, forward and model. One thread at a
+ * time. */
 #ifndef CHOIR_RUN_STEP_H
 #define CHOIR_RUN_STEP_H
 

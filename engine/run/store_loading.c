@@ -40,8 +40,7 @@ int store_loading_open(store_loading_t *loading, comm_t *comm, checkpoint_t *che
     *loading = (store_loading_t){.checkpoint = checkpoint};
     if (stage != NULL && store == NULL)
         fail_set(fail, FAIL_USAGE,
-            "--stage: expected a shard store as --model (choir shard makes one), found other "
-            "weights");
+            "--stage: expected a shard store as --model (choir shard makes one), found other weights");
     else if (stage != NULL)
         store_set_stage(store, stage, fail);
     if (comm_agree(comm, fail) == 0 && store != NULL && comm_size(comm) > 1)

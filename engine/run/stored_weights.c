@@ -13,8 +13,7 @@
 #define LM_HEAD "lm_head.weight"
 #define PIECE_BYTES ((size_t)1 << 20)
 
-/* ---- lm_head -----------------------------------------------------------------------------------
- */
+/* ---- lm_head --------------------------------------------------------------------------------- */
 
 static bool is_matrix(const checkpoint_tensor_t *tensor, const config_t *config)
 {
@@ -83,8 +82,7 @@ int stored_weights_resolve(
     return 0;
 }
 
-/* ---- Tensors without a use ---------------------------------------------------------------------
- */
+/* ---- Tensors without a use ------------------------------------------------------------------- */
 
 static const char *skip(const char *name, const char *prefix)
 {

@@ -16,8 +16,7 @@ const char *sweep_scaling_name(sweep_scaling_t scaling)
     return names[scaling];
 }
 
-/* ---- Parsing -----------------------------------------------------------------------------------
- */
+/* ---- Parsing --------------------------------------------------------------------------------- */
 
 typedef struct word {
     const char *text, *end;
@@ -136,8 +135,7 @@ int sweep_parse(const char *text, size_t n_ranks, size_t node_cores, size_t batc
     return 0;
 }
 
-/* ---- Parts -------------------------------------------------------------------------------------
- */
+/* ---- Parts ----------------------------------------------------------------------------------- */
 
 bool sweep_part(
     const sweep_t *sweep, size_t i, size_t ranks_per_node, size_t node_cores, sweep_part_t *part)

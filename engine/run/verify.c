@@ -51,8 +51,7 @@ static void (*progress_of(verifier_t *v, const char *doing))(void *, uint64_t, u
     return coordinates(v) && v->options->progress != NULL ? pass_on_progress : NULL;
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 /* Collective. */
 static int open_files(verifier_t *v, fail_t *fail)
@@ -208,8 +207,7 @@ static int open_model(verifier_t *v, fail_t *fail)
     return comm_agree(v->comm, fail);
 }
 
-/* ---- Running -----------------------------------------------------------------------------------
- */
+/* ---- Running --------------------------------------------------------------------------------- */
 
 /* Collective. */
 static int run_weights(verifier_t *v, fail_t *fail)

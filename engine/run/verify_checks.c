@@ -8,8 +8,7 @@
 #include "engine/base/json.h"
 #include "engine/text/tokenizer.h"
 
-/* ---- Origin ------------------------------------------------------------------------------------
- */
+/* ---- Origin ---------------------------------------------------------------------------------- */
 
 /* What decides which order of additions PyTorch takes. */
 static const char *const isa_flags[] = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"};
@@ -145,8 +144,7 @@ void check_origin(const reference_t *reference, const checkpoint_t *candidate, r
     note_version(reference, "transformers", "5.23.0", report);
 }
 
-/* ---- Configuration -----------------------------------------------------------------------------
- */
+/* ---- Configuration --------------------------------------------------------------------------- */
 
 typedef struct field {
     const char *name;
@@ -253,8 +251,7 @@ void check_digest(const reference_t *reference, uint64_t digest, report_t *repor
         report_check(report, "model_digest", REPORT_PASS, "%s", found);
 }
 
-/* ---- Tokenization ------------------------------------------------------------------------------
- */
+/* ---- Tokenization ---------------------------------------------------------------------------- */
 
 /* Whether the directory has a tokenizer in either form. */
 static bool has_tokenizer(const char *directory)
@@ -317,8 +314,7 @@ int check_tokenization(
     return fail->status;
 }
 
-/* ---- Completeness ------------------------------------------------------------------------------
- */
+/* ---- Completeness ---------------------------------------------------------------------------- */
 
 static void check_place(const reference_t *reference, const config_t *config,
     const reference_place_t *place, report_t *report)

@@ -141,8 +141,7 @@ static int compare_all(dumps_t *d, fail_t *fail)
     }
     if (fail->status == 0 && d->n_found == 0)
         fail_set(fail, FAIL_FORMAT,
-            "%s: expected tensors named as in the reference, such as prompt.0.embedding_output, "
-            "found none of them among %zu",
+            "%s: expected tensors named as in the reference, such as prompt.0.embedding_output, found none of them among %zu",
             checkpoint_at(d->candidate, 0)->file, checkpoint_count(d->candidate));
     return fail->status;
 }

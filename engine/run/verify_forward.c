@@ -55,8 +55,7 @@ typedef struct pass {
     uint64_t done_tokens, total_tokens;
 } pass_t;
 
-/* ---- Comparing parts ---------------------------------------------------------------------------
- */
+/* ---- Comparing parts ------------------------------------------------------------------------- */
 
 static size_t row_elements(const checkpoint_tensor_t *tensor)
 {
@@ -256,8 +255,7 @@ static void tap_refill(void *context, const tap_part_t *part)
     look(context, part, false);
 }
 
-/* ---- Targets of a step -------------------------------------------------------------------------
- */
+/* ---- Targets of a step ----------------------------------------------------------------------- */
 
 static reference_place_t place_of(const pass_t *pass, bool decode, size_t layer, size_t kind)
 {
@@ -433,8 +431,7 @@ static void expect_logits(pass_t *pass, size_t kind, size_t as, bool decode, siz
     logits->of[logits->n++].row = row;
 }
 
-/* ---- Steps -------------------------------------------------------------------------------------
- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
 /* Collective. Feeds n tokens; logits have been asked for. */
 static void feed(
@@ -543,8 +540,7 @@ static int run_prompt(pass_t *pass, fail_t *fail)
     return comm_agree(pass->verify->comm, fail);
 }
 
-/* ---- Passes ------------------------------------------------------------------------------------
- */
+/* ---- Passes ---------------------------------------------------------------------------------- */
 
 typedef struct kind_of_pass {
     report_table_t table;

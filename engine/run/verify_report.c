@@ -7,8 +7,7 @@
 #include "engine/base/log.h"
 #include "engine/base/printable.h"
 
-/* ---- Filling -----------------------------------------------------------------------------------
- */
+/* ---- Filling --------------------------------------------------------------------------------- */
 
 int report_open(report_t **out, double tolerance, fail_t *fail)
 {
@@ -136,8 +135,7 @@ void report_gather(report_t *report, comm_t *comm, fail_t *fail)
     free(all);
 }
 
-/* ---- Questions ---------------------------------------------------------------------------------
- */
+/* ---- Questions ------------------------------------------------------------------------------- */
 
 static const char *const weight_names[WEIGHTS_COUNT] = {"embed_tokens", "input_layernorm",
     "q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias",
@@ -191,8 +189,7 @@ bool report_passes(const report_t *report)
 {
     size_t i, n_used = 0;
     json_t *check;
-    json_array_foreach(report->checks, i, check)
-    {
+    json_array_foreach (report->checks, i, check) {
         if (check_fails(check))
             return false;
     }
@@ -230,8 +227,7 @@ static size_t count_expected(const report_t *report)
            json_array_size(report->shapes_differ) + count_unfed(report);
 }
 
-/* ---- Text --------------------------------------------------------------------------------------
- */
+/* ---- Text ------------------------------------------------------------------------------------ */
 
 #define TEXT_BYTES 256
 
@@ -398,12 +394,10 @@ void report_print(const report_t *report, FILE *out)
     json_t *item;
     char last[2 * TEXT_BYTES];
     int width = (int)name_width(report);
-    json_array_foreach(report->notes, i, item)
-    {
+    json_array_foreach (report->notes, i, item) {
         fprintf(out, "note: %s\n", json_string_value(item));
     }
-    json_array_foreach(report->checks, i, item)
-    {
+    json_array_foreach (report->checks, i, item) {
         fprintf(out, "%-13s  %s  %s\n", check_field(item, "check"), check_field(item, "status"),
             check_field(item, "detail"));
     }
@@ -467,8 +461,7 @@ void report_summary(const report_t *report, char *text, size_t text_bytes)
 {
     size_t i, n_missing = json_array_size(report->missing);
     json_t *check;
-    json_array_foreach(report->checks, i, check)
-    {
+    json_array_foreach (report->checks, i, check) {
         if (check_fails(check)) {
             snprintf(text, text_bytes, "%s: %s", check_field(check, "check"),
                 check_field(check, "detail"));
@@ -489,8 +482,7 @@ void report_summary(const report_t *report, char *text, size_t text_bytes)
         summarize_pass(report, text, text_bytes);
 }
 
-/* ---- JSON --------------------------------------------------------------------------------------
- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 /* JSON has no infinities. */
 static json_t *real(double value)

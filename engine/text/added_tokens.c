@@ -19,8 +19,7 @@ void added_tokens_clear(added_tokens_t *added)
     *added = (added_tokens_t){0};
 }
 
-/* ---- By content --------------------------------------------------------------------------------
- */
+/* ---- By content ------------------------------------------------------------------------------ */
 
 static size_t hash_bytes(const char *text, size_t bytes)
 {
@@ -108,8 +107,7 @@ added_token_t *added_tokens_get(added_tokens_t *added, const char *content, size
     return token;
 }
 
-/* ---- Patterns ----------------------------------------------------------------------------------
- */
+/* ---- Patterns -------------------------------------------------------------------------------- */
 
 /* By bytes. Of equal ones, which only normalising makes, the first counts. */
 static int compare_patterns(const void *left, const void *right)
@@ -191,8 +189,7 @@ static const added_pattern_t *pattern_at(
     return longest;
 }
 
-/* ---- Searching ---------------------------------------------------------------------------------
- */
+/* ---- Searching ------------------------------------------------------------------------------- */
 
 static bool is_space(const uint8_t *properties, const char *text, size_t *length)
 {

@@ -23,8 +23,7 @@ int bpe_init(
         bpe->byte_ids[byte] = vocabulary_find(vocabulary, &text, 1);
         if (bpe->byte_ids[byte] < 0)
             return fail_set(fail, FAIL_MODEL,
-                "%s: expected byte-level BPE with a token for each of the 256 bytes, none for byte "
-                "0x%02X",
+                "%s: expected byte-level BPE with a token for each of the 256 bytes, none for byte 0x%02X",
                 file, byte);
     }
     bpe->n_slots = 16;

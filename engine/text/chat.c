@@ -149,8 +149,7 @@ static int choose(chat_t *chat, bool with_tools, chat_template_t **chosen, fail_
         *chosen = find_template(chat, "default");
     if (*chosen == NULL)
         return fail_set(fail, FAIL_MODEL,
-            "%s: the model has several chat templates and none named \"default\"; --chat-template "
-            "takes one by its name",
+            "%s: the model has several chat templates and none named \"default\"; --chat-template takes one by its name",
             chat->templates[0].origin);
     return parse(*chosen, fail);
 }
@@ -184,8 +183,9 @@ static int set_input(jinja_job_t *job, const chat_input_t *input, fail_t *fail)
 {
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)input->variables, name, value) if (fail->status == 0)
-        jinja_job_set(job, name, value, fail);
+    json_object_foreach ((json_t *)input->variables, name, value)
+        if (fail->status == 0)
+            jinja_job_set(job, name, value, fail);
     if (fail->status == 0 && set_unless_absent(job, "messages", input->messages, fail) == 0 &&
         set_unless_absent(job, "tools", input->tools, fail) == 0 &&
         set_unless_absent(job, "documents", input->documents, fail) == 0 &&

@@ -45,8 +45,7 @@ static json_t *joined(const json_t *message, size_t i, fail_t *fail)
         const json_t *piece = json_object_get(part, "text");
         if ((type != NULL && strcmp(type, "text") != 0) || !json_is_string(piece))
             fail_set(fail, FAIL_USAGE,
-                "messages[%zu]: content[%zu]: expected {\"type\": \"text\", \"text\": ...}, found "
-                "type %.40s",
+                "messages[%zu]: content[%zu]: expected {\"type\": \"text\", \"text\": ...}, found type %.40s",
                 i, k, type != NULL ? type : "none");
         else
             text_buffer_append(&text, json_string_value(piece), json_string_length(piece), fail);

@@ -64,8 +64,7 @@ static int read_member(chat_t *chat, const json_t *config, const char *path, fai
         const char *name = json_string_value(json_object_get(entry, "name"));
         if (name == NULL || !json_is_string(text))
             return fail_set(fail, FAIL_FORMAT,
-                "%s: chat_template[%zu]: expected an object with the strings \"name\" and "
-                "\"template\"",
+                "%s: chat_template[%zu]: expected an object with the strings \"name\" and \"template\"",
                 path, i);
         if (chat_add_template(
                 chat, name, path, json_string_value(text), json_string_length(text), fail) != 0)

@@ -83,8 +83,7 @@ int tokenizer_add_merge(tokenizer_t *tokenizer, const char *left, size_t left_by
     return 0;
 }
 
-/* ---- Added tokens ------------------------------------------------------------------------------
- */
+/* ---- Added tokens ---------------------------------------------------------------------------- */
 
 int tokenizer_read_added(
     added_spec_t *spec, json_t *object, const char *file, const char *what, fail_t *fail)

@@ -46,8 +46,7 @@ typedef struct directory {
     fail_t *fail;
 } directory_t;
 
-/* ---- Lists -------------------------------------------------------------------------------------
- */
+/* ---- Lists ----------------------------------------------------------------------------------- */
 
 static int append(directory_t *d, spec_list_t *list, const added_spec_t *spec)
 {
@@ -104,8 +103,7 @@ static int read_token(
     return 0;
 }
 
-/* ---- Listed tokens -----------------------------------------------------------------------------
- */
+/* ---- Listed tokens --------------------------------------------------------------------------- */
 
 static int read_decoder(directory_t *d, json_t *decoder)
 {
@@ -114,8 +112,7 @@ static int read_decoder(directory_t *d, json_t *decoder)
     if (!json_is_object(decoder))
         return fail_set(d->fail, FAIL_FORMAT,
             "%s: added_tokens_decoder: expected an object of ids and added tokens", d->config_name);
-    json_object_foreach(decoder, key, token)
-    {
+    json_object_foreach (decoder, key, token) {
         char *end, what[64];
         added_spec_t spec;
         long id = strtol(key, &end, 10);
@@ -198,8 +195,7 @@ static int read_listed(directory_t *d)
     return d->fail->status;
 }
 
-/* ---- Named and extra tokens --------------------------------------------------------------------
- */
+/* ---- Named and extra tokens ------------------------------------------------------------------ */
 
 /* What the files say of a key: the map, where it counts, wins. */
 static json_t *said(directory_t *d, const char *key, const char **file)
@@ -234,14 +230,12 @@ static int add_customs(directory_t *d, json_t *object, const char *file)
 {
     const char *key;
     json_t *value, *extra = json_object_get(object, "extra_special_tokens");
-    json_object_foreach(object, key, value)
-    {
+    json_object_foreach (object, key, value) {
         if (is_custom(key, value) && add_named(d, value, file, key) != 0)
             return d->fail->status;
     }
     if (json_is_object(extra))
-        json_object_foreach(extra, key, value)
-        {
+        json_object_foreach (extra, key, value) {
             if (add_named(d, value, file, key) != 0)
                 return d->fail->status;
         }
@@ -288,8 +282,7 @@ static int add_extras(directory_t *d, json_t *array, const char *file)
     if (!says_nothing(array) && !json_is_array(array) && !json_is_object(array))
         return fail_set(
             d->fail, FAIL_FORMAT, "%s: %s: expected an array or an object of tokens", file, key);
-    json_array_foreach(array, i, value)
-    {
+    json_array_foreach (array, i, value) {
         added_spec_t spec;
         if (read_token(d, value, file, key, &spec) != 0)
             return d->fail->status;
@@ -314,8 +307,7 @@ static int read_extra(directory_t *d)
     return d->fail->status;
 }
 
-/* ---- Adding ------------------------------------------------------------------------------------
- */
+/* ---- Adding ---------------------------------------------------------------------------------- */
 
 /* The first call: listed tokens, of which named ones are special, and what is not listed. */
 static int add_first(directory_t *d)
@@ -369,13 +361,11 @@ static void warn_of(const spec_list_t *list, const tokenizer_t *tokenizer, const
         utf8_make_printable(text);
         if (token == NULL && spec->bytes > 0)
             log_write(LOG_WARN,
-                "%s: added token %d (%s) is not in added_tokens_decoder of tokenizer_config.json, "
-                "which wins: its text is ordinary text, as in transformers",
+                "%s: added token %d (%s) is not in added_tokens_decoder of tokenizer_config.json, which wins: its text is ordinary text, as in transformers",
                 file, spec->id, text);
         else if (token != NULL)
             log_write(LOG_WARN,
-                "%s: added token %d (%s) has the id %d, as in transformers, which counts ids by "
-                "their order",
+                "%s: added token %d (%s) has the id %d, as in transformers, which counts ids by their order",
                 file, spec->id, text, token->id);
         return; /* one of its kind tells enough */
     }
@@ -395,8 +385,7 @@ static int warn_of_root(directory_t *d)
     return d->fail->status;
 }
 
-/* ---- The directory -----------------------------------------------------------------------------
- */
+/* ---- The directory --------------------------------------------------------------------------- */
 
 /* *object stays NULL where there is no such file. */
 static int open_file(

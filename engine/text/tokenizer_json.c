@@ -97,8 +97,7 @@ static int append_template_ids(json_t *ids, tokenizer_ids_t *side, fail_t *fail)
 {
     size_t i;
     json_t *id;
-    json_array_foreach(ids, i, id)
-    {
+    json_array_foreach (ids, i, id) {
         if (bpe_ids_reserve(side, 1, fail) != 0)
             return fail->status;
         side->ids[side->count++] = (int32_t)json_integer_value(id);
@@ -110,8 +109,10 @@ static bool are_ids(json_t *ids)
 {
     size_t i;
     json_t *id;
-    json_array_foreach(ids, i, id) if (!json_is_integer(id) || json_integer_value(id) < 0 ||
-                                       json_integer_value(id) > VOCABULARY_ID_MAX) return false;
+    json_array_foreach (ids, i, id)
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            json_integer_value(id) > VOCABULARY_ID_MAX)
+            return false;
     return json_array_size(ids) > 0;
 }
 
@@ -121,8 +122,7 @@ static int read_template(tokenizer_t *tokenizer, json_t *post, const char *name,
 {
     json_t *single = json_object_get(post, "single"), *piece;
     size_t i, n_texts = 0;
-    json_array_foreach(single, i, piece)
-    {
+    json_array_foreach (single, i, piece) {
         const char *special =
             json_string_value(json_object_get(json_object_get(piece, "SpecialToken"), "id"));
         if (json_object_get(piece, "Sequence") != NULL) {
@@ -245,8 +245,7 @@ int tokenizer_json_specs(
         return fail_set(fail, FAIL_MEMORY, "%s: no memory for its added tokens", name);
     if (!is_absent(added) && !json_is_array(added))
         return fail_set(fail, FAIL_FORMAT, "%s: added_tokens: expected an array", name);
-    json_array_foreach(added, i, token)
-    {
+    json_array_foreach (added, i, token) {
         char where[512], what[64];
         snprintf(what, sizeof what, "added_tokens[%zu]", i);
         snprintf(where, sizeof where, "%s: %s", name, what);

@@ -23,8 +23,7 @@ static void die(const fail_t *fail)
     comm_abort(1);
 }
 
-/* ---- Patience ----------------------------------------------------------------------------------
- */
+/* ---- Patience -------------------------------------------------------------------------------- */
 
 /* Rank 0 reads slowly. */
 static void read_slowly(void *context, uint64_t done, uint64_t total)
@@ -76,8 +75,7 @@ static void run_patiently(comm_t *comm, size_t seconds, fail_t *fail)
     engine_close(engine);
 }
 
-/* ---- A loop without end ------------------------------------------------------------------------
- */
+/* ---- A loop without end ---------------------------------------------------------------------- */
 
 static kernels_t right;
 static long calls_left;

@@ -13,8 +13,7 @@
 #include "launch/chat_commands.h"
 #include "launch/history.h"
 
-/* ---- Commands ----------------------------------------------------------------------------------
- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 static void parses(const char *line, chat_command_t expected, const char *expected_argument)
 {
@@ -63,8 +62,7 @@ static void an_unknown_command_offers_the_nearest(void **state)
     assert_null(strstr(fail.message, "did you mean"));
 }
 
-/* ---- Settings ----------------------------------------------------------------------------------
- */
+/* ---- Settings -------------------------------------------------------------------------------- */
 
 static int set(options_t *options, args_given_t *given, const char *argument, fail_t *fail)
 {
@@ -142,8 +140,7 @@ static void the_list_shows_what_holds(void **state)
     text_buffer_clear(&list);
 }
 
-/* ---- History -----------------------------------------------------------------------------------
- */
+/* ---- History --------------------------------------------------------------------------------- */
 
 static char folder[64], file[128];
 static size_t n_taken;

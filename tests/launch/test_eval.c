@@ -73,8 +73,7 @@ static json_t *parse(const char *text)
     return value;
 }
 
-/* ---- Templates ---------------------------------------------------------------------------------
- */
+/* ---- Templates ------------------------------------------------------------------------------- */
 
 static void fields_are_filled_in(void **state)
 {
@@ -123,8 +122,7 @@ static void missing_fields_are_named(void **state)
     assert_int_equal(template_check("a }} b {{c}}", "t", &fail), 0);
 }
 
-/* ---- Tasks -------------------------------------------------------------------------------------
- */
+/* ---- Tasks ----------------------------------------------------------------------------------- */
 
 static int open_task(eval_task_t *task, const char *text, fail_t *fail)
 {
@@ -370,8 +368,7 @@ static void choices_take_their_answer_in_three_ways(void **state)
     eval_task_close(&task);
 }
 
-/* ---- Records -----------------------------------------------------------------------------------
- */
+/* ---- Records --------------------------------------------------------------------------------- */
 
 /* What the task gsm8k finds in an answer, and whether that equals the target. */
 static void judge(const char *answer, const char *target, const char *strict, const char *flexible,
@@ -431,8 +428,7 @@ static void stop_strings_end_the_output(void **state)
     tokenizer_ids_clear(&ids);
 }
 
-/* ---- Scores ------------------------------------------------------------------------------------
- */
+/* ---- Scores ---------------------------------------------------------------------------------- */
 
 static double score(json_t *scores, const char *name, const char *key)
 {
@@ -495,8 +491,7 @@ static void perplexity_is_a_ratio_of_sums(void **state)
     eval_tally_close(&tally);
 }
 
-/* ---- Results -----------------------------------------------------------------------------------
- */
+/* ---- Results --------------------------------------------------------------------------------- */
 
 static json_t *line_at(int index)
 {
@@ -660,8 +655,7 @@ static void comparing_counts_what_differs(void **state)
     assert_int_equal(eval_compare(path_of("a.jsonl"), path_of("none"), &n, &fail), FAIL_FILE);
 }
 
-/* ---- Meshes ------------------------------------------------------------------------------------
- */
+/* ---- Meshes ---------------------------------------------------------------------------------- */
 
 static void meshes_are_parsed(void **state)
 {

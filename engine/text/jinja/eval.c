@@ -112,7 +112,7 @@ static flow_t eval_if(run_t *run, const node_t *node, scope_t *scope)
     return jinja_eval_body(run, &node->otherwise, scope);
 }
 
-/* ---- loops ---- */
+/* ---- loops ----------------------------------------------------------------------------------- */
 
 static bool passes(loop_t *loop, value_t item)
 {
@@ -211,7 +211,7 @@ static flow_t eval_for(run_t *run, const node_t *node, scope_t *scope)
     return flow;
 }
 
-/* ---- blocks ---- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 static flow_t eval_call_block(run_t *run, const node_t *node, scope_t *scope)
 {

@@ -78,7 +78,7 @@ static value_t eval_item(run_t *run, const node_t *node, scope_t *scope)
     return jinja_get_slice(run, object, start, stop, step);
 }
 
-/* ---- arguments ---- */
+/* ---- arguments ------------------------------------------------------------------------------- */
 
 static void add_keyword(run_t *run, args_t *args, const string_t *name, value_t value)
 {
@@ -176,7 +176,7 @@ const string_t *jinja_want_string(run_t *run, value_t value, const char *what)
     return value.string;
 }
 
-/* ---- calls ---- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static void macro_parameter(
     run_t *run, const macro_t *macro, const args_t *args, size_t i, bool *used, scope_t *scope)
@@ -317,7 +317,7 @@ value_t jinja_loop_attribute(run_t *run, loop_t *loop, const string_t *name)
     return method;
 }
 
-/* ---- all kinds ---- */
+/* ---- all kinds ------------------------------------------------------------------------------- */
 
 static value_t eval_call(run_t *run, const node_t *node, scope_t *scope)
 {

@@ -125,7 +125,7 @@ static void add_string(
     pad(run, out, spec, "", string, spec->align != 0 ? spec->align : align);
 }
 
-/* ---- str % values ---- */
+/* ---- str % values ---------------------------------------------------------------------------- */
 
 typedef struct percent {
     run_t *run;
@@ -320,7 +320,7 @@ value_t jinja_string_format_percent(run_t *run, const string_t *format, value_t 
     return jinja_buffer_value(run, &out);
 }
 
-/* ---- str.format ---- */
+/* ---- str.format ------------------------------------------------------------------------------ */
 
 typedef struct field {
     run_t *run;

@@ -148,7 +148,7 @@ bool jinja_job_has(jinja_job_t *job, const char *name)
     return value != NULL && value->kind != NONE;
 }
 
-/* ---- what apply_chat_template does before it renders ---- */
+/* ---- what apply_chat_template does before it renders ----------------------------------------- */
 
 /* Reasoning goes by three names; a template reads one of them. */
 static value_t with_reasoning(run_t *run, value_t message)
@@ -230,13 +230,14 @@ int jinja_job_prepare_chat(jinja_job_t *job, const json_t *defaults, fail_t *fai
     if (jinja_dict_text(run, job->variables, "add_generation_prompt") == NULL)
         jinja_dict_set(run, job->variables, jinja_value_text(run, "add_generation_prompt"),
             jinja_value_bool(true));
-    json_object_foreach((json_t *)defaults, key,
-        value) if (jinja_dict_text(run, job->variables, key) == NULL) jinja_dict_set(run,
-        job->variables, jinja_value_text(run, key), jinja_json_value(run, value));
+    json_object_foreach ((json_t *)defaults, key, value)
+        if (jinja_dict_text(run, job->variables, key) == NULL)
+            jinja_dict_set(
+                run, job->variables, jinja_value_text(run, key), jinja_json_value(run, value));
     return 0;
 }
 
-/* ---- rendering ---- */
+/* ---- rendering ------------------------------------------------------------------------------- */
 
 static const string_t *known_name(run_t *run, const jinja_template_t *made, const char *name)
 {

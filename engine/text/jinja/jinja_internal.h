@@ -24,7 +24,7 @@
 typedef struct jinja_run run_t;
 typedef struct node node_t;
 
-/* ---- memory ---- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 typedef struct arena {
     struct arena_chunk *chunks;
@@ -36,7 +36,7 @@ void jinja_arena_free(arena_t *arena);
 
 #define NEW(run, type) ((type *)jinja_arena_alloc(run, sizeof(type)))
 
-/* ---- values ---- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 typedef enum kind {
     MISSING, /* no value: an argument that was not given */
@@ -138,7 +138,7 @@ typedef struct args {
     size_t n_keywords;
 } args_t;
 
-/* ---- the syntax tree ---- */
+/* ---- the syntax tree ------------------------------------------------------------------------- */
 
 typedef enum node_kind {
     /* statements */
@@ -213,7 +213,7 @@ struct jinja_template {
     dict_t *names; /* interned */
 };
 
-/* ---- lexer ---- */
+/* ---- lexer ----------------------------------------------------------------------------------- */
 
 typedef enum token_kind {
     T_EOF,
@@ -271,7 +271,7 @@ void jinja_lexer_run(run_t *run, const char *text, size_t bytes, tokens_t *token
 const char *jinja_token_name(token_kind_t kind);
 void jinja_parser_run(run_t *run, const tokens_t *tokens, nodes_t *body);
 
-/* ---- a rendering, or a parsing ---- */
+/* ---- a rendering, or a parsing --------------------------------------------------------------- */
 
 typedef struct binding {
     const string_t *name;
@@ -342,7 +342,7 @@ void jinja_buffer_format(run_t *run, buffer_t *buffer, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 value_t jinja_buffer_value(run_t *run, const buffer_t *buffer);
 
-/* ---- values.c ---- */
+/* ---- values.c -------------------------------------------------------------------------------- */
 
 const string_t *jinja_string_new(run_t *run, const char *text, size_t bytes);  /* copies */
 const string_t *jinja_string_wrap(run_t *run, const char *text, size_t bytes); /* borrows */
@@ -387,7 +387,7 @@ sequence_t *jinja_value_items(run_t *run, value_t value);
 _Noreturn void jinja_fail_undefined(run_t *run, value_t value);
 void jinja_require_defined(run_t *run, value_t value);
 
-/* ---- repr.c ---- */
+/* ---- repr.c ---------------------------------------------------------------------------------- */
 
 void jinja_value_str(run_t *run, buffer_t *out, value_t value);
 void jinja_value_repr(run_t *run, buffer_t *out, value_t value);
@@ -395,12 +395,12 @@ const string_t *jinja_str_of(run_t *run, value_t value);
 void jinja_float_repr(double number, char text[40]);
 void jinja_json_write(run_t *run, buffer_t *out, const args_t *args, value_t value);
 
-/* ---- jinja_json_read.c ---- */
+/* ---- jinja_json_read.c ----------------------------------------------------------------------- */
 
 value_t jinja_json_read(run_t *run, const char *text, size_t bytes);
 value_t jinja_json_value(run_t *run, const json_t *json);
 
-/* ---- eval.c, eval_expression.c, operators.c, call.c ---- */
+/* ---- eval.c, eval_expression.c, operators.c, call.c ------------------------------------------ */
 
 typedef enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } flow_t;
 
@@ -434,7 +434,7 @@ void jinja_args_bind(
 int64_t jinja_want_integer(run_t *run, value_t value);
 const string_t *jinja_want_string(run_t *run, value_t value, const char *what);
 
-/* ---- the library ---- */
+/* ---- the library ----------------------------------------------------------------------------- */
 
 bool jinja_filter_exists(const string_t *name);
 bool jinja_test_exists(const string_t *name);
@@ -458,7 +458,7 @@ value_t jinja_string_method(run_t *run, int id, const string_t *self, const args
 value_t jinja_string_format_percent(run_t *run, const string_t *format, value_t args);
 value_t jinja_string_format(run_t *run, const string_t *format, const args_t *args);
 
-/* ---- string_kinds.c: methods ---- */
+/* ---- string_kinds.c: methods ----------------------------------------------------------------- */
 
 value_t jinja_string_isalnum(run_t *run, const string_t *self, const args_t *args);
 value_t jinja_string_isalpha(run_t *run, const string_t *self, const args_t *args);
@@ -473,7 +473,7 @@ value_t jinja_string_islower(run_t *run, const string_t *self, const args_t *arg
 value_t jinja_string_isupper(run_t *run, const string_t *self, const args_t *args);
 value_t jinja_string_istitle(run_t *run, const string_t *self, const args_t *args);
 
-/* ---- jinja_string_case.c ---- */
+/* ---- jinja_string_case.c --------------------------------------------------------------------- */
 
 typedef enum letter_case { CASE_UPPER, CASE_LOWER, CASE_TITLE, CASE_FOLD } letter_case_t;
 

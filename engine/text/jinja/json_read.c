@@ -231,12 +231,13 @@ value_t jinja_json_value(run_t *run, const json_t *json)
         value = jinja_value_bool(json_is_true(json));
     } else if (json_is_array(json)) {
         value = jinja_value_sequence(run, LIST, json_array_size(json));
-        json_array_foreach(json, i, member)
+        json_array_foreach (json, i, member)
             jinja_sequence_add(run, value, jinja_json_value(run, member));
     } else if (json_is_object(json)) {
         value = jinja_value_dict(run);
-        json_object_foreach((json_t *)json, key, member) jinja_dict_set(
-            run, value.dict, jinja_value_text(run, key), jinja_json_value(run, member));
+        json_object_foreach ((json_t *)json, key, member)
+            jinja_dict_set(
+                run, value.dict, jinja_value_text(run, key), jinja_json_value(run, member));
     }
     run_leave(run);
     return value;

@@ -186,7 +186,7 @@ const string_t *jinja_str_of(run_t *run, value_t value)
     return jinja_buffer_value(run, &out).string;
 }
 
-/* ---- json.dumps ---- */
+/* ---- json.dumps ------------------------------------------------------------------------------ */
 
 typedef struct json_style {
     const string_t *item, *key; /* separators */

@@ -23,7 +23,7 @@ static value_t ignore_case(run_t *run, value_t value)
     return value.kind == STRING ? jinja_string_case(run, value.string, CASE_LOWER) : value;
 }
 
-/* ---- sorting ---- */
+/* ---- sorting --------------------------------------------------------------------------------- */
 
 typedef struct keyed {
     value_t key, item;
@@ -192,7 +192,7 @@ static value_t do_unique(run_t *run, value_t value, const args_t *args)
     return result;
 }
 
-/* ---- map, select and reject ---- */
+/* ---- map, select and reject ------------------------------------------------------------------ */
 
 static args_t rest_of(const args_t *args, size_t from)
 {
@@ -282,7 +282,7 @@ static value_t do_rejectattr(run_t *run, value_t value, const args_t *args)
     return choose(run, value, args, false, true);
 }
 
-/* ---- the others ---- */
+/* ---- the others ------------------------------------------------------------------------------ */
 
 static value_t do_join(run_t *run, value_t value, const args_t *args)
 {

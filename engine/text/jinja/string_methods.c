@@ -236,7 +236,7 @@ static value_t replace(run_t *run, const string_t *self, const args_t *args)
         jinja_want_string(run, a[1], "replace"), given(a[2]) ? jinja_want_integer(run, a[2]) : -1);
 }
 
-/* ---- splitting ---- */
+/* ---- splitting ------------------------------------------------------------------------------- */
 
 static void add_piece(run_t *run, value_t list, const char *begin, const char *end)
 {
