@@ -68,7 +68,7 @@ fi
 
 # ---- What it refuses -----------------------------------------------------------------------------
 
-doctor "two models" 2 --config x --model y
+doctor "two models" 2 --config x --model "$demo"
 says "two models" err "expected --config or --model, found both"
 if [ "$ranks" -eq 1 ]; then
     doctor "no such file" 1 --config "$work/none.json"
