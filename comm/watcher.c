@@ -209,7 +209,9 @@ static void hear_refusals(watcher_t *w)
             .msg_namelen = sizeof to,
             .msg_control = control,
             .msg_controllen = sizeof control};
-        if (recvmsg(w->socket, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+        /* Emulators that know no queue of errors say "nothing" without end. */
+        if (recvmsg(w->socket, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0 ||
+            (message.msg_flags & MSG_ERRQUEUE) == 0)
             return;
         for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c != NULL; c = CMSG_NXTHDR(&message, c)) {
             struct sock_extended_err error = {0};
