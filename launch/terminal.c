@@ -294,8 +294,8 @@ static void note_keys(terminal_t *terminal, size_t n)
     terminal->interrupted = true;
 }
 
-/* Reads what is there, waiting for something first. False at the end, or when a signal came (errno
- * EINTR). */
+/* Reads what is there, waiting for something first. False at the end, when a signal came (errno
+ * EINTR), or with a failure. A terminal that hangs up (EIO) is an end. */
 static bool fill(terminal_t *terminal, fail_t *fail)
 {
     if (make_room(terminal, fail) != 0)
@@ -305,6 +305,8 @@ static bool fill(terminal_t *terminal, fail_t *fail)
         terminal->capacity - terminal->n_buffered);
     if (n < 0 && errno == EINTR)
         return false;
+    if (n < 0 && errno != EIO)
+        fail_set(fail, FAIL_FILE, "standard input: cannot read: %s", strerror(errno));
     terminal->at_end = n <= 0;
     terminal->n_buffered += n > 0 ? (size_t)n : 0;
     note_keys(terminal, n > 0 ? (size_t)n : 0);

@@ -124,6 +124,7 @@ closed() {
     says "$name" err "choir: error: $word"
 }
 closed "worker without input" "standard input: cannot read" "worker --quiet --threads 1 <&-"
+closed "chat without input" "standard input: cannot read" "chat --quiet --threads 1 <&-"
 closed "generate without input" "standard input: cannot read" "generate --quiet <&-"
 closed "answers without output" "standard output: cannot write" "generate --quiet --ids 1,2 --max-tokens 2 >&-"
 "${run[@]}" bash -c "$choir generate --ids 1,2 --max-tokens 2 2>&-" </dev/null >"$work/out" 2>"$work/err" ||
