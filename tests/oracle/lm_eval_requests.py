@@ -2,7 +2,7 @@
 
     lm_eval_requests.py --choir PROGRAM [--model DIR]
 
-In float32, greedy; needs lm_eval and accelerate, beside requirements.txt. Prints a line for each request that differs, and exits with 1 if any does.
+In float32, greedy; needs "lm_eval[hf]". Prints a line for each request that differs, and exits with 1 if any does.
 """
 
 import argparse

@@ -99,6 +99,7 @@ def harness(steps, choir):
         return
     for dtype, needs in (("f32", None), ("bf16", "products")):
         steps.run(f"lm_eval through Choir, {dtype}", "lm_eval_compare.py", "--choir", choir, "--dtypes", dtype, needs=needs)
+    steps.run("lm_eval's requests", "lm_eval_requests.py", "--choir", choir)
 
 
 def all_steps(steps, folder, quick):
