@@ -46,8 +46,8 @@ static const arg_group_t *const short_groups[] = {&short_ones, &second, NULL};
 static int parse_groups(const arg_group_t *const *these, const char *line, values_t *values,
     args_given_t *given, fail_t *fail)
 {
-    static char words[512];
-    char *argv[64];
+    static char words[1024];
+    char *argv[256];
     int argc = 0;
     snprintf(words, sizeof words, "%s", line);
     for (char *word = strtok(words, " "); word != NULL; word = strtok(NULL, " "))
@@ -181,7 +181,7 @@ static void a_far_word_suggests_nothing(void **state)
 static void too_many_repeats_are_refused(void **state)
 {
     (void)state;
-    char line[512] = "";
+    char line[1024] = "";
     values_t values = {0};
     args_given_t given;
     fail_t fail;
