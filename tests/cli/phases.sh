@@ -102,7 +102,7 @@ start stop:command:1 1 "rank 1 on $host (process |is stopped|rank 0 waits in " p
 start stop:end:0 1 "rank 0 on $host (process |is stopped|rank 1 waits in " tokenize
 start stop:leave:1 1 "rank 1 on $host (process |is stopped|rank 0 waits in the end of the run" plan
 start stop:finalize:0 1 "rank 0 on $host (process |is stopped|rank 1 waits in MPI_Finalize" plan
-start hang:command:1 1 "rank 1 on $host (process |has been for $seconds s in the command's own work|its stack: pause" plan
+start hang:command:1 1 "rank 1 on $host (process |has been for $seconds s in the command's own work|its stack: |pause <" plan
 settle
 
 start stop:open:0 1 "rank 0 on $host (process |is stopped|in opening the model|rank 1 waits in " "${generate[@]}"
@@ -111,7 +111,7 @@ start hang:load:0 1 "rank 0 on $host (process |has been for $seconds s in loadin
 start stop:opened:0 1 "rank 0 on $host (process |is stopped" worker --threads 1
 start stop:step:1 1 "rank 1 on $host (process |is stopped|rank 0 waits in step 1" "${eval[@]}" --out "$work/b"
 start stop:shard:1 1 "rank 1 on $host (process |is stopped|rank 0 waits in " shard --model "$demo" --file-size 1 --out "$work/c"
-start hang:check:0 1 "rank 0 on $host (process |its stack: pause" shard --check "$work/store"
+start hang:check:0 1 "rank 0 on $host (process |its stack: |pause <" shard --check "$work/store"
 start stop:command:0 1 "rank 0 on $host (process |is stopped" doctor
 input=$work/user
 start stop:serve:1 1 "rank 1 on $host (process |is stopped" chat --threads 1
