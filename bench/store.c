@@ -16,7 +16,7 @@
 #include <time.h>
 
 #include "engine/base/dtype.h"
-#include "sharding/store_codec.h"
+#include "sharding/store/store_codec.h"
 
 #define REPETITIONS 5
 #define TOTAL_BYTES ((size_t)64 << 20)

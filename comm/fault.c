@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "comm/launched.h"
+#include "comm/watch/launched.h"
 
 static void hang(void)
 {

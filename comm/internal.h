@@ -9,9 +9,9 @@
 
 #include "comm/board.h"
 #include "comm/comm.h"
-#include "comm/heart.h"
 #include "comm/node_barrier.h"
-#include "comm/trace.h"
+#include "comm/watch/heart.h"
+#include "comm/watch/trace.h"
 #include "engine/base/status.h"
 
 /* Memory that the ranks of a group on one host share: a file in memory, without a name and outside

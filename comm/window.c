@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "comm/heart.h"
 #include "comm/internal.h"
+#include "comm/watch/heart.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 

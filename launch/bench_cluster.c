@@ -10,9 +10,9 @@
 #include "engine/base/log.h"
 #include "engine/base/out_file.h"
 #include "engine/base/size.h"
-#include "engine/run/calibrate.h"
-#include "engine/run/cluster_file.h"
-#include "engine/run/sweep.h"
+#include "engine/measure/calibrate.h"
+#include "engine/measure/cluster_file.h"
+#include "engine/measure/sweep.h"
 #include "launch/bench_job.h"
 
 #define CHUNK 512 /* prompt tokens of a step unless told (engine.h) */

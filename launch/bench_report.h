@@ -12,9 +12,9 @@
 
 #include "engine/base/out_file.h"
 #include "engine/base/status.h"
-#include "engine/run/bench.h"
-#include "engine/run/bench_gemm.h"
-#include "engine/run/bench_kernels.h"
+#include "engine/measure/bench.h"
+#include "engine/measure/bench_gemm.h"
+#include "engine/measure/bench_kernels.h"
 
 #define BENCH_NAME_BYTES 128
 

@@ -6,8 +6,8 @@
 #include "engine/base/log.h"
 #include "engine/base/printable.h"
 #include "engine/base/size.h"
-#include "engine/run/predict.h"
-#include "engine/run/sweep.h"
+#include "engine/measure/predict.h"
+#include "engine/measure/sweep.h"
 #include "launch/bench_job.h"
 
 /* Runs of a part: contexts x batches x scalings at most. */

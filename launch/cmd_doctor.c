@@ -1,12 +1,12 @@
 #include <stdlib.h>
 
 #include "engine/base/log.h"
-#include "engine/run/doctor.h"
+#include "engine/doctor/doctor.h"
 #include "launch/bench_report.h"
 #include "launch/command.h"
 #include "launch/doctor_report.h"
 #include "launch/model_dir.h"
-#include "sharding/store.h"
+#include "sharding/store/store.h"
 
 #ifndef CHOIR_VERSION
 #define CHOIR_VERSION "not recorded by this build"

@@ -7,7 +7,7 @@
 #include "launch/model_dir.h"
 #include "launch/plan_predict.h"
 #include "sharding/plan.h"
-#include "sharding/store.h"
+#include "sharding/store/store.h"
 #include "sharding/weights.h"
 
 /* The numbers of --shares say how many ranks are meant, unless --ranks does. */

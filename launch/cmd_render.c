@@ -10,7 +10,7 @@
 #include "launch/model_dir.h"
 #include "launch/output.h"
 #include "launch/prompts.h"
-#include "sharding/store.h"
+#include "sharding/store/store.h"
 
 #define LINE_BYTES_MAX ((size_t)64 << 20)
 

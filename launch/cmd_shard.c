@@ -14,10 +14,10 @@
 #include "launch/command.h"
 #include "launch/model_dir.h"
 #include "launch/signals.h"
-#include "sharding/checkpoint.h"
-#include "sharding/store.h"
-#include "sharding/store_unpack.h"
-#include "sharding/store_write.h"
+#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/store/store.h"
+#include "sharding/store/store_unpack.h"
+#include "sharding/store/store_write.h"
 
 #define MB 1e6
 /* Of bad blocks, on each rank; a ruined store need not be told block by block. */

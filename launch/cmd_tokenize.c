@@ -8,7 +8,7 @@
 #include "launch/model_dir.h"
 #include "launch/output.h"
 #include "launch/prompts.h"
-#include "sharding/store.h"
+#include "sharding/store/store.h"
 
 typedef struct converter {
     const tokenizer_t *tokenizer;

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "engine/base/progress.h"
-#include "engine/run/verify.h"
+#include "engine/verify/verify.h"
 #include "launch/command.h"
 #include "launch/model_dir.h"
 #include "launch/output.h"

@@ -7,7 +7,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
-#include "engine/run/doctor.h"
+#include "engine/doctor/doctor.h"
 
 /* Nodes with their cores and who is bound to them, ranks, what lies between them, findings and the
  * recommended command. */

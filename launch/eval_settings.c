@@ -2,9 +2,9 @@
 
 #include <xxhash.h>
 
-#include "engine/run/verify_weights.h"
+#include "engine/verify/verify_weights.h"
 #include "launch/eval_record.h"
-#include "sharding/checkpoint.h"
+#include "sharding/checkpoint/checkpoint.h"
 
 static int weights_digest(const char *directory, uint64_t *digest, fail_t *fail)
 {

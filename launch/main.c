@@ -6,10 +6,10 @@
 #include <time.h>
 
 #include "comm/fault.h"
-#include "comm/guard.h"
-#include "comm/heart.h"
-#include "comm/trace.h"
-#include "comm/watchdog.h"
+#include "comm/watch/guard.h"
+#include "comm/watch/heart.h"
+#include "comm/watch/trace.h"
+#include "comm/watch/watchdog.h"
 #include "engine/base/log.h"
 #include "launch/command.h"
 #include "launch/model_dir.h"

@@ -10,8 +10,8 @@
 #include "engine/base/log.h"
 #include "engine/base/printable.h"
 #include "engine/base/size.h"
-#include "engine/run/cluster_file.h"
-#include "engine/run/predict.h"
+#include "engine/measure/cluster_file.h"
+#include "engine/measure/predict.h"
 #include "launch/bench_report.h"
 
 #define MOST_RANKS 1024

@@ -1,4 +1,4 @@
-/* choir plan --predict: what the cost model (engine/run/predict.h) says, as tables and JSON lines.
+/* choir plan --predict: what the cost model (engine/measure/predict.h) says, as tables and JSON lines.
  */
 #ifndef CHOIR_LAUNCH_PLAN_PREDICT_H
 #define CHOIR_LAUNCH_PLAN_PREDICT_H

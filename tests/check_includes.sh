@@ -9,12 +9,16 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # Folders that a folder may include from, besides itself.
 allowed_folders() {
+    local model="engine/base engine/kernels sharding"
+    local run="$model engine/model engine/forward engine/text comm"
     case "$1" in
     engine/base) ;;
     engine/kernels | engine/text | comm | sharding) echo engine/base ;;
-    engine/model) echo engine/base engine/kernels comm sharding ;;
-    engine/run) echo engine/base engine/kernels engine/model engine/text comm sharding ;;
-    launch | tests | bench) echo engine/base engine/kernels engine/model engine/text engine/run comm sharding ;;
+    engine/model) echo "$model" ;;
+    engine/forward) echo "$model" engine/model comm ;;
+    engine/run) echo "$run" ;;
+    engine/verify | engine/measure | engine/doctor) echo "$run" engine/run ;;
+    launch | tests | bench) echo "$run" engine/run engine/verify engine/measure engine/doctor ;;
     tests/launch) echo "$(allowed_folders tests)" launch ;;
     esac
 }
@@ -27,7 +31,7 @@ system_folder() {
     sleef.h) echo engine/kernels engine/model engine/run ;;
     cblas.h | *intrin.h | arm_neon.h | arm_sve.h) echo engine/kernels ;;
     histedit.h) echo launch ;;
-    jansson.h) echo engine/base engine/model engine/text engine/run sharding launch ;;
+    jansson.h) echo engine/base engine/model engine/text engine/run engine/verify engine/measure sharding launch ;;
     pcre2.h | utf8proc.h) echo engine/text ;;
     *) echo any ;;
     esac
@@ -120,9 +124,10 @@ expect_violation() {
     local name=$1 file=$2 text=$3 tree
     tree=$scratch/tree
     rm -rf "$tree"
-    mkdir -p "$tree"/{launch,comm,sharding,tests,bench,engine/{base,kernels,model,text,run}}
+    mkdir -p "$tree"/{launch,comm,sharding,tests,bench,engine/{base,kernels,model,forward,text,run,verify,measure}}
     for header in launch/args comm/comm comm/internal sharding/plan tests/fixture bench/timer \
-        engine/base/status engine/kernels/kernels engine/model/model engine/text/tokenizer engine/run/engine; do
+        engine/base/status engine/kernels/kernels engine/model/model engine/forward/forward \
+        engine/text/tokenizer engine/run/engine engine/verify/verify; do
         echo '#include <stddef.h>' >"$tree/$header.h"
     done
     echo '#include <hwloc.h>' >"$tree/comm/topology.c"
@@ -147,14 +152,14 @@ self_test() {
     expect_violation "kernels include model" engine/kernels/scalar.c '#include "engine/model/model.h"'
     expect_violation "kernels include comm" engine/kernels/scalar.c '  #  include "comm/comm.h"'
     expect_violation "text includes model" engine/text/bpe.c '#include "engine/model/model.h"'
-    expect_violation "model includes run" engine/model/forward.c '#include "engine/run/engine.h"'
+    expect_violation "model includes run" engine/forward/forward.c '#include "engine/run/engine.h"'
     expect_violation "base includes kernels" engine/base/team.c '#include "engine/kernels/kernels.h"'
     expect_violation "engine includes launch" engine/run/engine.c '#include "launch/args.h"'
     expect_violation "engine includes tests" engine/run/engine.c '#include "tests/fixture.h"'
     expect_violation "launch includes bench" launch/main.c '#include "bench/timer.h"'
     expect_violation "tests of other folders include launch" tests/test_x.c '#include "launch/args.h"'
     expect_violation "tests include bench" tests/test_x.c '#include "bench/timer.h"'
-    expect_violation "an internal header is included elsewhere" engine/model/forward.c '#include "comm/internal.h"'
+    expect_violation "an internal header is included elsewhere" engine/forward/forward.c '#include "comm/internal.h"'
     expect_violation "an include that is not rooted" comm/comm.c '#include "comm.h"'
     expect_violation "mpi.h outside of comm" engine/run/step.c '#include <mpi.h>'
     expect_violation "hwloc.h in a second file" comm/threads.c '#include <hwloc.h>'

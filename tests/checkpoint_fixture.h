@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 #include "engine/base/status.h"
-#include "sharding/checkpoint.h"
+#include "sharding/checkpoint/checkpoint.h"
 
 #define SINGLE "model.safetensors"
 #define INDEX "model.safetensors.index.json"

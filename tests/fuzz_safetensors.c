@@ -1,7 +1,7 @@
 /* Fuzz target: the header of a safetensors file.
  *
  * With libFuzzer:   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I.
- * tests/fuzz_safetensors.c sharding/safetensors.c engine/base/{json,status}.c -ljansson -o
+ * tests/fuzz_safetensors.c sharding/checkpoint/safetensors.c engine/base/{json,status}.c -ljansson -o
  * fuzz_safetensors Without:          cc -g -O1 -fsanitize=address,undefined -D_GNU_SOURCE
  * -DCHOIR_FUZZ_MAIN -I. (the same files) fuzz_safetensors [ROUNDS] mutates built-in headers with a
  * fixed seed; or, as libFuzzer's own program does, fuzz_safetensors FILE... runs single inputs.
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sharding/safetensors.h"
+#include "sharding/checkpoint/safetensors.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -16,8 +16,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "sharding/store_codec.h"
-#include "sharding/store_manifest.h"
+#include "sharding/store/store_codec.h"
+#include "sharding/store/store_manifest.h"
 
 #define CHECKSUM_BYTES (sizeof ",\"checksum\":\"0123456789abcdef\"}\n" - 1)
 

@@ -10,7 +10,7 @@
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/model/rope.h"
-#include "engine/run/verify_forward.h"
+#include "engine/verify/verify_forward.h"
 
 #define MODEL CHOIR_SOURCE_DIR "/configs/demo"
 #define REFERENCE CHOIR_SOURCE_DIR "/tests/golden/demo-reference.safetensors"

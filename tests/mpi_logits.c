@@ -11,7 +11,7 @@
 #include "comm/comm.h"
 #include "engine/base/json.h"
 #include "engine/base/size.h"
-#include "engine/model/forward.h"
+#include "engine/forward/forward.h"
 
 enum { MAX_PROMPTS = 16, MAX_ROWS = 512, MAX_LOGITS = 600, MAX_CONTEXT = 704 };
 

@@ -9,8 +9,8 @@
 #include "comm/comm.h"
 #include "engine/base/log.h"
 #include "engine/run/engine.h"
-#include "sharding/checkpoint.h"
-#include "sharding/store.h"
+#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/store/store.h"
 #include "tests/store_fixture.h"
 
 #define DEMO CHOIR_SOURCE_DIR "/configs/demo"

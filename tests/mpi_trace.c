@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "comm/comm.h"
-#include "comm/trace.h"
+#include "comm/watch/trace.h"
 #include "engine/base/json.h"
 #include "engine/base/log.h"
 #include "engine/run/engine.h"

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "engine/base/json.h"
-#include "engine/run/verify.h"
+#include "engine/verify/verify.h"
 
 #define MODEL CHOIR_SOURCE_DIR "/configs/demo"
 #define REFERENCE CHOIR_SOURCE_DIR "/tests/golden/demo-reference.safetensors"

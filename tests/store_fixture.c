@@ -11,10 +11,10 @@
 #include "engine/base/dtype.h"
 #include "engine/base/size.h"
 #include "engine/base/team.h"
-#include "sharding/checkpoint.h"
-#include "sharding/store.h"
-#include "sharding/store_unpack.h"
-#include "sharding/store_write.h"
+#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/store/store.h"
+#include "sharding/store/store_unpack.h"
+#include "sharding/store/store_write.h"
 
 static void die(const char *what, const char *name)
 {

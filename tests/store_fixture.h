@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
-#include "sharding/store_layout.h"
+#include "sharding/store/store_layout.h"
 
 /* A tensor to be written: [rows, columns], or [rows] when columns is 0, or [] when both are. */
 typedef struct fixture_tensor {

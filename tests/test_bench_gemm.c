@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "engine/run/bench_gemm.h"
+#include "engine/measure/bench_gemm.h"
 
 /* A model whose matrices all have one small shape. */
 static const config_t config = {.hidden_size = 64,

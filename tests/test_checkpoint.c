@@ -15,8 +15,8 @@
 
 #include <cmocka.h>
 
-#include "sharding/checkpoint.h"
-#include "sharding/safetensors.h"
+#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/checkpoint/safetensors.h"
 #include "tests/checkpoint_fixture.h"
 
 /* ---- Faults ---------------------------------------------------------------------------------- */

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "sharding/checkpoint.h"
+#include "sharding/checkpoint/checkpoint.h"
 #include "tests/checkpoint_fixture.h"
 
 /* ---- Directory and index --------------------------------------------------------------------- */

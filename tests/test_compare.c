@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "engine/run/compare.h"
+#include "engine/verify/compare.h"
 
 static compare_t compare_f32(const float *got, const float *expected, size_t n)
 {

@@ -1,4 +1,4 @@
-/* engine/run/doctor.h: what is found in made-up facts, and the command that is recommended;
+/* engine/doctor/doctor.h: what is found in made-up facts, and the command that is recommended;
  * comm/ping.h and comm/interfaces.h: which pairs are measured, and what carried a message. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,8 +12,8 @@
 
 #include "comm/interfaces.h"
 #include "comm/ping.h"
+#include "engine/doctor/doctor.h"
 #include "engine/kernels/kernels.h"
-#include "engine/run/doctor.h"
 
 #define GIB ((uint64_t)1 << 30)
 #define MIB ((uint64_t)1 << 20)

@@ -11,9 +11,9 @@
 
 #include <cmocka.h>
 
-#include "engine/run/calibrate.h"
-#include "engine/run/cluster_file.h"
-#include "engine/run/predict.h"
+#include "engine/measure/calibrate.h"
+#include "engine/measure/cluster_file.h"
+#include "engine/measure/predict.h"
 
 /* hidden 128 = 2 heads of 64; everything a multiple of a panel, so that bytes are plain products.
  */

@@ -14,8 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "comm/launched.h"
-#include "comm/process.h"
+#include "comm/watch/launched.h"
+#include "comm/watch/process.h"
 
 /* A child that waits to be killed. */
 static pid_t start_child(void)

@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "engine/run/reference.h"
+#include "engine/verify/reference.h"
 
 static void every_place_has_a_name_that_leads_back_to_it(void **state)
 {

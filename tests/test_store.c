@@ -13,10 +13,10 @@
 #include <cmocka.h>
 
 #include "engine/base/json.h"
-#include "sharding/checkpoint.h"
-#include "sharding/store.h"
-#include "sharding/store_codec.h"
-#include "sharding/store_unpack.h"
+#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/store/store.h"
+#include "sharding/store/store_codec.h"
+#include "sharding/store/store_unpack.h"
 #include "tests/store_fixture.h"
 
 #define DEMO CHOIR_SOURCE_DIR "/configs/demo"

@@ -13,8 +13,8 @@
 #include <cmocka.h>
 
 #include "engine/base/memory.h"
-#include "sharding/store.h"
-#include "sharding/store_codec.h"
+#include "sharding/store/store.h"
+#include "sharding/store/store_codec.h"
 #include "tests/store_fixture.h"
 
 static fixture_path_t in_store(const char *name)

@@ -17,8 +17,8 @@
 
 #include "engine/base/log.h"
 #include "engine/base/size.h"
-#include "sharding/checkpoint.h"
-#include "sharding/store.h"
+#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/store/store.h"
 #include "tests/store_fixture.h"
 
 #define MAX_RANKS 5

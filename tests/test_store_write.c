@@ -19,7 +19,7 @@
 #include <cmocka.h>
 
 #include "engine/base/clock.h"
-#include "sharding/store.h"
+#include "sharding/store/store.h"
 #include "tests/store_fixture.h"
 
 /* About 3 MB in six data files; level 3 makes it slow enough to be hit. */

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "engine/run/sweep.h"
+#include "engine/measure/sweep.h"
 
 static void expect(const sweep_list_t *list, size_t n, const size_t *items)
 {

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "comm/trace_write.h"
+#include "comm/watch/trace_write.h"
 #include "engine/base/json.h"
 
 static const trace_clock_t same_clock = {0};

@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "comm/verdict.h"
+#include "comm/watch/verdict.h"
 
 enum { N = 4, LIMIT = 40, QUIET = 12 };
 

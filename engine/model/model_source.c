@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "engine/kernels/kernels.h"
-#include "sharding/store.h"
+#include "sharding/store/store.h"
 
 static int checkpoint_check(
     void *context, const model_part_t *part, dtype_t mode, int *converted, fail_t *fail)

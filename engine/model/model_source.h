@@ -8,7 +8,7 @@
 
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
-#include "sharding/checkpoint.h"
+#include "sharding/checkpoint/checkpoint.h"
 
 /* A part of a tensor of shape [shape_rows, shape_columns] ([shape_rows] when shape_columns is 0):
  * rows [row_begin, row_end) and columns [col_begin, col_end). */

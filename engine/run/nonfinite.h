@@ -8,7 +8,7 @@
 #include "comm/comm.h"
 #include "engine/base/status.h"
 #include "engine/base/team.h"
-#include "engine/model/forward.h"
+#include "engine/forward/forward.h"
 
 /* Local. Whether this rank's part of any row of logits of the last step has a value that is not
  * finite. Uses the team where there is enough to look at. */

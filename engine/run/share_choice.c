@@ -6,7 +6,7 @@
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
-#include "engine/run/doctor_roof.h"
+#include "engine/run/rank_roof.h"
 #include "sharding/weights.h"
 
 #define MIB ((size_t)1 << 20)
@@ -34,7 +34,7 @@ static int measure(const share_group_t *group, team_t *team, size_t *weights, fa
     if (rates == NULL)
         fail_set(fail, FAIL_MEMORY, "--shares auto: out of memory for %zu ranks", n);
     if (comm_agree(group->all, fail) == 0 &&
-        doctor_roof_bandwidth(group->all, team, read_bytes(comm), &rate, fail) == 0) {
+        rank_roof_bandwidth(group->all, team, read_bytes(comm), &rate, fail) == 0) {
         /* Whole bytes a second, at least one: what ranks agree on is an integer. */
         int64_t whole = rate < 1 ? 1 : (int64_t)rate;
         if (group->sharers != NULL)

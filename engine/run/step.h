@@ -26,7 +26,7 @@
 #include "comm/comm.h"
 #include "engine/base/status.h"
 #include "engine/base/team.h"
-#include "engine/model/forward.h"
+#include "engine/forward/forward.h"
 #include "engine/run/sampler.h"
 #include "engine/run/scheduler.h"
 

@@ -2,7 +2,7 @@
 
 #include "engine/base/log.h"
 #include "engine/base/size.h"
-#include "sharding/store.h"
+#include "sharding/store/store.h"
 
 /* Of frames that wait for the node's slower ranks. */
 #define SHARED_BYTES ((size_t)32 << 20)

@@ -5,8 +5,8 @@
 
 #include "comm/comm.h"
 #include "engine/base/status.h"
-#include "sharding/checkpoint.h"
-#include "sharding/store_share.h"
+#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/store/store_share.h"
 
 typedef struct store_loading {
     store_share_t share;

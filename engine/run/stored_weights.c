@@ -7,7 +7,7 @@
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
-#include "sharding/checkpoint_files.h"
+#include "sharding/checkpoint/checkpoint_files.h"
 
 #define EMBEDDING "model.embed_tokens.weight"
 #define LM_HEAD "lm_head.weight"

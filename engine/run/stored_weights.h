@@ -6,7 +6,7 @@
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
 #include "engine/model/config.h"
-#include "sharding/checkpoint.h"
+#include "sharding/checkpoint/checkpoint.h"
 
 /* Collective over comm. Where the config ties lm_head to the embedding and the checkpoint has an
  * lm_head.weight of its own that differs, as numbers of the mode, both count: tie_word_embeddings

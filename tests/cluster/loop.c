@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "comm/heart.h"
-#include "comm/watchdog.h"
-#include "engine/model/forward.h"
+#include "comm/watch/heart.h"
+#include "comm/watch/watchdog.h"
+#include "engine/forward/forward.h"
 #include "engine/run/engine.h"
 
 #define MODEL CHOIR_SOURCE_DIR "/configs/demo"

@@ -1,0 +1,573 @@
+#include "comm/watch/watcher.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <ifaddrs.h>
+#include <linux/errqueue.h>
+#include <net/if.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "comm/watch/process.h"
+#include "comm/watch/stack.h"
+#include "comm/watch/verdict.h"
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/base/size.h"
+
+#define TICK_MS 250
+#define TICKS_A_SECOND (1000 / TICK_MS)
+#define QUIET_TICKS (3 * TICKS_A_SECOND) /* a rank that has said nothing for as long is silent */
+#define DEPUTY_TICKS (TICKS_A_SECOND * 3 / 4) /* what the deputy leaves to the first judge */
+#define ALONE_TICKS (2 * TICKS_A_SECOND)      /* what other ranks leave to the judges */
+#define CLAIM_TICKS (4 * TICKS_A_SECOND)
+#define UNHEARD_TICKS (10 * TICKS_A_SECOND)
+#define SIGNAL_TICKS 2  /* without a step before another rank's signal is taken */
+#define STACK_MS 1500   /* a rank may take to tell its stack */
+#define FLUSH_MS 300    /* a launcher may take to pass a message on */
+#define STACK_BYTES 900 /* of a datagram that no network splits */
+#define STOPPED_NS UINT64_C(1500000000)
+#define MATES_A_TICK 16
+/* What a process does in a tick that computes, or reads or writes: more than its helpers of MPI. */
+#define WORK_NS 2000000
+#define WORK_BYTES 512
+
+enum { WORD_HEART, WORD_MATE, WORD_CLAIM, WORD_ASK, WORD_STACK, WORD_END };
+
+/* A datagram. Ranks run the same program on machines of one kind, so structs cross as they are. */
+typedef struct word {
+    uint64_t key;
+    int32_t kind, from, about; /* ranks */
+    int32_t state;             /* MATE: of the process */
+    heart_view_t heart;        /* HEART and MATE */
+    char stack[STACK_BYTES];   /* STACK only: the others are sent without */
+} word_t;
+
+struct watcher {
+    watcher_options_t options;
+    int socket, wake; /* wake: written to when the thread is to end */
+    pthread_t thread;
+    bool running;
+    atomic_bool resting;
+    int main_thread;
+    verdict_limits_t limits;
+    verdict_view_t *views; /* [size]; those of judges are complete, of others the judges' only */
+    struct sockaddr_in *places; /* [size] where a rank's words came from; port 0: none came yet */
+    int host_index;             /* of the ranks on this host */
+    heart_view_t own;           /* this rank's heart, with what work shows without its beats */
+    process_work_t work;        /* at the last tick */
+    uint64_t ticked_ns;         /* when that was */
+    uint64_t n_moves;           /* ticks in which the rank got on without a beat */
+    int next_mate;
+    size_t n_ticks;
+    size_t claimed; /* tick until which another judge has taken it upon itself to speak */
+    char stack[STACK_BYTES];
+    bool has_stack;
+    bool told_signal; /* this rank has the signal that another one got */
+};
+
+/* Whatever the main thread is doing, it will not do it any more. Neither MPI nor exit handlers can
+ * be called beside it; the launcher ends what is left of the run. */
+static void end_process(watcher_t *w)
+{
+    if (w->options.before_end != NULL)
+        w->options.before_end();
+    _exit(EXIT_FAILURE);
+}
+
+/* ---- Sending --------------------------------------------------------------------------------- */
+
+static void send_to(watcher_t *w, const word_t *word, const struct sockaddr_in *place)
+{
+    size_t bytes = word->kind == WORD_STACK ? sizeof *word : offsetof(word_t, stack);
+    /* What is lost is said again. But a call may fail for what was sent before it, elsewhere. */
+    for (int tries = 0; tries < 3; tries++)
+        if (sendto(w->socket, word, bytes, MSG_DONTWAIT | MSG_NOSIGNAL,
+                (const struct sockaddr *)place, sizeof *place) >= 0 ||
+            errno != ECONNREFUSED)
+            return;
+}
+
+static word_t word_of(const watcher_t *w, int kind, int about)
+{
+    return (word_t){.key = w->options.key, .kind = kind, .from = w->options.rank, .about = about};
+}
+
+static void send_rank(watcher_t *w, const word_t *word, int rank)
+{
+    if (w->places[rank].sin_port != 0)
+        send_to(w, word, &w->places[rank]);
+}
+
+/* By the address that answers came from, or by all while none has. */
+static void send_judge(watcher_t *w, const word_t *word, const watcher_judge_t *judge)
+{
+    if (judge->rank < 0 || judge->rank == w->options.rank)
+        return;
+    if (w->views[judge->rank].heard && w->views[judge->rank].silent < w->limits.quiet) {
+        send_rank(w, word, judge->rank);
+        return;
+    }
+    for (size_t i = 0; i < judge->n_addresses; i++) {
+        struct sockaddr_in place = {.sin_family = AF_INET,
+            .sin_port = htons(judge->port),
+            .sin_addr = {.s_addr = judge->addresses[i]}};
+        send_to(w, word, &place);
+    }
+}
+
+static void send_judges(watcher_t *w, const word_t *word)
+{
+    for (size_t j = 0; j < WATCHER_JUDGES; j++)
+        send_judge(w, word, &w->options.judges[j]);
+}
+
+/* ---- Hearing --------------------------------------------------------------------------------- */
+
+/* Which judge this rank is; -1 none. */
+static int judge_index(const watcher_t *w)
+{
+    for (int j = 0; j < WATCHER_JUDGES; j++)
+        if (w->options.judges[j].rank == w->options.rank)
+            return j;
+    return -1;
+}
+
+static void take_heart(verdict_view_t *view, const heart_view_t *heart)
+{
+    if (memcmp(&view->heart, heart, sizeof *heart) != 0)
+        view->still = 0;
+    view->heart = *heart;
+}
+
+static void take_mate(watcher_t *w, int rank, char state, const heart_view_t *heart)
+{
+    verdict_view_t *view = &w->views[rank];
+    /* What it says itself a moment later counts more. */
+    view->state = state;
+    if (heart->beats > view->heart.beats)
+        take_heart(view, heart);
+}
+
+static void tell_stack(watcher_t *w, int to)
+{
+    word_t word = word_of(w, WORD_STACK, w->options.rank);
+    stack_of_busy(w->main_thread, word.stack, sizeof word.stack);
+    send_rank(w, &word, to);
+}
+
+static void take_word(watcher_t *w, word_t *word, const struct sockaddr_in *from)
+{
+    verdict_view_t *view = &w->views[word->from];
+    switch (word->kind) {
+    case WORD_HEART:
+        if (word->from != word->about)
+            return;
+        w->places[word->from] = *from;
+        view->heard = true;
+        view->silent = 0;
+        view->state = 0;
+        take_heart(view, &word->heart);
+        return;
+    case WORD_MATE:
+        take_mate(w, word->about, (char)word->state, &word->heart);
+        return;
+    case WORD_CLAIM:
+        w->claimed = w->n_ticks + CLAIM_TICKS;
+        return;
+    case WORD_ASK:
+        tell_stack(w, word->from);
+        return;
+    case WORD_STACK:
+        word->stack[STACK_BYTES - 1] = 0;
+        memcpy(w->stack, word->stack, STACK_BYTES);
+        w->has_stack = true;
+        return;
+    case WORD_END:
+        if (!atomic_load(&w->resting))
+            end_process(w);
+    }
+}
+
+/* A host that says that nobody listens any more where words came from: that process has ended. */
+static void hear_refusals(watcher_t *w)
+{
+    for (;;) {
+        struct sockaddr_in to = {0};
+        char control[512];
+        struct msghdr message = {.msg_name = &to,
+            .msg_namelen = sizeof to,
+            .msg_control = control,
+            .msg_controllen = sizeof control};
+        /* Emulators that know no queue of errors say "nothing" without end. */
+        if (recvmsg(w->socket, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0 ||
+            (message.msg_flags & MSG_ERRQUEUE) == 0)
+            return;
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c != NULL; c = CMSG_NXTHDR(&message, c)) {
+            struct sock_extended_err error = {0};
+            if (c->cmsg_level != IPPROTO_IP || c->cmsg_type != IP_RECVERR)
+                continue;
+            memcpy(&error, CMSG_DATA(c), sizeof error);
+            for (int r = 0; error.ee_errno == ECONNREFUSED && r < w->options.size; r++)
+                if (w->views[r].heard && w->places[r].sin_port == to.sin_port &&
+                    w->places[r].sin_addr.s_addr == to.sin_addr.s_addr)
+                    w->views[r].state = 'X';
+        }
+    }
+}
+
+/* All that has arrived. */
+static void hear(watcher_t *w)
+{
+    hear_refusals(w);
+    for (;;) {
+        word_t word = {0};
+        struct sockaddr_in from;
+        socklen_t from_bytes = sizeof from;
+        ssize_t n = recvfrom(
+            w->socket, &word, sizeof word, MSG_DONTWAIT, (struct sockaddr *)&from, &from_bytes);
+        /* Errors of what was sent are reported here too, once each. */
+        if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
+            continue;
+        if (n < 0)
+            return;
+        if ((size_t)n < offsetof(word_t, stack) || word.key != w->options.key || word.from < 0 ||
+            word.from >= w->options.size || word.about < 0 || word.about >= w->options.size)
+            continue;
+        take_word(w, &word, &from);
+    }
+}
+
+/* Hears for so long; false when the thread is to end. */
+static bool hear_for(watcher_t *w, uint64_t ms, const bool *enough)
+{
+    uint64_t end = clock_ns() + ms * 1000000;
+    for (uint64_t now = clock_ns(); now < end && !(enough != NULL && *enough); now = clock_ns()) {
+        struct pollfd ready[2] = {
+            {.fd = w->socket, .events = POLLIN}, {.fd = w->wake, .events = POLLIN}};
+        poll(ready, 2, (int)((end - now) / 1000000) + 1);
+        if (ready[1].revents != 0)
+            return false;
+        hear(w);
+    }
+    return true;
+}
+
+/* ---- Judging --------------------------------------------------------------------------------- */
+
+static void say_to_all(watcher_t *w, const word_t *word)
+{
+    for (int r = 0; r < w->options.size; r++)
+        if (r != w->options.rank)
+            send_rank(w, word, r);
+}
+
+static void say(watcher_t *w, int kind)
+{
+    const word_t word = word_of(w, kind, w->options.rank);
+    say_to_all(w, &word);
+}
+
+/* Asks the culprit for its stack, says what is wrong, and ends the run. */
+static void pronounce(watcher_t *w, int culprit)
+{
+    char text[2000];
+    say(w, WORD_CLAIM);
+    w->has_stack = false;
+    w->stack[0] = 0;
+    if (culprit == w->options.rank) {
+        stack_of_busy(w->main_thread, w->stack, sizeof w->stack);
+    } else if (verdict_answers(&w->views[culprit], &w->limits)) {
+        word_t word = word_of(w, WORD_ASK, culprit);
+        send_rank(w, &word, culprit);
+        if (!hear_for(w, STACK_MS, &w->has_stack))
+            return;
+    }
+    verdict_text(
+        w->views, (size_t)w->options.size, culprit, &w->limits, w->stack, text, sizeof text);
+    log_write(LOG_ERROR, "%s", text);
+    process_pause_ms(FLUSH_MS);
+    /* Of a process that has ended its launcher knows. */
+    if (!verdict_has_ended(&w->views[culprit]))
+        process_see_launcher_off(w->options.launcher);
+    say(w, WORD_END);
+    const word_t word = word_of(w, WORD_END, w->options.rank);
+    send_judges(w, &word); /* who may not have been heard yet */
+    end_process(w);
+}
+
+/* Says once that some ranks cannot be watched. */
+static void tell_unheard(watcher_t *w)
+{
+    int n_unheard = 0;
+    for (int r = 0; r < w->options.size; r++)
+        n_unheard += !w->views[r].heard;
+    if (n_unheard > 0)
+        log_write(LOG_WARN,
+            "watchdog: no heartbeat came from %d of %d ranks (a firewall between the nodes?); if one of those hangs, nobody will say so",
+            n_unheard, w->options.size);
+}
+
+/* Rank 0, which waits for a user: the others cannot end the wait by themselves. */
+static void take_signal(watcher_t *w)
+{
+    const verdict_view_t *own = &w->views[w->options.rank];
+    if (w->told_signal || own->heart.phase != HEART_IDLE || own->heart.wait != HEART_WAIT_NONE ||
+        own->still < SIGNAL_TICKS)
+        return;
+    for (int r = 0; r < w->options.size && !w->told_signal; r++)
+        if (r != w->options.rank && w->views[r].heart.signal != 0) {
+            w->told_signal = true;
+            kill(getpid(), w->views[r].heart.signal);
+        }
+}
+
+static void judge(watcher_t *w, int which)
+{
+    word_t word = word_of(w, WORD_HEART, w->options.rank);
+    word.heart = w->own;
+    verdict_limits_t limits = w->limits;
+    limits.limit += which == 0 ? 0 : DEPUTY_TICKS;
+    say_to_all(w, &word);
+    if (w->options.rank == 0)
+        take_signal(w);
+    if (which == 0 && w->n_ticks == UNHEARD_TICKS)
+        tell_unheard(w);
+    int culprit = verdict_find(w->views, (size_t)w->options.size, &limits);
+    if (culprit >= 0 && w->n_ticks >= w->claimed)
+        pronounce(w, culprit);
+}
+
+/* Whether no judge that ever spoke does so still. */
+static bool is_alone(const watcher_t *w)
+{
+    bool any = false;
+    for (size_t j = 0; j < WATCHER_JUDGES; j++) {
+        int rank = w->options.judges[j].rank;
+        if (rank < 0 || !w->views[rank].heard)
+            continue;
+        any = true;
+        if (w->views[rank].silent < w->limits.limit + ALONE_TICKS)
+            return false;
+    }
+    return any;
+}
+
+static void end_alone(watcher_t *w)
+{
+    const verdict_view_t *own = &w->views[w->options.rank];
+    log_write(LOG_ERROR,
+        "rank %d on %s (process %d) is cut off: no word from rank %d on %s for %.0f s; this rank ends",
+        w->options.rank, own->host, own->pid, w->options.judges[0].rank,
+        w->views[w->options.judges[0].rank].host,
+        (double)w->views[w->options.judges[0].rank].silent * w->limits.seconds_a_tick);
+    process_pause_ms(FLUSH_MS);
+    process_see_launcher_off(w->options.launcher);
+    end_process(w);
+}
+
+/* ---- Ticks ----------------------------------------------------------------------------------- */
+
+/* A warden's look at some of the host's other processes. */
+static void look_after_mates(watcher_t *w)
+{
+    for (int i = 0; i < MATES_A_TICK && i < w->options.size; i++) {
+        int rank = w->next_mate;
+        const watcher_peer_t *peer = &w->options.peers[rank];
+        w->next_mate = (rank + 1) % w->options.size;
+        if (rank == w->options.rank || !peer->on_host || peer->pid == 0)
+            continue;
+        const process_t process = process_look(peer->pid);
+        char state = process.started == peer->started ? process.state : 'X';
+        if (state != 'T' && state != 't' && state != 'Z' && state != 'X')
+            continue;
+        word_t word = word_of(w, WORD_MATE, rank);
+        word.state = state == 't' ? 'T' : state;
+        if (peer->heart != NULL)
+            word.heart = heart_look(peer->heart);
+        take_mate(w, rank, (char)word.state, &word.heart);
+        send_judges(w, &word);
+    }
+}
+
+static void end_orphan(watcher_t *w)
+{
+    const verdict_view_t *own = &w->views[w->options.rank];
+    log_write(LOG_ERROR, "rank %d on %s (process %d): what had started this rank has ended",
+        w->options.rank, own->host, own->pid);
+    end_process(w);
+}
+
+/* Where this rank stands. While it reads its weights, bytes that arrive count as beats do; in work
+ * without beats so does whatever the process computes, reads or writes, and waiting for the other
+ * end of a stream, such as a user. An idle rank that a file system keeps waiting is at work. */
+static heart_view_t look_at_own(watcher_t *w)
+{
+    heart_view_t heart = heart_look(w->options.heart);
+    if (heart.phase <= HEART_LOAD && heart.wait == HEART_WAIT_NONE) {
+        process_place_t place = process_place(w->main_thread);
+        process_work_t before = w->work;
+        w->work = process_work();
+        if (heart.phase == HEART_IDLE && place == PROCESS_IN_FILE)
+            heart.phase = HEART_WORK;
+        bool moves = w->work.io_bytes >= before.io_bytes + WORK_BYTES;
+        if (heart.phase == HEART_WORK)
+            moves =
+                moves || place == PROCESS_IN_STREAM || w->work.cpu_ns >= before.cpu_ns + WORK_NS;
+        w->n_moves += moves;
+    }
+    heart.beats += w->n_moves;
+    return heart;
+}
+
+/* A process that was stopped, and now goes on, has heard nothing meanwhile: whoever missed it may
+ * be ending the run. */
+static void note_stop(watcher_t *w)
+{
+    uint64_t now = clock_ns();
+    if (now - w->ticked_ns > STOPPED_NS)
+        w->claimed = w->n_ticks + CLAIM_TICKS;
+    w->ticked_ns = now;
+}
+
+static void tick(watcher_t *w)
+{
+    note_stop(w);
+    w->own = look_at_own(w);
+    word_t word = word_of(w, WORD_HEART, w->options.rank);
+    int which = judge_index(w);
+    w->n_ticks++;
+    for (int r = 0; r < w->options.size; r++) {
+        w->views[r].still++;
+        w->views[r].silent++;
+    }
+    w->views[w->options.rank].silent = 0;
+    take_heart(&w->views[w->options.rank], &w->own);
+    word.heart = w->own;
+    send_judges(w, &word);
+    if (w->options.launcher != 0 && getppid() != w->options.launcher)
+        end_orphan(w);
+    if (atomic_load(&w->resting))
+        return;
+    if (w->host_index < 2)
+        look_after_mates(w);
+    if (which >= 0)
+        judge(w, which);
+    else if (is_alone(w))
+        end_alone(w);
+}
+
+static void *watch(void *context)
+{
+    watcher_t *w = context;
+    do
+        tick(w);
+    while (hear_for(w, TICK_MS, NULL));
+    return NULL;
+}
+
+/* ---- Opening and closing --------------------------------------------------------------------- */
+
+static void find_addresses(watcher_judge_t *at)
+{
+    struct ifaddrs *all;
+    if (getifaddrs(&all) != 0)
+        return;
+    for (struct ifaddrs *one = all; one != NULL; one = one->ifa_next)
+        if (one->ifa_addr != NULL && one->ifa_addr->sa_family == AF_INET &&
+            (one->ifa_flags & IFF_UP) != 0 && at->n_addresses < WATCHER_ADDRESSES)
+            at->addresses[at->n_addresses++] =
+                ((const struct sockaddr_in *)(const void *)one->ifa_addr)->sin_addr.s_addr;
+    freeifaddrs(all);
+}
+
+int watcher_open(watcher_t **out, watcher_judge_t *at, fail_t *fail)
+{
+    struct sockaddr_in place = {.sin_family = AF_INET, .sin_addr = {.s_addr = INADDR_ANY}};
+    socklen_t bytes = sizeof place;
+    *at = (watcher_judge_t){.rank = -1};
+    watcher_t *w = *out = calloc(1, sizeof *w);
+    if (w == NULL)
+        return fail_set(fail, FAIL_MEMORY, "watchdog: out of memory");
+    const int on = 1;
+    w->wake = eventfd(0, EFD_CLOEXEC);
+    w->socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (w->wake < 0 || w->socket < 0 ||
+        setsockopt(w->socket, IPPROTO_IP, IP_RECVERR, &on, sizeof on) != 0 ||
+        bind(w->socket, (const struct sockaddr *)&place, sizeof place) != 0 ||
+        getsockname(w->socket, (struct sockaddr *)&place, &bytes) != 0) {
+        fail_set(fail, FAIL_COMM, "watchdog: cannot open a UDP socket: %s", strerror(errno));
+        watcher_close(w);
+        *out = NULL;
+        return fail->status;
+    }
+    at->port = ntohs(place.sin_port);
+    find_addresses(at);
+    return 0;
+}
+
+static void fill_views(watcher_t *w)
+{
+    for (int r = 0; r < w->options.size; r++) {
+        w->views[r].host = w->options.peers[r].host;
+        w->views[r].pid = w->options.peers[r].pid;
+        w->host_index += r < w->options.rank && w->options.peers[r].on_host;
+    }
+    w->views[w->options.rank].heard = true;
+}
+
+int watcher_begin(watcher_t *w, const watcher_options_t *options, fail_t *fail)
+{
+    size_t n = (size_t)options->size, limit = options->seconds * TICKS_A_SECOND;
+    w->options = *options;
+    w->main_thread = (int)syscall(SYS_gettid);
+    w->limits = (verdict_limits_t){.limit = limit,
+        .quiet = size_max(size_min(QUIET_TICKS, limit / 2), 1),
+        .seconds_a_tick = TICK_MS * 1e-3};
+    w->views = calloc(n, sizeof *w->views);
+    w->places = calloc(n, sizeof *w->places);
+    if (w->views == NULL || w->places == NULL)
+        return fail_set(fail, FAIL_MEMORY, "watchdog: out of memory for %zu ranks", n);
+    fill_views(w);
+    w->ticked_ns = clock_ns();
+    int error = process_start_thread(&w->thread, watch, w);
+    if (error != 0)
+        return fail_set(fail, FAIL_COMM, "watchdog: cannot start a thread: %s", strerror(error));
+    w->running = true;
+    return 0;
+}
+
+void watcher_rest(watcher_t *w)
+{
+    atomic_store(&w->resting, true);
+}
+
+void watcher_close(watcher_t *w)
+{
+    if (w == NULL)
+        return;
+    if (w->running) {
+        uint64_t one = 1;
+        ssize_t done = write(w->wake, &one, sizeof one);
+        (void)done;
+        pthread_join(w->thread, NULL);
+    }
+    if (w->socket >= 0)
+        close(w->socket);
+    if (w->wake >= 0)
+        close(w->wake);
+    free(w->options.peers);
+    free(w->views);
+    free(w->places);
+    free(w);
+}

@@ -1,0 +1,150 @@
+/* Attention of a step: its units of work, and which thread does which. */
+#include "engine/base/size.h"
+#include "engine/forward/forward_internal.h"
+#include "engine/model/attention.h"
+
+/* Query heads of this rank that read its local KV head. */
+static plan_range_t group_heads(const model_t *m, size_t kv)
+{
+    const plan_share_t *share = model_share(m);
+    size_t group = most_kv_group(m), first = (share->kv_heads.begin + kv) * group;
+    return (plan_range_t){
+        size_max(first, share->heads.begin), size_min(first + group, share->heads.end)};
+}
+
+/* Query tokens [begin, end) of a sequence for some heads of one KV head; positions are those in the
+ * sequence. */
+static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_sequence_t *s,
+    size_t kv, plan_range_t heads, size_t begin, size_t end)
+{
+    const model_t *m = f->model;
+    const config_t *c = &m->config;
+    size_t e = element(f), row = s->first_row + begin - s->first_position;
+    size_t first_local = heads.begin - model_share(m)->heads.begin;
+    bool windowed = c->use_sliding_window && layer >= c->max_window_layers;
+    return (attention_unit_t){.kernels = &m->kernels,
+        .order = f->options.order,
+        .dot = f->options.dot,
+        .total_heads = c->num_attention_heads,
+        .head_dim = c->head_dim,
+        .scale = f->scale,
+        .cache = f->cache,
+        .layer = layer,
+        .kv_head = kv,
+        .blocks = s->blocks,
+        .first_position = begin,
+        .n_tokens = end - begin,
+        .n_heads = plan_count(heads),
+        .call_tokens = s->call_tokens,
+        .window = windowed ? c->sliding_window : 0,
+        .tap = f->tap,
+        .tap_row = row,
+        .tap_rows = f->n_rows,
+        .tap_head = heads.begin,
+        .q = f->q + (row * local_q(m) + first_local * c->head_dim) * e,
+        .q_stride = local_q(m),
+        .out = shared_row(f, SHARED_ATTENTION, row) + heads.begin * c->head_dim * e,
+        .out_stride = f->strides[SHARED_ATTENTION]};
+}
+
+/* Token blocks of a sequence that are units of work. Units begin at multiples of their size in the
+ * sequence, wherever a chunk begins. */
+static plan_range_t unit_blocks(const forward_sequence_t *s, size_t unit_tokens)
+{
+    size_t end = s->first_position + s->n_rows;
+    return (plan_range_t){s->first_position / unit_tokens, (end + unit_tokens - 1) / unit_tokens};
+}
+
+/* Into how many parts the heads of a KV head are cut. They share one reading of its keys and
+ * values, unless the step is too small to give every thread a part. */
+static size_t head_parts(const forward_t *f)
+{
+    size_t n_kv = plan_count(model_share(f->model)->kv_heads), units = 0;
+    for (size_t i = 0; i < f->batch->n_sequences; i++)
+        for (size_t kv = 0; kv < n_kv; kv++)
+            units += plan_count(unit_blocks(&f->batch->sequences[i],
+                attention_unit_tokens(plan_count(group_heads(f->model, kv)))));
+    bool even = units % active_threads(f) == 0 || units >= 4 * active_threads(f);
+    return even ? 1 : most_kv_group(f->model);
+}
+
+/* A walk over the units of a step: sequences, their KV heads, parts of the heads, and of those the
+ * last tokens first, since they see most keys. */
+typedef struct walk {
+    size_t layer, n_kv, n_parts;
+    size_t sequence, kv, part; /* where it is */
+    size_t first;              /* number of the first unit there */
+} walk_t;
+
+static void walk_on(walk_t *w)
+{
+    if (++w->part < w->n_parts)
+        return;
+    w->part = 0;
+    if (++w->kv < w->n_kv)
+        return;
+    w->kv = 0;
+    w->sequence++;
+}
+
+/* Moves on to the unit of that number; false when there are not so many. */
+static bool find_unit(const forward_t *f, walk_t *w, size_t number, attention_unit_t *unit)
+{
+    for (; w->n_kv > 0 && w->sequence < f->batch->n_sequences; walk_on(w)) {
+        const forward_sequence_t *s = &f->batch->sequences[w->sequence];
+        plan_range_t group = group_heads(f->model, w->kv);
+        size_t tokens = attention_unit_tokens(plan_count(group));
+        team_part_t part = team_part(plan_count(group), w->part, w->n_parts);
+        plan_range_t heads = {group.begin + part.begin, group.begin + part.end};
+        plan_range_t blocks = unit_blocks(s, tokens);
+        size_t n = plan_count(heads) > 0 ? plan_count(blocks) : 0;
+        if (number < w->first + n) {
+            size_t at = blocks.end - 1 - (number - w->first);
+            *unit = unit_of(f, w->layer, s, w->kv, heads, size_max(at * tokens, s->first_position),
+                size_min((at + 1) * tokens, s->first_position + s->n_rows));
+            return true;
+        }
+        w->first += n;
+    }
+    return false;
+}
+
+static size_t take_number(forward_t *f)
+{
+    return atomic_fetch_add(&f->next_unit, 1);
+}
+
+void forward_attend(forward_t *f, size_t thread, size_t layer)
+{
+    walk_t walk = {.layer = layer,
+        .n_kv = plan_count(model_share(f->model)->kv_heads),
+        .n_parts = head_parts(f)};
+    void *scratch = f->threads[thread].attention;
+    attention_unit_t units[2], *unit = &units[0], *next = &units[1];
+    size_t number = take_number(f);
+    bool found = find_unit(f, &walk, number, unit);
+    while (found) {
+        /* What this thread gets next, if all take turns; it is not taken before this one is done.
+         */
+        walk_t ahead = walk;
+        size_t expected = number + active_threads(f);
+        unit->next = f->sdpa && find_unit(f, &ahead, expected, next) ? next : NULL;
+        const size_t *kept_before = &f->kept_before[unit->tap_row];
+        bool wanted = !forward_narrows_at(f, layer) || kept_before[unit->n_tokens] > kept_before[0];
+        if (wanted && f->sdpa)
+            attention_sdpa(unit, scratch);
+        else if (wanted)
+            attention_eager(unit, scratch);
+        forward_heads_written(
+            f, thread, unit->tap_row, unit->n_tokens, unit->n_heads, &f->times.attention_ns);
+        number = take_number(f);
+        if (unit->next != NULL && number == expected) {
+            attention_unit_t *done = unit;
+            unit = next;
+            next = done;
+            walk = ahead;
+        } else {
+            found = find_unit(f, &walk, number, unit);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+/* The last layer computes what is wanted of it: keys and values of all rows, and the rest of the
+ * rows that logits are wanted of, of a prompt the last one. No row's bits depend on the others. */
+#include <string.h>
+
+#include "engine/forward/forward_internal.h"
+
+/* Kept rows ascend, and batches come with the rows of one class first, so they do too. */
+void forward_choose_kept(forward_t *f)
+{
+    const forward_batch_t *batch = f->batch;
+    size_t *before = f->kept_before;
+    memset(before, 0, (batch->n_rows + 1) * sizeof *before);
+    for (size_t i = 0; i < batch->n_logits; i++)
+        before[batch->logits_rows[i].row + 1] = 1;
+    for (size_t row = 0; row < batch->n_rows; row++) {
+        if (before[row + 1] == 1)
+            f->kept[before[row]] = row;
+        before[row + 1] += before[row];
+    }
+    size_t n_kept = before[batch->n_rows];
+    /* A tap sees every row of every layer. With sums a step of one layer ends with one, so that no
+     * rank gets a step ahead. */
+    bool ends = f->model->plan.combine == PLAN_GATHER || n_kept > 0;
+    f->narrows = f->tap == NULL && n_kept < batch->n_rows && ends;
+}
+
+void forward_narrow(forward_t *f, size_t thread)
+{
+    const plan_share_t *share = model_share(f->model);
+    size_t head_bytes = f->model->config.head_dim * element(f);
+    size_t offset = share->heads.begin * head_bytes, bytes = plan_count(share->heads) * head_bytes;
+    forward_book(f, thread, &f->times.attention_ns);
+    team_arrive(f->team, thread);
+    if (thread != 0) {
+        team_await(f->team, thread);
+        return;
+    }
+    forward_book(f, thread, &f->times.waiting_ns);
+    f->n_rows = f->kept_before[f->n_rows];
+    f->n_lone = f->kept_before[f->n_lone];
+    for (size_t i = 0; i < f->n_rows; i++)
+        if (f->kept[i] != i)
+            memcpy(shared_row(f, SHARED_ATTENTION, i) + offset,
+                shared_row(f, SHARED_ATTENTION, f->kept[i]) + offset, bytes);
+    forward_book(f, thread, &f->times.attention_ns);
+    team_release(f->team);
+}

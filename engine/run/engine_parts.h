@@ -1,0 +1,28 @@
+/* What an engine is made of, for measurements that drive steps by themselves (engine/measure/bench.h). */
+#ifndef CHOIR_RUN_ENGINE_PARTS_H
+#define CHOIR_RUN_ENGINE_PARTS_H
+
+#include "engine/base/team.h"
+#include "engine/forward/forward.h"
+#include "engine/model/kv_cache.h"
+#include "engine/model/model.h"
+#include "engine/run/engine.h"
+#include "engine/run/scheduler.h"
+#include "engine/run/step.h"
+
+typedef struct engine_parts {
+    comm_t *comm;
+    team_t *team;
+    const model_t *model;
+    kv_cache_t *cache;
+    forward_t *forward;
+    step_t *step;
+    isa_t isa;
+    scheduler_options_t limits;
+} engine_parts_t;
+
+/* Local. Borrowed from the engine, which can only be closed from now on. Steps run this way need
+ * all ranks: the coordinator in step_run, then step_end; the others in step_follow. */
+engine_parts_t engine_parts(engine_t *engine);
+
+#endif

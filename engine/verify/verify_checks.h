@@ -1,0 +1,33 @@
+/* What can be said about a reference without a forward pass: whose it is, where it was made, what
+ * it lacks. The coordinator's work, all of it Local. */
+#ifndef CHOIR_VERIFY_VERIFY_CHECKS_H
+#define CHOIR_VERIFY_VERIFY_CHECKS_H
+
+#include <stdbool.h>
+
+#include "engine/base/dtype.h"
+#include "engine/verify/reference.h"
+#include "engine/verify/verify_report.h"
+
+/* Notes about versions and CPUs: first of all what a difference means between these hosts.
+ * candidate: the dump that is compared with the reference; NULL: this run on this host. */
+void check_origin(const reference_t *reference, const checkpoint_t *candidate, report_t *report);
+
+/* Compares the configuration field by field. FAIL_MODEL when sizes differ, so that nothing could be
+ * compared, or a prompt has an id outside of the vocabulary. */
+int check_configuration(
+    const reference_t *reference, const config_t *config, report_t *report, fail_t *fail);
+
+/* Compares the digest of the weights. */
+void check_digest(const reference_t *reference, uint64_t digest, report_t *report);
+
+/* Tokenizes the text prompts with the model's tokenizer, where it has one. */
+int check_tokenization(
+    const reference_t *reference, const char *model_dir, report_t *report, fail_t *fail);
+
+/* Lists tensors that the reference should have, by its own metadata, and those of other shapes.
+ * layers: [num_hidden_layers] those that are compared; NULL: all. */
+void check_completeness(const reference_t *reference, const config_t *config,
+    const bool *attentions, const bool *layers, report_t *report);
+
+#endif

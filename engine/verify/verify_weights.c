@@ -1,0 +1,254 @@
+#include "engine/verify/verify_weights.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "engine/base/size.h"
+
+#define NAME_BYTES 96
+
+/* A matrix (columns > 0) or a vector of this rank, and where it comes from. */
+typedef struct item {
+    size_t kind, layer;
+    char name[NAME_BYTES];
+    const matrix_t *matrix;
+    const void *vector;
+    size_t first_row, n_rows, columns; /* in the file's tensor; columns 1 for a vector */
+} item_t;
+
+typedef struct checker {
+    const model_t *model;
+    checkpoint_t *checkpoint;
+    team_t *team;
+    report_t *report;
+    item_t item;
+    const checkpoint_tensor_t *tensor;
+    pthread_mutex_t lock; /* of report and fail */
+    fail_t *fail;
+} checker_t;
+
+static void fail_on(checker_t *checker, const fail_t *fail)
+{
+    pthread_mutex_lock(&checker->lock);
+    fail_set(checker->fail, fail->status, "%s", fail->message);
+    pthread_mutex_unlock(&checker->lock);
+}
+
+static void add(checker_t *checker, const compare_t *compare)
+{
+    const item_t *item = &checker->item;
+    report_divergence_t where = {.order = item->layer * WEIGHTS_COUNT + item->kind,
+        .place = {.layer = item->layer, .kind = item->kind},
+        .rank = checker->model->rank,
+        .seen_by = checker->model->rank,
+        .n_dims = item->matrix != NULL ? 2 : 1,
+        .dims = {checker->tensor->shape[0], item->columns}};
+    pthread_mutex_lock(&checker->lock);
+    report_add(checker->report, REPORT_WEIGHTS, compare, &where);
+    pthread_mutex_unlock(&checker->lock);
+}
+
+/* Rows [first, first + n) of this rank's: got from memory, expected from the file. rows: of n rows;
+ * scratch: as many doubles */
+static void check_rows(checker_t *checker, size_t first, size_t n, char *rows, void *scratch,
+    char *unpacked, compare_t *compare)
+{
+    const item_t *item = &checker->item;
+    const model_t *model = checker->model;
+    size_t e = model->kernels.element_bytes, from = item->first_row + first;
+    fail_t fail = {0};
+    if (checkpoint_read(checker->checkpoint, checker->tensor, from, from + n, 0, item->columns,
+            rows, model->mode, scratch, &fail) != 0) {
+        fail_on(checker, &fail);
+        return;
+    }
+    for (size_t r = 0; r < n; r++) {
+        const void *got = (const char *)item->vector + (first + r) * e;
+        if (item->matrix != NULL) {
+            size_t p = (first + r) / KERNEL_PANEL;
+            panel_unpack_row(model->mode, item->columns,
+                matrix_panel(item->matrix, model->mode, p, 0), matrix_panel_width(item->matrix, p),
+                (first + r) % KERNEL_PANEL, unpacked);
+            got = unpacked;
+        }
+        compare_values(compare, got, model->mode, rows + r * item->columns * e, model->mode,
+            item->columns, (uint64_t)(from + r) * item->columns, 0);
+    }
+}
+
+static void check_thread(void *context, size_t thread)
+{
+    checker_t *checker = context;
+    const item_t *item = &checker->item;
+    size_t unit = item->matrix != NULL ? KERNEL_PANEL : item->n_rows;
+    size_t n_units = item->n_rows == 0 ? 0 : (item->n_rows + unit - 1) / unit;
+    team_part_t part = team_part(n_units, thread, team_size(checker->team));
+    size_t values = unit * item->columns;
+    if (part.begin == part.end)
+        return;
+    char *rows = malloc(values * sizeof(double)), *scratch = malloc(values * sizeof(double));
+    char *unpacked = malloc(item->columns * sizeof(double));
+    compare_t compare = {0};
+    fail_t fail = {0};
+    if (rows == NULL || scratch == NULL || unpacked == NULL)
+        fail_set(&fail, FAIL_MEMORY, "verify: out of memory for %zu weights", values);
+    for (size_t u = part.begin; u < part.end && fail.status == 0; u++)
+        check_rows(checker, u * unit, size_min(unit, item->n_rows - u * unit), rows, scratch,
+            unpacked, &compare);
+    if (fail.status != 0)
+        fail_on(checker, &fail);
+    add(checker, &compare);
+    free(rows);
+    free(scratch);
+    free(unpacked);
+}
+
+/* A tensor whose rows [range] this rank has. */
+static void check_item(checker_t *checker, const item_t *item)
+{
+    checker->item = *item;
+    checker->tensor = checkpoint_find_weight(checker->checkpoint, item->name);
+    if (checker->tensor == NULL) {
+        fail_set(checker->fail, FAIL_MODEL, "verify: expected tensor %s, found no such tensor",
+            item->name);
+        return;
+    }
+    report_add_shape(checker->report, REPORT_WEIGHTS, item->kind, checker->tensor->n_dims,
+        checker->tensor->shape);
+    team_run(checker->team, check_thread, checker);
+}
+
+static void check_matrix(checker_t *checker, size_t kind, size_t layer, const char *suffix,
+    const matrix_t *matrix, size_t first_row)
+{
+    item_t item = {.kind = kind,
+        .layer = layer,
+        .matrix = matrix,
+        .first_row = first_row,
+        .n_rows = matrix->rows,
+        .columns = matrix->columns};
+    snprintf(item.name, sizeof item.name, "model.layers.%zu.%s.weight", layer, suffix);
+    check_item(checker, &item);
+}
+
+static void check_vector(checker_t *checker, size_t kind, size_t layer, const char *suffix,
+    const void *vector, size_t first_row, size_t n_rows)
+{
+    item_t item = {.kind = kind,
+        .layer = layer,
+        .vector = vector,
+        .first_row = first_row,
+        .n_rows = n_rows,
+        .columns = 1};
+    snprintf(item.name, sizeof item.name, "model.layers.%zu.%s", layer, suffix);
+    check_item(checker, &item);
+}
+
+static void check_layer(checker_t *checker, size_t l)
+{
+    const model_t *model = checker->model;
+    const model_layer_t *layer = &model->layers[l];
+    const plan_share_t *share = model_share(model);
+    size_t d = model->config.head_dim, hidden = model->config.hidden_size;
+    size_t q = share->heads.begin * d, kv = share->kv_heads.begin * d;
+    check_vector(
+        checker, WEIGHTS_INPUT_NORM, l, "input_layernorm.weight", layer->input_norm, 0, hidden);
+    check_matrix(checker, WEIGHTS_Q, l, "self_attn.q_proj", &layer->q, q);
+    check_vector(
+        checker, WEIGHTS_Q_BIAS, l, "self_attn.q_proj.bias", layer->q.bias, q, layer->q.rows);
+    check_matrix(checker, WEIGHTS_K, l, "self_attn.k_proj", &layer->k, kv);
+    check_vector(
+        checker, WEIGHTS_K_BIAS, l, "self_attn.k_proj.bias", layer->k.bias, kv, layer->k.rows);
+    check_matrix(checker, WEIGHTS_V, l, "self_attn.v_proj", &layer->v, kv);
+    check_vector(
+        checker, WEIGHTS_V_BIAS, l, "self_attn.v_proj.bias", layer->v.bias, kv, layer->v.rows);
+    check_matrix(checker, WEIGHTS_O, l, "self_attn.o_proj", &layer->o, share->hidden.begin);
+    check_vector(checker, WEIGHTS_POST_NORM, l, "post_attention_layernorm.weight", layer->post_norm,
+        0, hidden);
+    check_matrix(checker, WEIGHTS_GATE, l, "mlp.gate_proj", &layer->gate, share->columns.begin);
+    check_matrix(checker, WEIGHTS_UP, l, "mlp.up_proj", &layer->up, share->columns.begin);
+    check_matrix(checker, WEIGHTS_DOWN, l, "mlp.down_proj", &layer->down, share->hidden.begin);
+}
+
+/* The tensors outside of layers. */
+static void check_ends(checker_t *checker)
+{
+    const model_t *model = checker->model;
+    size_t vocab = model_share(model)->vocab.begin, hidden = model->config.hidden_size;
+    item_t embedding = {.kind = WEIGHTS_EMBEDDING,
+        .name = "model.embed_tokens.weight",
+        .matrix = &model->embedding,
+        .first_row = vocab,
+        .n_rows = model->embedding.rows,
+        .columns = hidden};
+    item_t norm = {.kind = WEIGHTS_FINAL_NORM,
+        .layer = model->config.num_hidden_layers,
+        .name = "model.norm.weight",
+        .vector = model->final_norm,
+        .n_rows = hidden,
+        .columns = 1};
+    item_t lm_head = {.kind = WEIGHTS_LM_HEAD,
+        .layer = model->config.num_hidden_layers,
+        .name = "lm_head.weight",
+        .matrix = &model->lm_head,
+        .first_row = vocab,
+        .n_rows = model->lm_head.rows,
+        .columns = hidden};
+    check_item(checker, &embedding);
+    check_item(checker, &norm);
+    if (!model->config.tie_word_embeddings)
+        check_item(checker, &lm_head);
+}
+
+int verify_weights(
+    const model_t *model, checkpoint_t *checkpoint, team_t *team, report_t *report, fail_t *fail)
+{
+    checker_t checker = {
+        .model = model, .checkpoint = checkpoint, .team = team, .report = report, .fail = fail};
+    pthread_mutex_init(&checker.lock, NULL);
+    check_ends(&checker);
+    for (size_t l = 0; l < model->config.num_hidden_layers && fail->status == 0; l++)
+        check_layer(&checker, l);
+    pthread_mutex_destroy(&checker.lock);
+    return fail->status;
+}
+
+/* ---- Digest ---------------------------------------------------------------------------------- */
+
+#define DIGEST_PIECE_BYTES ((size_t)4 << 20)
+
+int verify_digest(checkpoint_t *checkpoint,
+    void (*progress)(void *context, uint64_t done, uint64_t total), void *progress_context,
+    uint64_t *digest, fail_t *fail)
+{
+    uint64_t total = 0, done = 0;
+    char *piece = malloc(DIGEST_PIECE_BYTES);
+    XXH3_state_t *state = XXH3_createState();
+    if (piece == NULL || state == NULL)
+        fail_set(fail, FAIL_MEMORY, "digest: out of memory");
+    else
+        XXH3_64bits_reset(state);
+    for (size_t i = 0; i < checkpoint_count(checkpoint); i++)
+        total += checkpoint_at(checkpoint, i)->size_bytes;
+    for (size_t i = 0; i < checkpoint_count(checkpoint) && fail->status == 0; i++) {
+        const checkpoint_tensor_t *tensor = checkpoint_at(checkpoint, i);
+        XXH3_64bits_update(state, tensor->name, strlen(tensor->name));
+        for (uint64_t at = 0; at < tensor->size_bytes && fail->status == 0;) {
+            size_t n = (size_t)(tensor->size_bytes - at);
+            n = size_min(n, DIGEST_PIECE_BYTES);
+            if (checkpoint_read_bytes(checkpoint, tensor, at, at + n, piece, fail) == 0)
+                XXH3_64bits_update(state, piece, n);
+            at += n;
+            done += n;
+            if (progress != NULL)
+                progress(progress_context, done, total);
+        }
+    }
+    *digest = fail->status == 0 ? XXH3_64bits_digest(state) : 0;
+    XXH3_freeState(state);
+    free(piece);
+    return fail->status;
+}

@@ -1,0 +1,22 @@
+/* Whether a model's weights lie in memory as they are in the checkpoint, and the digest by which a
+ * reference names a checkpoint. */
+#ifndef CHOIR_VERIFY_VERIFY_WEIGHTS_H
+#define CHOIR_VERIFY_VERIFY_WEIGHTS_H
+
+#include "engine/base/team.h"
+#include "engine/model/model.h"
+#include "engine/verify/verify_report.h"
+#include "sharding/checkpoint/checkpoint.h"
+
+/* Local. Unpacks every tensor of this rank and compares it with the file, rounded to the model's
+ * type where that differs. Fills REPORT_WEIGHTS. FAIL_FILE, FAIL_MEMORY. */
+int verify_weights(
+    const model_t *model, checkpoint_t *checkpoint, team_t *team, report_t *report, fail_t *fail);
+
+/* Local. XXH3 of 64 bits over all tensors in byte order of their names: the name, then the bytes as
+ * stored. progress may be NULL. */
+int verify_digest(checkpoint_t *checkpoint,
+    void (*progress)(void *context, uint64_t done, uint64_t total), void *progress_context,
+    uint64_t *digest, fail_t *fail);
+
+#endif
