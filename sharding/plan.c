@@ -11,50 +11,63 @@
 #define PLAN_MAX_RANKS ((size_t)1 << 16)
 /* Far above any model; keeps every product below within 64 bits. */
 #define PLAN_MAX_WEIGHT_BYTES 0x1p60
-
-/* Layout of packed matrices: outputs in whole lanes, and pairs of inputs for 16-bit weights. */
-#define PACKED_OUTPUTS 16
-#define PACKED_INPUTS 2
+#define MAX_WEIGHT_BYTES sizeof(double) /* of one element in any format */
 
 /* ---- Granules -------------------------------------------------------------------------------- */
 
-typedef enum plan_part { PART_HIDDEN, PART_COLUMNS, PART_VOCAB } plan_part_t;
+typedef enum dealt { DEALT_HIDDEN, DEALT_COLUMNS, DEALT_VOCAB } dealt_t;
 
-static plan_range_t *part_of(plan_share_t *share, plan_part_t part)
+static plan_range_t *part_of(plan_share_t *share, dealt_t part)
 {
-    return part == PART_HIDDEN    ? &share->hidden
-           : part == PART_COLUMNS ? &share->columns
-                                  : &share->vocab;
+    return part == DEALT_HIDDEN    ? &share->hidden
+           : part == DEALT_COLUMNS ? &share->columns
+                                   : &share->vocab;
 }
 
-/* Bytes of a packed matrix. */
-static size_t packed_bytes(const plan_model_t *model, size_t outputs, size_t inputs)
+static plan_range_t scaled(plan_range_t range, size_t factor)
 {
-    if (model->weight_bytes <= 2)
-        inputs = size_round_up(inputs, PACKED_INPUTS);
-    return size_round_up(outputs, PACKED_OUTPUTS) * inputs * model->weight_bytes;
+    return (plan_range_t){range.begin * factor, range.end * factor};
+}
+
+static plan_range_t dim_share(const plan_model_t *model, const plan_share_t *share, plan_dim_t dim)
+{
+    switch (dim) {
+    case PLAN_DIM_HIDDEN:
+        return share->hidden;
+    case PLAN_DIM_HEADS:
+        return scaled(share->heads, model->head_dim);
+    case PLAN_DIM_KV_HEADS:
+        return scaled(share->kv_heads, model->head_dim);
+    case PLAN_DIM_MLP:
+        return share->columns;
+    case PLAN_DIM_VOCAB:
+        return share->vocab;
+    default:
+        return (plan_range_t){0, plan_dim(model, dim)};
+    }
+}
+
+static plan_part_t weight_part(const plan_model_t *model, plan_combine_t combine,
+    const plan_share_t *share, const plan_weight_t *weight)
+{
+    plan_part_t part = {{0, plan_dim(model, weight->rows)}, {0, plan_dim(model, weight->columns)}};
+    if (weight->split == PLAN_ROWS_OR_COLUMNS && combine == PLAN_REDUCE)
+        part.columns = dim_share(model, share, weight->columns);
+    else if (weight->split != PLAN_WHOLE)
+        part.rows = dim_share(model, share, weight->rows);
+    return part;
 }
 
 static size_t share_weight_bytes(
     const plan_model_t *model, plan_combine_t combine, const plan_share_t *share)
 {
-    size_t heads = plan_count(share->heads), columns = plan_count(share->columns);
-    size_t hidden = plan_count(share->hidden), vocab = plan_count(share->vocab);
-    size_t qkv = (heads + 2 * plan_count(share->kv_heads)) * model->head_dim;
-    size_t layer = packed_bytes(model, qkv, model->hidden);
-    layer += size_round_up(qkv, PACKED_OUTPUTS) * model->weight_bytes; /* biases */
-    layer += 2 * packed_bytes(model, columns, model->hidden);
-    if (combine == PLAN_GATHER) {
-        layer += packed_bytes(model, hidden, model->n_heads * model->head_dim);
-        layer += packed_bytes(model, hidden, model->intermediate);
-    } else {
-        layer += packed_bytes(model, model->hidden, heads * model->head_dim);
-        layer += packed_bytes(model, model->hidden, columns);
+    size_t bytes = 0;
+    for (size_t i = 0; i < model->n_weights; i++) {
+        const plan_weight_t *weight = &model->weights[i];
+        plan_part_t part = weight_part(model, combine, share, weight);
+        bytes += (weight->per_layer ? model->n_layers : 1) * plan_part_bytes(model, weight, part);
     }
-    layer += 2 * model->hidden * model->weight_bytes; /* norms */
-    size_t table = packed_bytes(model, vocab, model->hidden);
-    return model->n_layers * layer + (model->tied ? 1 : 2) * table +
-           model->hidden * model->weight_bytes;
+    return bytes;
 }
 
 /* A rank in the queue for what is left over when all have their whole granules. */
@@ -82,8 +95,8 @@ static size_t weight_of(const plan_t *plan, size_t rank)
 
 /* Deals `items` in granules: every rank gets its whole ones, and those with the least by their
  * weight get the ones that are left over. loads: [n_ranks] scratch */
-static void deal(plan_t *plan, plan_part_t part, plan_combine_t combine, size_t items,
-    size_t granule, rank_load_t *loads)
+static void deal(plan_t *plan, dealt_t part, plan_combine_t combine, size_t items, size_t granule,
+    rank_load_t *loads)
 {
     size_t n_granules = size_round_up(items, granule) / granule;
     size_t n_loads = 0, total = 0, dealt = 0;
@@ -121,7 +134,7 @@ static int check_model(const plan_model_t *model, fail_t *fail)
     } sizes[] = {{"hidden size", model->hidden}, {"intermediate size", model->intermediate},
         {"number of layers", model->n_layers}, {"number of query heads", model->n_heads},
         {"number of KV heads", model->n_kv_heads}, {"head size", model->head_dim},
-        {"vocabulary size", model->vocab_size}, {"bytes of a weight", model->weight_bytes},
+        {"vocabulary size", model->vocab_size}, {"number of weights", model->n_weights},
         {"bytes of a cache element", model->cache_bytes}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (sizes[i].value == 0)
@@ -131,11 +144,13 @@ static int check_model(const plan_model_t *model, fail_t *fail)
         return fail_set(fail, FAIL_MODEL,
             "plan: query heads: expected a multiple of the %zu KV heads, found %zu",
             model->n_kv_heads, model->n_heads);
-    double heads = (double)model->n_heads * (double)model->head_dim;
-    double layer = (double)model->hidden * (4 * heads + 3 * (double)model->intermediate);
-    double bytes =
-        ((double)model->n_layers * layer + 2 * (double)model->vocab_size * (double)model->hidden) *
-        (double)model->weight_bytes;
+    double heads = (double)model->n_heads * (double)model->head_dim, bytes = 0;
+    for (size_t i = 0; i < model->n_weights; i++) {
+        const plan_weight_t *weight = &model->weights[i];
+        double elements =
+            (double)plan_dim(model, weight->rows) * (double)plan_dim(model, weight->columns);
+        bytes += elements * (weight->per_layer ? (double)model->n_layers : 1) * MAX_WEIGHT_BYTES;
+    }
     double cache = (double)model->n_layers * heads * 2 * (double)model->cache_bytes;
     if (bytes > PLAN_MAX_WEIGHT_BYTES || cache > PLAN_MAX_WEIGHT_BYTES)
         return fail_set(fail, FAIL_MODEL, "plan: model: expected at most %g bytes, found %g",
@@ -153,9 +168,9 @@ static int fill_shares(plan_t *plan, fail_t *fail)
     } else if (plan_divide_heads(plan, fail) == 0) {
         /* The largest granules in bytes first, so that the later ones can even out. The rows of
          * o_proj and down_proj are those of PLAN_GATHER in either case. */
-        deal(plan, PART_HIDDEN, PLAN_GATHER, model->hidden, PLAN_GRANULE, loads);
-        deal(plan, PART_COLUMNS, plan->combine, model->intermediate, PLAN_GRANULE, loads);
-        deal(plan, PART_VOCAB, plan->combine, model->vocab_size, PLAN_VOCAB_GRANULE, loads);
+        deal(plan, DEALT_HIDDEN, PLAN_GATHER, model->hidden, PLAN_GRANULE, loads);
+        deal(plan, DEALT_COLUMNS, plan->combine, model->intermediate, PLAN_GRANULE, loads);
+        deal(plan, DEALT_VOCAB, plan->combine, model->vocab_size, PLAN_VOCAB_GRANULE, loads);
     }
     free(loads);
     return fail->status;
@@ -204,6 +219,45 @@ void plan_close(plan_t *plan)
 }
 
 /* ---- Questions ------------------------------------------------------------------------------- */
+
+size_t plan_dim(const plan_model_t *model, plan_dim_t dim)
+{
+    switch (dim) {
+    case PLAN_DIM_HIDDEN:
+        return model->hidden;
+    case PLAN_DIM_HEADS:
+        return model->n_heads * model->head_dim;
+    case PLAN_DIM_KV_HEADS:
+        return model->n_kv_heads * model->head_dim;
+    case PLAN_DIM_HEAD:
+        return model->head_dim;
+    case PLAN_DIM_MLP:
+        return model->intermediate;
+    case PLAN_DIM_VOCAB:
+        return model->vocab_size;
+    default:
+        return 1;
+    }
+}
+
+plan_range_t plan_dim_share(const plan_t *plan, size_t rank, plan_dim_t dim)
+{
+    return dim_share(&plan->model, &plan->shares[rank], dim);
+}
+
+plan_part_t plan_weight_part(const plan_t *plan, size_t rank, const plan_weight_t *weight)
+{
+    return weight_part(&plan->model, plan->combine, &plan->shares[rank], weight);
+}
+
+size_t plan_part_bytes(const plan_model_t *model, const plan_weight_t *weight, plan_part_t part)
+{
+    size_t rows = plan_count(part.rows), columns = plan_count(part.columns);
+    if (rows == 0 || columns == 0)
+        return 0;
+    return weight->columns == PLAN_DIM_NONE ? model->vector_bytes(rows)
+                                            : model->matrix_bytes(rows, columns);
+}
 
 size_t plan_vocab_owner(const plan_t *plan, size_t row)
 {
@@ -387,15 +441,24 @@ static void print_summary(const plan_t *plan, FILE *out)
         human_bytes(kv).text);
 }
 
+/* Whether one weight is embedding and lm_head. */
+static bool is_tied(const plan_model_t *model)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < model->n_weights; i++)
+        n += model->weights[i].rows == PLAN_DIM_VOCAB;
+    return n < 2;
+}
+
 void plan_print(const plan_t *plan, FILE *out)
 {
     const plan_model_t *model = &plan->model;
     bool gather = plan->combine == PLAN_GATHER;
     fprintf(out,
         "%zu layers, hidden %zu, MLP %zu, %zu query heads and %zu KV heads of %zu, vocabulary %zu "
-        "(%s), %zu bytes a weight\n",
+        "(%s), weights in %s\n",
         model->n_layers, model->hidden, model->intermediate, model->n_heads, model->n_kv_heads,
-        model->head_dim, model->vocab_size, model->tied ? "tied" : "untied", model->weight_bytes);
+        model->head_dim, model->vocab_size, is_tied(model) ? "tied" : "untied", model->format);
     fprintf(out, "%zu %s, combined by %s\n\n", plan->n_ranks, plan->n_ranks == 1 ? "rank" : "ranks",
         gather ? "gather" : "reduce");
     fprintf(out, "%5s  %7s  %8s  %11s  %11s  %10s  %11s  %11s  %14s\n", "rank", "q heads",

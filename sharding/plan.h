@@ -30,14 +30,44 @@
 #define PLAN_GRANULE 16
 #define PLAN_VOCAB_GRANULE 64
 
-/* What a plan depends on. All in elements; weight_bytes is the bytes of one weight as packed. */
+/* The named dimensions of weights and activations. */
+typedef enum plan_dim {
+    PLAN_DIM_NONE, /* 1: a vector has no columns */
+    PLAN_DIM_HIDDEN,
+    PLAN_DIM_HEADS,    /* query heads x head_dim */
+    PLAN_DIM_KV_HEADS, /* KV heads x head_dim */
+    PLAN_DIM_HEAD,     /* head_dim */
+    PLAN_DIM_MLP,
+    PLAN_DIM_VOCAB
+} plan_dim_t;
+
+typedef enum plan_split {
+    PLAN_WHOLE,          /* every rank has all of it */
+    PLAN_ROWS,           /* a rank has its share of the rows */
+    PLAN_ROWS_OR_COLUMNS /* likewise; with PLAN_REDUCE its share of the columns */
+} plan_split_t;
+
+/* The shape of a weight, [rows, columns], and how ranks share it. */
+typedef struct plan_weight {
+    plan_dim_t rows, columns; /* columns PLAN_DIM_NONE: a vector, [rows] */
+    plan_split_t split;
+    bool per_layer; /* there is one in every layer */
+} plan_weight_t;
+
+#define PLAN_MAX_WEIGHTS 24
+
+/* What a plan depends on. Sizes in elements. */
 typedef struct plan_model {
     size_t hidden, intermediate, n_layers;
     size_t n_heads, n_kv_heads, head_dim;
     size_t vocab_size;
-    bool tied; /* lm_head is the embedding */
-    size_t weight_bytes;
     size_t cache_bytes; /* of one K or V element */
+    const char *format; /* of weights, for people */
+    /* Bytes of a packed matrix of so many rows and columns; of a vector of so many elements. */
+    size_t (*matrix_bytes)(size_t rows, size_t columns);
+    size_t (*vector_bytes)(size_t elements);
+    size_t n_weights;
+    plan_weight_t weights[PLAN_MAX_WEIGHTS];
 } plan_model_t;
 
 typedef struct plan_range {
@@ -80,11 +110,23 @@ int plan_open_weighted(plan_t *plan, const plan_model_t *model, plan_combine_t c
     size_t n_ranks, const size_t *weights, fail_t *fail);
 void plan_close(plan_t *plan);
 
+/* The size of a dimension, 1 for PLAN_DIM_NONE; and a rank's share of it, in the same units. */
+size_t plan_dim(const plan_model_t *model, plan_dim_t dim);
+plan_range_t plan_dim_share(const plan_t *plan, size_t rank, plan_dim_t dim);
+
+/* The rows and columns of a weight that a rank has. */
+typedef struct plan_part {
+    plan_range_t rows, columns;
+} plan_part_t;
+plan_part_t plan_weight_part(const plan_t *plan, size_t rank, const plan_weight_t *weight);
+
+/* Bytes of that part as packed: 0 where it has no element. */
+size_t plan_part_bytes(const plan_model_t *model, const plan_weight_t *weight, plan_part_t part);
+
 /* The rank that owns an item of a partition, e.g. the embedding row of a token. */
 size_t plan_vocab_owner(const plan_t *plan, size_t row);
 
-/* Bytes of rank's weights as packed (norms, biases, embedding and lm_head included; tied ones
- * once). */
+/* Bytes of rank's weights as packed, all of model.weights. */
 size_t plan_weight_bytes(const plan_t *plan, size_t rank);
 
 /* Bytes of K and V that one token takes on a rank, all layers. */

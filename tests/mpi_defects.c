@@ -310,17 +310,17 @@ static void forget_bias(bench_t *bench, matrix_t *matrix)
 
 static void forget_q_bias(bench_t *bench)
 {
-    forget_bias(bench, &bench->model.layers[0].q);
+    forget_bias(bench, &bench->model.layers[0].of[WEIGHT_Q].matrix);
 }
 
 static void forget_k_bias(bench_t *bench)
 {
-    forget_bias(bench, &bench->model.layers[5].k);
+    forget_bias(bench, &bench->model.layers[5].of[WEIGHT_K].matrix);
 }
 
 static void forget_v_bias(bench_t *bench)
 {
-    forget_bias(bench, &bench->model.layers[0].v);
+    forget_bias(bench, &bench->model.layers[0].of[WEIGHT_V].matrix);
 }
 
 static void set_ones(bench_t *bench, void *vector)
@@ -331,12 +331,12 @@ static void set_ones(bench_t *bench, void *vector)
 
 static void ignore_post_norm(bench_t *bench)
 {
-    set_ones(bench, bench->model.layers[5].post_norm);
+    set_ones(bench, bench->model.layers[5].of[WEIGHT_POST_NORM].vector);
 }
 
 static void ignore_final_norm(bench_t *bench)
 {
-    set_ones(bench, bench->model.final_norm);
+    set_ones(bench, bench->model.outside.of[WEIGHT_FINAL_NORM].vector);
 }
 
 static void tables_from(bench_t *bench, const config_t *config, size_t first)
@@ -382,8 +382,9 @@ static void load_rows(
 
 static void transpose_o_proj(bench_t *bench)
 {
-    load_rows(bench, "model.layers.5.self_attn.o_proj.weight", &bench->model.layers[5].o,
-        model_share(&bench->model)->hidden.begin, true);
+    load_rows(bench, "model.layers.5.self_attn.o_proj.weight",
+        &bench->model.layers[5].of[WEIGHT_O].matrix, model_share(&bench->model)->hidden.begin,
+        true);
 }
 
 /* Ranks 0 and 1 have each other's rows of down_proj. */
@@ -393,8 +394,8 @@ static void mix_up_ranks(bench_t *bench)
     size_t rank = bench->model.rank;
     if (rank > 1)
         return;
-    load_rows(bench, "model.layers.0.mlp.down_proj.weight", &bench->model.layers[0].down,
-        shares[1 - rank].hidden.begin, false);
+    load_rows(bench, "model.layers.0.mlp.down_proj.weight",
+        &bench->model.layers[0].of[WEIGHT_DOWN].matrix, shares[1 - rank].hidden.begin, false);
 }
 
 static bool ranks_can_be_mixed_up(const bench_t *bench)
@@ -406,15 +407,15 @@ static bool ranks_can_be_mixed_up(const bench_t *bench)
 
 static void swap_gate_and_up(bench_t *bench)
 {
-    model_layer_t *layer = &bench->model.layers[0];
-    matrix_t gate = layer->gate;
-    layer->gate = layer->up;
-    layer->up = gate;
+    model_weight_t *of = bench->model.layers[0].of, gate = of[WEIGHT_GATE];
+    of[WEIGHT_GATE] = of[WEIGHT_UP];
+    of[WEIGHT_UP] = gate;
 }
 
 static void take_v_for_k(bench_t *bench)
 {
-    load_rows(bench, "model.layers.0.self_attn.v_proj.weight", &bench->model.layers[0].k,
+    load_rows(bench, "model.layers.0.self_attn.v_proj.weight",
+        &bench->model.layers[0].of[WEIGHT_K].matrix,
         model_share(&bench->model)->kv_heads.begin * bench->model.config.head_dim, false);
 }
 
@@ -428,11 +429,13 @@ static void untie_lm_head(bench_t *bench)
 {
     model_t *model = &bench->model;
     fail_t fail = {0};
-    model->lm_head = model->embedding;
-    model->lm_head.panels = memory_alloc(model->lm_head.bytes, "lm_head", &fail);
-    memcpy(model->lm_head.panels, model->embedding.panels, model->lm_head.bytes);
-    for (size_t i = 0; i < model->lm_head.bytes; i += 2)
-        ((char *)model->lm_head.panels)[i] ^= 1;
+    matrix_t *lm_head = &model->outside.of[WEIGHT_LM_HEAD].matrix;
+    const matrix_t *embedding = &model->outside.of[WEIGHT_EMBEDDING].matrix;
+    *lm_head = *embedding;
+    lm_head->panels = memory_alloc(lm_head->bytes, "lm_head", &fail);
+    memcpy(lm_head->panels, embedding->panels, lm_head->bytes);
+    for (size_t i = 0; i < lm_head->bytes; i += 2)
+        ((char *)lm_head->panels)[i] ^= 1;
     model->config.tie_word_embeddings = false;
 }
 

@@ -462,7 +462,7 @@ static void open_random(suite_t *suite, const char *name, const uint64_t *seed, 
 int main(int argc, char **argv)
 {
     fail_t fail = {0};
-    static suite_t demo = {.name = "demo"}, odd, yarn, sliding;
+    static suite_t demo = {.name = "demo"}, odd, yarn, sliding, qwen3, qwen3_bias;
     static const uint64_t seed = 1;
     json_t *golden = NULL;
     checkpoint_t *checkpoint = NULL;
@@ -475,17 +475,23 @@ int main(int argc, char **argv)
     open_random(&odd, "odd", &seed, &fail);
     open_random(&yarn, "yarn", &seed, &fail);
     open_random(&sliding, "sliding", &seed, &fail);
+    open_random(&qwen3, "qwen3", &seed, &fail);
+    open_random(&qwen3_bias, "qwen3_bias", &seed, &fail);
     if (fail.status != 0)
         die(NULL, &fail);
-    suite_t *const suites[] = {&demo, &odd, &yarn, &sliding};
-    for (size_t i = 0; i < 4; i++)
+    suite_t *const suites[] = {&demo, &odd, &yarn, &sliding, &qwen3, &qwen3_bias};
+    for (size_t i = 0; i < sizeof suites / sizeof *suites; i++)
         read_golden(suites[i], golden);
     run_suite(&demo, ATTENTION_SDPA, true);
     run_suite(&odd, ATTENTION_SDPA, true);
     run_suite(&yarn, ATTENTION_SDPA, false);
     run_suite(&sliding, ATTENTION_EAGER, false);
+    run_suite(&qwen3, ATTENTION_SDPA, true);
+    run_suite(&qwen3_bias, ATTENTION_SDPA, false);
     run_amx(&demo);
     run_amx(&odd);
+    run_amx(&qwen3);
+    run_amx(&qwen3_bias);
     run_streams(&demo);
     run_streams(&odd);
     run_kept(&demo);

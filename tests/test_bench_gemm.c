@@ -12,9 +12,11 @@
 #include <stdlib.h>
 
 #include "engine/measure/bench_gemm.h"
+#include "engine/model/arch/arch.h"
 
 /* A model whose matrices all have one small shape. */
-static const config_t config = {.hidden_size = 64,
+static const config_t config = {.arch = &arch_qwen2,
+    .hidden_size = 64,
     .intermediate_size = 64,
     .num_attention_heads = 1,
     .num_key_value_heads = 1,

@@ -379,7 +379,7 @@ static const bad_config_t bad_configs[] = {
     {"no_architecture_is_refused", "{\"architectures\": \"ABSENT\"}", FAIL_MODEL,
         "config.json: architectures", "Qwen2ForCausalLM", "found none"},
     {"another_model_type_is_refused", "{\"model_type\": \"llama\"}", FAIL_MODEL,
-        "config.json: model_type", "expected qwen2", "found llama"},
+        "config.json: model_type", "(qwen2, qwen3)", "found llama"},
     {"nested_text_config_is_refused", "{\"text_config\": {\"hidden_size\": 8}}", FAIL_MODEL,
         "config.json: text_config", "beside model_type", "inside of it"},
     {"another_activation_is_refused", "{\"hidden_act\": \"gelu\"}", FAIL_MODEL,
@@ -551,10 +551,12 @@ static void plan_model_carries_sizes_and_the_mode(void **state)
     assert_int_equal(model.n_kv_heads, 3);
     assert_int_equal(model.head_dim, 40);
     assert_int_equal(model.vocab_size, 1009);
-    assert_true(model.tied);
-    assert_int_equal(model.weight_bytes, 2);
+    assert_int_equal(model.n_weights, 14); /* tied, with biases of q, k and v */
+    assert_int_equal(model.matrix_bytes(64, 240), 64 * 240 * 2);
     assert_int_equal(model.cache_bytes, 2);
-    assert_int_equal(config_plan_model(&config, DTYPE_F64).weight_bytes, 8);
+    plan_model_t wide = config_plan_model(&config, DTYPE_F64);
+    assert_int_equal(wide.matrix_bytes(64, 240), 64 * 240 * 8);
+    assert_int_equal(wide.cache_bytes, 8);
 }
 
 static void shipped_shapes_have_the_published_parameter_counts(void **state)
@@ -564,15 +566,20 @@ static void shipped_shapes_have_the_published_parameter_counts(void **state)
         const char *name;
         uint64_t parameters;
         size_t stop_id;
-    } shapes[] = {{"0.5b", 494032768, 151645}, {"1.5b", 1543714304, 151645},
-        {"3b", 3085938688, 151645}, {"7b", 7615616512, 151645}, {"14b", 14770033664, 151645},
-        {"32b", 32763876352, 151645}, {"72b", 72706203648, 151645}};
+        size_t positions;
+    } shapes[] = {{"qwen2.5-0.5b", 494032768, 151645, 32768},
+        {"qwen2.5-1.5b", 1543714304, 151645, 32768}, {"qwen2.5-3b", 3085938688, 151645, 32768},
+        {"qwen2.5-7b", 7615616512, 151645, 32768}, {"qwen2.5-14b", 14770033664, 151645, 32768},
+        {"qwen2.5-32b", 32763876352, 151645, 32768}, {"qwen2.5-72b", 72706203648, 151645, 32768},
+        {"qwen3-0.6b", 596049920, 151645, 40960}, {"qwen3-1.7b", 1720574976, 151645, 40960},
+        {"qwen3-4b", 4022468096, 151645, 40960}, {"qwen3-8b", 8190735360, 151645, 40960},
+        {"qwen3-14b", 14768307200, 151645, 40960}, {"qwen3-32b", 32762123264, 151645, 40960}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         char path[512];
         config_t config;
         plan_t plan;
         fail_t fail = {0};
-        snprintf(path, sizeof path, "%s/configs/qwen2.5-%s.json", CHOIR_SOURCE_DIR, shapes[i].name);
+        snprintf(path, sizeof path, "%s/configs/%s.json", CHOIR_SOURCE_DIR, shapes[i].name);
         if (config_load_file(&config, path, &fail) != 0)
             fail_msg("%s", fail.message);
         plan_model_t model = config_plan_model(&config, DTYPE_BF16);
@@ -581,7 +588,7 @@ static void shipped_shapes_have_the_published_parameter_counts(void **state)
         plan_close(&plan);
         assert_true(config.rope_theta == 1e6);
         assert_true(config.rms_norm_eps == 1e-6);
-        assert_int_equal(config.max_position_embeddings, 32768);
+        assert_int_equal(config.max_position_embeddings, shapes[i].positions);
         assert_false(config.use_sliding_window);
         assert_int_equal(config.generation.n_stop_ids, 1);
         assert_int_equal(config.generation.stop_ids[0], shapes[i].stop_id);

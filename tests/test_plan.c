@@ -12,12 +12,13 @@
 #include <cmocka.h>
 
 #include "sharding/plan.h"
+#include "tests/plan_fixture.h"
 
-static const plan_model_t qwen_05b = {896, 4864, 24, 14, 2, 64, 151936, true, 2, 2};
-static const plan_model_t qwen_7b = {3584, 18944, 28, 28, 4, 128, 152064, false, 2, 2};
-static const plan_model_t odd = {240, 200, 3, 6, 3, 40, 1009, false, 4, 4};
+static const plan_shape_t qwen_05b = {896, 4864, 24, 14, 2, 64, 151936, true, 2, 2};
+static const plan_shape_t qwen_7b = {3584, 18944, 28, 28, 4, 128, 152064, false, 2, 2};
+static const plan_shape_t odd = {240, 200, 3, 6, 3, 40, 1009, false, 4, 4};
 
-static const plan_model_t models[] = {
+static const plan_shape_t models[] = {
     {896, 4864, 24, 14, 2, 64, 151936, true, 2, 2},
     {1536, 8960, 28, 12, 2, 128, 151936, true, 2, 2},
     {2048, 11008, 36, 16, 2, 128, 151936, true, 2, 2},
@@ -36,11 +37,12 @@ static const size_t rank_counts[] = {
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-static plan_t open_plan(const plan_model_t *model, plan_combine_t combine, size_t n_ranks)
+static plan_t open_plan(const plan_shape_t *model, plan_combine_t combine, size_t n_ranks)
 {
     plan_t plan;
     fail_t fail = {0};
-    assert_int_equal(plan_open(&plan, model, combine, n_ranks, &fail), 0);
+    const plan_model_t sizes = plan_sizes(model);
+    assert_int_equal(plan_open(&plan, &sizes, combine, n_ranks, &fail), 0);
     assert_int_equal(plan.n_ranks, n_ranks);
     return plan;
 }
@@ -162,7 +164,7 @@ static void no_arrangement_of_runs_copies_fewer_kv_heads(void **state)
     static const size_t heads[][2] = {
         {14, 2}, {12, 2}, {16, 2}, {28, 4}, {40, 8}, {30, 5}, {13, 1}, {21, 7}, {24, 8}, {36, 4}};
     for (size_t i = 0; i < COUNT(heads); i++) {
-        plan_model_t model = qwen_7b;
+        plan_shape_t model = qwen_7b;
         model.n_heads = heads[i][0];
         model.n_kv_heads = heads[i][1];
         for (size_t n = 1; n <= 12; n++) {
@@ -283,18 +285,18 @@ static void one_rank_holds_the_published_number_of_parameters(void **state)
 static void weight_bytes_count_padding_biases_and_norms(void **state)
 {
     (void)state;
-    /* hidden 240, MLP 200, 6 heads, 3 KV heads of 40, vocabulary 1009, f32, one rank: only 200 and
-     * 1009 need padding. */
-    size_t layer = 480 * 240 + 480 + 2 * 208 * 240 + 240 * 240 + 240 * 200 + 2 * 240;
+    /* hidden 240, MLP 200, 6 heads, 3 KV heads of 40, vocabulary 1009, f32, one rank: 120, 200
+     * and 1009 need padding. */
+    size_t layer = (240 + 2 * 128) * (240 + 1) + 2 * 208 * 240 + 240 * 240 + 240 * 200 + 2 * 240;
     size_t expected = (3 * layer + 2 * 1024 * 240 + 240) * 4;
     plan_t plan = open_plan(&odd, PLAN_GATHER, 1);
     assert_int_equal(plan_weight_bytes(&plan, 0), expected);
     plan_close(&plan);
     /* Odd inputs of 16-bit weights are padded to pairs. */
-    plan_model_t model = {65, 17, 1, 1, 1, 2, 10, true, 2, 2};
-    layer = 16 * 66 + 16 + 2 * 32 * 66 + 80 * 2 + 80 * 18 + 2 * 65;
+    plan_shape_t model = {65, 17, 1, 1, 1, 2, 10, true, 2, 2};
+    layer = 3 * 16 * (66 + 1) + 2 * 32 * 66 + 80 * 2 + 80 * 18 + 2 * 80;
     plan = open_plan(&model, PLAN_GATHER, 1);
-    assert_int_equal(plan_weight_bytes(&plan, 0), (layer + 16 * 66 + 65) * 2);
+    assert_int_equal(plan_weight_bytes(&plan, 0), (layer + 16 * 66 + 80) * 2);
     plan_close(&plan);
 }
 
@@ -319,13 +321,15 @@ static void check_balance(const plan_t *plan)
     /* A rank holds at most its even part, one granule of each kind, one run's excess and a copied
      * KV head. */
     const plan_model_t *m = &plan->model;
-    plan_t one = open_plan(m, plan->combine, 1);
+    plan_t one;
+    fail_t fail = {0};
+    assert_int_equal(plan_open(&one, m, plan->combine, 1, &fail), 0);
     size_t granule =
-        m->n_layers * m->weight_bytes *
+        m->n_layers * m->cache_bytes *
         (PLAN_GRANULE * (m->n_heads * m->head_dim + 4 * m->intermediate) +
             4 * PLAN_GRANULE * (m->hidden + 1) + 4 * (m->head_dim + 16) * (m->hidden + 1));
-    granule += 2 * PLAN_VOCAB_GRANULE * (m->hidden + 1) * m->weight_bytes;
-    size_t norms = (m->n_layers * 2 + 1) * m->hidden * m->weight_bytes;
+    granule += 2 * PLAN_VOCAB_GRANULE * (m->hidden + 1) * m->cache_bytes;
+    size_t norms = (m->n_layers * 2 + 1) * m->hidden * m->cache_bytes;
     for (size_t r = 0; r < plan->n_ranks; r++)
         assert_true(plan_weight_bytes(plan, r) <=
                     plan_weight_bytes(&one, 0) / plan->n_ranks + norms + 3 * granule);
@@ -420,12 +424,13 @@ static const size_t weight_sets[][6] = {{2, 1}, {1, 3}, {3, 1, 1}, {2, 1, 1}, {1
     {999, 1000, 1, 0, 500, 333}};
 static const size_t weight_counts[] = {2, 2, 3, 3, 3, 4, 4, 5, 6, 2, 6};
 
-static plan_t open_weighted(const plan_model_t *model, plan_combine_t combine, size_t set)
+static plan_t open_weighted(const plan_shape_t *model, plan_combine_t combine, size_t set)
 {
+    const plan_model_t sizes = plan_sizes(model);
     plan_t plan;
     fail_t fail = {0};
     assert_int_equal(
-        plan_open_weighted(&plan, model, combine, weight_counts[set], weight_sets[set], &fail), 0);
+        plan_open_weighted(&plan, &sizes, combine, weight_counts[set], weight_sets[set], &fail), 0);
     return plan;
 }
 
@@ -551,7 +556,8 @@ static void weights_that_are_alike_change_nothing(void **state)
         for (size_t n = 1; n <= COUNT(sevens); n++) {
             plan_t even = open_plan(&models[m], PLAN_GATHER, n), plan;
             fail_t fail = {0};
-            plan_open_weighted(&plan, &models[m], PLAN_GATHER, n, sevens, &fail);
+            const plan_model_t sizes = plan_sizes(&models[m]);
+            plan_open_weighted(&plan, &sizes, PLAN_GATHER, n, sevens, &fail);
             assert_int_equal(fail.status, 0);
             assert_null(plan.weights);
             assert_memory_equal(plan.shares, even.shares, n * sizeof *plan.shares);
@@ -589,27 +595,31 @@ static void impossible_weights_are_refused(void **state)
     static const size_t zeros[] = {0, 0}, large[] = {1, 1001};
     plan_t plan;
     fail_t fail = {0};
-    assert_int_equal(plan_open_weighted(&plan, &qwen_7b, PLAN_GATHER, 2, zeros, &fail), FAIL_USAGE);
+    const plan_model_t sizes = plan_sizes(&qwen_7b);
+    assert_int_equal(plan_open_weighted(&plan, &sizes, PLAN_GATHER, 2, zeros, &fail), FAIL_USAGE);
     assert_non_null(strstr(fail.message, "above 0"));
     fail = (fail_t){0};
-    assert_int_equal(plan_open_weighted(&plan, &qwen_7b, PLAN_GATHER, 2, large, &fail), FAIL_USAGE);
+    assert_int_equal(plan_open_weighted(&plan, &sizes, PLAN_GATHER, 2, large, &fail), FAIL_USAGE);
     assert_non_null(strstr(fail.message, "1001"));
-    plan_model_t model = qwen_7b;
+    plan_shape_t model = qwen_7b;
     static const size_t uneven[] = {1, 2};
     model.n_heads = (size_t)1 << 30;
     model.n_kv_heads = 1;
     model.head_dim = model.hidden = 1;
+    const plan_model_t large_sizes = plan_sizes(&model);
     fail = (fail_t){0};
-    assert_int_equal(plan_open_weighted(&plan, &model, PLAN_GATHER, 2, uneven, &fail), FAIL_LIMIT);
+    assert_int_equal(
+        plan_open_weighted(&plan, &large_sizes, PLAN_GATHER, 2, uneven, &fail), FAIL_LIMIT);
     assert_non_null(strstr(fail.message, "1073741824"));
 }
 
-static void expect_failure(const plan_model_t *model, size_t n_ranks, int status,
+static void expect_failure(const plan_shape_t *model, size_t n_ranks, int status,
     const char *object, const char *expected, const char *found)
 {
     plan_t plan;
     fail_t fail = {0};
-    assert_int_equal(plan_open(&plan, model, PLAN_GATHER, n_ranks, &fail), status);
+    const plan_model_t sizes = plan_sizes(model);
+    assert_int_equal(plan_open(&plan, &sizes, PLAN_GATHER, n_ranks, &fail), status);
     assert_int_equal(fail.status, status);
     assert_non_null(strstr(fail.message, object));
     assert_non_null(strstr(fail.message, expected));
@@ -623,7 +633,7 @@ static void impossible_plans_are_refused_with_their_reason(void **state)
     expect_failure(&qwen_7b, 0, FAIL_USAGE, "number of ranks", "expected 1 to", "found 0");
     expect_failure(
         &qwen_7b, (size_t)1 << 40, FAIL_USAGE, "number of ranks", "expected 1 to", "1099511627776");
-    plan_model_t model = qwen_7b;
+    plan_shape_t model = qwen_7b;
     model.n_kv_heads = 3;
     expect_failure(&model, 2, FAIL_MODEL, "query heads", "multiple of the 3 KV heads", "found 28");
     model = qwen_7b;

@@ -14,10 +14,11 @@
 #include "engine/measure/calibrate.h"
 #include "engine/measure/cluster_file.h"
 #include "engine/measure/predict.h"
+#include "tests/plan_fixture.h"
 
 /* hidden 128 = 2 heads of 64; everything a multiple of a panel, so that bytes are plain products.
  */
-static const plan_model_t small = {.hidden = 128,
+static const plan_shape_t small = {.hidden = 128,
     .intermediate = 256,
     .n_layers = 2,
     .n_heads = 2,
@@ -27,6 +28,8 @@ static const plan_model_t small = {.hidden = 128,
     .tied = true,
     .weight_bytes = 2,
     .cache_bytes = 2};
+
+static plan_model_t small_sizes; /* of small; main sets it */
 
 static const predict_network_t no_network;
 
@@ -85,7 +88,7 @@ static void one_rank(void **state)
         .sampling_step_s = 7e-6,
         .sampling_row_s = 1e-8};
     (void)state;
-    assert_int_equal(plan_open(&plan, &small, PLAN_GATHER, 1, &fail), 0);
+    assert_int_equal(plan_open(&plan, &small_sizes, PLAN_GATHER, 1, &fail), 0);
     predict_run(&plan, &rates, &no_network, 1, &work, &result);
     /* q, k, v 3 x 128 x 128; o 128 x 128; gate, up 2 x 256 x 128; down 128 x 256: 163,840 weights.
      */
@@ -121,7 +124,7 @@ static void idle_threads(void **state)
     const predict_work_t work = {1, 1, 1, 1, 512};
     predict_rates_t rates = {.threads = 4, .ranks = 1, .decode_matrix = constant(1)};
     (void)state;
-    assert_int_equal(plan_open(&plan, &small, PLAN_GATHER, 1, &fail), 0);
+    assert_int_equal(plan_open(&plan, &small_sizes, PLAN_GATHER, 1, &fail), 0);
     predict_run(&plan, &rates, &no_network, 1, &work, &result);
     /* qkv 6 panels on 4 threads: 2 each at most, as if 8. o 2: as if 4. gate, up 4 and 4. down
      * 2: 4. */
@@ -140,7 +143,7 @@ static void exchange(void **state)
     const predict_network_t network = {20e-6, 1e9, 0, 0};
     predict_rates_t rates = {.threads = 1, .ranks = 2, .gather_s = 1e-6, .copy_byte_s = 1e-9};
     (void)state;
-    assert_int_equal(plan_open(&plan, &small, PLAN_GATHER, 2, &fail), 0);
+    assert_int_equal(plan_open(&plan, &small_sizes, PLAN_GATHER, 2, &fail), 0);
     predict_run(&plan, &rates, &no_network, 2, &work, &near);
     /* 4 gathers a layer, the embedding's, 3 rounds of the step; 2 messages. */
     near_to(12 * 1e-6 + 2 * PREDICT_MESSAGE_S, near.decode.exchange);
@@ -170,7 +173,7 @@ static void bursts(void **state)
     const predict_network_t network = {20e-6, 1e9, 100, 0};
     predict_rates_t rates = {.threads = 1, .ranks = 1};
     (void)state;
-    assert_int_equal(plan_open(&plan, &small, PLAN_GATHER, 2, &fail), 0);
+    assert_int_equal(plan_open(&plan, &small_sizes, PLAN_GATHER, 2, &fail), 0);
     predict_run(&plan, &rates, &network, 1, &work, &idle);
     near_to(12 * 20e-6 + idle.network_bytes / 1e9, idle.decode.network);
     rates.decode_matrix = constant(1);
@@ -182,15 +185,16 @@ static void bursts(void **state)
 
 /* Seconds between two nodes of a prompt's one step, without latency. */
 static double prompt_seconds(
-    const plan_model_t *model, size_t rows, double matrix_byte_s, double processor_byte_s)
+    const plan_shape_t *model, size_t rows, double matrix_byte_s, double processor_byte_s)
 {
     plan_t plan;
     fail_t fail = {0};
     predict_result_t result;
+    const plan_model_t sizes = plan_sizes(model);
     const predict_work_t work = {1, rows, rows, 1, 512};
     const predict_network_t network = {0, 1e9, 0, processor_byte_s};
     predict_rates_t rates = {.threads = 1, .ranks = 1, .prompt_matrix = constant(matrix_byte_s)};
-    assert_int_equal(plan_open(&plan, model, PLAN_GATHER, 2, &fail), 0);
+    assert_int_equal(plan_open(&plan, &sizes, PLAN_GATHER, 2, &fail), 0);
     predict_run(&plan, &rates, &network, 1, &work, &result);
     plan_close(&plan);
     return result.prefill.network;
@@ -218,7 +222,7 @@ static void streams(void **state)
 /* Of too few rows or bytes nothing is hidden, and nothing is the processor's. */
 static void no_streams(void **state)
 {
-    plan_model_t wide = small;
+    plan_shape_t wide = small;
     (void)state;
     near_to((255 * 256 + 256 * 640) / 1e9, prompt_seconds(&small, 255, 1e-6, 1e-8));
     assert_true(prompt_seconds(&small, 256, 1e-6, 0) < (255 * 256 + 256 * 640) / 1e9);
@@ -256,7 +260,7 @@ static void meshes(void **state)
     predict_rates_t rates[] = {rates_of(1, 1, 128, 64)};
     predict_cluster_t cluster = {.n_rates = 1, .rates = rates};
     predict_query_t query = {.cluster = &cluster,
-        .model = &small,
+        .model = &small_sizes,
         .ranks_per_node = 1,
         .work = {4, 8, 8, 1, 512},
         .network = {1e-2, 1e9}};
@@ -304,7 +308,7 @@ static void calibration(void **state)
         .copy_byte_s = 8e-11};
     predict_rates_t found = {.ranks = 2, .threads = 2};
     (void)state;
-    assert_int_equal(plan_open(&plan, &small, PLAN_GATHER, 2, &fail), 0);
+    assert_int_equal(plan_open(&plan, &small_sizes, PLAN_GATHER, 2, &fail), 0);
     calibrate_runs(runs);
     for (size_t i = 0; i < CALIBRATE_RUNS; i++) {
         predict_result_t result;
@@ -424,6 +428,7 @@ static void files(void **state)
 
 int main(void)
 {
+    small_sizes = plan_sizes(&small);
     const struct CMUnitTest tests[] = {cmocka_unit_test(curves), cmocka_unit_test(one_rank),
         cmocka_unit_test(idle_threads), cmocka_unit_test(exchange), cmocka_unit_test(bursts),
         cmocka_unit_test(streams), cmocka_unit_test(no_streams), cmocka_unit_test(choosing),

@@ -1,12 +1,16 @@
 /* Writes a model directory with the random weights that the tests use in memory, so that the
- * reference can load them: write_model CONFIG.json SEED DIRECTORY config.json is copied;
- * model.safetensors holds bf16. Peak memory is one tensor. */
+ * reference can load them:
+ *   write_model CONFIG.json SEED DIRECTORY
+ *   write_model --list CONFIG.json
+ * config.json is copied; model.safetensors holds bf16. Peak memory is one tensor. --list prints the
+ * weights that such a model has. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "engine/base/json.h"
+#include "engine/model/arch/arch.h"
 #include "engine/model/config.h"
 #include "engine/model/model_source.h"
 
@@ -61,43 +65,45 @@ static void put(writer_t *w, const char *name, size_t rows, size_t columns)
 
 static void put_all(writer_t *w, const config_t *c)
 {
-    size_t heads = c->num_attention_heads * c->head_dim, kv = c->num_key_value_heads * c->head_dim;
-    put(w, "model.embed_tokens.weight", c->vocab_size, c->hidden_size);
-    for (size_t l = 0; l < c->num_hidden_layers; l++) {
-        const struct {
-            const char *suffix;
-            size_t rows, columns;
-        } tensors[] = {
-            {"input_layernorm.weight", c->hidden_size, 0},
-            {"self_attn.q_proj.weight", heads, c->hidden_size},
-            {"self_attn.q_proj.bias", heads, 0},
-            {"self_attn.k_proj.weight", kv, c->hidden_size},
-            {"self_attn.k_proj.bias", kv, 0},
-            {"self_attn.v_proj.weight", kv, c->hidden_size},
-            {"self_attn.v_proj.bias", kv, 0},
-            {"self_attn.o_proj.weight", c->hidden_size, heads},
-            {"post_attention_layernorm.weight", c->hidden_size, 0},
-            {"mlp.gate_proj.weight", c->intermediate_size, c->hidden_size},
-            {"mlp.up_proj.weight", c->intermediate_size, c->hidden_size},
-            {"mlp.down_proj.weight", c->hidden_size, c->intermediate_size},
-        };
-        for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
-            char name[128];
-            snprintf(name, sizeof name, "model.layers.%zu.%s", l, tensors[i].suffix);
-            put(w, name, tensors[i].rows, tensors[i].columns);
+    const plan_model_t sizes = config_plan_model(c, DTYPE_BF16);
+    const arch_weight_t *weight;
+    for (size_t i = 0; (weight = arch_weight(c, i)) != NULL; i++)
+        for (size_t l = 0; l < (weight->shape.per_layer ? c->num_hidden_layers : 1); l++) {
+            char name[ARCH_NAME_BYTES];
+            bool is_vector = weight->shape.columns == PLAN_DIM_NONE;
+            arch_weight_name(weight, l, name);
+            put(w, name, plan_dim(&sizes, weight->shape.rows),
+                is_vector ? 0 : plan_dim(&sizes, weight->shape.columns));
         }
+}
+
+/* A line of JSON for each weight: the table that oracle/make_model.py reads. */
+static void list_all(const config_t *c)
+{
+    const plan_model_t sizes = config_plan_model(c, DTYPE_BF16);
+    const arch_weight_t *weight;
+    for (size_t i = 0; (weight = arch_weight(c, i)) != NULL; i++) {
+        printf("{\"name\": \"%s\", \"label\": \"%s\", \"per_layer\": %s, \"shape\": [%zu",
+            weight->name, weight->label, weight->shape.per_layer ? "true" : "false",
+            plan_dim(&sizes, weight->shape.rows));
+        if (weight->shape.columns != PLAN_DIM_NONE)
+            printf(", %zu", plan_dim(&sizes, weight->shape.columns));
+        printf("]}\n");
     }
-    put(w, "model.norm.weight", c->hidden_size, 0);
-    if (!c->tie_word_embeddings)
-        put(w, "lm_head.weight", c->vocab_size, c->hidden_size);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 4)
-        die("usage", "write_model CONFIG.json SEED DIRECTORY");
     fail_t fail = {0};
     config_t config;
+    if (argc == 3 && strcmp(argv[1], "--list") == 0) {
+        if (config_load_file(&config, argv[2], &fail) != 0)
+            die(fail.message, argv[2]);
+        list_all(&config);
+        return 0;
+    }
+    if (argc != 4)
+        die("usage", "write_model CONFIG.json SEED DIRECTORY | --list CONFIG.json");
     char *text, path[4096];
     size_t bytes;
     if (config_load_file(&config, argv[1], &fail) != 0 ||

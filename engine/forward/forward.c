@@ -33,6 +33,7 @@ void forward_barrier(forward_t *f, size_t thread, uint64_t *kind)
 static void embed(forward_t *f, size_t thread)
 {
     const model_t *m = f->model;
+    const matrix_t *embedding = &m->outside.of[WEIGHT_EMBEDDING].matrix;
     plan_range_t mine = model_share(m)->vocab;
     char *exchanged = comm_buffer_data(f->shared[SHARED_X]);
     size_t row_bytes = f->strides[SHARED_X] * element(f);
@@ -43,9 +44,8 @@ static void embed(forward_t *f, size_t thread)
         if (id < mine.begin || id >= mine.end)
             continue;
         size_t output = id - mine.begin, p = output / KERNEL_PANEL;
-        panel_unpack_row(m->mode, m->config.hidden_size, matrix_panel(&m->embedding, m->mode, p, 0),
-            matrix_panel_width(&m->embedding, p), output % KERNEL_PANEL,
-            exchanged + row * row_bytes);
+        panel_unpack_row(m->mode, m->config.hidden_size, matrix_panel(embedding, m->mode, p, 0),
+            matrix_panel_width(embedding, p), output % KERNEL_PANEL, exchanged + row * row_bytes);
     }
     forward_book(f, thread, &f->times.elementwise_ns);
     team_arrive(f->team, thread);
@@ -129,17 +129,32 @@ static void fill_call_tables(forward_t *f, size_t thread)
     }
 }
 
-/* Rotates some heads of a row. cosines, sines: of its position; x: the row's heads of this rank,
- * the first of them number first_head of all. */
-static void rotate(const forward_t *f, component_t component, size_t layer, size_t row,
+/* What is done to the heads of q, or of k, before attention. */
+typedef struct head_steps {
+    weight_role_t norm;
+    component_t normed, rotated;
+} head_steps_t;
+
+static const head_steps_t q_steps = {WEIGHT_Q_NORM, COMPONENT_Q_NORM, COMPONENT_Q_ROPE};
+static const head_steps_t k_steps = {WEIGHT_K_NORM, COMPONENT_K_NORM, COMPONENT_K_ROPE};
+
+/* Normalises, if the model does that, and rotates some heads of a row. cosines, sines: of its
+ * position; x: the row's heads of this rank, the first of them number first_head of all. */
+static void rotate(const forward_t *f, const head_steps_t *steps, size_t layer, size_t row,
     const char *cosines, const char *sines, team_part_t heads, size_t first_head, char *x)
 {
     const model_t *m = f->model;
     const kernels_t *k = &m->kernels;
+    const void *norm = m->layers[layer].of[steps->norm].vector;
     size_t d = m->config.head_dim, half = d / 2, n = heads.end - heads.begin;
+    size_t column = (first_head + heads.begin) * d;
     char *from = x + heads.begin * d * k->element_bytes;
+    if (norm != NULL) {
+        k->rms_norm(n, d, from, d, norm, m->config.rms_norm_eps, from, d);
+        show(f, steps->normed, layer, row, 1, column, n * d, from, n * d);
+    }
     k->rope(n, half, cosines, sines, from);
-    show(f, component, layer, row, 1, (first_head + heads.begin) * d, n * d, from, n * d);
+    show(f, steps->rotated, layer, row, 1, column, n * d, from, n * d);
 }
 
 /* A position's key and value of a head; the key's pairs are swapped where the order wants them so.
@@ -180,9 +195,9 @@ static void rotate_and_cache(forward_t *f, size_t thread, size_t layer)
         const char *cosines = (own ? f->call_cos : (const char *)m->rope_cos) + at;
         const char *sines = (own ? f->call_sin : (const char *)m->rope_sin) + at;
         char *keys = f->k + row * n_kv * head_bytes, *values = f->v + row * n_kv * head_bytes;
-        rotate(f, COMPONENT_Q_ROPE, layer, row, cosines, sines, q, share->heads.begin,
+        rotate(f, &q_steps, layer, row, cosines, sines, q, share->heads.begin,
             f->q + row * n_q * head_bytes);
-        rotate(f, COMPONENT_K_ROPE, layer, row, cosines, sines, kv, share->kv_heads.begin, keys);
+        rotate(f, &k_steps, layer, row, cosines, sines, kv, share->kv_heads.begin, keys);
         for (size_t h = kv.begin; h < kv.end; h++)
             cache_head(f, layer, h, block, position % KV_BLOCK, keys + h * head_bytes,
                 values + h * head_bytes);
@@ -211,13 +226,13 @@ static void mark(const forward_t *f, size_t thread, heart_phase_t phase, size_t 
 
 static void run_layer(forward_t *f, size_t thread, size_t index)
 {
-    const model_layer_t *layer = &f->model->layers[index];
-    const residual_t o = {&layer->o, SHARED_ATTENTION, SHARED_X, SHARED_X_MID, COMPONENT_O_PROJ,
-        COMPONENT_HIDDEN_AFTER_ATTN, index};
-    const residual_t down = {&layer->down, SHARED_MLP, SHARED_X_MID, SHARED_X, COMPONENT_MLP_OUTPUT,
-        COMPONENT_LAYER_OUTPUT, index};
+    const model_weight_t *of = f->model->layers[index].of;
+    const residual_t o = {&of[WEIGHT_O].matrix, SHARED_ATTENTION, SHARED_X, SHARED_X_MID,
+        COMPONENT_O_PROJ, COMPONENT_HIDDEN_AFTER_ATTN, index};
+    const residual_t down = {&of[WEIGHT_DOWN].matrix, SHARED_MLP, SHARED_X_MID, SHARED_X,
+        COMPONENT_MLP_OUTPUT, COMPONENT_LAYER_OUTPUT, index};
     mark(f, thread, HEART_QKV, index);
-    normalise(f, thread, COMPONENT_NORMALIZED_INPUT, index, SHARED_X, layer->input_norm);
+    normalise(f, thread, COMPONENT_NORMALIZED_INPUT, index, SHARED_X, of[WEIGHT_INPUT_NORM].vector);
     forward_project_qkv(f, thread, index);
     rotate_and_cache(f, thread, index);
     if (forward_narrows_at(f, index) && f->kept_before[f->n_rows] == 0)
@@ -230,7 +245,8 @@ static void run_layer(forward_t *f, size_t thread, size_t index)
     mark(f, thread, HEART_O_PROJ, index);
     forward_project_back(f, thread, &o);
     mark(f, thread, HEART_MLP, index);
-    normalise(f, thread, COMPONENT_NORMALIZED_AFTER_ATTN, index, SHARED_X_MID, layer->post_norm);
+    normalise(f, thread, COMPONENT_NORMALIZED_AFTER_ATTN, index, SHARED_X_MID,
+        of[WEIGHT_POST_NORM].vector);
     forward_mlp(f, thread, index);
     finish(f, thread, SHARED_MLP, COMPONENT_MLP_ACTIVATION, index, &f->times.matrix_ns);
     mark(f, thread, HEART_DOWN_PROJ, index);

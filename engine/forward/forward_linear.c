@@ -67,24 +67,25 @@ static void store_qkv_panel(const forward_t *f, size_t index, component_t compon
     const kernels_t *k = &f->model->kernels;
     size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, w->rows - column);
     char *y = outputs + column * k->element_bytes;
-    k->store(
-        f->n_rows, n, c, KERNEL_PANEL, (char *)w->bias + column * k->element_bytes, y, w->rows);
+    const void *bias = w->bias == NULL ? NULL : (char *)w->bias + column * k->element_bytes;
+    k->store(f->n_rows, n, c, KERNEL_PANEL, bias, y, w->rows);
     show(f, component, index, 0, f->n_rows, first + column, n, y, w->rows);
 }
+
+static const weight_role_t qkv[] = {WEIGHT_Q, WEIGHT_K, WEIGHT_V};
 
 /* Panels [begin, end) of a list that holds those of q, then k, then v. */
 static void project_qkv_panels(forward_t *f, size_t index, team_part_t part, char *c)
 {
-    const model_layer_t *layer = &f->model->layers[index];
+    const model_weights_t *layer = &f->model->layers[index];
     const plan_share_t *share = model_share(f->model);
     size_t d = f->model->config.head_dim, first = 0;
     const size_t firsts[] = {
         share->heads.begin * d, share->kv_heads.begin * d, share->kv_heads.begin * d};
-    const matrix_t *matrices[] = {&layer->q, &layer->k, &layer->v};
     char *outputs[] = {f->q, f->k, f->v};
     const matrix_rows_t rows = normed_rows(f);
     for (int i = 0; i < 3; i++) {
-        const matrix_t *w = matrices[i];
+        const matrix_t *w = &layer->of[qkv[i]].matrix;
         size_t panels = matrix_n_panels(w), begin = size_max(part.begin, first) - first;
         size_t end = part.end <= first ? 0 : size_min(part.end - first, panels);
         first += panels;
@@ -99,12 +100,12 @@ static void project_qkv_panels(forward_t *f, size_t index, team_part_t part, cha
 
 void forward_project_qkv(forward_t *f, size_t thread, size_t index)
 {
-    const model_layer_t *layer = &f->model->layers[index];
+    const model_weights_t *layer = &f->model->layers[index];
     const matrix_rows_t rows = normed_rows(f);
-    size_t total =
-        matrix_n_panels(&layer->q) + matrix_n_panels(&layer->k) + matrix_n_panels(&layer->v);
-    size_t most = most_panels(f, &rows, &layer->q, 1);
+    size_t total = 0, most = most_panels(f, &rows, &layer->of[WEIGHT_Q].matrix, 1);
     team_part_t part;
+    for (int i = 0; i < 3; i++)
+        total += matrix_n_panels(&layer->of[qkv[i]].matrix);
     team_deal(f->team, thread, total);
     while (team_take(f->team, thread, most, &part))
         project_qkv_panels(f, index, part, f->threads[thread].products);
@@ -118,6 +119,30 @@ static bool gathers_kept(const forward_t *f, const residual_t *r)
     return forward_has_narrowed(f) && r->input == SHARED_ATTENTION;
 }
 
+/* Adds a matrix's bias to products in accumulators, as store() does before it rounds. The first
+ * column of c is output `first` of all ranks'; row_bytes apart */
+static void add_bias(const forward_t *f, const matrix_t *w, size_t first, size_t n_rows, size_t n,
+    char *c, size_t row_bytes)
+{
+    const kernels_t *k = &f->model->kernels;
+    double bias[KERNEL_PANEL];
+    if (w->bias == NULL)
+        return;
+    for (size_t at = 0, some; at < n; at += some) {
+        some = size_min(n - at, KERNEL_PANEL);
+        dtype_convert(
+            bias, DTYPE_F64, (char *)w->bias + (first + at) * k->element_bytes, k->mode, some);
+        for (size_t row = 0; row < n_rows; row++) {
+            char *sums = c + row * row_bytes + at * k->accumulator_bytes;
+            for (size_t i = 0; i < some; i++)
+                if (k->accumulator_bytes == sizeof(double))
+                    ((double *)sums)[i] += bias[i];
+                else
+                    ((float *)sums)[i] += (float)bias[i];
+        }
+    }
+}
+
 static void store_residual_panel(
     const forward_t *f, size_t thread, const residual_t *r, size_t p, char *c)
 {
@@ -125,6 +150,7 @@ static void store_residual_panel(
     size_t begin = model_share(f->model)->hidden.begin, n_rows = f->n_rows;
     size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, r->matrix->rows - column);
     size_t offset = (begin + column) * k->element_bytes;
+    add_bias(f, r->matrix, begin + column, n_rows, n, c, KERNEL_PANEL * k->accumulator_bytes);
     show_product(f, thread, r->product, r->layer, n_rows, begin + column, n, c);
     if (!gathers_kept(f, r)) {
         k->store_residual(n_rows, n, c, KERNEL_PANEL, shared_row(f, r->from, 0) + offset,
@@ -198,6 +224,8 @@ static void project_reduce(forward_t *f, size_t thread, const residual_t *r)
         team_await(f->team, thread);
     }
     team_part_t mine = team_part(n_rows, thread, active_threads(f));
+    add_bias(f, w, 0, mine.end - mine.begin, hidden, f->partial + mine.begin * hidden * acc,
+        hidden * acc);
     for (size_t row = mine.begin; row < mine.end; row++)
         k->store_residual(1, hidden, f->partial + row * hidden * acc, 0,
             shared_row(f, r->from, gathers_kept(f, r) ? f->kept[row] : row),
@@ -217,7 +245,7 @@ static void store_mlp_panel(
     const forward_t *f, size_t thread, size_t index, size_t p, char *gate, char *up)
 {
     const kernels_t *k = &f->model->kernels;
-    const matrix_t *w = &f->model->layers[index].gate;
+    const matrix_t *w = &f->model->layers[index].of[WEIGHT_GATE].matrix;
     size_t begin = model_share(f->model)->columns.begin, n_rows = f->n_rows;
     size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, w->rows - column);
     show_product(f, thread, COMPONENT_GATE_PROJ, index, n_rows, begin + column, n, gate);
@@ -238,13 +266,13 @@ static void store_mlp_panel(
  * every panel costs a lone row 6% of the memory's speed. */
 void forward_mlp(forward_t *f, size_t thread, size_t index)
 {
-    const model_layer_t *layer = &f->model->layers[index];
-    const matrix_t *const matrices[] = {&layer->gate, &layer->up};
+    const model_weight_t *of = f->model->layers[index].of;
+    const matrix_t *const matrices[] = {&of[WEIGHT_GATE].matrix, &of[WEIGHT_UP].matrix};
     const matrix_rows_t rows = normed_rows(f);
-    size_t bytes = panel_bytes(f, &rows), most = most_panels(f, &rows, &layer->gate, 2);
+    size_t bytes = panel_bytes(f, &rows), most = most_panels(f, &rows, matrices[0], 2);
     char *c = f->threads[thread].products;
     team_part_t part;
-    team_deal(f->team, thread, matrix_n_panels(&layer->gate));
+    team_deal(f->team, thread, matrix_n_panels(matrices[0]));
     while (team_take(f->team, thread, most, &part)) {
         size_t n = part.end - part.begin;
         multiply(f, &rows, matrices, 2, part, c);
@@ -281,8 +309,8 @@ void forward_compute_logits(forward_t *f, size_t thread)
         size_t row = f->batch->logits_rows[i].row;
         if (forward_has_narrowed(f))
             row = f->kept_before[row];
-        k->rms_norm(1, hidden, shared_row(f, SHARED_X, row), stride, m->final_norm,
-            m->config.rms_norm_eps, normed, stride);
+        k->rms_norm(1, hidden, shared_row(f, SHARED_X, row), stride,
+            m->outside.of[WEIGHT_FINAL_NORM].vector, m->config.rms_norm_eps, normed, stride);
         show_replicated(f, COMPONENT_FINAL_NORM, 0, i, 1, hidden, normed, stride);
     }
     forward_barrier(f, thread, &f->times.elementwise_ns);

@@ -182,12 +182,6 @@ void bench_clear(bench_report_t *report)
 
 /* ---- What a step reads and computes ---------------------------------------------------------- */
 
-static double layer_bytes(const model_layer_t *y)
-{
-    return (double)(y->q.bytes + y->k.bytes + y->v.bytes + y->o.bytes + y->gate.bytes +
-                    y->up.bytes + y->down.bytes);
-}
-
 /* Keys that decode steps see on average, in layers with and without a sliding window. */
 static double mean_keys(const bench_t *b, bool windowed)
 {
@@ -202,10 +196,13 @@ static void count_bytes(bench_t *b)
     const model_t *m = b->engine.model;
     const config_t *c = &m->config;
     double weights = (double)model_lm_head(m)->bytes, kv = 0;
+    const arch_weight_t *weight;
     double token =
         (double)plan_kv_bytes_per_token(&m->plan, m->rank) / (double)c->num_hidden_layers;
     for (size_t l = 0; l < c->num_hidden_layers; l++) {
-        weights += layer_bytes(&m->layers[l]);
+        for (size_t i = 0; (weight = arch_weight(c, i)) != NULL; i++)
+            if (weight->shape.per_layer)
+                weights += (double)model_weight(m, weight, l)->matrix.bytes;
         kv += token * mean_keys(b, c->use_sliding_window && l >= c->max_window_layers);
     }
     b->report->weight_bytes = (double)comm_sum(b->engine.comm, (int64_t)weights);
@@ -217,13 +214,20 @@ static void count_bytes(bench_t *b)
 static void count_flop(bench_t *b)
 {
     const config_t *c = &b->engine.model->config;
+    const plan_model_t *sizes = &b->engine.model->plan.model;
     double hidden = (double)c->hidden_size, layers = (double)c->num_hidden_layers;
-    double q = (double)(c->num_attention_heads * c->head_dim);
-    double kv = (double)(c->num_key_value_heads * c->head_dim);
-    double row = hidden * (2 * q + 2 * kv) + 3 * hidden * (double)c->intermediate_size;
-    /* Of a prompt's rows but the last the last layer wants keys and values; queries come with them.
-     */
-    double unwanted = row - hidden * (q + 2 * kv);
+    double q = (double)plan_dim(sizes, PLAN_DIM_HEADS), row = 0, unwanted = 0;
+    for (size_t i = 0; i < sizes->n_weights; i++) {
+        const plan_weight_t *w = &sizes->weights[i];
+        if (!w->per_layer || w->columns == PLAN_DIM_NONE)
+            continue;
+        double elements = (double)plan_dim(sizes, w->rows) * (double)plan_dim(sizes, w->columns);
+        row += elements;
+        /* Of a prompt's rows but the last the last layer wants keys and values; queries come with
+         * them. */
+        if (w->rows != PLAN_DIM_HEADS && w->rows != PLAN_DIM_KV_HEADS)
+            unwanted += elements;
+    }
     double batch = (double)b->options->batch, prompt = (double)b->options->prompt_tokens;
     double logits = 2 * hidden * (double)c->vocab_size;
     b->report->decode_flop = batch * (2 * row * layers + logits);

@@ -11,6 +11,7 @@
 #include "engine/base/size.h"
 #include "engine/base/team.h"
 #include "engine/kernels/blas.h"
+#include "engine/model/arch/arch.h"
 
 #define CACHES ((size_t)256 << 20) /* bytes of weights that no cache holds */
 #define SAMPLE_S 0.01
@@ -63,16 +64,18 @@ static size_t add_shape(shape_t *shapes, size_t n, const char *name, size_t outp
 
 static size_t list_shapes(const config_t *c, shape_t shapes[MAX_SHAPES])
 {
-    size_t q = c->num_attention_heads * c->head_dim, kv = c->num_key_value_heads * c->head_dim;
+    const plan_model_t sizes = config_plan_model(c, DTYPE_BF16);
+    const arch_weight_t *weight;
     size_t n = 0;
-    n = add_shape(shapes, n, "q", q, c->hidden_size);
-    n = add_shape(shapes, n, "k", kv, c->hidden_size);
-    n = add_shape(shapes, n, "v", kv, c->hidden_size);
-    n = add_shape(shapes, n, "o", c->hidden_size, q);
-    n = add_shape(shapes, n, "gate", c->intermediate_size, c->hidden_size);
-    n = add_shape(shapes, n, "up", c->intermediate_size, c->hidden_size);
-    n = add_shape(shapes, n, "down", c->hidden_size, c->intermediate_size);
-    return add_shape(shapes, n, "lm_head", c->vocab_size, c->hidden_size);
+    for (size_t i = 0; (weight = arch_weight(c, i)) != NULL; i++) {
+        char name[sizeof shapes->name];
+        const plan_weight_t *w = &weight->shape;
+        if (!w->per_layer || w->columns == PLAN_DIM_NONE)
+            continue;
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(weight->label, "_"), weight->label);
+        n = add_shape(shapes, n, name, plan_dim(&sizes, w->rows), plan_dim(&sizes, w->columns));
+    }
+    return add_shape(shapes, n, arch_role_label(WEIGHT_LM_HEAD), c->vocab_size, c->hidden_size);
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */

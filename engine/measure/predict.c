@@ -112,8 +112,7 @@ static double busy_bytes(const plan_model_t *m, size_t outputs, size_t inputs, s
     size_t panels = size_round_up(outputs, KERNEL_PANEL) / KERNEL_PANEL,
            whole = kernel_padded_outputs(outputs);
     size_t busiest = (panels + threads - 1) / threads * KERNEL_PANEL * threads;
-    return (double)(threads == 1 ? whole : size_max(whole, busiest)) * (double)inputs *
-           (double)m->weight_bytes;
+    return (double)m->matrix_bytes(threads == 1 ? whole : size_max(whole, busiest), inputs);
 }
 
 static double most(double a, double b)
@@ -121,26 +120,31 @@ static double most(double a, double b)
     return a > b ? a : b;
 }
 
+/* The gather that ends the phase in which a layer's matrix is multiplied. */
+static int phase_of(const plan_weight_t *weight)
+{
+    if (weight->rows == PLAN_DIM_HEADS || weight->rows == PLAN_DIM_KV_HEADS)
+        return 0;
+    return weight->columns == PLAN_DIM_HEADS ? 1 : weight->rows == PLAN_DIM_MLP ? 2 : 3;
+}
+
 /* q, k and v are one list of panels; a thread computes the same panels of gate and up. */
-static double layer_bytes(const plan_t *plan, const plan_share_t *share, size_t threads, int matrix)
+static double layer_bytes(const plan_t *plan, size_t rank, size_t threads, int phase)
 {
     const plan_model_t *m = &plan->model;
-    size_t q = plan_count(share->heads) * m->head_dim,
-           kv = plan_count(share->kv_heads) * m->head_dim;
-    bool gather = plan->combine == PLAN_GATHER;
-    size_t rows = gather ? plan_count(share->hidden) : m->hidden;
-    size_t columns = plan_count(share->columns);
-    switch (matrix) {
-    case 0:
-        return busy_bytes(m, size_round_up(q, KERNEL_PANEL) + 2 * size_round_up(kv, KERNEL_PANEL),
-            m->hidden, threads);
-    case 1:
-        return busy_bytes(m, rows, gather ? m->n_heads * m->head_dim : q, threads);
-    case 2:
-        return 2 * busy_bytes(m, columns, m->hidden, threads);
-    default:
-        return busy_bytes(m, rows, gather ? m->intermediate : columns, threads);
+    size_t listed = 0;
+    double bytes = 0;
+    for (size_t i = 0; i < m->n_weights; i++) {
+        const plan_weight_t *weight = &m->weights[i];
+        if (!weight->per_layer || weight->columns == PLAN_DIM_NONE || phase_of(weight) != phase)
+            continue;
+        const plan_part_t part = plan_weight_part(plan, rank, weight);
+        if (phase == 0)
+            listed += size_round_up(plan_count(part.rows), KERNEL_PANEL);
+        else
+            bytes += busy_bytes(m, plan_count(part.rows), plan_count(part.columns), threads);
     }
+    return bytes + busy_bytes(m, listed, m->hidden, threads);
 }
 
 /* Bytes of rows, all layers but the last, and of drawn rows, which go through the last, too.
@@ -199,7 +203,7 @@ static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
         const plan_share_t *s = &plan->shares[r];
         double heads = (double)plan_count(s->heads), kv = (double)plan_count(s->kv_heads);
         for (int i = 0; i < GATHERS; i++)
-            load.matrix_bytes[i] = most(load.matrix_bytes[i], layer_bytes(plan, s, threads, i));
+            load.matrix_bytes[i] = most(load.matrix_bytes[i], layer_bytes(plan, r, threads, i));
         load.lm_head_bytes =
             most(load.lm_head_bytes, busy_bytes(m, plan_count(s->vocab), m->hidden, threads));
         load.heads = most(load.heads, heads);

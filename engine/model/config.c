@@ -8,11 +8,12 @@
 #include <sys/stat.h>
 
 #include "engine/base/json.h"
+#include "engine/kernels/format.h"
+#include "engine/model/arch/arch.h"
 #include "engine/model/config_internal.h"
 #include "sharding/digest.h"
 
-#define ARCHITECTURE "Qwen2ForCausalLM"
-#define MODEL_TYPE "qwen2"
+#define MAX_LIST_BYTES 256 /* of names in a message */
 
 /* Far above any model of the family; absurd sizes are errors here and not failed allocations later.
  */
@@ -36,8 +37,8 @@ void config_note(config_t *config, const char *format, ...)
 
 /* ---- What kind of model ---------------------------------------------------------------------- */
 
-/* Whether `architectures` names the one that is supported. *found: its first name, or "none". */
-static bool names_architecture(document_t document, const char **found)
+/* The architecture that `architectures` names. *found: its first name, or "none". */
+static const arch_t *named_architecture(document_t document, const char **found)
 {
     json_t *architectures = member(document.root, "architectures");
     *found = "none";
@@ -45,44 +46,45 @@ static bool names_architecture(document_t document, const char **found)
     json_t *value;
     json_array_foreach (architectures, i, value) {
         const char *name = json_is_string(value) ? json_string_value(value) : "something else";
-        if (strcmp(name, ARCHITECTURE) == 0)
-            return true;
+        const arch_t *arch = arch_find(NULL, name);
+        if (arch != NULL)
+            return arch;
         if (i == 0)
             *found = name;
     }
-    return false;
+    return NULL;
 }
 
 /* As transformers: model_type decides which model it is, architectures says nothing then. Without
  * it, which transformers refuses, architectures does. */
-static int check_architecture(config_t *config, document_t document, fail_t *fail)
+static int find_architecture(config_t *config, document_t document, fail_t *fail)
 {
     const char *found, *type = json_string_value(member(document.root, "model_type"));
-    bool named = names_architecture(document, &found);
-    if (type != NULL && strcmp(type, MODEL_TYPE) != 0)
+    char supported[MAX_LIST_BYTES];
+    const arch_t *named = named_architecture(document, &found);
+    config->arch = type != NULL ? arch_find(type, NULL) : named;
+    arch_list(type != NULL, supported, sizeof supported);
+    if (config->arch == NULL && type != NULL)
         return fail_set(fail, FAIL_MODEL,
-            "%s: model_type: expected " MODEL_TYPE
-            " (the one that is supported), found %.64s (architectures: %.64s)",
-            document.path, type, found);
-    if (type == NULL && !named)
+            "%s: model_type: expected one that is supported (%s), found %.64s (architectures: %.64s)",
+            document.path, supported, type, found);
+    if (config->arch == NULL)
         return fail_set(fail, FAIL_MODEL,
-            "%s: architectures: expected " ARCHITECTURE " (the one that is supported), found %.64s",
-            document.path, found);
-    if (!named && strcmp(found, "none") != 0)
-        config_note(config,
-            "%s: architectures names %.64s; by its model_type it is read as " ARCHITECTURE,
-            document.path, found);
+            "%s: architectures: expected one that is supported (%s), found %.64s", document.path,
+            supported, found);
+    if (named != config->arch && (named != NULL || strcmp(found, "none") != 0))
+        config_note(config, "%s: architectures names %.64s; by its model_type it is read as %s",
+            document.path, named != NULL ? named->architecture : found, config->arch->architecture);
     if (member(document.root, "text_config") != NULL)
         return fail_set(fail, FAIL_MODEL,
-            "%s: text_config: expected the language model's fields beside model_type, as " MODEL_TYPE
-            " has them, found them inside of it",
-            document.path);
+            "%s: text_config: expected the language model's fields beside model_type, as %s has them, found them inside of it",
+            document.path, config->arch->model_type);
     return 0;
 }
 
 static int check_kind(config_t *config, document_t document, fail_t *fail)
 {
-    if (check_architecture(config, document, fail) != 0)
+    if (find_architecture(config, document, fail) != 0)
         return fail->status;
     const char *activation = "silu";
     if (json_opt_string(document.root, document.path, "hidden_act", &activation, fail) != 0)
@@ -119,7 +121,9 @@ static int read_heads(config_t *config, document_t document, fail_t *fail)
         return fail_set(fail, FAIL_MODEL,
             "%s: num_attention_heads: expected a multiple of num_key_value_heads %zu, found %zu",
             path, config->num_key_value_heads, heads);
-    if (member(root, "head_dim") == NULL) {
+    if (member(root, "head_dim") == NULL && config->arch->head_dim != 0) {
+        config->head_dim = config->arch->head_dim;
+    } else if (member(root, "head_dim") == NULL) {
         if (config->hidden_size % heads != 0)
             return fail_set(fail, FAIL_MODEL,
                 "%s: hidden_size: expected a multiple of num_attention_heads %zu, as head_dim is not given, found %zu",
@@ -198,7 +202,7 @@ static int read_layer_types(config_t *config, document_t document, fail_t *fail)
     return 0;
 }
 
-static int read_window(config_t *config, document_t document, fail_t *fail)
+int config_read_window(config_t *config, document_t document, fail_t *fail)
 {
     json_t *root = document.root;
     if (json_opt_bool(
@@ -259,7 +263,8 @@ static int check_object(document_t document, fail_t *fail)
 static int read_config(config_t *config, document_t document, fail_t *fail)
 {
     if (check_kind(config, document, fail) != 0 || read_sizes(config, document, fail) != 0 ||
-        read_window(config, document, fail) != 0 || config_read_rope(config, document, fail) != 0)
+        config->arch->read(config, &document, fail) != 0 ||
+        config_read_rope(config, document, fail) != 0)
         return fail->status;
     read_dtype(config, document);
     return config_read_generation(config, document, fail);
@@ -349,16 +354,21 @@ int config_load(config_t *config, const char *directory, fail_t *fail)
 
 plan_model_t config_plan_model(const config_t *config, dtype_t mode)
 {
-    return (plan_model_t){.hidden = config->hidden_size,
+    const format_t *format = format_dense(mode);
+    plan_model_t model = {.hidden = config->hidden_size,
         .intermediate = config->intermediate_size,
         .n_layers = config->num_hidden_layers,
         .n_heads = config->num_attention_heads,
         .n_kv_heads = config->num_key_value_heads,
         .head_dim = config->head_dim,
         .vocab_size = config->vocab_size,
-        .tied = config->tie_word_embeddings,
-        .weight_bytes = dtype_bytes(mode),
-        .cache_bytes = dtype_bytes(mode)};
+        .cache_bytes = dtype_bytes(mode),
+        .format = format->name,
+        .matrix_bytes = format->matrix_bytes,
+        .vector_bytes = format->vector_bytes};
+    for (const arch_weight_t *weight; (weight = arch_weight(config, model.n_weights)) != NULL;)
+        model.weights[model.n_weights++] = weight->shape;
+    return model;
 }
 
 static uint64_t digest_generation(uint64_t digest, const config_generation_t *generation)
@@ -403,5 +413,11 @@ uint64_t config_digest(const config_t *config)
     digest = digest_f64(digest, config->rope_theta);
     digest = digest_f64(digest, config->rms_norm_eps);
     digest = digest_rope(digest, &config->rope);
+    /* Digests of Qwen2's are in recorded files, without the architecture. */
+    if (config->arch != &arch_qwen2)
+        for (const char *c = config->arch->model_type; *c != 0; c++)
+            digest = digest_u64(digest, (unsigned char)*c);
+    if (config->arch != &arch_qwen2)
+        digest = digest_u64(digest, config->parts);
     return digest_generation(digest, &config->generation);
 }

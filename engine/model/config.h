@@ -1,6 +1,6 @@
-/* config.json and generation_config.json of a Hugging Face model directory of the Qwen2 family.
+/* config.json and generation_config.json of a Hugging Face model directory.
  *
- * Plain data, no ownership. Names follow the keys of transformers' Qwen2Config. */
+ * Plain data, no ownership. Names follow the keys of transformers' configuration classes. */
 #ifndef CHOIR_MODEL_CONFIG_H
 #define CHOIR_MODEL_CONFIG_H
 
@@ -47,7 +47,11 @@ typedef struct config_generation {
     double top_k;
 } config_generation_t;
 
+struct arch;
+
 typedef struct config {
+    const struct arch *arch; /* arch/arch.h */
+    unsigned parts;          /* ARCH_...: optional parts that the model has */
     size_t hidden_size, intermediate_size, num_hidden_layers;
     size_t num_attention_heads, num_key_value_heads, head_dim;
     size_t vocab_size, max_position_embeddings;

@@ -23,6 +23,10 @@ static inline json_t *member(json_t *object, const char *key)
 /* Adds a warning to the config's notes, unless they are full. */
 void config_note(config_t *config, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* use_sliding_window, sliding_window, max_window_layers and layer_types, as transformers' Qwen2Config
+ * and Qwen3Config read them; the sizes have been read. */
+int config_read_window(config_t *config, document_t document, fail_t *fail);
+
 /* rope_theta and rope; the sizes have been read. */
 int config_read_rope(config_t *config, document_t document, fail_t *fail);
 

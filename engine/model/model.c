@@ -9,13 +9,11 @@
 #include "engine/base/size.h"
 #include "engine/model/rope.h"
 
-#define MATRICES_PER_LAYER 7
-#define NAME_BYTES 96
 #define SHARED_ALIGN 64
 
 /* One matrix to fill, or a vector (shape_columns 0). */
 typedef struct load_item {
-    char name[NAME_BYTES];
+    char name[ARCH_NAME_BYTES];
     model_part_t part; /* name is filled in when used */
     matrix_t *matrix;  /* NULL for a vector */
     void *vector;
@@ -35,122 +33,49 @@ typedef struct loader {
     fail_t *fails; /* [threads] */
 } loader_t;
 
-static void add_matrix(loader_t *loader, matrix_t *matrix, const char *name, size_t shape_rows,
-    size_t shape_columns, plan_range_t rows, plan_range_t columns)
-{
-    load_item_t *item = &loader->items[loader->n_items++];
-    snprintf(item->name, sizeof item->name, "%s", name);
-    item->part = (model_part_t){.shape_rows = shape_rows,
-        .shape_columns = shape_columns,
-        .row_begin = rows.begin,
-        .row_end = rows.end,
-        .col_begin = columns.begin,
-        .col_end = columns.end};
-    item->matrix = matrix;
-    matrix->rows = plan_count(columns) == 0 ? 0 : plan_count(rows);
-    matrix->columns = plan_count(columns);
-    matrix->bytes = matrix_panel_bytes(loader->model->mode, matrix->rows, matrix->columns);
-}
-
-static void add_vector(
-    loader_t *loader, void *vector, const char *name, size_t length, plan_range_t rows)
-{
-    load_item_t *item = &loader->items[loader->n_items++];
-    snprintf(item->name, sizeof item->name, "%s", name);
-    item->part = (model_part_t){
-        .shape_rows = length, .row_begin = rows.begin, .row_end = rows.end, .col_end = 1};
-    item->vector = vector;
-}
-
-static void add_projection(loader_t *loader, matrix_t *matrix, size_t layer, const char *suffix,
-    size_t shape_rows, size_t shape_columns, plan_range_t rows, plan_range_t columns)
-{
-    char name[NAME_BYTES];
-    snprintf(name, sizeof name, "model.layers.%zu.%s.weight", layer, suffix);
-    add_matrix(loader, matrix, name, shape_rows, shape_columns, rows, columns);
-}
-
-static plan_range_t scaled(plan_range_t range, size_t factor)
-{
-    return (plan_range_t){range.begin * factor, range.end * factor};
-}
-
-/* Lists every matrix of this rank. Memory comes later, when all names and shapes have been checked.
- */
-static void list_matrices(loader_t *loader)
+/* Adds a weight to the list. A vector's memory is taken here, since it is small; a matrix's later,
+ * when all names and shapes have been checked. */
+static void add_weight(loader_t *loader, model_weights_t *place, const arch_weight_t *weight,
+    size_t layer, fail_t *fail)
 {
     model_t *model = loader->model;
-    const config_t *c = &model->config;
-    const plan_share_t *share = model_share(model);
-    size_t d = c->head_dim, heads = c->num_attention_heads * d, kv = c->num_key_value_heads * d;
-    plan_range_t all_hidden = {0, c->hidden_size}, all_heads = {0, heads};
-    plan_range_t all_columns = {0, c->intermediate_size};
-    bool reduce = loader->options->combine == PLAN_REDUCE;
-    plan_range_t out = reduce ? all_hidden : share->hidden;
-    add_matrix(loader, &model->embedding, "model.embed_tokens.weight", c->vocab_size,
-        c->hidden_size, share->vocab, all_hidden);
-    if (!c->tie_word_embeddings)
-        add_matrix(loader, &model->lm_head, "lm_head.weight", c->vocab_size, c->hidden_size,
-            share->vocab, all_hidden);
-    for (size_t l = 0; l < c->num_hidden_layers; l++) {
-        model_layer_t *layer = &model->layers[l];
-        add_projection(loader, &layer->q, l, "self_attn.q_proj", heads, c->hidden_size,
-            scaled(share->heads, d), all_hidden);
-        add_projection(loader, &layer->k, l, "self_attn.k_proj", kv, c->hidden_size,
-            scaled(share->kv_heads, d), all_hidden);
-        add_projection(loader, &layer->v, l, "self_attn.v_proj", kv, c->hidden_size,
-            scaled(share->kv_heads, d), all_hidden);
-        add_projection(loader, &layer->o, l, "self_attn.o_proj", c->hidden_size, heads, out,
-            reduce ? scaled(share->heads, d) : all_heads);
-        add_projection(loader, &layer->gate, l, "mlp.gate_proj", c->intermediate_size,
-            c->hidden_size, share->columns, all_hidden);
-        add_projection(loader, &layer->up, l, "mlp.up_proj", c->intermediate_size, c->hidden_size,
-            share->columns, all_hidden);
-        add_projection(loader, &layer->down, l, "mlp.down_proj", c->hidden_size,
-            c->intermediate_size, out, reduce ? share->columns : all_columns);
+    const plan_model_t *sizes = &model->plan.model;
+    const plan_part_t part = plan_weight_part(&model->plan, model->rank, &weight->shape);
+    load_item_t *item = &loader->items[loader->n_items++];
+    bool is_vector = weight->shape.columns == PLAN_DIM_NONE;
+    arch_weight_name(weight, layer, item->name);
+    item->part = (model_part_t){.shape_rows = plan_dim(sizes, weight->shape.rows),
+        .shape_columns = is_vector ? 0 : plan_dim(sizes, weight->shape.columns),
+        .row_begin = part.rows.begin,
+        .row_end = part.rows.end,
+        .col_begin = part.columns.begin,
+        .col_end = part.columns.end};
+    if (is_vector) {
+        item->vector =
+            memory_alloc(model->format->vector_bytes(plan_count(part.rows)), "model vector", fail);
+        place->of[weight->role].vector = item->vector;
+        if (weight->adds != weight->role)
+            place->of[weight->adds].matrix.bias = item->vector;
+    } else {
+        item->matrix = &place->of[weight->role].matrix;
+        item->matrix->rows = plan_count(part.columns) == 0 ? 0 : plan_count(part.rows);
+        item->matrix->columns = plan_count(part.columns);
+        item->matrix->bytes = plan_part_bytes(sizes, &weight->shape, part);
     }
 }
 
-static void *vector_alloc(model_t *model, size_t n, fail_t *fail)
-{
-    return memory_alloc(
-        kernel_padded_outputs(n) * model->kernels.element_bytes, "model vector", fail);
-}
-
-/* Norms and biases: allocated here, since they are small. */
-static int list_vectors(loader_t *loader, fail_t *fail)
+/* Lists every weight of this rank. */
+static int list_weights(loader_t *loader, fail_t *fail)
 {
     model_t *model = loader->model;
-    const config_t *c = &model->config;
-    const plan_share_t *share = model_share(model);
-    size_t d = c->head_dim, hidden = c->hidden_size;
-    plan_range_t all = {0, hidden};
-    model->final_norm = vector_alloc(model, hidden, fail);
-    add_vector(loader, model->final_norm, "model.norm.weight", hidden, all);
-    for (size_t l = 0; l < c->num_hidden_layers && fail->status == 0; l++) {
-        model_layer_t *layer = &model->layers[l];
-        struct {
-            void **vector;
-            const char *suffix;
-            size_t length;
-            plan_range_t rows;
-        } vectors[] = {
-            {&layer->input_norm, "input_layernorm.weight", hidden, all},
-            {&layer->post_norm, "post_attention_layernorm.weight", hidden, all},
-            {&layer->q.bias, "self_attn.q_proj.bias", c->num_attention_heads * d,
-                scaled(share->heads, d)},
-            {&layer->k.bias, "self_attn.k_proj.bias", c->num_key_value_heads * d,
-                scaled(share->kv_heads, d)},
-            {&layer->v.bias, "self_attn.v_proj.bias", c->num_key_value_heads * d,
-                scaled(share->kv_heads, d)},
-        };
-        for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) {
-            char name[NAME_BYTES];
-            snprintf(name, sizeof name, "model.layers.%zu.%s", l, vectors[i].suffix);
-            *vectors[i].vector = vector_alloc(model, plan_count(vectors[i].rows), fail);
-            add_vector(loader, *vectors[i].vector, name, vectors[i].length, vectors[i].rows);
-        }
-    }
+    const arch_weight_t *weight;
+    for (size_t i = 0; (weight = arch_weight(&model->config, i)) != NULL; i++)
+        if (!weight->shape.per_layer)
+            add_weight(loader, &model->outside, weight, 0, fail);
+    for (size_t l = 0; l < model->config.num_hidden_layers && fail->status == 0; l++)
+        for (size_t i = 0; (weight = arch_weight(&model->config, i)) != NULL; i++)
+            if (weight->shape.per_layer)
+                add_weight(loader, &model->layers[l], weight, l, fail);
     return fail->status;
 }
 
@@ -174,7 +99,7 @@ static int alloc_matrices(loader_t *loader, fail_t *fail)
 {
     const model_t *model = loader->model;
     char *shared = loader->options->shared;
-    size_t shared_bytes = model_shared_bytes(&model->plan, model->rank, model->mode), used = 0;
+    size_t shared_bytes = model_shared_bytes(&model->plan, model->rank), used = 0;
     loader->model->shared = shared != NULL;
     for (size_t i = 0; i < loader->n_items; i++) {
         matrix_t *matrix = loader->items[i].matrix;
@@ -268,9 +193,10 @@ static int load_items(loader_t *loader, fail_t *fail)
 {
     size_t n_threads = team_size(loader->team);
     /* Vectors are read through the same buffers. */
-    size_t longest = size_max(loader->model->config.hidden_size,
-        loader->model->config.num_attention_heads * loader->model->config.head_dim);
-    loader->buffer_bytes = size_max(loader->buffer_bytes, longest * sizeof(double));
+    for (size_t i = 0; i < loader->n_items; i++)
+        if (loader->items[i].matrix == NULL)
+            loader->buffer_bytes =
+                size_max(loader->buffer_bytes, loader->items[i].part.shape_rows * sizeof(double));
     loader->fails = calloc(n_threads, sizeof *loader->fails);
     if (loader->fails == NULL)
         return fail_set(fail, FAIL_MEMORY, "loading: out of memory");
@@ -312,7 +238,10 @@ static int load_rope(loader_t *loader, fail_t *fail)
 int model_load(model_t *model, const config_t *config, const model_source_t *source,
     const model_options_t *options, team_t *team, fail_t *fail)
 {
-    *model = (model_t){.config = *config, .rank = options->rank, .mode = options->mode};
+    *model = (model_t){.config = *config,
+        .rank = options->rank,
+        .mode = options->mode,
+        .format = format_dense(options->mode)};
     kernels_get(&model->kernels, options->isa, options->mode);
     loader_t loader = {.model = model, .source = source, .options = options, .team = team};
     size_t n_layers = config->num_hidden_layers;
@@ -321,12 +250,11 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
             &model->plan, &sizes, options->combine, options->n_ranks, options->weights, fail) != 0)
         return fail->status;
     model->layers = calloc(n_layers, sizeof *model->layers);
-    loader.items = calloc(n_layers * (MATRICES_PER_LAYER + 5) + 3, sizeof *loader.items);
+    loader.items = calloc((n_layers + 1) * sizes.n_weights, sizeof *loader.items);
     if (model->layers == NULL || loader.items == NULL) {
         fail_set(fail, FAIL_MEMORY, "model: out of memory for %zu layers", n_layers);
     } else {
-        list_matrices(&loader);
-        if (list_vectors(&loader, fail) == 0 && check_items(&loader, fail) == 0 &&
+        if (list_weights(&loader, fail) == 0 && check_items(&loader, fail) == 0 &&
             alloc_matrices(&loader, fail) == 0 && load_items(&loader, fail) == 0)
             load_rope(&loader, fail);
     }
@@ -336,30 +264,27 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
     return fail->status;
 }
 
-static void matrix_free(model_t *model, matrix_t *matrix)
+static void free_weight(const model_t *model, model_weights_t *place, const arch_weight_t *weight)
 {
-    if (!model->shared)
-        memory_free(matrix->panels, matrix->bytes);
-    memory_free(matrix->bias, kernel_padded_outputs(matrix->rows) * model->kernels.element_bytes);
+    const plan_part_t part = plan_weight_part(&model->plan, model->rank, &weight->shape);
+    model_weight_t *of = &place->of[weight->role];
+    if (weight->shape.columns == PLAN_DIM_NONE)
+        memory_free(of->vector, model->format->vector_bytes(plan_count(part.rows)));
+    else if (!model->shared)
+        memory_free(of->matrix.panels, of->matrix.bytes);
 }
 
 void model_close(model_t *model)
 {
-    size_t norm_bytes =
-        kernel_padded_outputs(model->config.hidden_size) * model->kernels.element_bytes;
-    for (size_t l = 0; model->layers != NULL && l < model->config.num_hidden_layers; l++) {
-        model_layer_t *layer = &model->layers[l];
-        matrix_t *matrices[] = {
-            &layer->q, &layer->k, &layer->v, &layer->o, &layer->gate, &layer->up, &layer->down};
-        for (size_t i = 0; i < MATRICES_PER_LAYER; i++)
-            matrix_free(model, matrices[i]);
-        memory_free(layer->input_norm, norm_bytes);
-        memory_free(layer->post_norm, norm_bytes);
-    }
+    const arch_weight_t *weight;
+    if (model->layers != NULL)
+        for (size_t i = 0; (weight = arch_weight(&model->config, i)) != NULL; i++) {
+            size_t n = weight->shape.per_layer ? model->config.num_hidden_layers : 1;
+            for (size_t l = 0; l < n; l++)
+                free_weight(
+                    model, weight->shape.per_layer ? &model->layers[l] : &model->outside, weight);
+        }
     free(model->layers);
-    matrix_free(model, &model->embedding);
-    matrix_free(model, &model->lm_head);
-    memory_free(model->final_norm, norm_bytes);
     size_t table = rope_bytes(model->config.head_dim, model->mode, model->rope_positions);
     memory_free(model->rope_cos, table);
     memory_free(model->rope_sin, table);
@@ -367,21 +292,18 @@ void model_close(model_t *model)
     *model = (model_t){0};
 }
 
-size_t model_shared_bytes(const plan_t *plan, size_t rank, dtype_t mode)
+size_t model_shared_bytes(const plan_t *plan, size_t rank)
 {
-    const plan_model_t *m = &plan->model;
-    const plan_share_t *share = &plan->shares[rank];
-    size_t heads = plan_count(share->heads) * m->head_dim, columns = plan_count(share->columns);
-    size_t kv = plan_count(share->kv_heads) * m->head_dim, hidden = m->hidden;
-    bool reduce = plan->combine == PLAN_REDUCE;
-    size_t out = reduce ? hidden : plan_count(share->hidden);
-    const size_t shapes[MATRICES_PER_LAYER][2] = {{heads, hidden}, {kv, hidden}, {kv, hidden},
-        {out, reduce ? heads : m->n_heads * m->head_dim}, {columns, hidden}, {columns, hidden},
-        {out, reduce ? columns : m->intermediate}};
-    size_t layer = 0, table = matrix_panel_bytes(mode, plan_count(share->vocab), hidden);
-    for (int i = 0; i < MATRICES_PER_LAYER; i++)
-        layer += size_round_up(matrix_panel_bytes(mode, shapes[i][0], shapes[i][1]), SHARED_ALIGN);
-    return m->n_layers * layer + (m->tied ? 1 : 2) * size_round_up(table, SHARED_ALIGN);
+    size_t bytes = 0;
+    for (size_t i = 0; i < plan->model.n_weights; i++) {
+        const plan_weight_t *weight = &plan->model.weights[i];
+        if (weight->columns != PLAN_DIM_NONE)
+            bytes += (weight->per_layer ? plan->model.n_layers : 1) *
+                     size_round_up(plan_part_bytes(
+                                       &plan->model, weight, plan_weight_part(plan, rank, weight)),
+                         SHARED_ALIGN);
+    }
+    return bytes;
 }
 
 size_t model_bytes(const plan_t *plan, size_t rank, dtype_t mode, size_t max_positions)

@@ -12,18 +12,23 @@
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
 #include "engine/base/team.h"
+#include "engine/kernels/format.h"
 #include "engine/kernels/kernels.h"
+#include "engine/model/arch/arch.h"
 #include "engine/model/config.h"
 #include "engine/model/model_source.h"
 #include "sharding/plan.h"
 
-typedef struct model_layer {
-    void *input_norm, *post_norm; /* [hidden] element */
-    matrix_t q, k, v;             /* rows of my query heads and my KV heads, with biases */
-    matrix_t o;                   /* my rows of o_proj (gather), or my heads' columns (reduce) */
-    matrix_t gate, up;            /* rows of my MLP columns */
-    matrix_t down;                /* my rows of down_proj (gather), or my MLP columns (reduce) */
-} model_layer_t;
+/* A weight as its role wants it: a matrix with this rank's rows and columns (arch/arch.h, plan.h),
+ * or a vector, [rows] element. Empty and NULL where the model has none. */
+typedef struct model_weight {
+    matrix_t matrix; /* its bias, if it has one, is that weight's vector */
+    void *vector;
+} model_weight_t;
+
+typedef struct model_weights {
+    model_weight_t of[WEIGHT_COUNT];
+} model_weights_t;
 
 typedef struct model {
     config_t config;
@@ -31,10 +36,9 @@ typedef struct model {
     size_t rank; /* of the plan */
     dtype_t mode;
     kernels_t kernels;
-    void *final_norm;      /* [hidden] element */
-    matrix_t embedding;    /* my vocabulary rows; also lm_head when tied */
-    matrix_t lm_head;      /* empty when tied */
-    model_layer_t *layers; /* [num_hidden_layers] */
+    const format_t *format;
+    model_weights_t outside; /* of layers: embedding, final norm, lm_head unless tied */
+    model_weights_t *layers; /* [num_hidden_layers] */
     size_t rope_positions;
     void *rope_cos, *rope_sin; /* [rope_positions, head_dim / 2] accumulator, see rope.h */
     bool shared;               /* the matrices lie in memory that is not the model's */
@@ -68,7 +72,16 @@ void model_close(model_t *model);
 size_t model_bytes(const plan_t *plan, size_t rank, dtype_t mode, size_t max_positions);
 
 /* Bytes that the matrices of a rank take in model_options_t.shared. */
-size_t model_shared_bytes(const plan_t *plan, size_t rank, dtype_t mode);
+size_t model_shared_bytes(const plan_t *plan, size_t rank);
+
+/* A weight of a layer, or, whatever the layer, one outside of layers. */
+static inline const model_weight_t *model_weight(
+    const model_t *model, const arch_weight_t *weight, size_t layer)
+{
+    const model_weights_t *place =
+        weight->shape.per_layer ? &model->layers[layer] : &model->outside;
+    return &place->of[weight->role];
+}
 
 static inline const plan_share_t *model_share(const model_t *model)
 {
@@ -77,7 +90,8 @@ static inline const plan_share_t *model_share(const model_t *model)
 
 static inline const matrix_t *model_lm_head(const model_t *model)
 {
-    return model->config.tie_word_embeddings ? &model->embedding : &model->lm_head;
+    const model_weight_t *of = model->outside.of;
+    return &of[model->config.tie_word_embeddings ? WEIGHT_EMBEDDING : WEIGHT_LM_HEAD].matrix;
 }
 
 #endif

@@ -10,31 +10,7 @@
 
 #include <stddef.h>
 
-typedef enum component {
-    COMPONENT_EMBEDDING_OUTPUT,  /* [rows, hidden] */
-    COMPONENT_NORMALIZED_INPUT,  /* [rows, hidden] */
-    COMPONENT_Q_PROJ,            /* [rows, heads * head_dim] with bias */
-    COMPONENT_K_PROJ,            /* [rows, KV heads * head_dim] */
-    COMPONENT_V_PROJ,            /* [rows, KV heads * head_dim] */
-    COMPONENT_Q_ROPE,            /* as q_proj */
-    COMPONENT_K_ROPE,            /* as k_proj */
-    COMPONENT_ATTN_WEIGHTS,      /* [heads * rows, keys]: row h * rows + r; eager attention only */
-    COMPONENT_ATTN_OUTPUT,       /* [rows, heads * head_dim] */
-    COMPONENT_O_PROJ,            /* [rows, hidden] */
-    COMPONENT_HIDDEN_AFTER_ATTN, /* [rows, hidden] */
-    COMPONENT_NORMALIZED_AFTER_ATTN, /* [rows, hidden] */
-    COMPONENT_GATE_PROJ,             /* [rows, intermediate] */
-    COMPONENT_UP_PROJ,               /* [rows, intermediate] */
-    COMPONENT_MLP_ACTIVATION,        /* [rows, intermediate]: silu(gate) * up */
-    COMPONENT_MLP_OUTPUT,            /* [rows, hidden] */
-    COMPONENT_LAYER_OUTPUT,          /* [rows, hidden] */
-    COMPONENT_FINAL_NORM,            /* [logits rows, hidden] */
-    COMPONENT_LOGITS,                /* [logits rows, vocabulary], accumulator type */
-    COMPONENT_COUNT
-} component_t;
-
-/* "normalized_input", ... as in reference files. */
-const char *component_name(component_t component);
+#include "engine/model/component.h"
 
 /* Part of a component: rows [row, row + n_rows) and columns [column, column + n_columns) of the
  * whole matrix, whatever rank computed them. values: n_rows rows of n_columns in the mode's element

@@ -187,7 +187,7 @@ static void share_weights(engine_t *e, const model_t *shape)
 {
     comm_t *sharers = e->options.sharers;
     fail_t refused = {0};
-    size_t bytes = model_shared_bytes(&shape->plan, shape->rank, shape->mode);
+    size_t bytes = model_shared_bytes(&shape->plan, shape->rank);
     e->weight_sharers = 1;
     if (sharers == NULL || comm_max(sharers, comm_node_size(sharers)) == 1)
         return;
@@ -201,7 +201,7 @@ static void share_weights(engine_t *e, const model_t *shape)
 static size_t own_weight_bytes(const engine_t *e, const model_t *shape, size_t positions)
 {
     size_t all = model_bytes(&shape->plan, shape->rank, e->options.mode, positions);
-    size_t shared = model_shared_bytes(&shape->plan, shape->rank, e->options.mode);
+    size_t shared = model_shared_bytes(&shape->plan, shape->rank);
     return all - shared + (shared + e->weight_sharers - 1) / e->weight_sharers;
 }
 

@@ -93,14 +93,6 @@ typedef struct search {
     _Atomic int64_t first;
 } search_t;
 
-/* Whether what is shown here was computed by the rank before this one (tap.h). */
-static bool is_exchanged(component_t component)
-{
-    return component == COMPONENT_EMBEDDING_OUTPUT || component == COMPONENT_ATTN_OUTPUT ||
-           component == COMPONENT_HIDDEN_AFTER_ATTN || component == COMPONENT_MLP_ACTIVATION ||
-           component == COMPONENT_LAYER_OUTPUT;
-}
-
 static void look(void *context, const tap_part_t *part)
 {
     search_t *search = context;
@@ -117,9 +109,10 @@ static void look(void *context, const tap_part_t *part)
     if (!found)
         return;
     size_t ranks = m->plan.n_ranks, rank = m->rank, layer = part->layer;
-    if (is_exchanged(part->component))
+    if (component_info(part->component)
+            ->exchanged) /* the rank before this one computed it (tap.h) */
         rank = (rank + ranks - 1) % ranks;
-    if (part->component == COMPONENT_FINAL_NORM || part->component == COMPONENT_LOGITS)
+    if (part->component >= COMPONENT_FINAL_NORM)
         layer = m->config.num_hidden_layers;
     int64_t place = (int64_t)((layer * COMPONENT_COUNT + part->component) * ranks + rank);
     int64_t before = atomic_load(&search->first);

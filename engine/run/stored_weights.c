@@ -1,16 +1,14 @@
 #include "engine/run/stored_weights.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
+#include "engine/model/arch/arch.h"
 #include "sharding/checkpoint/checkpoint_files.h"
 
-#define EMBEDDING "model.embed_tokens.weight"
-#define LM_HEAD "lm_head.weight"
 #define PIECE_BYTES ((size_t)1 << 20)
 
 /* ---- lm_head --------------------------------------------------------------------------------- */
@@ -45,12 +43,18 @@ static bool rows_differ(checkpoint_t *checkpoint, const checkpoint_tensor_t *con
     return differ;
 }
 
+static const checkpoint_tensor_t *find(
+    const checkpoint_t *checkpoint, const config_t *config, weight_role_t role)
+{
+    return checkpoint_find_weight(checkpoint, arch_weight_of(config, role)->name);
+}
+
 /* Whether the checkpoint has an lm_head of its own; of this rank's part of the rows. */
 static bool head_differs(
     comm_t *comm, const config_t *config, checkpoint_t *checkpoint, dtype_t mode, fail_t *fail)
 {
     const checkpoint_tensor_t *tensors[] = {
-        checkpoint_find_weight(checkpoint, EMBEDDING), checkpoint_find_weight(checkpoint, LM_HEAD)};
+        find(checkpoint, config, WEIGHT_EMBEDDING), find(checkpoint, config, WEIGHT_LM_HEAD)};
     size_t rank = (size_t)comm_rank(comm), ranks = (size_t)comm_size(comm);
     if (tensors[0] == NULL || tensors[1] == NULL || tensors[0] == tensors[1])
         return false;
@@ -67,56 +71,22 @@ int stored_weights_resolve(
     bool differs = false;
     if (config->tie_word_embeddings)
         differs = head_differs(comm, config, checkpoint, mode, fail);
-    else if (checkpoint_find_weight(checkpoint, EMBEDDING) ==
-             checkpoint_find_weight(checkpoint, LM_HEAD))
+    else if (find(checkpoint, config, WEIGHT_EMBEDDING) == find(checkpoint, config, WEIGHT_LM_HEAD))
         fail_set(fail, FAIL_MODEL,
-            "tensor " EMBEDDING
-            ": expected one, as tie_word_embeddings is false, found no such tensor");
+            "tensor %s: expected one, as tie_word_embeddings is false, found no such tensor",
+            arch_weight_of(config, WEIGHT_EMBEDDING)->name);
     if (comm_agree(comm, fail) != 0)
         return fail->status;
     if (comm_max(comm, differs) == 0)
         return 0;
-    log_write(LOG_WARN, "config.json says tie_word_embeddings, but the checkpoint has an " LM_HEAD
-                        " that differs from the embedding: it is used");
+    log_write(LOG_WARN,
+        "config.json says tie_word_embeddings, but the checkpoint has a %s that differs from the embedding: it is used",
+        arch_weight_of(config, WEIGHT_LM_HEAD)->name);
     config->tie_word_embeddings = false;
     return 0;
 }
 
 /* ---- Tensors without a use ------------------------------------------------------------------- */
-
-static const char *skip(const char *name, const char *prefix)
-{
-    size_t n = strlen(prefix);
-    return strncmp(name, prefix, n) == 0 ? name + n : NULL;
-}
-
-static bool is_one_of(const char *name, const char *const *names, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(name, names[i]) == 0)
-            return true;
-    return false;
-}
-
-static bool is_used(const config_t *config, const char *name)
-{
-    static const char *const ends[] = {"embed_tokens.weight", "norm.weight", LM_HEAD,
-        "rotary_emb.inv_freq" /* older versions wrote it, and nobody reads it */};
-    static const char *const of_layer[] = {"input_layernorm.weight", "self_attn.q_proj.weight",
-        "self_attn.q_proj.bias", "self_attn.k_proj.weight", "self_attn.k_proj.bias",
-        "self_attn.v_proj.weight", "self_attn.v_proj.bias", "self_attn.o_proj.weight",
-        "post_attention_layernorm.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight",
-        "mlp.down_proj.weight", "self_attn.rotary_emb.inv_freq"};
-    for (const char *inner; (inner = skip(name, "model.")) != NULL;)
-        name = inner;
-    const char *layer = skip(name, "layers.");
-    if (layer == NULL)
-        return is_one_of(name, ends, sizeof ends / sizeof *ends);
-    char *suffix;
-    unsigned long number = isdigit((unsigned char)*layer) ? strtoul(layer, &suffix, 10) : ~0ul;
-    return number < config->num_hidden_layers && *suffix == '.' &&
-           is_one_of(suffix + 1, of_layer, sizeof of_layer / sizeof *of_layer);
-}
 
 void stored_weights_warn(const config_t *config, const checkpoint_t *checkpoint)
 {
@@ -127,7 +97,7 @@ void stored_weights_warn(const config_t *config, const checkpoint_t *checkpoint)
             " is read, and the files of " CHECKPOINT_INDEX_FILE " beside it are not");
     for (size_t i = 0; i < checkpoint_count(checkpoint); i++) {
         const char *name = checkpoint_at(checkpoint, i)->name;
-        if (is_used(config, name))
+        if (arch_knows(config, name))
             continue;
         first = first == NULL ? name : first;
         unused++;

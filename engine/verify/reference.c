@@ -23,7 +23,7 @@ const char *reference_kind_name(size_t kind)
 
 bool reference_kind_has_layer(size_t kind)
 {
-    return kind > COMPONENT_EMBEDDING_OUTPUT && kind < COMPONENT_FINAL_NORM;
+    return kind < COMPONENT_COUNT && component_info((component_t)kind)->per_layer;
 }
 
 void reference_name(const reference_place_t *place, char *name)
@@ -92,42 +92,23 @@ size_t reference_shape(const reference_t *reference, const config_t *config,
     const reference_place_t *place, size_t *dims)
 {
     const reference_prompt_t *prompt = &reference->prompts[place->prompt];
-    size_t d = config->head_dim;
     dims[0] = place->decode ? 1 : prompt->n_ids;
-    switch (place->kind) {
-    case COMPONENT_Q_PROJ:
-    case COMPONENT_Q_ROPE:
-    case COMPONENT_ATTN_OUTPUT:
-        dims[1] = config->num_attention_heads * d;
-        return 2;
-    case COMPONENT_K_PROJ:
-    case COMPONENT_V_PROJ:
-    case COMPONENT_K_ROPE:
-        dims[1] = config->num_key_value_heads * d;
-        return 2;
-    case COMPONENT_ATTN_WEIGHTS:
+    dims[1] = config->vocab_size;
+    if (place->kind == COMPONENT_ATTN_WEIGHTS) {
         dims[2] = prompt->n_ids + place->decode;
         dims[1] = dims[0];
         dims[0] = config->num_attention_heads;
         return 3;
-    case COMPONENT_GATE_PROJ:
-    case COMPONENT_UP_PROJ:
-    case COMPONENT_MLP_ACTIVATION:
-        dims[1] = config->intermediate_size;
-        return 2;
-    case KIND_DECODE_LOGITS:
-    case KIND_GENERATE_LOGITS:
-        dims[0] = prompt->n_new[place->attention];
-        dims[1] = config->vocab_size;
-        return dims[0] > 0 ? 2 : 0;
-    case COMPONENT_LOGITS:
-    case KIND_STEPWISE_LOGITS:
-        dims[1] = config->vocab_size;
-        return 2;
-    default:
-        dims[1] = config->hidden_size;
-        return 2;
     }
+    if (place->kind == KIND_DECODE_LOGITS || place->kind == KIND_GENERATE_LOGITS) {
+        dims[0] = prompt->n_new[place->attention];
+        return dims[0] > 0 ? 2 : 0;
+    }
+    if (place->kind < COMPONENT_COUNT) {
+        plan_model_t sizes = config_plan_model(config, DTYPE_BF16);
+        dims[1] = plan_dim(&sizes, component_info((component_t)place->kind)->width);
+    }
+    return 2;
 }
 
 const checkpoint_tensor_t *reference_find(const reference_t *reference, const config_t *config,

@@ -339,12 +339,11 @@ static void check_place(const reference_t *reference, const config_t *config,
                                    name, expected, found, tensor->dtype_name));
 }
 
-/* sdpa keeps what attention is given and gives. */
-static bool is_kept(attention_t attention, size_t component)
+/* With sdpa the reference holds what attention is given and gives. */
+static bool is_kept(const config_t *config, attention_t attention, component_t component)
 {
-    return attention == ATTENTION_EAGER || component == COMPONENT_Q_ROPE ||
-           component == COMPONENT_K_ROPE || component == COMPONENT_V_PROJ ||
-           component == COMPONENT_ATTN_OUTPUT;
+    return component_is_in(config, component) &&
+           (attention == ATTENTION_EAGER || component_info(component)->of_fused);
 }
 
 static void check_components(const reference_t *reference, const config_t *config,
@@ -353,7 +352,7 @@ static void check_components(const reference_t *reference, const config_t *confi
     for (size_t c = 0; c < COMPONENT_LOGITS; c++) {
         bool layered = reference_kind_has_layer(c);
         size_t n_layers = layered ? config->num_hidden_layers : 1;
-        for (size_t l = 0; l < n_layers && is_kept(place.attention, c); l++) {
+        for (size_t l = 0; l < n_layers && is_kept(config, place.attention, (component_t)c); l++) {
             place.kind = c;
             place.layer = l;
             if (!layered || (reference_has_layer(reference, l) && (layers == NULL || layers[l])))

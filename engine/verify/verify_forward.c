@@ -127,36 +127,19 @@ static void look_at_run(pass_t *pass, const run_t *run, compare_t *compare, bool
     }
 }
 
-static size_t slice_owner(const plan_t *plan, const tap_part_t *part, size_t rank, size_t head_dim)
-{
-    for (size_t r = 0; r < plan->n_ranks; r++) {
-        const plan_share_t *share = &plan->shares[r];
-        bool attention = part->component == COMPONENT_ATTN_OUTPUT;
-        plan_range_t slice = attention                                     ? share->heads
-                             : part->component == COMPONENT_MLP_ACTIVATION ? share->columns
-                                                                           : share->hidden;
-        size_t unit = attention ? head_dim : 1;
-        if (part->column >= slice.begin * unit && part->column < slice.end * unit)
-            return r;
-    }
-    return rank;
-}
-
 /* The rank that computed a part which another may have looked at. */
 static size_t owner_of(const pass_t *pass, const tap_part_t *part)
 {
     const model_t *model = pass->verify->model;
-    switch (part->component) {
-    case COMPONENT_EMBEDDING_OUTPUT:
+    const component_info_t *info = component_info(part->component);
+    if (part->component == COMPONENT_EMBEDDING_OUTPUT)
         return plan_vocab_owner(&model->plan, (size_t)pass->batch.token_ids[part->row]);
-    case COMPONENT_ATTN_OUTPUT:
-    case COMPONENT_HIDDEN_AFTER_ATTN:
-    case COMPONENT_MLP_ACTIVATION:
-    case COMPONENT_LAYER_OUTPUT:
-        return slice_owner(&model->plan, part, model->rank, model->config.head_dim);
-    default:
-        return model->rank;
+    for (size_t r = 0; info->exchanged && r < model->plan.n_ranks; r++) {
+        plan_range_t slice = plan_dim_share(&model->plan, r, info->width);
+        if (part->column >= slice.begin && part->column < slice.end)
+            return r;
     }
+    return model->rank;
 }
 
 static void add_to_report(
@@ -272,57 +255,30 @@ static bool held(const pass_t *pass, size_t layer, component_t component)
     return target_at(pass, layer, component)->tensor != NULL;
 }
 
-/* Whether the reference has keys and values that the call attends to: its own, and the cache's. */
-static bool keys_held(const pass_t *pass, size_t layer)
+/* Whether the reference has what the component is computed from, in the layer and, through the
+ * cache, of the prompt: a component that the model lacks is what it would be computed from. */
+static bool input_held(const pass_t *pass, size_t layer, component_input_t input)
 {
-    reference_place_t k = place_of(pass, false, layer, COMPONENT_K_ROPE);
-    reference_place_t v = place_of(pass, false, layer, COMPONENT_V_PROJ);
-    return held(pass, layer, COMPONENT_K_ROPE) && held(pass, layer, COMPONENT_V_PROJ) &&
-           find(pass, &k) != NULL && find(pass, &v) != NULL;
+    const component_info_t *info = component_info(input.component);
+    if (!component_is_in(&pass->verify->model->config, input.component))
+        return input_held(pass, layer, info->inputs[0]);
+    if (input.from == FROM_BEFORE && layer == 0)
+        return held(pass, 0, COMPONENT_EMBEDDING_OUTPUT);
+    if (input.from == FROM_BEFORE || input.from == FROM_LAST)
+        layer = (input.from == FROM_LAST ? pass->n_layers : layer) - 1;
+    reference_place_t prompts = place_of(pass, false, layer, input.component);
+    return held(pass, layer, input.component) &&
+           (input.from != FROM_CACHE || find(pass, &prompts) != NULL);
 }
 
 /* Whether the component's inputs are in the reference, so that it can be fed with them. */
 static bool inputs_held(const pass_t *pass, size_t layer, component_t component)
 {
-    switch (component) {
-    case COMPONENT_EMBEDDING_OUTPUT:
-        return true;
-    case COMPONENT_NORMALIZED_INPUT:
-        return layer == 0 ? held(pass, 0, COMPONENT_EMBEDDING_OUTPUT)
-                          : held(pass, layer - 1, COMPONENT_LAYER_OUTPUT);
-    case COMPONENT_Q_PROJ:
-    case COMPONENT_K_PROJ:
-    case COMPONENT_V_PROJ:
-        return held(pass, layer, COMPONENT_NORMALIZED_INPUT);
-    case COMPONENT_Q_ROPE:
-        return held(pass, layer, COMPONENT_Q_PROJ);
-    case COMPONENT_K_ROPE:
-        return held(pass, layer, COMPONENT_K_PROJ);
-    case COMPONENT_ATTN_WEIGHTS:
-    case COMPONENT_ATTN_OUTPUT:
-        return held(pass, layer, COMPONENT_Q_ROPE) && keys_held(pass, layer);
-    case COMPONENT_O_PROJ:
-        return held(pass, layer, COMPONENT_ATTN_OUTPUT);
-    case COMPONENT_HIDDEN_AFTER_ATTN:
-        return held(pass, layer, COMPONENT_O_PROJ) &&
-               inputs_held(pass, layer, COMPONENT_NORMALIZED_INPUT);
-    case COMPONENT_NORMALIZED_AFTER_ATTN:
-        return held(pass, layer, COMPONENT_HIDDEN_AFTER_ATTN);
-    case COMPONENT_GATE_PROJ:
-    case COMPONENT_UP_PROJ:
-        return held(pass, layer, COMPONENT_NORMALIZED_AFTER_ATTN);
-    case COMPONENT_MLP_ACTIVATION:
-        return held(pass, layer, COMPONENT_GATE_PROJ) && held(pass, layer, COMPONENT_UP_PROJ);
-    case COMPONENT_MLP_OUTPUT:
-        return held(pass, layer, COMPONENT_MLP_ACTIVATION);
-    case COMPONENT_LAYER_OUTPUT:
-        return held(pass, layer, COMPONENT_MLP_OUTPUT) &&
-               held(pass, layer, COMPONENT_HIDDEN_AFTER_ATTN);
-    case COMPONENT_FINAL_NORM:
-        return held(pass, pass->n_layers - 1, COMPONENT_LAYER_OUTPUT);
-    default:
-        return held(pass, 0, COMPONENT_FINAL_NORM);
-    }
+    const component_input_t *inputs = component_info(component)->inputs;
+    for (size_t i = 0; i < COMPONENT_MAX_INPUTS && inputs[i].from != FROM_NOTHING; i++)
+        if (!input_held(pass, layer, inputs[i]))
+            return false;
+    return true;
 }
 
 /* Largest magnitudes of n rows of a tensor, along its last dimension. */

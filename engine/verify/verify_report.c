@@ -6,6 +6,7 @@
 
 #include "engine/base/log.h"
 #include "engine/base/printable.h"
+#include "engine/model/arch/arch.h"
 
 /* ---- Filling --------------------------------------------------------------------------------- */
 
@@ -137,14 +138,10 @@ void report_gather(report_t *report, comm_t *comm, fail_t *fail)
 
 /* ---- Questions ------------------------------------------------------------------------------- */
 
-static const char *const weight_names[WEIGHTS_COUNT] = {"embed_tokens", "input_layernorm",
-    "q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias",
-    "o_proj", "post_attention_layernorm", "gate_proj", "up_proj", "down_proj", "norm", "lm_head"};
-
 const char *report_row_name(report_table_t table, size_t row)
 {
     if (table == REPORT_WEIGHTS)
-        return row < WEIGHTS_COUNT ? weight_names[row] : "";
+        return arch_role_label((weight_role_t)row);
     return reference_kind_name(row);
 }
 
@@ -259,7 +256,7 @@ static void format_place(char *text, report_table_t table, const reference_place
     const char *name = report_row_name(table, place->kind);
     char layer[48] = "";
     bool weights = table == REPORT_WEIGHTS;
-    bool layered = weights ? place->kind > WEIGHTS_EMBEDDING && place->kind < WEIGHTS_FINAL_NORM
+    bool layered = weights ? place->kind > WEIGHT_EMBEDDING && place->kind < WEIGHT_FINAL_NORM
                            : reference_kind_has_layer(place->kind);
     if (layered)
         snprintf(layer, sizeof layer, ", layer %zu", place->layer);

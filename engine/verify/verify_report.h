@@ -26,26 +26,7 @@ typedef enum report_table {
     REPORT_TABLES = REPORT_DUMPS + REFERENCE_ATTENTIONS
 } report_table_t;
 
-/* Rows of REPORT_WEIGHTS, in the order of use. */
-enum {
-    WEIGHTS_EMBEDDING,
-    WEIGHTS_INPUT_NORM,
-    WEIGHTS_Q,
-    WEIGHTS_Q_BIAS,
-    WEIGHTS_K,
-    WEIGHTS_K_BIAS,
-    WEIGHTS_V,
-    WEIGHTS_V_BIAS,
-    WEIGHTS_O,
-    WEIGHTS_POST_NORM,
-    WEIGHTS_GATE,
-    WEIGHTS_UP,
-    WEIGHTS_DOWN,
-    WEIGHTS_FINAL_NORM,
-    WEIGHTS_LM_HEAD,
-    WEIGHTS_COUNT
-};
-
+/* Rows of REPORT_WEIGHTS are those of arch_weight_t.role, of other tables kinds of values. */
 #define REPORT_ROWS KIND_COUNT /* of any table */
 
 /* The shape that all tensors of a row have; dimensions that vary are told apart. */

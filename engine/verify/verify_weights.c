@@ -8,12 +8,10 @@
 
 #include "engine/base/size.h"
 
-#define NAME_BYTES 96
-
 /* A matrix (columns > 0) or a vector of this rank, and where it comes from. */
 typedef struct item {
-    size_t kind, layer;
-    char name[NAME_BYTES];
+    size_t role, layer;
+    char name[ARCH_NAME_BYTES];
     const matrix_t *matrix;
     const void *vector;
     size_t first_row, n_rows, columns; /* in the file's tensor; columns 1 for a vector */
@@ -40,8 +38,8 @@ static void fail_on(checker_t *checker, const fail_t *fail)
 static void add(checker_t *checker, const compare_t *compare)
 {
     const item_t *item = &checker->item;
-    report_divergence_t where = {.order = item->layer * WEIGHTS_COUNT + item->kind,
-        .place = {.layer = item->layer, .kind = item->kind},
+    report_divergence_t where = {.order = item->layer * WEIGHT_COUNT + item->role,
+        .place = {.layer = item->layer, .kind = item->role},
         .rank = checker->model->rank,
         .seen_by = checker->model->rank,
         .n_dims = item->matrix != NULL ? 2 : 1,
@@ -116,91 +114,26 @@ static void check_item(checker_t *checker, const item_t *item)
             item->name);
         return;
     }
-    report_add_shape(checker->report, REPORT_WEIGHTS, item->kind, checker->tensor->n_dims,
+    report_add_shape(checker->report, REPORT_WEIGHTS, item->role, checker->tensor->n_dims,
         checker->tensor->shape);
     team_run(checker->team, check_thread, checker);
 }
 
-static void check_matrix(checker_t *checker, size_t kind, size_t layer, const char *suffix,
-    const matrix_t *matrix, size_t first_row)
-{
-    item_t item = {.kind = kind,
-        .layer = layer,
-        .matrix = matrix,
-        .first_row = first_row,
-        .n_rows = matrix->rows,
-        .columns = matrix->columns};
-    snprintf(item.name, sizeof item.name, "model.layers.%zu.%s.weight", layer, suffix);
-    check_item(checker, &item);
-}
-
-static void check_vector(checker_t *checker, size_t kind, size_t layer, const char *suffix,
-    const void *vector, size_t first_row, size_t n_rows)
-{
-    item_t item = {.kind = kind,
-        .layer = layer,
-        .vector = vector,
-        .first_row = first_row,
-        .n_rows = n_rows,
-        .columns = 1};
-    snprintf(item.name, sizeof item.name, "model.layers.%zu.%s", layer, suffix);
-    check_item(checker, &item);
-}
-
-static void check_layer(checker_t *checker, size_t l)
+/* layer: the number of layers for what comes after them */
+static void check_weight(checker_t *checker, const arch_weight_t *weight, size_t layer)
 {
     const model_t *model = checker->model;
-    const model_layer_t *layer = &model->layers[l];
-    const plan_share_t *share = model_share(model);
-    size_t d = model->config.head_dim, hidden = model->config.hidden_size;
-    size_t q = share->heads.begin * d, kv = share->kv_heads.begin * d;
-    check_vector(
-        checker, WEIGHTS_INPUT_NORM, l, "input_layernorm.weight", layer->input_norm, 0, hidden);
-    check_matrix(checker, WEIGHTS_Q, l, "self_attn.q_proj", &layer->q, q);
-    check_vector(
-        checker, WEIGHTS_Q_BIAS, l, "self_attn.q_proj.bias", layer->q.bias, q, layer->q.rows);
-    check_matrix(checker, WEIGHTS_K, l, "self_attn.k_proj", &layer->k, kv);
-    check_vector(
-        checker, WEIGHTS_K_BIAS, l, "self_attn.k_proj.bias", layer->k.bias, kv, layer->k.rows);
-    check_matrix(checker, WEIGHTS_V, l, "self_attn.v_proj", &layer->v, kv);
-    check_vector(
-        checker, WEIGHTS_V_BIAS, l, "self_attn.v_proj.bias", layer->v.bias, kv, layer->v.rows);
-    check_matrix(checker, WEIGHTS_O, l, "self_attn.o_proj", &layer->o, share->hidden.begin);
-    check_vector(checker, WEIGHTS_POST_NORM, l, "post_attention_layernorm.weight", layer->post_norm,
-        0, hidden);
-    check_matrix(checker, WEIGHTS_GATE, l, "mlp.gate_proj", &layer->gate, share->columns.begin);
-    check_matrix(checker, WEIGHTS_UP, l, "mlp.up_proj", &layer->up, share->columns.begin);
-    check_matrix(checker, WEIGHTS_DOWN, l, "mlp.down_proj", &layer->down, share->hidden.begin);
-}
-
-/* The tensors outside of layers. */
-static void check_ends(checker_t *checker)
-{
-    const model_t *model = checker->model;
-    size_t vocab = model_share(model)->vocab.begin, hidden = model->config.hidden_size;
-    item_t embedding = {.kind = WEIGHTS_EMBEDDING,
-        .name = "model.embed_tokens.weight",
-        .matrix = &model->embedding,
-        .first_row = vocab,
-        .n_rows = model->embedding.rows,
-        .columns = hidden};
-    item_t norm = {.kind = WEIGHTS_FINAL_NORM,
-        .layer = model->config.num_hidden_layers,
-        .name = "model.norm.weight",
-        .vector = model->final_norm,
-        .n_rows = hidden,
-        .columns = 1};
-    item_t lm_head = {.kind = WEIGHTS_LM_HEAD,
-        .layer = model->config.num_hidden_layers,
-        .name = "lm_head.weight",
-        .matrix = &model->lm_head,
-        .first_row = vocab,
-        .n_rows = model->lm_head.rows,
-        .columns = hidden};
-    check_item(checker, &embedding);
-    check_item(checker, &norm);
-    if (!model->config.tie_word_embeddings)
-        check_item(checker, &lm_head);
+    const model_weight_t *packed = model_weight(model, weight, layer);
+    const plan_part_t part = plan_weight_part(&model->plan, model->rank, &weight->shape);
+    item_t item = {.role = weight->role,
+        .layer = layer,
+        .matrix = weight->shape.columns == PLAN_DIM_NONE ? NULL : &packed->matrix,
+        .vector = packed->vector,
+        .first_row = part.rows.begin,
+        .n_rows = plan_count(part.rows),
+        .columns = plan_count(part.columns)};
+    arch_weight_name(weight, layer, item.name);
+    check_item(checker, &item);
 }
 
 int verify_weights(
@@ -209,9 +142,14 @@ int verify_weights(
     checker_t checker = {
         .model = model, .checkpoint = checkpoint, .team = team, .report = report, .fail = fail};
     pthread_mutex_init(&checker.lock, NULL);
-    check_ends(&checker);
-    for (size_t l = 0; l < model->config.num_hidden_layers && fail->status == 0; l++)
-        check_layer(&checker, l);
+    size_t n_layers = model->config.num_hidden_layers;
+    const arch_weight_t *weight;
+    for (size_t i = 0; (weight = arch_weight(&model->config, i)) != NULL; i++) {
+        size_t end = weight->shape.per_layer ? n_layers : 1;
+        size_t after = weight->role == WEIGHT_EMBEDDING ? 0 : n_layers;
+        for (size_t l = 0; l < end && fail->status == 0; l++)
+            check_weight(&checker, weight, weight->shape.per_layer ? l : after);
+    }
     pthread_mutex_destroy(&checker.lock);
     return fail->status;
 }

@@ -22,7 +22,7 @@ from pathlib import Path
 import jinja2
 import torch
 from tokenizers import Tokenizer
-from transformers import Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = {"bf16_eager": (torch.bfloat16, "eager"), "bf16_sdpa": (torch.bfloat16, "sdpa"), "f32_eager": (torch.float32, "eager")}
@@ -68,7 +68,7 @@ def main():
     items = [json.loads(line) for line in args.questions.read_text(encoding="utf-8").splitlines()][:args.items]
     rows = [{"prompt_ids": ids} for ids in prompts(args, tokenizer, items)]
     for name, (dtype, attention) in RUNS.items():
-        model = Qwen2ForCausalLM.from_pretrained(args.model, dtype=dtype, attn_implementation=attention).eval()
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, attn_implementation=attention).eval()
         right = 0
         for row, item in zip(rows, items):
             row[name], near = generate(model, row["prompt_ids"])

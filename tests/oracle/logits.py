@@ -1,9 +1,9 @@
 """Digests of Hugging Face's logits, for tests/mpi_logits.c.
 
-    logits.py --models ROOT --out logits.json      make the golden file
+    logits.py --models ROOT --out logits.json [--only NAME,NAME]     make the golden file
     logits.py --models ROOT --compare logits.json [--attention eager|sdpa|amx]   compare with it, exit 1 if any differs
 
-ROOT/demo is a copy of configs/demo; ROOT/odd, ROOT/yarn and ROOT/sliding are what
+ROOT/demo is a copy of configs/demo; the others are what
 `write_model tests/oracle/shapes/NAME.json 1 ROOT/NAME` wrote. For each prompt and attention: `prefill` is XXH3 (64 bits) over the bf16 logits of all positions
 of one forward; `decode` over those of the last prompt position as generate() computes
 them, then of each token of `fed` with a cache, one at a time. `amx` is sdpa with
@@ -27,10 +27,13 @@ from transformers.masking_utils import sdpa_mask
 from emulator import Emulator
 
 LENGTHS = {"demo": [1, 2, 3, 7, 16, 33, 100, 300, 600], "odd": [1, 2, 5, 15, 17, 33, 67, 128, 227, 530],
-           "yarn": [1, 40, 300], "sliding": [10, 64, 130, 300]}
-# The order of sdpa with a sliding window is not known.
-ATTENTIONS = {"sliding": ("eager",)}
-AMX = ("demo", "odd")
+           "yarn": [1, 40, 300], "sliding": [10, 64, 130, 300], "qwen3": [1, 2, 17, 67, 227, 530],
+           "qwen3_bias": [1, 40, 130]}
+# The order of sdpa with a sliding window is not known. Of Qwen3 the emulator computes attention, so
+# that any host with avx512_bf16 can make it.
+ATTENTIONS = {"sliding": {"eager": "eager"}, "qwen3": {"eager": "eager", "sdpa": "emulated-torch"},
+              "qwen3_bias": {"eager": "eager", "sdpa": "emulated-torch"}}
+AMX = ("demo", "odd", "qwen3", "qwen3_bias")
 FED = 3
 
 
@@ -69,25 +72,29 @@ def use_amx_order(model, emulator):
             module.forward = forward(module)
 
 
-def emulated_attention(module, query, key, value, mask, scaling, **rest):
+def emulated_attention(function):
     """sdpa of one sequence, causal, as an attention function of transformers."""
-    (_, heads, rows, size), (_, kv_heads, keys, _) = query.shape, key.shape
-    y, sums = torch.empty(heads, rows, size, dtype=torch.bfloat16), torch.empty(heads, rows)
-    Emulator.shared().sdpa_amx(y, sums, query[0].contiguous(), key[0].contiguous(), value[0].contiguous(), heads,
-                               kv_heads, rows, keys, size, float(scaling), True, 1)
-    return y.transpose(0, 1)[None].contiguous(), None
+    def attention(module, query, key, value, mask, scaling, **rest):
+        (_, heads, rows, size), (_, kv_heads, keys, _) = query.shape, key.shape
+        y, sums = torch.empty(heads, rows, size, dtype=torch.bfloat16), torch.empty(heads, rows)
+        function(Emulator.shared())(y, sums, query[0].contiguous(), key[0].contiguous(), value[0].contiguous(), heads,
+                                    kv_heads, rows, keys, size, float(scaling), True, 1)
+        return y.transpose(0, 1)[None].contiguous(), None
+    return attention
 
 
-AttentionInterface.register("emulated", emulated_attention)
-AttentionMaskInterface.register("emulated", sdpa_mask)
+for NAME, FUNCTION in (("emulated-amx", lambda e: e.sdpa_amx), ("emulated-torch", lambda e: e.sdpa)):
+    AttentionInterface.register(NAME, emulated_attention(FUNCTION))
+    AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def make(directory, name):
     rng = random.Random(name)
-    models = {a: AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation=a)
-              for a in ATTENTIONS.get(name, ("eager", "sdpa"))}
+    implementations = ATTENTIONS.get(name, {"eager": "eager", "sdpa": "sdpa"})
+    models = {a: AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation=i)
+              for a, i in implementations.items()}
     if name in AMX:
-        models["amx"] = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation="emulated")
+        models["amx"] = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation="emulated-amx")
         use_amx_order(models["amx"], Emulator.shared())
     vocabulary = models["eager"].config.vocab_size
     entries = []
@@ -102,11 +109,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", required=True)
     parser.add_argument("--out")
+    parser.add_argument("--only", help="names of models, separated by commas")
     parser.add_argument("--compare")
     parser.add_argument("--attention", choices=["eager", "sdpa", "amx"], help="compare only this one")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    golden = {name: make(f"{args.models}/{name}", name) for name in LENGTHS}
+    names = args.only.split(",") if args.only else list(LENGTHS)
+    golden = {name: make(f"{args.models}/{name}", name) for name in names}
     if args.out:
         with open(args.out, "w") as file:
             file.write("{\n" + ",\n".join(
@@ -114,7 +123,7 @@ def main():
                 for name, entries in golden.items()) + "\n}\n")
     if args.compare:
         with open(args.compare) as file:
-            other = json.load(file)
+            other = {name: entries for name, entries in json.load(file).items() if name in names}
         leave_out = {"eager", "sdpa", "amx"} - {args.attention} if args.attention else set()
         for entries in (*golden.values(), *other.values()):
             for entry in entries:

@@ -3,7 +3,8 @@
     make_model.py --config CONFIG.json --out DIR [--seed N] [--dtype bf16|f16|f32]
                   [--shards K] [--layers N] [--vocab N] [--tokenizer DIR] [--cancelling]
 
-CONFIG.json is a Qwen2 config.json; --layers and --vocab replace its sizes. The directory
+CONFIG.json is a config.json of any architecture that Choir knows; what weights it has, the
+program write_model tells, which a build of the tree makes. --layers and --vocab replace its sizes. The directory
 gets config.json, generation_config.json, and model.safetensors, or, with --shards, K
 files and model.safetensors.index.json. The same arguments give the same bytes on every
 machine and with every version of numpy: only the raw output of PCG64, integer arithmetic
@@ -31,37 +32,42 @@ import json
 import math
 import shutil
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+ROOT = Path(__file__).resolve().parents[2]
 BLOCK = 1 << 22  # values made at a time
 SIZES = {"bf16": ("BF16", 2), "f16": ("F16", 2), "f32": ("F32", 4)}
 TORCH_NAMES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 TOKENIZER_FILES = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.jinja"]
 
 
-def tensor_list(config):
-    """(name, shape, kind) of every tensor, in the order of the file."""
-    hidden, mlp = config["hidden_size"], config["intermediate_size"]
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    dim = config.get("head_dim") or hidden // heads
-    yield "model.embed_tokens.weight", (config["vocab_size"], hidden), "embedding"
+def kind_of(label):
+    if "norm" in label:
+        return "norm"
+    return "bias" if label.endswith(".bias") else {"embed_tokens": "embedding"}.get(label, label)
+
+
+def tensor_list(path, config):
+    """(name, shape, kind) of every tensor, in the order of the file. path: of the config.json"""
+    programs = sorted(ROOT.glob("build*/tests/write_model"), key=lambda program: program.stat().st_mtime)
+    if not programs:
+        raise SystemExit("expected build*/tests/write_model, found none: build the tree first")
+    lines = subprocess.run([programs[-1], "--list", path], check=True, stdout=subprocess.PIPE, text=True).stdout
+    weights = [json.loads(line) for line in lines.splitlines()]
+    first = next(at for at, weight in enumerate(weights) if weight["per_layer"])
+    last = next(at for at, weight in enumerate(weights) if weight["per_layer"] and not
+                (weights + [{"per_layer": False}])[at + 1]["per_layer"])
+    for weight in weights[:first]:
+        yield weight["name"], tuple(weight["shape"]), kind_of(weight["label"])
     for layer in range(config["num_hidden_layers"]):
-        at = f"model.layers.{layer}."
-        yield at + "input_layernorm.weight", (hidden,), "norm"
-        for name, rows in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
-            yield f"{at}self_attn.{name}_proj.weight", (rows * dim, hidden), f"{name}_proj"
-            yield f"{at}self_attn.{name}_proj.bias", (rows * dim,), "bias"
-        yield at + "self_attn.o_proj.weight", (hidden, heads * dim), "o_proj"
-        yield at + "post_attention_layernorm.weight", (hidden,), "norm"
-        yield at + "mlp.gate_proj.weight", (mlp, hidden), "gate_proj"
-        yield at + "mlp.up_proj.weight", (mlp, hidden), "up_proj"
-        yield at + "mlp.down_proj.weight", (hidden, mlp), "down_proj"
-    yield "model.norm.weight", (hidden,), "norm"
-    if not config.get("tie_word_embeddings", False):
-        yield "lm_head.weight", (config["vocab_size"], hidden), "lm_head"
+        for weight in weights[first:last + 1]:
+            yield f"model.layers.{layer}.{weight['name']}", tuple(weight["shape"]), kind_of(weight["label"])
+    for weight in weights[last + 1:]:
+        yield weight["name"], tuple(weight["shape"]), kind_of(weight["label"])
 
 
 def blocks(seed, name, count):
@@ -103,6 +109,7 @@ class Pairs:
     def __init__(self, config, seed):
         heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
         dim = config.get("head_dim") or config["hidden_size"] // heads
+        self.hidden_size = config["hidden_size"]
         self.hidden = self.shuffled(seed, "hidden", config["hidden_size"])
         self.mlp = self.shuffled(seed, "mlp", config["intermediate_size"])
         value = self.shuffled(seed, "value", dim)
@@ -123,8 +130,10 @@ class Pairs:
         opposite_columns = {"o_proj": self.outputs, "down_proj": self.mlp}
         if kind == "bias":
             values[:] = 0
-        elif kind == "norm":
+        elif kind == "norm" and len(values) == self.hidden_size:
             values[self.hidden[1]] = values[self.hidden[0]]
+        elif kind == "norm":
+            pass  # of heads
         elif kind == "embedding":
             values[:, self.hidden[1]] = values[:, self.hidden[0]]
             values[1::2] = -values[0:len(values) // 2 * 2:2]
@@ -224,7 +233,7 @@ def main():
             if (args.tokenizer / name).exists():
                 shutil.copyfile(args.tokenizer / name, args.out / name)
 
-    tensors = list(tensor_list(config))
+    tensors = list(tensor_list(args.out / "config.json", config))
     pairs = Pairs(config, args.seed) if args.cancelling else None
     if args.shards == 1:
         write_file(args.out / "model.safetensors", args, config, pairs, tensors)

@@ -22,6 +22,8 @@ ids are I64. Rows are tokens, in order; all tensors are contiguous.
     prompt.K.layer.L.normalized_input         [S, hidden]      output of input_layernorm
     prompt.K.layer.L.q_proj                   [S, heads * d]   with bias
     prompt.K.layer.L.k_proj, v_proj           [S, KV heads * d]
+    prompt.K.layer.L.q_norm                   [S, heads * d]   of models that normalise heads (Qwen3)
+    prompt.K.layer.L.k_norm                   [S, KV heads * d]
     prompt.K.layer.L.q_rope                   [S, heads * d]   after rotation
     prompt.K.layer.L.k_rope                   [S, KV heads * d]
     prompt.K.layer.L.attn_weights             [heads, S, T]    after softmax, T = S
@@ -73,9 +75,11 @@ product of the position and the frequency.
 """
 
 import argparse
+import importlib
 import json
 import os
 import struct
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,8 +88,7 @@ import transformers
 import xxhash
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from transformers import Qwen2ForCausalLM
-from transformers.models.qwen2 import modeling_qwen2
+from transformers import AutoConfig, AutoModelForCausalLM
 
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
 RUNS = ["prefill", "decode", "stepwise", "generate"]
@@ -105,7 +108,8 @@ def rotary_f64(self, x, position_ids):
 
 
 def eager_f64(module, query, key, value, attention_mask, scaling, **_):
-    key, value = (modeling_qwen2.repeat_kv(x, module.num_key_value_groups) for x in (key, value))
+    groups = module.num_key_value_groups
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -113,10 +117,19 @@ def eager_f64(module, query, key, value, attention_mask, scaling, **_):
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-def patch_f64():
-    modeling_qwen2.Qwen2RMSNorm.forward = rms_norm_f64
-    modeling_qwen2.Qwen2RotaryEmbedding.forward = torch.no_grad()(rotary_f64)
-    modeling_qwen2.eager_attention_forward = eager_f64
+def modeling_of(folder):
+    """The module of transformers that implements the model."""
+    kind = AutoConfig.from_pretrained(folder).model_type
+    return importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+
+
+def patch_f64(modeling):
+    for name, value in vars(modeling).items():
+        if name.endswith("RMSNorm"):
+            value.forward = rms_norm_f64
+        elif name.endswith("RotaryEmbedding"):
+            value.forward = torch.no_grad()(rotary_f64)
+    modeling.eager_attention_forward = eager_f64
 
 
 # --- capture ---------------------------------------------------------------------
@@ -137,6 +150,10 @@ class Capture:
             self.output(layer.input_layernorm, "normalized_input", number)
             for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
                 self.output(getattr(attention, name), name, number)
+            for name in ("q_norm", "k_norm"):  # [1, S, heads, d] -> [S, heads * d]
+                if hasattr(attention, name):
+                    getattr(attention, name).register_forward_hook(
+                        lambda _m, _x, y, name=name, number=number: self.keep(name, y.flatten(2), number))
             self.input(attention.o_proj, "attn_output", number)
             attention.register_forward_hook(
                 lambda _m, _x, y, number=number: self.keep("attn_weights", y[1], number) if y[1] is not None else None)
@@ -148,7 +165,8 @@ class Capture:
             self.output(mlp.down_proj, "mlp_output", number)
             self.output(layer, "layer_output", number)
 
-        rotate = modeling_qwen2.apply_rotary_pos_emb
+        modeling = sys.modules[type(model).__module__]
+        rotate = modeling.apply_rotary_pos_emb
 
         def rotate_and_keep(q, k, *args, **kwargs):
             q, k = rotate(q, k, *args, **kwargs)
@@ -156,8 +174,8 @@ class Capture:
                 self.keep(name, value.transpose(1, 2).flatten(2), self.layer)
             return q, k
 
-        modeling_qwen2.apply_rotary_pos_emb = rotate_and_keep
-        self.undo = lambda: setattr(modeling_qwen2, "apply_rotary_pos_emb", rotate)
+        modeling.apply_rotary_pos_emb = rotate_and_keep
+        self.undo = lambda: setattr(modeling, "apply_rotary_pos_emb", rotate)
 
     def output(self, module, name, layer=None):
         module.register_forward_hook(lambda _m, _x, y: self.keep(name, y, layer))
@@ -236,7 +254,7 @@ def run_prompt(model, capture, attention, ids, runs, count, prefix):
 
 
 def load(folder, dtype, attention):
-    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention).eval()
     if model.model.rotary_emb.inv_freq.dtype != torch.float32:
         raise SystemExit("the inverse frequencies are not float32: this is another model")
     # end tokens do not end a reference, and no sampling setting of the checkpoint applies
@@ -334,7 +352,7 @@ def main():
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
     if args.dtype == "f64":
-        patch_f64()
+        patch_f64(modeling_of(args.model))
     tensors, prompts = {}, list(read_prompts(args))
     for number, (text, ids) in enumerate(prompts):
         tensors[f"prompt.{number}.ids"] = torch.tensor(ids)

@@ -1,0 +1,119 @@
+#include "engine/model/arch/arch.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LAYERS "model.layers."
+
+static const arch_t *const archs[] = {&arch_qwen2, &arch_qwen3};
+
+#define N_ARCHS (sizeof archs / sizeof *archs)
+
+const arch_t *arch_at(size_t i)
+{
+    return i < N_ARCHS ? archs[i] : NULL;
+}
+
+const arch_t *arch_find(const char *model_type, const char *architecture)
+{
+    for (size_t i = 0; i < N_ARCHS; i++) {
+        if (model_type != NULL && strcmp(archs[i]->model_type, model_type) == 0)
+            return archs[i];
+        if (architecture != NULL && strcmp(archs[i]->architecture, architecture) == 0)
+            return archs[i];
+    }
+    return NULL;
+}
+
+void arch_list(bool model_types, char *text, size_t text_bytes)
+{
+    size_t used = 0;
+    text[0] = 0;
+    for (size_t i = 0; i < N_ARCHS && used < text_bytes; i++)
+        used += (size_t)snprintf(text + used, text_bytes - used, "%s%s", i == 0 ? "" : ", ",
+            model_types ? archs[i]->model_type : archs[i]->architecture);
+}
+
+unsigned arch_parts(const config_t *config)
+{
+    return config->parts | (config->tie_word_embeddings ? 0 : ARCH_UNTIED);
+}
+
+static bool has(const config_t *config, const arch_weight_t *weight)
+{
+    return weight->needs == 0 || (weight->needs & arch_parts(config)) != 0;
+}
+
+const arch_weight_t *arch_weight(const config_t *config, size_t i)
+{
+    const arch_t *arch = config->arch;
+    for (size_t w = 0; w < arch->n_weights; w++)
+        if (has(config, &arch->weights[w]) && i-- == 0)
+            return &arch->weights[w];
+    return NULL;
+}
+
+const arch_weight_t *arch_weight_of(const config_t *config, weight_role_t role)
+{
+    const arch_t *arch = config->arch;
+    for (size_t w = 0; w < arch->n_weights; w++)
+        if (arch->weights[w].role == role)
+            return &arch->weights[w];
+    return NULL;
+}
+
+/* ---- Names ----------------------------------------------------------------------------------- */
+
+void arch_weight_name(const arch_weight_t *weight, size_t layer, char *name)
+{
+    if (weight->shape.per_layer)
+        snprintf(name, ARCH_NAME_BYTES, LAYERS "%zu.%s", layer, weight->name);
+    else
+        snprintf(name, ARCH_NAME_BYTES, "%s", weight->name);
+}
+
+const char *arch_role_label(weight_role_t role)
+{
+    for (size_t i = 0; i < N_ARCHS; i++)
+        for (size_t w = 0; w < archs[i]->n_weights; w++)
+            if (archs[i]->weights[w].role == role)
+                return archs[i]->weights[w].label;
+    return "";
+}
+
+static const char *skip(const char *name, const char *prefix)
+{
+    size_t n = strlen(prefix);
+    return strncmp(name, prefix, n) == 0 ? name + n : NULL;
+}
+
+bool arch_knows(const config_t *config, const char *name)
+{
+    /* Older versions wrote it, and nobody reads it. */
+    static const char unread[] = "rotary_emb.inv_freq",
+                      unread_of_layer[] = "self_attn.rotary_emb.inv_freq";
+    const arch_weight_t *weight;
+    for (const char *inner; (inner = skip(name, "model.")) != NULL;)
+        name = inner;
+    const char *in_layer = NULL, *number = skip(name, "layers.");
+    if (number != NULL && isdigit((unsigned char)*number)) {
+        char *end;
+        in_layer =
+            strtoul(number, &end, 10) < config->num_hidden_layers && *end == '.' ? end + 1 : NULL;
+    }
+    if (strcmp(name, unread) == 0 || (in_layer != NULL && strcmp(in_layer, unread_of_layer) == 0))
+        return true;
+    for (size_t w = 0; w < config->arch->n_weights; w++) {
+        weight = &config->arch->weights[w];
+        /* lm_head of a tied model is known. */
+        if (!has(config, weight) && weight->needs != ARCH_UNTIED)
+            continue;
+        const char *outside = skip(weight->name, "model.");
+        if (weight->shape.per_layer ? in_layer != NULL && strcmp(in_layer, weight->name) == 0
+                                    : strcmp(name, outside == NULL ? weight->name : outside) == 0)
+            return true;
+    }
+    return false;
+}

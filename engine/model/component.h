@@ -1,0 +1,75 @@
+/* What a forward pass computes, as data: the components that `choir verify` compares, in the order
+ * of computation, with their shapes and inputs (docs/numerics.md). Taps, references, dumps, reports
+ * and the search for values that are not finite go through this table. */
+#ifndef CHOIR_MODEL_COMPONENT_H
+#define CHOIR_MODEL_COMPONENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/model/config.h"
+#include "sharding/plan.h"
+
+typedef enum component {
+    COMPONENT_EMBEDDING_OUTPUT,  /* [rows, hidden] */
+    COMPONENT_NORMALIZED_INPUT,  /* [rows, hidden] */
+    COMPONENT_Q_PROJ,            /* [rows, heads * head_dim] with bias */
+    COMPONENT_K_PROJ,            /* [rows, KV heads * head_dim] */
+    COMPONENT_V_PROJ,            /* [rows, KV heads * head_dim] */
+    COMPONENT_Q_NORM,            /* as q_proj, each head normalised */
+    COMPONENT_K_NORM,            /* as k_proj */
+    COMPONENT_Q_ROPE,            /* as q_proj */
+    COMPONENT_K_ROPE,            /* as k_proj */
+    COMPONENT_ATTN_WEIGHTS,      /* [heads * rows, keys]: row h * rows + r; eager attention only */
+    COMPONENT_ATTN_OUTPUT,       /* [rows, heads * head_dim] */
+    COMPONENT_O_PROJ,            /* [rows, hidden] */
+    COMPONENT_HIDDEN_AFTER_ATTN, /* [rows, hidden] */
+    COMPONENT_NORMALIZED_AFTER_ATTN, /* [rows, hidden] */
+    COMPONENT_GATE_PROJ,             /* [rows, intermediate] */
+    COMPONENT_UP_PROJ,               /* [rows, intermediate] */
+    COMPONENT_MLP_ACTIVATION,        /* [rows, intermediate]: silu(gate) * up */
+    COMPONENT_MLP_OUTPUT,            /* [rows, hidden] */
+    COMPONENT_LAYER_OUTPUT,          /* [rows, hidden] */
+    COMPONENT_FINAL_NORM,            /* [logits rows, hidden] */
+    COMPONENT_LOGITS,                /* [logits rows, vocabulary], accumulator type */
+    COMPONENT_COUNT
+} component_t;
+
+/* Which layer's component is an input. */
+typedef enum component_from {
+    FROM_NOTHING, /* ends the list */
+    FROM_SAME,
+    FROM_BEFORE, /* of the layer before; in the first layer the embedding's output */
+    FROM_LAST,   /* of the last layer */
+    FROM_CACHE   /* of this call and of those before, through the KV cache */
+} component_from_t;
+
+typedef struct component_input {
+    component_from_t from;
+    component_t component;
+} component_input_t;
+
+#define COMPONENT_MAX_INPUTS 3
+
+typedef struct component_info {
+    const char *name; /* "normalized_input", ... as in reference files */
+    plan_dim_t width; /* columns of the whole matrix; attn_weights: PLAN_DIM_NONE, it has keys */
+    bool per_layer;
+    bool exchanged; /* ranks send their slices of it to each other */
+    bool
+        of_fused; /* PyTorch's fused attention (sdpa) shows it too: attention's inputs and output */
+    unsigned needs; /* ARCH_...: the part that it belongs to; 0: always there */
+    component_input_t inputs[COMPONENT_MAX_INPUTS];
+} component_info_t;
+
+const component_info_t *component_info(component_t component);
+
+static inline const char *component_name(component_t component)
+{
+    return component_info(component)->name;
+}
+
+/* Whether the model computes it. Where it doesn't, its first input stands in for it. */
+bool component_is_in(const config_t *config, component_t component);
+
+#endif
