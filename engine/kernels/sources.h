@@ -20,8 +20,10 @@ void sdpa_fill_avx512(kernels_t *kernels);
 void bf16_fill_avx512(kernels_t *kernels);
 void bf16_fill_avx512_bf16(kernels_t *kernels);
 
-/* Tiles: scalar.c, fma_tiles.c (twice), avx512_bf16.c, amx.c */
+/* Tiles: scalar.c; fma_tiles.c, modes f32 and f64, and fma_bf16.c, both twice; avx512_bf16.c, amx.c */
 void tiles_fill_scalar(kernels_t *kernels);
+void bf16_tiles_fill_avx2(kernels_t *kernels);
+void bf16_tiles_fill_avx512(kernels_t *kernels);
 void tiles_fill_avx2(kernels_t *kernels);
 void tiles_fill_avx512(kernels_t *kernels);
 void tiles_fill_avx512_bf16(kernels_t *kernels);
