@@ -281,6 +281,7 @@ void tiles_fill_amx(kernels_t *kernels)
     if (kernels->mode != DTYPE_BF16)
         return;
     kernels->tile_amx = tile_amx;
+    kernels->tile_amx_panels = NULL; /* nothing is widened */
     kernels->tile_amx_slabs = tile_amx_slabs;
     kernels->amx_begin = amx_begin;
     kernels->amx_end = amx_end;

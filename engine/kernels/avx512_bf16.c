@@ -89,6 +89,8 @@ static void tile_bf16(size_t rows, const void *a, size_t a_stride, const void *b
 
 void tiles_fill_avx512_bf16(kernels_t *kernels)
 {
-    if (kernels->mode == DTYPE_BF16)
+    if (kernels->mode == DTYPE_BF16) {
         kernels->tile = tile_bf16;
+        kernels->tile_panels = NULL; /* nothing is widened */
+    }
 }

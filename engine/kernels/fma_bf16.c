@@ -1,7 +1,8 @@
 /* bf16 tiles by fused multiply-add of f32, for CPUs without vdpbf16ps or AMX.
  *
- * A single row widens weights in registers as it reads them. Two rows and more widen a block of the
- * panel and of themselves once, then multiply f32 with f32. Compiled twice, see fma.h. */
+ * A single row reads its panel as one stream and widens in registers. More rows are widened a block
+ * of inputs at a time, and of many rows the panel too, so that f32 is multiplied with f32. Compiled
+ * twice, see fma.h. */
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -11,16 +12,19 @@
 
 #ifdef __AVX512F__
 #define FILL bf16_tiles_fill_avx512
-#define MANY_VECTORS 4 /* of outputs in a register tile: 6 x 4 sums of 32 registers */
-#define FEW_VECTORS 4
+#define VECTORS 4 /* of outputs in a register tile: 6 x 4 sums of 32 registers */
+#define PACKED_ROWS 16
 #else
 #define FILL bf16_tiles_fill_avx2
-#define MANY_VECTORS 2 /* 6 x 2 sums of 16 registers */
-#define FEW_VECTORS 4  /* 3 x 4 sums, so that as many chains hide the latency */
+#define VECTORS 2 /* 6 x 2 sums of 16 registers */
+#define PACKED_ROWS 10
 #endif
+/* Up to PACKED_ROWS rows take weights as they are packed: widening them aside takes longer than
+ * widening them again for every register tile (bench/LOG.md). */
 
-#define ROWS 6                                 /* of a register tile */
-#define FEW_ROWS 3                             /* at most these take FEW_VECTORS */
+#define ROWS 6     /* of a register tile */
+#define FEW_ROWS 3 /* at most these take FEW_VECTORS, so that enough chains hide the latency */
+#define FEW_VECTORS 4
 #define MOST_VECTORS (KERNEL_PANEL / LANES_F32) /* of a panel */
 #define LINE_BYTES 64
 #define LINE_VECTORS (LINE_BYTES / REGISTER_BYTES)
@@ -108,8 +112,8 @@ INLINE void lone_amx(const int vectors, const uint16_t *x, const uint16_t *b, si
         for (int first = 0; first < vectors; first += FEW_VECTORS) {
             const int n = vectors - first < FEW_VECTORS ? vectors - first : FEW_VECTORS;
             vec_f32_t odd[FEW_VECTORS] = {{0}}, even[FEW_VECTORS] = {{0}};
-            lone_page(n, x + i, b + i * width + 2 * LANES_F32 * first, width,
-                size_min(k - i, SPAN), odd, even);
+            lone_page(n, x + i, b + i * width + 2 * LANES_F32 * first, width, size_min(k - i, SPAN),
+                odd, even);
             for (int v = 0; v < n; v++) {
                 mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * (first + v));
                 *sum = *sum + (even[v] + odd[v]);
@@ -136,32 +140,53 @@ DEFINE_LONE(lone_amx_dispatch, lone_amx)
 
 /* ---- More rows ------------------------------------------------------------------------------- */
 
-/* Inputs of a panel that are widened together. */
-#ifndef BLOCK_INPUTS
-#define BLOCK_INPUTS 256
-#endif
+/* Inputs that are worked on together, of which the widened weights and rows fit into a first-level
+ * cache. Rows whose weights are not widened take them as they come from memory. */
+#define BLOCK_INPUTS 128
+#define BLOCK_INPUTS_OF_FEW 64
+#define CHUNK_ROWS 24 /* that are widened together: whole register tiles */
+#define LEAF_ROWS 192 /* that are summed aside together */
 /* Floats between the rows of a register tile: not a power of two, so that they fall into different
  * sets of a cache. */
 #define PLANE (BLOCK_INPUTS / 2 + 16)
 
 /* Odd inputs are multiplied before even ones, so they lie first. */
 typedef struct wide_block {
-    /* [outputs / tile's outputs][pairs][odd, even][tile's outputs] */
-    float weights[BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
-    float rows[ROWS][2][PLANE] __attribute__((aligned(64)));
+    /* of each panel [outputs / tile's outputs][pairs][odd, even][tile's outputs] */
+    float weights[KERNEL_TILE_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
+    float rows[CHUNK_ROWS][2][PLANE] __attribute__((aligned(64)));
 } wide_block_t;
 
-static void widen_weights(
-    size_t vectors, const uint16_t *b, size_t width, size_t k, float *wide)
+/* A panel of n_tiles tiles. */
+INLINE void widen_tiles(
+    const size_t n_tiles, const size_t vectors, const uint16_t *b, size_t k, float *wide)
 {
-    size_t n = vectors * LANES_F32;
-    for (size_t i = 0; i < k; i += 2)
-        for (size_t j = 0; j < width; j += LANES_F32) {
-            pair_t w = load_pair(b + i * width + 2 * j);
-            float *to = wide + j / n * n * k + i * n + j % n;
-            *(mem_f32_t *)to = w.odd;
-            *(mem_f32_t *)(to + n) = w.even;
-        }
+    const size_t outputs = vectors * LANES_F32;
+    for (size_t i = 0; i < k; i += 2, b += 2 * n_tiles * outputs)
+        for (size_t t = 0; t < n_tiles; t++)
+            for (size_t v = 0; v < vectors; v++) {
+                pair_t w = load_pair(b + 2 * (t * outputs + v * LANES_F32));
+                float *to = wide + t * outputs * k + i * outputs + v * LANES_F32;
+                *(vec_f32_t *)to = w.odd;
+                *(vec_f32_t *)(to + outputs) = w.even;
+            }
+}
+
+#define WIDEN_CASE(N_TILES, VECTORS)                                                               \
+    case (N_TILES)*8 + (VECTORS):                                                                  \
+        widen_tiles(N_TILES, VECTORS, b, k, wide);                                                 \
+        break;
+
+static void widen_weights(size_t n_tiles, size_t vectors, const uint16_t *b, size_t k, float *wide)
+{
+    switch (n_tiles * 8 + vectors) {
+#ifdef __AVX512F__
+        WIDEN_CASE(1, 1) WIDEN_CASE(1, 2) WIDEN_CASE(1, 3) WIDEN_CASE(1, 4)
+#else
+        WIDEN_CASE(1, 2)
+        WIDEN_CASE(2, 2) WIDEN_CASE(3, 2) WIDEN_CASE(4, 2) WIDEN_CASE(1, 4) WIDEN_CASE(2, 4)
+#endif
+    }
 }
 
 static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, wide_block_t *to)
@@ -181,48 +206,88 @@ static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k
     }
 }
 
-/* One input of each pair, into sum. */
-INLINE void wide_step(const int rows, const int vectors, const float *a, const float *b,
-    vec_f32_t sum[ROWS][MOST_VECTORS])
+/* The next rows to be widened, beyond the first-level cache. */
+static void prefetch_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < k; i += LINE_BYTES / sizeof *a)
+            __builtin_prefetch(a + r * a_stride + i);
+}
+
+/* What is to be read next: `bytes` for each pair of inputs that is multiplied. All at once they would
+ * wait for each other. */
+typedef struct stream {
+    const char *at;
+    size_t bytes;
+} stream_t;
+
+INLINE void prefetch_ahead(const bool packed, stream_t next, size_t pair)
+{
+    enum { FIRST_LEVEL = 3, SECOND_LEVEL = 2 };
+    __builtin_prefetch(next.at + pair * next.bytes, 0, packed ? FIRST_LEVEL : SECOND_LEVEL);
+}
+
+/* A register tile's weights: of pair i, widened, or as they are packed in a panel of `width`. */
+typedef struct tile_weights {
+    const void *at;
+    size_t width;
+} tile_weights_t;
+
+INLINE vec_f32_t load_weights(
+    const bool packed, const bool odd, const int vectors, const tile_weights_t *w, size_t i, int v)
+{
+    if (!packed) {
+        const float *at = (const float *)w->at + (2 * i + (odd ? 0 : 1)) * LANES_F32 * vectors;
+        return *(const vec_f32_t *)(at + LANES_F32 * v);
+    }
+    pair_t pair = load_pair((const uint16_t *)w->at + 2 * (i * w->width + LANES_F32 * v));
+    return odd ? pair.odd : pair.even;
+}
+
+/* One input of pair i, into sum. */
+INLINE void tile_step(const bool packed, const bool odd, const int rows, const int vectors,
+    const float *a, const tile_weights_t *b, size_t i, vec_f32_t sum[ROWS][MOST_VECTORS])
 {
     vec_f32_t w[MOST_VECTORS];
     for (int v = 0; v < vectors; v++)
-        w[v] = *(const vec_f32_t *)(b + LANES_F32 * v);
+        w[v] = load_weights(packed, odd, vectors, b, i, v);
     for (int r = 0; r < rows; r++) {
-        vec_f32_t x = SET_F32(a[(size_t)r * 2 * PLANE]);
+        vec_f32_t x = SET_F32(a[(2 * r + (odd ? 0 : 1)) * PLANE + i]);
         for (int v = 0; v < vectors; v++)
             sum[r][v] = FMA_F32(x, w[v], sum[r][v]);
     }
 }
 
-INLINE void wide_chain(const int rows, const int vectors, const float *a, const float *b,
-    size_t pairs, float *c, size_t c_stride)
+INLINE void tile_chain(const bool packed, const int rows, const int vectors, const float *a,
+    const tile_weights_t *b, size_t pairs, stream_t next, float *c, size_t c_stride)
 {
-    const size_t n = (size_t)vectors * LANES_F32;
     vec_f32_t sum[ROWS][MOST_VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++)
             sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
+    const tile_weights_t w = *b;
     for (size_t i = 0; i < pairs; i++) {
-        wide_step(rows, vectors, a + i, b + 2 * i * n, sum);
-        wide_step(rows, vectors, a + i + PLANE, b + 2 * i * n + n, sum);
+        prefetch_ahead(packed, next, i);
+        tile_step(packed, true, rows, vectors, a, &w, i, sum);
+        tile_step(packed, false, rows, vectors, a, &w, i, sum);
     }
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++)
             *(mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v) = sum[r][v];
 }
 
-INLINE void wide_amx(const int rows, const int vectors, const float *a, const float *b,
-    size_t pairs, float *c, size_t c_stride)
+INLINE void tile_spans(const bool packed, const int rows, const int vectors, const float *a,
+    const tile_weights_t *b, size_t pairs, stream_t next, float *c, size_t c_stride)
 {
-    const size_t n = (size_t)vectors * LANES_F32;
     for (size_t begin = 0; begin < pairs; begin += SPAN / 2) {
         size_t end = size_min(begin + SPAN / 2, pairs);
         vec_f32_t even[ROWS][MOST_VECTORS] = {{{0}}}, odd[ROWS][MOST_VECTORS] = {{{0}}};
+        for (size_t i = begin; i < end; i++) {
+            prefetch_ahead(packed, next, i);
+            tile_step(packed, false, rows, vectors, a, b, i, even);
+        }
         for (size_t i = begin; i < end; i++)
-            wide_step(rows, vectors, a + i + PLANE, b + 2 * i * n + n, even);
-        for (size_t i = begin; i < end; i++)
-            wide_step(rows, vectors, a + i, b + 2 * i * n, odd);
+            tile_step(packed, true, rows, vectors, a, b, i, odd);
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < vectors; v++) {
                 mem_f32_t *sum = (mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
@@ -231,47 +296,50 @@ INLINE void wide_amx(const int rows, const int vectors, const float *a, const fl
     }
 }
 
-#define WIDE_CASE(NAME, R, V)                                                                      \
+#define TILE_CASE(NAME, R, V)                                                                      \
     case (R)*8 + (V):                                                                              \
-        NAME(R, V, a, b, pairs, c, c_stride);                                                      \
+        if (packed)                                                                                \
+            NAME(true, R, V, a, b, pairs, next, c, c_stride);                                      \
+        else                                                                                       \
+            NAME(false, R, V, a, b, pairs, next, c, c_stride);                                     \
         break;
 #ifdef __AVX512F__
-#define WIDE_CASES(NAME, R)                                                                        \
-    WIDE_CASE(NAME, R, 1) WIDE_CASE(NAME, R, 2) WIDE_CASE(NAME, R, 3) WIDE_CASE(NAME, R, 4)
-#define WIDE_FEW_CASES(NAME, R) WIDE_CASES(NAME, R)
+#define TILE_CASES(NAME, R)                                                                        \
+    TILE_CASE(NAME, R, 1) TILE_CASE(NAME, R, 2) TILE_CASE(NAME, R, 3) TILE_CASE(NAME, R, 4)
+#define TILE_CASES_OF_FEW(NAME, R) TILE_CASES(NAME, R)
 #else
-#define WIDE_CASES(NAME, R) WIDE_CASE(NAME, R, 2)
-#define WIDE_FEW_CASES(NAME, R) WIDE_CASE(NAME, R, 2) WIDE_CASE(NAME, R, 4)
+#define TILE_CASES(NAME, R) TILE_CASE(NAME, R, 2)
+#define TILE_CASES_OF_FEW(NAME, R) TILE_CASE(NAME, R, 2) TILE_CASE(NAME, R, 4)
 #endif
 
-#define DEFINE_WIDE(DISPATCH, NAME)                                                                \
-    static void DISPATCH(size_t rows, size_t vectors, const float *a, const float *b,              \
-        size_t pairs, float *c, size_t c_stride)                                                   \
+#define DEFINE_DISPATCH(NAME)                                                                      \
+    static void NAME##_dispatch(bool packed, size_t rows, size_t vectors, const float *a,          \
+        const tile_weights_t *b, size_t pairs, stream_t next, float *c, size_t c_stride)           \
     {                                                                                              \
         switch (rows * 8 + vectors) {                                                              \
-            WIDE_FEW_CASES(NAME, 1)                                                                \
-            WIDE_FEW_CASES(NAME, 2)                                                                \
-            WIDE_FEW_CASES(NAME, 3)                                                                \
-            WIDE_CASES(NAME, 4)                                                                    \
-            WIDE_CASES(NAME, 5)                                                                    \
-            WIDE_CASES(NAME, 6)                                                                    \
+            TILE_CASES_OF_FEW(NAME, 1)                                                             \
+            TILE_CASES_OF_FEW(NAME, 2)                                                             \
+            TILE_CASES_OF_FEW(NAME, 3)                                                             \
+            TILE_CASES(NAME, 4)                                                                    \
+            TILE_CASES(NAME, 5)                                                                    \
+            TILE_CASES(NAME, 6)                                                                    \
         }                                                                                          \
     }
 
-DEFINE_WIDE(wide_chain_dispatch, wide_chain)
-DEFINE_WIDE(wide_amx_dispatch, wide_amx)
+DEFINE_DISPATCH(tile_chain)
+DEFINE_DISPATCH(tile_spans)
 
 /* ---- Tiles ----------------------------------------------------------------------------------- */
 
 /* How a dot product is computed: c is continued. */
 typedef struct dot_kernels {
     void (*lone)(const uint16_t *x, const uint16_t *b, size_t width, size_t k, float *c);
-    void (*wide)(size_t rows, size_t vectors, const float *a, const float *b, size_t pairs,
-        float *c, size_t c_stride);
+    void (*tile)(bool packed, size_t rows, size_t vectors, const float *a, const tile_weights_t *b,
+        size_t pairs, stream_t next, float *c, size_t c_stride);
 } dot_kernels_t;
 
-static const dot_kernels_t chain_kernels = {lone_chain_dispatch, wide_chain_dispatch};
-static const dot_kernels_t amx_kernels = {lone_amx_dispatch, wide_amx_dispatch};
+static const dot_kernels_t chain_kernels = {lone_chain_dispatch, tile_chain_dispatch};
+static const dot_kernels_t amx_kernels = {lone_amx_dispatch, tile_spans_dispatch};
 
 /* Vectors of outputs in a register tile. */
 static size_t tile_vectors(size_t rows, size_t width)
@@ -280,90 +348,158 @@ static size_t tile_vectors(size_t rows, size_t width)
     (void)rows;
     return width / LANES_F32;
 #else
-    return rows <= FEW_ROWS && width % (FEW_VECTORS * LANES_F32) == 0 ? FEW_VECTORS : MANY_VECTORS;
+    return rows <= FEW_ROWS && width % (FEW_VECTORS * LANES_F32) == 0 ? FEW_VECTORS : VECTORS;
 #endif
 }
 
-/* Lines of the next block of a panel, a few for each register tile. */
-static void prefetch_lines(const char *from, const char *end)
-{
-    for (; from < end; from += LINE_BYTES)
-        __builtin_prefetch(from, 0, 2);
-}
+/* The products of some rows with panels: inputs [0, k) of each, all panels `width` wide. */
+typedef struct job {
+    const dot_kernels_t *dot;
+    size_t rows, a_stride, n_panels, width, k;
+    const uint16_t *a;
+    const uint16_t *b[KERNEL_TILE_PANELS];
+    float *c; /* continued */
+    size_t c_panel, c_stride;
+} job_t;
 
-/* c continued by inputs [0, k) of a block. */
-static void multiply_block(const dot_kernels_t *dot, size_t rows, const uint16_t *a,
-    size_t a_stride, const uint16_t *b, size_t width, size_t k, float *c, size_t c_stride)
+/* Register tiles of n widened rows, of which `first` come before, with panel p. */
+static void multiply_tiles(
+    const job_t *y, const wide_block_t *block, bool packed, size_t first, size_t n, size_t p)
 {
-    wide_block_t block;
-    size_t vectors = tile_vectors(rows, width), outputs = vectors * LANES_F32;
-    widen_weights(vectors, b, width, k, block.weights);
-    const char *next = (const char *)(b + k * width);
-    size_t block_bytes = k * width * sizeof *b;
-    for (size_t r = 0, n; r < rows; r += n) {
-        size_t n_groups = (rows - r + ROWS - 1) / ROWS;
-        n = (rows - r + n_groups - 1) / n_groups;
-        widen_rows(n, a + r * a_stride, a_stride, k, &block);
-        for (size_t j = 0; j < width; j += outputs) {
-            size_t begin = block_bytes / rows * r + block_bytes / rows * n / width * j;
-            size_t bytes = block_bytes / rows * n / width * outputs;
-            prefetch_lines(next + begin / LINE_BYTES * LINE_BYTES, next + begin + bytes);
-            dot->wide(n, vectors, &block.rows[0][0][0], block.weights + j * k, k / 2,
-                c + r * c_stride + j, c_stride);
+    size_t pairs = y->k / 2;
+    /* Meanwhile the panel's next block, each row its share. */
+    stream_t next = {(const char *)(y->b[p] + y->k * y->width) +
+                         y->k * y->width * sizeof(uint16_t) / y->rows * first,
+        0};
+    size_t n_groups = (n + ROWS - 1) / ROWS;
+    for (size_t r = 0, m; r < n; r += m, n_groups--) {
+        m = (n - r + n_groups - 1) / n_groups;
+        /* Widened weights lie as they were widened for all rows. */
+        size_t vectors = tile_vectors(packed ? m : y->rows, y->width);
+        size_t outputs = vectors * LANES_F32;
+        next.bytes = 2 * sizeof(uint16_t) * outputs * m / y->rows;
+        for (size_t j = 0; j < y->width; j += outputs) {
+            const tile_weights_t w = {packed ? (const void *)(y->b[p] + 2 * j)
+                                             : (const void *)(block->weights[p] + j * y->k),
+                y->width};
+            y->dot->tile(packed, m, vectors, &block->rows[r][0][0], &w, pairs, next,
+                y->c + p * y->c_panel + (first + r) * y->c_stride + j, y->c_stride);
+            next.at += pairs * next.bytes;
         }
     }
 }
 
-/* c continued by inputs [0, k), denormals as zero. */
-static void multiply(const dot_kernels_t *dot, size_t rows, const uint16_t *a, size_t a_stride,
-    const uint16_t *b, size_t width, size_t k, float *c, size_t c_stride)
+static void multiply_block(const job_t *y)
+{
+    wide_block_t block;
+    bool packed = y->rows <= PACKED_ROWS;
+    size_t vectors = tile_vectors(y->rows, y->width);
+    for (size_t p = 0; p < y->n_panels && !packed; p++)
+        widen_weights(y->width / (vectors * LANES_F32), vectors, y->b[p], y->k, block.weights[p]);
+    for (size_t r = 0, n; r < y->rows; r += n) {
+        n = size_min(CHUNK_ROWS, y->rows - r);
+        widen_rows(n, y->a + r * y->a_stride, y->a_stride, y->k, &block);
+        prefetch_rows(
+            size_min(CHUNK_ROWS, y->rows - r - n), y->a + (r + n) * y->a_stride, y->a_stride, y->k);
+        for (size_t p = 0; p < y->n_panels; p++)
+            multiply_tiles(y, &block, packed, r, n, p);
+    }
+}
+
+/* Block after block of inputs, denormals as zero. */
+static void multiply(const job_t *whole)
 {
     unsigned saved = _mm_getcsr();
-    set_control(saved | FLUSH_BITS, c);
-    if (rows == 1)
-        dot->lone(a, b, width, k, c);
-    else
-        for (size_t i = 0; i < k; i += BLOCK_INPUTS)
-            multiply_block(dot, rows, a + i, a_stride, b + i * width, width,
-                size_min(k - i, BLOCK_INPUTS), c, c_stride);
-    set_control(saved, c);
+    size_t step = whole->rows < KERNEL_MANY_ROWS ? BLOCK_INPUTS_OF_FEW : BLOCK_INPUTS;
+    set_control(saved | FLUSH_BITS, whole->c);
+    job_t y = *whole;
+    for (size_t k = 0; k < whole->k; k += step) {
+        y.k = size_min(step, whole->k - k);
+        multiply_block(&y);
+        y.a += step;
+        for (size_t p = 0; p < y.n_panels; p++)
+            y.b[p] += step * y.width;
+    }
+    set_control(saved, whole->c);
 }
 
-#define LEAF_ROWS 96 /* that are summed aside at a time */
-
-/* As kernels_t.tile. */
-static void multiply_tile(const dot_kernels_t *dot, size_t rows, const uint16_t *a,
-    size_t a_stride, const uint16_t *b, size_t width, size_t k, float *c, size_t c_stride,
-    tile_mode_t mode)
+/* A single row with one panel. */
+static void multiply_lone(const job_t *y, const uint16_t *b, float *c, tile_mode_t mode)
 {
-    float leaf[LEAF_ROWS * KERNEL_PANEL];
-    if (mode != TILE_ADD) {
-        for (size_t r = 0; r < rows && mode == TILE_SET; r++)
-            memset(c + r * c_stride, 0, width * sizeof *c);
-        multiply(dot, rows, a, a_stride, b, width, k, c, c_stride);
+    float leaf[KERNEL_PANEL];
+    float *sum = mode == TILE_ADD ? leaf : c;
+    if (mode != TILE_CHAIN)
+        memset(sum, 0, y->width * sizeof *sum);
+    unsigned saved = _mm_getcsr();
+    set_control(saved | FLUSH_BITS, sum);
+    y->dot->lone(y->a, b, y->width, y->k, sum);
+    set_control(saved, sum);
+    for (size_t j = 0; j < y->width && mode == TILE_ADD; j++)
+        c[j] += leaf[j];
+}
+
+static void clear(const job_t *y)
+{
+    for (size_t p = 0; p < y->n_panels; p++)
+        for (size_t r = 0; r < y->rows; r++)
+            memset(y->c + p * y->c_panel + r * y->c_stride, 0, y->width * sizeof *y->c);
+}
+
+/* c = c + (chain from +0) */
+static void add_leaf(const job_t *whole)
+{
+    float leaf[KERNEL_TILE_PANELS * LEAF_ROWS * KERNEL_PANEL];
+    job_t y = *whole;
+    y.c = leaf;
+    y.c_stride = y.width;
+    for (size_t first = 0; first < whole->rows; first += LEAF_ROWS) {
+        y.rows = size_min(LEAF_ROWS, whole->rows - first);
+        y.a = whole->a + first * y.a_stride;
+        y.c_panel = y.rows * y.width;
+        memset(leaf, 0, y.n_panels * y.c_panel * sizeof *leaf);
+        multiply(&y);
+        for (size_t p = 0; p < y.n_panels; p++)
+            for (size_t r = 0; r < y.rows; r++) {
+                float *to = whole->c + p * whole->c_panel + (first + r) * whole->c_stride;
+                for (size_t j = 0; j < y.width; j++)
+                    to[j] += leaf[p * y.c_panel + r * y.width + j];
+            }
+    }
+}
+
+static void run(const job_t *y, tile_mode_t mode)
+{
+    if (y->rows == 1) {
+        for (size_t p = 0; p < y->n_panels; p++)
+            multiply_lone(y, y->b[p], y->c + p * y->c_panel, mode);
         return;
     }
-    for (size_t r0 = 0, n; r0 < rows; r0 += n) {
-        n = size_min(LEAF_ROWS, rows - r0);
-        memset(leaf, 0, n * width * sizeof *leaf);
-        multiply(dot, n, a + r0 * a_stride, a_stride, b, width, k, leaf, width);
-        for (size_t r = 0; r < n; r++)
-            for (size_t j = 0; j < width; j++)
-                c[(r0 + r) * c_stride + j] += leaf[r * width + j];
+    if (mode == TILE_SET)
+        clear(y);
+    if (mode == TILE_ADD)
+        add_leaf(y);
+    else
+        multiply(y);
+}
+
+#define DEFINE_TILES(TILE, DOT)                                                                    \
+    static void TILE(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,     \
+        size_t k, void *c, size_t c_stride, tile_mode_t mode)                                      \
+    {                                                                                              \
+        run(&(job_t){&(DOT), rows, a_stride, 1, width, k, a, {b}, c, 0, c_stride}, mode);          \
+    }                                                                                              \
+    static void TILE##_panels(size_t rows, const void *a, size_t a_stride, size_t n_panels,        \
+        const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,    \
+        tile_mode_t mode)                                                                          \
+    {                                                                                              \
+        job_t y = {&(DOT), rows, a_stride, n_panels, width, k, a, {NULL}, c, c_panel, c_stride};   \
+        for (size_t p = 0; p < n_panels; p++)                                                      \
+            y.b[p] = b[p];                                                                         \
+        run(&y, mode);                                                                             \
     }
-}
 
-static void tile_bf16(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
-    size_t k, void *c, size_t c_stride, tile_mode_t mode)
-{
-    multiply_tile(&chain_kernels, rows, a, a_stride, b, width, k, c, c_stride, mode);
-}
-
-static void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
-    size_t k, void *c, size_t c_stride, tile_mode_t mode)
-{
-    multiply_tile(&amx_kernels, rows, a, a_stride, b, width, k, c, c_stride, mode);
-}
+DEFINE_TILES(tile_bf16, chain_kernels)
+DEFINE_TILES(tile_amx, amx_kernels)
 
 #ifdef __AVX512F__
 void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
@@ -378,5 +514,7 @@ void FILL(kernels_t *kernels)
     if (kernels->mode == DTYPE_BF16) {
         kernels->tile = tile_bf16;
         kernels->tile_amx = tile_amx;
+        kernels->tile_panels = tile_bf16_panels;
+        kernels->tile_amx_panels = tile_amx_panels;
     }
 }

@@ -80,6 +80,58 @@ static double product_flop(const kernel_shape_t *s)
     return 2.0 * (double)s->rows * (double)s->n * (double)s->k;
 }
 
+/* Variants: each tile mode with 1 panel, with 2, ... */
+#define PANELS_VARIANTS (3 * KERNEL_TILE_PANELS)
+static size_t n_panels(const kernel_shape_t *s)
+{
+    return 1 + s->variant / 3;
+}
+
+LAYOUT(panels_layout)
+{
+    tile_layout(kernels, s, b);
+    b[1].count *= n_panels(s);
+    b[2].count *= n_panels(s);
+}
+
+typedef void tile_t(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode);
+typedef void tile_panels_t(size_t rows, const void *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
+    tile_mode_t mode);
+
+/* Tables without the kernel, scalar's among them, multiply panel after panel. */
+static void call_panels(
+    tile_panels_t *together, tile_t *tile, const kernel_shape_t *s, void *const d[KERNEL_BUFFERS])
+{
+    size_t c_stride = s->n + s->pad, c_panel = s->rows * c_stride;
+    tile_mode_t mode = (tile_mode_t)(s->variant % 3);
+    const void *panels[KERNEL_TILE_PANELS];
+    for (size_t p = 0; p < n_panels(s); p++)
+        panels[p] = (const uint16_t *)d[1] + p * s->k * s->n;
+    if (together != NULL)
+        together(s->rows, d[0], inputs_stride(s), n_panels(s), panels, s->n, s->k, d[2], c_panel,
+            c_stride, mode);
+    for (size_t p = 0; together == NULL && p < n_panels(s); p++)
+        tile(s->rows, d[0], inputs_stride(s), panels[p], s->n, s->k, (float *)d[2] + p * c_panel,
+            c_stride, mode);
+}
+
+CALL(call_tile_panels)
+{
+    call_panels(kernels->tile_panels, kernels->tile, s, d);
+}
+
+CALL(call_tile_amx_panels)
+{
+    call_panels(kernels->tile_amx_panels, kernels->tile_amx, s, d);
+}
+
+static double panels_flop(const kernel_shape_t *s)
+{
+    return (double)n_panels(s) * product_flop(s);
+}
+
 /* ---- What stores a panel's products: rows x n ------------------------------------------------ */
 
 LAYOUT(store_layout)
@@ -321,16 +373,22 @@ static double key_flop(const kernel_shape_t *s)
 
 /* ---- The list -------------------------------------------------------------------------------- */
 
-#define SLOT(NAME) #NAME, offsetof(kernels_t, NAME)
+#define SLOT(NAME) #NAME, offsetof(kernels_t, NAME), false
+#define AMX_SLOT(NAME) #NAME, offsetof(kernels_t, NAME), true
 
 const kernel_entry_t kernel_list[] = {
-    /* name, slot; variants, narrow; most rows; n: step, most; k: step, most; timed; ... */
+    /* name, slot, amx; variants, narrow; most rows; n: step, most; k: step, most; timed; ... */
     {SLOT(tile), 3, false, 70, 16, 64, 2, 130, {{1, 64, 1536, 0, 0}, {96, 64, 1024, 0, 0}},
         tile_layout, call_tile, product_flop},
-    {SLOT(tile_amx), 3, false, 70, 16, 64, 2, 130, {{1, 64, 1536, 0, 0}, {96, 64, 256, 0, 0}},
+    {AMX_SLOT(tile_amx), 3, false, 70, 16, 64, 2, 130, {{1, 64, 1536, 0, 0}, {96, 64, 256, 0, 0}},
         tile_layout, call_tile_amx, product_flop},
-    {SLOT(tile_amx_slabs), 2, false, 70, 16, 64, 32, 320, {{2, 64, 256, 0, 0}, {96, 64, 256, 0, 0}},
-        slabs_layout, call_tile_amx_slabs, product_flop},
+    {AMX_SLOT(tile_amx_slabs), 2, false, 70, 16, 64, 32, 320,
+        {{2, 64, 256, 0, 0}, {96, 64, 256, 0, 0}}, slabs_layout, call_tile_amx_slabs, product_flop},
+    {SLOT(tile_panels), PANELS_VARIANTS, false, 230, 16, 64, 2, 400,
+        {{32, 64, 512, 0, 9}, {192, 64, 1024, 0, 9}}, panels_layout, call_tile_panels, panels_flop},
+    {AMX_SLOT(tile_amx_panels), PANELS_VARIANTS, false, 230, 16, 64, 2, 400,
+        {{32, 64, 512, 0, 9}, {192, 64, 256, 0, 9}}, panels_layout, call_tile_amx_panels,
+        panels_flop},
     {SLOT(tile_groups), 2, false, 70, 16, 64, 1, 400, {{1, 64, 1536, 0, 0}, {96, 64, 128, 0, 0}},
         tile_layout, call_tile_groups, product_flop},
     {SLOT(store), 2, false, 11, 1, 1100, 0, 0, {{1, 64, 0, 0, 1}, {96, 64, 0, 0, 1}}, store_layout,

@@ -47,6 +47,7 @@
  * of so many inputs each, [inputs / KERNEL_SLAB][rows][KERNEL_SLAB], in which what an operation
  * takes of 16 rows is one piece of 1 KiB. */
 #define KERNEL_SLAB 32
+#define KERNEL_TILE_PANELS 4 /* at most, of kernels_t.tile_panels */
 /* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
  * small: the f32 logits lie nearer to the f64 truth than PyTorch's own (docs/parity.md). */
 #define KERNEL_LEAF 32
@@ -91,6 +92,15 @@ typedef struct kernels {
      * the next groups of a sum. Modes f32 and f64; NULL in bf16. */
     void (*tile_groups)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
+    /* tile and tile_amx of many rows with 1 to KERNEL_TILE_PANELS panels of the same width, of which
+     * rows are prepared once; c_panel accumulators from panel to panel in c. NULL where tile and
+     * tile_amx prepare nothing. */
+    void (*tile_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,
+        const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
+        tile_mode_t mode);
+    void (*tile_amx_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,
+        const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
+        tile_mode_t mode);
     /* Around many calls of tile_amx by a thread: the CPU's tile registers are set up and cleared
      * once; nothing else may use them in between. Optional; they do nothing where there are no
      * such registers. */
@@ -271,6 +281,6 @@ void slabs_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_s
     uint16_t *slabs, size_t slab_stride, size_t first_row);
 
 /* Panels that many rows are best multiplied with at once. */
-size_t matrix_panels_together(dtype_t mode, dot_t dot);
+size_t matrix_panels_together(const kernels_t *kernels, dot_t dot);
 
 #endif

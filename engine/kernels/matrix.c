@@ -191,16 +191,34 @@ static void multiply_chunks(const call_t *y, const char *x, const char *weights,
     }
 }
 
+/* Rows that sum in leaves of the same length. */
+typedef struct rows_class {
+    size_t first, n, leaf;
+} rows_class_t;
+
+/* Accumulators of a panel's results. */
+static size_t panel_elements(const call_t *y)
+{
+    return y->rows->n * KERNEL_PANEL;
+}
+
+/* Of the first leaf of a block that begins at input k0. */
+static tile_mode_t first_mode(size_t k0, size_t leaf)
+{
+    return k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
+}
+
 /* Rows of one class over inputs [k0, k0 + block) of a panel, the i-th of n that use the block. */
 static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size_t block,
-    size_t first_row, size_t rows, size_t leaf, size_t i, size_t n, char *c)
+    rows_class_t class, size_t i, size_t n, char *c)
 {
+    size_t rows = class.n, leaf = class.leaf;
     const kernels_t *kernels = y->kernels;
     const matrix_t *matrix = panel->matrix;
     size_t width = matrix_panel_width(matrix, panel->p), element = kernels->element_bytes;
-    const char *x = input_at(y, first_row, k0);
-    char *to = c + first_row * KERNEL_PANEL * kernels->accumulator_bytes;
-    tile_mode_t first = k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
+    const char *x = input_at(y, class.first, k0);
+    char *to = c + class.first * KERNEL_PANEL * kernels->accumulator_bytes;
+    tile_mode_t first = first_mode(k0, leaf);
     const char *weights = matrix_panel(matrix, kernels->mode, panel->p, k0);
     if (kernels->tile_groups != NULL) {
         if (rows >= KERNEL_MANY_ROWS)
@@ -221,22 +239,65 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
             KERNEL_PANEL, k == 0 ? first : TILE_ADD);
 }
 
-/* One panel's part of a block of inputs. */
-static void multiply_block(
-    const call_t *y, const panel_t *panel, size_t k0, size_t block, size_t i, size_t n, char *c)
+typedef void tile_panels_t(size_t rows, const void *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
+    tile_mode_t mode);
+
+/* The kernel that multiplies rows with several panels; NULL where there is none. */
+static tile_panels_t *tile_panels(const kernels_t *kernels, dot_t dot)
 {
-    if (y->n_lone > 0)
-        multiply_rows(y, panel, k0, block, 0, y->n_lone, y->leaf_lone, i, n, c);
-    if (y->n_lone < y->rows->n)
-        multiply_rows(
-            y, panel, k0, block, y->n_lone, y->rows->n - y->n_lone, y->leaf_rows, i, n, c);
+    return dot == DOT_AMX ? kernels->tile_amx_panels : kernels->tile_panels;
 }
 
-size_t matrix_panels_together(dtype_t mode, dot_t dot)
+/* Panels from the first on that have its width, at most KERNEL_TILE_PANELS of n. */
+static size_t panels_of_a_width(const panel_t *panels, size_t n)
+{
+    size_t same = 1, width = matrix_panel_width(panels[0].matrix, panels[0].p);
+    while (same < size_min(n, KERNEL_TILE_PANELS) &&
+           matrix_panel_width(panels[same].matrix, panels[same].p) == width)
+        same++;
+    return same;
+}
+
+/* Many rows of one class and panels of the same width. */
+static void multiply_together(const call_t *y, const panel_t *panels, size_t n, size_t k0,
+    size_t block, rows_class_t class, float *c)
+{
+    size_t width = matrix_panel_width(panels[0].matrix, panels[0].p), c_panel = panel_elements(y);
+    const void *weights[KERNEL_TILE_PANELS];
+    tile_mode_t mode = first_mode(k0, class.leaf);
+    for (size_t k = 0; k < block; k += size_min(class.leaf, block), mode = TILE_ADD) {
+        for (size_t i = 0; i < n; i++)
+            weights[i] = matrix_panel(panels[i].matrix, y->kernels->mode, panels[i].p, k0 + k);
+        tile_panels(y->kernels, y->dot)(class.n, input_at(y, class.first, k0 + k), y->rows->stride,
+            n, weights, width, size_min(class.leaf, block - k), c + class.first * KERNEL_PANEL,
+            c_panel, KERNEL_PANEL, mode);
+    }
+}
+
+/* A block of inputs of some panels with the rows of one class. */
+static void multiply_class(const call_t *y, const panel_t *panels, size_t n, size_t k0,
+    size_t block, rows_class_t class, char *c)
+{
+    size_t panel_bytes = panel_elements(y) * y->kernels->accumulator_bytes;
+    bool together =
+        class.n >= KERNEL_MANY_ROWS && !y->rows->slabs && tile_panels(y->kernels, y->dot) != NULL;
+    for (size_t i = 0, m; i<n &&class.n> 0; i += m) {
+        m = together ? panels_of_a_width(panels + i, n - i) : 1;
+        if (together)
+            multiply_together(
+                y, panels + i, m, k0, block, class, (float *)(void *)(c + i * panel_bytes));
+        else
+            multiply_rows(y, &panels[i], k0, block, class, i, n, c + i * panel_bytes);
+    }
+}
+
+size_t matrix_panels_together(const kernels_t *kernels, dot_t dot)
 {
     /* Rows come from beyond the second-level cache, which would hold up the tile instructions, and
-     * wider elements; a block of rows serves so many panels. */
-    return mode == DTYPE_BF16 && dot != DOT_AMX ? 1 : 4;
+     * wider elements, or are widened; a block of rows serves so many panels. */
+    bool wide = kernels->mode != DTYPE_BF16 || tile_panels(kernels, dot) != NULL;
+    return wide || dot == DOT_AMX ? KERNEL_TILE_PANELS : 1;
 }
 
 /* Inputs that are worked on at a time; whole groups of leaves. */
@@ -262,12 +323,16 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
         .leaf_lone = leaf_lone,
         .leaf_rows = leaf_rows,
         .inputs = kernel_padded_inputs(kernels->mode, panels[0].matrix->columns)};
-    size_t panel_bytes = rows->n * KERNEL_PANEL * kernels->accumulator_bytes;
+    const rows_class_t lone = {0, y.n_lone, leaf_lone},
+                       others = {y.n_lone, rows->n - y.n_lone, leaf_rows};
+    size_t panel_bytes = panel_elements(&y) * kernels->accumulator_bytes;
     /* A few rows: panel after panel, as they lie in memory. */
     size_t together = rows->n < KERNEL_MANY_ROWS ? 1 : n_panels, block = block_inputs(&y);
     for (size_t first = 0; first < n_panels; first += together)
-        for (size_t k0 = 0; k0 < y.inputs; k0 += block)
-            for (size_t i = first; i < first + together; i++)
-                multiply_block(&y, &panels[i], k0, size_min(block, y.inputs - k0), i - first,
-                    together, (char *)c + i * panel_bytes);
+        for (size_t k0 = 0; k0 < y.inputs; k0 += block) {
+            char *to = (char *)c + first * panel_bytes;
+            size_t n = size_min(block, y.inputs - k0);
+            multiply_class(&y, panels + first, together, k0, n, lone, to);
+            multiply_class(&y, panels + first, together, k0, n, others, to);
+        }
 }

@@ -232,8 +232,8 @@ static void multiply_thread(void *context, size_t thread)
         rows.stride = g->rows * KERNEL_SLAB;
     }
     for (size_t p = part.begin, n; p < part.end; p += n) {
-        n = size_min(g->rows < KERNEL_MANY_ROWS ? MATRIX_MAX_PANELS
-                                                : matrix_panels_together(o->mode, o->dot),
+        n = size_min(
+            g->rows < KERNEL_MANY_ROWS ? MATRIX_MAX_PANELS : matrix_panels_together(k, o->dot),
             part.end - p);
         panel_t panels[MATRIX_MAX_PANELS];
         for (size_t i = 0; i < n; i++)

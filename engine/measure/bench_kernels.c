@@ -144,11 +144,10 @@ int bench_kernels_run(
     double tiles = isa_has(isa, ISA_AMX) ? flop_rate(isa, mode, samples) : fma;
     for (size_t i = 0; i < kernel_list_count && fail->status == 0; i++) {
         trial->entry = &kernel_list[i];
-        bool amx = strncmp(trial->entry->name, "tile_amx", strlen("tile_amx")) == 0;
         for (size_t t = 0; t < 2 && kernel_exists(trial->entry, &tested) && fail->status == 0;
              t++) {
             trial->shape = trial->entry->timed[t];
-            if (measure(trial, &tested, &scalar, amx ? tiles : fma, samples,
+            if (measure(trial, &tested, &scalar, trial->entry->amx ? tiles : fma, samples,
                     &kernels->rows[kernels->n_rows], fail) == 0)
                 kernels->n_rows++;
         }
