@@ -140,11 +140,12 @@ DEFINE_LONE(lone_amx_dispatch, lone_amx)
 
 /* ---- More rows ------------------------------------------------------------------------------- */
 
-/* Inputs that are worked on together, of which the widened weights and rows fit into a first-level
- * cache. Rows whose weights are not widened take them as they come from memory. */
-#define BLOCK_INPUTS 128
+/* Inputs that are worked on together: widened weights of four panels stay in a second-level cache of
+ * 512 KiB, a chunk of widened rows in the first level. Rows whose weights are not widened take them
+ * as they come from memory. */
+#define BLOCK_INPUTS 256
 #define BLOCK_INPUTS_OF_FEW 64
-#define CHUNK_ROWS 24 /* that are widened together: whole register tiles */
+#define CHUNK_ROWS 12 /* that are widened together: whole register tiles */
 #define LEAF_ROWS 192 /* that are summed aside together */
 /* Floats between the rows of a register tile: not a power of two, so that they fall into different
  * sets of a cache. */

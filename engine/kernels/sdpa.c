@@ -15,22 +15,29 @@
 #include <immintrin.h>
 #endif
 
-/* Lanes run over keys or over outputs. */
-#define LANES 16
-typedef float lanes_t __attribute__((vector_size(4 * LANES)));
-typedef uint32_t pairs_t __attribute__((vector_size(4 * LANES)));
+/* A register: lanes run over keys or over outputs. */
+#if defined(__AVX512F__)
+#define VECTOR 16
+#elif defined(__FMA__)
+#define VECTOR 8
+#else
+#define VECTOR 4
+#endif
+typedef float vec_t __attribute__((vector_size(4 * VECTOR)));
+typedef uint32_t pairs_t __attribute__((vector_size(4 * VECTOR)));
+typedef int32_t ints_t __attribute__((vector_size(4 * VECTOR)));
 typedef pairs_t pairs_in_memory_t __attribute__((aligned(4), may_alias));
-typedef lanes_t lanes_in_memory_t __attribute__((aligned(4), may_alias));
+typedef vec_t vec_in_memory_t __attribute__((aligned(4), may_alias));
 
 /* Of a swapped pair, the even input is the upper half. */
-static inline lanes_t even_input(pairs_t pairs)
+static inline vec_t even_input(pairs_t pairs)
 {
-    return (lanes_t)(pairs & 0xffff0000u);
+    return (vec_t)(pairs & 0xffff0000u);
 }
 
-static inline lanes_t odd_input(pairs_t pairs)
+static inline vec_t odd_input(pairs_t pairs)
 {
-    return (lanes_t)(pairs << 16);
+    return (vec_t)(pairs << 16);
 }
 
 static inline pairs_t load_pairs(const void *panel, size_t pair, size_t width, size_t output)
@@ -39,20 +46,14 @@ static inline pairs_t load_pairs(const void *panel, size_t pair, size_t width, s
 }
 
 /* sum + x * y, rounded once. */
-static inline lanes_t multiply_add(float x, lanes_t y, lanes_t sum)
+static inline vec_t multiply_add(float x, vec_t y, vec_t sum)
 {
 #if defined(__AVX512F__)
-    return (lanes_t)_mm512_fmadd_ps(_mm512_set1_ps(x), (__m512)y, (__m512)sum);
+    return (vec_t)_mm512_fmadd_ps(_mm512_set1_ps(x), (__m512)y, (__m512)sum);
 #elif defined(__FMA__)
-    union {
-        lanes_t all;
-        __m256 halves[2];
-    } factor = {y}, total = {sum};
-    for (int i = 0; i < 2; i++)
-        total.halves[i] = _mm256_fmadd_ps(_mm256_set1_ps(x), factor.halves[i], total.halves[i]);
-    return total.all;
+    return (vec_t)_mm256_fmadd_ps(_mm256_set1_ps(x), (__m256)y, (__m256)sum);
 #else
-    for (int i = 0; i < LANES; i++)
+    for (int i = 0; i < VECTOR; i++)
         sum[i] = fmaf(x, y[i], sum[i]);
     return sum;
 #endif
@@ -62,11 +63,13 @@ static inline lanes_t multiply_add(float x, lanes_t y, lanes_t sum)
  * and vectors of keys or outputs, so that many chains are under way: what the registers hold. */
 #ifdef __AVX512F__
 #define ROWS_AT_ONCE 6
-#define VECTORS_OF_ONE 4 /* with one row */
+#define SCORES_OF_ONE 4 /* vectors with one row */
+#define OUTPUTS_OF_ONE 4
 #define VECTORS_OF_FEW 2
 #else
-#define ROWS_AT_ONCE 1
-#define VECTORS_OF_ONE 1
+#define ROWS_AT_ONCE 3
+#define SCORES_OF_ONE 2
+#define OUTPUTS_OF_ONE 4
 #define VECTORS_OF_FEW 1
 #endif
 #define MOST_CHAINS 12
@@ -79,29 +82,28 @@ typedef struct rows {
     size_t to_stride;
 } rows_t;
 
-/* Scores of keys [first, first + n_vectors * LANES) with n_rows queries, each in 4 lanes over the
+/* Scores of keys [first, first + n_vectors * VECTOR) with n_rows queries, each in 4 lanes over the
  * inputs, folded by halves. */
 static inline __attribute__((always_inline)) void scores_4(const size_t n_rows,
     const size_t n_vectors, size_t inputs, const rows_t *q, const void *panel, size_t first)
 {
-    lanes_t lane[MOST_CHAINS][4] = {{{0}}};
+    vec_t lane[MOST_CHAINS][4] = {{{0}}};
     const float *x = q->x;
     for (size_t i = 0; i < inputs / 4; i++, x += 4)
         for (size_t v = 0; v < n_vectors; v++) {
-            pairs_t low = load_pairs(panel, 2 * i, KERNEL_PANEL, first + v * LANES);
-            pairs_t high = load_pairs(panel, 2 * i + 1, KERNEL_PANEL, first + v * LANES);
-            const lanes_t k[4] = {
-                even_input(low), odd_input(low), even_input(high), odd_input(high)};
+            pairs_t low = load_pairs(panel, 2 * i, KERNEL_PANEL, first + v * VECTOR);
+            pairs_t high = load_pairs(panel, 2 * i + 1, KERNEL_PANEL, first + v * VECTOR);
+            const vec_t k[4] = {even_input(low), odd_input(low), even_input(high), odd_input(high)};
             for (size_t r = 0; r < n_rows; r++)
                 for (size_t j = 0; j < 4; j++) {
-                    lanes_t *sum = &lane[r * n_vectors + v][j];
+                    vec_t *sum = &lane[r * n_vectors + v][j];
                     *sum = multiply_add(x[r * q->stride + j], k[j], *sum);
                 }
         }
     for (size_t r = 0; r < n_rows; r++)
         for (size_t v = 0; v < n_vectors; v++) {
-            const lanes_t *sum = lane[r * n_vectors + v];
-            *(lanes_in_memory_t *)(q->to + r * q->to_stride + first + v * LANES) =
+            const vec_t *sum = lane[r * n_vectors + v];
+            *(vec_in_memory_t *)(q->to + r * q->to_stride + first + v * VECTOR) =
                 (sum[0] + sum[2]) + (sum[1] + sum[3]);
         }
 }
@@ -111,17 +113,17 @@ static inline __attribute__((always_inline)) void scores_of_keys(const size_t n_
     const size_t n_vectors, size_t keys, size_t inputs, const rows_t *q, const void *panel)
 {
     size_t key = 0;
-    for (; n_vectors > 1 && key + (n_vectors - 1) * LANES < keys; key += n_vectors * LANES)
+    for (; n_vectors > 1 && key + (n_vectors - 1) * VECTOR < keys; key += n_vectors * VECTOR)
         scores_4(n_rows, n_vectors, inputs, q, panel, key);
-    for (; n_vectors > 2 && key + LANES < keys; key += 2 * LANES)
+    for (; n_vectors > 2 && key + VECTOR < keys; key += 2 * VECTOR)
         scores_4(n_rows, 2, inputs, q, panel, key);
-    for (; key < keys; key += LANES)
+    for (; key < keys; key += VECTOR)
         scores_4(n_rows, 1, inputs, q, panel, key);
 }
 
-static lanes_t scores_8(size_t inputs, const float *q, const void *panel, size_t first)
+static vec_t scores_8(size_t inputs, const float *q, const void *panel, size_t first)
 {
-    lanes_t lane[8] = {{0}};
+    vec_t lane[8] = {{0}};
     for (size_t i = 0; i < inputs / 8; i++)
         for (size_t j = 0; j < 4; j++) {
             pairs_t pairs = load_pairs(panel, 4 * i + j, KERNEL_PANEL, first);
@@ -153,7 +155,7 @@ static void scores_in_4(
         scores_of_keys(2, VECTORS_OF_FEW, keys, inputs, q, panel);
         break;
     default:
-        scores_of_keys(1, VECTORS_OF_ONE, keys, inputs, q, panel);
+        scores_of_keys(1, SCORES_OF_ONE, keys, inputs, q, panel);
     }
 }
 
@@ -172,8 +174,8 @@ static void sdpa_scores(size_t n_rows, size_t keys, size_t inputs, const float *
         n = n_lanes == 4 ? rows_at_once(n_rows - r) : 1;
         if (n_lanes == 4)
             scores_in_4(n, keys, inputs, &rows, panel);
-        for (size_t key = 0; n_lanes == 8 && key < keys; key += LANES)
-            *(lanes_in_memory_t *)(rows.to + key) = scores_8(inputs, rows.x, panel, key);
+        for (size_t key = 0; n_lanes == 8 && key < keys; key += VECTOR)
+            *(vec_in_memory_t *)(rows.to + key) = scores_8(inputs, rows.x, panel, key);
     }
 }
 
@@ -193,75 +195,92 @@ static inline float fast_exp(float x)
     return f32_from_bits((uint32_t)bits);
 }
 
-typedef int32_t ints_t __attribute__((vector_size(4 * LANES)));
+/* Sums and maxima run in so many lanes, whatever the registers: key i in lane i % LANES. */
+#define LANES 16
+#define PARTS (LANES / VECTOR)
 
-static const ints_t down_8 = {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7};
-static const ints_t down_4 = {4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11};
-static const ints_t down_2 = {2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13};
-static const ints_t lane_numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
-static inline float fold_by_halves(lanes_t lane)
+static inline float fold_by_halves(const vec_t lanes[PARTS])
 {
-    lane += __builtin_shuffle(lane, down_8);
-    lane += __builtin_shuffle(lane, down_4);
-    lane += __builtin_shuffle(lane, down_2);
-    return lane[0] + lane[1];
+    float x[LANES];
+    memcpy(x, lanes, sizeof x);
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            x[j] += x[j + half];
+    return x[0];
 }
 
 /* a where the mask is set, else b */
-static inline lanes_t choose(ints_t mask, lanes_t a, lanes_t b)
+static inline vec_t choose(ints_t mask, vec_t a, vec_t b)
 {
-    return (lanes_t)((mask & (ints_t)a) | (~mask & (ints_t)b));
+    return (vec_t)((mask & (ints_t)a) | (~mask & (ints_t)b));
 }
 
-static inline lanes_t larger(lanes_t a, lanes_t b)
+static inline vec_t larger(vec_t a, vec_t b)
 {
     return choose(a > b, a, b);
 }
 
-static inline lanes_t load_lanes(const float *x)
+static inline float fold_largest(const vec_t lanes[PARTS])
 {
-    return *(const lanes_in_memory_t *)x;
+    float x[LANES];
+    memcpy(x, lanes, sizeof x);
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            x[j] = x[j + half] > x[j] ? x[j + half] : x[j];
+    return x[0];
 }
 
-/* Lanes of the vector from key i on that are below n. */
+static inline vec_t load(const float *x)
+{
+    return *(const vec_in_memory_t *)x;
+}
+
+/* Lanes of the vector from key i on that are below n, which is less than 2^31. */
 static inline ints_t below(size_t n, size_t i)
 {
-    return lane_numbers < (int32_t)(n - i);
+    ints_t lane;
+    for (int j = 0; j < VECTOR; j++)
+        lane[j] = j;
+    return lane < (int32_t)n - (int32_t)i;
 }
 
-/* Scales n scores, and the rest of their last vector becomes the least. The largest of them and of
+/* Scales n scores, and the rest of their last LANES becomes the least. The largest of them and of
  * `largest`; what is not a number does not count. */
 static float scale_and_find_largest(size_t n, float scale, float largest, float *scores)
 {
-    lanes_t most = (lanes_t){0} + largest, least = (lanes_t){0} - INFINITY;
-    for (size_t i = 0; i < n; i += LANES) {
-        lanes_t x = choose(below(n, i), load_lanes(scores + i) * scale, least);
-        *(lanes_in_memory_t *)(scores + i) = x;
-        most = larger(x, most);
-    }
-    most = larger(__builtin_shuffle(most, down_8), most);
-    most = larger(__builtin_shuffle(most, down_4), most);
-    most = larger(__builtin_shuffle(most, down_2), most);
-    return most[1] > most[0] ? most[1] : most[0];
+    vec_t most[PARTS], least = (vec_t){0} - INFINITY;
+    for (size_t p = 0; p < PARTS; p++)
+        most[p] = (vec_t){0} + largest;
+    for (size_t i = 0; i < n; i += LANES)
+        for (size_t p = 0, at = i; p < PARTS; p++, at += VECTOR) {
+            vec_t x = load(scores + at) * scale;
+            if (i + LANES > n)
+                x = choose(below(n, at), x, least);
+            *(vec_in_memory_t *)(scores + at) = x;
+            most[p] = larger(x, most[p]);
+        }
+    return fold_largest(most);
 }
 
 /* Of the vectors of n keys, in two sums by turns; what is beyond the keys becomes 0. */
 static float fast_weights(size_t n, float largest, float *scores)
 {
-    lanes_t even = {0}, odd = {0};
+    vec_t sums[2][PARTS] = {{{0}}};
     for (size_t i = 0; i < n; i += LANES) {
         float e[LANES];
         for (size_t j = 0; j < LANES; j++)
             e[j] = fast_exp(scores[i + j] - largest);
-        lanes_t x = choose(below(n, i), load_lanes(e), (lanes_t){0});
-        *(lanes_in_memory_t *)(scores + i) = x;
-        if (i / LANES % 2 == 0)
-            even += x;
-        else
-            odd += x;
+        for (size_t p = 0, at = i; p < PARTS; p++, at += VECTOR) {
+            vec_t x = load(e + p * VECTOR);
+            if (i + LANES > n)
+                x = choose(below(n, at), x, (vec_t){0});
+            *(vec_in_memory_t *)(scores + at) = x;
+            sums[i / LANES % 2][p] += x;
+        }
     }
-    return fold_by_halves(even + odd);
+    for (size_t p = 0; p < PARTS; p++)
+        sums[0][p] += sums[1][p];
+    return fold_by_halves(sums[0]);
 }
 
 /* The last keys of a block, fewer than a vector: exact exponentials, added to sum one by one; what
@@ -323,21 +342,21 @@ static inline __attribute__((always_inline)) void add_outputs(const size_t n_row
     const size_t n_vectors, size_t keys, const rows_t *p, const void *panel, size_t width,
     size_t first)
 {
-    lanes_t sum[MOST_CHAINS];
+    vec_t sum[MOST_CHAINS];
     const float *x = p->x;
     for (size_t r = 0; r < n_rows; r++)
         for (size_t v = 0; v < n_vectors; v++)
             sum[r * n_vectors + v] =
-                *(lanes_in_memory_t *)(p->to + r * p->to_stride + first + v * LANES);
+                *(vec_in_memory_t *)(p->to + r * p->to_stride + first + v * VECTOR);
     for (size_t k = 0; k < keys; k += 4, x += 4)
         for (size_t v = 0; v < n_vectors; v++) {
-            pairs_t low = load_pairs(panel, k / 2, width, first + v * LANES);
-            pairs_t high = load_pairs(panel, k / 2 + 1, width, first + v * LANES);
-            lanes_t value[4] = {even_input(low), odd_input(low), even_input(high), odd_input(high)};
+            pairs_t low = load_pairs(panel, k / 2, width, first + v * VECTOR);
+            pairs_t high = load_pairs(panel, k / 2 + 1, width, first + v * VECTOR);
+            vec_t value[4] = {even_input(low), odd_input(low), even_input(high), odd_input(high)};
             for (size_t r = 0; r < n_rows; r++) {
                 const float *w = x + r * p->stride;
-                lanes_t x02 = w[0] * value[0];
-                lanes_t x13 = w[1] * value[1];
+                vec_t x02 = w[0] * value[0];
+                vec_t x13 = w[1] * value[1];
                 x02 = multiply_add(w[2], value[2], x02);
                 x13 = multiply_add(w[3], value[3], x13);
                 sum[r * n_vectors + v] += x02 + x13;
@@ -345,7 +364,7 @@ static inline __attribute__((always_inline)) void add_outputs(const size_t n_row
         }
     for (size_t r = 0; r < n_rows; r++)
         for (size_t v = 0; v < n_vectors; v++)
-            *(lanes_in_memory_t *)(p->to + r * p->to_stride + first + v * LANES) =
+            *(vec_in_memory_t *)(p->to + r * p->to_stride + first + v * VECTOR) =
                 sum[r * n_vectors + v];
 }
 
@@ -354,11 +373,11 @@ static inline __attribute__((always_inline)) void add_all_outputs(const size_t n
     const size_t n_vectors, size_t keys, const rows_t *p, const void *panel, size_t width)
 {
     size_t j = 0;
-    for (; n_vectors > 1 && j + n_vectors * LANES <= width; j += n_vectors * LANES)
+    for (; n_vectors > 1 && j + n_vectors * VECTOR <= width; j += n_vectors * VECTOR)
         add_outputs(n_rows, n_vectors, keys, p, panel, width, j);
-    for (; n_vectors > 2 && j + 2 * LANES <= width; j += 2 * LANES)
+    for (; n_vectors > 2 && j + 2 * VECTOR <= width; j += 2 * VECTOR)
         add_outputs(n_rows, 2, keys, p, panel, width, j);
-    for (; j < width; j += LANES)
+    for (; j < width; j += VECTOR)
         add_outputs(n_rows, 1, keys, p, panel, width, j);
 }
 
@@ -385,7 +404,7 @@ static void sdpa_outputs(size_t n_rows, size_t keys, const float *weights, size_
             add_all_outputs(2, VECTORS_OF_FEW, keys, &p, panel, width);
             break;
         default:
-            add_all_outputs(1, VECTORS_OF_ONE, keys, &p, panel, width);
+            add_all_outputs(1, OUTPUTS_OF_ONE, keys, &p, panel, width);
         }
     }
 }
@@ -393,11 +412,11 @@ static void sdpa_outputs(size_t n_rows, size_t keys, const float *weights, size_
 static void sdpa_output_key(size_t n_rows, size_t key, const float *weights, size_t stride,
     const void *panel, size_t width, float *out, size_t out_stride)
 {
-    for (size_t j = 0; j < width; j += LANES) {
+    for (size_t j = 0; j < width; j += VECTOR) {
         pairs_t pairs = load_pairs(panel, key / 2, width, j);
-        lanes_t value = key % 2 == 0 ? even_input(pairs) : odd_input(pairs);
+        vec_t value = key % 2 == 0 ? even_input(pairs) : odd_input(pairs);
         for (size_t r = 0; r < n_rows; r++) {
-            lanes_in_memory_t *o = (lanes_in_memory_t *)(out + r * out_stride + j);
+            vec_in_memory_t *o = (vec_in_memory_t *)(out + r * out_stride + j);
             *o = multiply_add(weights[r * stride + key], value, *o);
         }
     }
