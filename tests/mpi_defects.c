@@ -1,7 +1,6 @@
 /* Defects planted into an opened model, one at a time: verification has to name the component that
  * is wrong, and only components that may be. Weights, tables and the kernels' table are altered
  * here; the engine itself knows nothing of it. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +10,10 @@
 #include "engine/base/size.h"
 #include "engine/model/rope.h"
 #include "engine/verify/verify_forward.h"
+#include "tests/wrong_kernels.h"
 
 #define MODEL CHOIR_SOURCE_DIR "/configs/demo"
 #define REFERENCE CHOIR_SOURCE_DIR "/tests/golden/demo-reference.safetensors"
-#define MAX_HEAD_DIM 128
 #define MAX_WIDTH 2048
 
 /* What a defect may touch. */
@@ -26,194 +25,6 @@ typedef struct bench {
     model_t model;
     kv_cache_t cache;
 } bench_t;
-
-/* Kernels have no context of their own: what the wrong ones below stand on. */
-static kernels_t right;
-static const kv_cache_t *wrong_cache;
-
-/* ---- Wrong kernels --------------------------------------------------------------------------- */
-
-static void rotate_neighbours(size_t half, const void *cosines, const void *sines, uint16_t *values)
-{
-    uint16_t halves[2 * MAX_HEAD_DIM];
-    for (size_t i = 0; i < half; i++) {
-        halves[i] = values[2 * i];
-        halves[half + i] = values[2 * i + 1];
-    }
-    right.rope(1, half, cosines, sines, halves);
-    for (size_t i = 0; i < half; i++) {
-        values[2 * i] = halves[i];
-        values[2 * i + 1] = halves[half + i];
-    }
-}
-
-static void rope_of_neighbours(
-    size_t heads, size_t half, const void *cosines, const void *sines, void *x)
-{
-    for (size_t h = 0; h < heads; h++)
-        rotate_neighbours(half, cosines, sines, (uint16_t *)x + h * 2 * half);
-}
-
-static void rotate_swapped_halves(
-    size_t half, const void *cosines, const void *sines, uint16_t *values)
-{
-    uint16_t swapped[2 * MAX_HEAD_DIM];
-    memcpy(swapped, values + half, half * sizeof *values);
-    memcpy(swapped + half, values, half * sizeof *values);
-    right.rope(1, half, cosines, sines, swapped);
-    memcpy(values + half, swapped, half * sizeof *values);
-    memcpy(values, swapped + half, half * sizeof *values);
-}
-
-static void rope_of_swapped_halves(
-    size_t heads, size_t half, const void *cosines, const void *sines, void *x)
-{
-    for (size_t h = 0; h < heads; h++)
-        rotate_swapped_halves(half, cosines, sines, (uint16_t *)x + h * 2 * half);
-}
-
-/* The product with the weight before the first rounding. */
-static void norm_row_rounded_once(
-    size_t n, const uint16_t *in, const uint16_t *weight, double eps, uint16_t *out)
-{
-    double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += (double)f32_from_bf16(in[i]) * f32_from_bf16(in[i]);
-    float factor = (float)(1 / sqrt(sum / (double)n + eps));
-    for (size_t i = 0; i < n; i++)
-        out[i] = bf16_from_f32(f32_from_bf16(in[i]) * factor * f32_from_bf16(weight[i]));
-}
-
-static void norm_rounded_once(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
-    double eps, void *y, size_t y_stride)
-{
-    for (size_t r = 0; r < rows; r++)
-        norm_row_rounded_once(
-            n, (const uint16_t *)x + r * x_stride, w, eps, (uint16_t *)y + r * y_stride);
-}
-
-static void norm_without_eps(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
-    double eps, void *y, size_t y_stride)
-{
-    (void)eps;
-    right.rms_norm(rows, n, x, x_stride, w, 0, y, y_stride);
-}
-
-static void scores_without_scale(size_t n, const void *c, double scale, void *s)
-{
-    (void)scale;
-    right.scale_scores(n, c, 1, s);
-}
-
-/* Everything in bf16, where it should be f32. */
-static void softmax_in_bf16(size_t n, bool lanes, void *s, void *scratch)
-{
-    uint16_t *values = s;
-    float sum = 0;
-    (void)lanes, (void)scratch;
-    for (size_t i = 0; i < n; i++) {
-        values[i] = bf16_from_f32(expf(f32_from_bf16(values[i])));
-        sum = f32_round_bf16(sum + f32_from_bf16(values[i]));
-    }
-    for (size_t i = 0; i < n; i++)
-        values[i] = bf16_from_f32(f32_from_bf16(values[i]) / sum);
-}
-
-/* The mask hides a row's own key. */
-static void softmax_of_one_key_less(size_t n, bool lanes, void *s, void *scratch)
-{
-    if (n > 1) {
-        right.softmax(n - 1, lanes, s, scratch);
-        ((uint16_t *)s)[n - 1] = 0;
-    } else {
-        right.softmax(n, lanes, s, scratch);
-    }
-}
-
-static void swiglu_rounded_once(size_t rows, size_t width, const void *gate, const void *up,
-    size_t c_stride, void *y, size_t y_stride)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < width; i++) {
-            float g = f32_round_bf16(((const float *)gate)[r * c_stride + i]);
-            float u = f32_round_bf16(((const float *)up)[r * c_stride + i]);
-            ((uint16_t *)y)[r * y_stride + i] = bf16_from_f32(g / (1 + expf(-g)) * u);
-        }
-}
-
-static void swiglu_of_the_other(size_t rows, size_t width, const void *gate, const void *up,
-    size_t c_stride, void *y, size_t y_stride)
-{
-    right.store_swiglu(rows, width, up, gate, c_stride, y, y_stride);
-}
-
-static void residual_dropped(size_t rows, size_t width, const void *c, size_t c_stride,
-    const void *x, void *y, size_t stride)
-{
-    (void)x;
-    right.store(rows, width, c, c_stride, NULL, y, stride);
-}
-
-/* The product is added before it is rounded. */
-static void residual_rounded_once(size_t rows, size_t width, const void *c, size_t c_stride,
-    const void *x, void *y, size_t stride)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < width; i++)
-            ((uint16_t *)y)[r * stride + i] =
-                bf16_from_f32(f32_from_bf16(((const uint16_t *)x)[r * stride + i]) +
-                              ((const float *)c)[r * c_stride + i]);
-}
-
-static void logits_unrounded(
-    size_t rows, size_t width, const void *c, size_t c_stride, void *y, size_t y_stride)
-{
-    for (size_t r = 0; r < rows; r++)
-        memcpy((float *)y + r * y_stride, (const float *)c + r * c_stride, width * sizeof(float));
-}
-
-/* Leaves of half the length, in products with 512 inputs. */
-static void tile_of_short_leaves(size_t rows, const void *a, size_t a_stride, const void *b,
-    size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
-{
-    if (k != 512) {
-        right.tile(rows, a, a_stride, b, width, k, c, c_stride, mode);
-        return;
-    }
-    right.tile(rows, a, a_stride, b, width, k / 2, c, c_stride, mode);
-    right.tile(rows, (const uint16_t *)a + k / 2, a_stride, (const uint16_t *)b + k / 2 * width,
-        width, k / 2, c, c_stride, TILE_ADD);
-}
-
-/* Query heads read the keys of the next KV head. */
-static void tile_of_the_next_head(size_t rows, const void *a, size_t a_stride, const void *b,
-    size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
-{
-    const kv_cache_t *cache = wrong_cache;
-    const char *panel = b;
-    size_t n_panels = cache->n_layers * cache->n_heads * cache->n_blocks;
-    if (panel >= cache->k && panel < cache->k + n_panels * cache->k_block_bytes) {
-        size_t head_bytes = cache->n_blocks * cache->k_block_bytes;
-        size_t head = (size_t)(panel - cache->k) / head_bytes % cache->n_heads;
-        panel = head + 1 < cache->n_heads ? panel + head_bytes
-                                          : panel - (cache->n_heads - 1) * head_bytes;
-    }
-    right.tile(rows, a, a_stride, panel, width, k, c, c_stride, mode);
-}
-
-static void sdpa_without_scale(size_t rows, size_t n_kept, size_t n_block, size_t n_written,
-    float scale, float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
-{
-    (void)scale;
-    right.sdpa_weights(rows, n_kept, n_block, n_written, 1, max, sum, scores, weights, stride);
-}
-
-static void sdpa_of_one_key_less(size_t rows, size_t n_kept, size_t n_block, size_t n_written,
-    float scale, float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
-{
-    size_t fewer = n_kept > 1 ? n_kept - 1 : n_kept;
-    right.sdpa_weights(rows, fewer, n_block, n_written, scale, max, sum, scores, weights, stride);
-}
 
 /* ---- Altered models -------------------------------------------------------------------------- */
 
@@ -284,7 +95,6 @@ static void use_short_leaves(bench_t *bench)
 
 static void use_the_next_head(bench_t *bench)
 {
-    wrong_cache = &bench->cache;
     bench->model.kernels.tile = tile_of_the_next_head;
 }
 
@@ -533,7 +343,7 @@ static void open_bench(bench_t *bench, const config_t *config, fail_t *fail)
             plan_count(model_share(&bench->model)->kv_heads), config->head_dim,
             positions / KV_BLOCK, fail) != 0)
         die(fail);
-    right = bench->model.kernels;
+    wrong_kernels_begin(&bench->model.kernels, &bench->cache);
 }
 
 static void close_bench(bench_t *bench)

@@ -1,5 +1,4 @@
-/* config.json and generation_config.json: what is read, what is derived, and what each bad file is
- * told. */
+/* config.json and generation_config.json: what is read, and what is derived. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,90 +12,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "engine/model/config.h"
-
-static char directory[64];
-
-static void write_text(const char *name, const char *text)
-{
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    assert_int_equal(fputs(text, file) < 0, 0);
-    assert_int_equal(fclose(file), 0);
-}
-
-static void remove_file(const char *name)
-{
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    unlink(path);
-}
-
-static int make_directory(void **state)
-{
-    (void)state;
-    strcpy(directory, P_tmpdir "/choir-config-XXXXXX");
-    return mkdtemp(directory) == NULL;
-}
-
-static int remove_directory(void **state)
-{
-    (void)state;
-    remove_file("config.json");
-    remove_file("generation_config.json");
-    return rmdir(directory);
-}
-
-static const char base[] =
-    "{\"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_act\": \"silu\", \"hidden_size\": 240,"
-    " \"intermediate_size\": 200, \"num_hidden_layers\": 4, \"num_attention_heads\": 6,"
-    " \"num_key_value_heads\": 3, \"vocab_size\": 1009, \"max_position_embeddings\": 2048,"
-    " \"rms_norm_eps\": 1e-5, \"rope_theta\": 1000000.0, \"eos_token_id\": 7,"
-    " \"tie_word_embeddings\": false, \"torch_dtype\": \"float32\", \"unknown_key\": [1]}";
-
-/* The base with the members of `changes`, a JSON object, set; those that are the string "ABSENT"
- * removed. */
-static void write_config(const char *changes)
-{
-    json_t *root = json_loads(base, 0, NULL), *patch = json_loads(changes, 0, NULL);
-    assert_non_null(root);
-    assert_non_null(patch);
-    json_object_update(root, patch);
-    const char *key;
-    json_t *value;
-    json_object_foreach (patch, key, value)
-        if (json_is_string(value) && strcmp(json_string_value(value), "ABSENT") == 0)
-            json_object_del(root, key);
-    char *text = json_dumps(root, 0);
-    write_text("config.json", text);
-    free(text);
-    json_decref(root);
-    json_decref(patch);
-}
-
-static config_t load(const char *changes)
-{
-    config_t config;
-    fail_t fail = {0};
-    write_config(changes);
-    if (config_load(&config, directory, &fail) != 0)
-        fail_msg("%s", fail.message);
-    return config;
-}
-
-static void expect_failure(int status, const char *part1, const char *part2, const char *part3)
-{
-    const char *parts[] = {part1, part2, part3};
-    config_t config;
-    fail_t fail = {0};
-    assert_int_equal(config_load(&config, directory, &fail), status);
-    for (size_t i = 0; i < 3; i++)
-        if (strstr(fail.message, parts[i]) == NULL)
-            fail_msg("expected \"%s\" in \"%s\"", parts[i], fail.message);
-    assert_null(strchr(fail.message, '\n'));
-}
+#include "tests/config_fixture.h"
 
 /* ---- What is read ---------------------------------------------------------------------------- */
 
@@ -364,149 +280,6 @@ static void old_rope_keys_count_before_new_ones(void **state)
     assert_true(config.rope.type == ROPE_DEFAULT);
 }
 
-/* ---- What is refused ------------------------------------------------------------------------- */
-
-typedef struct bad_config {
-    const char *name; /* of the case */
-    const char *changes;
-    int status;
-    const char *object, *expected, *found;
-} bad_config_t;
-
-static const bad_config_t bad_configs[] = {
-    {"another_architecture_is_refused", "{\"architectures\": [\"LlamaForCausalLM\"]}", FAIL_MODEL,
-        "config.json: architectures", "Qwen2ForCausalLM", "found LlamaForCausalLM"},
-    {"no_architecture_is_refused", "{\"architectures\": \"ABSENT\"}", FAIL_MODEL,
-        "config.json: architectures", "Qwen2ForCausalLM", "found none"},
-    {"another_model_type_is_refused", "{\"model_type\": \"llama\"}", FAIL_MODEL,
-        "config.json: model_type", "(qwen2, qwen3)", "found llama"},
-    {"nested_text_config_is_refused", "{\"text_config\": {\"hidden_size\": 8}}", FAIL_MODEL,
-        "config.json: text_config", "beside model_type", "inside of it"},
-    {"another_activation_is_refused", "{\"hidden_act\": \"gelu\"}", FAIL_MODEL,
-        "config.json: hidden_act", "silu", "found gelu"},
-    {"quantized_weights_are_refused", "{\"quantization_config\": {\"quant_method\": \"gptq\"}}",
-        FAIL_MODEL, "config.json: quantization_config", "bf16, f16 or f32", "quantization gptq"},
-    {"zero_hidden_size_is_refused", "{\"hidden_size\": 0}", FAIL_FORMAT, "config.json: hidden_size",
-        "expected 1 to 1048576", "found 0"},
-    {"negative_layers_are_refused", "{\"num_hidden_layers\": -3}", FAIL_FORMAT,
-        "config.json: num_hidden_layers", "expected 1 to 1000", "found -3"},
-    {"absurd_layers_are_refused", "{\"num_hidden_layers\": 1001}", FAIL_FORMAT,
-        "config.json: num_hidden_layers", "expected 1 to 1000", "found 1001"},
-    {"absurd_vocabulary_is_refused", "{\"vocab_size\": 9223372036854775807}", FAIL_FORMAT,
-        "config.json: vocab_size", "expected 1 to 16777216", "found 9223372036854775807"},
-    {"absurd_intermediate_size_is_refused", "{\"intermediate_size\": 99999999999}", FAIL_FORMAT,
-        "config.json: intermediate_size", "expected 1 to 4194304", "found 99999999999"},
-    {"missing_hidden_size_is_refused", "{\"hidden_size\": \"ABSENT\"}", FAIL_FORMAT,
-        "config.json: hidden_size", "expected an integer", "found nothing"},
-    {"missing_kv_heads_are_refused", "{\"num_key_value_heads\": \"ABSENT\"}", FAIL_FORMAT,
-        "config.json: num_key_value_heads", "expected an integer", "found nothing"},
-    {"sizes_as_text_are_refused", "{\"hidden_size\": \"896\"}", FAIL_FORMAT,
-        "config.json: hidden_size", "expected an integer", "found a string"},
-    {"heads_not_divisible_by_kv_heads_are_refused", "{\"num_key_value_heads\": 4}", FAIL_MODEL,
-        "config.json: num_attention_heads", "multiple of num_key_value_heads 4", "found 6"},
-    {"hidden_size_not_divisible_by_heads_is_refused", "{\"hidden_size\": 241}", FAIL_MODEL,
-        "config.json: hidden_size", "multiple of num_attention_heads 6", "found 241"},
-    {"odd_head_dim_is_refused", "{\"head_dim\": 41}", FAIL_MODEL, "config.json: head_dim", "even",
-        "found 41"},
-    {"absurd_head_dim_is_refused", "{\"head_dim\": 2048}", FAIL_FORMAT, "config.json: head_dim",
-        "expected 2 to 1024", "found 2048"},
-    {"zero_kv_heads_are_refused", "{\"num_key_value_heads\": 0}", FAIL_FORMAT,
-        "config.json: num_key_value_heads", "expected 1 to", "found 0"},
-    {"negative_epsilon_is_refused", "{\"rms_norm_eps\": -1e-6}", FAIL_FORMAT,
-        "config.json: rms_norm_eps", "expected 0 to 1", "found -1e-06"},
-    {"another_rope_type_is_refused", "{\"rope_scaling\": {\"type\": \"llama3\", \"factor\": 2}}",
-        FAIL_MODEL, "config.json: rope_scaling: rope_type", "default, linear, dynamic or yarn",
-        "found llama3"},
-    {"rope_scaling_of_another_kind_is_refused", "{\"rope_scaling\": 4}", FAIL_FORMAT,
-        "config.json: rope_scaling", "expected an object", "found something else"},
-    {"rope_parameters_by_layer_type_are_refused",
-        "{\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1}}}", FAIL_MODEL,
-        "config.json: rope_parameters", "one set for all layers", "found one for full_attention"},
-    {"partial_rotary_factor_is_refused",
-        "{\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 2,"
-        " \"partial_rotary_factor\": 0.5}}",
-        FAIL_MODEL, "rope_parameters: partial_rotary_factor", "expected 1", "found 0.5"},
-    {"yarn_without_factor_is_refused", "{\"rope_scaling\": {\"type\": \"yarn\"}}", FAIL_MODEL,
-        "config.json: rope_scaling: factor", "expected a number", "found none"},
-    {"a_factor_of_zero_is_refused", "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 0}}",
-        FAIL_MODEL, "config.json: rope_scaling: factor", "above 0", "found 0"},
-    {"linear_without_factor_is_refused", "{\"rope_scaling\": {\"type\": \"linear\"}}", FAIL_MODEL,
-        "config.json: rope_scaling: factor", "expected a number", "found none"},
-    {"a_dynamic_factor_of_null_is_refused",
-        "{\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": null}}", FAIL_MODEL,
-        "config.json: rope_scaling: factor", "for dynamic", "found null"},
-    {"a_used_nan_is_refused", "{\"rms_norm_eps\": \"NaN\"}", FAIL_FORMAT,
-        "config.json: rms_norm_eps", "expected a number", "found NaN"},
-    {"yarn_with_crossed_betas_is_refused",
-        "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2, \"beta_fast\": 1,"
-        " \"beta_slow\": 32}}",
-        FAIL_MODEL, "rope_scaling: beta_fast", "at least beta_slow 32", "found 1"},
-    {"too_few_layer_types_are_refused", "{\"layer_types\": [\"full_attention\"]}", FAIL_FORMAT,
-        "config.json: layer_types", "array of 4", "found 1"},
-    {"unknown_layer_type_is_refused",
-        "{\"layer_types\": [\"full_attention\", \"linear_attention\", \"full_attention\","
-        " \"full_attention\"]}",
-        FAIL_MODEL, "config.json: layer_types[1]", "full_attention in the first",
-        "found linear_attention"},
-    {"alternating_layer_types_are_refused",
-        "{\"use_sliding_window\": true, \"layer_types\": [\"full_attention\","
-        " \"sliding_attention\", \"full_attention\", \"sliding_attention\"]}",
-        FAIL_MODEL, "config.json: layer_types[2]", "then sliding_attention",
-        "found full_attention"},
-    {"sliding_layers_without_a_window_are_refused",
-        "{\"layer_types\": [\"full_attention\", \"full_attention\", \"full_attention\","
-        " \"sliding_attention\"]}",
-        FAIL_MODEL, "config.json: layer_types", "full_attention only",
-        "found sliding_attention from layer 3"},
-    {"zero_window_is_refused", "{\"use_sliding_window\": true, \"sliding_window\": 0}", FAIL_FORMAT,
-        "config.json: sliding_window", "expected 1 to", "found 0"},
-    {"stop_id_as_text_is_refused", "{\"eos_token_id\": \"</s>\"}", FAIL_FORMAT,
-        "config.json: eos_token_id", "expected token ids from 0", "found something else"},
-};
-
-static void bad_config_is_refused(void **state)
-{
-    const bad_config_t *bad = *state;
-    write_config(bad->changes);
-    expect_failure(bad->status, bad->object, bad->expected, bad->found);
-}
-
-static void text_that_is_not_json_is_refused(void **state)
-{
-    (void)state;
-    write_text("config.json", "{\"hidden_size\": 896,");
-    expect_failure(FAIL_FORMAT, "config.json", "not valid JSON", "line 1");
-    write_text("config.json", "[1, 2]");
-    expect_failure(FAIL_FORMAT, "config.json", "expected a JSON object", "found something else");
-    write_text("config.json", "");
-    expect_failure(FAIL_FORMAT, "config.json", "not valid JSON", "line");
-}
-
-static void missing_files_are_named(void **state)
-{
-    (void)state;
-    config_t config;
-    fail_t fail = {0};
-    remove_file("config.json");
-    expect_failure(FAIL_FILE, "config.json", "cannot open", "No such file");
-    assert_int_equal(config_load(&config, "/nonexistent/model", &fail), FAIL_FILE);
-    assert_non_null(strstr(fail.message, "/nonexistent/model: expected a model directory"));
-    fail = (fail_t){0};
-    assert_int_equal(config_load(&config, "/dev/null", &fail), FAIL_FILE);
-    assert_non_null(strstr(fail.message, "/dev/null: expected a model directory, found a file"));
-}
-
-static void bad_generation_config_is_refused(void **state)
-{
-    (void)state;
-    write_config("{}");
-    write_text("generation_config.json", "[1]");
-    expect_failure(FAIL_FORMAT, "generation_config.json", "expected a JSON object", "something");
-    write_text("generation_config.json", "{\"eos_token_id\": \"</s>\"}");
-    expect_failure(FAIL_FORMAT, "generation_config.json: eos_token_id", "token ids", "something");
-    remove_file("generation_config.json");
-}
-
 /* ---- Derived --------------------------------------------------------------------------------- */
 
 static void digest_tells_every_field_apart(void **state)
@@ -597,7 +370,7 @@ static void shipped_shapes_have_the_published_parameter_counts(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest good[] = {
+    const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes_are_read_and_head_dim_is_derived),
         cmocka_unit_test(head_dim_of_the_file_wins_over_the_derived_one),
         cmocka_unit_test(absent_keys_take_the_defaults_of_transformers),
@@ -612,20 +385,9 @@ int main(void)
         cmocka_unit_test(model_type_decides_over_architectures),
         cmocka_unit_test(old_rope_keys_count_before_new_ones),
         cmocka_unit_test(without_generation_config_the_ids_of_config_count),
-        cmocka_unit_test(text_that_is_not_json_is_refused),
-        cmocka_unit_test(missing_files_are_named),
-        cmocka_unit_test(bad_generation_config_is_refused),
         cmocka_unit_test(digest_tells_every_field_apart),
         cmocka_unit_test(plan_model_carries_sizes_and_the_mode),
         cmocka_unit_test(shipped_shapes_have_the_published_parameter_counts),
     };
-    enum { N_BAD = sizeof bad_configs / sizeof *bad_configs };
-    struct CMUnitTest bad[N_BAD];
-    for (size_t i = 0; i < N_BAD; i++)
-        bad[i] = (struct CMUnitTest){.name = bad_configs[i].name,
-            .test_func = bad_config_is_refused,
-            .initial_state = (void *)(uintptr_t)&bad_configs[i]};
-    int failed = cmocka_run_group_tests_name("config", good, make_directory, remove_directory);
-    failed += cmocka_run_group_tests_name("bad config", bad, make_directory, remove_directory);
-    return failed;
+    return cmocka_run_group_tests_name("config", tests, make_directory, remove_directory);
 }

@@ -11,87 +11,25 @@
 
 #include <cmocka.h>
 
-#include "sharding/plan.h"
-#include "tests/plan_fixture.h"
+#include "tests/plan_cases.h"
 
 static const plan_shape_t qwen_05b = {896, 4864, 24, 14, 2, 64, 151936, true, 2, 2};
 static const plan_shape_t qwen_7b = {3584, 18944, 28, 28, 4, 128, 152064, false, 2, 2};
 static const plan_shape_t odd = {240, 200, 3, 6, 3, 40, 1009, false, 4, 4};
 
-static const plan_shape_t models[] = {
-    {896, 4864, 24, 14, 2, 64, 151936, true, 2, 2},
-    {1536, 8960, 28, 12, 2, 128, 151936, true, 2, 2},
-    {2048, 11008, 36, 16, 2, 128, 151936, true, 2, 2},
-    {3584, 18944, 28, 28, 4, 128, 152064, false, 2, 2},
-    {5120, 13824, 48, 40, 8, 128, 152064, false, 4, 4},
-    {5120, 27648, 64, 40, 8, 128, 152064, false, 2, 2},
-    {8192, 29568, 80, 64, 8, 128, 152064, false, 1, 2},
-    {192, 512, 6, 6, 2, 32, 2048, true, 8, 8},
-    {240, 200, 3, 6, 3, 40, 1009, false, 4, 4},
-    {1, 1, 1, 1, 1, 2, 1, false, 2, 2},
-    {65, 17, 2, 5, 1, 6, 63, true, 2, 2},
-    {48, 100, 2, 7, 7, 6, 65, false, 2, 2},
-};
 static const size_t rank_counts[] = {
     1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 24, 28, 31, 32, 33, 64, 100, 256, 1023, 4096};
 
-#define COUNT(array) (sizeof(array) / sizeof *(array))
-
-static plan_t open_plan(const plan_shape_t *model, plan_combine_t combine, size_t n_ranks)
-{
-    plan_t plan;
-    fail_t fail = {0};
-    const plan_model_t sizes = plan_sizes(model);
-    assert_int_equal(plan_open(&plan, &sizes, combine, n_ranks, &fail), 0);
-    assert_int_equal(plan.n_ranks, n_ranks);
-    return plan;
-}
-
 static void for_each_plan(void (*check)(const plan_t *plan))
 {
-    for (size_t m = 0; m < COUNT(models); m++) {
+    for (size_t m = 0; m < N_PLAN_MODELS; m++) {
         for (size_t n = 0; n < COUNT(rank_counts); n++) {
             for (int combine = PLAN_GATHER; combine <= PLAN_REDUCE; combine++) {
-                plan_t plan = open_plan(&models[m], (plan_combine_t)combine, rank_counts[n]);
+                plan_t plan = open_plan(&plan_models[m], (plan_combine_t)combine, rank_counts[n]);
                 check(&plan);
                 plan_close(&plan);
             }
         }
-    }
-}
-
-typedef enum part { HEADS, HIDDEN, COLUMNS, VOCAB, PARTS } part_t;
-
-static plan_range_t part_of(const plan_share_t *share, part_t part)
-{
-    const plan_range_t ranges[PARTS] = {share->heads, share->hidden, share->columns, share->vocab};
-    return ranges[part];
-}
-
-static size_t items_of(const plan_model_t *model, part_t part)
-{
-    const size_t items[PARTS] = {
-        model->n_heads, model->hidden, model->intermediate, model->vocab_size};
-    return items[part];
-}
-
-static size_t granule_of(part_t part)
-{
-    const size_t granules[PARTS] = {1, PLAN_GRANULE, PLAN_GRANULE, PLAN_VOCAB_GRANULE};
-    return granules[part];
-}
-
-static void check_cover(const plan_t *plan)
-{
-    for (part_t part = 0; part < PARTS; part++) {
-        size_t end = 0;
-        for (size_t r = 0; r < plan->n_ranks; r++) {
-            plan_range_t range = part_of(&plan->shares[r], part);
-            assert_int_equal(range.begin, end);
-            assert_true(range.end >= range.begin);
-            end = range.end;
-        }
-        assert_int_equal(end, items_of(&plan->model, part));
     }
 }
 
@@ -120,21 +58,6 @@ static void shares_differ_by_at_most_one_granule(void **state)
 {
     (void)state;
     for_each_plan(check_even);
-}
-
-static void check_kv(const plan_t *plan)
-{
-    size_t group = plan->model.n_heads / plan->model.n_kv_heads;
-    for (size_t r = 0; r < plan->n_ranks; r++) {
-        const plan_share_t *share = &plan->shares[r];
-        if (plan_count(share->heads) == 0) {
-            assert_int_equal(plan_count(share->kv_heads), 0);
-            assert_int_equal(plan_kv_bytes_per_token(plan, r), 0);
-        } else {
-            assert_int_equal(share->kv_heads.begin, share->heads.begin / group);
-            assert_int_equal(share->kv_heads.end, (share->heads.end - 1) / group + 1);
-        }
-    }
 }
 
 static void ranks_hold_just_the_kv_heads_of_their_query_heads(void **state)
@@ -405,212 +328,16 @@ static void reductions_receive_two_rings_of_f32_a_layer(void **state)
 static void reduce_keeps_the_row_partition_of_gather(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 40 * COUNT(models); i++) {
+    for (size_t i = 0; i < 40 * N_PLAN_MODELS; i++) {
         size_t n = i % 40 + 1;
-        plan_t gather = open_plan(&models[i / 40], PLAN_GATHER, n);
-        plan_t reduce = open_plan(&models[i / 40], PLAN_REDUCE, n);
+        plan_t gather = open_plan(&plan_models[i / 40], PLAN_GATHER, n);
+        plan_t reduce = open_plan(&plan_models[i / 40], PLAN_REDUCE, n);
         for (size_t r = 0; r < n; r++)
             assert_memory_equal(
                 &gather.shares[r].hidden, &reduce.shares[r].hidden, sizeof gather.shares[r].hidden);
         plan_close(&gather);
         plan_close(&reduce);
     }
-}
-
-/* ---- Weights --------------------------------------------------------------------------------- */
-
-static const size_t weight_sets[][6] = {{2, 1}, {1, 3}, {3, 1, 1}, {2, 1, 1}, {1, 0, 2},
-    {5, 5, 5, 2}, {0, 0, 0, 1}, {1, 2, 3, 4, 5}, {7, 1, 0, 1, 7, 3}, {1000, 1},
-    {999, 1000, 1, 0, 500, 333}};
-static const size_t weight_counts[] = {2, 2, 3, 3, 3, 4, 4, 5, 6, 2, 6};
-
-static plan_t open_weighted(const plan_shape_t *model, plan_combine_t combine, size_t set)
-{
-    const plan_model_t sizes = plan_sizes(model);
-    plan_t plan;
-    fail_t fail = {0};
-    assert_int_equal(
-        plan_open_weighted(&plan, &sizes, combine, weight_counts[set], weight_sets[set], &fail), 0);
-    return plan;
-}
-
-static void for_each_weighted_plan(void (*check)(const plan_t *plan))
-{
-    for (size_t m = 0; m < COUNT(models); m++) {
-        for (size_t set = 0; set < COUNT(weight_sets); set++) {
-            for (int combine = PLAN_GATHER; combine <= PLAN_REDUCE; combine++) {
-                plan_t plan = open_weighted(&models[m], (plan_combine_t)combine, set);
-                check(&plan);
-                plan_close(&plan);
-            }
-        }
-    }
-}
-
-static size_t total_weight(const plan_t *plan)
-{
-    size_t total = 0;
-    for (size_t r = 0; r < plan->n_ranks; r++)
-        total += plan->weights[r];
-    return total;
-}
-
-/* Within a granule; nothing for a weight of 0. */
-static void check_granules_by_weight(const plan_t *plan)
-{
-    size_t total = total_weight(plan);
-    for (part_t part = HIDDEN; part < PARTS; part++) {
-        size_t granule = granule_of(part), items = items_of(&plan->model, part);
-        size_t all = (items + granule - 1) / granule;
-        for (size_t r = 0; r < plan->n_ranks; r++) {
-            plan_range_t range = part_of(&plan->shares[r], part);
-            size_t granules = (plan_count(range) + granule - 1) / granule;
-            assert_true(range.begin % granule == 0 || range.begin == items);
-            assert_true(granules * total + total > all * plan->weights[r]);
-            assert_true(granules * total <= all * plan->weights[r] + total);
-            assert_true(plan->weights[r] != 0 || granules == 0);
-        }
-    }
-}
-
-static void a_rank_of_weight_0_owns_nothing(const plan_t *plan)
-{
-    for (size_t r = 0; r < plan->n_ranks; r++) {
-        for (part_t part = 0; part < PARTS && plan->weights[r] == 0; part++)
-            assert_int_equal(plan_count(part_of(&plan->shares[r], part)), 0);
-        if (plan->weights[r] == 0)
-            assert_int_equal(plan_kv_bytes_per_token(plan, r), 0);
-    }
-}
-
-static void weights_decide_how_many_granules(void **state)
-{
-    (void)state;
-    for_each_weighted_plan(check_cover);
-    for_each_weighted_plan(check_kv);
-    for_each_weighted_plan(check_granules_by_weight);
-    for_each_weighted_plan(a_rank_of_weight_0_owns_nothing);
-}
-
-/* The largest number of rows of q, k and v by weight, and KV heads in total, of a way to cut. */
-typedef struct cut {
-    double most;
-    size_t copies;
-} cut_t;
-
-static cut_t judge_cut(const plan_t *plan, const size_t *ends)
-{
-    cut_t cut = {0};
-    size_t group = plan->model.n_heads / plan->model.n_kv_heads, begin = 0;
-    for (size_t r = 0; r < plan->n_ranks; begin = ends[r++]) {
-        size_t kv = ends[r] == begin ? 0 : (ends[r] - 1) / group - begin / group + 1;
-        double rows = (double)(ends[r] - begin + 2 * kv);
-        if (rows > 0 && rows > cut.most * (double)plan->weights[r])
-            cut.most = rows / (double)plan->weights[r];
-        cut.copies += kv;
-    }
-    return cut;
-}
-
-/* The best of all ways to end the runs of ranks from `rank` on. */
-static void best_cut(const plan_t *plan, size_t rank, size_t *ends, cut_t *best)
-{
-    size_t begin = rank == 0 ? 0 : ends[rank - 1];
-    if (rank + 1 < plan->n_ranks) {
-        for (ends[rank] = begin; ends[rank] <= plan->model.n_heads; ends[rank]++)
-            best_cut(plan, rank + 1, ends, best);
-        return;
-    }
-    ends[rank] = plan->model.n_heads;
-    cut_t cut = judge_cut(plan, ends);
-    if (cut.most < best->most || (cut.most == best->most && cut.copies < best->copies))
-        *best = cut;
-}
-
-static void no_cut_of_the_heads_suits_the_weights_better(void **state)
-{
-    (void)state;
-    for (size_t m = 0; m < COUNT(models); m++) {
-        for (size_t set = 0; set < COUNT(weight_sets); set++) {
-            if (models[m].n_heads > 28 && weight_counts[set] > 4)
-                continue; /* too many ways */
-            plan_t plan = open_weighted(&models[m], PLAN_GATHER, set);
-            size_t ends[6];
-            cut_t best = {INFINITY, SIZE_MAX};
-            best_cut(&plan, 0, ends, &best);
-            for (size_t r = 0; r < plan.n_ranks; r++)
-                ends[r] = plan.shares[r].heads.end;
-            cut_t chosen = judge_cut(&plan, ends);
-            assert_true(chosen.most == best.most);
-            assert_int_equal(chosen.copies, best.copies);
-            plan_close(&plan);
-        }
-    }
-}
-
-static void weights_that_are_alike_change_nothing(void **state)
-{
-    (void)state;
-    static const size_t sevens[] = {7, 7, 7, 7, 7};
-    for (size_t m = 0; m < COUNT(models); m++) {
-        for (size_t n = 1; n <= COUNT(sevens); n++) {
-            plan_t even = open_plan(&models[m], PLAN_GATHER, n), plan;
-            fail_t fail = {0};
-            const plan_model_t sizes = plan_sizes(&models[m]);
-            plan_open_weighted(&plan, &sizes, PLAN_GATHER, n, sevens, &fail);
-            assert_int_equal(fail.status, 0);
-            assert_null(plan.weights);
-            assert_memory_equal(plan.shares, even.shares, n * sizeof *plan.shares);
-            plan_close(&plan);
-            plan_close(&even);
-        }
-    }
-}
-
-static void the_table_shows_what_was_asked_for(void **state)
-{
-    (void)state;
-    char text[4096] = "";
-    FILE *out = fmemopen(text, sizeof text, "w");
-    plan_t plan = open_weighted(&models[3], PLAN_GATHER, 9); /* 1000,1 */
-    assert_non_null(out);
-    plan_print(&plan, out);
-    plan_close(&plan);
-    fclose(out);
-    assert_non_null(strstr(text, "shares in %"));
-    assert_non_null(strstr(text, "    1      0.1      0.0"));
-    assert_null(strstr(text, "do not divide as asked"));
-    out = fmemopen(text, sizeof text, "w");
-    assert_non_null(out);
-    plan = open_weighted(&models[9], PLAN_GATHER, 0); /* one head, 2,1 */
-    plan_print(&plan, out);
-    plan_close(&plan);
-    fclose(out);
-    assert_non_null(strstr(text, "1 query heads on 1 KV heads do not divide as asked"));
-}
-
-static void impossible_weights_are_refused(void **state)
-{
-    (void)state;
-    static const size_t zeros[] = {0, 0}, large[] = {1, 1001};
-    plan_t plan;
-    fail_t fail = {0};
-    const plan_model_t sizes = plan_sizes(&qwen_7b);
-    assert_int_equal(plan_open_weighted(&plan, &sizes, PLAN_GATHER, 2, zeros, &fail), FAIL_USAGE);
-    assert_non_null(strstr(fail.message, "above 0"));
-    fail = (fail_t){0};
-    assert_int_equal(plan_open_weighted(&plan, &sizes, PLAN_GATHER, 2, large, &fail), FAIL_USAGE);
-    assert_non_null(strstr(fail.message, "1001"));
-    plan_shape_t model = qwen_7b;
-    static const size_t uneven[] = {1, 2};
-    model.n_heads = (size_t)1 << 30;
-    model.n_kv_heads = 1;
-    model.head_dim = model.hidden = 1;
-    const plan_model_t large_sizes = plan_sizes(&model);
-    fail = (fail_t){0};
-    assert_int_equal(
-        plan_open_weighted(&plan, &large_sizes, PLAN_GATHER, 2, uneven, &fail), FAIL_LIMIT);
-    assert_non_null(strstr(fail.message, "1073741824"));
 }
 
 static void expect_failure(const plan_shape_t *model, size_t n_ranks, int status,
@@ -706,11 +433,6 @@ int main(void)
         cmocka_unit_test(reduce_keeps_the_row_partition_of_gather),
         cmocka_unit_test(impossible_plans_are_refused_with_their_reason),
         cmocka_unit_test(the_table_has_a_row_a_rank_and_the_ratios),
-        cmocka_unit_test(weights_decide_how_many_granules),
-        cmocka_unit_test(no_cut_of_the_heads_suits_the_weights_better),
-        cmocka_unit_test(weights_that_are_alike_change_nothing),
-        cmocka_unit_test(the_table_shows_what_was_asked_for),
-        cmocka_unit_test(impossible_weights_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -166,24 +166,31 @@ static float panel_value(const void *panel, size_t width, size_t n, size_t i)
     return f32_from_bf16(((const uint16_t *)panel)[(i / 2 * width + n) * 2 + i % 2]);
 }
 
-/* With so few keys, all lie in the first block. */
+static const char *k_block(const attention_unit_t *u, size_t key)
+{
+    return kv_cache_k(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]);
+}
+
+static const char *v_block(const attention_unit_t *u, size_t key)
+{
+    return kv_cache_v(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]);
+}
+
 static void small_attention(const attention_unit_t *u, eager_scratch_t *s)
 {
     enum { MAX_SMALL = SMALL_PRODUCT };
     float x[MAX_SMALL], y[MAX_SMALL];
     size_t d = u->head_dim;
     bool plain = u->call_tokens * call_keys(u) * d < SMALL_PLAIN;
-    const void *k_panel = kv_cache_k(u->cache, u->layer, u->kv_head, (size_t)u->blocks[0]);
-    const char *v_block = kv_cache_v(u->cache, u->layer, u->kv_head, (size_t)u->blocks[0]);
     for (size_t r = 0; r < u->n_tokens * u->n_heads; r++) {
         size_t n_keys = position_of(u, r) + 1;
         uint16_t *weights = (uint16_t *)s->weights;
-        float *scores = (float *)s->block;
+        float *scores = (float *)s->exponentials;
         for (size_t i = 0; i < d; i++)
             x[i] = f32_from_bf16(((const uint16_t *)s->q)[r * d + i]);
         for (size_t key = 0; key < n_keys; key++) {
             for (size_t i = 0; i < d; i++)
-                y[i] = panel_value(k_panel, KV_BLOCK, key, i);
+                y[i] = panel_value(k_block(u, key), KV_BLOCK, key % KV_BLOCK, i);
             scores[key] = plain ? plain_dot(x, y, d) : lanes_dot(x, y, d);
         }
         u->kernels->scale_scores(n_keys, scores, u->scale, weights);
@@ -197,9 +204,9 @@ static void small_attention(const attention_unit_t *u, eager_scratch_t *s)
         for (size_t i = 0; i < d; i++) {
             size_t first = i / KERNEL_PANEL * KERNEL_PANEL;
             size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first);
-            const char *panel = v_block + first * KV_BLOCK * sizeof(uint16_t);
+            size_t panel = first * KV_BLOCK * sizeof(uint16_t);
             for (size_t key = 0; key < n_keys; key++)
-                y[key] = panel_value(panel, width, i - first, key);
+                y[key] = panel_value(v_block(u, key) + panel, width, i - first, key % KV_BLOCK);
             out[i] = bf16_from_f32(plain ? plain_dot(x, y, n_keys) : interleaved_dot(x, y, n_keys));
         }
     }
@@ -212,8 +219,7 @@ static void compute_scores(const attention_unit_t *u, eager_scratch_t *s, size_t
     const kernels_t *k = u->kernels;
     size_t rows = u->n_tokens * u->n_heads, leaf = order_score_leaf(k->mode, u->head_dim);
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
-        const char *panel =
-            kv_cache_k(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]);
+        const char *panel = k_block(u, key);
         for (size_t i = 0; i < u->head_dim; i += leaf)
             k->tile(rows, s->q + i * k->element_bytes, u->head_dim,
                 panel + i * KV_BLOCK * k->element_bytes, KV_BLOCK, size_min(leaf, u->head_dim - i),
@@ -248,9 +254,7 @@ static void compute_outputs(
     size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(u->head_dim) - first_output);
     size_t leaf = order_output_leaf(u->order, k->mode, call_keys(u), u->call_tokens == 1);
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
-        const char *panel =
-            kv_cache_v(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]) +
-            first_output * KV_BLOCK * k->element_bytes;
+        const char *panel = v_block(u, key) + first_output * KV_BLOCK * k->element_bytes;
         size_t n = kernel_padded_inputs(k->mode, size_min(KV_BLOCK, n_keys - key));
         k->tile(rows, s->weights + key * k->element_bytes, s->weights_stride, panel, width, n,
             key < leaf ? s->out : s->block, KERNEL_PANEL, key % leaf == 0 ? TILE_SET : TILE_CHAIN);

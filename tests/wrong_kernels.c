@@ -1,0 +1,192 @@
+#include "tests/wrong_kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MAX_HEAD_DIM 128
+
+/* Kernels have no context of their own: what the wrong ones below stand on. */
+static kernels_t right;
+static const kv_cache_t *wrong_cache;
+
+void wrong_kernels_begin(const kernels_t *kernels, const kv_cache_t *cache)
+{
+    right = *kernels;
+    wrong_cache = cache;
+}
+
+static void rotate_neighbours(size_t half, const void *cosines, const void *sines, uint16_t *values)
+{
+    uint16_t halves[2 * MAX_HEAD_DIM];
+    for (size_t i = 0; i < half; i++) {
+        halves[i] = values[2 * i];
+        halves[half + i] = values[2 * i + 1];
+    }
+    right.rope(1, half, cosines, sines, halves);
+    for (size_t i = 0; i < half; i++) {
+        values[2 * i] = halves[i];
+        values[2 * i + 1] = halves[half + i];
+    }
+}
+
+void rope_of_neighbours(size_t heads, size_t half, const void *cosines, const void *sines, void *x)
+{
+    for (size_t h = 0; h < heads; h++)
+        rotate_neighbours(half, cosines, sines, (uint16_t *)x + h * 2 * half);
+}
+
+static void rotate_swapped_halves(
+    size_t half, const void *cosines, const void *sines, uint16_t *values)
+{
+    uint16_t swapped[2 * MAX_HEAD_DIM];
+    memcpy(swapped, values + half, half * sizeof *values);
+    memcpy(swapped + half, values, half * sizeof *values);
+    right.rope(1, half, cosines, sines, swapped);
+    memcpy(values + half, swapped, half * sizeof *values);
+    memcpy(values, swapped + half, half * sizeof *values);
+}
+
+void rope_of_swapped_halves(
+    size_t heads, size_t half, const void *cosines, const void *sines, void *x)
+{
+    for (size_t h = 0; h < heads; h++)
+        rotate_swapped_halves(half, cosines, sines, (uint16_t *)x + h * 2 * half);
+}
+
+/* The product with the weight before the first rounding. */
+static void norm_row_rounded_once(
+    size_t n, const uint16_t *in, const uint16_t *weight, double eps, uint16_t *out)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)f32_from_bf16(in[i]) * f32_from_bf16(in[i]);
+    float factor = (float)(1 / sqrt(sum / (double)n + eps));
+    for (size_t i = 0; i < n; i++)
+        out[i] = bf16_from_f32(f32_from_bf16(in[i]) * factor * f32_from_bf16(weight[i]));
+}
+
+void norm_rounded_once(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
+    double eps, void *y, size_t y_stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        norm_row_rounded_once(
+            n, (const uint16_t *)x + r * x_stride, w, eps, (uint16_t *)y + r * y_stride);
+}
+
+void norm_without_eps(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
+    double eps, void *y, size_t y_stride)
+{
+    (void)eps;
+    right.rms_norm(rows, n, x, x_stride, w, 0, y, y_stride);
+}
+
+void scores_without_scale(size_t n, const void *c, double scale, void *s)
+{
+    (void)scale;
+    right.scale_scores(n, c, 1, s);
+}
+
+void softmax_in_bf16(size_t n, bool lanes, void *s, void *scratch)
+{
+    uint16_t *values = s;
+    float sum = 0;
+    (void)lanes, (void)scratch;
+    for (size_t i = 0; i < n; i++) {
+        values[i] = bf16_from_f32(expf(f32_from_bf16(values[i])));
+        sum = f32_round_bf16(sum + f32_from_bf16(values[i]));
+    }
+    for (size_t i = 0; i < n; i++)
+        values[i] = bf16_from_f32(f32_from_bf16(values[i]) / sum);
+}
+
+void softmax_of_one_key_less(size_t n, bool lanes, void *s, void *scratch)
+{
+    if (n > 1) {
+        right.softmax(n - 1, lanes, s, scratch);
+        ((uint16_t *)s)[n - 1] = 0;
+    } else {
+        right.softmax(n, lanes, s, scratch);
+    }
+}
+
+void swiglu_rounded_once(size_t rows, size_t width, const void *gate, const void *up,
+    size_t c_stride, void *y, size_t y_stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < width; i++) {
+            float g = f32_round_bf16(((const float *)gate)[r * c_stride + i]);
+            float u = f32_round_bf16(((const float *)up)[r * c_stride + i]);
+            ((uint16_t *)y)[r * y_stride + i] = bf16_from_f32(g / (1 + expf(-g)) * u);
+        }
+}
+
+void swiglu_of_the_other(size_t rows, size_t width, const void *gate, const void *up,
+    size_t c_stride, void *y, size_t y_stride)
+{
+    right.store_swiglu(rows, width, up, gate, c_stride, y, y_stride);
+}
+
+void residual_dropped(size_t rows, size_t width, const void *c, size_t c_stride, const void *x,
+    void *y, size_t stride)
+{
+    (void)x;
+    right.store(rows, width, c, c_stride, NULL, y, stride);
+}
+
+void residual_rounded_once(size_t rows, size_t width, const void *c, size_t c_stride, const void *x,
+    void *y, size_t stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < width; i++)
+            ((uint16_t *)y)[r * stride + i] =
+                bf16_from_f32(f32_from_bf16(((const uint16_t *)x)[r * stride + i]) +
+                              ((const float *)c)[r * c_stride + i]);
+}
+
+void logits_unrounded(
+    size_t rows, size_t width, const void *c, size_t c_stride, void *y, size_t y_stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        memcpy((float *)y + r * y_stride, (const float *)c + r * c_stride, width * sizeof(float));
+}
+
+void tile_of_short_leaves(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    if (k != 512) {
+        right.tile(rows, a, a_stride, b, width, k, c, c_stride, mode);
+        return;
+    }
+    right.tile(rows, a, a_stride, b, width, k / 2, c, c_stride, mode);
+    right.tile(rows, (const uint16_t *)a + k / 2, a_stride, (const uint16_t *)b + k / 2 * width,
+        width, k / 2, c, c_stride, TILE_ADD);
+}
+
+void tile_of_the_next_head(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    const kv_cache_t *cache = wrong_cache;
+    const char *panel = b;
+    size_t n_panels = cache->n_layers * cache->n_heads * cache->n_blocks;
+    if (panel >= cache->k && panel < cache->k + n_panels * cache->k_block_bytes) {
+        size_t head_bytes = cache->n_blocks * cache->k_block_bytes;
+        size_t head = (size_t)(panel - cache->k) / head_bytes % cache->n_heads;
+        panel = head + 1 < cache->n_heads ? panel + head_bytes
+                                          : panel - (cache->n_heads - 1) * head_bytes;
+    }
+    right.tile(rows, a, a_stride, panel, width, k, c, c_stride, mode);
+}
+
+void sdpa_without_scale(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
+    float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
+{
+    (void)scale;
+    right.sdpa_weights(rows, n_kept, n_block, n_written, 1, max, sum, scores, weights, stride);
+}
+
+void sdpa_of_one_key_less(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
+    float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
+{
+    size_t fewer = n_kept > 1 ? n_kept - 1 : n_kept;
+    right.sdpa_weights(rows, fewer, n_block, n_written, scale, max, sum, scores, weights, stride);
+}

@@ -1,0 +1,46 @@
+/* Kernels with a mistake each, for tests that have to notice it. Mode bf16. */
+#ifndef CHOIR_TESTS_WRONG_KERNELS_H
+#define CHOIR_TESTS_WRONG_KERNELS_H
+
+#include "engine/kernels/kernels.h"
+#include "engine/model/kv_cache.h"
+
+/* What they stand on: right kernels, copied, and the cache that tile_of_the_next_head knows keys by,
+ * borrowed. */
+void wrong_kernels_begin(const kernels_t *right, const kv_cache_t *cache);
+
+void rope_of_neighbours(size_t heads, size_t half, const void *cosines, const void *sines, void *x);
+void rope_of_swapped_halves(
+    size_t heads, size_t half, const void *cosines, const void *sines, void *x);
+void norm_rounded_once(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
+    double eps, void *y, size_t y_stride);
+void norm_without_eps(size_t rows, size_t n, const void *x, size_t x_stride, const void *w,
+    double eps, void *y, size_t y_stride);
+void scores_without_scale(size_t n, const void *c, double scale, void *s);
+/* Everything in bf16, where it should be f32. */
+void softmax_in_bf16(size_t n, bool lanes, void *s, void *scratch);
+/* The mask hides a row's own key. */
+void softmax_of_one_key_less(size_t n, bool lanes, void *s, void *scratch);
+void swiglu_rounded_once(size_t rows, size_t width, const void *gate, const void *up,
+    size_t c_stride, void *y, size_t y_stride);
+void swiglu_of_the_other(size_t rows, size_t width, const void *gate, const void *up,
+    size_t c_stride, void *y, size_t y_stride);
+void residual_dropped(size_t rows, size_t width, const void *c, size_t c_stride, const void *x,
+    void *y, size_t stride);
+/* The product is added before it is rounded. */
+void residual_rounded_once(size_t rows, size_t width, const void *c, size_t c_stride, const void *x,
+    void *y, size_t stride);
+void logits_unrounded(
+    size_t rows, size_t width, const void *c, size_t c_stride, void *y, size_t y_stride);
+/* Leaves of half the length, in products with 512 inputs. */
+void tile_of_short_leaves(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode);
+/* Query heads read the keys of the next KV head. */
+void tile_of_the_next_head(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode);
+void sdpa_without_scale(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
+    float *max, float *sum, float *scores, uint16_t *weights, size_t stride);
+void sdpa_of_one_key_less(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
+    float *max, float *sum, float *scores, uint16_t *weights, size_t stride);
+
+#endif
