@@ -7,9 +7,9 @@
 #              golden files with them, and compares (tests/oracle/README.md). PyTorch's build for CPUs
 #              is enough; PIP_EXTRA_INDEX_URL tells pip where to find it
 #
-# Three builds, warnings being errors: release with all tests; debug, without those of the command line, and
-# with AddressSanitizer and UndefinedBehaviorSanitizer, with fewer rank counts. What the builds need and this machine lacks is
-# installed first. The last line is "N passed, N failed" (", N skipped" where some were); the exit
+# Two builds, warnings being errors: release with all tests, and one with assertions, AddressSanitizer and
+# UndefinedBehaviorSanitizer, with fewer rank counts and runs of the program. What the builds need and this machine
+# lacks is installed first. The last line is "N passed, N failed" (", N skipped" where some were); the exit
 # status is 0 when none failed.
 set -euo pipefail
 
@@ -86,8 +86,9 @@ run_build() {
     step "build" cmake --build --preset "$preset" || return 0
     report=$root/$folder/tests.xml
     rm -f "$report"
-    # Whether all went well is read from the report.
-    ctest --test-dir "$folder" -j "$(nproc)" --output-on-failure --no-tests=error \
+    # Whether all went well is read from the report. Half of the tests' time is waiting: for processes that start and
+    # end, and for ranks that are stopped.
+    ctest --test-dir "$folder" -j $((2 * $(nproc))) --output-on-failure --no-tests=error \
         --output-junit "$report" ${without:+-LE "$without"} || true
     if [ ! -s "$report" ]; then
         failed=$((failed + 1))
@@ -123,19 +124,14 @@ run_oracle() {
 step "what the builds need" launch/install-deps.sh --tests || finish
 [ -z "$oracle" ] || run_oracle
 
-# How long an error may take is for a quiet machine to judge (tests/cli/errors.sh by hand: 5 s); here only
-# that it ends.
-export CHOIR_CLI_SECONDS=60
-
 run_build release build ""
 if [ -z "$quick" ]; then
-    # Tests labelled "sources" look at files, which are the same for all builds.
-    run_build debug build-debug "sources|cli" -DCHOIR_TEST_RANKS="1;3" -DCHOIR_CLI_RANKS=2
     # Sanitizers see what the MPI library keeps until the process ends, and take their time.
     export LSAN_OPTIONS="suppressions=$root/tests/mpi_leaks.txt:print_suppressions=0"
     # Complete stacks, by which mpi_leaks.txt knows the libraries.
     export ASAN_OPTIONS=fast_unwind_on_malloc=0 UBSAN_OPTIONS=print_stacktrace=1
     export CHOIR_TEST_QUESTIONS=40 CHOIR_TEST_PROMPTS=5
-    run_build asan build-asan sources -DCHOIR_TEST_RANKS="1;3" -DCHOIR_CLI_RANKS=2
+    # Tests labelled "sources" look at files, which are the same for all builds.
+    run_build asan build-asan sources -DCHOIR_MPI_RANKS="1;3"
 fi
 finish

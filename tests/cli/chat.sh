@@ -2,12 +2,14 @@
 # A conversation on a terminal: editing, pastes, commands, what is typed early, and Ctrl-C, which ends an
 # answer and not the session, with mpirun and without.
 #
-#   tests/cli/chat.sh CHOIR RANKS      RANKS 0: without mpirun
+#   tests/cli/chat.sh CHOIR RANKS
 # shellcheck source=tests/cli/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 let_ranks_finish
 # Jobs in the background would ignore Ctrl-C otherwise.
 set -m
+# As users have it: with MPI's helper.
+unset OMPI_MCA_ess_singleton_isolated
 [ "$ranks" -gt 0 ] || run=()
 export XDG_STATE_HOME=$work/state
 edited=1

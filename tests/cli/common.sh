@@ -3,7 +3,8 @@
 #
 #   . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 #
-# choir, ranks     the script's two arguments
+# choir, ranks     the script's two arguments; 0 ranks: one, without mpirun
+# n_ranks          how many there are then: 1 or $ranks
 # root, demo       of the repository; its demo model
 # work             an empty folder, gone when the script ends; out and err in it: what the last command said
 # mpi, run         the words that start a program on a number of ranks yet to be given; on $ranks
@@ -12,6 +13,8 @@ set -u
 
 choir=$1
 ranks=$2
+# shellcheck disable=SC2034
+n_ranks=$((ranks > 0 ? ranks : 1))
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # shellcheck source=tests/wait.sh
 . "$root/tests/wait.sh"
@@ -33,6 +36,9 @@ export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated OMPI_MCA_odls_base_s
 mpi=(mpirun --quiet --oversubscribe --bind-to none --timeout "$patience_s")
 [ "$(id -u)" -ne 0 ] || mpi+=(--allow-run-as-root)
 run=("${mpi[@]}" -n "$ranks")
+# Without mpirun MPI starts a helper of its own, which one rank does not need.
+export OMPI_MCA_ess_singleton_isolated=1
+[ "$ranks" -gt 0 ] || run=(timeout --foreground "$patience_s")
 
 # For runs that are told to stop: their ranks have the time that mpirun grants by itself.
 let_ranks_finish() {
@@ -41,9 +47,10 @@ let_ranks_finish() {
 
 # launch RANKS ARGS...: choir, without input
 launch() {
-    local count=$1
+    local count=$1 start=("${mpi[@]}" -n "$1")
+    [ "$count" -gt 0 ] || start=("${run[@]}")
     shift
-    "${mpi[@]}" -n "$count" "$choir" "$@" </dev/null
+    "${start[@]}" "$choir" "$@" </dev/null
 }
 
 # complain TEXT: counts a failure, and shows what was said last

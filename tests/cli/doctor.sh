@@ -70,11 +70,9 @@ fi
 
 doctor "two models" 2 --config x --model "$demo"
 says "two models" err "expected --config or --model, found both"
-if [ "$ranks" -eq 1 ]; then
-    doctor "no such file" 1 --config "$work/none.json"
-    says "no such file" err "$work/none.json"
-    doctor "no such folder" 1 --json "$work/none/facts.jsonl"
-    says "no such folder" err "$work/none/facts.jsonl"
-fi
+doctor "no such file" 1 --config "$work/none.json"
+says "no such file" err "$work/none.json"
+doctor "no such folder" 1 --json "$work/none/facts.jsonl"
+says "no such folder" err "$work/none/facts.jsonl"
 
 conclude

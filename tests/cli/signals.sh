@@ -5,6 +5,7 @@
 # shellcheck source=tests/cli/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 let_ranks_finish
+unset OMPI_MCA_ess_singleton_isolated
 
 # More to say than there is time for.
 for _ in $(seq 20000); do
