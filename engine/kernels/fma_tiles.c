@@ -1,4 +1,4 @@
-/* Tiles by fused multiply-add: f32, f64, and bf16 on CPUs without vdpbf16ps or AMX.
+/* Tiles of f32 and f64 by fused multiply-add. Those of bf16: fma_bf16.c.
  *
  * Compiled twice, for AVX2 with FMA and for AVX-512F; only the width of a register and the number
  * of registers differ. */
@@ -17,15 +17,18 @@
 #define FILL tiles_fill_avx2
 #endif
 
+/* A single row takes so many at once, if the panel has them, to read it as one stream. */
+#define LONE_VECTORS 8
+
 #define AHEAD_BYTES 2048
 #define PAGE_OF_PANEL (4096 / KERNEL_PANEL) /* bytes of an output's weights in a page */
 
 /* One register tile over k inputs, a leaf or less; goes on from what sum holds. `rows` and
  * `vectors` (registers of outputs) are constants after inlining. A lone row looks at pages of
  * weights now and then, not at every input. */
-#define DEFINE_CHAIN(NAME, REAL, VEC, MEM, LANES, FMA, SET)                                        \
+#define DEFINE_CHAIN(NAME, REAL, VEC, MEM, LANES, FMA, SET, MOST_ROWS, MOST_VECTORS)               \
     INLINE void NAME(const int rows, const int vectors, const REAL *a, size_t a_stride,            \
-        const REAL *b, size_t width, size_t k, VEC sum[ROWS][VECTORS])                             \
+        const REAL *b, size_t width, size_t k, VEC sum[MOST_ROWS][MOST_VECTORS])                   \
     {                                                                                              \
         const size_t step = rows == 1 ? PAGE_OF_PANEL / sizeof(REAL) : k;                          \
         for (size_t begin = 0; begin < k; begin += step) {                                         \
@@ -33,12 +36,12 @@
             if (rows == 1)                                                                         \
                 prefetch_next_page(b + begin * width, step * width * sizeof *b);                   \
             for (size_t i = begin; i < end; i++) {                                                 \
-                VEC w[VECTORS];                                                                    \
+                VEC w[MOST_VECTORS];                                                               \
                 for (int v = 0; v < vectors; v++)                                                  \
                     w[v] = *(const MEM *)(b + i * width + LANES * v);                              \
                 /* One stream of weights, ahead of the hardware's own prefetch. */                 \
                 if (rows == 1)                                                                     \
-                    for (int v = 0; v < vectors; v++)                                              \
+                    for (int v = 0; v < vectors; v += 64 / REGISTER_BYTES)                         \
                         __builtin_prefetch(                                                        \
                             (const char *)(b + i * width + LANES * v) + AHEAD_BYTES);              \
                 for (int r = 0; r < rows; r++) {                                                   \
@@ -50,14 +53,18 @@
         }                                                                                          \
     }
 
-DEFINE_CHAIN(chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, FMA_F32, SET_F32)
-DEFINE_CHAIN(chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, FMA_F64, SET_F64)
+DEFINE_CHAIN(chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, FMA_F32, SET_F32, ROWS, VECTORS)
+DEFINE_CHAIN(
+    lone_chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, FMA_F32, SET_F32, 1, LONE_VECTORS)
+DEFINE_CHAIN(chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, FMA_F64, SET_F64, ROWS, VECTORS)
+DEFINE_CHAIN(
+    lone_chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, FMA_F64, SET_F64, 1, LONE_VECTORS)
 
-#define DEFINE_REGISTER_TILE(NAME, CHAIN, REAL, VEC, MEM, LANES)                                   \
+#define DEFINE_REGISTER_TILE(NAME, CHAIN, REAL, VEC, MEM, LANES, MOST_ROWS, MOST_VECTORS)          \
     INLINE void NAME(const int rows, const int vectors, const REAL *a, size_t a_stride,            \
         const REAL *b, size_t width, size_t k, REAL *c, size_t c_stride, tile_mode_t mode)         \
     {                                                                                              \
-        VEC sum[ROWS][VECTORS];                                                                    \
+        VEC sum[MOST_ROWS][MOST_VECTORS];                                                          \
         for (int r = 0; r < rows; r++)                                                             \
             for (int v = 0; v < vectors; v++)                                                      \
                 if (mode == TILE_CHAIN)                                                            \
@@ -74,21 +81,27 @@ DEFINE_CHAIN(chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, FMA_F64, SET_F6
             }                                                                                      \
     }
 
-DEFINE_REGISTER_TILE(register_tile_f32, chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32)
-DEFINE_REGISTER_TILE(register_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64)
+DEFINE_REGISTER_TILE(
+    register_tile_f32, chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, ROWS, VECTORS)
+DEFINE_REGISTER_TILE(
+    lone_register_tile_f32, lone_chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, 1, LONE_VECTORS)
+DEFINE_REGISTER_TILE(
+    register_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, ROWS, VECTORS)
+DEFINE_REGISTER_TILE(lone_register_tile_f64, lone_chain_f64, double, vec_f64_t, mem_f64_t,
+    LANES_F64, 1, LONE_VECTORS)
 
 /* The leaves of each group, then the groups. */
-#define DEFINE_GROUPS_TILE(NAME, CHAIN, REAL, VEC, MEM, LANES)                                     \
+#define DEFINE_GROUPS_TILE(NAME, CHAIN, REAL, VEC, MEM, LANES, MOST_ROWS, MOST_VECTORS)            \
     INLINE void NAME(const int rows, const int vectors, const REAL *a, size_t a_stride,            \
         const REAL *b, size_t width, size_t k, REAL *c, size_t c_stride, tile_mode_t mode)         \
     {                                                                                              \
         for (size_t first = 0; first < k; first += KERNEL_GROUP) {                                 \
             size_t end = k - first < KERNEL_GROUP ? k : first + KERNEL_GROUP;                      \
-            VEC group[ROWS][VECTORS] = {{{0}}};                                                    \
+            VEC group[MOST_ROWS][MOST_VECTORS] = {{{0}}};                                          \
             CHAIN(rows, vectors, a + first, a_stride, b + first * width, width,                    \
                 end - first < KERNEL_LEAF ? end - first : KERNEL_LEAF, group);                     \
             for (size_t i = first + KERNEL_LEAF; i < end; i += KERNEL_LEAF) {                      \
-                VEC sum[ROWS][VECTORS] = {{{0}}};                                                  \
+                VEC sum[MOST_ROWS][MOST_VECTORS] = {{{0}}};                                        \
                 CHAIN(rows, vectors, a + i, a_stride, b + i * width, width,                        \
                     end - i < KERNEL_LEAF ? end - i : KERNEL_LEAF, sum);                           \
                 for (int r = 0; r < rows; r++)                                                     \
@@ -105,27 +118,37 @@ DEFINE_REGISTER_TILE(register_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t,
         }                                                                                          \
     }
 
-DEFINE_GROUPS_TILE(groups_tile_f32, chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32)
-DEFINE_GROUPS_TILE(groups_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64)
+DEFINE_GROUPS_TILE(
+    groups_tile_f32, chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, ROWS, VECTORS)
+DEFINE_GROUPS_TILE(
+    lone_groups_tile_f32, lone_chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, 1, LONE_VECTORS)
+DEFINE_GROUPS_TILE(
+    groups_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, ROWS, VECTORS)
+DEFINE_GROUPS_TILE(
+    lone_groups_tile_f64, lone_chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, 1, LONE_VECTORS)
 
 /* Calls NAME with constant rows and vectors. */
 #define CASE(NAME, R, V)                                                                           \
-    case (R)*8 + (V):                                                                              \
+    case (R)*16 + (V):                                                                             \
         NAME(R, V, a, a_stride, b, width, k, c, c_stride, mode);                                   \
         break;
+#define LONE_CASES(NAME)                                                                           \
+    CASE(NAME, 1, 1)                                                                               \
+    CASE(NAME, 1, 2) CASE(NAME, 1, 3) CASE(NAME, 1, 4) CASE(NAME, 1, 6) CASE(NAME, 1, 8)
 #ifdef __AVX512F__
 #define CASES(NAME, R) CASE(NAME, R, 1) CASE(NAME, R, 2) CASE(NAME, R, 3) CASE(NAME, R, 4)
 #else
 #define CASES(NAME, R) CASE(NAME, R, 1) CASE(NAME, R, 2)
 #endif
 #define ALL_CASES(NAME)                                                                            \
-    CASES(NAME, 1) CASES(NAME, 2) CASES(NAME, 3) CASES(NAME, 4) CASES(NAME, 5) CASES(NAME, 6)
+    LONE_CASES(lone_##NAME)                                                                        \
+    CASES(NAME, 2) CASES(NAME, 3) CASES(NAME, 4) CASES(NAME, 5) CASES(NAME, 6)
 
 #define DEFINE_TILE(TILE, NAME, REAL, LANES)                                                       \
     static void NAME##_dispatch(size_t rows, size_t vectors, const REAL *a, size_t a_stride,       \
         const REAL *b, size_t width, size_t k, REAL *c, size_t c_stride, tile_mode_t mode)         \
     {                                                                                              \
-        switch (rows * 8 + vectors) {                                                              \
+        switch (rows * 16 + vectors) {                                                             \
             ALL_CASES(NAME)                                                                        \
         }                                                                                          \
     }                                                                                              \
@@ -133,9 +156,10 @@ DEFINE_GROUPS_TILE(groups_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t, LAN
         size_t k, void *c, size_t c_stride, tile_mode_t mode)                                      \
     {                                                                                              \
         size_t n_vectors = width / LANES;                                                          \
+        size_t most = rows == 1 ? LONE_VECTORS : VECTORS;                                          \
         for (size_t r = 0; r < rows; r += ROWS)                                                    \
-            for (size_t v = 0; v < n_vectors; v += VECTORS)                                        \
-                NAME##_dispatch(size_min(rows - r, ROWS), size_min(n_vectors - v, VECTORS),        \
+            for (size_t v = 0; v < n_vectors; v += most)                                           \
+                NAME##_dispatch(size_min(rows - r, ROWS), size_min(n_vectors - v, most),           \
                     (const REAL *)a + r * a_stride, a_stride, (const REAL *)b + v * LANES, width,  \
                     k, (REAL *)c + r * c_stride + v * LANES, c_stride, mode);                      \
     }
