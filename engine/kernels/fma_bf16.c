@@ -14,10 +14,12 @@
 #define FILL bf16_tiles_fill_avx512
 #define VECTORS 4 /* of outputs in a register tile: 6 x 4 sums of 32 registers */
 #define PACKED_ROWS 16
+#define PAIRS_AHEAD 0
 #else
 #define FILL bf16_tiles_fill_avx2
 #define VECTORS 2 /* 6 x 2 sums of 16 registers */
 #define PACKED_ROWS 10
+#define PAIRS_AHEAD 4
 #endif
 /* Up to PACKED_ROWS rows take weights as they are packed: widening them aside takes longer than
  * widening them again for every register tile (bench/LOG.md). */
@@ -146,7 +148,7 @@ DEFINE_LONE(lone_amx_dispatch, lone_amx)
 #define BLOCK_INPUTS 256
 #define BLOCK_INPUTS_OF_FEW 64
 #define CHUNK_ROWS 12 /* that are widened together: whole register tiles */
-#define LEAF_ROWS 192 /* that are summed aside together */
+#define LEAF_ROWS 256 /* that are summed aside together */
 /* Floats between the rows of a register tile: not a power of two, so that they fall into different
  * sets of a cache. */
 #define PLANE (BLOCK_INPUTS / 2 + 16)
@@ -207,14 +209,6 @@ static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k
     }
 }
 
-/* The next rows to be widened, beyond the first-level cache. */
-static void prefetch_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < k; i += LINE_BYTES / sizeof *a)
-            __builtin_prefetch(a + r * a_stride + i);
-}
-
 /* What is to be read next: `bytes` for each pair of inputs that is multiplied. All at once they would
  * wait for each other. */
 typedef struct stream {
@@ -239,6 +233,8 @@ INLINE vec_f32_t load_weights(
 {
     if (!packed) {
         const float *at = (const float *)w->at + (2 * i + (odd ? 0 : 1)) * LANES_F32 * vectors;
+        if (PAIRS_AHEAD > 0 && v % LINE_VECTORS == 0)
+            __builtin_prefetch(at + LANES_F32 * (v + PAIRS_AHEAD * 2 * vectors));
         return *(const vec_f32_t *)(at + LANES_F32 * v);
     }
     pair_t pair = load_pair((const uint16_t *)w->at + 2 * (i * w->width + LANES_F32 * v));
@@ -390,6 +386,15 @@ static void multiply_tiles(
     }
 }
 
+/* While panel p is multiplied, its share of the next chunk of rows, from `first` on, comes from beyond
+ * the first-level cache. */
+static void prefetch_rows(const job_t *y, size_t first, size_t p)
+{
+    for (size_t r = first + p; r < size_min(first + CHUNK_ROWS, y->rows); r += y->n_panels)
+        for (size_t i = 0; i < y->k; i += LINE_BYTES / sizeof *y->a)
+            __builtin_prefetch(y->a + r * y->a_stride + i);
+}
+
 static void multiply_block(const job_t *y)
 {
     wide_block_t block;
@@ -400,10 +405,10 @@ static void multiply_block(const job_t *y)
     for (size_t r = 0, n; r < y->rows; r += n) {
         n = size_min(CHUNK_ROWS, y->rows - r);
         widen_rows(n, y->a + r * y->a_stride, y->a_stride, y->k, &block);
-        prefetch_rows(
-            size_min(CHUNK_ROWS, y->rows - r - n), y->a + (r + n) * y->a_stride, y->a_stride, y->k);
-        for (size_t p = 0; p < y->n_panels; p++)
+        for (size_t p = 0; p < y->n_panels; p++) {
+            prefetch_rows(y, r + n, p);
             multiply_tiles(y, &block, packed, r, n, p);
+        }
     }
 }
 
