@@ -207,6 +207,42 @@ static void a_row_does_not_depend_on_the_others(void **state)
     }
 }
 
+static void check_panels(const kernels_t *k, tile_mode_t mode)
+{
+    /* More rows than a leaf's sums are kept of, more inputs than a block has. */
+    enum { ROWS = 530, INPUTS = 264, N_PANELS = 2, PANEL = INPUTS * KERNEL_PANEL };
+    size_t c_panel = ROWS * KERNEL_PANEL, c_bytes = N_PANELS * c_panel * sizeof(float);
+    uint16_t *a = malloc(ROWS * INPUTS * sizeof *a), *b = malloc(N_PANELS * PANEL * sizeof *b);
+    float *c = malloc(c_bytes), *expected = malloc(c_bytes);
+    const void *panels[N_PANELS] = {b, b + PANEL};
+    fill_elements(DTYPE_BF16, FILL_CANCEL, ROWS * INPUTS, a);
+    fill_elements(DTYPE_BF16, FILL_UNIT, N_PANELS * PANEL, b);
+    fill_elements(DTYPE_F32, FILL_UNIT, N_PANELS * c_panel, c);
+    memcpy(expected, c, c_bytes);
+    k->tile_panels(
+        ROWS, a, INPUTS, N_PANELS, panels, KERNEL_PANEL, INPUTS, c, c_panel, KERNEL_PANEL, mode);
+    for (size_t p = 0; p < N_PANELS; p++)
+        for (size_t r = 0; r < ROWS; r++)
+            k->tile(1, a + r * INPUTS, INPUTS, panels[p], KERNEL_PANEL, INPUTS,
+                expected + p * c_panel + r * KERNEL_PANEL, KERNEL_PANEL, mode);
+    assert_same(k, "tile_panels", c, expected, c_bytes);
+    free(a);
+    free(b);
+    free(c);
+    free(expected);
+}
+
+static void panels_of_many_rows_equal_row_by_row(void **state)
+{
+    (void)state;
+    FOR_EACH_ISA (isa) {
+        kernels_t k;
+        kernels_get(&k, isa, DTYPE_BF16);
+        for (int mode = TILE_SET; mode <= TILE_ADD && k.tile_panels != NULL; mode++)
+            check_panels(&k, (tile_mode_t)mode);
+    }
+}
+
 /* Rows in slabs give what they give row by row, where a kernel takes them so. */
 static void slabs_give_the_same(void **state)
 {
@@ -329,6 +365,7 @@ int main(void)
         cmocka_unit_test(groups_are_sums_of_leaves),
         cmocka_unit_test(sums_of_granules_are_exact_and_equal),
         cmocka_unit_test(a_row_does_not_depend_on_the_others),
+        cmocka_unit_test(panels_of_many_rows_equal_row_by_row),
         cmocka_unit_test(slabs_give_the_same),
         cmocka_unit_test(swiglu_of_every_gate_equals_scalar),
         cmocka_unit_test(the_start_up_test_passes_here),

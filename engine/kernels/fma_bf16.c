@@ -13,7 +13,7 @@
 #ifdef __AVX512F__
 #define FILL bf16_tiles_fill_avx512
 #define VECTORS 4 /* of outputs in a register tile: 6 x 4 sums of 32 registers */
-#define PACKED_ROWS 16
+#define PACKED_ROWS 40
 #define PAIRS_AHEAD 0
 #else
 #define FILL bf16_tiles_fill_avx2
@@ -148,7 +148,7 @@ DEFINE_LONE(lone_amx_dispatch, lone_amx)
 #define BLOCK_INPUTS 256
 #define BLOCK_INPUTS_OF_FEW 64
 #define CHUNK_ROWS 12 /* that are widened together: whole register tiles */
-#define LEAF_ROWS 256 /* that are summed aside together */
+#define LEAF_ROWS 512 /* that are summed aside together */
 /* Floats between the rows of a register tile: not a power of two, so that they fall into different
  * sets of a cache. */
 #define PLANE (BLOCK_INPUTS / 2 + 16)
