@@ -1,21 +1,18 @@
 #include "sharding/checkpoint/checkpoint.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "engine/base/file_at.h"
 #include "engine/base/size.h"
 #include "sharding/checkpoint/checkpoint_internal.h"
 #include "sharding/digest.h"
 
 /* Converted tensors pass through pieces of this size, which stay in a core's cache. */
 #define SCRATCH_BYTES ((size_t)1 << 20)
-/* Linux reads at most 2 GiB - 4 KiB at once anyway. */
-#define PREAD_BYTES ((size_t)1 << 30)
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is little-endian");
 
@@ -24,22 +21,16 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is l
 int checkpoint_read_fully(const tensor_file_t *file, const char *object, const char *name,
     uint64_t offset, void *dst, size_t bytes, fail_t *fail)
 {
-    size_t done = 0;
-    while (done < bytes) {
-        ssize_t got = pread(file->fd, (char *)dst + done, size_min(bytes - done, PREAD_BYTES),
-            (off_t)(offset + done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return fail_set(fail, FAIL_FILE, "%s: %s %s: cannot read %zu bytes at %" PRIu64 ": %s",
-                file->path, object, name, bytes, offset, strerror(errno));
-        if (got == 0)
-            return fail_set(fail, FAIL_FILE,
-                "%s: %s %s: expected %zu bytes at %" PRIu64
-                ", found the file's end after %zu of them: it changed after it was opened",
-                file->path, object, name, bytes, offset, done);
-        done += (size_t)got;
-    }
+    int error;
+    size_t done = file_read_at(file->fd, offset, dst, bytes, &error);
+    if (error != 0)
+        return fail_set(fail, FAIL_FILE, "%s: %s %s: cannot read %zu bytes at %" PRIu64 ": %s",
+            file->path, object, name, bytes, offset, strerror(error));
+    if (done < bytes)
+        return fail_set(fail, FAIL_FILE,
+            "%s: %s %s: expected %zu bytes at %" PRIu64
+            ", found the file's end after %zu of them: it changed after it was opened",
+            file->path, object, name, bytes, offset, done);
     return 0;
 }
 

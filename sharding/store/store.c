@@ -1,6 +1,5 @@
 #include "sharding/store/store.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -12,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/file_at.h"
 #include "engine/base/input.h"
 #include "engine/base/json.h"
 #include "engine/base/size.h"
@@ -49,21 +49,14 @@ static int read_fully(
     const store_t *store, size_t data, uint64_t offset, void *dst, size_t bytes, fail_t *fail)
 {
     const char *name = store->manifest.data[data].name;
-    size_t done = 0;
     if (store->files[data] < 0)
         return fail_set(fail, FAIL_FILE, "%s/%s: could not be opened", store->directory, name);
-    while (done < bytes) {
-        ssize_t got =
-            pread(store->files[data], (char *)dst + done, bytes - done, (off_t)(offset + done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return fail_set(fail, FAIL_FILE,
-                "%s/%s: expected %zu bytes at %" PRIu64 ", found the first %zu of them: %s",
-                store->directory, name, bytes, offset, done,
-                got < 0 ? strerror(errno) : "the file ends there");
-        done += (size_t)got;
-    }
+    int error;
+    size_t done = file_read_at(store->files[data], offset, dst, bytes, &error);
+    if (done < bytes)
+        return fail_set(fail, FAIL_FILE,
+            "%s/%s: expected %zu bytes at %" PRIu64 ", found the first %zu of them: %s",
+            store->directory, name, bytes, offset, done, file_read_error(error));
     return 0;
 }
 

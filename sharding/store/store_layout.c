@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/file_at.h"
 #include "engine/base/input.h"
 #include "engine/base/log.h"
 #include "engine/base/size.h"
@@ -41,18 +42,12 @@ static int out_of_memory(const store_layout_t *layout, fail_t *fail)
 static int read_at(
     const store_source_t *source, uint64_t offset, void *dst, size_t bytes, fail_t *fail)
 {
-    size_t done = 0;
-    while (done < bytes) {
-        ssize_t got = pread(source->fd, (char *)dst + done, bytes - done, (off_t)(offset + done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return fail_set(fail, FAIL_FILE,
-                "%s: expected %zu bytes at %" PRIu64 ", found the first %zu of them: %s",
-                source->path, bytes, offset, done,
-                got < 0 ? strerror(errno) : "the file ends there");
-        done += (size_t)got;
-    }
+    int error;
+    size_t done = file_read_at(source->fd, offset, dst, bytes, &error);
+    if (done < bytes)
+        return fail_set(fail, FAIL_FILE,
+            "%s: expected %zu bytes at %" PRIu64 ", found the first %zu of them: %s", source->path,
+            bytes, offset, done, file_read_error(error));
     return 0;
 }
 

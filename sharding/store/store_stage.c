@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/file_at.h"
 #include "engine/base/log.h"
 
 struct store_stage {
@@ -78,38 +79,22 @@ void store_stage_close(store_stage_t *stage)
 
 void store_stage_read(store_stage_t *stage, size_t data, uint64_t offset, void *dst, size_t bytes)
 {
-    size_t done = 0;
-    while (done < bytes) {
-        ssize_t got =
-            pread(stage->files[data], (char *)dst + done, bytes - done, (off_t)(offset + done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            break;
-        done += (size_t)got;
-    }
+    int error;
+    size_t done = file_read_at(stage->files[data], offset, dst, bytes, &error);
     memset((char *)dst + done, 0, bytes - done);
 }
 
 void store_stage_write(
     store_stage_t *stage, size_t data, uint64_t offset, const void *src, size_t bytes)
 {
-    size_t done = 0;
-    while (done < bytes && !atomic_load(&stage->full)) {
-        ssize_t put = pwrite(
-            stage->files[data], (const char *)src + done, bytes - done, (off_t)(offset + done));
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0) {
-            int error = put < 0 ? errno : ENOSPC;
-            if (!atomic_exchange(&stage->full, true))
-                log_write(LOG_WARN, "%s: cannot stage more: %s; the rest is read from the store",
-                    stage->directory, strerror(error));
-            return;
-        }
-        done += (size_t)put;
-    }
-    atomic_fetch_add_explicit(&stage->bytes_written, done, memory_order_relaxed);
+    int error;
+    if (atomic_load(&stage->full))
+        return;
+    if (file_write_at(stage->files[data], offset, src, bytes, &error) == bytes)
+        atomic_fetch_add_explicit(&stage->bytes_written, bytes, memory_order_relaxed);
+    else if (!atomic_exchange(&stage->full, true))
+        log_write(LOG_WARN, "%s: cannot stage more: %s; the rest is read from the store",
+            stage->directory, strerror(error));
 }
 
 void store_stage_expect(store_stage_t *stage, size_t data, uint64_t offset, size_t bytes)

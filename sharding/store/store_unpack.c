@@ -1,19 +1,13 @@
 #include "sharding/store/store_unpack.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "engine/base/json.h"
 #include "engine/base/size.h"
+#include "sharding/store/store_output.h"
 
 /* ---- Going through blocks -------------------------------------------------------------------- */
 
@@ -222,76 +216,23 @@ int store_check(const store_job_t *job, store_problem_fn problem, void *context,
 
 /* ---- Unpacking ------------------------------------------------------------------------------- */
 
-static int fail_writing(const char *path, fail_t *fail)
-{
-    return fail_set(fail, FAIL_FILE, "%s: cannot write: %s", path, strerror(errno));
-}
-
-static int write_at(
-    int file, const char *path, uint64_t offset, const void *bytes, size_t n, fail_t *fail)
-{
-    size_t done = 0;
-    while (done < n) {
-        ssize_t put = pwrite(file, (const char *)bytes + done, n - done, (off_t)(offset + done));
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return fail_writing(path, fail);
-        done += (size_t)put;
-    }
-    return 0;
-}
-
-/* Opens DIRECTORY/NAME for writing; *path is the caller's to free. -1 on failure. */
-static int create(const char *directory, const char *name, char **path, fail_t *fail)
-{
-    if (asprintf(path, "%s/%s", directory, name) < 0) {
-        *path = NULL;
-        fail_set(fail, FAIL_MEMORY, "store: out of memory");
-        return -1;
-    }
-    int file = open(*path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (file < 0)
-        fail_writing(*path, fail);
-    return file;
-}
-
-static void finish_file(int file, const char *path, fail_t *fail)
-{
-    if (file >= 0 && fail->status == 0 && fdatasync(file) != 0)
-        fail_writing(path, fail);
-    if (file >= 0 && close(file) != 0)
-        fail_writing(path, fail);
-}
-
 char *store_unpack_partial(const store_t *store, const char *out)
 {
-    char *partial;
-    size_t n = strlen(out);
-    while (n > 1 && out[n - 1] == '/')
-        n--;
-    return asprintf(&partial, "%.*s.partial-%s", (int)n, out,
-               store_hex(store_manifest(store)->checksum).text) < 0
-               ? NULL
-               : partial;
+    return store_partial_name(out, store_manifest(store)->checksum);
 }
 
 int store_unpack_begin(
     const store_t *store, const char *out, const char *partial, uint64_t free_bytes, fail_t *fail)
 {
     const store_manifest_t *manifest = store_manifest(store);
-    struct statvfs space;
+    bool made;
     uint64_t needed = 1000000;
     for (size_t i = 0; i < manifest->n_sources; i++)
         needed += manifest->sources[i].bytes;
-    if (access(out, F_OK) == 0)
-        return fail_set(fail, FAIL_FILE, "%s: expected nothing there yet, found something", out);
-    bool made = mkdir(partial, 0777) == 0;
-    if (!made && errno != EEXIST)
-        return fail_set(
-            fail, FAIL_FILE, "%s: cannot make this folder: %s", partial, strerror(errno));
-    if (free_bytes == UINT64_MAX && statvfs(partial, &space) == 0 && space.f_blocks != 0)
-        free_bytes = (uint64_t)space.f_bavail * space.f_frsize;
+    if (store_partial_begin(out, partial, &made, fail) != 0)
+        return fail->status;
+    if (free_bytes == UINT64_MAX)
+        free_bytes = store_partial_room(partial);
     if (made && needed > free_bytes) {
         rmdir(partial);
         return fail_set(fail, FAIL_FILE, "%s: expected %.0f MB of room, found %.0f MB free", out,
@@ -300,36 +241,26 @@ int store_unpack_begin(
     return 0;
 }
 
-/* The source file that is being written. */
-typedef struct target {
-    int file;
-    const char *path;
-} target_t;
-
 static int write_block(
     scan_t *scan, size_t segment, size_t block, const void *bytes, size_t n, fail_t *fail)
 {
-    const target_t *target = scan->context;
     const store_segment_t *s = &store_manifest(scan->job->store)->segments[segment];
-    return write_at(
-        target->file, target->path, s->offset + (uint64_t)block * s->block_bytes, bytes, n, fail);
+    return store_output_write(
+        scan->context, s->offset + (uint64_t)block * s->block_bytes, bytes, n, fail);
 }
 
 static int unpack_source(
     const store_job_t *job, size_t source, const char *partial, bool *mine, fail_t *fail)
 {
     const store_manifest_t *manifest = store_manifest(job->store);
-    char *path;
-    target_t target = {.file = create(partial, manifest->sources[source].name, &path, fail)};
-    target.path = path;
-    scan_t scan = {.job = job, .mine = mine, .visit = write_block, .context = &target};
+    store_output_t output;
+    scan_t scan = {.job = job, .mine = mine, .visit = write_block, .context = &output};
     for (size_t s = 0; s < manifest->n_segments; s++)
         mine[s] = manifest->segments[s].source == source;
-    if (fail->status == 0)
+    if (store_output_open(&output, partial, manifest->sources[source].name, fail) == 0 &&
+        store_output_resize(&output, manifest->sources[source].bytes, fail) == 0)
         run_scan(&scan, fail);
-    finish_file(target.file, path, fail);
-    free(path);
-    return fail->status;
+    return store_output_close(&output, fail);
 }
 
 int store_unpack_sources(const store_job_t *job, const char *partial, fail_t *fail)
@@ -347,18 +278,13 @@ int store_unpack_sources(const store_job_t *job, const char *partial, fail_t *fa
 static int unpack_copied(
     const store_t *store, const char *partial, const store_file_t *file, fail_t *fail)
 {
-    char *from = NULL, *path = NULL, *text = NULL;
+    char *from, *text = NULL;
     size_t bytes;
     if (asprintf(&from, "%s/%s", store_directory(store), file->name) < 0)
         return fail_set(fail, FAIL_MEMORY, "store: out of memory");
-    if (file_read(from, STORE_MAX_COPIED_BYTES, &text, &bytes, fail) == 0) {
-        int out = create(partial, file->name, &path, fail);
-        if (out >= 0)
-            write_at(out, path, 0, text, bytes, fail);
-        finish_file(out, path, fail);
-    }
+    if (file_read(from, STORE_MAX_COPIED_BYTES, &text, &bytes, fail) == 0)
+        store_output_file(partial, file->name, text, bytes, fail);
     free(from);
-    free(path);
     free(text);
     return fail->status;
 }
@@ -368,8 +294,7 @@ int store_unpack_finish(const store_t *store, const char *out, const char *parti
     const store_manifest_t *manifest = store_manifest(store);
     for (size_t i = 0; i < manifest->n_copied && fail->status == 0; i++)
         unpack_copied(store, partial, &manifest->copied[i], fail);
-    if (fail->status == 0 && rename(partial, out) != 0)
-        fail_set(
-            fail, FAIL_FILE, "%s: cannot give it the name %s: %s", partial, out, strerror(errno));
+    if (fail->status == 0)
+        store_partial_publish(partial, out, fail);
     return fail->status;
 }

@@ -1,116 +1,22 @@
 #include "sharding/store/store_write.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "engine/base/json.h"
+#include "engine/base/file_at.h"
 #include "engine/base/size.h"
 #include "sharding/store/store_codec.h"
+#include "sharding/store/store_output.h"
 
 /* A thread takes blocks of about so many bytes at a time: enough for large reads and writes. */
 #define BATCH_BYTES ((size_t)2 << 20)
 /* All threads' batches together; more threads than that allows do not take part. */
 #define MAX_BUFFER_BYTES ((size_t)1 << 30)
 #define N_SAMPLES 48
-
-/* ---- Files ----------------------------------------------------------------------------------- */
-
-/* A file being written. */
-typedef struct output {
-    char *path;
-    int fd;
-} output_t;
-
-static int fail_writing(const char *path, fail_t *fail)
-{
-    if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)
-        return fail_set(fail, FAIL_FILE,
-            "%s: no room to write: %s; what is finished is kept, make room and run the same command again",
-            path, strerror(errno));
-    return fail_set(fail, FAIL_FILE, "%s: cannot write: %s", path, strerror(errno));
-}
-
-static int write_at(
-    const output_t *output, uint64_t offset, const void *bytes, size_t n, fail_t *fail)
-{
-    size_t done = 0;
-    while (done < n) {
-        ssize_t put =
-            pwrite(output->fd, (const char *)bytes + done, n - done, (off_t)(offset + done));
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return fail_writing(output->path, fail);
-        done += (size_t)put;
-    }
-    return 0;
-}
-
-/* Whether all of it is there. */
-static bool read_at(const output_t *output, uint64_t offset, void *bytes, size_t n)
-{
-    size_t done = 0;
-    while (done < n) {
-        ssize_t got = pread(output->fd, (char *)bytes + done, n - done, (off_t)(offset + done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return false;
-        done += (size_t)got;
-    }
-    return true;
-}
-
-static int output_open(output_t *output, const char *directory, const char *name, fail_t *fail)
-{
-    output->fd = -1;
-    if (asprintf(&output->path, "%s/%s", directory, name) < 0) {
-        output->path = NULL;
-        return fail_set(fail, FAIL_MEMORY, "%s: out of memory", directory);
-    }
-    output->fd = open(output->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (output->fd < 0)
-        return fail_writing(output->path, fail);
-    /* File systems without locks let it pass. */
-    if (flock(output->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-        return fail_set(fail, FAIL_FILE,
-            "%s: another choir shard is writing it; wait for its end, or end it", output->path);
-    return 0;
-}
-
-/* On disk, when it returns 0. */
-static int output_close(output_t *output, fail_t *fail)
-{
-    if (output->fd >= 0) {
-        if (fail->status == 0 && fdatasync(output->fd) != 0)
-            fail_writing(output->path, fail);
-        if (close(output->fd) != 0 && fail->status == 0)
-            fail_writing(output->path, fail);
-    }
-    free(output->path);
-    *output = (output_t){.fd = -1};
-    return fail->status;
-}
-
-static int sync_directory(const char *path, fail_t *fail)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP))
-        fail_writing(path, fail);
-    if (fd >= 0)
-        close(fd);
-    return fail->status;
-}
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
@@ -122,16 +28,11 @@ static bool is_mine(const store_write_t *write, size_t data)
 int store_write_open(store_write_t *write, const store_layout_t *layout, const char *out,
     size_t rank, size_t n_ranks, team_t *team, fail_t *fail)
 {
-    size_t n = strlen(out);
     *write = (store_write_t){.layout = layout, .rank = rank, .n_ranks = n_ranks, .team = team};
-    while (n > 1 && out[n - 1] == '/')
-        n--;
-    write->out = strndup(out, n);
-    if (write->out == NULL || asprintf(&write->partial, "%s.partial-%s", write->out,
-                                  store_hex(layout->resume_id).text) < 0)
-        write->partial = NULL;
+    write->out = strdup(out);
+    write->partial = store_partial_name(out, layout->resume_id);
     write->written = calloc(layout->n_frames + 1, sizeof *write->written);
-    if (write->partial == NULL || write->written == NULL) {
+    if (write->out == NULL || write->partial == NULL || write->written == NULL) {
         store_write_close(write);
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory", out);
     }
@@ -204,13 +105,11 @@ static uint64_t bytes_there(const store_write_t *write)
 
 static int check_room(const store_write_t *write, uint64_t free_bytes, fail_t *fail)
 {
-    struct statvfs space;
     double ratio;
-    if (free_bytes == UINT64_MAX) {
-        if (statvfs(write->partial, &space) != 0 || space.f_blocks == 0)
-            return 0; /* cannot be told */
-        free_bytes = (uint64_t)space.f_bavail * space.f_frsize;
-    }
+    if (free_bytes == UINT64_MAX)
+        free_bytes = store_partial_room(write->partial);
+    if (free_bytes == UINT64_MAX)
+        return 0;
     if (estimate_ratio(write->layout, &ratio, fail) != 0)
         return fail->status;
     double needed = ratio * (double)write->layout->total_bytes + 1e6,
@@ -224,16 +123,9 @@ static int check_room(const store_write_t *write, uint64_t free_bytes, fail_t *f
 
 int store_write_begin(store_write_t *write, uint64_t free_bytes, fail_t *fail)
 {
-    if (access(write->out, F_OK) == 0)
-        return fail_set(
-            fail, FAIL_FILE, "%s: expected nothing there yet, found something", write->out);
-    bool made = mkdir(write->partial, 0777) == 0;
-    if (!made && errno != EEXIST)
-        return fail_set(
-            fail, FAIL_FILE, "%s: cannot make this folder: %s", write->partial, strerror(errno));
-    if (access(write->partial, W_OK) != 0)
-        return fail_set(
-            fail, FAIL_FILE, "%s: cannot write there: %s", write->partial, strerror(errno));
+    bool made;
+    if (store_partial_begin(write->out, write->partial, &made, fail) != 0)
+        return fail->status;
     if (check_room(write, free_bytes, fail) != 0 && made)
         rmdir(write->partial);
     return fail->status;
@@ -245,7 +137,7 @@ int store_write_begin(store_write_t *write, uint64_t free_bytes, fail_t *fail)
 typedef struct writer {
     store_write_t *write;
     size_t data;
-    output_t output;
+    store_output_t output;
     pthread_mutex_t lock;
     pthread_cond_t turn;
     size_t part, block;    /* where the next batch begins: part, and block in it */
@@ -356,7 +248,7 @@ static void put_batch(
     while (writer->written != batch->number && !writer->stop)
         pthread_cond_wait(&writer->turn, &writer->lock);
     if (!writer->stop && fail->status == 0 &&
-        write_at(&writer->output, writer->offset, frames, n, fail) == 0) {
+        store_output_write(&writer->output, writer->offset, frames, n, fail) == 0) {
         writer->offset += n;
         count_done(writer, batch->bytes);
     }
@@ -421,6 +313,13 @@ static void size_buffers(writer_t *writer)
 
 /* ---- Resuming -------------------------------------------------------------------------------- */
 
+/* Whether all of it is there. */
+static bool read_at(const writer_t *writer, uint64_t offset, void *bytes, size_t n)
+{
+    int error;
+    return file_read_at(writer->output.fd, offset, bytes, n, &error) == n;
+}
+
 /* Whether the next frame is there, whole. buffer: of the longest frame */
 static bool keep_frame(writer_t *writer, unsigned char *buffer)
 {
@@ -430,12 +329,12 @@ static bool keep_frame(writer_t *writer, unsigned char *buffer)
     size_t block = part->first_block + writer->block;
     store_frame_head_t head;
     fail_t missing = {0};
-    if (!read_at(&writer->output, writer->offset, buffer, STORE_FRAME_HEAD_BYTES) ||
+    if (!read_at(writer, writer->offset, buffer, STORE_FRAME_HEAD_BYTES) ||
         store_frame_read_head(&head, buffer, "frame", &missing) != 0 ||
         head.segment != part->segment || head.block != block || head.planes != segment->planes ||
         head.block_bytes != store_block_bytes(segment, block) ||
-        !read_at(&writer->output, writer->offset + STORE_FRAME_HEAD_BYTES,
-            buffer + STORE_FRAME_HEAD_BYTES, head.payload_bytes) ||
+        !read_at(writer, writer->offset + STORE_FRAME_HEAD_BYTES, buffer + STORE_FRAME_HEAD_BYTES,
+            head.payload_bytes) ||
         store_frame_open(
             &head, buffer, STORE_FRAME_HEAD_BYTES + head.payload_bytes, "frame", &missing) != 0)
         return false;
@@ -459,7 +358,7 @@ static int resume(writer_t *writer, fail_t *fail)
     store_head_write(&expected, head);
     writer->offset = STORE_HEAD_BYTES;
     writer->part = layout->data_parts[writer->data];
-    if (read_at(&writer->output, 0, found, sizeof found) && memcmp(head, found, sizeof head) == 0) {
+    if (read_at(writer, 0, found, sizeof found) && memcmp(head, found, sizeof head) == 0) {
         unsigned char *buffer = malloc(writer->frame_bytes);
         if (buffer == NULL)
             return fail_set(fail, FAIL_MEMORY, "shard: out of memory for blocks");
@@ -469,12 +368,10 @@ static int resume(writer_t *writer, fail_t *fail)
         free(buffer);
         if (stop)
             return fail->status; /* before frames are cut off that were not looked at */
-    } else if (write_at(&writer->output, 0, head, sizeof head, fail) != 0) {
+    } else if (store_output_write(&writer->output, 0, head, sizeof head, fail) != 0) {
         return fail->status;
     }
-    if (ftruncate(writer->output.fd, (off_t)writer->offset) != 0)
-        fail_writing(writer->output.path, fail);
-    return fail->status;
+    return store_output_resize(&writer->output, writer->offset, fail);
 }
 
 /* ---- Data files ------------------------------------------------------------------------------ */
@@ -510,7 +407,7 @@ static int write_tail(writer_t *writer, fail_t *fail)
         .digest = store_digest_of(checksums, n)};
     free(checksums);
     store_tail_write(&tail, bytes);
-    return write_at(&writer->output, writer->offset, bytes, sizeof bytes, fail);
+    return store_output_write(&writer->output, writer->offset, bytes, sizeof bytes, fail);
 }
 
 static int write_file(store_write_t *write, size_t data, fail_t *fail)
@@ -521,14 +418,14 @@ static int write_file(store_write_t *write, size_t data, fail_t *fail)
     pthread_cond_init(&writer.turn, NULL);
     store_data_name(data, name);
     size_buffers(&writer);
-    if (output_open(&writer.output, write->partial, name, fail) == 0 &&
+    if (store_output_open(&writer.output, write->partial, name, fail) == 0 &&
         resume(&writer, fail) == 0) {
         if (!at_end(&writer))
             team_run(write->team, write_thread, &writer);
         if (fail->status == 0)
             write_tail(&writer, fail);
     }
-    output_close(&writer.output, fail);
+    store_output_close(&writer.output, fail);
     pthread_cond_destroy(&writer.turn);
     pthread_mutex_destroy(&writer.lock);
     return fail->status;
@@ -583,137 +480,4 @@ void store_write_unpack(store_write_t *write, const store_written_t *tables)
 {
     for (size_t r = 0; r < write->n_ranks; r++)
         tables += copy_table(write, r, NULL, tables);
-}
-
-/* ---- Finishing ------------------------------------------------------------------------------- */
-
-static int copy_file(const store_write_t *write, const char *name, store_file_t *file, fail_t *fail)
-{
-    char *path, *text = NULL;
-    size_t bytes;
-    output_t output;
-    if (asprintf(&path, "%s/%s", write->layout->directory, name) < 0)
-        return fail_set(fail, FAIL_MEMORY, "%s: out of memory", name);
-    if (file_read(path, STORE_MAX_COPIED_BYTES, &text, &bytes, fail) == 0) {
-        *file = (store_file_t){name, bytes, store_checksum(text, bytes)};
-        if (output_open(&output, write->partial, name, fail) == 0 &&
-            write_at(&output, 0, text, bytes, fail) == 0 && ftruncate(output.fd, (off_t)bytes) != 0)
-            fail_writing(output.path, fail);
-        output_close(&output, fail);
-    }
-    free(text);
-    free(path);
-    return fail->status;
-}
-
-/* Where the frames are, and the digests of segments and sources. */
-static void fill_manifest(const store_write_t *write, store_manifest_t *manifest,
-    uint64_t *checksums, uint64_t *stored_bytes)
-{
-    const store_layout_t *layout = write->layout;
-    *stored_bytes = 0;
-    for (size_t d = 0; d < layout->n_data; d++) {
-        uint64_t offset = STORE_HEAD_BYTES;
-        size_t n = 0;
-        for (size_t p = layout->data_parts[d]; p < layout->data_parts[d + 1]; p++) {
-            const store_part_t *part = &layout->parts[p];
-            size_t first = layout->segments[part->segment].first_frame + part->first_block;
-            for (size_t f = first; f < first + part->n_blocks; f++) {
-                manifest->frames[f] = (store_frame_t){offset, write->written[f].frame_checksum,
-                    (uint32_t)write->written[f].bytes, (uint32_t)d};
-                offset += write->written[f].bytes;
-                checksums[n++] = write->written[f].frame_checksum;
-            }
-        }
-        manifest->data[d].bytes = offset + STORE_TAIL_BYTES;
-        manifest->data[d].checksum = store_digest_of(checksums, n);
-        *stored_bytes += manifest->data[d].bytes;
-    }
-    for (size_t s = 0; s < layout->n_segments; s++) {
-        store_segment_t *segment = &manifest->segments[s];
-        for (size_t b = 0; b < segment->n_blocks; b++)
-            checksums[b] = write->written[segment->first_frame + b].block_checksum;
-        segment->digest = store_digest_of(checksums, segment->n_blocks);
-    }
-    for (size_t i = 0, s = 0; i < layout->n_sources; i++) {
-        size_t n = 0;
-        for (; s < layout->n_segments && layout->segments[s].source == i; s++)
-            checksums[n++] = manifest->segments[s].digest;
-        manifest->sources[i] = (store_file_t){
-            layout->sources[i].name, layout->sources[i].bytes, store_digest_of(checksums, n)};
-    }
-}
-
-static int write_manifest(const store_write_t *write, store_manifest_t *manifest, fail_t *fail)
-{
-    char *text = NULL;
-    size_t bytes;
-    output_t output;
-    if (store_manifest_write(manifest, &text, &bytes, fail) != 0)
-        return fail->status;
-    if (output_open(&output, write->partial, STORE_MANIFEST, fail) == 0 &&
-        write_at(&output, 0, text, bytes, fail) == 0 && ftruncate(output.fd, (off_t)bytes) != 0)
-        fail_writing(output.path, fail);
-    output_close(&output, fail);
-    free(text);
-    return fail->status;
-}
-
-static int publish(const store_write_t *write, fail_t *fail)
-{
-    if (sync_directory(write->partial, fail) != 0)
-        return fail->status;
-    if (access(write->out, F_OK) == 0)
-        return fail_set(
-            fail, FAIL_FILE, "%s: expected nothing there yet, found something", write->out);
-    if (rename(write->partial, write->out) != 0)
-        return fail_set(fail, FAIL_FILE, "%s: cannot give it the name %s: %s", write->partial,
-            write->out, strerror(errno));
-    char *parent = strdup(write->out), *slash = parent == NULL ? NULL : strrchr(parent, '/');
-    if (slash != NULL && slash != parent)
-        *slash = 0;
-    /* The store is whole either way. */
-    fail_t ignored = {0};
-    if (parent != NULL)
-        sync_directory(slash == NULL ? "." : slash == parent ? "/" : parent, &ignored);
-    free(parent);
-    return 0;
-}
-
-int store_write_finish(store_write_t *write, uint64_t *stored_bytes, fail_t *fail)
-{
-    const store_layout_t *layout = write->layout;
-    char(*names)[STORE_DATA_NAME_BYTES] = malloc((layout->n_data + 1) * sizeof *names);
-    uint64_t *checksums = malloc((layout->n_frames + layout->n_segments + 1) * sizeof *checksums);
-    store_manifest_t manifest = {.id = layout->id,
-        .level = layout->options.level,
-        .n_copied = layout->n_copied,
-        .n_data = layout->n_data,
-        .n_sources = layout->n_sources,
-        .n_segments = layout->n_segments,
-        .n_frames = layout->n_frames,
-        .copied = calloc(layout->n_copied + 1, sizeof(store_file_t)),
-        .data = calloc(layout->n_data + 1, sizeof(store_file_t)),
-        .sources = calloc(layout->n_sources + 1, sizeof(store_file_t)),
-        .segments = malloc((layout->n_segments + 1) * sizeof(store_segment_t)),
-        .frames = malloc((layout->n_frames + 1) * sizeof(store_frame_t))};
-    if (names == NULL || checksums == NULL || manifest.copied == NULL || manifest.data == NULL ||
-        manifest.sources == NULL || manifest.segments == NULL || manifest.frames == NULL) {
-        fail_set(fail, FAIL_MEMORY, "shard: out of memory for the manifest");
-    } else {
-        memcpy(manifest.segments, layout->segments, layout->n_segments * sizeof *manifest.segments);
-        for (size_t d = 0; d < layout->n_data; d++) {
-            store_data_name(d, names[d]);
-            manifest.data[d].name = names[d];
-        }
-        fill_manifest(write, &manifest, checksums, stored_bytes);
-        for (size_t i = 0; i < layout->n_copied && fail->status == 0; i++)
-            copy_file(write, layout->copied[i], &manifest.copied[i], fail);
-        if (fail->status == 0 && write_manifest(write, &manifest, fail) == 0)
-            publish(write, fail);
-    }
-    store_manifest_clear(&manifest);
-    free(checksums);
-    free(names);
-    return fail->status;
 }
