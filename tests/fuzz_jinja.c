@@ -1,14 +1,7 @@
 /* Fuzz target: chat templates and the conversations they render.
  *
- * With libFuzzer:
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I. tests/fuzz_jinja.c
- *     engine/text/jinja/[a-z]*.c engine/text/unicode*.c engine/text/text_buffer.c
- *     engine/base/status.c engine/base/json.c -ljansson -lutf8proc -lm -o fuzz_jinja
- * Without:
- *   cc -g -O1 -fsanitize=address,undefined -DCHOIR_FUZZ_MAIN -D_GNU_SOURCE -I. (the same files)
- *
- *   fuzz_jinja [ROUNDS]   mutates templates of its own with a fixed seed
- *   fuzz_jinja FILE...    runs single inputs, as libFuzzer's own program does
+ * Sources (fuzzing.h): engine/text/jinja/[a-z]*.c engine/text/unicode*.c engine/text/text_buffer.c
+ * engine/base/{status,json}.c -ljansson -lutf8proc -lm
  *
  * An input is a template, a zero byte, and the variables as JSON. Without a zero byte there are no
  * variables. */
@@ -19,15 +12,7 @@
 #include <string.h>
 
 #include "engine/text/jinja/jinja.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* Stops the program on a broken promise, which is what fuzzers look for. */
-static void require(int condition)
-{
-    if (!condition)
-        __builtin_trap();
-}
+#include "tests/fuzzing.h"
 
 static void render(const jinja_template_t *made, const char *json, size_t bytes)
 {
@@ -73,8 +58,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef CHOIR_FUZZ_MAIN
-#include "tests/fuzz_main.h"
-
 #define INPUT_BYTES_MAX 4096
 
 static const char *const templates[] = {
@@ -107,68 +90,27 @@ static const char variables[] =
     "{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"a\\\\b\"}]}], \"tools\": "
     "[{\"a\": {\"b\": true}}]}";
 
-static uint64_t next_random(uint64_t *state)
+static void run_round(void *context, unsigned long i, uint64_t *state)
 {
-    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *state >> 33;
-}
-
-/* Takes bytes out, puts words of the language in, or repeats a part. */
-static size_t mutate(uint8_t *data, size_t size, size_t room, uint64_t *state)
-{
+    (void)context;
     static const char *const words[] = {"{{", "}}", "{%", "%}", "{%-", "-%}", "|", "(", ")", "[",
         "]", "{", "}", "'", "\"", "\\", ",", ":", ".", "~", "**", "//", "-", "0", "9999999", "1e9",
         " in ", " not ", " if ", " else ", " is ", "loop", "messages", "|list", "|join", "|tojson",
         "[::-1]", "* 999", "true", "none", "\xff", "\xC3\xA9", "\n", "{#", "#}", "for ", "endfor",
         "set ", "=", "\"\\ud83d\"", "[[[[", "null", "range(999)", ".items()", "|map('upper')",
         "%s"};
-    for (uint64_t i = next_random(state) % 4 + 1; i-- > 0 && size > 2;) {
-        size_t at = next_random(state) % size, n = next_random(state) % 12 + 1;
-        const char *word = words[next_random(state) % (sizeof words / sizeof words[0])];
-        size_t length = strlen(word);
-        switch (next_random(state) % 3) {
-        case 0:
-            n = n < size - at ? n : size - at;
-            memmove(data + at, data + at + n, size - at - n);
-            size -= n;
-            break;
-        case 1:
-            n = n < room - size ? n : room - size;
-            memmove(data + at + n, data + at, size - at);
-            size += n;
-            break;
-        default:
-            if (size + length <= room) {
-                memmove(data + at + length, data + at, size - at);
-                memcpy(data + at, word, length);
-                size += length;
-            }
-        }
-    }
-    return size;
-}
-
-static void run_rounds(unsigned long rounds)
-{
-    uint64_t state = 1;
-    for (unsigned long round = 0; round < rounds; round++) {
-        static uint8_t data[INPUT_BYTES_MAX];
-        const char *source = templates[round % (sizeof templates / sizeof templates[0])];
-        size_t bytes = strlen(source) + 1;
-        memcpy(data, source, bytes);
-        memcpy(data + bytes, variables, sizeof variables - 1);
-        size_t size = mutate(data, bytes + sizeof variables - 1, sizeof data, &state);
-        /* Exactly as large as the input, so that a sanitizer sees any read beyond it. */
-        uint8_t *exact = malloc(size + (size == 0));
-        require(exact != NULL);
-        memcpy(exact, data, size);
-        LLVMFuzzerTestOneInput(exact, size);
-        free(exact);
-    }
+    const fuzz_words_t put = {.words = words, .n_words = sizeof words / sizeof *words};
+    uint8_t data[INPUT_BYTES_MAX];
+    const char *source = templates[i % (sizeof templates / sizeof templates[0])];
+    size_t bytes = strlen(source) + 1;
+    memcpy(data, source, bytes);
+    memcpy(data + bytes, variables, sizeof variables - 1);
+    size_t size = bytes + sizeof variables - 1;
+    fuzz_input(data, fuzz_mutate(data, 0, size, sizeof data, &put, state));
 }
 
 int main(int argc, char **argv)
 {
-    return fuzz_main(argc, argv, 20000, run_rounds);
+    return fuzz_main(argc, argv, 20000, run_round, NULL);
 }
 #endif

@@ -1,10 +1,6 @@
 /* Fuzz target: the header of a safetensors file.
  *
- * With libFuzzer:   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I.
- * tests/fuzz_safetensors.c sharding/checkpoint/safetensors.c engine/base/{json,status}.c -ljansson -o
- * fuzz_safetensors Without:          cc -g -O1 -fsanitize=address,undefined -D_GNU_SOURCE
- * -DCHOIR_FUZZ_MAIN -I. (the same files) fuzz_safetensors [ROUNDS] mutates built-in headers with a
- * fixed seed; or, as libFuzzer's own program does, fuzz_safetensors FILE... runs single inputs.
+ * Sources (fuzzing.h): sharding/checkpoint/safetensors.c engine/base/{json,status}.c -ljansson
  *
  * An input is taken twice: as a whole file, and as header text of a file whose size its first two
  * bytes give. */
@@ -15,15 +11,7 @@
 #include <string.h>
 
 #include "sharding/checkpoint/safetensors.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* Stops the program on a broken promise, which is what fuzzers look for. */
-static void require(int condition)
-{
-    if (!condition)
-        __builtin_trap();
-}
+#include "tests/fuzzing.h"
 
 static void check_parse(const char *text, size_t n, uint64_t file_bytes)
 {
@@ -69,8 +57,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef CHOIR_FUZZ_MAIN
-#include "tests/fuzz_main.h"
-
 static const char *const seeds[] = {
     "\x20\0{\"__metadata__\":{\"format\":\"pt\"},"
     "\"b.weight\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
@@ -81,67 +67,21 @@ static const char *const seeds[] = {
 };
 static const size_t seed_bytes[] = {sizeof "\x20\0" - 1, sizeof "\x08\0" - 1, sizeof "\x00\0" - 1};
 
-static uint64_t next_random(uint64_t *state)
+static void run_round(void *context, unsigned long i, uint64_t *state)
 {
-    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *state >> 33;
-}
-
-/* Replaces, removes, repeats or inserts a few bytes. Returns the new size, at most `room`. */
-static size_t mutate(uint8_t *data, size_t size, size_t room, uint64_t *state)
-{
-    static const char likely[] = "0123456789{}[],:\"\\x-.eE \n\x80\xff";
-    for (uint64_t i = next_random(state) % 4 + 1; i-- > 0 && size > 2;) {
-        size_t at = next_random(state) % size, n = next_random(state) % 8 + 1;
-        uint8_t byte = (uint8_t)likely[next_random(state) % (sizeof likely - 1)];
-        switch (next_random(state) % 4) {
-        case 0:
-            data[at] = byte;
-            break;
-        case 1:
-            n = n < size - at ? n : size - at;
-            memmove(data + at, data + at + n, size - at - n);
-            size -= n;
-            break;
-        case 2:
-            n = n < room - size ? n : room - size;
-            memmove(data + at + n, data + at, size - at);
-            size += n;
-            break;
-        default:
-            if (size < room) {
-                memmove(data + at + 1, data + at, size - at);
-                data[at] = byte;
-                size++;
-            }
-        }
-    }
-    return size;
-}
-
-static void run_rounds(unsigned long rounds)
-{
-    uint64_t state = 1;
-    for (unsigned long round = 0; round < rounds; round++) {
-        uint8_t data[512];
-        size_t seed = round % (sizeof seeds / sizeof *seeds);
-        /* The size's two bytes may be zero, so strlen counts from behind them. */
-        size_t size = seed_bytes[seed] + strlen(seeds[seed] + seed_bytes[seed]);
-        memcpy(data, seeds[seed], size);
-        size = mutate(data, size, sizeof data, &state);
-        /* Exactly as large as the input, so that a sanitizer sees any read beyond it. */
-        uint8_t *exact = malloc(size + (size == 0));
-        require(exact != NULL);
-        memcpy(exact, data, size);
-        LLVMFuzzerTestOneInput(exact, size);
-        free(exact);
-    }
-    printf("%lu rounds\n", rounds);
+    (void)context;
+    const fuzz_words_t put = {.bytes = "0123456789{}[],:\"\\x-.eE \n\x80\xff"};
+    uint8_t data[512];
+    size_t seed = i % (sizeof seeds / sizeof *seeds);
+    /* The size's two bytes may be zero, so strlen counts from behind them. */
+    size_t size = seed_bytes[seed] + strlen(seeds[seed] + seed_bytes[seed]);
+    memcpy(data, seeds[seed], size);
+    fuzz_input(data, fuzz_mutate(data, 0, size, sizeof data, &put, state));
 }
 
 int main(int argc, char **argv)
 {
-    return fuzz_main(argc, argv, 100000, run_rounds);
+    return fuzz_main(argc, argv, 100000, run_round, NULL);
 }
 
 #endif

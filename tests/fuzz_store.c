@@ -1,11 +1,7 @@
 /* Fuzz target: the manifest of a shard store, and its frames.
  *
- * With libFuzzer:   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I.
- * tests/fuzz_store.c sharding/store_{manifest,format,codec}.c engine/base/{json,status}.c -ljansson
- * -lzstd -lxxhash -o fuzz_store. Without:  cc -g -O1 -fsanitize=address,undefined -D_GNU_SOURCE
- * -DCHOIR_FUZZ_MAIN -I. (the same files). fuzz_store [ROUNDS] mutates manifests and frames of its
- * own with a fixed seed, for CHOIR_FUZZ_SECONDS where that is set; fuzz_store FILE... runs single
- * inputs.
+ * Sources (fuzzing.h): sharding/store/store_{manifest,format,codec}.c engine/base/{json,status}.c -ljansson -lzstd
+ * -lxxhash
  *
  * An input's first byte says what the rest is: bit 0: a manifest or a frame; bit 1: whether its
  * checksum is made right first, so that what lies behind it is reached. */
@@ -14,21 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "sharding/store/store_codec.h"
 #include "sharding/store/store_manifest.h"
+#include "tests/fuzzing.h"
 
 #define CHECKSUM_BYTES (sizeof ",\"checksum\":\"0123456789abcdef\"}\n" - 1)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* Stops the program on a broken promise, which is what fuzzers look for. */
-static void require(int condition)
-{
-    if (!condition)
-        __builtin_trap();
-}
 
 /* ---- Manifests ------------------------------------------------------------------------------- */
 
@@ -154,8 +141,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef CHOIR_FUZZ_MAIN
-#include "tests/fuzz_main.h"
-
 #define ROOM 8192
 #define N_SEEDS 6
 
@@ -164,10 +149,20 @@ typedef struct seed {
     size_t size;
 } seed_t;
 
-static uint64_t next_random(uint64_t *state)
+static void write_manifest(seed_t *seed, const store_manifest_t *manifest)
 {
-    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *state >> 33;
+    fail_t fail = {0};
+    char *text;
+    size_t bytes;
+    store_manifest_t again;
+    require(store_manifest_write(manifest, &text, &bytes, &fail) == 0 && bytes < ROOM);
+    /* A seed that is not accepted would test little. */
+    require(store_manifest_read(&again, text, bytes, "seed", &fail) == 0);
+    store_manifest_clear(&again);
+    seed->bytes[0] = 1;
+    memcpy(seed->bytes + 1, text, bytes);
+    seed->size = 1 + bytes;
+    free(text);
 }
 
 /* Two sources, tensors of several blocks, one of them in two data files. */
@@ -221,18 +216,7 @@ static void make_manifest(seed_t *seed)
         .sources = sources,
         .segments = segments,
         .frames = frames};
-    fail_t fail = {0};
-    char *text;
-    size_t bytes;
-    store_manifest_t again;
-    require(store_manifest_write(&manifest, &text, &bytes, &fail) == 0 && bytes < ROOM);
-    /* A seed that is not accepted would test little. */
-    require(store_manifest_read(&again, text, bytes, "seed", &fail) == 0);
-    store_manifest_clear(&again);
-    seed->bytes[0] = 1;
-    memcpy(seed->bytes + 1, text, bytes);
-    seed->size = 1 + bytes;
-    free(text);
+    write_manifest(seed, &manifest);
 }
 
 static void make_frame(seed_t *seed, uint32_t planes)
@@ -244,7 +228,7 @@ static void make_frame(seed_t *seed, uint32_t planes)
     fail_t fail = {0};
     size_t bytes;
     for (size_t i = 0; i < sizeof block; i++)
-        block[i] = (unsigned char)(i % 2 == 0 ? next_random(&state) : next_random(&state) % 7);
+        block[i] = (unsigned char)(i % 2 == 0 ? fuzz_random(&state) : fuzz_random(&state) % 7);
     require(store_codec_open(&codec, &fail) == 0);
     require(store_codec_encode(
                 codec, 0, block, sizeof block, &head, seed->bytes + 1, &bytes, &fail) == 0);
@@ -253,68 +237,31 @@ static void make_frame(seed_t *seed, uint32_t planes)
     seed->size = 1 + bytes;
 }
 
-/* Replaces, removes, repeats or inserts a few bytes. Returns the new size. */
-static size_t mutate(uint8_t *data, size_t size, uint64_t *state)
+static void run_round(void *context, unsigned long i, uint64_t *state)
 {
-    static const char likely[] = "0123456789{}[],:\"\\x-.eE \n\x80\xff";
-    for (uint64_t i = next_random(state) % 4 + 1; i-- > 0 && size > 2;) {
-        size_t at = 1 + next_random(state) % (size - 1), n = next_random(state) % 8 + 1;
-        uint8_t byte = (uint8_t)likely[next_random(state) % (sizeof likely - 1)];
-        if (next_random(state) % 2 == 0)
-            byte = (uint8_t)next_random(state);
-        switch (next_random(state) % 6) {
-        case 0:
-            n = n < size - at ? n : size - at;
-            memmove(data + at, data + at + n, size - at - n);
-            size -= n;
-            break;
-        case 1:
-            n = n < ROOM - size ? n : ROOM - size;
-            n = n < size - at ? n : size - at;
-            memmove(data + at + n, data + at, size - at);
-            size += n;
-            break;
-        default:
-            data[at] = byte;
-        }
-    }
-    return size;
-}
-
-static void run_round(const seed_t *seeds, uint64_t *state)
-{
-    static uint8_t data[2 * ROOM];
-    const seed_t *seed = &seeds[next_random(state) % N_SEEDS];
+    (void)i;
+    const fuzz_words_t put = {.bytes = "0123456789{}[],:\"\\x-.eE \n\x80\xff"};
+    uint8_t data[ROOM];
+    const seed_t *seed = (const seed_t *)context + fuzz_random(state) % N_SEEDS;
     memcpy(data, seed->bytes, seed->size);
-    size_t size = mutate(data, seed->size, state);
+    size_t size = fuzz_mutate(data, 1, seed->size, sizeof data, &put, state);
     /* Mostly with checksums made right, or little else would be reached. */
-    data[0] = (uint8_t)((seed->bytes[0] & 1) | (next_random(state) % 8 != 0 ? 2 : 0));
-    if (!(data[0] & 1) && size > 1 + STORE_FRAME_HEAD_BYTES && next_random(state) % 4 != 0) {
+    data[0] = (uint8_t)((seed->bytes[0] & 1) | (fuzz_random(state) % 8 != 0 ? 2 : 0));
+    if (!(data[0] & 1) && size > 1 + STORE_FRAME_HEAD_BYTES && fuzz_random(state) % 4 != 0) {
         uint32_t payload = (uint32_t)(size - 1 - STORE_FRAME_HEAD_BYTES);
         memcpy(data + 1 + 4, &payload, sizeof payload);
     }
     LLVMFuzzerTestOneInput(data, size);
 }
 
-static void run_rounds(unsigned long rounds)
+int main(int argc, char **argv)
 {
     static seed_t seeds[N_SEEDS];
     static const uint32_t kinds[] = {0, 2, 4, 8, 16};
-    const char *limit = getenv("CHOIR_FUZZ_SECONDS");
-    time_t end = time(NULL) + (limit == NULL ? 0 : atoi(limit));
-    uint64_t state = 1;
-    unsigned long done = 0;
     make_manifest(&seeds[0]);
     for (size_t i = 0; i + 1 < N_SEEDS; i++)
         make_frame(&seeds[i + 1], kinds[i]);
-    for (; done < rounds || (limit != NULL && time(NULL) < end); done++)
-        run_round(seeds, &state);
-    printf("%lu rounds\n", done);
-}
-
-int main(int argc, char **argv)
-{
-    return fuzz_main(argc, argv, 50000, run_rounds);
+    return fuzz_main(argc, argv, 50000, run_round, seeds);
 }
 
 #endif

@@ -1,14 +1,6 @@
 /* Fuzz target: tokenizer.json, and encoding and decoding with what it describes.
  *
- * With libFuzzer:
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I. tests/fuzz_tokenizer.c
- *     engine/text/[a-z]*.c engine/base/status.c engine/base/json.c -ljansson -lpcre2-8 -lutf8proc
- *     -o fuzz_tokenizer
- * Without:
- *   cc -g -O1 -fsanitize=address,undefined -DCHOIR_FUZZ_MAIN -D_GNU_SOURCE -I. (the same files)
- *
- *   fuzz_tokenizer [ROUNDS]   mutates a built-in tokenizer and texts with a fixed seed
- *   fuzz_tokenizer FILE...    runs single inputs, as libFuzzer's own program does
+ * Sources (fuzzing.h): engine/text/[a-z]*.c engine/base/{status,json}.c -ljansson -lpcre2-8 -lutf8proc
  *
  * An input is tokenizer.json, a zero byte, and the text to encode. Without a zero byte the input is
  * encoded with itself. */
@@ -24,15 +16,7 @@
 #include "engine/text/tokenizer.h"
 #include "engine/text/unicode.h"
 #include "engine/text/vocabulary.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* Stops the program on a broken promise, which is what fuzzers look for. */
-static void require(int condition)
-{
-    if (!condition)
-        __builtin_trap();
-}
+#include "tests/fuzzing.h"
 
 /* Streaming must say the same as decoding at once, in whole characters. */
 static void check_stream(const tokenizer_t *tokenizer, const tokenizer_ids_t *ids, bool skip,
@@ -123,15 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef CHOIR_FUZZ_MAIN
-#include "tests/fuzz_main.h"
-
 #define INPUT_BYTES_MAX 16384
-
-static uint64_t next_random(uint64_t *state)
-{
-    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return *state >> 33;
-}
 
 /* A character of the alphabet of byte-level BPE for each byte, by trying all. */
 static json_t *byte_vocabulary(void)
@@ -178,72 +154,33 @@ static void make_seed(text_buffer_t *out, bool added, const char *text, size_t b
     json_decref(root);
 }
 
-/* Replaces, removes, repeats or inserts a few bytes. Returns the new size, at most `room`. */
-static size_t mutate(uint8_t *data, size_t from, size_t size, size_t room, uint64_t *state)
+static void run_round(void *context, unsigned long i, uint64_t *state)
 {
-    static const char likely[] = "0123456789{}[],:\"\\x-.eE \n\x80\xff<ls>'\xCC\x81\xE3\xF0\x9F";
-    for (uint64_t i = next_random(state) % 4 + 1; i-- > 0 && size > from + 2;) {
-        size_t at = from + next_random(state) % (size - from), n = next_random(state) % 8 + 1;
-        uint8_t byte = (uint8_t)likely[next_random(state) % (sizeof likely - 1)];
-        switch (next_random(state) % 4) {
-        case 0:
-            data[at] = byte;
-            break;
-        case 1:
-            n = n < size - at ? n : size - at;
-            memmove(data + at, data + at + n, size - at - n);
-            size -= n;
-            break;
-        case 2:
-            n = n < room - size ? n : room - size;
-            memmove(data + at + n, data + at, size - at);
-            size += n;
-            break;
-        default:
-            if (size < room) {
-                memmove(data + at + 1, data + at, size - at);
-                data[at] = byte;
-                size++;
-            }
-        }
-    }
-    return size;
+    const fuzz_words_t put = {
+        .bytes = "0123456789{}[],:\"\\x-.eE \n\x80\xff<ls>'\xCC\x81\xE3\xF0\x9F"};
+    uint8_t data[INPUT_BYTES_MAX];
+    const text_buffer_t *seed = (const text_buffer_t *)context + i % 2;
+    size_t json_bytes = strlen(seed->text) + 1;
+    memcpy(data, seed->text, seed->bytes);
+    /* Half of the rounds leave the tokenizer whole and change the text; many bytes of it are
+     * vocabulary, so the others mostly change what comes before and behind it. */
+    size_t from = i % 4 < 2 ? json_bytes : 0;
+    if (from == 0 && fuzz_random(state) % 4 != 0)
+        from = json_bytes - 400;
+    fuzz_input(data, fuzz_mutate(data, from, seed->bytes, sizeof data, &put, state));
 }
 
-static void run_rounds(unsigned long rounds)
+int main(int argc, char **argv)
 {
     static const char text[] =
         "hello <s> thing  \n\n<l>e\xCC\x81 'S 12\xE4\xB8\xAD\xCC\xB4\xCC\x81";
     text_buffer_t seeds[2] = {{0}, {0}};
     make_seed(&seeds[0], false, text, sizeof text - 1);
     make_seed(&seeds[1], true, text, sizeof text - 1);
-    uint64_t state = 1;
-    for (unsigned long round = 0; round < rounds; round++) {
-        static uint8_t data[INPUT_BYTES_MAX];
-        const text_buffer_t *seed = &seeds[round % 2];
-        size_t json_bytes = strlen(seed->text) + 1;
-        memcpy(data, seed->text, seed->bytes);
-        /* Half of the rounds leave the tokenizer whole and change the text; many bytes of it are
-         * vocabulary, so the others mostly change what comes before and behind it. */
-        size_t from = round % 4 < 2 ? json_bytes : 0;
-        if (from == 0 && next_random(&state) % 4 != 0)
-            from = json_bytes - 400;
-        size_t size = mutate(data, from, seed->bytes, sizeof data, &state);
-        /* Exactly as large as the input, so that a sanitizer sees any read beyond it. */
-        uint8_t *exact = malloc(size + (size == 0));
-        require(exact != NULL);
-        memcpy(exact, data, size);
-        LLVMFuzzerTestOneInput(exact, size);
-        free(exact);
-    }
+    int failed = fuzz_main(argc, argv, 20000, run_round, seeds);
     text_buffer_clear(&seeds[0]);
     text_buffer_clear(&seeds[1]);
-    printf("%lu rounds\n", rounds);
-}
-
-int main(int argc, char **argv)
-{
-    return fuzz_main(argc, argv, 20000, run_rounds);
+    return failed;
 }
 
 #endif
