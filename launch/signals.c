@@ -4,16 +4,25 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "launch/terminal.h"
 
 static _Atomic(engine_t *) target;
-static atomic_bool only_note, noted;
+static atomic_bool only_note, noted, removed;
 static atomic_int ended; /* the signal, or 0 */
 
-/* Everything in here is allowed in a signal handler: atomics, and tcsetattr. */
-static void handle(int number)
+/* Everything in here is allowed in a signal handler: atomics, tcsetattr, signal and raise. */
+static void handle(int number, siginfo_t *info, void *context)
 {
+    (void)context;
+    if (atomic_load(&removed)) {
+        if (info->si_code == SI_USER && info->si_pid == getpid())
+            return;
+        signal(number, SIG_DFL);
+        raise(number);
+        return;
+    }
     if (number == SIGINT && atomic_load(&only_note)) {
         atomic_store(&noted, true);
         return;
@@ -32,11 +41,12 @@ void signals_install(engine_t *engine)
     sigset_t heard;
     sigemptyset(&heard);
     atomic_store(&target, engine);
+    atomic_store(&removed, false);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         struct sigaction action, before;
         memset(&action, 0, sizeof action);
-        action.sa_handler = handle;
-        action.sa_flags = engine == NULL ? SA_RESTART : 0;
+        action.sa_sigaction = handle;
+        action.sa_flags = SA_SIGINFO | (engine == NULL ? SA_RESTART : 0);
         /* What was ignored from the start stays so: nohup, or a job in the background. */
         if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
             sigaction(numbers[i], &action, NULL);
@@ -47,11 +57,7 @@ void signals_install(engine_t *engine)
 
 void signals_remove(void)
 {
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        struct sigaction action;
-        if (sigaction(numbers[i], NULL, &action) == 0 && action.sa_handler == handle)
-            signal(numbers[i], SIG_DFL);
-    }
+    atomic_store(&removed, true);
     atomic_store(&target, NULL);
 }
 

@@ -12,7 +12,9 @@
  * wait are not restarted, so that a reader of the terminal notices. Signals that whoever started
  * the program had blocked are heard from here on. */
 void signals_install(engine_t *engine);
-/* The default actions again. */
+/* The engine hears of no signal any more, and what a user sends has its default action again. What this
+ * process sends itself, being told of another rank's signal (comm_mark_signal), may still be under
+ * way, and does nothing. */
 void signals_remove(void);
 
 /* From now on SIGINT is only noted, for signals_take_sigint. */

@@ -422,6 +422,9 @@ void engine_close(engine_t *e)
     const fail_t success = {0};
     if (comm_rank(e->comm) == 0)
         engine_end(e, &success);
+    /* It waits for no user any more, and may take its time. */
+    comm_mark(e->comm, HEART_WORK, 0);
+    fault_at("close");
     scheduler_close(e->scheduler);
     step_close(e->step);
     forward_close(e->forward);

@@ -59,6 +59,16 @@ stops "SIGINT to mpirun" INT mpirun "${run[@]}" "$choir" "${generate[@]}"
 stops "SIGTERM to one rank" TERM rank "${run[@]}" "$choir" "${generate[@]}"
 [ "$ranks" -gt 1 ] || stops "SIGTERM without mpirun" TERM self "$choir" "${generate[@]}"
 
+# Rank 0 hears of another rank's signal by the watchdog where it waits for a user, and takes its time to end.
+if [ "$ranks" -gt 1 ]; then
+    status=0
+    CHOIR_FAULT=term:step:1,slow:close:0 "${run[@]}" "$choir" "${generate[@]}" </dev/null >"$work/out" 2>"$work/err" ||
+        status=$?
+    [ "$status" -eq 143 ] || complain "a slow end: exit status is $status"
+    grep -q 'interrupted' "$work/err" || complain "a slow end: no word about it"
+    ! grep -q '^choir: error: ' "$work/err" || complain "a slow end: taken for a failure"
+fi
+
 # A reader that goes away is no failure, and ends the run.
 status=0
 timeout "$patience_s" "$choir" "${generate[@]}" 2>"$work/err" | head -c 100 >"$work/out"
