@@ -326,6 +326,7 @@ static int generate_on_mesh(
     size_t each = (count + n_replicas - 1) / n_replicas;
     if (mesh_open(&mesh, invocation, directory, each, 0, fail) == 0) {
         *job->session = (session_t){.invocation = invocation, .engine = fleet_engine(mesh.fleet)};
+        session_warn_sampling(job->session);
         if (mesh.coordinates)
             coordinate_mesh(job, &mesh, fail);
         else

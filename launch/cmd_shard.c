@@ -208,6 +208,7 @@ static int make_store(const invocation_t *invocation, team_t *team, fail_t *fail
 typedef struct problems {
     char *text;
     size_t bytes, count;
+    size_t last_bytes; /* of the last line, without its end */
 } problems_t;
 
 static void add_problem(void *context, const char *message)
@@ -216,6 +217,10 @@ static void add_problem(void *context, const char *message)
     char shown[2048];
     size_t n = printable(shown, sizeof shown, message, strlen(message));
     problems->count++;
+    /* All blocks of a file that is not there have the same message. */
+    if (n > 0 && problems->last_bytes == n &&
+        memcmp(problems->text + problems->bytes - n - 1, shown, n) == 0)
+        return;
     if (problems->bytes + n + 1 > MAX_PROBLEM_BYTES)
         return;
     char *grown = realloc(problems->text, problems->bytes + n + 1);
@@ -225,6 +230,7 @@ static void add_problem(void *context, const char *message)
     memcpy(grown + problems->bytes, shown, n);
     grown[problems->bytes + n] = '\n';
     problems->bytes += n + 1;
+    problems->last_bytes = n;
 }
 
 /* Collective. All ranks' messages to standard output, in the order of the ranks. */

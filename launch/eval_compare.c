@@ -131,7 +131,11 @@ int eval_compare(const char *path_a, const char *path_b, size_t *n_different, fa
     if (eval_lines_read(&a, path_a, fail) == 0 && eval_lines_read(&b, path_b, fail) == 0) {
         eval_lines_sort(&a);
         eval_lines_sort(&b);
-        compare_lines(&a, &b, n_different, fail);
+        if (a.count + b.count == 0)
+            fail_set(fail, FAIL_MODEL, "%s and %s: expected items, found none in either", path_a,
+                path_b);
+        else
+            compare_lines(&a, &b, n_different, fail);
     }
     eval_lines_clear(&a);
     eval_lines_clear(&b);

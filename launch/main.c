@@ -12,6 +12,7 @@
 #include "comm/watch/watchdog.h"
 #include "engine/base/log.h"
 #include "launch/command.h"
+#include "launch/flag_rules.h"
 #include "launch/model_dir.h"
 #include "launch/output.h"
 #include "launch/signals.h"
@@ -64,6 +65,8 @@ static const command_t *parse(int argc, char **argv, invocation_t *invocation, f
         invocation->topic = argv[first++];
     args_parse(command->groups, argc - first, argv + first, &invocation->options,
         &invocation->given, fail);
+    if (fail->status == 0 && !invocation->options.help)
+        flag_rules_check(command->name, &invocation->options, &invocation->given, fail);
     if (invocation->options.help && fail->status == 0) {
         invocation->topic = command->name;
         return help;

@@ -88,6 +88,15 @@ static void describe_rate(char *text, size_t bytes, size_t tokens, double second
         snprintf(text, bytes, " (%.1f/s)", (double)tokens / seconds);
 }
 
+double mesh_lost(const fleet_stats_t *stats, size_t n_replicas, double seconds)
+{
+    double tail = 0;
+    /* A replica without a job has been waiting since before the work began. */
+    for (size_t r = 0; r < n_replicas; r++)
+        tail += fmin((double)stats[r].tail_ns * 1e-9, seconds);
+    return seconds > 0 ? tail / seconds / (double)n_replicas : 0;
+}
+
 void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds, bool waits_for_end)
 {
     size_t prompt = 0, generated = 0, reused = 0, peak = 0, weights = 0, sharers = 1;
@@ -101,14 +110,13 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds,
         weights = size_max(weights, stats[r].weight_bytes);
         sharers = size_max(sharers, stats[r].weight_sharers);
         idle += (double)stats[r].idle_ns * 1e-9;
-        /* A replica without a job has been waiting since before the work began. */
-        tail += fmin((double)stats[r].tail_ns * 1e-9, seconds);
+        tail += (double)stats[r].tail_ns * 1e-9;
     }
     describe_rate(computed_rate, sizeof computed_rate, prompt, seconds);
     describe_rate(generated_rate, sizeof generated_rate, generated, seconds);
     if (waits_for_end && mesh->n_replicas > 1 && seconds > 0)
         snprintf(lost, sizeof lost, ", %.1f%% of their time lost waiting at the end",
-            100 * tail / seconds / (double)mesh->n_replicas);
+            100 * mesh_lost(stats, mesh->n_replicas, seconds));
     log_write(LOG_INFO,
         "%zu prompt tokens computed%s and %zu reused, %zu generated%s in %.2f s; %zu replica%s x %zu rank%s%s; memory per rank at most %.0f MiB (weights %.0f)",
         prompt, computed_rate, reused, generated, generated_rate, seconds, mesh->n_replicas,

@@ -33,6 +33,10 @@ int mesh_close(mesh_t *mesh, fail_t *fail);
  * borrowed until mesh_close. */
 const fleet_stats_t *mesh_end(mesh_t *mesh, const fail_t *fail);
 
+/* How much of the replicas' time passed while they waited for the last one, from 0 to 1, in work of so
+ * many seconds. */
+double mesh_lost(const fleet_stats_t *stats, size_t n_replicas, double seconds);
+
 /* Coordinator. Says speed, waiting and memory of the replicas. waits_for_end: all work was there
  * from the beginning, so that a replica that waits at the end loses time. */
 void mesh_report(

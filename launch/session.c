@@ -57,6 +57,14 @@ engine_options_t session_engine_options(
     };
 }
 
+void session_warn_sampling(const session_t *session)
+{
+    const char *unread = engine_info(session->engine).config->generation.unread;
+    if (session->invocation->options.sample && unread[0] != 0)
+        log_write(LOG_WARN,
+            "generation_config.json: %s: not implemented; answers are drawn without", unread);
+}
+
 int session_open(session_t *session, invocation_t *invocation, const char *directory,
     size_t n_sequences, size_t logits_rows, fail_t *fail)
 {
@@ -74,6 +82,7 @@ int session_open(session_t *session, invocation_t *invocation, const char *direc
     engine_info_t info = engine_info(session->engine);
     log_write(LOG_DEBUG, "loaded %s in %.2f s, %.1f MiB read by rank 0; KV cache of %zu tokens",
         directory, (double)info.load_ns * 1e-9, (double)info.bytes_read / MIB, info.kv_tokens);
+    session_warn_sampling(session);
     return 0;
 }
 

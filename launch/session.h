@@ -25,6 +25,10 @@ engine_options_t session_engine_options(
 void session_show_loading(
     progress_t *progress, const invocation_t *invocation, engine_options_t *options);
 
+/* Warns, with --sample, of what the checkpoint would draw with and Choir does not have. session_open
+ * does so by itself. */
+void session_warn_sampling(const session_t *session);
+
 /* Collective. Opens the model in `directory`. n_sequences: how many will want to run at once;
  * logits_rows: prompt positions of a step whose logits will be asked for. On failure session_close
  * is still to be called. */

@@ -251,6 +251,26 @@ static void sampling_is_checked_only_where_it_is_used(void **state)
     remove_file("generation_config.json");
 }
 
+static void sampling_that_is_not_implemented_is_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *unread;
+    } cases[] = {{"{}", ""}, {"{\"typical_p\": 0.9}", "typical_p"},
+        {"{\"typical_p\": 1.0, \"num_beams\": 1, \"min_length\": 0, \"eta_cutoff\": 0.0}", ""},
+        {"{\"bad_words_ids\": null, \"suppress_tokens\": [], \"sequence_bias\": {}}", ""},
+        {"{\"eta_cutoff\": 0.002, \"num_beams\": 4, \"suppress_tokens\": [5]}",
+            "eta_cutoff, num_beams, suppress_tokens"},
+        {"{\"forced_eos_token_id\": 0, \"stop_strings\": \"x\"}",
+            "forced_eos_token_id, stop_strings"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_text("generation_config.json", cases[i].json);
+        config_t config = load("{}");
+        assert_string_equal(config.generation.unread, cases[i].unread);
+    }
+    remove_file("generation_config.json");
+}
+
 static void model_type_decides_over_architectures(void **state)
 {
     (void)state;
@@ -382,6 +402,7 @@ int main(void)
         cmocka_unit_test(generation_config_gives_stop_ids_and_sampling),
         cmocka_unit_test(generation_config_counts_whole_where_there_is_one),
         cmocka_unit_test(sampling_is_checked_only_where_it_is_used),
+        cmocka_unit_test(sampling_that_is_not_implemented_is_named),
         cmocka_unit_test(model_type_decides_over_architectures),
         cmocka_unit_test(old_rope_keys_count_before_new_ones),
         cmocka_unit_test(without_generation_config_the_ids_of_config_count),

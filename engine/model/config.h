@@ -45,6 +45,8 @@ typedef struct config_generation {
      * 1, 1, 0, 1 and 50, as transformers, when not given. */
     double temperature, top_p, min_p, repetition_penalty;
     double top_k;
+    /* "typical_p, eta_cutoff": what transformers would draw with and Choir does not have; "" none. */
+    char unread[CONFIG_NOTE_BYTES];
 } config_generation_t;
 
 struct arch;

@@ -1,6 +1,8 @@
 /* Ids that end an answer, and the sampling that a checkpoint recommends. Values of sampling are
  * taken as they stand: only a run that uses one checks it. */
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "engine/model/config_internal.h"
 
@@ -68,6 +70,42 @@ static void read_value(document_t document, const char *key, double *value)
         *value = json_is_number(found) ? json_number_value(found) : NAN;
 }
 
+/* What changes a draw in transformers and is not implemented, and the number that changes nothing. */
+static const struct {
+    const char *key;
+    double neutral;
+} unread_keys[] = {{"typical_p", 1}, {"epsilon_cutoff", 0}, {"eta_cutoff", 0}, {"top_h", 1},
+    {"min_length", 0}, {"min_new_tokens", 0}, {"no_repeat_ngram_size", 0},
+    {"encoder_repetition_penalty", 1}, {"encoder_no_repeat_ngram_size", 0}, {"num_beams", 1},
+    {"guidance_scale", 1}, {"bad_words_ids", 0}, {"force_words_ids", 0}, {"constraints", 0},
+    {"forced_bos_token_id", -1}, {"forced_eos_token_id", -1}, {"suppress_tokens", 0},
+    {"begin_suppress_tokens", 0}, {"sequence_bias", 0}, {"exponential_decay_length_penalty", 0},
+    {"stop_strings", 0}, {"watermarking_config", 0}};
+
+static bool changes_nothing(const json_t *value, double neutral)
+{
+    if (json_is_number(value))
+        return json_number_value(value) == neutral;
+    if (json_is_array(value) || json_is_object(value))
+        return json_array_size(value) + json_object_size(value) == 0;
+    return !json_is_true(value) && !json_is_string(value);
+}
+
+static void list_unread(config_generation_t *generation, document_t document)
+{
+    size_t at = 0;
+    generation->unread[0] = 0;
+    for (size_t i = 0; i < sizeof unread_keys / sizeof *unread_keys; i++) {
+        const char *key = unread_keys[i].key;
+        json_t *value = member(document.root, key);
+        if (value == NULL || changes_nothing(value, unread_keys[i].neutral) ||
+            at + strlen(key) + 3 > sizeof generation->unread)
+            continue;
+        at += (size_t)snprintf(generation->unread + at, sizeof generation->unread - at, "%s%s",
+            at > 0 ? ", " : "", key);
+    }
+}
+
 int config_read_generation(config_t *config, document_t document, fail_t *fail)
 {
     config_generation_t *generation = &config->generation;
@@ -81,6 +119,7 @@ int config_read_generation(config_t *config, document_t document, fail_t *fail)
     read_value(document, "top_k", &generation->top_k);
     read_value(document, "min_p", &generation->min_p);
     read_value(document, "repetition_penalty", &generation->repetition_penalty);
+    list_unread(generation, document);
     return 0;
 }
 

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/input.h"
+#include "engine/base/json.h"
 #include "engine/text/chat_internal.h"
 
 #define TEMPLATE_BYTES_MAX ((size_t)4 << 20)
@@ -61,8 +63,10 @@ static int take_given(chat_t *chat, const char *given, fail_t *fail)
     } else if (access(given, F_OK) != 0) {
         return fail_set(
             fail, FAIL_FILE, "%s: no file, and the model has no chat template of this name", given);
-    } else if (text_file_read(given, TEMPLATE_BYTES_MAX, &text, &bytes, fail) != 0) {
+    } else if (input_read_stream(given, TEMPLATE_BYTES_MAX, &text, &bytes, fail) != 0) {
         return fail->status;
+    } else {
+        text_drop_bom(text, &bytes);
     }
     clear_templates(chat);
     chat_add_template(chat, "default", origin != NULL ? origin : given, text, bytes, fail);

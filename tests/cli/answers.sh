@@ -110,6 +110,9 @@ generate "${run[@]}" "$choir" generate --chat --prompt Hello >"$work/flag"
 generate "${run[@]}" "$choir" generate --chat --prompt Hello --chat-template "$work/template.jinja" \
     --template-vars '{"who": {"user": "user"}}' >"$work/other"
 same "--chat-template" "$work/flag" "$work/other"
+generate "$choir" generate --chat --prompt Hello --chat-template <(cat "$work/template.jinja") \
+    --template-vars '{"who": {"user": "user"}}' >"$work/other"
+same "--chat-template of a process" "$work/flag" "$work/other"
 {
     cat "$work/messages.jsonl"
     printf '%s\n' '{"messages": [' '' '{"messages": [{"role": "a"}], "who": {"a": "\ud83d"}}'

@@ -91,6 +91,8 @@ fails "id outside of the vocabulary" "2047 99999" generate --ids 1,99999
 fails "empty prompt" "prompt" generate --prompt ""
 fails "log-probabilities without JSON" "--logprobs --json" generate --prompt Hello --logprobs 2
 fails "empty stop string" "--stop" generate --prompt Hello --stop ""
+fails "a flag that has no effect" "--level --check" shard --check "$work" --level 3
+fails "a flag that is not UTF-8" '--fo\xffo' generate $'--fo\xffo' x
 fails "help about nothing" "nonsense" help nonsense
 fails "no such prompt file" "nowhere.txt" generate --prompt-file "$work/nowhere.txt"
 fails "no such prompts" "nowhere.jsonl" generate --prompts "$work/nowhere.jsonl"
@@ -214,6 +216,12 @@ says "NaN on purpose" err "choir: warning: logits are not finite"
 copy unused-sampling
 own unused-sampling generation_config.json
 echo '{"top_k": -1, "temperature": NaN}' >"$work/unused-sampling/generation_config.json"
+copy unknown-sampling
+own unknown-sampling generation_config.json
+echo '{"typical_p": 0.9, "eta_cutoff": 0.0}' >"$work/unknown-sampling/generation_config.json"
+ends "sampling that is not implemented" 0 launch "$ranks" generate --ids 1 --max-tokens 1 \
+    --model "$work/unknown-sampling" --sample
+says "sampling that is not implemented" err "choir: warning: generation_config.json: typical_p: not implemented"
 ends "sampling that is not used" 0 launch "$ranks" generate --ids 1 --max-tokens 1 --model "$work/unused-sampling"
 generate "sampling that is used" "top_k -1 --top-k" --model "$work/unused-sampling" --sample --temperature 1
 

@@ -202,7 +202,10 @@ if [ "$ranks" -le 2 ]; then
         complain "items longer than the cache are not counted"
     fails "--strict" "item tokens 64" --task gsm8k --shots 0 --limit 8 --kv-tokens 64 --max-tokens 4 --strict --out "$work/strict"
 
-    # Comparing tells where.
+    # Comparing tells where; of nothing it tells nothing.
+    mkdir "$work/nothing"
+    : >"$work/nothing/results.jsonl"
+    fails "no results" "expected items" --compare "$work/nothing" "$work/nothing"
     evaluate "1x$ranks" "$work/eager" --task word-problems --limit "$items" --attention eager || complain "eager fails"
     fails "different results" "differ" --compare "$work/one" "$work/eager"
     grep -q "is the first that differs" "$work/out" || complain "--compare does not name the first token"

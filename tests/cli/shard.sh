@@ -42,6 +42,19 @@ for file in model.safetensors config.json tokenizer.json vocab.json merges.txt; 
     cmp "$work/again/$file" "$demo/$file" || complain "unpack: $file differs"
 done
 
+# Templates in a folder of their own do not fit into a store, and that is said.
+mkdir -p "$work/templates/additional_chat_templates"
+ln -s "$demo"/* "$work/templates/"
+choir_ends "more templates" 0 shard --model "$work/templates" --out "$work/without"
+says "more templates" err "choir: warning: $work/templates/additional_chat_templates: a store has no folders"
+rm "$work"/without/data-*
+choir_ends "data that is not there" 1 shard --check "$work/without"
+[ "$(grep -c 'could not be opened' "$work/out")" -le "$ranks" ] || complain "data that is not there: told block by block"
+says "data that is not there" err "713 of its 720 blocks and files are damaged"
+rm -r "$work/templates" "$work/without"
+mkdir "$work/nothing"
+refuses "a store of no files" 1 "nothing/choir-store.json" "$choir" shard --check "$work/nothing"
+
 answer() { # NAME ARGS...: the answer, to a file of that name
     local name=$1
     shift

@@ -6,7 +6,8 @@
 # shellcheck source=tests/cli/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 odd=$root/tests/oracle/shapes/odd.json
-small=(--config "$odd" --layers 2 --gen-tokens 2 --repeat 1 --warmup 0 --read-mib 1)
+rates=(--config "$odd" --layers 2 --repeat 1 --warmup 0 --read-mib 1)
+small=("${rates[@]}" --gen-tokens 2)
 
 # counts NAME FILE PATTERN NUMBER: how many lines match
 counts() {
@@ -39,7 +40,7 @@ counts "a table" "$work/out" '^(strong|weak) ' 12
 # ---- A cluster file and predictions --------------------------------------------------------------
 
 cluster=$work/cluster.json
-ends "a cluster file" 0 "${run[@]}" "$choir" bench "${small[@]}" --cluster "$cluster" --sweep "ranks=1,2 threads=1" --quiet
+ends "a cluster file" 0 "${run[@]}" "$choir" bench "${rates[@]}" --cluster "$cluster" --sweep "ranks=1,2 threads=1" --quiet
 counts "a cluster file" "$cluster" '"model": "odd"' 2
 plan=("$choir" plan --config "$odd" --cluster "$cluster")
 ends "against rows" 0 "${plan[@]}" --against "$rows"
@@ -58,7 +59,7 @@ refuses "no such list" 2 "--sweep rank=1" "$choir" bench "${small[@]}" --sweep "
 refuses "more ranks than there are" 2 "--sweep 99 1" "$choir" bench "${small[@]}" --sweep "ranks=99"
 refuses "a mesh beside a sweep" 2 "--sweep --mesh" "$choir" bench "${small[@]}" --sweep auto --mesh 1x1
 refuses "a context beyond the positions" 1 "--sweep 999999" "$choir" bench "${small[@]}" --sweep "context=999999"
-refuses "a cluster file that cannot be written" 1 "$work/no/x" "$choir" bench "${small[@]}" --cluster "$work/no/x"
+refuses "a cluster file that cannot be written" 1 "$work/no/x" "$choir" bench "${rates[@]}" --cluster "$work/no/x"
 sed 's/"max_position_embeddings": *[0-9]*/"max_position_embeddings": 600/' "$odd" >"$work/short.json"
 refuses "a model too short to be measured" 1 "--cluster 2056 600" "$choir" bench --config "$work/short.json" \
     --layers 2 --cluster "$work/short-cluster.json"
