@@ -7,6 +7,7 @@
 
 #include "engine/base/log.h"
 #include "engine/base/size.h"
+#include "launch/output.h"
 #include "launch/prompts.h"
 #include "launch/session.h"
 #include "launch/signals.h"
@@ -114,6 +115,8 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds,
     }
     describe_rate(computed_rate, sizeof computed_rate, prompt, seconds);
     describe_rate(generated_rate, sizeof generated_rate, generated, seconds);
+    if (mesh->n_replicas * mesh->ranks_each > 1 && !mesh->invocation->options.quiet)
+        output_let_through();
     if (waits_for_end && mesh->n_replicas > 1 && seconds > 0)
         snprintf(lost, sizeof lost, ", %.1f%% of their time lost waiting at the end",
             100 * mesh_lost(stats, mesh->n_replicas, seconds));

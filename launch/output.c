@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 int output_write(output_t *output, const char *text, size_t bytes, fail_t *fail)
@@ -68,4 +69,11 @@ int output_finish(fail_t *fail)
         return fail->status;
     return fail_set(fail, FAIL_FILE, "standard output: cannot write: %s",
         error != 0 ? strerror(error) : "a part of it is lost");
+}
+
+void output_let_through(void)
+{
+    const struct timespec pause = {.tv_nsec = 100 * 1000 * 1000};
+    if (isatty(STDOUT_FILENO))
+        nanosleep(&pause, NULL);
 }

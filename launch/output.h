@@ -30,4 +30,8 @@ void output_start(void);
  * anything of all that was printed is lost, unless because its reader went away. */
 int output_finish(fail_t *fail);
 
+/* Before a message after an answer, on a run of several ranks: mpirun, which gives every rank a terminal,
+ * reads answers and messages apart from each other and would show the message amid the answer's end. */
+void output_let_through(void);
+
 #endif

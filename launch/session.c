@@ -6,6 +6,7 @@
 #include "engine/base/log.h"
 #include "engine/base/progress.h"
 #include "engine/base/size.h"
+#include "launch/output.h"
 #include "launch/signals.h"
 
 #define MAX_BATCH 64
@@ -130,6 +131,8 @@ int session_close(session_t *session, fail_t *fail)
         return fail->status;
     int64_t peak = comm_max(comm, (int64_t)info.peak_bytes);
     int64_t weights = comm_max(comm, (int64_t)info.weight_bytes);
+    if (session->coordinates && info.ranks > 1 && !session->invocation->options.quiet)
+        output_let_through();
     report(
         &session->invocation->options, &info, &totals, (double)peak / MIB, (double)weights / MIB);
     return 0;
