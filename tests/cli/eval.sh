@@ -35,7 +35,7 @@ fails() {
     local name=$1 words=$2 begin=$SECONDS status=0 word
     shift 2
     # Comparing runs no model.
-    [ "$1" = --compare ] || set -- --dot chain "$@"
+    [ "${1:-}" = --compare ] || set -- --dot chain "$@"
     "${run[@]}" "$choir" eval --quiet "$@" </dev/null >"$work/out" 2>"$work/err" || status=$?
     [ "$status" -ne 0 ] || complain "$name: exit status 0"
     [ $((SECONDS - begin)) -le $((limit_s + 2)) ] || complain "$name: took $((SECONDS - begin)) s"
