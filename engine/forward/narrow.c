@@ -27,21 +27,18 @@ void forward_choose_kept(forward_t *f)
 void forward_narrow(forward_t *f, size_t thread)
 {
     const plan_share_t *share = model_share(f->model);
-    size_t head_bytes = f->model->config.head_dim * element(f);
-    size_t offset = share->heads.begin * head_bytes, bytes = plan_count(share->heads) * head_bytes;
+    const activation_t *out = &f->shared[SHARED_ATTENTION];
+    size_t d = f->model->config.head_dim, first = share->heads.begin * d;
+    size_t bytes = plan_count(share->heads) * d * element(f);
     forward_book(f, thread, &f->times.attention_ns);
-    team_arrive(f->team, thread);
-    if (thread != 0) {
-        team_await(f->team, thread);
+    if (!forward_alone(f, thread))
         return;
-    }
-    forward_book(f, thread, &f->times.waiting_ns);
-    f->n_rows = f->kept_before[f->n_rows];
-    f->n_lone = f->kept_before[f->n_lone];
-    for (size_t i = 0; i < f->n_rows; i++)
+    f->rows.n = f->kept_before[f->rows.n];
+    f->rows.n_lone = f->kept_before[f->rows.n_lone];
+    for (size_t i = 0; i < f->rows.n; i++)
         if (f->kept[i] != i)
-            memcpy(shared_row(f, SHARED_ATTENTION, i) + offset,
-                shared_row(f, SHARED_ATTENTION, f->kept[i]) + offset, bytes);
-    forward_book(f, thread, &f->times.attention_ns);
-    team_release(f->team);
+            memcpy(activation_at(out, i, first), activation_at(out, f->kept[i], first), bytes);
+    for (shared_t b = 0; b < SHARED_COUNT; b++)
+        activation_lay(&f->shared[b], f->rows.n, f->tap != NULL);
+    forward_go_on(f, &f->times.attention_ns);
 }

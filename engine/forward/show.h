@@ -1,7 +1,7 @@
 /* How forward shows its components to a tap. Internal to engine/forward; every function does nothing
  * without a tap. */
-#ifndef CHOIR_FORWARD_FORWARD_TAP_H
-#define CHOIR_FORWARD_FORWARD_TAP_H
+#ifndef CHOIR_FORWARD_SHOW_H
+#define CHOIR_FORWARD_SHOW_H
 
 #include "engine/forward/forward_internal.h"
 

@@ -1,4 +1,4 @@
-#include "engine/forward/forward_tap.h"
+#include "engine/forward/show.h"
 
 #include <stdlib.h>
 
@@ -66,13 +66,13 @@ static size_t shown_rank(const forward_t *f)
 
 /* All have looked; then every rank's copy gets the reference's values, and nobody goes on before.
  */
-static void refill_gathered(const forward_t *f, component_t component, size_t layer, shared_t which)
+static void refill_gathered(
+    const forward_t *f, component_t component, size_t layer, const activation_t *a)
 {
     if (f->tap->refill == NULL)
         return;
     comm_barrier(f->comm);
-    refill(f, component, layer, 0, f->n_rows, shared_width(f->model, which),
-        shared_row(f, which, 0), f->strides[which]);
+    refill(f, component, layer, 0, f->rows.n, a->width, activation_at(a, 0, 0), a->stride);
     comm_barrier(f->comm);
 }
 
@@ -80,19 +80,21 @@ void show_gathered(const forward_t *f, component_t component, size_t layer, shar
 {
     if (f->tap == NULL)
         return;
-    size_t from = shown_rank(f), begin = slice_begin(f->model, which, from);
-    show(f, component, layer, 0, f->n_rows, begin, slice_begin(f->model, which, from + 1) - begin,
-        shared_row(f, which, 0) + begin * element(f), f->strides[which]);
-    refill_gathered(f, component, layer, which);
+    const activation_t *a = &f->shared[which];
+    size_t from = shown_rank(f), begin = activation_slice(a, from);
+    show(f, component, layer, 0, f->rows.n, begin, activation_slice(a, from + 1) - begin,
+        activation_at(a, 0, begin), a->stride);
+    refill_gathered(f, component, layer, a);
 }
 
 void show_embedding(const forward_t *f)
 {
     if (f->tap == NULL)
         return;
-    for (size_t row = 0; row < f->n_rows; row++)
+    const activation_t *x = &f->shared[SHARED_X];
+    for (size_t row = 0; row < f->rows.n; row++)
         if ((size_t)f->owners[row] == shown_rank(f))
-            show(f, COMPONENT_EMBEDDING_OUTPUT, 0, row, 1, 0, f->model->config.hidden_size,
-                shared_row(f, SHARED_X, row), f->strides[SHARED_X]);
-    refill_gathered(f, COMPONENT_EMBEDDING_OUTPUT, 0, SHARED_X);
+            show(f, COMPONENT_EMBEDDING_OUTPUT, 0, row, 1, 0, x->width, activation_at(x, row, 0),
+                x->stride);
+    refill_gathered(f, COMPONENT_EMBEDDING_OUTPUT, 0, x);
 }

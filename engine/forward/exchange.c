@@ -1,11 +1,9 @@
-/* Gathers of a step: activations that every rank wrote in part, seen whole by all. Where there are
- * several nodes and many rows, they travel tile by tile while the rest is computed (stream.h). */
+#include "engine/forward/exchange.h"
+
 #include <string.h>
 
-#include "comm/stream.h"
 #include "engine/base/size.h"
-#include "engine/forward/forward_internal.h"
-#include "engine/forward/forward_tap.h"
+#include "engine/forward/show.h"
 
 /* ---- Tiles on their way ---------------------------------------------------------------------- */
 
@@ -18,50 +16,39 @@
 #define TILE_ROWS ((size_t)32)
 #define TILE_SENT SIZE_MAX
 
-static bool may_stream(const forward_t *f, shared_t which)
-{
-    return comm_stream_pays(f->streams[which], f->n_rows);
-}
-
-bool forward_in_slabs(const forward_t *f, shared_t which)
-{
-    /* Columns of rows are gathered otherwise. */
-    return which == SHARED_MLP && f->mlp_slabs && f->tap == NULL && f->n_rows >= KERNEL_MANY_ROWS &&
-           (may_stream(f, which) || comm_buffer_is_shared(f->shared[which]));
-}
-
-comm_tiling_t forward_tiling(const forward_t *f, shared_t which)
+comm_tiling_t exchange_tiling(const model_t *m, shared_t which)
 {
     if (which == SHARED_ATTENTION)
         return (comm_tiling_t){SIZE_MAX, TILE_ROWS};
-    return (comm_tiling_t){TILE_PANELS * KERNEL_PANEL * element(f), SIZE_MAX};
+    return (comm_tiling_t){TILE_PANELS * KERNEL_PANEL * m->kernels.element_bytes, SIZE_MAX};
 }
 
-size_t forward_max_tiles(const forward_t *f)
+size_t exchange_max_tiles(const model_t *m, size_t max_rows)
 {
-    const config_t *c = &f->model->config;
-    size_t columns = size_max(c->intermediate_size, c->hidden_size);
-    return size_max(columns / (TILE_PANELS * KERNEL_PANEL), f->options.max_rows / TILE_ROWS) + 1;
+    size_t columns = size_max(m->config.intermediate_size, m->config.hidden_size);
+    return size_max(columns / (TILE_PANELS * KERNEL_PANEL), max_rows / TILE_ROWS) + 1;
 }
 
 /* Of tile i: rows times heads, or panels. */
 static size_t tile_size(const forward_t *f, shared_t which, size_t i)
 {
-    const plan_share_t *share = model_share(f->model);
+    const model_t *m = f->model;
+    const activation_t *a = &f->shared[which];
     if (which == SHARED_ATTENTION)
-        return size_min(TILE_ROWS, f->n_rows - i * TILE_ROWS) * plan_count(share->heads);
-    size_t columns = plan_count(which == SHARED_MLP ? share->columns : share->hidden);
+        return size_min(TILE_ROWS, f->rows.n - i * TILE_ROWS) * plan_count(model_share(m)->heads);
+    size_t columns = activation_slice(a, m->rank + 1) - activation_slice(a, m->rank);
     size_t panels = (columns + KERNEL_PANEL - 1) / KERNEL_PANEL;
     return size_min(TILE_PANELS, panels - i * TILE_PANELS);
 }
 
 static void begin_stream(forward_t *f, shared_t which)
 {
-    if (!may_stream(f, which))
+    const activation_t *a = &f->shared[which];
+    if (!comm_stream_pays(a->stream, f->rows.n))
         return;
     f->streaming = (int)which;
-    comm_stream_begin(f->streams[which], f->data[which], f->n_rows, forward_in_slabs(f, which));
-    f->n_tiles = comm_stream_tiles(f->streams[which]);
+    comm_stream_begin(a->stream, a->data, f->rows.n, a->slabs);
+    f->n_tiles = comm_stream_tiles(a->stream);
     for (size_t i = 0; i < f->n_tiles; i++)
         atomic_store_explicit(&f->missing[i], tile_size(f, which, i), memory_order_relaxed);
 }
@@ -84,7 +71,7 @@ static void send_tiles(forward_t *f, shared_t which)
     for (size_t i = 0; i < f->n_tiles; i++)
         if (atomic_load_explicit(&f->missing[i], memory_order_acquire) == 0) {
             atomic_store_explicit(&f->missing[i], TILE_SENT, memory_order_relaxed);
-            comm_stream_send(f->streams[which], i);
+            comm_stream_send(f->shared[which].stream, i);
         }
 }
 
@@ -95,11 +82,11 @@ static void move(forward_t *f, size_t thread, shared_t which, uint64_t *kind)
         return;
     forward_book(f, thread, kind);
     send_tiles(f, which);
-    comm_stream_poll(f->streams[which]);
+    comm_stream_poll(f->shared[which].stream);
     forward_book(f, thread, &f->times.exchange_ns);
 }
 
-void forward_panels_written(
+void exchange_panels_written(
     forward_t *f, size_t thread, shared_t which, size_t begin, size_t end, uint64_t *kind)
 {
     if (f->streaming != (int)which)
@@ -109,7 +96,7 @@ void forward_panels_written(
     move(f, thread, which, kind);
 }
 
-void forward_heads_written(
+void exchange_heads_written(
     forward_t *f, size_t thread, size_t row, size_t n_rows, size_t n_heads, uint64_t *kind)
 {
     if (f->streaming != SHARED_ATTENTION)
@@ -130,37 +117,37 @@ static void copy_columns(char *to, const char *from, size_t begin, size_t end)
 }
 
 /* The same of slabs, of which each thread has a share of every part's bytes. */
-static void copy_slabs(forward_t *f, size_t thread, shared_t which, bool out)
+static void copy_slabs(forward_t *f, size_t thread, const activation_t *a, bool out)
 {
-    const size_t *begins = f->begins[which];
-    size_t n_rows = f->n_rows;
-    char *window = comm_buffer_data(f->shared[which]), *own = f->own[which];
+    const size_t *begins = a->begin_bytes;
+    size_t n_rows = f->rows.n;
+    char *window = comm_buffer_data(a->window);
     for (size_t r = 0; r < f->model->plan.n_ranks; r++) {
         team_part_t part =
             team_part((begins[r + 1] - begins[r]) * n_rows, thread, active_threads(f));
         size_t begin = begins[r] * n_rows + part.begin, end = begins[r] * n_rows + part.end;
         if (out && r == f->model->rank)
-            copy_columns(window, own, begin, end);
+            copy_columns(window, a->own, begin, end);
         else if (!out && r != f->model->rank)
-            copy_columns(own, window, begin, end);
+            copy_columns(a->own, window, begin, end);
     }
 }
 
 /* Copies this thread's rows of an activation between this rank's own memory and the window: the
  * rank's own columns out, or the others' in. */
-static void copy_rows(forward_t *f, size_t thread, shared_t which, bool out)
+static void copy_rows(forward_t *f, size_t thread, const activation_t *a, bool out)
 {
-    if (forward_in_slabs(f, which)) {
-        copy_slabs(f, thread, which, out);
+    if (a->slabs) {
+        copy_slabs(f, thread, a, out);
         return;
     }
-    size_t row_bytes = f->strides[which] * element(f);
-    const size_t *begins = f->begins[which];
+    size_t row_bytes = a->stride * a->element_bytes;
+    const size_t *begins = a->begin_bytes;
     size_t begin = begins[f->model->rank], end = begins[f->model->rank + 1];
-    team_part_t rows = team_part(f->n_rows, thread, active_threads(f));
+    team_part_t rows = team_part(f->rows.n, thread, active_threads(f));
     for (size_t row = rows.begin; row < rows.end; row++) {
-        char *window = (char *)comm_buffer_data(f->shared[which]) + row * row_bytes;
-        char *own = f->own[which] + row * row_bytes;
+        char *window = (char *)comm_buffer_data(a->window) + row * row_bytes;
+        char *own = a->own + row * row_bytes;
         if (out) {
             copy_columns(window, own, begin, end);
         } else {
@@ -173,17 +160,17 @@ static void copy_rows(forward_t *f, size_t thread, shared_t which, bool out)
 /* Thread 0, when all have written. */
 static void exchange(forward_t *f, shared_t which)
 {
+    const activation_t *a = &f->shared[which];
     if (f->streaming == (int)which) {
         send_tiles(f, which);
-        comm_stream_end(f->streams[which]);
+        comm_stream_end(f->shared[which].stream);
         f->streaming = NOT_STREAMING;
     } else {
-        comm_gather_columns(
-            f->shared[which], f->n_rows, f->strides[which] * element(f), f->begins[which]);
+        comm_gather_columns(a->window, f->rows.n, a->stride * a->element_bytes, a->begin_bytes);
     }
 }
 
-void forward_begin_attention(forward_t *f, size_t layer)
+void exchange_begin_attention(forward_t *f, size_t layer)
 {
     if (layer < f->model->config.num_hidden_layers && !forward_narrows_at(f, layer))
         begin_stream(f, SHARED_ATTENTION);
@@ -196,35 +183,59 @@ static void begin_next(forward_t *f, shared_t which, size_t layer)
     static const shared_t nexts[] = {
         [SHARED_ATTENTION] = SHARED_X_MID, [SHARED_X_MID] = SHARED_MLP, [SHARED_MLP] = SHARED_X};
     if (which == SHARED_X)
-        forward_begin_attention(f, layer + 1);
+        exchange_begin_attention(f, layer + 1);
     else
         begin_stream(f, nexts[which]);
 }
 
-/* Ends a phase in which every rank wrote its slice of a component into a shared activation. */
-void forward_gather(forward_t *f, size_t thread, shared_t which, component_t component,
+void exchange_gather(forward_t *f, size_t thread, shared_t which, component_t component,
     size_t layer, uint64_t *kind)
 {
+    const activation_t *a = &f->shared[which];
+    if (f->model->plan.combine == PLAN_REDUCE) {
+        forward_barrier(f, thread, kind);
+        return;
+    }
     forward_book(f, thread, kind);
-    bool copied = f->data[which] != comm_buffer_data(f->shared[which]);
+    bool copied = activation_is_copied(a);
     if (copied) {
         /* A thread's rows hold columns of all threads. */
         team_barrier(f->team, thread);
-        copy_rows(f, thread, which, true);
+        copy_rows(f, thread, a, true);
     }
-    team_arrive(f->team, thread);
-    if (thread == 0) {
-        forward_book(f, thread, &f->times.waiting_ns);
+    if (forward_alone(f, thread)) {
         exchange(f, which);
         show_gathered(f, component, layer, which);
         begin_next(f, which, layer);
-        forward_book(f, thread, &f->times.exchange_ns);
-        team_release(f->team);
-    } else {
-        team_await(f->team, thread);
+        forward_go_on(f, &f->times.exchange_ns);
     }
     if (copied) {
-        copy_rows(f, thread, which, false);
+        copy_rows(f, thread, a, false);
         forward_barrier(f, thread, &f->times.exchange_ns);
     }
+}
+
+void exchange_sum(forward_t *f, size_t thread, char *sums, size_t width)
+{
+    if (!forward_alone(f, thread))
+        return;
+    if (f->model->mode == DTYPE_F64)
+        comm_allreduce_f64(f->comm, (double *)sums, f->rows.n * width);
+    else
+        comm_allreduce_f32(f->comm, (float *)sums, f->rows.n * width);
+    forward_go_on(f, &f->times.exchange_ns);
+}
+
+void exchange_embedding(forward_t *f, size_t thread)
+{
+    const activation_t *x = &f->shared[SHARED_X];
+    size_t row_bytes = x->stride * x->element_bytes;
+    if (!forward_alone(f, thread))
+        return;
+    comm_gather_rows(x->window, f->rows.n, row_bytes, f->owners);
+    if (activation_is_copied(x))
+        memcpy(x->data, comm_buffer_data(x->window), f->rows.n * row_bytes);
+    show_embedding(f);
+    exchange_begin_attention(f, 0);
+    forward_go_on(f, &f->times.exchange_ns);
 }

@@ -1,5 +1,6 @@
 /* Attention of a step: its units of work, and which thread does which. */
 #include "engine/base/size.h"
+#include "engine/forward/exchange.h"
 #include "engine/forward/forward_internal.h"
 #include "engine/model/attention.h"
 
@@ -19,6 +20,7 @@ static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_
 {
     const model_t *m = f->model;
     const config_t *c = &m->config;
+    const activation_t *out = &f->shared[SHARED_ATTENTION];
     size_t e = element(f), row = s->first_row + begin - s->first_position;
     size_t first_local = heads.begin - model_share(m)->heads.begin;
     bool windowed = c->use_sliding_window && layer >= c->max_window_layers;
@@ -39,12 +41,12 @@ static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_
         .window = windowed ? c->sliding_window : 0,
         .tap = f->tap,
         .tap_row = row,
-        .tap_rows = f->n_rows,
+        .tap_rows = f->rows.n,
         .tap_head = heads.begin,
-        .q = f->q + (row * local_q(m) + first_local * c->head_dim) * e,
+        .q = f->places[PLACE_Q].data + (row * local_q(m) + first_local * c->head_dim) * e,
         .q_stride = local_q(m),
-        .out = shared_row(f, SHARED_ATTENTION, row) + heads.begin * c->head_dim * e,
-        .out_stride = f->strides[SHARED_ATTENTION]};
+        .out = activation_at(out, row, heads.begin * c->head_dim),
+        .out_stride = out->stride};
 }
 
 /* Token blocks of a sequence that are units of work. Units begin at multiples of their size in the
@@ -135,7 +137,7 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
             attention_sdpa(unit, scratch);
         else if (wanted)
             attention_eager(unit, scratch);
-        forward_heads_written(
+        exchange_heads_written(
             f, thread, unit->tap_row, unit->n_tokens, unit->n_heads, &f->times.attention_ns);
         number = take_number(f);
         if (unit->next != NULL && number == expected) {

@@ -1,0 +1,86 @@
+#include "engine/forward/panels.h"
+
+#include "comm/watch/heart.h"
+#include "engine/base/size.h"
+#include "engine/forward/exchange.h"
+
+#define NEAR_ROWS_BYTES ((size_t)256 << 10)
+#define NEAR_SUMS_BYTES ((size_t)32 << 10)
+
+/* Bytes of a panel's results. */
+static size_t panel_bytes(const forward_t *f, const panels_work_t *work)
+{
+    return work->rows.n * KERNEL_PANEL * accumulator(f);
+}
+
+/* Panels that a thread takes at once of each of n matrices: as many as its scratch holds; sums of
+ * few rows are rounded and written while they are in the first-level cache. */
+static size_t most_panels(const forward_t *f, const panels_work_t *work, size_t n)
+{
+    size_t bytes = panel_bytes(f, work), columns = work->matrices[0]->columns;
+    size_t most = size_min(f->threads[0].product_bytes / bytes, MATRIX_MAX_PANELS);
+    if (work->rows.n * columns * element(f) <= NEAR_ROWS_BYTES)
+        most = size_min(most, size_max(NEAR_SUMS_BYTES / bytes, n));
+    return most / n;
+}
+
+/* Panels [begin, end) of n matrices from number m on; sums follow each other, matrix after matrix. */
+static void multiply(
+    const forward_t *f, const panels_work_t *work, size_t m, size_t n, team_part_t part, char *sums)
+{
+    const forward_options_t *o = &f->options;
+    dtype_t mode = f->model->mode;
+    size_t columns = work->matrices[0]->columns, n_panels = 0;
+    panel_t panels[MATRIX_MAX_PANELS];
+    for (size_t i = m; i < m + n; i++)
+        for (size_t p = part.begin; p < part.end; p++)
+            panels[n_panels++] = (panel_t){work->matrices[i], p};
+    matrix_product(&f->model->kernels, o->dot, panels, n_panels, &work->rows,
+        order_linear_leaf(o->order, o->dot, mode, columns, true),
+        order_linear_leaf(o->order, o->dot, mode, columns, false), sums);
+}
+
+static void run_part(
+    forward_t *f, size_t thread, const panels_work_t *work, size_t m, size_t n, team_part_t part)
+{
+    char *sums = f->threads[thread].products;
+    size_t bytes = panel_bytes(f, work), n_panels = part.end - part.begin;
+    if (thread == 0)
+        comm_beat(f->comm);
+    multiply(f, work, m, n, part, sums);
+    for (size_t i = 0; i < n_panels; i++)
+        work->store(f, thread, work, m, part.begin + i, sums + i * bytes, n_panels * bytes);
+    if (work->writes != NOT_SHARED)
+        exchange_panels_written(
+            f, thread, (shared_t)work->writes, part.begin, part.end, &f->times.matrix_ns);
+}
+
+/* The panels of a list that holds those of matrix after matrix. */
+static void run_listed(forward_t *f, size_t thread, const panels_work_t *work, team_part_t part)
+{
+    size_t first = 0;
+    for (size_t m = 0; m < work->n_matrices; m++) {
+        size_t panels = matrix_n_panels(work->matrices[m]);
+        size_t begin = size_max(part.begin, first) - first;
+        size_t end = part.end <= first ? 0 : size_min(part.end - first, panels);
+        first += panels;
+        if (begin < end)
+            run_part(f, thread, work, m, 1, (team_part_t){begin, end});
+    }
+}
+
+void panels_run(forward_t *f, size_t thread, const panels_work_t *work)
+{
+    size_t together = work->side_by_side ? work->n_matrices : 1, total = 0;
+    size_t most = most_panels(f, work, together);
+    team_part_t part;
+    for (size_t m = 0; m < work->n_matrices; m += together)
+        total += matrix_n_panels(work->matrices[m]);
+    team_deal(f->team, thread, total);
+    while (team_take(f->team, thread, most, &part)) {
+        if (work->side_by_side)
+            run_part(f, thread, work, 0, together, part);
+        else
+            run_listed(f, thread, work, part);
+    }
+}

@@ -1,0 +1,31 @@
+/* Multiplies rows with matrices, panel by panel: panels are dealt to threads, and each finished one is
+ * handed to a function of the phase. Internal to engine/forward. */
+#ifndef CHOIR_FORWARD_PANELS_H
+#define CHOIR_FORWARD_PANELS_H
+
+#include "engine/forward/forward_internal.h"
+
+#define PANELS_MAX_MATRICES 3
+
+typedef struct panels_work {
+    matrix_rows_t rows;
+    const matrix_t *matrices[PANELS_MAX_MATRICES]; /* with the same columns */
+    size_t n_matrices;
+    /* Panel p of all matrices, which have as many, goes together. Else matrix follows matrix. */
+    bool side_by_side;
+    size_t layer;
+    const void *phase; /* what store wants to know besides */
+    /* Takes panel p of matrices[m]. sums: [rows.n, KERNEL_PANEL] accumulator, scratch of the
+     * thread; side by side: of the first matrix, those of the next `next` bytes behind. */
+    void (*store)(forward_t *f, size_t thread, const struct panels_work *work, size_t m, size_t p,
+        char *sums, size_t next);
+    /* What the panels are slices of, told to the exchange; NOT_SHARED: nothing that travels. */
+    int writes;
+} panels_work_t;
+
+#define NOT_SHARED (-1)
+
+/* All threads; ends without a barrier. */
+void panels_run(forward_t *f, size_t thread, const panels_work_t *work);
+
+#endif
