@@ -4,13 +4,25 @@
 
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
-#include "engine/forward/exchange.h"
 
 static plan_dim_t dim_of(shared_t which)
 {
     return which == SHARED_ATTENTION ? PLAN_DIM_HEADS
            : which == SHARED_MLP     ? PLAN_DIM_MLP
                                      : PLAN_DIM_HIDDEN;
+}
+
+static comm_tiling_t tiling_of(const model_t *m, shared_t which)
+{
+    if (which == SHARED_ATTENTION)
+        return (comm_tiling_t){SIZE_MAX, TILE_ROWS};
+    return (comm_tiling_t){TILE_PANELS * KERNEL_PANEL * m->kernels.element_bytes, SIZE_MAX};
+}
+
+size_t activation_max_tiles(const model_t *m, size_t max_rows)
+{
+    size_t columns = size_max(m->config.intermediate_size, m->config.hidden_size);
+    return size_max(columns / (TILE_PANELS * KERNEL_PANEL), max_rows / TILE_ROWS) + 1;
 }
 
 /* An odd number of cache lines, so that rows do not all meet in the same few sets of a cache; an odd
@@ -65,7 +77,7 @@ int activation_open(activation_t *a, const model_t *m, comm_t *comm, shared_t wh
         comm_buffer_open(comm, bytes, "activations", &a->window, fail) != 0)
         return fail->status;
     if (!reduce && comm_stream_open(&a->stream, a->window, max_rows, row_bytes, a->begin_bytes,
-                       exchange_tiling(m, which), fail) != 0)
+                       tiling_of(m, which), fail) != 0)
         return fail->status;
     if (reduce || comm_buffer_has_small_pages(a->window)) {
         a->own_bytes = bytes;

@@ -37,6 +37,14 @@ typedef struct activation {
     bool slabs;
 } activation_t;
 
+/* A slice that travels while it is written is cut into tiles: some panels and all rows, or, of
+ * attention's output, some rows and all columns. Tiles of panels are a cache line's multiple wide
+ * enough for the hardware to fetch ahead, and still many to a slice. */
+#define TILE_PANELS ((size_t)4)
+#define TILE_ROWS ((size_t)32)
+/* Tiles of any activation's slice. */
+size_t activation_max_tiles(const model_t *model, size_t max_rows);
+
 /* Elements from row to row. */
 size_t activation_stride(const model_t *model, shared_t which);
 

@@ -10,24 +10,7 @@
 /* missing[i] is what is not written yet of this rank's tile i. Whoever writes the last of it says
  * so, and thread 0, which alone talks to other ranks, sends it when it next comes by. */
 
-/* Tiles of some panels are a cache line's multiple wide enough for the hardware to fetch ahead, and
- * still many to a part. */
-#define TILE_PANELS ((size_t)4)
-#define TILE_ROWS ((size_t)32)
 #define TILE_SENT SIZE_MAX
-
-comm_tiling_t exchange_tiling(const model_t *m, shared_t which)
-{
-    if (which == SHARED_ATTENTION)
-        return (comm_tiling_t){SIZE_MAX, TILE_ROWS};
-    return (comm_tiling_t){TILE_PANELS * KERNEL_PANEL * m->kernels.element_bytes, SIZE_MAX};
-}
-
-size_t exchange_max_tiles(const model_t *m, size_t max_rows)
-{
-    size_t columns = size_max(m->config.intermediate_size, m->config.hidden_size);
-    return size_max(columns / (TILE_PANELS * KERNEL_PANEL), max_rows / TILE_ROWS) + 1;
-}
 
 /* Of tile i: rows times heads, or panels. */
 static size_t tile_size(const forward_t *f, shared_t which, size_t i)

@@ -7,11 +7,6 @@
 
 #include "engine/forward/forward_internal.h"
 
-/* How a slice is cut into tiles: panels, or, where units of attention write it, rows. */
-comm_tiling_t exchange_tiling(const model_t *model, shared_t which);
-/* Tiles of any activation's slice. */
-size_t exchange_max_tiles(const model_t *model, size_t max_rows);
-
 /* Thread 0, between phases: all ranks write the attention of that layer next, if there is one. */
 void exchange_begin_attention(forward_t *f, size_t layer);
 

@@ -1,6 +1,6 @@
 /* What a step works with. Internal to engine/forward.
  *
- * A step is forward.c; a layer, phase by phase, layer.c; the rows' logits, logits.c. Below them lie
+ * A step is step.c; a layer, phase by phase, layer.c; the rows' logits, logits.c. Below them lie
  * panels.h (matrices), attend.c (attention), activation.h and exchange.h (what ranks see of each
  * other's work) and show.h (what a tap sees). */
 #ifndef CHOIR_FORWARD_FORWARD_INTERNAL_H
@@ -63,7 +63,7 @@ struct forward {
     size_t *kept;           /* [max_rows] rows that logits are wanted of, ascending */
     size_t *kept_before;    /* [max_rows + 1] how many of them come before a row */
     int streaming;          /* the shared activation that travels now, or NOT_STREAMING */
-    atomic_size_t *missing; /* [exchange_max_tiles] of the gather under way; exchange.c */
+    atomic_size_t *missing; /* [activation_max_tiles] of the gather under way; exchange.c */
     size_t n_tiles;
     atomic_size_t next_unit; /* of attention; attend.c */
     uint64_t mark_ns;

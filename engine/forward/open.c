@@ -2,7 +2,6 @@
 
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
-#include "engine/forward/exchange.h"
 #include "engine/forward/forward_internal.h"
 #include "engine/model/attention.h"
 #include "engine/model/rope.h"
@@ -81,7 +80,7 @@ static int open_private(forward_t *f, fail_t *fail)
         "activations", "activations", "logits", "RoPE tables", "RoPE tables"};
     f->threads = calloc(f->n_threads, sizeof *f->threads);
     f->owners = calloc(f->options.max_rows, sizeof *f->owners);
-    f->missing = calloc(exchange_max_tiles(f->model, f->options.max_rows), sizeof *f->missing);
+    f->missing = calloc(activation_max_tiles(f->model, f->options.max_rows), sizeof *f->missing);
     f->kept = calloc(f->options.max_rows, sizeof *f->kept);
     f->kept_before = calloc(f->options.max_rows + 1, sizeof *f->kept_before);
     if (f->threads == NULL || f->owners == NULL || f->missing == NULL || f->kept == NULL ||

@@ -39,7 +39,7 @@
 
 #define KERNEL_PANEL 64 /* outputs of a panel */
 /* From here on rows are many: computing takes longer than reading weights. Measured for blocks of
- * inputs (matrix.c) and for copies of activations (forward.c), bench/LOG.md. */
+ * inputs (matrix.c) and for copies of activations (exchange.c), bench/LOG.md. */
 #define KERNEL_MANY_ROWS 32
 #define KERNEL_LANES 16   /* a panel's width is a multiple of this */
 #define KERNEL_GRANULE 64 /* logits that are summed together */

@@ -230,7 +230,7 @@ typedef struct step {
 } step_t;
 
 /* Layers of all rows: after its keys and values the last one goes on with the drawn ones only
- * (forward_narrow.c). */
+ * (narrow.c). */
 static double whole_layers(const plan_t *plan, const step_t *step)
 {
     return (double)plan->model.n_layers - 1 + step->draws / step->rows;
@@ -342,7 +342,7 @@ static void add_exchange(const plan_t *plan, const load_t *load, const predict_r
     if (plan->n_ranks == 1)
         return;
     node = (n_gathers(plan, step) + STEP_ROUNDS) * rates->gather_s;
-    if (step->rows >= KERNEL_MANY_ROWS) /* copied through windows (forward.c) */
+    if (step->rows >= KERNEL_MANY_ROWS) /* copied through windows (exchange.c) */
         node += step->rows * whole_layers(plan, step) * load->window_bytes * rates->copy_byte_s;
     if (load->nodes > 1) {
         between = seconds_between_nodes(plan, load, network, step, phases);

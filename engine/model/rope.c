@@ -5,7 +5,7 @@
 
 #include "engine/base/size.h"
 
-/* head_dim is at most this; config.c checks it. */
+/* head_dim is at most this; config_read.c checks it. */
 #define MAX_HALF 512
 
 /* theta^(2i/d) by SLEEF's powf u10 with fused multiply-add, which gives PyTorch's bits: for theta =
