@@ -183,8 +183,7 @@ static void load_rows(
         for (size_t c = 0; c < columns; c++)
             row[c] = turned ? values[c * columns + first_row + r]
                             : values[(first_row + r) * columns + c];
-        panel_pack_rows(DTYPE_BF16, 1, columns, row,
-            (void *)(uintptr_t)matrix_panel(matrix, DTYPE_BF16, p, 0),
+        panel_pack_rows(DTYPE_BF16, 1, columns, row, (void *)(uintptr_t)matrix_panel(matrix, p, 0),
             matrix_panel_width(matrix, p), r % KERNEL_PANEL);
     }
     free(values);

@@ -180,8 +180,8 @@ static void a_row_does_not_depend_on_the_others(void **state)
         kernels_t k;
         kernels_get(&k, isa_detect(), modes[m]);
         size_t e = k.element_bytes, row_bytes = KERNEL_PANEL * k.accumulator_bytes;
-        matrix_t w = {.rows = OUTPUTS, .columns = INPUTS};
-        w.bytes = matrix_panel_bytes(modes[m], OUTPUTS, INPUTS);
+        matrix_t w = {.format = format_dense(modes[m]), .rows = OUTPUTS, .columns = INPUTS};
+        w.bytes = w.format->matrix_bytes(OUTPUTS, INPUTS);
         char *x = malloc(ROWS * INPUTS * e), *c = malloc(PANELS * ROWS * row_bytes);
         char *lone = malloc(PANELS * row_bytes);
         w.panels = malloc(w.bytes);
@@ -256,8 +256,8 @@ static void slabs_give_the_same(void **state)
     assert_false(matrix_wants_slabs(&k, DOT_AMX, MOST_ROWS, INPUTS + 2));
     if (!matrix_wants_slabs(&k, DOT_AMX, MOST_ROWS, INPUTS))
         skip();
-    matrix_t w = {.rows = KERNEL_PANEL, .columns = INPUTS};
-    w.bytes = matrix_panel_bytes(DTYPE_BF16, w.rows, INPUTS);
+    matrix_t w = {.format = format_dense(DTYPE_BF16), .rows = KERNEL_PANEL, .columns = INPUTS};
+    w.bytes = w.format->matrix_bytes(w.rows, INPUTS);
     w.panels = malloc(w.bytes);
     uint16_t *x = malloc(MOST_ROWS * WIDE * 2), *slabs = malloc(MOST_ROWS * WIDE * 2);
     size_t c_bytes = MOST_ROWS * KERNEL_PANEL * sizeof(float);

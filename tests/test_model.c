@@ -102,7 +102,7 @@ static void check_matrix(const char *name, const matrix_t *matrix, dtype_t mode,
             columns.begin, columns.end};
         random.read(random.context, &part, mode, expected, scratch, &fail);
         size_t p = r / KERNEL_PANEL;
-        panel_unpack_row(mode, n, matrix_panel(matrix, mode, p, 0), matrix_panel_width(matrix, p),
+        panel_unpack_row(mode, n, matrix_panel(matrix, p, 0), matrix_panel_width(matrix, p),
             r % KERNEL_PANEL, found);
         assert_memory_equal(found, expected, n * e);
     }

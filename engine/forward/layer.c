@@ -164,23 +164,6 @@ static void rotate(const forward_t *f, const head_steps_t *steps, size_t layer, 
     show(f, steps->rotated, layer, row, 1, column, n * d, from, n * d);
 }
 
-/* A position's key and value of a head; the key's pairs are swapped where the order wants them so.
- */
-static void cache_head(
-    const forward_t *f, size_t layer, size_t kv, size_t block, size_t slot, char *key, char *value)
-{
-    const model_t *m = f->model;
-    size_t d = m->config.head_dim, e = m->kernels.element_bytes;
-    if (f->sdpa)
-        row_swap_pairs(d, (uint16_t *)key);
-    panel_pack_rows(m->mode, 1, d, key, kv_cache_k(f->cache, layer, kv, block), KV_BLOCK, slot);
-    char *v_block = kv_cache_v(f->cache, layer, kv, block);
-    for (size_t first = 0; first < d; first += KERNEL_PANEL)
-        panel_pack_input(m->mode, f->sdpa, size_min(KERNEL_PANEL, d - first), value + first * e,
-            v_block + first * KV_BLOCK * e,
-            size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first), slot);
-}
-
 /* Rotates q and k, and writes k and v into the cache. Threads share out heads, so that no two write
  * the same pair of keys. */
 static void rotate_and_cache(forward_t *f, size_t thread, size_t layer)
@@ -207,8 +190,8 @@ static void rotate_and_cache(forward_t *f, size_t thread, size_t layer)
             f->places[PLACE_Q].data + row * n_q * head_bytes);
         rotate(f, &k_steps, layer, row, cosines, sines, kv, share->kv_heads.begin, keys);
         for (size_t h = kv.begin; h < kv.end; h++)
-            cache_head(f, layer, h, block, position % KV_BLOCK, keys + h * head_bytes,
-                values + h * head_bytes);
+            kv_cache_append(f->cache, layer, h, block, position % KV_BLOCK, f->sdpa,
+                keys + h * head_bytes, values + h * head_bytes);
     }
     if (thread == 0)
         atomic_store(&f->next_unit, 0);

@@ -57,7 +57,7 @@ static void embed(forward_t *f, size_t thread)
         if (id < mine.begin || id >= mine.end)
             continue;
         size_t output = id - mine.begin, p = output / KERNEL_PANEL;
-        panel_unpack_row(m->mode, m->config.hidden_size, matrix_panel(embedding, m->mode, p, 0),
+        embedding->format->unpack_row(m->config.hidden_size, matrix_panel(embedding, p, 0),
             matrix_panel_width(embedding, p), output % KERNEL_PANEL,
             window + row * x->stride * x->element_bytes);
     }

@@ -35,6 +35,7 @@
 
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
+#include "engine/kernels/format.h"
 #include "engine/kernels/isa.h"
 
 #define KERNEL_PANEL 64 /* outputs of a panel */
@@ -198,6 +199,7 @@ int kernels_self_test(const kernels_t *kernels, fail_t *fail);
 
 /* A share of a weight matrix: y = x W^T + bias for `rows` outputs over `columns` inputs. */
 typedef struct matrix {
+    const format_t *format;
     size_t rows, columns;
     size_t bytes; /* of panels */
     void *panels; /* packed */
@@ -227,10 +229,10 @@ static inline size_t matrix_panel_width(const matrix_t *matrix, size_t p)
     return left < KERNEL_PANEL ? left : KERNEL_PANEL;
 }
 
-size_t matrix_panel_bytes(dtype_t mode, size_t rows, size_t columns); /* of a whole matrix */
-
 /* Where input k of panel p begins. */
-const void *matrix_panel(const matrix_t *matrix, dtype_t mode, size_t p, size_t k);
+const void *matrix_panel(const matrix_t *matrix, size_t p, size_t k);
+
+/* ---- The dense layout -------------------------------------------------------------------------- */
 
 /* Packs row-major rows into a panel whose outputs begin at first_output of the panel.
  * src: [rows, columns] element; panel: the panel's start; padding stays as it is (zero). */

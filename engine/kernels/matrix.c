@@ -14,16 +14,10 @@
  * 1,024), and where elements are wide. */
 #define BLOCK_BYTES_NEAR (32 * 1024)
 
-size_t matrix_panel_bytes(dtype_t mode, size_t rows, size_t columns)
+const void *matrix_panel(const matrix_t *matrix, size_t p, size_t k)
 {
-    return kernel_padded_outputs(rows) * kernel_padded_inputs(mode, columns) * dtype_bytes(mode);
-}
-
-const void *matrix_panel(const matrix_t *matrix, dtype_t mode, size_t p, size_t k)
-{
-    size_t elements = p * KERNEL_PANEL * kernel_padded_inputs(mode, matrix->columns) +
-                      k * matrix_panel_width(matrix, p);
-    return (const char *)matrix->panels + elements * dtype_bytes(mode);
+    return (const char *)matrix->panels +
+           matrix->format->offset(matrix->columns, matrix_panel_width(matrix, p), p, k);
 }
 
 /* Four dwords; shuffles of them compile to the registers that every host has. */
@@ -219,7 +213,7 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
     const char *x = input_at(y, class.first, k0);
     char *to = c + class.first * KERNEL_PANEL * kernels->accumulator_bytes;
     tile_mode_t first = first_mode(k0, leaf);
-    const char *weights = matrix_panel(matrix, kernels->mode, panel->p, k0);
+    const char *weights = matrix_panel(matrix, panel->p, k0);
     if (kernels->tile_groups != NULL) {
         if (rows >= KERNEL_MANY_ROWS)
             multiply_chunks(y, x, weights, width, block, rows, i, n, to, first);
@@ -268,7 +262,7 @@ static void multiply_together(const call_t *y, const panel_t *panels, size_t n, 
     tile_mode_t mode = first_mode(k0, class.leaf);
     for (size_t k = 0; k < block; k += size_min(class.leaf, block), mode = TILE_ADD) {
         for (size_t i = 0; i < n; i++)
-            weights[i] = matrix_panel(panels[i].matrix, y->kernels->mode, panels[i].p, k0 + k);
+            weights[i] = matrix_panel(panels[i].matrix, panels[i].p, k0 + k);
         tile_panels(y->kernels, y->dot)(class.n, input_at(y, class.first, k0 + k), y->rows->stride,
             n, weights, width, size_min(class.leaf, block - k), c + class.first * KERNEL_PANEL,
             c_panel, KERNEL_PANEL, mode);

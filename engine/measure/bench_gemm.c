@@ -90,7 +90,7 @@ static void set_shape(gemm_bench_t *g, const shape_t *shape)
     dtype_t mode = g->options->mode;
     g->outputs = shape->outputs;
     g->inputs = shape->inputs;
-    g->weight_bytes = matrix_panel_bytes(mode, shape->outputs, shape->inputs);
+    g->weight_bytes = format_dense(mode)->matrix_bytes(shape->outputs, shape->inputs);
     g->blas_bytes = shape->outputs * shape->inputs * dtype_bytes(g->blas_type);
     g->copies = copies_of(g->weight_bytes);
     g->blas_copies = copies_of(g->blas_bytes);
@@ -203,7 +203,8 @@ static int open_shape(gemm_bench_t *g, const shape_t *shape, fail_t *fail)
     if (g->ours == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory for %zu matrices", g->copies);
     for (size_t i = 0; fail->status == 0 && i < g->copies; i++)
-        g->ours[i] = (matrix_t){.rows = g->outputs,
+        g->ours[i] = (matrix_t){.format = format_dense(mode),
+            .rows = g->outputs,
             .columns = g->inputs,
             .bytes = g->weight_bytes,
             .panels = g->weights + i * g->weight_bytes};

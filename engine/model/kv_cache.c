@@ -47,3 +47,17 @@ void kv_cache_close(kv_cache_t *cache)
     memory_free(cache->v, n * cache->v_block_bytes);
     cache->k = cache->v = NULL;
 }
+
+void kv_cache_append(const kv_cache_t *cache, size_t layer, size_t head, size_t block, size_t slot,
+    bool swapped, void *key, const void *value)
+{
+    size_t d = cache->head_dim, e = dtype_bytes(cache->dtype);
+    char *v_block = kv_cache_v(cache, layer, head, block);
+    if (swapped)
+        row_swap_pairs(d, key);
+    panel_pack_rows(cache->dtype, 1, d, key, kv_cache_k(cache, layer, head, block), KV_BLOCK, slot);
+    for (size_t first = 0; first < d; first += KERNEL_PANEL)
+        panel_pack_input(cache->dtype, swapped, size_min(KERNEL_PANEL, d - first),
+            (const char *)value + first * e, v_block + first * KV_BLOCK * e,
+            size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first), slot);
+}

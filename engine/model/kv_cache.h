@@ -11,6 +11,7 @@
 #ifndef CHOIR_MODEL_KV_CACHE_H
 #define CHOIR_MODEL_KV_CACHE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,7 +21,7 @@
 #define KV_BLOCK 64
 
 typedef struct kv_cache {
-    dtype_t dtype; /* the numeric mode */
+    dtype_t dtype; /* of elements; weights may have another format */
     size_t n_layers, n_heads, head_dim, n_blocks;
     size_t k_block_bytes, v_block_bytes; /* one block of one head and layer */
     size_t bytes;                        /* of k and v together */
@@ -35,6 +36,12 @@ void kv_cache_close(kv_cache_t *cache);
 /* Bytes that kv_cache_open would allocate. */
 size_t kv_cache_bytes(
     dtype_t dtype, size_t n_layers, size_t n_heads, size_t head_dim, size_t n_blocks);
+
+/* Writes a token's key and value of one head into its place in a block. swapped: pairs of inputs of
+ * keys, and of tokens of values, lie swapped, as the sdpa order wants them (kernels.h).
+ * key, value: [head_dim] element; the key's pairs are swapped in place, too */
+void kv_cache_append(const kv_cache_t *cache, size_t layer, size_t head, size_t block, size_t slot,
+    bool swapped, void *key, const void *value);
 
 static inline char *kv_cache_k(const kv_cache_t *cache, size_t layer, size_t head, size_t block)
 {

@@ -58,6 +58,7 @@ static void add_weight(loader_t *loader, model_weights_t *place, const arch_weig
             place->of[weight->adds].matrix.bias = item->vector;
     } else {
         item->matrix = &place->of[weight->role].matrix;
+        item->matrix->format = model->format;
         item->matrix->rows = plan_count(part.columns) == 0 ? 0 : plan_count(part.rows);
         item->matrix->columns = plan_count(part.columns);
         item->matrix->bytes = plan_part_bytes(sizes, &weight->shape, part);
@@ -138,12 +139,10 @@ static void load_panel(
         atomic_store(&loader->failed, 1);
         return;
     }
-    void *panel = (char *)matrix->panels + p * KERNEL_PANEL *
-                                               kernel_padded_inputs(model->mode, matrix->columns) *
-                                               model->kernels.element_bytes;
     size_t width = matrix_panel_width(matrix, p);
-    panel_pack_rows(
-        model->mode, part.row_end - part.row_begin, matrix->columns, rows, panel, width, 0);
+    void *panel = (char *)matrix->panels + matrix->format->offset(matrix->columns, width, p, 0);
+    matrix->format->pack_rows(
+        part.row_end - part.row_begin, matrix->columns, rows, panel, width, 0);
     atomic_fetch_add(&loader->done_bytes, width * matrix->columns * model->kernels.element_bytes);
 }
 
