@@ -14,14 +14,24 @@
 
 #define MODEL CHOIR_SOURCE_DIR "/configs/demo"
 #define REFERENCE CHOIR_SOURCE_DIR "/tests/golden/demo-reference.safetensors"
+/* Random weights of seed 1, three layers. */
+#define QWEN3 CHOIR_SOURCE_DIR "/tests/oracle/shapes/qwen3.json"
+#define QWEN3_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/qwen3-reference.safetensors"
 #define MAX_WIDTH 2048
+
+/* A model, and what Hugging Face computed of it. */
+typedef struct subject {
+    config_t config;
+    model_source_t source;
+    const char *reference;
+} subject_t;
 
 /* What a defect may touch. */
 typedef struct bench {
     comm_t *comm;
     team_t *team;
     reference_t *reference;
-    checkpoint_t *checkpoint;
+    checkpoint_t *checkpoint; /* of the demo model */
     model_t model;
     kv_cache_t cache;
 } bench_t;
@@ -228,6 +238,20 @@ static void take_v_for_k(bench_t *bench)
         model_share(&bench->model)->kv_heads.begin * bench->model.config.head_dim, false);
 }
 
+static void ignore_q_norm(bench_t *bench)
+{
+    uint16_t *weight = bench->model.layers[2].of[WEIGHT_Q_NORM].vector;
+    for (size_t i = 0; i < bench->model.config.head_dim; i++)
+        weight[i] = 0x3f80;
+}
+
+static void take_q_norm_for_k(bench_t *bench)
+{
+    model_weight_t *of = bench->model.layers[0].of;
+    memcpy(of[WEIGHT_K_NORM].vector, of[WEIGHT_Q_NORM].vector,
+        bench->model.config.head_dim * bench->model.kernels.element_bytes);
+}
+
 static void embed_another_token(bench_t *bench)
 {
     bench->reference->prompts[1].ids[1]++;
@@ -322,22 +346,29 @@ static const defect_t defects[] = {
     {"sdpa's mask is off by one", use_sdpa_of_one_key_less, COMPONENT_ATTN_OUTPUT, 0, SDPA, NULL},
 };
 
+static const defect_t qwen3_defects[] = {
+    {"q_norm's weight is ignored", ignore_q_norm, COMPONENT_Q_NORM, 0, EAGER, NULL},
+    {"k_norm has q_norm's weight", take_q_norm_for_k, COMPONENT_K_NORM, 0, EAGER, NULL},
+    {"another eps of Qwen3", use_another_eps, COMPONENT_NORMALIZED_INPUT,
+        NORMS | BIT(COMPONENT_Q_NORM) | BIT(COMPONENT_K_NORM), EAGER, NULL},
+};
+
 static void die(const fail_t *fail)
 {
     fprintf(stderr, "mpi_defects: %s\n", fail->message);
     comm_abort(1);
 }
 
-static void open_bench(bench_t *bench, const config_t *config, fail_t *fail)
+static void open_bench(bench_t *bench, const subject_t *subject, fail_t *fail)
 {
-    model_source_t source = model_source_checkpoint(bench->checkpoint);
+    const config_t *config = &subject->config;
     size_t positions = size_round_up(verify_forward_positions(bench->reference), KV_BLOCK);
     model_options_t options = {.n_ranks = (size_t)comm_size(bench->comm),
         .rank = (size_t)comm_rank(bench->comm),
         .mode = DTYPE_BF16,
         .isa = isa_detect(),
         .max_positions = positions};
-    if (model_load(&bench->model, config, &source, &options, bench->team, fail) != 0 ||
+    if (model_load(&bench->model, config, &subject->source, &options, bench->team, fail) != 0 ||
         kv_cache_open(&bench->cache, DTYPE_BF16, config->num_hidden_layers,
             plan_count(model_share(&bench->model)->kv_heads), config->head_dim,
             positions / KV_BLOCK, fail) != 0)
@@ -375,16 +406,17 @@ static bool judge(const report_t *report, const defect_t *defect)
 }
 
 /* Collective. 1: as it should be, 0: not, -1: does not apply. */
-static int try_defect(bench_t *bench, const config_t *config, const defect_t *defect)
+static int try_defect(bench_t *bench, const subject_t *subject, const defect_t *defect)
 {
     fail_t fail = {0};
     report_t *report;
     reference_t reference;
     bool fused = defect != NULL && defect->where == FUSED;
     bench->reference = &reference;
-    if (report_open(&report, 0, &fail) != 0 || reference_open(&reference, REFERENCE, &fail) != 0)
+    if (report_open(&report, 0, &fail) != 0 ||
+        reference_open(&reference, subject->reference, &fail) != 0)
         die(&fail);
-    open_bench(bench, config, &fail);
+    open_bench(bench, subject, &fail);
     bool applies = defect == NULL || defect->applies == NULL ||
                    comm_max(bench->comm, defect->applies(bench)) != 0;
     int result = -1;
@@ -410,36 +442,52 @@ static int try_defect(bench_t *bench, const config_t *config, const defect_t *de
     return result;
 }
 
+typedef struct counts {
+    size_t named, failed, skipped;
+} counts_t;
+
+/* Collective. Without a defect nothing is named; with each, its component. */
+static void try_all(
+    bench_t *bench, const subject_t *subject, const defect_t *list, size_t n, counts_t *counts)
+{
+    if (try_defect(bench, subject, NULL) != 1)
+        counts->failed++;
+    for (size_t i = 0; i < n; i++) {
+        int result = try_defect(bench, subject, &list[i]);
+        counts->named += result == 1;
+        counts->skipped += result < 0;
+        if (result != 0)
+            continue;
+        counts->failed++;
+        printf("FAILED at %d ranks: %s: expected %s to be named\n", comm_size(bench->comm),
+            list[i].name, reference_kind_name(list[i].named));
+    }
+}
+
 int main(int argc, char **argv)
 {
+    static const uint64_t seed = 1;
     fail_t fail = {0};
     bench_t bench = {0};
-    config_t config;
-    size_t n_named = 0, n_failed = 0, n_skipped = 0;
+    subject_t demo = {.reference = REFERENCE}, qwen3 = {.reference = QWEN3_REFERENCE};
+    counts_t counts = {0};
     if (comm_start(&argc, &argv, &fail) != 0 ||
         comm_open_world(&bench.comm, COMM_AUTO, &fail) != 0 ||
-        config_load(&config, MODEL, &fail) != 0 ||
+        config_load(&demo.config, MODEL, &fail) != 0 ||
+        config_load_file(&qwen3.config, QWEN3, &fail) != 0 ||
         checkpoint_open(&bench.checkpoint, MODEL, &fail) != 0 ||
         team_open(&bench.team, 1, true, &fail) != 0)
         die(&fail);
-    if (try_defect(&bench, &config, NULL) != 1)
-        n_failed++;
-    for (size_t i = 0; i < sizeof defects / sizeof *defects; i++) {
-        int result = try_defect(&bench, &config, &defects[i]);
-        n_named += result == 1;
-        n_skipped += result < 0;
-        if (result != 0)
-            continue;
-        n_failed++;
-        printf("FAILED at %d ranks: %s: expected %s to be named\n", comm_size(bench.comm),
-            defects[i].name, reference_kind_name(defects[i].named));
-    }
+    demo.source = model_source_checkpoint(bench.checkpoint);
+    qwen3.source = model_source_random(&seed);
+    try_all(&bench, &demo, defects, sizeof defects / sizeof *defects, &counts);
+    try_all(&bench, &qwen3, qwen3_defects, sizeof qwen3_defects / sizeof *qwen3_defects, &counts);
     if (comm_rank(bench.comm) == 0)
-        printf("%zu defects named, %zu failed, %zu do not exist at %d ranks\n", n_named, n_failed,
-            n_skipped, comm_size(bench.comm));
+        printf("%zu defects named, %zu failed, %zu do not exist at %d ranks\n", counts.named,
+            counts.failed, counts.skipped, comm_size(bench.comm));
     team_close(bench.team);
     checkpoint_close(bench.checkpoint);
     comm_close(bench.comm);
     comm_stop();
-    return n_failed != 0;
+    return counts.failed != 0;
 }

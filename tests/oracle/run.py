@@ -83,6 +83,13 @@ def parity(steps, folder, choir):
               "--layers", "0,5", "--decode", 2, "--out", made)
     steps.command("golden reference of the demo model",
                   [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="sdpa")
+    qwen3, made, ids = folder / "qwen3", folder / "qwen3-reference.safetensors", folder / "qwen3-reference.jsonl"
+    subprocess.run([str(find_write_model()), str(HERE / "shapes" / "qwen3.json"), "1", str(qwen3)], check=True)
+    ids.write_text('{"ids": [1, 2, 3, 500, 7]}\n')
+    steps.run("reference of a Qwen3 model", "reference.py", "--model", qwen3, "--prompts", ids, "--layers", "0,2",
+              "--decode", 1, "--attention", "eager", "--runs", "prefill,decode", "--out", made)
+    steps.command("golden reference of a Qwen3 model",
+                  [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="products")
     if steps.promises["sdpa"]:
         steps.run("bars of parity", "bars.py", "--choir", choir, needs="products", show=True)
     else:
