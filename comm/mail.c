@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "comm/internal.h"
+#include "engine/base/array.h"
 #include "engine/base/size.h"
 
 /* A letter under way. */
@@ -93,14 +94,8 @@ int mail_poll(mail_t *mail, mail_letter_t *letter, fail_t *fail)
         return 0;
     }
     MPI_Get_count(&status, MPI_BYTE, &bytes);
-    if ((size_t)bytes > mail->capacity) {
-        size_t capacity = size_max((size_t)bytes, 2 * mail->capacity);
-        char *larger = realloc(mail->received, capacity);
-        if (larger == NULL)
-            return fail_set(fail, FAIL_MEMORY, "mail: out of memory for %d bytes", bytes);
-        mail->received = larger;
-        mail->capacity = capacity;
-    }
+    if (array_reserve(&mail->received, &mail->capacity, (size_t)bytes, 1, "mail", fail) != 0)
+        return fail->status;
     MPI_Recv(mail->received, bytes, MPI_BYTE, status.MPI_SOURCE, status.MPI_TAG, mail->ranks,
         MPI_STATUS_IGNORE);
     *letter = (mail_letter_t){status.MPI_SOURCE, status.MPI_TAG, mail->received, (size_t)bytes};

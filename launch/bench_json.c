@@ -113,8 +113,26 @@ json_t *bench_json(const bench_about_t *about, const bench_report_t *report)
     return object;
 }
 
-static json_t *gemm_row(const bench_gemm_row_t *row)
+/* What was measured where, and an array of rows; NULL when out of memory. */
+static json_t *rows_json(const bench_about_t *about, const char *name, const void *rows,
+    size_t n_rows, json_t *(*row_json)(const void *rows, size_t i))
 {
+    json_t *object = json_object(), *array = json_array();
+    if (object == NULL || array == NULL) {
+        json_decref(object);
+        json_decref(array);
+        return NULL;
+    }
+    set_about(object, about);
+    for (size_t i = 0; i < n_rows; i++)
+        json_array_append_new(array, row_json(rows, i));
+    json_object_set_new(object, name, array);
+    return object;
+}
+
+static json_t *gemm_row(const void *rows, size_t i)
+{
+    const bench_gemm_row_t *row = (const bench_gemm_row_t *)rows + i;
     return json_pack("{ss sI sI sI sI sI so so so so so so}", "matrix", row->name, "rows",
         (json_int_t)row->rows, "outputs", (json_int_t)row->outputs, "inputs",
         (json_int_t)row->inputs, "threads", (json_int_t)row->threads, "samples",
@@ -127,23 +145,17 @@ static json_t *gemm_row(const bench_gemm_row_t *row)
 
 json_t *bench_gemm_json(const bench_about_t *about, const bench_gemm_t *gemm)
 {
-    json_t *object = json_object(), *rows = json_array();
-    if (object == NULL || rows == NULL) {
-        json_decref(object);
-        json_decref(rows);
-        return NULL;
+    json_t *object = rows_json(about, "gemm", gemm->rows, gemm->n_rows, gemm_row);
+    if (object != NULL) {
+        set_string(object, "library", gemm->library);
+        set_string(object, "library_function", gemm->function);
     }
-    set_about(object, about);
-    set_string(object, "library", gemm->library);
-    set_string(object, "library_function", gemm->function);
-    for (size_t i = 0; i < gemm->n_rows; i++)
-        json_array_append_new(rows, gemm_row(&gemm->rows[i]));
-    json_object_set_new(object, "gemm", rows);
     return object;
 }
 
-static json_t *kernel_row(const bench_kernel_row_t *row)
+static json_t *kernel_row(const void *rows, size_t i)
 {
+    const bench_kernel_row_t *row = (const bench_kernel_row_t *)rows + i;
     return json_pack("{ss sI sI sI sI so so so so so so}", "kernel", row->name, "rows",
         (json_int_t)row->shape.rows, "n", (json_int_t)row->shape.n, "k", (json_int_t)row->shape.k,
         "variant", (json_int_t)row->shape.variant, "seconds", number(row->seconds), "flop",
@@ -154,17 +166,7 @@ static json_t *kernel_row(const bench_kernel_row_t *row)
 
 json_t *bench_kernels_json(const bench_about_t *about, const bench_kernels_t *kernels)
 {
-    json_t *object = json_object(), *rows = json_array();
-    if (object == NULL || rows == NULL) {
-        json_decref(object);
-        json_decref(rows);
-        return NULL;
-    }
-    set_about(object, about);
-    for (size_t i = 0; i < kernels->n_rows; i++)
-        json_array_append_new(rows, kernel_row(&kernels->rows[i]));
-    json_object_set_new(object, "kernels", rows);
-    return object;
+    return rows_json(about, "kernels", kernels->rows, kernels->n_rows, kernel_row);
 }
 
 /* ---- CSV ------------------------------------------------------------------------------------- */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "comm/comm.h"
+#include "engine/base/digest.h"
 #include "engine/base/json.h"
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
@@ -346,10 +347,8 @@ static void the_coordinators_own_failure_reaches_all(context_t *c)
 static bool alike(context_t *c, const fail_t *fail)
 {
     fail_t all = {0};
-    uint64_t hash = (uint64_t)(unsigned)fail->status;
-    for (const char *at = fail->message; *at != 0; at++)
-        hash = hash * 1099511628211u ^ (unsigned char)*at;
-    return comm_agree_same(c->comm, hash, "failure", &all) == 0;
+    uint64_t digest = digest_u64(DIGEST_START, (uint64_t)(unsigned)fail->status);
+    return comm_agree_same(c->comm, digest_string(digest, fail->message), "failure", &all) == 0;
 }
 
 /* The n-th allocation fails on the last rank alone. */

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "engine/base/digest.h"
 #include "engine/base/json.h"
 #include "engine/text/jinja/jinja.h"
 
@@ -57,10 +58,7 @@ static int free_conversations(void **state)
 
 static void fnv1a(const char *text, size_t bytes, char digest[17])
 {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < bytes; i++)
-        hash = (hash ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
-    snprintf(digest, 17, "%016llx", (unsigned long long)hash);
+    snprintf(digest, 17, "%016llx", (unsigned long long)digest_bytes(DIGEST_START, text, bytes));
 }
 
 static int render(const jinja_template_t *made, const char *line, text_buffer_t *out, fail_t *fail)

@@ -4,8 +4,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,7 +23,8 @@ static void missing_directory_and_files_are_named(void **state)
     check_message(&fail, (const char *[]){"/nonexistent/model: expected a model directory"}, 1);
     fail = (fail_t){0};
     assert_int_equal(checkpoint_open(&checkpoint, "/dev/null", &fail), FAIL_FILE);
-    check_message(&fail, (const char *[]){"expected a model directory, found a file"}, 1);
+    check_message(
+        &fail, (const char *[]){"expected a model directory, found a character device"}, 1);
     expect_failure(FAIL_FILE, directory, "expected " SINGLE " or " INDEX, "found neither");
     write_text("pytorch_model.bin", "");
     expect_failure(FAIL_FILE, directory, "found neither", "convert it to safetensors");

@@ -3,7 +3,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -149,7 +148,8 @@ static void missing_files_are_named(void **state)
     assert_non_null(strstr(fail.message, "/nonexistent/model: expected a model directory"));
     fail = (fail_t){0};
     assert_int_equal(config_load(&config, "/dev/null", &fail), FAIL_FILE);
-    assert_non_null(strstr(fail.message, "/dev/null: expected a model directory, found a file"));
+    assert_non_null(
+        strstr(fail.message, "/dev/null: expected a model directory, found a character device"));
 }
 
 static void bad_generation_config_is_refused(void **state)

@@ -352,18 +352,41 @@ static void medians(void **state)
     assert_int_equal(found[2].work.batch, 7);
 }
 
-/* What a file is made of comes back, and a broken one is refused by name. */
-static void files(void **state)
+static int make_path(void **state)
 {
-    char path[] = "/tmp/choir-cluster-XXXXXX";
+    char *path = strdup("/tmp/choir-cluster-XXXXXX");
+    int file = path == NULL ? -1 : mkstemp(path);
+    if (file < 0)
+        return -1;
+    close(file);
+    *state = path;
+    return 0;
+}
+
+static int remove_path(void **state)
+{
+    unlink(*state);
+    free(*state);
+    return 0;
+}
+
+/* Reads a file of this text. */
+static int read_text(const char *path, const char *text, predict_cluster_t *cluster, fail_t *fail)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    return cluster_file_read(cluster, path, fail);
+}
+
+static void what_a_cluster_file_is_made_of_comes_back(void **state)
+{
+    const char *path = *state;
     predict_rates_t rates = rates_of(1, 2, 896, 64);
     predict_cluster_t cluster = {.cpu = "some CPU", .node_cores = 2, .node_memory_bytes = 1e9},
                       back;
     fail_t fail = {0};
-    (void)state;
-    int file = mkstemp(path);
-    assert_true(file >= 0);
-    close(file);
     snprintf(rates.model, sizeof rates.model, "shape");
     rates.waiting_share = 0.25;
     cluster.network = (predict_network_t){5e-6, 1.25e9, 3e5, 2e-10};
@@ -387,43 +410,43 @@ static void files(void **state)
     near_to(1e-11, predict_curve_at(&back.rates[0].prompt_matrix, 7));
     predict_cluster_clear(&back);
     predict_cluster_clear(&cluster);
-    /* A file from before a member of the network was known. */
-    FILE *text = fopen(path, "w");
-    assert_non_null(text);
-    fputs("{\"schema\": 1, \"node_cores\": 2, \"node_memory_bytes\": 1, \"rates\": [], "
-          "\"network\": {\"latency_s\": 1e-6, \"bytes_per_s\": 1e9}}",
-        text);
-    fclose(text);
-    assert_int_equal(cluster_file_read(&back, path, &fail), 0);
+}
+
+#define HEAD "{\"schema\": 1, \"node_cores\": 2, \"node_memory_bytes\": 1, \"rates\": ["
+
+/* A file from before a member of the network was known. */
+static void a_cluster_file_may_lack_the_network_s_processor_time(void **state)
+{
+    predict_cluster_t back;
+    fail_t fail = {0};
+    assert_int_equal(
+        read_text(*state, HEAD "], \"network\": {\"latency_s\": 1e-6, \"bytes_per_s\": 1e9}}",
+            &back, &fail),
+        0);
     near_to(1e9, back.network.bytes_per_s);
     near_to(0, back.network.processor_byte_s);
     predict_cluster_clear(&back);
-    const char broken[] = "{\"schema\": 1, \"node_cores\": 2, \"node_memory_bytes\": 1, \"rates\": "
-                          "[{\"ranks\": 1, \"threads\": 1, \"hidden\": 4, \"head_dim\": 2}]}";
-    text = fopen(path, "w");
-    assert_non_null(text);
-    fputs(broken, text);
-    fclose(text);
-    assert_int_equal(cluster_file_read(&back, path, &fail), FAIL_FORMAT);
-    assert_non_null(strstr(fail.message, "elementwise_layer_s"));
-    predict_cluster_clear(&back);
-    /* A member that nobody would read. */
-    static const char *const unread[] = {"{\"schema\": 1, \"latency\": 2}",
-        "{\"schema\": 1, \"node_cores\": 2, \"node_memory_bytes\": 1, \"rates\": [], \"network\": "
-        "{\"latency\": 2}}",
-        "{\"schema\": 1, \"node_cores\": 2, \"node_memory_bytes\": 1, \"rates\": [{\"latency\": "
-        "2}]}"};
-    for (size_t i = 0; i < 3; i++) {
-        fail = (fail_t){0};
-        text = fopen(path, "w");
-        assert_non_null(text);
-        fputs(unread[i], text);
-        fclose(text);
-        assert_int_equal(cluster_file_read(&back, path, &fail), FAIL_FORMAT);
-        assert_non_null(strstr(fail.message, "unknown field \"latency\"; allowed are "));
+}
+
+static void a_broken_cluster_file_is_refused_by_name(void **state)
+{
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {HEAD "{\"ranks\": 1, \"threads\": 1, \"hidden\": 4, \"head_dim\": 2}]}",
+            "elementwise_layer_s"},
+        /* Members that nobody would read. */
+        {"{\"schema\": 1, \"latency\": 2}", "unknown field \"latency\"; allowed are "},
+        {HEAD "], \"network\": {\"latency\": 2}}", "unknown field \"latency\"; allowed are "},
+        {HEAD "{\"latency\": 2}]}", "unknown field \"latency\"; allowed are "},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        predict_cluster_t back;
+        fail_t fail = {0};
+        assert_int_equal(read_text(*state, cases[i].text, &back, &fail), FAIL_FORMAT);
+        assert_non_null(strstr(fail.message, cases[i].message));
         predict_cluster_clear(&back);
     }
-    unlink(path);
 }
 
 int main(void)
@@ -433,6 +456,11 @@ int main(void)
         cmocka_unit_test(idle_threads), cmocka_unit_test(exchange), cmocka_unit_test(bursts),
         cmocka_unit_test(streams), cmocka_unit_test(no_streams), cmocka_unit_test(choosing),
         cmocka_unit_test(meshes), cmocka_unit_test(calibration), cmocka_unit_test(medians),
-        cmocka_unit_test(files)};
+        cmocka_unit_test_setup_teardown(
+            what_a_cluster_file_is_made_of_comes_back, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(
+            a_cluster_file_may_lack_the_network_s_processor_time, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(
+            a_broken_cluster_file_is_refused_by_name, make_path, remove_path)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

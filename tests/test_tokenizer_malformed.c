@@ -23,69 +23,71 @@ static void check_message(const fail_t *fail, int status, const char *part, cons
     assert_null(strchr(fail->message, '\n'));
 }
 
+/* What is put where in a tokenizer.json, and what is said about it. */
+static const struct {
+    const char *path, *value;
+    int status;
+    const char *message;
+} malformed[] = {
+    {"model", "3", FAIL_FORMAT, "model: expected an object"},
+    {"model/type", "\"Unigram\"", FAIL_MODEL, "expected type BPE, found \"Unigram\""},
+    {"model/dropout", "0.1", FAIL_MODEL, "dropout"},
+    {"model/continuing_subword_prefix", "\"##\"", FAIL_MODEL, "continuing_subword_prefix"},
+    {"model/end_of_word_suffix", "\"</w>\"", FAIL_MODEL, "end_of_word_suffix"},
+    {"model/ignore_merges", "1", FAIL_FORMAT, "ignore_merges"},
+    {"model/vocab", "[]", FAIL_FORMAT, "vocab"},
+    {"model/vocab", "{}", FAIL_FORMAT, "vocab"},
+    {"model/vocab", "{\"a\":0}", FAIL_MODEL, "none for byte 0x00"},
+    {"model/vocab/zz", "-1", FAIL_FORMAT, "token zz"},
+    {"model/vocab/zz", "\"7\"", FAIL_FORMAT, "token zz"},
+    {"model/vocab/zz", "7.5", FAIL_FORMAT, "token zz"},
+    {"model/vocab/zz", "99999999999", FAIL_FORMAT, "token zz"},
+    {"model/vocab/zz", "7", FAIL_FORMAT, "two tokens have the id 7"},
+    {"model/vocab/", "5000", FAIL_FORMAT, "id 5000 is empty"},
+    {"model/merges", "{}", FAIL_FORMAT, "merges: expected an array"},
+    {"model/merges/3", "[\"a\"]", FAIL_FORMAT, "merge 3"},
+    {"model/merges/3", "[\"a\",\"b\",\"c\"]", FAIL_FORMAT, "merge 3"},
+    {"model/merges/3", "[\"a\",1]", FAIL_FORMAT, "merge 3"},
+    {"model/merges/3", "\"ab\"", FAIL_FORMAT, "merge 3"},
+    {"model/merges/3", "[\"nope\",\"a\"]", FAIL_FORMAT, "the first is not in the vocabulary"},
+    {"model/merges/3", "[\"a\",\"nope\"]", FAIL_FORMAT, "the second is not in"},
+    {"model/merges/3", "\"~ ~\"", FAIL_FORMAT, "their union is not in"},
+    {"model/merges/3", "[\"a\",\"\xE4\xB8\xAD\"]", FAIL_FORMAT, "alphabet"},
+    {"normalizer", "{\"type\":\"NFKC\"}", FAIL_MODEL, "expected null or NFC"},
+    {"normalizer", "7", FAIL_MODEL, "expected null or NFC"},
+    {"pre_tokenizer", "null", FAIL_MODEL, "pre_tokenizer"},
+    {"pre_tokenizer", "{\"type\":\"Metaspace\"}", FAIL_MODEL, "Metaspace"},
+    {"pre_tokenizer/pretokenizers/0/behavior", "\"Removed\"", FAIL_MODEL, "Removed"},
+    {"pre_tokenizer/pretokenizers/0/invert", "true", FAIL_MODEL, "invert"},
+    {"pre_tokenizer/pretokenizers/0/pattern", "{\"String\":\" \"}", FAIL_MODEL, "String"},
+    {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"a(\"", FAIL_FORMAT, "at byte 2"},
+    {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\\\\s*\"", FAIL_MODEL, "match nothing"},
+    {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\"", FAIL_MODEL, "nothing in it"},
+    {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\\\\p{Lu}+\"", FAIL_MODEL, "property"},
+    {"pre_tokenizer/pretokenizers/1/add_prefix_space", "true", FAIL_MODEL, "prefix space"},
+    {"pre_tokenizer/pretokenizers/1/use_regex", "true", FAIL_MODEL, "and regex"},
+    {"post_processor", "{\"type\":\"TemplateProcessing\"}", FAIL_MODEL, "post_processor"},
+    {"decoder", "null", FAIL_MODEL, "decoder"},
+    {"added_tokens", "{}", FAIL_FORMAT, "added_tokens: expected an array"},
+    {"added_tokens/1", "7", FAIL_FORMAT, "added_tokens[1]"},
+    {"added_tokens/1/id", "-3", FAIL_FORMAT, "added_tokens[1]: id"},
+    {"added_tokens/1/id", "1e3", FAIL_FORMAT, "added_tokens[1]: id"},
+    {"added_tokens/1/content", "null", FAIL_FORMAT, "\"content\""},
+    {"added_tokens/1/special", "1", FAIL_FORMAT, "special"},
+    {"added_tokens/1/single_word", "1", FAIL_FORMAT, "single_word"},
+};
+
 static void malformed_tokenizer_json_is_told_what_is_wrong(void **state)
 {
     (void)state;
-    static const struct {
-        const char *path, *value;
-        int status;
-        const char *message;
-    } cases[] = {
-        {"model", "3", FAIL_FORMAT, "model: expected an object"},
-        {"model/type", "\"Unigram\"", FAIL_MODEL, "expected type BPE, found \"Unigram\""},
-        {"model/dropout", "0.1", FAIL_MODEL, "dropout"},
-        {"model/continuing_subword_prefix", "\"##\"", FAIL_MODEL, "continuing_subword_prefix"},
-        {"model/end_of_word_suffix", "\"</w>\"", FAIL_MODEL, "end_of_word_suffix"},
-        {"model/ignore_merges", "1", FAIL_FORMAT, "ignore_merges"},
-        {"model/vocab", "[]", FAIL_FORMAT, "vocab"},
-        {"model/vocab", "{}", FAIL_FORMAT, "vocab"},
-        {"model/vocab", "{\"a\":0}", FAIL_MODEL, "none for byte 0x00"},
-        {"model/vocab/zz", "-1", FAIL_FORMAT, "token zz"},
-        {"model/vocab/zz", "\"7\"", FAIL_FORMAT, "token zz"},
-        {"model/vocab/zz", "7.5", FAIL_FORMAT, "token zz"},
-        {"model/vocab/zz", "99999999999", FAIL_FORMAT, "token zz"},
-        {"model/vocab/zz", "7", FAIL_FORMAT, "two tokens have the id 7"},
-        {"model/vocab/", "5000", FAIL_FORMAT, "id 5000 is empty"},
-        {"model/merges", "{}", FAIL_FORMAT, "merges: expected an array"},
-        {"model/merges/3", "[\"a\"]", FAIL_FORMAT, "merge 3"},
-        {"model/merges/3", "[\"a\",\"b\",\"c\"]", FAIL_FORMAT, "merge 3"},
-        {"model/merges/3", "[\"a\",1]", FAIL_FORMAT, "merge 3"},
-        {"model/merges/3", "\"ab\"", FAIL_FORMAT, "merge 3"},
-        {"model/merges/3", "[\"nope\",\"a\"]", FAIL_FORMAT, "the first is not in the vocabulary"},
-        {"model/merges/3", "[\"a\",\"nope\"]", FAIL_FORMAT, "the second is not in"},
-        {"model/merges/3", "\"~ ~\"", FAIL_FORMAT, "their union is not in"},
-        {"model/merges/3", "[\"a\",\"\xE4\xB8\xAD\"]", FAIL_FORMAT, "alphabet"},
-        {"normalizer", "{\"type\":\"NFKC\"}", FAIL_MODEL, "expected null or NFC"},
-        {"normalizer", "7", FAIL_MODEL, "expected null or NFC"},
-        {"pre_tokenizer", "null", FAIL_MODEL, "pre_tokenizer"},
-        {"pre_tokenizer", "{\"type\":\"Metaspace\"}", FAIL_MODEL, "Metaspace"},
-        {"pre_tokenizer/pretokenizers/0/behavior", "\"Removed\"", FAIL_MODEL, "Removed"},
-        {"pre_tokenizer/pretokenizers/0/invert", "true", FAIL_MODEL, "invert"},
-        {"pre_tokenizer/pretokenizers/0/pattern", "{\"String\":\" \"}", FAIL_MODEL, "String"},
-        {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"a(\"", FAIL_FORMAT, "at byte 2"},
-        {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\\\\s*\"", FAIL_MODEL, "match nothing"},
-        {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\"", FAIL_MODEL, "nothing in it"},
-        {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\\\\p{Lu}+\"", FAIL_MODEL, "property"},
-        {"pre_tokenizer/pretokenizers/1/add_prefix_space", "true", FAIL_MODEL, "prefix space"},
-        {"pre_tokenizer/pretokenizers/1/use_regex", "true", FAIL_MODEL, "and regex"},
-        {"post_processor", "{\"type\":\"TemplateProcessing\"}", FAIL_MODEL, "post_processor"},
-        {"decoder", "null", FAIL_MODEL, "decoder"},
-        {"added_tokens", "{}", FAIL_FORMAT, "added_tokens: expected an array"},
-        {"added_tokens/1", "7", FAIL_FORMAT, "added_tokens[1]"},
-        {"added_tokens/1/id", "-3", FAIL_FORMAT, "added_tokens[1]: id"},
-        {"added_tokens/1/id", "1e3", FAIL_FORMAT, "added_tokens[1]: id"},
-        {"added_tokens/1/content", "null", FAIL_FORMAT, "\"content\""},
-        {"added_tokens/1/special", "1", FAIL_FORMAT, "special"},
-        {"added_tokens/1/single_word", "1", FAIL_FORMAT, "single_word"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        json_t *root = demo_json(), *value = json_loads(cases[i].value, JSON_DECODE_ANY, NULL);
+    for (size_t i = 0; i < sizeof malformed / sizeof malformed[0]; i++) {
+        json_t *root = demo_json(), *value = json_loads(malformed[i].value, JSON_DECODE_ANY, NULL);
         assert_non_null(value);
-        json_set_path(root, cases[i].path, value);
+        json_set_path(root, malformed[i].path, value);
         tokenizer_t *tokenizer;
         fail_t fail = {0};
         open_json(root, &tokenizer, &fail);
-        check_message(&fail, cases[i].status, cases[i].message, cases[i].path);
+        check_message(&fail, malformed[i].status, malformed[i].message, malformed[i].path);
         assert_null(tokenizer);
         json_decref(root);
     }

@@ -19,6 +19,23 @@ const char *input_kind(mode_t mode)
                             : "something else";
 }
 
+bool input_is_directory(const char *path)
+{
+    struct stat state;
+    return stat(path, &state) == 0 && S_ISDIR(state.st_mode);
+}
+
+int input_check_directory(const char *path, const char *what, fail_t *fail)
+{
+    struct stat state;
+    if (stat(path, &state) != 0)
+        return fail_set(fail, FAIL_FILE, "%s: expected %s: %s", path, what, strerror(errno));
+    if (!S_ISDIR(state.st_mode))
+        return fail_set(
+            fail, FAIL_FILE, "%s: expected %s, found %s", path, what, input_kind(state.st_mode));
+    return 0;
+}
+
 static int fail_kind(const char *path, mode_t mode, fail_t *fail)
 {
     return fail_set(

@@ -7,6 +7,7 @@
 #ifndef CHOIR_BASE_INPUT_H
 #define CHOIR_BASE_INPUT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -15,6 +16,11 @@
 
 /* What a file is, for messages: "a FIFO", "a directory", "a regular file". */
 const char *input_kind(mode_t mode);
+
+bool input_is_directory(const char *path);
+
+/* 0 where it is one. FAIL_FILE: "PATH: expected WHAT, found a FIFO". what: "a model directory" */
+int input_check_directory(const char *path, const char *what, fail_t *fail);
 
 /* A descriptor of a regular file, with its state. Never waits. FAIL_FILE says what else was found.
  * On failure *descriptor is -1. */

@@ -7,11 +7,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "engine/base/digest.h"
+#include "engine/base/input.h"
 #include "engine/base/json.h"
 #include "engine/kernels/format.h"
 #include "engine/model/arch/arch.h"
 #include "engine/model/config_internal.h"
-#include "sharding/digest.h"
 
 #define MAX_LIST_BYTES 256 /* of names in a message */
 
@@ -331,12 +332,8 @@ static int load_generation(config_t *config, const char *path, fail_t *fail)
 int config_load(config_t *config, const char *directory, fail_t *fail)
 {
     static const char file[] = "/config.json", generation_file[] = "/generation_config.json";
-    struct stat info;
-    if (stat(directory, &info) != 0)
-        return fail_set(
-            fail, FAIL_FILE, "%s: expected a model directory: %s", directory, strerror(errno));
-    if (!S_ISDIR(info.st_mode))
-        return fail_set(fail, FAIL_FILE, "%s: expected a model directory, found a file", directory);
+    if (input_check_directory(directory, "a model directory", fail) != 0)
+        return fail->status;
     size_t bytes = strlen(directory) + sizeof generation_file;
     char *path = malloc(bytes);
     if (path == NULL)

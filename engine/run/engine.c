@@ -3,13 +3,13 @@
 #include <assert.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "comm/fault.h"
 #include "comm/shared.h"
 #include "comm/topology.h"
 #include "comm/watch/heart.h"
 #include "engine/base/clock.h"
+#include "engine/base/digest.h"
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
@@ -62,12 +62,8 @@ static uint64_t options_digest(const engine_options_t *options)
         (uint64_t)options->attention, (uint64_t)options->dot, (uint64_t)options->combine,
         options->kv_tokens, options->random_config != NULL, options->n_layers,
         options->prefill_chunk, options->max_batch, options->max_logits_rows};
-    uint64_t digest = 0;
-    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
-        digest = (digest ^ values[i]) * UINT64_C(0x9E3779B97F4A7C15) + (digest >> 29);
-    for (const char *c = options->shares; c != NULL && *c != '\0'; c++)
-        digest = (digest ^ (unsigned char)*c) * UINT64_C(0x9E3779B97F4A7C15) + (digest >> 29);
-    return digest;
+    uint64_t digest = digest_bytes(DIGEST_START, values, sizeof values);
+    return options->shares != NULL ? digest_string(digest, options->shares) : digest;
 }
 
 /* Collective. Everything that decides what the ranks do together must be alike on all of them. */

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/array.h"
+#include "engine/base/digest.h"
 #include "engine/base/size.h"
 #include "engine/text/unicode.h"
 
@@ -21,19 +23,12 @@ void added_tokens_clear(added_tokens_t *added)
 
 /* ---- By content ------------------------------------------------------------------------------ */
 
-static size_t hash_bytes(const char *text, size_t bytes)
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < bytes; i++)
-        hash = (hash ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
-    return (size_t)(hash ^ hash >> 29);
-}
-
 /* The slot of this content, or the empty one where it belongs. */
 static uint32_t *find_slot(const added_tokens_t *added, const char *content, size_t bytes)
 {
+    uint64_t digest = digest_bytes(DIGEST_START, content, bytes);
     size_t mask = added->n_slots - 1;
-    for (size_t slot = hash_bytes(content, bytes) & mask;; slot = (slot + 1) & mask) {
+    for (size_t slot = digest_slot(digest, added->n_slots);; slot = (slot + 1) & mask) {
         uint32_t *found = &added->slots[slot];
         if (*found == 0 || (added->tokens[*found - 1].bytes == bytes &&
                                memcmp(added->tokens[*found - 1].content, content, bytes) == 0))
@@ -55,21 +50,19 @@ static int grow(added_tokens_t *added, fail_t *fail)
 {
     if (added->n_tokens < added->capacity)
         return 0;
-    size_t capacity = size_max(added->capacity * 2, 32);
-    added_token_t *tokens = realloc(added->tokens, capacity * sizeof *tokens);
-    if (tokens != NULL)
-        added->tokens = tokens;
+    size_t capacity = added->capacity;
+    if (array_reserve(&added->tokens, &capacity, added->n_tokens + 1, sizeof *added->tokens,
+            "added tokens", fail) != 0)
+        return fail->status;
     uint32_t *slots = calloc(capacity * 2, sizeof *slots);
-    if (tokens == NULL || slots == NULL) {
-        free(slots);
+    if (slots == NULL)
         return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory for %zu added tokens", capacity);
-    }
     free(added->slots);
     added->slots = slots;
     added->n_slots = capacity * 2;
     added->capacity = capacity;
     for (size_t i = 0; i < added->n_tokens; i++)
-        *find_slot(added, tokens[i].content, tokens[i].bytes) = (uint32_t)i + 1;
+        *find_slot(added, added->tokens[i].content, added->tokens[i].bytes) = (uint32_t)i + 1;
     return 0;
 }
 

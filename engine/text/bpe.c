@@ -1,8 +1,8 @@
 #include "engine/text/bpe.h"
 
 #include <stdlib.h>
-#include <string.h>
 
+#include "engine/base/array.h"
 #include "engine/base/size.h"
 
 /* Up to this many bytes a scan for the lowest rank beats the heap. */
@@ -62,15 +62,8 @@ void bpe_add(bpe_t *bpe, int32_t left, int32_t right, uint32_t rank, int32_t mer
 
 int bpe_ids_reserve(tokenizer_ids_t *ids, size_t n, fail_t *fail)
 {
-    if (ids->capacity - ids->count >= n)
-        return 0;
-    size_t capacity = size_max(ids->count + n, size_max(ids->capacity * 2, 64));
-    int32_t *larger = realloc(ids->ids, capacity * sizeof *larger);
-    if (larger == NULL)
-        return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory for %zu ids", capacity);
-    ids->ids = larger;
-    ids->capacity = capacity;
-    return 0;
+    return array_reserve(
+        &ids->ids, &ids->capacity, ids->count + n, sizeof *ids->ids, "token ids", fail);
 }
 
 /* Arrays on the stack, the lowest rank found by looking at all of them. */

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/array.h"
 #include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "engine/text/tokenizer_internal.h"
@@ -50,15 +51,9 @@ typedef struct directory {
 
 static int append(directory_t *d, spec_list_t *list, const added_spec_t *spec)
 {
-    if (list->count == list->capacity) {
-        size_t capacity = size_max(list->capacity * 2, 32);
-        added_spec_t *items = realloc(list->items, capacity * sizeof *items);
-        if (items == NULL)
-            return fail_set(
-                d->fail, FAIL_MEMORY, "tokenizer: no memory for %zu added tokens", capacity);
-        list->items = items;
-        list->capacity = capacity;
-    }
+    if (array_reserve(&list->items, &list->capacity, list->count + 1, sizeof *list->items,
+            "added tokens", d->fail) != 0)
+        return d->fail->status;
     list->items[list->count] = *spec;
     list->items[list->count].place = list->count;
     list->count++;

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/array.h"
+#include "engine/base/digest.h"
 #include "engine/base/size.h"
 #include "engine/text/unicode.h"
 
@@ -44,14 +46,6 @@ bool vocabulary_bytes_of(const char *text, size_t bytes, char *out, size_t *out_
     return true;
 }
 
-static size_t hash_bytes(const char *text, size_t bytes)
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < bytes; i++)
-        hash = (hash ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
-    return (size_t)(hash ^ hash >> 29);
-}
-
 static const char *token_text(const vocabulary_t *vocabulary, int32_t id)
 {
     return vocabulary->arena.text + vocabulary->tokens[id].begin;
@@ -60,8 +54,9 @@ static const char *token_text(const vocabulary_t *vocabulary, int32_t id)
 /* The slot that holds these bytes, or the empty one where they belong. */
 static size_t find_slot(const vocabulary_t *vocabulary, const char *text, size_t bytes)
 {
+    uint64_t digest = digest_bytes(DIGEST_START, text, bytes);
     size_t mask = vocabulary->n_slots - 1;
-    for (size_t slot = hash_bytes(text, bytes) & mask;; slot = (slot + 1) & mask) {
+    for (size_t slot = digest_slot(digest, vocabulary->n_slots);; slot = (slot + 1) & mask) {
         int32_t id = vocabulary->slots[slot];
         if (id < 0 || (vocabulary->tokens[id].bytes == bytes &&
                           memcmp(token_text(vocabulary, id), text, bytes) == 0))
@@ -78,14 +73,10 @@ int32_t vocabulary_find(const vocabulary_t *vocabulary, const char *text, size_t
 
 int vocabulary_note_literal(vocabulary_t *vocabulary, int32_t id, fail_t *fail)
 {
-    if (vocabulary->n_literals == vocabulary->literals_capacity) {
-        size_t capacity = size_max(vocabulary->literals_capacity * 2, 16);
-        int32_t *literals = realloc(vocabulary->literals, capacity * sizeof *literals);
-        if (literals == NULL)
-            return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory for %zu tokens", capacity);
-        vocabulary->literals = literals;
-        vocabulary->literals_capacity = capacity;
-    }
+    if (array_reserve(&vocabulary->literals, &vocabulary->literals_capacity,
+            vocabulary->n_literals + 1, sizeof *vocabulary->literals, "tokenizer: tokens",
+            fail) != 0)
+        return fail->status;
     vocabulary->literals[vocabulary->n_literals++] = id;
     return 0;
 }
@@ -125,15 +116,12 @@ static int grow_slots(vocabulary_t *vocabulary, fail_t *fail)
 
 static int grow_tokens(vocabulary_t *vocabulary, size_t size, fail_t *fail)
 {
-    if (size <= vocabulary->capacity)
-        return 0;
-    size_t capacity = size_max(size_max(size, vocabulary->capacity * 2), 1024);
-    vocabulary_token_t *tokens = realloc(vocabulary->tokens, capacity * sizeof *tokens);
-    if (tokens == NULL)
-        return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory for %zu tokens", capacity);
-    memset(tokens + vocabulary->capacity, 0, (capacity - vocabulary->capacity) * sizeof *tokens);
-    vocabulary->tokens = tokens;
-    vocabulary->capacity = capacity;
+    size_t before = vocabulary->capacity;
+    if (array_reserve(&vocabulary->tokens, &vocabulary->capacity, size, sizeof *vocabulary->tokens,
+            "tokenizer: tokens", fail) != 0)
+        return fail->status;
+    memset(vocabulary->tokens + before, 0,
+        (vocabulary->capacity - before) * sizeof *vocabulary->tokens);
     return 0;
 }
 

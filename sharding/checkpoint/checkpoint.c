@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/digest.h"
 #include "engine/base/file_at.h"
 #include "engine/base/size.h"
 #include "sharding/checkpoint/checkpoint_internal.h"
-#include "sharding/digest.h"
 
 /* Converted tensors pass through pieces of this size, which stay in a core's cache. */
 #define SCRATCH_BYTES ((size_t)1 << 20)

@@ -1,4 +1,3 @@
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -225,12 +224,8 @@ static int open_store(checkpoint_t *checkpoint, const char *directory, fail_t *f
 
 static int open_directory(checkpoint_t *checkpoint, const char *directory, fail_t *fail)
 {
-    struct stat info;
-    if (stat(directory, &info) != 0)
-        return fail_set(
-            fail, FAIL_FILE, "%s: expected a model directory: %s", directory, strerror(errno));
-    if (!S_ISDIR(info.st_mode))
-        return fail_set(fail, FAIL_FILE, "%s: expected a model directory, found a file", directory);
+    if (input_check_directory(directory, "a model directory", fail) != 0)
+        return fail->status;
     if (store_is(directory))
         return open_store(checkpoint, directory, fail);
     checkpoint_files_t files;

@@ -10,12 +10,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/array.h"
+#include "engine/base/digest.h"
 #include "engine/base/file_at.h"
 #include "engine/base/input.h"
 #include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "sharding/checkpoint/checkpoint_files.h"
-#include "sharding/digest.h"
 #include "sharding/plan.h"
 #include "sharding/store/store.h"
 #include "sharding/store/store_codec.h"
@@ -328,26 +329,13 @@ typedef struct filler {
     size_t room_parts, room_data;
 } filler_t;
 
-static int grow(void **array, size_t *room, size_t used, size_t item_bytes)
-{
-    if (used < *room)
-        return 0;
-    size_t more = *room == 0 ? 64 : *room * 2;
-    void *grown = realloc(*array, more * item_bytes);
-    if (grown == NULL)
-        return -1;
-    *array = grown;
-    *room = more;
-    return 0;
-}
-
 static int begin_data(filler_t *filler, fail_t *fail)
 {
     store_layout_t *layout = filler->layout;
     /* One more for the end of the last. */
-    if (grow((void **)&layout->data_parts, &filler->room_data, layout->n_data + 1,
-            sizeof *layout->data_parts) != 0)
-        return out_of_memory(layout, fail);
+    if (array_reserve(&layout->data_parts, &filler->room_data, layout->n_data + 2,
+            sizeof *layout->data_parts, layout->directory, fail) != 0)
+        return fail->status;
     layout->data_parts[layout->n_data++] = layout->n_parts;
     filler->used = STORE_HEAD_BYTES + STORE_TAIL_BYTES;
     return 0;
@@ -380,9 +368,9 @@ static int place_segment(filler_t *filler, size_t index, fail_t *fail)
                 return fail->status;
             filler->group = group;
         }
-        if (grow((void **)&layout->parts, &filler->room_parts, layout->n_parts,
-                sizeof *layout->parts) != 0)
-            return out_of_memory(layout, fail);
+        if (array_reserve(&layout->parts, &filler->room_parts, layout->n_parts + 1,
+                sizeof *layout->parts, layout->directory, fail) != 0)
+            return fail->status;
         size_t n = blocks_that_fit(filler, segment, block);
         layout->parts[layout->n_parts++] =
             (store_part_t){.segment = index, .first_block = block, .n_blocks = n};

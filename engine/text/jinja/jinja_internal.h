@@ -32,6 +32,8 @@ typedef struct arena {
 } arena_t;
 
 void *jinja_arena_alloc(run_t *run, size_t bytes); /* zeroed, aligned to 16; fails by jinja_fail */
+/* A copy of a full array of *capacity items, with room for twice as many, 4 at first. */
+void *jinja_arena_grow(run_t *run, const void *items, size_t *capacity, size_t item_bytes);
 void jinja_arena_free(arena_t *arena);
 
 #define NEW(run, type) ((type *)jinja_arena_alloc(run, sizeof(type)))

@@ -47,14 +47,8 @@ const char *jinja_token_name(token_kind_t kind)
 static token_t *add_token(lexer_t *l, token_kind_t kind)
 {
     tokens_t *tokens = l->tokens;
-    if (tokens->count == tokens->capacity) {
-        size_t capacity = tokens->capacity > 0 ? tokens->capacity * 2 : 256;
-        token_t *grown = jinja_arena_alloc(l->run, capacity * sizeof *grown);
-        if (tokens->count > 0)
-            memcpy(grown, tokens->at, tokens->count * sizeof *grown);
-        tokens->at = grown;
-        tokens->capacity = capacity;
-    }
+    if (tokens->count == tokens->capacity)
+        tokens->at = jinja_arena_grow(l->run, tokens->at, &tokens->capacity, sizeof *tokens->at);
     token_t *token = &tokens->at[tokens->count++];
     *token = (token_t){.kind = kind, .line = l->line};
     l->run->line = l->line;

@@ -13,14 +13,8 @@ node_t *jinja_parser_node(parser_t *p, node_kind_t kind)
 
 void jinja_nodes_add(run_t *run, nodes_t *nodes, node_t *node)
 {
-    if (nodes->count == nodes->capacity) {
-        size_t capacity = nodes->capacity > 0 ? nodes->capacity * 2 : 4;
-        node_t **grown = jinja_arena_alloc(run, capacity * sizeof(node_t *));
-        if (nodes->count > 0)
-            memcpy(grown, nodes->at, nodes->count * sizeof(node_t *));
-        nodes->at = grown;
-        nodes->capacity = capacity;
-    }
+    if (nodes->count == nodes->capacity)
+        nodes->at = jinja_arena_grow(run, nodes->at, &nodes->capacity, sizeof(node_t *));
     nodes->at[nodes->count++] = node;
 }
 
@@ -175,14 +169,8 @@ static node_t *parse_if(parser_t *p)
     size_t capacity = 0;
     p->soft = true;
     while (more) {
-        if (node->list.count == capacity) {
-            size_t grown = capacity * 2 + 2;
-            nodes_t *bodies = jinja_arena_alloc(p->run, grown * sizeof *bodies);
-            if (capacity > 0)
-                memcpy(bodies, node->bodies, capacity * sizeof *bodies);
-            node->bodies = bodies;
-            capacity = grown;
-        }
+        if (node->list.count == capacity)
+            node->bodies = jinja_arena_grow(p->run, node->bodies, &capacity, sizeof *node->bodies);
         jinja_nodes_add(p->run, &node->list, jinja_parse_tuple(p, TUPLE_NO_CONDITIONAL));
         parse_statements(p, &node->bodies[node->list.count - 1], "elif else endif");
         more = jinja_parser_skip_name(p, "elif");

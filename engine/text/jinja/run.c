@@ -50,6 +50,16 @@ void *jinja_arena_alloc(run_t *run, size_t bytes)
     return memset(memory, 0, bytes);
 }
 
+void *jinja_arena_grow(run_t *run, const void *items, size_t *capacity, size_t item_bytes)
+{
+    size_t larger = *capacity > 0 ? *capacity * 2 : 4;
+    void *grown = jinja_arena_alloc(run, larger * item_bytes);
+    if (*capacity > 0)
+        memcpy(grown, items, *capacity * item_bytes);
+    *capacity = larger;
+    return grown;
+}
+
 void jinja_arena_free(arena_t *arena)
 {
     while (arena->chunks != NULL) {

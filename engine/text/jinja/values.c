@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/digest.h"
 #include "engine/text/jinja/jinja_internal.h"
 #include "engine/text/unicode.h"
 
@@ -202,14 +203,9 @@ void jinja_require_defined(run_t *run, value_t value)
 void jinja_sequence_add(run_t *run, value_t value, value_t item)
 {
     sequence_t *sequence = value.sequence;
-    if (sequence->count == sequence->capacity) {
-        size_t capacity = sequence->capacity > 0 ? sequence->capacity * 2 : 4;
-        value_t *grown = jinja_arena_alloc(run, capacity * sizeof *grown);
-        if (sequence->count > 0)
-            memcpy(grown, sequence->items, sequence->count * sizeof *grown);
-        sequence->items = grown;
-        sequence->capacity = capacity;
-    }
+    if (sequence->count == sequence->capacity)
+        sequence->items =
+            jinja_arena_grow(run, sequence->items, &sequence->capacity, sizeof *sequence->items);
     sequence->items[sequence->count++] = item;
 }
 
@@ -225,43 +221,34 @@ bool jinja_value_hashable(value_t value)
     return value.kind != DICT && (value.kind != SEQUENCE || value.sequence->kind >= RANGE);
 }
 
-static uint64_t hash_bytes(const char *text, size_t bytes)
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < bytes; i++)
-        hash = (hash ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
-    return hash;
-}
-
 /* Equal keys have equal hashes: numbers of all kinds by their value as double. */
 static uint64_t hash_of(run_t *run, value_t key)
 {
     if (key.kind == STRING || key.kind == BIG) {
         jinja_run_step(run, key.string->bytes / 16);
-        return hash_bytes(key.string->text, key.string->bytes);
+        return digest_bytes(DIGEST_START, key.string->text, key.string->bytes);
     }
     if (jinja_is_number(key)) {
-        double number = jinja_number_of(key) + 0.0;
-        return hash_bytes((const char *)&number, sizeof number);
+        return digest_f64(DIGEST_START, jinja_number_of(key) + 0.0);
     }
     return (uint64_t)key.kind;
 }
 
-static size_t slot_of(const dict_t *dict, uint64_t hash)
+/* Puts an entry's number into the first free slot. */
+static void dict_note(dict_t *dict, size_t i)
 {
-    return (size_t)(hash ^ hash >> 29) & (dict->n_slots - 1);
+    size_t slot = digest_slot(dict->entries[i].hash, dict->n_slots);
+    while (dict->slots[slot] != 0)
+        slot = (slot + 1) & (dict->n_slots - 1);
+    dict->slots[slot] = (uint32_t)i + 1;
 }
 
 static void dict_index(run_t *run, dict_t *dict)
 {
     dict->n_slots = dict->capacity * 2;
     dict->slots = jinja_arena_alloc(run, dict->n_slots * sizeof *dict->slots);
-    for (size_t i = 0; i < dict->count; i++) {
-        size_t slot = slot_of(dict, dict->entries[i].hash);
-        while (dict->slots[slot] != 0)
-            slot = (slot + 1) & (dict->n_slots - 1);
-        dict->slots[slot] = (uint32_t)i + 1;
-    }
+    for (size_t i = 0; i < dict->count; i++)
+        dict_note(dict, i);
 }
 
 static entry_t *entry_find(run_t *run, const dict_t *dict, value_t key, uint64_t hash)
@@ -272,7 +259,7 @@ static entry_t *entry_find(run_t *run, const dict_t *dict, value_t key, uint64_t
                 return &dict->entries[i];
         return NULL;
     }
-    for (size_t slot = slot_of(dict, hash); dict->slots[slot] != 0;
+    for (size_t slot = digest_slot(hash, dict->n_slots); dict->slots[slot] != 0;
          slot = (slot + 1) & (dict->n_slots - 1)) {
         entry_t *entry = &dict->entries[dict->slots[slot] - 1];
         jinja_run_step(run, 1);
@@ -303,22 +290,14 @@ void jinja_dict_set(run_t *run, dict_t *dict, value_t key, value_t value)
         return;
     }
     if (dict->count == dict->capacity) {
-        size_t capacity = dict->capacity > 0 ? dict->capacity * 2 : 4;
-        entry_t *grown = jinja_arena_alloc(run, capacity * sizeof *grown);
-        if (dict->count > 0)
-            memcpy(grown, dict->entries, dict->count * sizeof *grown);
-        dict->entries = grown;
-        dict->capacity = capacity;
-        if (capacity >= HASHED_FROM)
+        dict->entries =
+            jinja_arena_grow(run, dict->entries, &dict->capacity, sizeof *dict->entries);
+        if (dict->capacity >= HASHED_FROM)
             dict_index(run, dict);
     }
     dict->entries[dict->count++] = (entry_t){key, value, hash};
-    if (dict->slots != NULL) {
-        size_t slot = slot_of(dict, hash);
-        while (dict->slots[slot] != 0)
-            slot = (slot + 1) & (dict->n_slots - 1);
-        dict->slots[slot] = (uint32_t)dict->count;
-    }
+    if (dict->slots != NULL)
+        dict_note(dict, dict->count - 1);
 }
 
 bool jinja_is_integer(value_t value)

@@ -1,8 +1,8 @@
-/* A running 64-bit digest (FNV-1a) of values that must be alike on all ranks. Finds accidents, not
- * forgeries. Start with DIGEST_START. Values go in by the byte, so feed fields one by one: structs
- * have padding. */
-#ifndef CHOIR_SHARDING_DIGEST_H
-#define CHOIR_SHARDING_DIGEST_H
+/* A running 64-bit digest (FNV-1a) of values that must be alike on all ranks, and the hash of tables. Finds accidents,
+ * not forgeries. Start with DIGEST_START. Values go in by the byte, so feed fields one by one: structs have padding.
+ * Digests of files and logits are XXH3, which is faster on many bytes. */
+#ifndef CHOIR_BASE_DIGEST_H
+#define CHOIR_BASE_DIGEST_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -32,6 +32,12 @@ static inline uint64_t digest_f64(uint64_t digest, double value)
 static inline uint64_t digest_string(uint64_t digest, const char *text)
 {
     return digest_bytes(digest, text, strlen(text) + 1);
+}
+
+/* A slot of a table whose size is a power of two: the digest's upper bits count too. */
+static inline size_t digest_slot(uint64_t digest, size_t n_slots)
+{
+    return (size_t)(digest ^ digest >> 29) & (n_slots - 1);
 }
 
 #endif
