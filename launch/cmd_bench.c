@@ -8,6 +8,7 @@
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
+#include "engine/run/load.h"
 #include "launch/bench_job.h"
 #include "launch/mesh.h"
 #include "launch/model_dir.h"
@@ -294,7 +295,7 @@ static int bench_gemm(bench_job_t *job, fail_t *fail)
     const bench_gemm_options_t options = {.config = &job->config,
         .mode = mode,
         .isa = isa,
-        .dot = engine_choose_dot(job->invocation->comm, (dot_t)flags->dot, mode),
+        .dot = load_choose_dot(job->invocation->comm, (dot_t)flags->dot, mode),
         .order = flags->order == 0 ? ORDER_TORCH : ORDER_UNIFORM,
         .threads = threads,
         .bind = gemm_bind(job->invocation, &topology, threads),

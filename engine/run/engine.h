@@ -11,46 +11,15 @@
 #include <stdint.h>
 
 #include "comm/comm.h"
-#include "comm/topology.h"
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
 #include "engine/kernels/kernels.h"
 #include "engine/model/config.h"
-#include "engine/model/order.h"
+#include "engine/run/engine_options.h"
 #include "engine/run/sampler.h"
 #include "sharding/plan.h"
 
 typedef struct engine engine_t;
-
-typedef void (*engine_progress_fn)(void *context, uint64_t done_bytes, uint64_t total_bytes);
-
-typedef struct engine_options {
-    const char *model_dir; /* as downloaded from the hub, or a shard store */
-    const char *stage;     /* a folder on the node's disk for what is read of a store; NULL: none */
-    /* Not NULL: a config.json whose shape is filled with random weights, in place of model_dir. */
-    const char *random_config;
-    size_t n_layers; /* only the first so many layers; 0: all */
-    dtype_t mode;    /* DTYPE_BF16, DTYPE_F32, DTYPE_F64 */
-    order_t order;
-    attention_t attention;
-    dot_t dot; /* of bf16 linear layers */
-    plan_combine_t combine;
-    const char *shares;   /* who gets how much: as share_choice's text (share_choice.h) */
-    size_t threads;       /* 0: choose from the binding */
-    topology_bind_t bind; /* of the threads, within the rank's binding */
-    size_t kv_tokens;     /* 0: choose from max_position_embeddings and memory */
-    size_t prefill_chunk; /* prompt tokens of one step, all sequences together; 0: 512 */
-    size_t max_batch;     /* sequences running at once; 0: 64 */
-    /* Replicas that open at the same time: all of their ranks, and of these the ones with this
-     * rank's number in their replica, which have one copy of its weights on each node. Both NULL:
-     * weights of its own. */
-    comm_t *beside, *sharers;
-    bool allow_nonfinite;        /* logits that are NaN or infinite do not end the run */
-    bool no_prefix_reuse;        /* compute prompts whole, also where they begin alike */
-    size_t max_logits_rows;      /* prompt positions whose logits one step may give; 0: 16 */
-    engine_progress_fn progress; /* called on the coordinator while loading; may be NULL */
-    void *progress_context;
-} engine_options_t;
 
 /* What the engine found and chose; for the closing line, --version and plan. */
 typedef struct engine_info {
@@ -68,12 +37,6 @@ typedef struct engine_info {
     size_t peak_bytes;     /* of this process: the largest resident set so far */
     uint64_t load_ns, bytes_read;
 } engine_info_t;
-
-/* Collective over comm. What DOT_AUTO stands for: the CPUs decide, whatever CHOIR_ISA says. Groups
- * whose results must be alike choose together, before they open their engines. */
-dot_t engine_choose_dot(comm_t *comm, dot_t wish, dtype_t mode);
-/* Collective over comm. The narrowest of the ranks' instruction sets; told where they differ. */
-isa_t engine_agree_isa(comm_t *comm, isa_t isa);
 
 /* Collective. On failure all ranks return the same status and message. */
 int engine_open(engine_t **engine, comm_t *comm, const engine_options_t *options, fail_t *fail);

@@ -3,13 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "comm/topology.h"
-#include "engine/base/memory.h"
 #include "engine/base/size.h"
-#include "engine/run/capacity.h"
-#include "engine/run/engine.h"
-#include "engine/run/share_choice.h"
-#include "engine/run/stored_weights.h"
+#include "engine/run/load.h"
 #include "engine/verify/verify_checks.h"
 #include "engine/verify/verify_forward.h"
 #include "engine/verify/verify_weights.h"
@@ -19,17 +14,8 @@ typedef struct verifier {
     const verify_options_t *options;
     report_t *report;
     reference_t reference;
-    config_t config;
-    checkpoint_t *checkpoint;
-    bool *layers; /* [num_hidden_layers]; NULL: all */
-    dtype_t mode;
-    isa_t isa;
-    dot_t dot;
-    size_t threads;
-    size_t *shares; /* [ranks] how much each takes, for the plan */
-    team_t *team;
-    model_t model;
-    kv_cache_t cache;
+    loaded_t loaded;
+    bool *layers;      /* [num_hidden_layers]; NULL: all */
     const char *doing; /* what progress is of */
 } verifier_t;
 
@@ -57,13 +43,17 @@ static void (*progress_of(verifier_t *v, const char *doing))(void *, uint64_t, u
 static int open_files(verifier_t *v, fail_t *fail)
 {
     const verify_options_t *o = v->options;
-    if (reference_open(&v->reference, o->reference, fail) == 0 &&
-        config_load(&v->config, o->model_dir, fail) == 0)
-        checkpoint_open(&v->checkpoint, o->model_dir, fail);
-    if (comm_agree(v->comm, fail) != 0)
-        return fail->status;
-    if (comm_agree_same(v->comm, config_digest(&v->config), "config.json", fail) != 0 ||
-        comm_agree_same(v->comm, checkpoint_digest(v->checkpoint), "list of tensors", fail) != 0)
+    reference_open(&v->reference, o->reference, fail);
+    engine_options_t options = {.model_dir = o->model_dir,
+        .mode = o->has_mode ? o->mode : v->reference.dtype,
+        .dot = o->dot,
+        .combine = PLAN_GATHER,
+        .shares = o->shares,
+        .threads = o->threads,
+        .max_batch = 1,
+        .progress = progress_of(v, "loading"),
+        .progress_context = v};
+    if (load_files(&v->loaded, v->comm, &options, fail) != 0)
         return fail->status;
     return comm_agree_same(
         v->comm, checkpoint_digest(v->reference.file), "list of the reference's tensors", fail);
@@ -71,7 +61,7 @@ static int open_files(verifier_t *v, fail_t *fail)
 
 static int choose_layers(verifier_t *v, fail_t *fail)
 {
-    size_t n_layers = v->config.num_hidden_layers;
+    size_t n_layers = v->loaded.config.num_hidden_layers;
     if (v->options->layers == NULL)
         return 0;
     v->layers = calloc(n_layers, sizeof *v->layers);
@@ -96,9 +86,9 @@ static void describe(verifier_t *v)
     for (size_t a = 0; a < REFERENCE_ATTENTIONS; a++)
         if (v->options->attentions[a] && !attentions[a])
             report_note(v->report, "the reference has no %s attention", names[a]);
-    if (v->mode != v->reference.dtype)
+    if (v->loaded.options.mode != v->reference.dtype)
         report_note(v->report, "dtype: the reference is %s, this run %s",
-            dtype_name(v->reference.dtype), dtype_name(v->mode));
+            dtype_name(v->reference.dtype), dtype_name(v->loaded.options.mode));
 }
 
 /* Collective. Everything that needs no forward; the coordinator's work. */
@@ -112,99 +102,35 @@ static int check_reference(verifier_t *v, fail_t *fail)
     if (coordinates(v) && fail->status == 0) {
         check_origin(&v->reference, NULL, v->report);
         describe(v);
-        check_configuration(&v->reference, &v->config, v->report, fail);
+        check_configuration(&v->reference, &v->loaded.config, v->report, fail);
         if (fail->status == 0 && o->skip_digest)
             report_check(v->report, "model_digest", REPORT_SKIP, "not computed");
-        else if (fail->status == 0 &&
-                 verify_digest(v->checkpoint, progress_of(v, "digest"), v, &digest, fail) == 0)
+        else if (fail->status == 0 && verify_digest(v->loaded.checkpoint, progress_of(v, "digest"),
+                                          v, &digest, fail) == 0)
             check_digest(&v->reference, digest, v->report);
         if (fail->status == 0)
             check_tokenization(&v->reference, o->model_dir, v->report, fail);
         if (fail->status == 0)
-            check_completeness(&v->reference, &v->config, attentions, v->layers, v->report);
+            check_completeness(&v->reference, &v->loaded.config, attentions, v->layers, v->report);
     }
-    return comm_agree(v->comm, fail);
-}
-
-/* Collective. Instruction set and threads. */
-static int open_compute(verifier_t *v, fail_t *fail)
-{
-    topology_t topology = {0};
-    kernels_t kernels;
-    v->isa = ISA_SCALAR;
-    isa_choose(&v->isa, fail);
-    topology_read(&topology, fail);
-    if (comm_agree(v->comm, fail) != 0)
-        return fail->status;
-    v->isa = engine_agree_isa(v->comm, v->isa);
-    v->dot = engine_choose_dot(v->comm, v->options->dot, v->mode);
-    kernels_get(&kernels, v->isa, v->mode);
-    kernels_self_test(&kernels, fail);
-    v->threads =
-        topology_threads(&topology, v->options->threads, (size_t)comm_binding_ranks(v->comm));
-    comm_set_threads(v->comm, v->threads);
-    team_open(&v->team, v->threads, comm_oversubscribed(v->comm), fail);
-    return comm_agree(v->comm, fail);
-}
-
-/* Collective. */
-static int choose_shares(verifier_t *v, fail_t *fail)
-{
-    const share_group_t group = {v->comm, v->comm, NULL};
-    v->shares = calloc((size_t)comm_size(v->comm), sizeof *v->shares);
-    if (v->shares == NULL)
-        fail_set(fail, FAIL_MEMORY, "verify: out of memory");
-    if (comm_agree(v->comm, fail) == 0)
-        share_choice(&group, v->team, v->options->shares, v->shares, fail);
-    return fail->status;
-}
-
-/* Collective. Refuses what does not fit, before anything large is allocated. */
-static int check_memory(verifier_t *v, size_t tokens, fail_t *fail)
-{
-    plan_model_t sizes = config_plan_model(&v->config, v->mode);
-    model_t shape = {.config = v->config, .rank = (size_t)comm_rank(v->comm), .mode = v->mode};
-    size_t node_ranks = (size_t)comm_node_size(v->comm), scratch = 0;
-    kernels_get(&shape.kernels, v->isa, v->mode);
-    plan_open_weighted(
-        &shape.plan, &sizes, PLAN_GATHER, (size_t)comm_size(v->comm), v->shares, fail);
-    if (comm_agree(v->comm, fail) != 0)
-        return fail->status;
-    for (size_t a = 0; a < REFERENCE_ATTENTIONS; a++)
-        scratch = size_max(scratch, verify_forward_bytes(&shape, &v->reference, (attention_t)a,
-                                        v->threads, comm_size(v->comm)));
-    capacity_t capacity = {.max_positions = tokens,
-        .max_batch = 1,
-        .weight_bytes = model_bytes(&shape.plan, shape.rank, v->mode, tokens),
-        .cache_bytes_per_token = plan_kv_bytes_per_token(&shape.plan, shape.rank),
-        .available_bytes = memory_available_bytes() / node_ranks};
-    capacity_check(&capacity, tokens, scratch, node_ranks, fail);
-    plan_close(&shape.plan);
     return comm_agree(v->comm, fail);
 }
 
 /* Collective. */
 static int open_model(verifier_t *v, fail_t *fail)
 {
-    size_t tokens = size_round_up(verify_forward_positions(&v->reference), KV_BLOCK);
-    if (stored_weights_resolve(v->comm, &v->config, v->checkpoint, v->mode, fail) != 0 ||
-        check_memory(v, tokens, fail) != 0)
+    size_t tokens = size_round_up(verify_forward_positions(&v->reference), KV_BLOCK), scratch = 0;
+    model_t shape;
+    v->doing = "loading";
+    if (load_compute(&v->loaded, fail) != 0 || load_plan(&v->loaded, &shape, fail) != 0)
         return fail->status;
-    model_options_t options = {.combine = PLAN_GATHER,
-        .n_ranks = (size_t)comm_size(v->comm),
-        .rank = (size_t)comm_rank(v->comm),
-        .weights = v->shares,
-        .mode = v->mode,
-        .isa = v->isa,
-        .max_positions = tokens,
-        .progress = progress_of(v, "loading"),
-        .progress_context = v};
-    model_source_t source = model_source_checkpoint(v->checkpoint);
-    if (model_load(&v->model, &v->config, &source, &options, v->team, fail) == 0)
-        kv_cache_open(&v->cache, v->mode, v->config.num_hidden_layers,
-            plan_count(model_share(&v->model)->kv_heads), v->config.head_dim, tokens / KV_BLOCK,
-            fail);
-    return comm_agree(v->comm, fail);
+    for (size_t a = 0; a < REFERENCE_ATTENTIONS; a++)
+        scratch = size_max(scratch, verify_forward_bytes(&shape, &v->reference, (attention_t)a,
+                                        v->loaded.threads, comm_size(v->comm)));
+    capacity_t capacity = load_capacity(&v->loaded, &shape, tokens, 1);
+    if (load_check(&v->loaded, &shape, capacity, tokens, tokens, scratch, fail) != 0)
+        return fail->status;
+    return load_weights(&v->loaded, tokens, tokens, fail);
 }
 
 /* ---- Running --------------------------------------------------------------------------------- */
@@ -212,12 +138,12 @@ static int open_model(verifier_t *v, fail_t *fail)
 /* Collective. */
 static int run_weights(verifier_t *v, fail_t *fail)
 {
-    if (v->model.n_converted > 0)
+    if (v->loaded.model.n_converted > 0)
         report_note(v->report,
             "%zu tensors of rank 0 are stored in another type; their weights are compared after "
             "rounding to %s",
-            v->model.n_converted, dtype_name(v->mode));
-    verify_weights(&v->model, v->checkpoint, v->team, v->report, fail);
+            v->loaded.model.n_converted, dtype_name(v->loaded.options.mode));
+    verify_weights(&v->loaded.model, v->loaded.checkpoint, v->loaded.team, v->report, fail);
     return comm_agree(v->comm, fail);
 }
 
@@ -229,12 +155,12 @@ static int run_forwards(verifier_t *v, fail_t *fail)
     choose_attentions(v, attentions);
     for (size_t a = 0; a < REFERENCE_ATTENTIONS; a++) {
         verify_forward_t forward = {.comm = v->comm,
-            .team = v->team,
-            .model = &v->model,
-            .cache = &v->cache,
+            .team = v->loaded.team,
+            .model = &v->loaded.model,
+            .cache = &v->loaded.cache,
             .reference = &v->reference,
             .attention = (attention_t)a,
-            .dot = v->dot,
+            .dot = v->loaded.options.dot,
             .isolated = v->options->isolated,
             .chained = v->options->chained,
             .layers = v->layers,
@@ -250,7 +176,8 @@ static void fill_header(verifier_t *v)
 {
     json_t *header = json_pack("{s:s, s:s, s:i, s:I, s:s, s:s}", "model", v->options->model_dir,
         "reference", v->options->reference, "ranks", comm_size(v->comm), "threads",
-        (json_int_t)v->threads, "isa", isa_name(v->isa), "dtype", dtype_name(v->mode));
+        (json_int_t)v->loaded.threads, "isa", isa_name(v->loaded.isa), "dtype",
+        dtype_name(v->loaded.options.mode));
     if (header != NULL)
         json_object_update(v->report->header, header);
     json_decref(header);
@@ -261,10 +188,8 @@ static int run(verifier_t *v, fail_t *fail)
 {
     if (open_files(v, fail) != 0)
         return fail->status;
-    v->mode = v->options->has_mode ? v->options->mode : v->reference.dtype;
-    v->report->relative = v->mode != DTYPE_BF16;
-    if (check_reference(v, fail) != 0 || open_compute(v, fail) != 0 ||
-        choose_shares(v, fail) != 0 || open_model(v, fail) != 0 || run_weights(v, fail) != 0 ||
+    v->report->relative = v->loaded.options.mode != DTYPE_BF16;
+    if (check_reference(v, fail) != 0 || open_model(v, fail) != 0 || run_weights(v, fail) != 0 ||
         run_forwards(v, fail) != 0)
         return fail->status;
     fill_header(v);
@@ -281,13 +206,8 @@ int verify_run(report_t **report, comm_t *comm, const verify_options_t *options,
         v.report->isolated = !options->chained;
         run(&v, fail);
     }
-    kv_cache_close(&v.cache);
-    if (v.model.layers != NULL)
-        model_close(&v.model);
-    team_close(v.team);
-    checkpoint_close(v.checkpoint);
+    load_close(&v.loaded);
     free(v.layers);
-    free(v.shares);
     reference_close(&v.reference);
     if (fail->status != 0) {
         report_close(v.report);

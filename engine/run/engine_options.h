@@ -1,0 +1,46 @@
+/* What an engine is opened with. Plain data. */
+#ifndef CHOIR_RUN_ENGINE_OPTIONS_H
+#define CHOIR_RUN_ENGINE_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "comm/comm.h"
+#include "comm/topology.h"
+#include "engine/base/dtype.h"
+#include "engine/kernels/kernels.h"
+#include "engine/model/order.h"
+#include "sharding/plan.h"
+
+typedef void (*engine_progress_fn)(void *context, uint64_t done_bytes, uint64_t total_bytes);
+
+typedef struct engine_options {
+    const char *model_dir; /* as downloaded from the hub, or a shard store */
+    const char *stage;     /* a folder on the node's disk for what is read of a store; NULL: none */
+    /* Not NULL: a config.json whose shape is filled with random weights, in place of model_dir. */
+    const char *random_config;
+    size_t n_layers; /* only the first so many layers; 0: all */
+    dtype_t mode;    /* DTYPE_BF16, DTYPE_F32, DTYPE_F64 */
+    order_t order;
+    attention_t attention;
+    dot_t dot; /* of bf16 linear layers */
+    plan_combine_t combine;
+    const char *shares;   /* who gets how much: as share_choice's text (share_choice.h) */
+    size_t threads;       /* 0: choose from the binding */
+    topology_bind_t bind; /* of the threads, within the rank's binding */
+    size_t kv_tokens;     /* 0: choose from max_position_embeddings and memory */
+    size_t prefill_chunk; /* prompt tokens of one step, all sequences together; 0: 512 */
+    size_t max_batch;     /* sequences running at once; 0: 64 */
+    /* Replicas that open at the same time: all of their ranks, and of these the ones with this
+     * rank's number in their replica, which have one copy of its weights on each node. Both NULL:
+     * weights of its own. */
+    comm_t *beside, *sharers;
+    bool allow_nonfinite;        /* logits that are NaN or infinite do not end the run */
+    bool no_prefix_reuse;        /* compute prompts whole, also where they begin alike */
+    size_t max_logits_rows;      /* prompt positions whose logits one step may give; 0: 16 */
+    engine_progress_fn progress; /* called on the coordinator while loading; may be NULL */
+    void *progress_context;
+} engine_options_t;
+
+#endif

@@ -1,0 +1,302 @@
+#include "engine/run/load.h"
+
+#include <stdlib.h>
+
+#include "comm/fault.h"
+#include "comm/watch/heart.h"
+#include "engine/base/clock.h"
+#include "engine/base/digest.h"
+#include "engine/base/log.h"
+#include "engine/base/memory.h"
+#include "engine/base/size.h"
+#include "engine/run/share_choice.h"
+#include "engine/run/store_loading.h"
+#include "engine/run/stored_weights.h"
+
+/* ---- Files ----------------------------------------------------------------------------------- */
+
+comm_t *load_everyone(const loaded_t *l)
+{
+    return l->options.beside != NULL ? l->options.beside : l->comm;
+}
+
+/* What decides which rows and collectives a step has. */
+static uint64_t options_digest(const engine_options_t *options)
+{
+    const uint64_t values[] = {(uint64_t)options->mode, (uint64_t)options->order,
+        (uint64_t)options->attention, (uint64_t)options->dot, (uint64_t)options->combine,
+        options->kv_tokens, options->random_config != NULL, options->n_layers,
+        options->prefill_chunk, options->max_batch, options->max_logits_rows};
+    uint64_t digest = digest_bytes(DIGEST_START, values, sizeof values);
+    return options->shares != NULL ? digest_string(digest, options->shares) : digest;
+}
+
+/* Collective. Everything that decides what the ranks do together must be alike on all of them. */
+static int agree_on_inputs(const loaded_t *l, fail_t *fail)
+{
+    if (comm_agree(l->comm, fail) != 0)
+        return fail->status;
+    if (comm_agree_same(l->comm, options_digest(&l->options), "options of the run", fail) != 0)
+        return fail->status;
+    if (comm_agree_same(l->comm, config_digest(&l->config), "config.json", fail) != 0)
+        return fail->status;
+    if (l->checkpoint == NULL)
+        return 0;
+    return comm_agree_same(l->comm, checkpoint_digest(l->checkpoint), "list of tensors", fail);
+}
+
+static int load_config(loaded_t *l, fail_t *fail)
+{
+    config_t *c = &l->config;
+    size_t n_layers = l->options.n_layers;
+    if (l->options.random_config != NULL)
+        config_load_file(c, l->options.random_config, fail);
+    else
+        config_load(c, l->options.model_dir, fail);
+    for (size_t i = 0; i < c->n_notes && fail->status == 0; i++)
+        log_write(LOG_WARN, "%s", c->notes[i]);
+    if (fail->status != 0 || n_layers == 0)
+        return fail->status;
+    if (n_layers > c->num_hidden_layers)
+        return fail_set(fail, FAIL_USAGE, "layers: expected at most the model's %zu, found %zu",
+            c->num_hidden_layers, n_layers);
+    c->num_hidden_layers = n_layers;
+    c->max_window_layers = size_min(c->max_window_layers, n_layers);
+    return 0;
+}
+
+int load_files(loaded_t *l, comm_t *comm, const engine_options_t *options, fail_t *fail)
+{
+    l->comm = comm;
+    l->options = *options;
+    if (fail->status == 0 && load_config(l, fail) == 0 && options->random_config == NULL)
+        checkpoint_open(&l->checkpoint, options->model_dir, fail);
+    return agree_on_inputs(l, fail);
+}
+
+void load_close_files(loaded_t *l)
+{
+    checkpoint_close(l->checkpoint);
+    l->checkpoint = NULL;
+    l->options.model_dir = l->options.stage = l->options.shares = l->options.random_config = NULL;
+    l->options.beside = l->options.sharers = NULL;
+}
+
+/* ---- Instruction set, threads and shares ----------------------------------------------------- */
+
+dot_t load_choose_dot(comm_t *comm, dot_t wish, dtype_t mode)
+{
+    int64_t everywhere = comm_min(comm, isa_has(isa_detect(), ISA_AMX));
+    if (mode != DTYPE_BF16)
+        return DOT_CHAIN;
+    if (wish != DOT_AUTO)
+        return wish;
+    return everywhere ? DOT_AMX : DOT_CHAIN;
+}
+
+/* Collective over comm. The narrowest of the ranks' instruction sets; told where they differ. */
+static isa_t agree_isa(comm_t *comm, isa_t isa)
+{
+    size_t highest = (size_t)comm_max(comm, (int64_t)isa_level(isa));
+    isa_t common = (isa_t)comm_bit_and(comm, (int64_t)isa);
+    if (highest != isa_level(common))
+        log_write(LOG_INFO, "the ranks' CPUs differ, up to %s: all use the kernels of %s",
+            isa_name(isa_of_level(highest)), isa_name(common));
+    return common;
+}
+
+/* Before anything is loaded, so that pages lie where the threads that touch them first run. */
+static int bind_threads(loaded_t *l, fail_t *fail)
+{
+    topology_binding_t *binding;
+    if (topology_binding_open(&binding, l->options.bind, l->threads,
+            (size_t)comm_binding_index(l->comm), (size_t)comm_binding_ranks(l->comm), fail) == 0)
+        topology_binding_apply_team(binding, l->team);
+    topology_binding_close(binding);
+    return fail->status;
+}
+
+/* Collective. Instruction set and threads. */
+static int open_compute(loaded_t *l, fail_t *fail)
+{
+    topology_t topology = {0};
+    kernels_t kernels;
+    l->isa = ISA_SCALAR;
+    isa_choose(&l->isa, fail);
+    topology_read(&topology, fail);
+    if (comm_agree(l->comm, fail) != 0)
+        return fail->status;
+    l->isa = agree_isa(l->comm, l->isa);
+    l->options.dot = load_choose_dot(l->comm, l->options.dot, l->options.mode);
+    kernels_get(&kernels, l->isa, l->options.mode);
+    kernels_self_test(&kernels, fail);
+    l->threads =
+        topology_threads(&topology, l->options.threads, (size_t)comm_binding_ranks(l->comm));
+    comm_set_threads(l->comm, l->threads);
+    if (team_open(&l->team, l->threads, comm_oversubscribed(l->comm), fail) == 0)
+        comm_share_waits(l->comm, l->team, l->options.bind == TOPOLOGY_BIND_NONE);
+    if (l->options.bind != TOPOLOGY_BIND_NONE && fail->status == 0)
+        bind_threads(l, fail);
+    char advice[512];
+    topology_advice(&topology, l->threads, (size_t)comm_host_ranks(l->comm), advice, sizeof advice);
+    if (advice[0] != 0)
+        log_write(LOG_WARN, "%s", advice);
+    return comm_agree(l->comm, fail);
+}
+
+/* Collective over all replicas. */
+static int choose_shares(loaded_t *l, fail_t *fail)
+{
+    const share_group_t group = {l->comm, load_everyone(l), l->options.sharers};
+    l->shares = calloc((size_t)comm_size(l->comm), sizeof *l->shares);
+    if (l->shares == NULL)
+        fail_set(fail, FAIL_MEMORY, "shares: out of memory");
+    if (comm_agree(load_everyone(l), fail) == 0)
+        share_choice(&group, l->team, l->options.shares, l->shares, fail);
+    return fail->status;
+}
+
+int load_compute(loaded_t *l, fail_t *fail)
+{
+    if (fail->status == 0 && l->checkpoint != NULL) {
+        stored_weights_resolve(l->comm, &l->config, l->checkpoint, l->options.mode, fail);
+        if (l->options.n_layers == 0)
+            stored_weights_warn(&l->config, l->checkpoint);
+    }
+    if (fail->status == 0)
+        open_compute(l, fail);
+    uint64_t digest = l->checkpoint != NULL ? checkpoint_digest(l->checkpoint) : 0;
+    if (comm_agree_same(load_everyone(l), digest, "list of tensors", fail) != 0)
+        return fail->status;
+    return choose_shares(l, fail);
+}
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+/* Collective over all replicas. Where nothing can be shared, each has weights of its own. */
+static void share_weights(loaded_t *l, const model_t *shape)
+{
+    comm_t *sharers = l->options.sharers;
+    fail_t refused = {0};
+    size_t bytes = model_shared_bytes(&shape->plan, shape->rank);
+    l->weight_sharers = 1;
+    if (sharers == NULL || comm_max(sharers, comm_node_size(sharers)) == 1)
+        return;
+    if (comm_shared_open(&l->weights, sharers, bytes, &refused) == 0)
+        l->weight_sharers = (size_t)comm_node_size(sharers);
+    else
+        log_write(LOG_WARN, "each replica keeps weights of its own: %s", refused.message);
+}
+
+/* Bytes of weights that count as this rank's: its part of what is shared. */
+static size_t own_weight_bytes(const loaded_t *l, const model_t *shape, size_t positions)
+{
+    size_t all = model_bytes(&shape->plan, shape->rank, l->options.mode, positions);
+    size_t shared = model_shared_bytes(&shape->plan, shape->rank);
+    return all - shared + (shared + l->weight_sharers - 1) / l->weight_sharers;
+}
+
+int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
+{
+    plan_model_t sizes = config_plan_model(&l->config, l->options.mode);
+    *shape =
+        (model_t){.config = l->config, .rank = (size_t)comm_rank(l->comm), .mode = l->options.mode};
+    kernels_get(&shape->kernels, l->isa, l->options.mode);
+    plan_open_weighted(
+        &shape->plan, &sizes, l->options.combine, (size_t)comm_size(l->comm), l->shares, fail);
+    if (comm_agree(load_everyone(l), fail) != 0)
+        return fail->status;
+    share_weights(l, shape);
+    return 0;
+}
+
+/* Replicas of one machine share its memory. */
+static size_t node_ranks(const loaded_t *l)
+{
+    return (size_t)comm_host_ranks(l->comm);
+}
+
+capacity_t load_capacity(
+    const loaded_t *l, const model_t *shape, size_t max_positions, size_t max_batch)
+{
+    return (capacity_t){.max_positions = max_positions,
+        .max_batch = max_batch,
+        .weight_bytes = own_weight_bytes(l, shape, 0),
+        .cache_bytes_per_token = plan_kv_bytes_per_token(&shape->plan, shape->rank),
+        .available_bytes = memory_available_bytes() / node_ranks(l),
+        .advice = l->options.random_config != NULL ? "fewer --layers or more machines" : NULL};
+}
+
+int load_check(loaded_t *l, model_t *shape, capacity_t capacity, size_t cache_tokens,
+    size_t max_positions, size_t scratch_bytes, fail_t *fail)
+{
+    capacity.weight_bytes = own_weight_bytes(l, shape, max_positions);
+    capacity_check(&capacity, cache_tokens, scratch_bytes, node_ranks(l), fail);
+    plan_close(&shape->plan);
+    return comm_agree(load_everyone(l), fail);
+}
+
+/* ---- Weights and cache ----------------------------------------------------------------------- */
+
+/* However slow a disk is, a rank that reads gets on. */
+static void tell_loading(void *context, uint64_t done, uint64_t total)
+{
+    const loaded_t *l = context;
+    comm_mark(l->comm, HEART_LOAD, 0);
+    if (comm_rank(l->comm) == 0 && l->options.progress != NULL)
+        l->options.progress(l->options.progress_context, done, total);
+}
+
+int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t *fail)
+{
+    model_options_t options = {.combine = l->options.combine,
+        .n_ranks = (size_t)comm_size(l->comm),
+        .rank = (size_t)comm_rank(l->comm),
+        .weights = l->shares,
+        .mode = l->options.mode,
+        .isa = l->isa,
+        .max_positions = max_positions,
+        .shared = l->weights != NULL ? comm_shared_data(l->weights) : NULL,
+        .sharer = l->weights != NULL ? (size_t)comm_node_rank(l->options.sharers) : 0,
+        .n_sharers = l->weight_sharers,
+        .progress = tell_loading,
+        .progress_context = l};
+    static const uint64_t seed = 1;
+    checkpoint_t *checkpoint = l->checkpoint;
+    model_source_t source =
+        checkpoint != NULL ? model_source_checkpoint(checkpoint) : model_source_random(&seed);
+    if (checkpoint == NULL)
+        log_write(LOG_INFO, "filling %zu layers with random weights", l->config.num_hidden_layers);
+    comm_mark(l->comm, HEART_LOAD, 0);
+    fault_at("load");
+    store_loading_t loading;
+    uint64_t begin = clock_ns();
+    if (store_loading_open(&loading, l->comm, checkpoint, l->options.stage, fail) == 0) {
+        model_load(&l->model, &l->config, &source, &options, l->team, fail);
+        store_loading_leave(&loading);
+    }
+    l->load_ns = clock_ns() - begin;
+    l->bytes_read = checkpoint != NULL ? checkpoint_bytes_read(checkpoint) : 0;
+    if (fail->status == 0 && l->model.n_converted > 0)
+        log_write(LOG_INFO, "%zu tensors are stored in another type and were converted to %s",
+            l->model.n_converted, dtype_name(l->options.mode));
+    if (fail->status == 0)
+        kv_cache_open(&l->cache, l->options.mode, l->config.num_hidden_layers,
+            plan_count(model_share(&l->model)->kv_heads), l->config.head_dim,
+            cache_tokens / KV_BLOCK, fail);
+    comm_agree(load_everyone(l), fail); /* shared weights are whole when all have loaded */
+    store_loading_close(&loading);
+    return fail->status;
+}
+
+void load_close(loaded_t *l)
+{
+    load_close_files(l);
+    kv_cache_close(&l->cache);
+    model_close(&l->model);
+    comm_shared_close(l->weights);
+    if (l->comm != NULL)
+        comm_leave_waits(l->comm);
+    team_close(l->team);
+    free(l->shares);
+}
