@@ -15,6 +15,9 @@
 
 #define PROGRESS_LINE_S 10
 
+/* How libraries tell how far they are, without knowing who shows it: in bytes or tokens. */
+typedef void (*progress_fn)(void *context, uint64_t done, uint64_t total);
+
 typedef struct progress {
     bool shown;
     int terminal;         /* to draw on; -1: none */

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "engine/base/dtype.h"
+#include "engine/base/progress.h"
 #include "engine/base/status.h"
 #include "engine/base/team.h"
 #include "engine/kernels/format.h"
@@ -58,7 +59,7 @@ typedef struct model_options {
     void *shared;
     size_t sharer, n_sharers;
     /* Tells how far loading is, in bytes of packed weights; called from thread 0. May be NULL. */
-    void (*progress)(void *context, uint64_t done, uint64_t total);
+    progress_fn progress;
     void *progress_context;
 } model_options_t;
 

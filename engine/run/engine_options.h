@@ -9,11 +9,10 @@
 #include "comm/comm.h"
 #include "comm/topology.h"
 #include "engine/base/dtype.h"
+#include "engine/base/progress.h"
 #include "engine/kernels/kernels.h"
 #include "engine/model/order.h"
 #include "sharding/plan.h"
-
-typedef void (*engine_progress_fn)(void *context, uint64_t done_bytes, uint64_t total_bytes);
 
 typedef struct engine_options {
     const char *model_dir; /* as downloaded from the hub, or a shard store */
@@ -36,10 +35,10 @@ typedef struct engine_options {
      * rank's number in their replica, which have one copy of its weights on each node. Both NULL:
      * weights of its own. */
     comm_t *beside, *sharers;
-    bool allow_nonfinite;        /* logits that are NaN or infinite do not end the run */
-    bool no_prefix_reuse;        /* compute prompts whole, also where they begin alike */
-    size_t max_logits_rows;      /* prompt positions whose logits one step may give; 0: 16 */
-    engine_progress_fn progress; /* called on the coordinator while loading; may be NULL */
+    bool allow_nonfinite;   /* logits that are NaN or infinite do not end the run */
+    bool no_prefix_reuse;   /* compute prompts whole, also where they begin alike */
+    size_t max_logits_rows; /* prompt positions whose logits one step may give; 0: 16 */
+    progress_fn progress;   /* bytes; called on the coordinator while loading; may be NULL */
     void *progress_context;
 } engine_options_t;
 

@@ -31,7 +31,7 @@ static void pass_on_progress(void *context, uint64_t done, uint64_t total)
 }
 
 /* NULL where nobody wants to know. */
-static void (*progress_of(verifier_t *v, const char *doing))(void *, uint64_t, uint64_t)
+static progress_fn progress_of(verifier_t *v, const char *doing)
 {
     v->doing = doing;
     return coordinates(v) && v->options->progress != NULL ? pass_on_progress : NULL;

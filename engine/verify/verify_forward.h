@@ -10,6 +10,7 @@
 #include <stdbool.h>
 
 #include "comm/comm.h"
+#include "engine/base/progress.h"
 #include "engine/base/team.h"
 #include "engine/model/kv_cache.h"
 #include "engine/model/model.h"
@@ -25,8 +26,8 @@ typedef struct verify_forward {
     attention_t attention;
     dot_t dot;
     bool isolated, chained;
-    const bool *layers; /* [num_hidden_layers] whose components are compared; NULL: all */
-    void (*progress)(void *context, uint64_t done, uint64_t total); /* tokens; may be NULL */
+    const bool *layers;   /* [num_hidden_layers] whose components are compared; NULL: all */
+    progress_fn progress; /* tokens; may be NULL */
     void *progress_context;
 } verify_forward_t;
 

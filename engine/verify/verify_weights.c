@@ -157,8 +157,7 @@ int verify_weights(
 
 #define DIGEST_PIECE_BYTES ((size_t)4 << 20)
 
-int verify_digest(checkpoint_t *checkpoint,
-    void (*progress)(void *context, uint64_t done, uint64_t total), void *progress_context,
+int verify_digest(checkpoint_t *checkpoint, progress_fn progress, void *progress_context,
     uint64_t *digest, fail_t *fail)
 {
     uint64_t total = 0, done = 0;

@@ -3,6 +3,7 @@
 #ifndef CHOIR_VERIFY_VERIFY_WEIGHTS_H
 #define CHOIR_VERIFY_VERIFY_WEIGHTS_H
 
+#include "engine/base/progress.h"
 #include "engine/base/team.h"
 #include "engine/model/model.h"
 #include "engine/verify/verify_report.h"
@@ -15,8 +16,7 @@ int verify_weights(
 
 /* Local. XXH3 of 64 bits over all tensors in byte order of their names: the name, then the bytes as
  * stored. progress may be NULL. */
-int verify_digest(checkpoint_t *checkpoint,
-    void (*progress)(void *context, uint64_t done, uint64_t total), void *progress_context,
+int verify_digest(checkpoint_t *checkpoint, progress_fn progress, void *progress_context,
     uint64_t *digest, fail_t *fail);
 
 #endif

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/progress.h"
 #include "engine/base/status.h"
 #include "engine/base/team.h"
 #include "sharding/store/store.h"
@@ -18,7 +19,7 @@ typedef struct store_job {
     size_t rank, n_ranks;
     team_t *team;
     /* Uncompressed bytes of this rank; called by one thread at a time. May be NULL. */
-    void (*progress)(void *context, uint64_t done, uint64_t total);
+    progress_fn progress;
     void *progress_context;
     /* Whether to stop with FAIL_INTERRUPTED, asked before each block by one thread at a time. May
      * be NULL. */

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/progress.h"
 #include "engine/base/status.h"
 #include "engine/base/team.h"
 #include "sharding/store/store_layout.h"
@@ -27,7 +28,7 @@ typedef struct store_write {
     team_t *team;
     /* Uncompressed bytes that this rank has done, kept ones included, and what it has to do; called
      * by one thread at a time. May be NULL. */
-    void (*progress)(void *context, uint64_t done, uint64_t total);
+    progress_fn progress;
     void *progress_context;
     /* Whether to stop, asked before each batch of blocks by one thread at a time. May be NULL. */
     bool (*interrupted)(void);
