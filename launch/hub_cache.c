@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/input.h"
 #include "engine/base/json.h"
 
 #define NAME_BYTES 256
@@ -19,12 +19,6 @@ typedef struct hub_model {
     char name[NAME_BYTES];     /* "Org/Name" */
     char revision[NAME_BYTES]; /* a branch, tag or commit */
 } hub_model_t;
-
-static bool is_directory(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
 
 /* False when it does not fit. */
 static bool join(char *path, size_t bytes, const char *directory, const char *name)
@@ -154,7 +148,7 @@ static int find_snapshot(
     int length = snprintf(path, path_bytes, "%s/snapshots/%s", folder, commit);
     if (length < 0 || (size_t)length >= path_bytes)
         return too_long(folder, fail);
-    if (is_directory(path))
+    if (input_is_directory(path))
         return 0;
     if (known)
         return fail_set(fail, FAIL_FILE,
@@ -177,7 +171,7 @@ int hub_find(const char *name, char *path, size_t path_bytes, fail_t *fail)
     const char *slash = strchr(model.name, '/');
     snprintf(folder, sizeof folder, "%s/" FOLDER_PREFIX "%.*s--%s", cache,
         (int)(slash - model.name), model.name, slash + 1);
-    if (!is_directory(folder))
+    if (!input_is_directory(folder))
         return fail_set(fail, FAIL_FILE,
             "%s: no such directory here, and no such model in the hub's cache %s; to download it: %s",
             name, cache, download_command(&model, command));
@@ -251,7 +245,7 @@ static const char *cache_folder(char *resolved)
 int hub_check_directory(char *path, size_t path_bytes, fail_t *fail)
 {
     char resolved[PATH_MAX], config[PATH_MAX];
-    if (!is_directory(path))
+    if (!input_is_directory(path))
         return 0;
     bool has_config = join(config, sizeof config, path, "config.json") && access(config, F_OK) == 0;
     const char *folder =

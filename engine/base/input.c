@@ -6,6 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/array.h"
+#include "engine/base/size.h"
+
 #define FIRST_BYTES ((size_t)64 << 10)
 
 const char *input_kind(mode_t mode)
@@ -61,28 +64,13 @@ int input_open(const char *path, int *descriptor, struct stat *state, fail_t *fa
     return fail->status;
 }
 
-/* Makes room for at least one more byte and the zero. */
-static int grow(char **text, size_t used, size_t *capacity, const char *path, fail_t *fail)
-{
-    if (*capacity - used >= 2)
-        return 0;
-    char *larger = realloc(*text, 2 * *capacity);
-    if (larger == NULL)
-        return fail_set(fail, FAIL_MEMORY, "%s: no memory after %zu bytes", path, used);
-    *text = larger;
-    *capacity *= 2;
-    return 0;
-}
-
 static int read_all(
     int fd, const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
 {
-    size_t capacity = FIRST_BYTES;
-    *text = malloc(capacity);
-    if (*text == NULL)
-        return fail_set(fail, FAIL_MEMORY, "%s: no memory to read it", path);
+    size_t capacity = 0;
     for (ssize_t got = 1; got != 0;) {
-        if (grow(text, *bytes, &capacity, path, fail) != 0)
+        /* For at least one more byte, and the zero behind them. */
+        if (array_reserve(text, &capacity, size_max(FIRST_BYTES, *bytes + 2), 1, path, fail) != 0)
             return fail->status;
         got = read(fd, *text + *bytes, capacity - *bytes - 1);
         if (got < 0 && errno == EINTR)
