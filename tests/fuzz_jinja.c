@@ -1,7 +1,6 @@
 /* Fuzz target: chat templates and the conversations they render.
  *
- * Sources (fuzzing.h): engine/text/jinja/[a-z]*.c engine/text/unicode*.c engine/text/text_buffer.c
- * engine/base/{status,json}.c -ljansson -lutf8proc -lm
+ * Sources (fuzzing.h): engine/text/jinja/[a-z]*.c engine/text/unicode*.c engine/text/text_buffer.c -lutf8proc -lm
  *
  * An input is a template, a zero byte, and the variables as JSON. Without a zero byte there are no
  * variables. */

@@ -1,6 +1,6 @@
 /* Fuzz target: the header of a safetensors file.
  *
- * Sources (fuzzing.h): sharding/checkpoint/safetensors.c engine/base/{json,status}.c -ljansson
+ * Sources (fuzzing.h): sharding/checkpoint/safetensors.c
  *
  * An input is taken twice: as a whole file, and as header text of a file whose size its first two
  * bytes give. */

@@ -1,7 +1,6 @@
 /* Fuzz target: the manifest of a shard store, and its frames.
  *
- * Sources (fuzzing.h): sharding/store/store_{manifest,format,codec}.c engine/base/{json,status}.c -ljansson -lzstd
- * -lxxhash
+ * Sources (fuzzing.h): sharding/store/store_{manifest,format,codec}.c -lzstd -lxxhash
  *
  * An input's first byte says what the rest is: bit 0: a manifest or a frame; bit 1: whether its
  * checksum is made right first, so that what lies behind it is reached. */

@@ -1,6 +1,6 @@
 /* Fuzz target: tokenizer.json, and encoding and decoding with what it describes.
  *
- * Sources (fuzzing.h): engine/text/[a-z]*.c engine/base/{status,json}.c -ljansson -lpcre2-8 -lutf8proc
+ * Sources (fuzzing.h): engine/text/[a-z]*.c engine/text/jinja/[a-z]*.c -lpcre2-8 -lutf8proc -lm
  *
  * An input is tokenizer.json, a zero byte, and the text to encode. Without a zero byte the input is
  * encoded with itself. */

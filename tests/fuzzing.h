@@ -1,9 +1,10 @@
 /* What fuzz targets share.
  *
- * With libFuzzer a target is built of fuzz_NAME.c and the sources that its head names:
+ * A target is built of fuzz_NAME.c, the sources that its head names, engine/base/{array,input,json,log,printable,status}.c
+ * and -ljansson. With libFuzzer:
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I. ...
- * Without, it has a program of its own, and takes tests/fuzzing.c, engine/base/{json,input,status}.c and -ljansson too:
- *   cc -g -O1 -fsanitize=address,undefined -DCHOIR_FUZZ_MAIN -D_GNU_SOURCE -I. ...
+ * Without, it has a program of its own in tests/fuzzing.c:
+ *   cc -g -O1 -fsanitize=address,undefined -DCHOIR_FUZZ_MAIN -D_GNU_SOURCE -I. tests/fuzzing.c ...
  *
  *   fuzz_NAME [ROUNDS]   mutates inputs of its own with a fixed seed, for CHOIR_FUZZ_SECONDS at least where that is set
  *   fuzz_NAME FILE...    runs single inputs, as libFuzzer's own program does */
