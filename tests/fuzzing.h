@@ -1,6 +1,6 @@
 /* What fuzz targets share.
  *
- * A target is built of fuzz_NAME.c, the sources that its head names, engine/base/{array,input,json,log,printable,status}.c
+ * A target is built of fuzz_NAME.c, the sources that its head names, engine/base/{array,file_at,input,json,log,printable,status}.c
  * and -ljansson. With libFuzzer:
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -I. ...
  * Without, it has a program of its own in tests/fuzzing.c:

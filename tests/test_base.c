@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/base/array.h"
 #include "engine/base/dtype.h"
 #include "engine/base/json.h"
 #include "engine/base/memory.h"
@@ -75,6 +76,29 @@ static void sizes_that_overflow_are_refused(void **state)
     assert_true(size_mul(6, 7, &out));
     assert_int_equal(out, 42);
     assert_int_equal(size_round_up(65, 64), 128);
+}
+
+static void an_array_grows_and_stays_as_it_was_when_it_cannot(void **state)
+{
+    (void)state;
+    uint32_t *items = NULL;
+    size_t capacity = 0;
+    fail_t fail = {0};
+    for (uint32_t i = 0; i < 1000; i++) {
+        assert_int_equal(
+            array_reserve(&items, &capacity, i + 1, sizeof *items, "numbers", &fail), 0);
+        assert_true(capacity > i && capacity < 2 * (size_t)i + 64);
+        items[i] = i;
+    }
+    size_t before = capacity;
+    assert_int_equal(
+        array_reserve(&items, &capacity, SIZE_MAX / 2, sizeof *items, "numbers", &fail),
+        FAIL_MEMORY);
+    assert_non_null(strstr(fail.message, "numbers: out of memory for "));
+    assert_int_equal(capacity, before);
+    for (uint32_t i = 0; i < 1000; i++)
+        assert_int_equal(items[i], i);
+    free(items);
 }
 
 static void the_first_failure_wins_and_takes_one_line(void **state)
@@ -401,6 +425,7 @@ int main(void)
         cmocka_unit_test(f64_to_bf16_rounds_once),
         cmocka_unit_test(every_f16_value_survives_the_round_trip),
         cmocka_unit_test(sizes_that_overflow_are_refused),
+        cmocka_unit_test(an_array_grows_and_stays_as_it_was_when_it_cannot),
         cmocka_unit_test(a_byte_order_mark_at_the_start_of_a_text_is_dropped),
         cmocka_unit_test(an_error_in_json_lines_names_the_line_once),
         cmocka_unit_test(the_first_failure_wins_and_takes_one_line),

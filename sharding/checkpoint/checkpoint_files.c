@@ -1,26 +1,11 @@
 #include "sharding/checkpoint/checkpoint_files.h"
 
 #include <dirent.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/base/json.h"
-
-static char *join(const char *directory, const char *name)
-{
-    char *path;
-    return asprintf(&path, "%s/%s", directory, name) < 0 ? NULL : path;
-}
-
-static bool file_exists(const char *directory, const char *name)
-{
-    char *path = join(directory, name);
-    bool exists = path != NULL && access(path, F_OK) == 0;
-    free(path);
-    return exists;
-}
+#include "engine/base/path.h"
 
 static bool has_suffix(const char *name, const char *suffix)
 {
@@ -122,12 +107,12 @@ static int list_single(checkpoint_files_t *files, fail_t *fail)
 int checkpoint_files_list(checkpoint_files_t *files, const char *directory, fail_t *fail)
 {
     *files = (checkpoint_files_t){0};
-    bool has_index = file_exists(directory, CHECKPOINT_INDEX_FILE);
-    if (file_exists(directory, CHECKPOINT_SINGLE_FILE)) {
+    bool has_index = path_exists(directory, CHECKPOINT_INDEX_FILE);
+    if (path_exists(directory, CHECKPOINT_SINGLE_FILE)) {
         files->index_ignored = has_index;
         list_single(files, fail);
     } else if (has_index) {
-        char *path = join(directory, CHECKPOINT_INDEX_FILE);
+        char *path = path_join(directory, CHECKPOINT_INDEX_FILE);
         if (path == NULL)
             fail_set(fail, FAIL_MEMORY, "checkpoint: no memory for a file's name");
         else

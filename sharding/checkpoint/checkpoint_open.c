@@ -1,12 +1,11 @@
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/base/input.h"
-#include "engine/base/size.h"
+#include "engine/base/path.h"
 #include "sharding/checkpoint/checkpoint_files.h"
 #include "sharding/checkpoint/checkpoint_internal.h"
 
@@ -14,19 +13,9 @@
 
 static int read_header(tensor_file_t *file, fail_t *fail)
 {
-    unsigned char prefix[SAFETENSORS_PREFIX_BYTES] = {0};
-    size_t bytes = 0;
-    if (checkpoint_read_fully(file, "header", "length", 0, prefix,
-            (size_t)(file->size_bytes < sizeof prefix ? file->size_bytes : sizeof prefix),
-            fail) != 0)
-        return fail->status;
-    if (safetensors_header_bytes(prefix, file->size_bytes, file->path, &bytes, fail) != 0)
-        return fail->status;
-    char *text = malloc(bytes);
-    if (text == NULL)
-        return fail_set(
-            fail, FAIL_MEMORY, "%s: no memory for its header of %zu bytes", file->path, bytes);
-    if (checkpoint_read_fully(file, "header", "text", sizeof prefix, text, bytes, fail) == 0)
+    char *text;
+    size_t bytes;
+    if (safetensors_read_text(file->path, file->fd, file->size_bytes, &text, &bytes, fail) == 0)
         safetensors_parse(&file->header, file->path, text, bytes, file->size_bytes, fail);
     free(text);
     return fail->status;
@@ -43,22 +32,6 @@ static int open_file(tensor_file_t *file, char *path, fail_t *fail)
         return fail->status;
     file->size_bytes = (uint64_t)info.st_size;
     return read_header(file, fail);
-}
-
-static char *join(const char *directory, const char *name)
-{
-    char *path;
-    size_t length = strlen(directory);
-    const char *slash = length > 0 && directory[length - 1] == '/' ? "" : "/";
-    return asprintf(&path, "%s%s%s", directory, slash, name) < 0 ? NULL : path;
-}
-
-static bool file_exists(const char *directory, const char *name)
-{
-    char *path = join(directory, name);
-    bool exists = path != NULL && access(path, F_OK) == 0;
-    free(path);
-    return exists;
 }
 
 static int compare_tensors(const void *a, const void *b)
@@ -116,12 +89,12 @@ static int open_listed(checkpoint_t *checkpoint, const checkpoint_files_t *files
     for (size_t i = 0; i < files->n; i++) {
         tensor_file_t *file = &checkpoint->files[checkpoint->n_files++];
         *file = (tensor_file_t){.fd = -1};
-        if (files->needed != NULL && !file_exists(checkpoint->path, files->names[i]))
+        if (files->needed != NULL && !path_exists(checkpoint->path, files->names[i]))
             return fail_set(fail, FAIL_FILE,
                 "%s/" CHECKPOINT_INDEX_FILE
                 ": weight_map: expected the file %s, for tensor %s, in %s, found none",
                 checkpoint->path, files->names[i], files->needed[i], checkpoint->path);
-        if (open_file(file, join(checkpoint->path, files->names[i]), fail) != 0)
+        if (open_file(file, path_join(checkpoint->path, files->names[i]), fail) != 0)
             return fail->status;
     }
     return list_tensors(checkpoint, fail);
@@ -211,7 +184,7 @@ static int open_store(checkpoint_t *checkpoint, const char *directory, fail_t *f
         return fail_set(fail, FAIL_MEMORY, "%s: no memory to open it", directory);
     for (size_t i = 0; i < manifest->n_sources; i++) {
         checkpoint->files[checkpoint->n_files++] =
-            (tensor_file_t){.path = join(directory, manifest->sources[i].name),
+            (tensor_file_t){.path = path_join(directory, manifest->sources[i].name),
                 .fd = -1,
                 .size_bytes = manifest->sources[i].bytes};
         if (checkpoint->files[i].path == NULL)

@@ -2,10 +2,10 @@
 
 #include <inttypes.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/file_at.h"
 #include "engine/base/size.h"
 
 #define METADATA_KEY "__metadata__"
@@ -278,6 +278,34 @@ static int parse(safetensors_t *header, const char *path, const char *text, size
     if (fail->status != 0)
         safetensors_clear(header);
     return fail->status;
+}
+
+static int read_part(
+    const char *path, int fd, uint64_t offset, void *dst, size_t bytes, fail_t *fail)
+{
+    int error;
+    size_t done = file_read_at(fd, offset, dst, bytes, &error);
+    if (done < bytes)
+        return fail_set(fail, FAIL_FILE,
+            "%s: header: expected %zu bytes at %" PRIu64 ", found the first %zu of them: %s", path,
+            bytes, offset, done, file_read_error(error));
+    return 0;
+}
+
+int safetensors_read_text(
+    const char *path, int fd, uint64_t file_bytes, char **text, size_t *text_bytes, fail_t *fail)
+{
+    unsigned char prefix[SAFETENSORS_PREFIX_BYTES] = {0};
+    size_t prefix_bytes = file_bytes < sizeof prefix ? (size_t)file_bytes : sizeof prefix;
+    *text = NULL;
+    if (read_part(path, fd, 0, prefix, prefix_bytes, fail) != 0 ||
+        safetensors_header_bytes(prefix, file_bytes, path, text_bytes, fail) != 0)
+        return fail->status;
+    *text = malloc(*text_bytes);
+    if (*text == NULL)
+        return fail_set(
+            fail, FAIL_MEMORY, "%s: no memory for its header of %zu bytes", path, *text_bytes);
+    return read_part(path, fd, sizeof prefix, *text, *text_bytes, fail);
 }
 
 int safetensors_parse(safetensors_t *header, const char *path, const char *text, size_t text_bytes,

@@ -34,6 +34,10 @@ typedef struct safetensors {
 int safetensors_header_bytes(const unsigned char *prefix, uint64_t file_bytes, const char *path,
     size_t *header_bytes, fail_t *fail);
 
+/* Reads the header of an open file, without its length; *text is the caller's to free, on failure too. */
+int safetensors_read_text(
+    const char *path, int fd, uint64_t file_bytes, char **text, size_t *text_bytes, fail_t *fail);
+
 /* text: [text_bytes], the header without its length; file_bytes: at least 8 + text_bytes. path is
  * borrowed for as long as the tensors are used. On failure nothing is kept. */
 int safetensors_parse(safetensors_t *header, const char *path, const char *text, size_t text_bytes,

@@ -2,10 +2,8 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,6 +12,7 @@
 #include "engine/base/file_at.h"
 #include "engine/base/input.h"
 #include "engine/base/json.h"
+#include "engine/base/path.h"
 #include "engine/base/size.h"
 #include "sharding/store/store_codec.h"
 #include "sharding/store/store_stage.h"
@@ -43,6 +42,16 @@ struct store {
     _Atomic uint64_t bytes_read;
 };
 
+static void workspace_free(workspace_t *workspace)
+{
+    if (workspace == NULL)
+        return;
+    store_codec_close(workspace->codec);
+    free(workspace->frames);
+    free(workspace->block);
+    free(workspace);
+}
+
 /* ---- Reading bytes --------------------------------------------------------------------------- */
 
 static int read_fully(
@@ -64,20 +73,12 @@ static int read_fully(
 
 bool store_is(const char *directory)
 {
-    char path[PATH_MAX];
-    int n = snprintf(path, sizeof path, "%s/" STORE_MANIFEST, directory);
-    return n > 0 && (size_t)n < sizeof path && access(path, F_OK) == 0;
-}
-
-static char *path_of(const char *directory, const char *name)
-{
-    char *path;
-    return asprintf(&path, "%s/%s", directory, name) < 0 ? NULL : path;
+    return path_exists(directory, STORE_MANIFEST);
 }
 
 static int read_manifest(store_t *store, fail_t *fail)
 {
-    char *path = path_of(store->directory, STORE_MANIFEST), *text = NULL;
+    char *path = path_join(store->directory, STORE_MANIFEST), *text = NULL;
     size_t bytes;
     if (path == NULL)
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory", store->directory);
@@ -117,7 +118,7 @@ static int check_data(store_t *store, size_t i, const char *path, fail_t *fail)
 
 static int open_data(store_t *store, size_t i, fail_t *fail)
 {
-    char *path = path_of(store->directory, store->manifest.data[i].name);
+    char *path = path_join(store->directory, store->manifest.data[i].name);
     if (path == NULL)
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory", store->directory);
     struct stat info;
@@ -129,7 +130,7 @@ static int open_data(store_t *store, size_t i, fail_t *fail)
 
 static int check_copied(const store_t *store, const store_file_t *file, fail_t *fail)
 {
-    char *path = path_of(store->directory, file->name), *text = NULL;
+    char *path = path_join(store->directory, file->name), *text = NULL;
     size_t bytes;
     if (path == NULL)
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory", store->directory);
@@ -224,10 +225,7 @@ void store_close(store_t *store)
     while (store->pool != NULL) {
         workspace_t *workspace = store->pool;
         store->pool = workspace->next;
-        store_codec_close(workspace->codec);
-        free(workspace->frames);
-        free(workspace->block);
-        free(workspace);
+        workspace_free(workspace);
     }
     store_stage_close(store->stage);
     store_manifest_clear(&store->manifest);
@@ -310,12 +308,7 @@ static workspace_t *workspace_make(const store_t *store, fail_t *fail)
     }
     if (workspace != NULL && workspace->frames != NULL && workspace->block != NULL)
         return workspace;
-    if (workspace != NULL) {
-        store_codec_close(workspace->codec);
-        free(workspace->frames);
-        free(workspace->block);
-        free(workspace);
-    }
+    workspace_free(workspace);
     fail_set(fail, FAIL_MEMORY, "%s: out of memory for reading", store->directory);
     return NULL;
 }

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,6 +14,7 @@
 #include "engine/base/file_at.h"
 #include "engine/base/input.h"
 #include "engine/base/log.h"
+#include "engine/base/path.h"
 #include "engine/base/size.h"
 #include "sharding/checkpoint/checkpoint_files.h"
 #include "sharding/plan.h"
@@ -26,12 +26,6 @@
 /* Rows are grouped up to here when a granule of them is tiny, and fewer when it is huge. */
 #define MIN_BLOCK_BYTES ((size_t)4 << 10)
 #define LARGE_BLOCK_BYTES ((size_t)4 << 20)
-
-static char *join(const char *directory, const char *name)
-{
-    char *path;
-    return asprintf(&path, "%s/%s", directory, name) < 0 ? NULL : path;
-}
 
 static int out_of_memory(const store_layout_t *layout, fail_t *fail)
 {
@@ -54,19 +48,11 @@ static int read_at(
 
 static int read_header(store_source_t *source, fail_t *fail)
 {
-    unsigned char prefix[SAFETENSORS_PREFIX_BYTES] = {0};
-    size_t bytes = 0;
-    if (read_at(source, 0, prefix,
-            source->bytes < sizeof prefix ? (size_t)source->bytes : sizeof prefix, fail) != 0 ||
-        safetensors_header_bytes(prefix, source->bytes, source->path, &bytes, fail) != 0)
-        return fail->status;
-    char *text = malloc(bytes);
-    if (text == NULL)
-        return fail_set(
-            fail, FAIL_MEMORY, "%s: no memory for its header of %zu bytes", source->path, bytes);
-    if (read_at(source, sizeof prefix, text, bytes, fail) == 0 &&
+    char *text;
+    size_t bytes;
+    if (safetensors_read_text(source->path, source->fd, source->bytes, &text, &bytes, fail) == 0 &&
         safetensors_parse(&source->header, source->path, text, bytes, source->bytes, fail) == 0) {
-        source->header_bytes = sizeof prefix + bytes;
+        source->header_bytes = SAFETENSORS_PREFIX_BYTES + bytes;
         source->header_checksum = store_checksum(text, bytes);
     }
     free(text);
@@ -77,8 +63,8 @@ static int open_source(store_layout_t *layout, const char *name, fail_t *fail)
 {
     store_source_t *source = &layout->sources[layout->n_sources++];
     struct stat info;
-    *source =
-        (store_source_t){.name = strdup(name), .path = join(layout->directory, name), .fd = -1};
+    *source = (store_source_t){
+        .name = strdup(name), .path = path_join(layout->directory, name), .fd = -1};
     if (source->name == NULL || source->path == NULL)
         return out_of_memory(layout, fail);
     if (input_open(source->path, &source->fd, &info, fail) != 0)
@@ -141,7 +127,7 @@ static bool is_copied(const char *name)
 static bool is_small_file(const store_layout_t *layout, const char *name)
 {
     struct stat info;
-    char *path = join(layout->directory, name);
+    char *path = path_join(layout->directory, name);
     bool small = path != NULL && stat(path, &info) == 0 && S_ISREG(info.st_mode) &&
                  (uint64_t)info.st_size <= STORE_MAX_COPIED_BYTES;
     free(path);

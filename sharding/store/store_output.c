@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "engine/base/file_at.h"
+#include "engine/base/path.h"
 #include "sharding/store/store_format.h"
 
 static int fail_writing(const char *path, int error, fail_t *fail)
@@ -102,11 +103,9 @@ int store_partial_publish(const char *partial, const char *out, fail_t *fail)
 
 int store_output_open(store_output_t *output, const char *directory, const char *name, fail_t *fail)
 {
-    output->fd = -1;
-    if (asprintf(&output->path, "%s/%s", directory, name) < 0) {
-        output->path = NULL;
+    *output = (store_output_t){.path = path_join(directory, name), .fd = -1};
+    if (output->path == NULL)
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory", directory);
-    }
     output->fd = open(output->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (output->fd < 0)
         return fail_writing(output->path, errno, fail);

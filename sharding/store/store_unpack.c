@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "engine/base/json.h"
+#include "engine/base/path.h"
 #include "engine/base/size.h"
 #include "sharding/store/store_output.h"
 
@@ -278,9 +279,9 @@ int store_unpack_sources(const store_job_t *job, const char *partial, fail_t *fa
 static int unpack_copied(
     const store_t *store, const char *partial, const store_file_t *file, fail_t *fail)
 {
-    char *from, *text = NULL;
+    char *from = path_join(store_directory(store), file->name), *text = NULL;
     size_t bytes;
-    if (asprintf(&from, "%s/%s", store_directory(store), file->name) < 0)
+    if (from == NULL)
         return fail_set(fail, FAIL_MEMORY, "store: out of memory");
     if (file_read(from, STORE_MAX_COPIED_BYTES, &text, &bytes, fail) == 0)
         store_output_file(partial, file->name, text, bytes, fail);

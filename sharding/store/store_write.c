@@ -1,13 +1,13 @@
 #include "sharding/store/store_write.h"
 
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/base/file_at.h"
+#include "engine/base/path.h"
 #include "engine/base/size.h"
 #include "sharding/store/store_codec.h"
 #include "sharding/store/store_output.h"
@@ -91,12 +91,11 @@ static uint64_t bytes_there(const store_write_t *write)
 {
     uint64_t bytes = 0;
     for (size_t d = 0; d < write->layout->n_data; d++) {
-        char name[STORE_DATA_NAME_BYTES], *path;
+        char name[STORE_DATA_NAME_BYTES];
         struct stat info;
         store_data_name(d, name);
-        if (asprintf(&path, "%s/%s", write->partial, name) < 0)
-            continue;
-        if (stat(path, &info) == 0)
+        char *path = path_join(write->partial, name);
+        if (path != NULL && stat(path, &info) == 0)
             bytes += (uint64_t)info.st_size;
         free(path);
     }

@@ -1,16 +1,16 @@
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/json.h"
+#include "engine/base/path.h"
 #include "sharding/store/store_output.h"
 #include "sharding/store/store_write.h"
 
 static int copy_file(const store_write_t *write, const char *name, store_file_t *file, fail_t *fail)
 {
-    char *path, *text = NULL;
+    char *path = path_join(write->layout->directory, name), *text = NULL;
     size_t bytes;
-    if (asprintf(&path, "%s/%s", write->layout->directory, name) < 0)
+    if (path == NULL)
         return fail_set(fail, FAIL_MEMORY, "%s: out of memory", name);
     if (file_read(path, STORE_MAX_COPIED_BYTES, &text, &bytes, fail) == 0) {
         *file = (store_file_t){name, bytes, store_checksum(text, bytes)};

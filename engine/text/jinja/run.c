@@ -83,6 +83,15 @@ static void error_add(run_t *run, const char *text, size_t bytes)
     grown[run->error.bytes] = 0;
 }
 
+static _Noreturn void fail_text(run_t *run, const char *text, size_t bytes)
+{
+    run->error.bytes = 0;
+    error_add(run, text, bytes);
+    if (run->status == 0)
+        run->status = FAIL_USAGE;
+    longjmp(run->escape, 1);
+}
+
 void jinja_fail(run_t *run, const char *format, ...)
 {
     char text[2048];
@@ -90,20 +99,12 @@ void jinja_fail(run_t *run, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    run->error.bytes = 0;
-    error_add(run, text, strlen(text));
-    if (run->status == 0)
-        run->status = FAIL_USAGE;
-    longjmp(run->escape, 1);
+    fail_text(run, text, strlen(text));
 }
 
 void jinja_fail_string(run_t *run, const string_t *message)
 {
-    run->error.bytes = 0;
-    error_add(run, message->text, message->bytes);
-    if (run->status == 0)
-        run->status = FAIL_USAGE;
-    longjmp(run->escape, 1);
+    fail_text(run, message->text, message->bytes);
 }
 
 void jinja_fail_memory(run_t *run, const char *what)
