@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "comm/internal.h"
+#include "comm/watch/heart.h"
 
 /* Orders failures by status, then by rank: the smallest key is the failure to report. No failure
  * has the largest status, 0. */

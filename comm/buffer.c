@@ -5,6 +5,7 @@
 
 #include "comm/exchange.h"
 #include "comm/internal.h"
+#include "comm/watch/heart.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "comm/internal.h"
+#include "comm/watch/heart.h"
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 

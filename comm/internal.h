@@ -10,8 +10,6 @@
 #include "comm/board.h"
 #include "comm/comm.h"
 #include "comm/node_barrier.h"
-#include "comm/watch/heart.h"
-#include "comm/watch/trace.h"
 #include "engine/base/status.h"
 
 /* Memory that the ranks of a group on one host share: a file in memory, without a name and outside
@@ -54,8 +52,8 @@ struct comm {
     int first_rank; /* in the whole run, of this group's rank 0 */
     bool is_world;  /* all ranks of the run */
     comm_path_t path;
-    heart_t *heart; /* where this process says what it is doing; NULL while nobody watches */
-    trace_t *trace; /* what it did, and when; NULL without a trace */
+    struct heart *heart; /* where this process says what it is doing; NULL while nobody watches */
+    struct trace_ring *trace; /* what it did, and when; NULL without a trace */
     int node_rank, node_size, n_nodes;
     int sharing_rank, sharing_size;
     int binding_ranks; /* ranks of the host whose binding overlaps this rank's */
@@ -92,11 +90,6 @@ static inline bool shares_all(const comm_t *comm)
 {
     return comm->n_groups == 1 && comm->size > 1;
 }
-
-/* Local. Around what waits for other ranks. heart_leave takes what heart_enter returned: a wait
- * inside of another counts as the outer one. */
-heart_wait_t heart_enter(const comm_t *comm, heart_wait_t wait);
-void heart_leave(const comm_t *comm, heart_wait_t outer);
 
 /* Local. The group that a buffer belongs to. */
 comm_t *comm_buffer_group(const comm_buffer_t *buffer);

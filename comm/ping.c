@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "comm/internal.h"
+#include "comm/watch/heart.h"
 #include "engine/base/clock.h"
 
 #define PING_TAG 71

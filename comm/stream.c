@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "comm/internal.h"
+#include "comm/watch/heart.h"
 #include "engine/base/size.h"
 
 /* Open MPI sends up to 64 KiB over TCP, headers included, without asking the receiver. */

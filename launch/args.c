@@ -11,6 +11,7 @@
 #define MAX_FLAGS 128
 #define HELP_WIDTH 80
 #define HELP_INDENT 6
+#define CHOICES_BYTES 128
 
 /* ---- Suggestions ----------------------------------------------------------------------------- */
 
@@ -89,20 +90,16 @@ static int store_real(const arg_t *arg, const char *text, double *value, fail_t 
     return 0;
 }
 
-static int store_choice(const arg_t *arg, const char *text, int *value, fail_t *fail)
+static int store_choice(const arg_t *arg, const char *text, void *place, fail_t *fail)
 {
-    size_t length = strlen(text);
-    int index = 0;
-    for (const char *at = arg->value; at != NULL; index++) {
-        const char *bar = strchr(at, '|');
-        size_t n = bar != NULL ? (size_t)(bar - at) : strlen(at);
-        if (n == length && strncmp(at, text, n) == 0) {
-            *value = index;
-            return 0;
-        }
-        at = bar != NULL ? bar + 1 : NULL;
+    int value;
+    char names[CHOICES_BYTES];
+    if (choice_find(arg->choices, text, &value)) {
+        memcpy(place, &value, sizeof value);
+        return 0;
     }
-    return fail_set(fail, FAIL_USAGE, "%s: expected %s, found %s", arg->name, arg->value, text);
+    choice_list(arg->choices, names, sizeof names);
+    return fail_set(fail, FAIL_USAGE, "%s: expected %s, found %s", arg->name, names, text);
 }
 
 static int store_string(const arg_t *arg, const char *text, args_strings_t *strings, fail_t *fail)
@@ -114,9 +111,16 @@ static int store_string(const arg_t *arg, const char *text, args_strings_t *stri
     return 0;
 }
 
-static int store(const arg_t *arg, const char *text, void *values, fail_t *fail)
+/* A flag, and where its value goes. */
+typedef struct flag {
+    const arg_t *arg;
+    void *place;
+} flag_t;
+
+static int store(const flag_t *flag, const char *text, fail_t *fail)
 {
-    void *place = (char *)values + arg->offset;
+    const arg_t *arg = flag->arg;
+    void *place = flag->place;
     switch (arg->kind) {
     case ARG_SWITCH:
         *(bool *)place = true;
@@ -140,15 +144,22 @@ static int store(const arg_t *arg, const char *text, void *values, fail_t *fail)
 
 /* ---- Parsing --------------------------------------------------------------------------------- */
 
-static const arg_t *find(const arg_group_t *const *groups, const char *name, size_t length)
+static flag_t flag_at(const arg_part_t *part, size_t i, void *values)
 {
-    for (; *groups != NULL; groups++)
-        for (size_t i = 0; i < (*groups)->n_args; i++) {
-            const arg_t *arg = &(*groups)->args[i];
-            if (strlen(arg->name) == length && strncmp(arg->name, name, length) == 0)
-                return arg;
+    const arg_t *arg = &part->group->args[i];
+    return (flag_t){arg, (char *)values + part->base + arg->offset};
+}
+
+/* No arg where there is no such flag. */
+static flag_t find(const arg_part_t *part, const char *name, size_t length, void *values)
+{
+    for (; part->group != NULL; part++)
+        for (size_t i = 0; i < part->group->n_args; i++) {
+            const char *other = part->group->args[i].name;
+            if (strlen(other) == length && strncmp(other, name, length) == 0)
+                return flag_at(part, i, values);
         }
-    return NULL;
+    return (flag_t){0};
 }
 
 /* As other programs of this kind have them. */
@@ -166,49 +177,53 @@ static const char *short_of(const char *name)
 }
 
 /* The flag that a word begins with. *value: what follows it in the same word, or NULL. */
-static const arg_t *find_flag(
-    const arg_group_t *const *groups, const char *word, const char **value)
+static flag_t find_flag(const arg_part_t *parts, const char *word, const char **value, void *values)
 {
     const char *equals = strchr(word, '=');
+    size_t length = equals != NULL ? (size_t)(equals - word) : strlen(word);
     *value = equals != NULL ? equals + 1 : NULL;
-    const arg_t *arg = find(groups, word, equals != NULL ? (size_t)(equals - word) : strlen(word));
-    for (size_t i = 0; arg == NULL && i < sizeof short_flags / sizeof *short_flags; i++) {
+    flag_t flag = find(parts, word, length, values);
+    for (size_t i = 0; flag.arg == NULL && i < sizeof short_flags / sizeof *short_flags; i++) {
         if (strncmp(word, short_flags[i].letter, 2) != 0)
             continue;
         *value = word[2] == 0 ? NULL : word + 2 + (word[2] == '=');
-        return find(groups, short_flags[i].name, strlen(short_flags[i].name));
+        return find(parts, short_flags[i].name, strlen(short_flags[i].name), values);
     }
-    return arg;
+    return flag;
 }
 
-static int store_argument(const arg_group_t *const *groups, const char *word, void *values,
-    args_given_t *given, fail_t *fail)
+static void note_given(args_given_t *given, const arg_t *arg)
 {
-    for (; *groups != NULL; groups++)
-        for (size_t i = 0; i < (*groups)->n_args; i++) {
-            const arg_t *arg = &(*groups)->args[i];
-            if (arg->name[0] == '-')
+    if (given->count < ARGS_MAX_GIVEN)
+        given->args[given->count++] = arg;
+}
+
+static int store_argument(
+    const arg_part_t *part, const char *word, void *values, args_given_t *given, fail_t *fail)
+{
+    for (; part->group != NULL; part++)
+        for (size_t i = 0; i < part->group->n_args; i++) {
+            const flag_t flag = flag_at(part, i, values);
+            if (flag.arg->name[0] == '-')
                 continue;
-            if (args_was_given(given, arg->name))
+            if (args_was_given(given, flag.arg->name))
                 return fail_set(fail, FAIL_USAGE,
                     "expected one %s, found a second: \"%.80s\"; a text of several words stands in quotes",
-                    arg->name, word);
-            if (given->count < ARGS_MAX_GIVEN)
-                given->args[given->count++] = arg;
-            return store(arg, word, values, fail);
+                    flag.arg->name, word);
+            note_given(given, flag.arg);
+            return store(&flag, word, fail);
         }
     return fail_set(fail, FAIL_USAGE, "expected a flag, found \"%s\"", word);
 }
 
-static int unknown_flag(
-    const arg_group_t *const *groups, const char *flag, size_t length, fail_t *fail)
+static int unknown_flag(const arg_part_t *part, const char *flag, size_t length, fail_t *fail)
 {
     const char *names[MAX_FLAGS];
     size_t n = 0;
-    for (; *groups != NULL; groups++)
-        for (size_t i = 0; i < (*groups)->n_args && n < MAX_FLAGS; i++)
-            if ((*groups)->args[i].name[0] == '-')
-                names[n++] = (*groups)->args[i].name;
+    for (; part->group != NULL; part++)
+        for (size_t i = 0; i < part->group->n_args && n < MAX_FLAGS; i++)
+            if (part->group->args[i].name[0] == '-')
+                names[n++] = part->group->args[i].name;
     char word[LONGEST_WORD + 1];
     snprintf(word, sizeof word, "%.*s", (int)size_min(length, LONGEST_WORD), flag);
     const char *nearest = args_nearest(word, names, n);
@@ -217,49 +232,64 @@ static int unknown_flag(
     return fail_set(fail, FAIL_USAGE, "unknown flag %s", word);
 }
 
-int args_parse(const arg_group_t *const *groups, int argc, char **argv, void *values,
+/* What help calls the value; "" where there is none. */
+static const char *value_name(const arg_t *arg, char choices[CHOICES_BYTES])
+{
+    if (arg->kind != ARG_CHOICE)
+        return arg->value != NULL ? arg->value : "";
+    choice_list(arg->choices, choices, CHOICES_BYTES);
+    return choices;
+}
+
+static int no_value(const arg_t *arg, fail_t *fail)
+{
+    char choices[CHOICES_BYTES];
+    return fail_set(fail, FAIL_USAGE, "%s: expected %s (%s), found the end of the command",
+        arg->name, arg->kind == ARG_PAIR ? "two values" : "a value", value_name(arg, choices));
+}
+
+/* Takes argv[*i], a flag, and its values behind it. */
+static int take_flag(const arg_part_t *parts, int argc, char **argv, int *i, void *values,
     args_given_t *given, fail_t *fail)
 {
-    bool only_arguments = false;
-    for (int i = 0; i < argc; i++) {
-        const char *word = argv[i];
-        if (!only_arguments && strcmp(word, "--") == 0) {
-            only_arguments = true;
-            continue;
-        }
-        if (only_arguments || (word[0] != '-' && word[0] != 0)) {
-            if (store_argument(groups, word, values, given, fail) != 0)
-                return fail->status;
-            continue;
-        }
-        if (word[0] == 0 || word[1] == 0)
-            return fail_set(fail, FAIL_USAGE, "expected a flag, found \"%s\"", word);
-        const char *value;
-        const arg_t *arg = find_flag(groups, word, &value);
-        if (arg == NULL)
-            return unknown_flag(groups, word, strcspn(word, "="), fail);
-        if (arg->kind == ARG_SWITCH && value != NULL)
-            return fail_set(fail, FAIL_USAGE, "%s: expected no value, found %s", arg->name, value);
-        if (arg->kind != ARG_SWITCH && value == NULL) {
-            if (i + 1 == argc)
-                return fail_set(fail, FAIL_USAGE,
-                    "%s: expected a value (%s), found the end of the command", arg->name,
-                    arg->value);
-            value = argv[++i];
-        }
-        if (store(arg, value, values, fail) != 0)
-            return fail->status;
-        if (arg->kind == ARG_PAIR) {
-            if (i + 1 == argc)
-                return fail_set(fail, FAIL_USAGE,
-                    "%s: expected two values (%s), found the end of the command", arg->name,
-                    arg->value);
-            ((const char **)((char *)values + arg->offset))[1] = argv[++i];
-        }
-        if (given->count < ARGS_MAX_GIVEN)
-            given->args[given->count++] = arg;
+    const char *word = argv[*i], *value;
+    const flag_t flag = find_flag(parts, word, &value, values);
+    if (flag.arg == NULL)
+        return unknown_flag(parts, word, strcspn(word, "="), fail);
+    if (flag.arg->kind == ARG_SWITCH && value != NULL)
+        return fail_set(fail, FAIL_USAGE, "%s: expected no value, found %s", flag.arg->name, value);
+    if (flag.arg->kind != ARG_SWITCH && value == NULL) {
+        if (*i + 1 == argc)
+            return no_value(flag.arg, fail);
+        value = argv[++*i];
     }
+    if (store(&flag, value, fail) != 0)
+        return fail->status;
+    if (flag.arg->kind == ARG_PAIR) {
+        if (*i + 1 == argc)
+            return no_value(flag.arg, fail);
+        ((const char **)flag.place)[1] = argv[++*i];
+    }
+    note_given(given, flag.arg);
     return 0;
+}
+
+int args_parse(
+    const arg_part_t *parts, int argc, char **argv, void *values, args_given_t *given, fail_t *fail)
+{
+    bool only_arguments = false;
+    for (int i = 0; i < argc && fail->status == 0; i++) {
+        const char *word = argv[i];
+        if (!only_arguments && strcmp(word, "--") == 0)
+            only_arguments = true;
+        else if (only_arguments || (word[0] != '-' && word[0] != 0))
+            store_argument(parts, word, values, given, fail);
+        else if (word[0] == 0 || word[1] == 0)
+            fail_set(fail, FAIL_USAGE, "expected a flag, found \"%s\"", word);
+        else
+            take_flag(parts, argc, argv, &i, values, given, fail);
+    }
+    return fail->status;
 }
 
 bool args_was_given(const args_given_t *given, const char *name)
@@ -268,6 +298,34 @@ bool args_was_given(const args_given_t *given, const char *name)
         if (strcmp(given->args[i]->name, name) == 0)
             return true;
     return false;
+}
+
+/* ---- Rules ----------------------------------------------------------------------------------- */
+
+static const char everywhere[] = " --quiet --verbose --trace --watchdog-seconds --help ";
+
+static bool is_in(const char *flags, const char *name)
+{
+    size_t length = strlen(name);
+    for (const char *at = strstr(flags, name); at != NULL; at = strstr(at + 1, name))
+        if (at[-1] == ' ' && at[length] == ' ')
+            return true;
+    return false;
+}
+
+int args_check_rules(
+    const arg_rule_t *rule, const void *values, const args_given_t *given, fail_t *fail)
+{
+    for (; rule != NULL && rule->why != NULL; rule++) {
+        if (!rule->holds((const char *)values + rule->base, given))
+            continue;
+        for (size_t i = 0; i < given->count; i++) {
+            const char *name = given->args[i]->name;
+            if (!is_in(everywhere, name) && is_in(rule->flags, name) != rule->reads)
+                return fail_set(fail, FAIL_USAGE, "%s: has no effect %s", name, rule->why);
+        }
+    }
+    return 0;
 }
 
 /* ---- Help ------------------------------------------------------------------------------------ */
@@ -293,15 +351,17 @@ static void print_wrapped(const char *text, FILE *out)
     fputc('\n', out);
 }
 
-void args_print_help(const arg_group_t *const *groups, FILE *out)
+void args_print_help(const arg_part_t *part, FILE *out)
 {
-    for (; *groups != NULL; groups++) {
-        fprintf(out, "\n%s\n", (*groups)->title);
-        for (size_t i = 0; i < (*groups)->n_args; i++) {
-            const arg_t *arg = &(*groups)->args[i];
-            const char *letter = short_of(arg->name);
+    for (; part->group != NULL; part++) {
+        if (part->group->title != NULL)
+            fprintf(out, "\n%s\n", part->group->title);
+        for (size_t i = 0; i < part->group->n_args; i++) {
+            const arg_t *arg = &part->group->args[i];
+            char choices[CHOICES_BYTES];
+            const char *letter = short_of(arg->name), *value = value_name(arg, choices);
             fprintf(out, "  %s%s%s%s%s\n", letter != NULL ? letter : "", letter != NULL ? ", " : "",
-                arg->name, arg->value != NULL ? " " : "", arg->value != NULL ? arg->value : "");
+                arg->name, value[0] != 0 ? " " : "", value);
             print_wrapped(arg->help, out);
         }
     }

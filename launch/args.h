@@ -4,8 +4,9 @@
  * --help,
  * --model, --prompt and --max-tokens wherever a table has those: "-n 5", "-n5" and "-n=5". An entry
  * whose name has no dashes is an argument: it takes the one word that is neither a flag nor a
- * flag's value, or that follows "--". Values are stored into the caller's struct at the offset the
- * table gives; strings are borrowed from argv. */
+ * flag's value, or that follows "--". Values are stored into the command's struct; strings are
+ * borrowed from argv. A group of flags that several commands have stores into a struct of its own,
+ * and a command says where in its struct that lies (arg_part_t). */
 #ifndef CHOIR_LAUNCH_ARGS_H
 #define CHOIR_LAUNCH_ARGS_H
 
@@ -14,6 +15,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "engine/base/choice.h"
 #include "engine/base/status.h"
 
 #define ARGS_MAX_STRINGS 64
@@ -32,24 +34,69 @@ typedef enum arg_kind {
     ARG_SIZE,    /* size_t from min to max */
     ARG_SEED,    /* uint64_t, all of them */
     ARG_REAL,    /* double from min to max */
-    ARG_CHOICE   /* int: index into the names of `choices` */
+    ARG_CHOICE   /* an enum: one of `choices` */
 } arg_kind_t;
 
 typedef struct arg {
     const char *name; /* "--max-tokens", or what help calls an argument */
     arg_kind_t kind;
     size_t offset;
-    const char *value; /* what help calls the value; the choices as "a|b|c" for ARG_CHOICE */
+    const char *value;       /* what help calls the value */
+    const choice_t *choices; /* of ARG_CHOICE */
     double min, max;
     const char *help;
 } arg_t;
 
-/* Flags that belong together, under one heading of help. */
+#define FLAG_SWITCH(name, offset, help)                                                            \
+    {                                                                                              \
+        name, ARG_SWITCH, offset, NULL, NULL, 0, 0, help                                           \
+    }
+#define FLAG_TEXT(name, offset, value, help)                                                       \
+    {                                                                                              \
+        name, ARG_STRING, offset, value, NULL, 0, 0, help                                          \
+    }
+#define FLAG_TEXTS(name, offset, value, help)                                                      \
+    {                                                                                              \
+        name, ARG_STRINGS, offset, value, NULL, 0, 0, help                                         \
+    }
+#define FLAG_PAIR(name, offset, value, help)                                                       \
+    {                                                                                              \
+        name, ARG_PAIR, offset, value, NULL, 0, 0, help                                            \
+    }
+#define FLAG_SIZE(name, offset, value, min, max, help)                                             \
+    {                                                                                              \
+        name, ARG_SIZE, offset, value, NULL, min, max, help                                        \
+    }
+#define FLAG_SEED(name, offset, value, help)                                                       \
+    {                                                                                              \
+        name, ARG_SEED, offset, value, NULL, 0, 0, help                                            \
+    }
+#define FLAG_REAL(name, offset, value, min, max, help)                                             \
+    {                                                                                              \
+        name, ARG_REAL, offset, value, NULL, min, max, help                                        \
+    }
+#define FLAG_CHOICE(name, offset, choices, help)                                                   \
+    {                                                                                              \
+        name, ARG_CHOICE, offset, NULL, choices, 0, 0, help                                        \
+    }
+
+/* Flags that belong together, under one heading of help; NULL: under that of the group before. */
 typedef struct arg_group {
     const char *title;
     const arg_t *args;
     size_t n_args;
 } arg_group_t;
+
+#define ARG_GROUP(title, args)                                                                     \
+    {                                                                                              \
+        title, args, sizeof(args) / sizeof *(args)                                                 \
+    }
+
+/* A group of a command. Lists of them end with a NULL group. */
+typedef struct arg_part {
+    const arg_group_t *group;
+    size_t base; /* of the group's struct in the command's */
+} arg_part_t;
 
 /* Which flags were given: pointers into the tables. */
 typedef struct args_given {
@@ -57,16 +104,30 @@ typedef struct args_given {
     size_t count;
 } args_given_t;
 
-/* Parses argv[0 .. argc) into `values`, which holds the defaults. groups: ends with NULL.
- * FAIL_USAGE names the flag, what was expected and what was found, or the flag that was probably
+/* Parses argv[0 .. argc) into `values`, which holds the defaults. FAIL_USAGE names the flag, what was expected and what was found, or the flag that was probably
  * meant. */
-int args_parse(const arg_group_t *const *groups, int argc, char **argv, void *values,
-    args_given_t *given, fail_t *fail);
+int args_parse(const arg_part_t *parts, int argc, char **argv, void *values, args_given_t *given,
+    fail_t *fail);
 
 bool args_was_given(const args_given_t *given, const char *name);
 
+/* Flags that a command does not read beside others: a flag that would change nothing is an error. */
+typedef struct arg_rule {
+    /* values: the command's struct from `base` on. */
+    bool (*holds)(const void *values, const args_given_t *given);
+    size_t base;
+    const char *why;   /* "with --check" */
+    bool reads;        /* whether `flags` are all that is read, or all that is not */
+    const char *flags; /* with a space before and after each */
+} arg_rule_t;
+
+/* rules: ends with a NULL why; NULL: none. FAIL_USAGE names the first flag of `given` that the
+ * command would not read, and why. */
+int args_check_rules(
+    const arg_rule_t *rules, const void *values, const args_given_t *given, fail_t *fail);
+
 /* One paragraph a flag, wrapped for a terminal. */
-void args_print_help(const arg_group_t *const *groups, FILE *out);
+void args_print_help(const arg_part_t *parts, FILE *out);
 
 /* The candidate nearest to a misspelt word, or NULL when none is near. */
 const char *args_nearest(const char *word, const char *const *candidates, size_t n_candidates);

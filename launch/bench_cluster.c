@@ -1,4 +1,5 @@
-/* choir bench --cluster: the rates that `choir plan --predict` reckons with. */
+#include "launch/bench_cluster.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 #include "engine/measure/calibrate.h"
 #include "engine/measure/cluster_file.h"
 #include "engine/measure/sweep.h"
-#include "launch/bench_job.h"
+#include "launch/bench_part.h"
 
 #define CHUNK 512 /* prompt tokens of a step unless told (engine.h) */
 
@@ -31,7 +32,7 @@ typedef struct cluster_job {
 static void take_sample(void *context, size_t run, const bench_report_t *report, fail_t *fail)
 {
     cluster_job_t *c = context;
-    size_t chunk = c->job->invocation->options.prefill_chunk;
+    size_t chunk = c->job->flags->run.prefill_chunk;
     (void)fail;
     c->samples[run] = calibrate_sample(&c->runs[run], report, chunk != 0 ? chunk : CHUNK);
     size_t threads = c->job->about.threads;
@@ -44,16 +45,15 @@ static void take_sample(void *context, size_t run, const bench_report_t *report,
 /* Rank 0. */
 static int add_rates(cluster_job_t *c, size_t ranks, size_t threads, fail_t *fail)
 {
-    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
-    const options_t *flags = &c->job->invocation->options;
+    const run_flags_t *flags = &c->job->flags->run;
     config_t config = c->job->config;
     config.num_hidden_layers = c->job->about.n_layers;
-    plan_model_t model = config_plan_model(&config, modes[flags->dtype]);
+    plan_model_t model = config_plan_model(&config, flags->mode);
     predict_rates_t rates = {
         .ranks = ranks, .threads = threads, .hidden = model.hidden, .head_dim = model.head_dim};
     snprintf(rates.model, sizeof rates.model, "%s", c->job->about.model);
     plan_t plan;
-    if (plan_open(&plan, &model, flags->combine == 0 ? PLAN_GATHER : PLAN_REDUCE, ranks, fail) != 0)
+    if (plan_open(&plan, &model, flags->combine, ranks, fail) != 0)
         return fail->status;
     calibrate_sample_t medians[CALIBRATE_RUNS];
     calibrate_medians(c->samples, c->n_runs / CALIBRATE_RUNS, medians);
@@ -66,11 +66,11 @@ static int add_rates(cluster_job_t *c, size_t ranks, size_t threads, fail_t *fai
  * cores for. */
 static int measure_parts(cluster_job_t *c, fail_t *fail)
 {
-    comm_t *comm = c->job->invocation->comm;
+    comm_t *comm = c->job->comm;
     size_t node_rank = c->on_first_node ? (size_t)comm_node_rank(comm) : SIZE_MAX;
     sweep_part_t one;
     sweep_t sweep;
-    const char *text = c->job->invocation->options.sweep;
+    const char *text = c->job->flags->sweep;
     if (sweep_parse(
             text != NULL ? text : "auto", c->node_ranks, c->node_cores, 1, 1, &sweep, fail) != 0)
         return fail->status;
@@ -96,7 +96,7 @@ static int measure_parts(cluster_job_t *c, fail_t *fail)
 /* Collective. The first node, and what it has. */
 static int look_around(cluster_job_t *c, fail_t *fail)
 {
-    comm_t *comm = c->job->invocation->comm;
+    comm_t *comm = c->job->comm;
     topology_t topology = {0};
     int *nodes = calloc((size_t)comm_size(comm), sizeof *nodes);
     if (nodes == NULL)
@@ -123,7 +123,7 @@ static int look_around(cluster_job_t *c, fail_t *fail)
  * measured; whether that will work is seen now, rather than after minutes. */
 static int open_file(cluster_job_t *c, fail_t *fail)
 {
-    const char *path = c->job->invocation->options.cluster;
+    const char *path = c->job->flags->cluster;
     if (access(path, F_OK) == 0 && cluster_file_read(&c->cluster, path, fail) != 0)
         return fail->status;
     if (c->cluster.n_rates > 0 && strcmp(c->cluster.cpu, c->job->about.cpu) != 0)
@@ -137,7 +137,7 @@ static int open_file(cluster_job_t *c, fail_t *fail)
 
 static int measure_all(cluster_job_t *c, fail_t *fail)
 {
-    comm_t *comm = c->job->invocation->comm;
+    comm_t *comm = c->job->comm;
     predict_network_t network;
     if (calibrate_network(comm, &network, fail) != 0 || measure_parts(c, fail) != 0)
         return fail->status;
@@ -171,7 +171,7 @@ static int check_positions(const cluster_job_t *c, fail_t *fail)
 /* Every kind of run once, and then again: what disturbs a moment disturbs one of each. */
 static int list_runs(cluster_job_t *c, fail_t *fail)
 {
-    size_t repeat = c->job->invocation->options.repeat;
+    size_t repeat = c->job->flags->repeat;
     c->n_runs = repeat * CALIBRATE_RUNS;
     c->runs = calloc(c->n_runs, sizeof *c->runs);
     c->samples = calloc(c->n_runs, sizeof *c->samples);
@@ -182,7 +182,7 @@ static int list_runs(cluster_job_t *c, fail_t *fail)
             calibrate_runs(c->runs + i);
         c->runs[i].repeat = 1;
         /* A shape's first run is slow: memory is used that was not used before. */
-        c->runs[i].warmup = i < CALIBRATE_RUNS ? c->job->invocation->options.warmup : 0;
+        c->runs[i].warmup = i < CALIBRATE_RUNS ? c->job->flags->warmup : 0;
     }
     return check_positions(c, fail);
 }
@@ -192,15 +192,15 @@ int bench_cluster(bench_job_t *job, fail_t *fail)
     cluster_job_t *c = calloc(1, sizeof *c);
     if (c == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory");
-    if (comm_agree(job->invocation->comm, fail) == 0) {
+    if (comm_agree(job->comm, fail) == 0) {
         c->job = job;
         list_runs(c, fail);
-        if (comm_agree(job->invocation->comm, fail) == 0 && look_around(c, fail) == 0 &&
-            comm_rank(job->invocation->comm) == 0)
+        if (comm_agree(job->comm, fail) == 0 && look_around(c, fail) == 0 &&
+            comm_rank(job->comm) == 0)
             open_file(c, fail);
-        if (comm_agree(job->invocation->comm, fail) == 0)
+        if (comm_agree(job->comm, fail) == 0)
             measure_all(c, fail);
-        comm_agree(job->invocation->comm, fail);
+        comm_agree(job->comm, fail);
         out_file_drop(c->file);
         predict_cluster_clear(&c->cluster);
         free(c->samples);

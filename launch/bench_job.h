@@ -3,13 +3,25 @@
 #define CHOIR_LAUNCH_BENCH_JOB_H
 
 #include "engine/model/config.h"
+#include "engine/run/replica.h"
+#include "launch/args.h"
 #include "launch/bench_report.h"
-#include "launch/command.h"
+#include "launch/flags.h"
 
 #define MODEL_DIR_BYTES 4096
 
+typedef struct bench_flags {
+    common_flags_t common;
+    run_flags_t run;
+    const char *config, *sweep, *cluster, *json_file, *csv_file;
+    size_t layers, prompt_tokens, gen_tokens, batch, context, repeat, warmup, read_mib;
+    bool gemm, kernels;
+} bench_flags_t;
+
 typedef struct bench_job {
-    invocation_t *invocation;
+    comm_t *comm; /* of all ranks */
+    bench_flags_t *flags;
+    const args_given_t *given;
     char directory[MODEL_DIR_BYTES];
     config_t config; /* as the file has it, all layers */
     bench_sink_t json, csv;
@@ -28,24 +40,8 @@ void bench_job_describe(bench_job_t *job, const engine_info_t *info);
  * less where memory is short. */
 size_t bench_job_read_bytes(const bench_job_t *job, comm_t *comm);
 
-/* Collective over all ranks. Some of them, `color` 0, measure while the others rest. */
-typedef struct bench_part {
-    int color;
-    size_t threads, replicas;
-    const bench_options_t *runs; /* [n_runs]; read_bytes, beside and progress are not looked at */
-    size_t n_runs;
-    /* On rank 0 of the part after each run. */
-    void (*take)(void *context, size_t run, const bench_report_t *report, fail_t *fail);
-    void *context;
-} bench_part_t;
-
-/* Failures are agreed on by all. Rank 0 of the run has to be in the part. */
-int bench_part_run(bench_job_t *job, const bench_part_t *part, fail_t *fail);
-
-/* Collective. --sweep. */
-int bench_sweep(bench_job_t *job, fail_t *fail);
-
-/* Collective. --cluster. */
-int bench_cluster(bench_job_t *job, fail_t *fail);
+/* Replicas whose engines have room for every one of runs[n_runs]. threads: of a rank; 0: chosen. */
+replica_options_t bench_job_replicas(const bench_job_t *job, size_t n_replicas, size_t threads,
+    const bench_options_t *runs, size_t n_runs);
 
 #endif

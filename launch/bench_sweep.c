@@ -1,4 +1,5 @@
-/* choir bench --sweep: the same model on more and more cores. */
+#include "launch/bench_sweep.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,18 +7,8 @@
 #include "engine/base/log.h"
 #include "engine/base/printable.h"
 #include "engine/base/size.h"
-#include "engine/measure/predict.h"
-#include "engine/measure/sweep.h"
-#include "launch/bench_job.h"
-
-/* Runs of a part: contexts x batches x scalings at most. */
-#define MOST_RUNS (SWEEP_MAX * SWEEP_MAX * SWEEP_SCALINGS)
-
-/* What a run stands for: one row, or two where strong and weak scaling ask for the same. */
-typedef struct cell {
-    size_t batch, context; /* indices into the sweep's lists */
-    bool scalings[SWEEP_SCALINGS];
-} cell_t;
+#include "engine/measure/sweep_runs.h"
+#include "launch/bench_part.h"
 
 typedef struct rates {
     double prefill, decode;
@@ -28,58 +19,29 @@ typedef struct sweep_job {
     sweep_t sweep;
     size_t ranks_per_node, node_cores;
     sweep_part_t base, part;
-    size_t n_runs;
-    bench_options_t runs[MOST_RUNS];
-    cell_t cells[MOST_RUNS];
+    sweep_runs_t runs;
     rates_t bases[SWEEP_MAX][SWEEP_MAX]; /* [context][batch] of the smallest part */
     uint64_t digests[SWEEP_MAX];         /* [context]; 0: none yet */
 } sweep_job_t;
 
-/* ---- What is measured ------------------------------------------------------------------------ */
-
-/* The prompt is as long as the context, unless --prompt-tokens says otherwise. */
-static bench_options_t run_of(const sweep_job_t *s, size_t batch, size_t context)
+/* What all runs have in common: prompts as long as the context, unless --prompt-tokens says
+ * otherwise. */
+static bench_options_t each_run(const sweep_job_t *s)
 {
-    const invocation_t *invocation = s->job->invocation;
-    bool given = args_was_given(&invocation->given, "--prompt-tokens");
-    return (bench_options_t){.batch = batch,
-        .context = context,
-        .prompt_tokens = given ? invocation->options.prompt_tokens : context,
-        .gen_tokens = invocation->options.gen_tokens,
-        .repeat = invocation->options.repeat,
-        .warmup = invocation->options.warmup};
-}
-
-static void add_run(sweep_job_t *s, size_t b, size_t c, sweep_scaling_t scaling)
-{
-    size_t context = s->sweep.contexts.items[c];
-    size_t batch = sweep_batch(&s->base, &s->part, scaling, s->sweep.batches.items[b]);
-    if (!s->sweep.scalings[scaling] || batch == 0)
-        return;
-    for (size_t i = 0; i < s->n_runs; i++)
-        if (s->cells[i].batch == b && s->cells[i].context == c && s->runs[i].batch == batch) {
-            s->cells[i].scalings[scaling] = true;
-            return;
-        }
-    s->runs[s->n_runs] = run_of(s, batch, context);
-    s->cells[s->n_runs] = (cell_t){.batch = b, .context = c};
-    s->cells[s->n_runs++].scalings[scaling] = true;
-}
-
-static void list_runs(sweep_job_t *s)
-{
-    s->n_runs = 0;
-    for (size_t c = 0; c < s->sweep.contexts.n; c++)
-        for (size_t b = 0; b < s->sweep.batches.n; b++)
-            for (int scaling = 0; scaling < SWEEP_SCALINGS; scaling++)
-                add_run(s, b, c, (sweep_scaling_t)scaling);
+    const bench_flags_t *flags = s->job->flags;
+    bool given = args_was_given(s->job->given, "--prompt-tokens");
+    return (bench_options_t){.prompt_tokens = given ? flags->prompt_tokens : 0,
+        .gen_tokens = flags->gen_tokens,
+        .repeat = flags->repeat,
+        .warmup = flags->warmup};
 }
 
 static int check_lengths(const sweep_job_t *s, fail_t *fail)
 {
     const config_t *config = &s->job->config;
+    const bench_options_t each = each_run(s);
     for (size_t c = 0; c < s->sweep.contexts.n; c++) {
-        bench_options_t run = run_of(s, 1, s->sweep.contexts.items[c]);
+        bench_options_t run = sweep_run(&each, 1, s->sweep.contexts.items[c]);
         size_t needed = size_max(run.prompt_tokens, run.context + run.gen_tokens);
         if (!config_has_positions(config, needed))
             return fail_set(fail, FAIL_LIMIT,
@@ -114,64 +76,30 @@ static void set_gain(json_t *row, const char *phase, const sweep_gain_t *gain)
     set_real_or_null(row, phase, "serial_fraction", gain->has_fraction, gain->serial_fraction);
 }
 
-/* Mean and maximum over ranks of one kind of time; the mean is returned. */
-static double set_times(json_t *row, const bench_report_t *report, bench_phase_t phase,
-    const char *name, const char *kind, size_t offset)
-{
-    double sum = 0, most = 0;
-    char key[32];
-    for (size_t r = 0; r < report->n_ranks; r++) {
-        const bench_split_t *split = &report->splits[(size_t)phase * report->n_ranks + r];
-        double value = *(const double *)((const char *)split + offset);
-        sum += value;
-        most = value > most ? value : most;
-    }
-    snprintf(key, sizeof key, "%s_s_mean", kind);
-    set_real(row, name, key, sum / (double)report->n_ranks);
-    snprintf(key, sizeof key, "%s_s_max", kind);
-    set_real(row, name, key, most);
-    return sum / (double)report->n_ranks;
-}
-
 /* rows: of one prefill, or of a step, of one replica; draws: those with logits. */
 static void set_phase(json_t *row, const sweep_job_t *s, const bench_report_t *report,
     bench_phase_t phase, double rows, double draws)
 {
-    static const struct {
-        const char *name;
-        size_t offset;
-    } kinds[] = {{"matrix", offsetof(bench_split_t, matrix)},
-        {"attention", offsetof(bench_split_t, attention)},
-        {"elementwise", offsetof(bench_split_t, elementwise)},
-        {"exchange", offsetof(bench_split_t, exchange)},
-        {"waiting", offsetof(bench_split_t, waiting)},
-        {"sampling", offsetof(bench_split_t, sampling)}};
     const char *name = phase == BENCH_PREFILL ? "prefill" : "decode";
-    double exchange_s = 0, rank_bytes = 0, node_bytes = 0;
-    fail_t fail = {0};
-    plan_t plan;
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        double mean = set_times(row, report, phase, name, kinds[i].name, kinds[i].offset);
-        exchange_s = kinds[i].offset == offsetof(bench_split_t, exchange) ? mean : exchange_s;
-    }
+    const run_flags_t *flags = &s->job->flags->run;
     config_t config = s->job->config;
     config.num_hidden_layers = s->job->about.n_layers;
-    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
-    const options_t *flags = &s->job->invocation->options;
-    plan_model_t model = config_plan_model(&config, modes[flags->dtype]);
-    if (plan_open(&plan, &model, flags->combine == 0 ? PLAN_GATHER : PLAN_REDUCE, report->n_ranks,
-            &fail) == 0) {
-        predict_bytes(&plan, s->ranks_per_node, rows, draws, &rank_bytes, &node_bytes);
-        plan_close(&plan);
+    const plan_model_t model = config_plan_model(&config, flags->mode);
+    const sweep_phase_t told =
+        sweep_phase(report, phase, &model, flags->combine, s->ranks_per_node, rows, draws);
+    for (int t = 0; t < SWEEP_TIMES; t++) {
+        char key[32];
+        snprintf(key, sizeof key, "%s_s_mean", sweep_time_name((sweep_time_t)t));
+        set_real(row, name, key, told.mean_s[t]);
+        snprintf(key, sizeof key, "%s_s_max", sweep_time_name((sweep_time_t)t));
+        set_real(row, name, key, told.max_s[t]);
     }
-    set_real(row, name, "exchange_bytes", rank_bytes);
-    set_real(row, name, "network_bytes", node_bytes);
-    double bytes = node_bytes > 0 ? node_bytes : rank_bytes;
-    set_real_or_null(row, name, "exchange_bytes_per_s", exchange_s > 0 && bytes > 0,
-        exchange_s > 0 ? bytes / exchange_s : 0);
+    set_real(row, name, "exchange_bytes", told.rank_bytes);
+    set_real(row, name, "network_bytes", told.node_bytes);
+    set_real_or_null(row, name, "exchange_bytes_per_s", told.bytes_per_s > 0, told.bytes_per_s);
 }
 
-static void write_row(sweep_job_t *s, const cell_t *cell, sweep_scaling_t scaling,
+static void write_row(sweep_job_t *s, const sweep_cell_t *cell, sweep_scaling_t scaling,
     const bench_report_t *report, const rates_t *rates, fail_t *fail)
 {
     const bench_options_t *o = &s->job->about.options;
@@ -209,7 +137,7 @@ static int check_digest(sweep_job_t *s, size_t context, uint64_t digest, fail_t 
 {
     if (s->digests[context] == 0)
         s->digests[context] = digest;
-    if (s->digests[context] != digest && s->job->invocation->options.combine == 0)
+    if (s->digests[context] != digest && s->job->flags->run.combine == PLAN_GATHER)
         fail_set(fail, FAIL_INTERNAL,
             "--sweep: %zu rank%s x %zu thread%s, context %zu: expected logits of digest %016llx, found %016llx",
             s->part.ranks, plural(s->part.ranks), s->part.threads, plural(s->part.threads),
@@ -221,7 +149,7 @@ static int check_digest(sweep_job_t *s, size_t context, uint64_t digest, fail_t 
 static void take_run(void *context, size_t run, const bench_report_t *report, fail_t *fail)
 {
     sweep_job_t *s = context;
-    const cell_t *cell = &s->cells[run];
+    const sweep_cell_t *cell = &s->runs.cells[run];
     rates_t rates = {bench_spread(report, BENCH_PREFILL_TOKENS).median,
         bench_spread(report, BENCH_DECODE_TOKENS).median};
     rates_t *base = &s->bases[cell->context][cell->batch];
@@ -235,15 +163,14 @@ static void take_run(void *context, size_t run, const bench_report_t *report, fa
     log_write(LOG_INFO,
         "%zu rank%s x %zu thread%s, run %zu of %zu: prefill %.1f, decode %.2f tokens/s",
         s->part.ranks, plural(s->part.ranks), s->part.threads, plural(s->part.threads), run + 1,
-        s->n_runs, rates.prefill, rates.decode);
+        s->runs.n, rates.prefill, rates.decode);
 }
 
 /* ---- All ------------------------------------------------------------------------------------- */
 
 static bool shows_table(const bench_job_t *job)
 {
-    return comm_rank(job->invocation->comm) == 0 && job->json.file != stdout &&
-           job->csv.file != stdout;
+    return comm_rank(job->comm) == 0 && job->json.file != stdout && job->csv.file != stdout;
 }
 
 /* From here on the table's rows are what tells of progress, and nothing but warnings is between
@@ -251,7 +178,7 @@ static bool shows_table(const bench_job_t *job)
 static void print_head(const sweep_job_t *s)
 {
     const bench_job_t *job = s->job;
-    const options_t *flags = &job->invocation->options;
+    const common_flags_t *flags = &job->flags->common;
     if (!flags->verbose && !flags->quiet)
         log_set_level(LOG_WARN);
     printf("%s, %zu", printable_name(job->about.model).text, job->about.n_layers);
@@ -267,7 +194,7 @@ static void print_head(const sweep_job_t *s)
 /* Collective. The cores that every rank of a node finds. */
 static int read_cores(sweep_job_t *s, fail_t *fail)
 {
-    comm_t *comm = s->job->invocation->comm;
+    comm_t *comm = s->job->comm;
     topology_t topology = {0};
     topology_read(&topology, fail);
     if (comm_agree(comm, fail) != 0)
@@ -282,18 +209,18 @@ static int read_cores(sweep_job_t *s, fail_t *fail)
 
 static int run_parts(sweep_job_t *s, fail_t *fail)
 {
+    const bench_options_t each = each_run(s);
     sweep_part(&s->sweep, 0, s->ranks_per_node, s->node_cores, &s->base);
     for (size_t i = 0; sweep_part(&s->sweep, i, s->ranks_per_node, s->node_cores, &s->part); i++) {
-        list_runs(s);
-        const bench_part_t part = {
-            .color = (size_t)comm_rank(s->job->invocation->comm) < s->part.ranks ? 0 : 1,
+        sweep_runs_list(&s->runs, &s->sweep, &s->base, &s->part, &each);
+        const bench_part_t part = {.color = (size_t)comm_rank(s->job->comm) < s->part.ranks ? 0 : 1,
             .threads = s->part.threads,
             .replicas = s->part.replicas,
-            .runs = s->runs,
-            .n_runs = s->n_runs,
+            .runs = s->runs.runs,
+            .n_runs = s->runs.n,
             .take = take_run,
             .context = s};
-        if (s->n_runs > 0 && bench_part_run(s->job, &part, fail) != 0)
+        if (s->runs.n > 0 && bench_part_run(s->job, &part, fail) != 0)
             return fail->status;
     }
     return 0;
@@ -301,8 +228,8 @@ static int run_parts(sweep_job_t *s, fail_t *fail)
 
 int bench_sweep(bench_job_t *job, fail_t *fail)
 {
-    const options_t *flags = &job->invocation->options;
-    comm_t *comm = job->invocation->comm;
+    const bench_flags_t *flags = job->flags;
+    comm_t *comm = job->comm;
     sweep_job_t *s = calloc(1, sizeof *s);
     if (s == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory");

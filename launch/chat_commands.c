@@ -101,9 +101,10 @@ static int unknown_setting(const char *name, fail_t *fail)
         nearest != NULL ? ", did you mean " : "", nearest != NULL ? nearest : "");
 }
 
-int chat_settings_set(options_t *options, args_given_t *given, const char *argument, fail_t *fail)
+int chat_settings_set(
+    answer_flags_t *flags, args_given_t *given, const char *argument, fail_t *fail)
 {
-    static const arg_group_t *const groups[] = {&options_answer, NULL};
+    static const arg_part_t parts[] = {{&flags_answer, 0}, {NULL, 0}};
     char name[LONGEST_NAME], flag[LONGEST_NAME + 2] = "--", value[LONGEST_NAME];
     size_t n = size_min(strcspn(argument, " \t="), LONGEST_NAME - 1);
     bool known = false;
@@ -123,14 +124,14 @@ int chat_settings_set(options_t *options, args_given_t *given, const char *argum
         return fail_set(fail, FAIL_USAGE, "/set %s: expected a value, found none", name);
     char *argv[] = {flag, value};
     args_given_t now = {0};
-    if (args_parse(groups, 2, argv, options, &now, fail) == 0 && !args_was_given(given, flag) &&
+    if (args_parse(parts, 2, argv, flags, &now, fail) == 0 && !args_was_given(given, flag) &&
         given->count < ARGS_MAX_GIVEN)
         given->args[given->count++] = now.args[0];
     return fail->status;
 }
 
 int chat_settings_list(
-    const options_t *options, const sampler_params_t *sampling, text_buffer_t *out, fail_t *fail)
+    const answer_flags_t *flags, const sampler_params_t *sampling, text_buffer_t *out, fail_t *fail)
 {
     char text[512];
     int n = snprintf(text, sizeof text,
@@ -143,6 +144,6 @@ int chat_settings_list(
         "  max_tokens          %zu\n",
         sampling->temperature, sampling->temperature == 0 ? " (always the most likely token)" : "",
         sampling->top_k, sampling->top_k == 0 ? " (all)" : "", sampling->top_p, sampling->min_p,
-        sampling->repetition_penalty, sampling->seed, options->max_tokens);
+        sampling->repetition_penalty, sampling->seed, flags->max_tokens);
     return text_buffer_append(out, text, (size_t)n, fail);
 }

@@ -12,7 +12,7 @@
 #include "engine/run/engine.h"
 #include "engine/text/tokenizer.h"
 #include "launch/args.h"
-#include "launch/options.h"
+#include "launch/flags.h"
 
 typedef enum chat_command {
     COMMAND_TEXT, /* none: a text for the model */
@@ -36,10 +36,11 @@ int chat_command_unknown(const char *line, fail_t *fail);
 const char *chat_command_help(bool edited);
 
 /* /set NAME VALUE, or NAME=VALUE: stores it as the flag of that name would be. FAIL_USAGE. */
-int chat_settings_set(options_t *options, args_given_t *given, const char *argument, fail_t *fail);
+int chat_settings_set(
+    answer_flags_t *flags, args_given_t *given, const char *argument, fail_t *fail);
 
 /* Appends the settings that hold, a line each. */
-int chat_settings_list(
-    const options_t *options, const sampler_params_t *sampling, text_buffer_t *out, fail_t *fail);
+int chat_settings_list(const answer_flags_t *flags, const sampler_params_t *sampling,
+    text_buffer_t *out, fail_t *fail);
 
 #endif

@@ -6,28 +6,29 @@
 #include "comm/topology.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
-#include "engine/base/memory.h"
 #include "engine/base/size.h"
+#include "engine/run/engine_choices.h"
 #include "engine/run/load.h"
+#include "launch/bench_cluster.h"
 #include "launch/bench_job.h"
+#include "launch/bench_part.h"
+#include "launch/bench_sweep.h"
+#include "launch/command.h"
+#include "launch/engine_flags.h"
 #include "launch/mesh.h"
 #include "launch/model_dir.h"
-#include "launch/session.h"
 #include "launch/signals.h"
-
-#define MIB ((size_t)1 << 20)
-#define LEAST_READ (64 * MIB) /* what a cache may hold is no measure of memory */
 
 /* ---- What is asked for ----------------------------------------------------------------------- */
 
 static int load_config(bench_job_t *job, fail_t *fail)
 {
-    const options_t *flags = &job->invocation->options;
-    if (flags->config != NULL && flags->model != NULL)
+    const bench_flags_t *flags = job->flags;
+    if (flags->config != NULL && flags->common.model != NULL)
         return fail_set(fail, FAIL_USAGE, "expected --config or --model, found both");
     if (flags->config != NULL)
         return config_load_file(&job->config, flags->config, fail);
-    if (model_dir_find(flags->model, job->directory, sizeof job->directory, fail) == 0)
+    if (model_dir_find(flags->common.model, job->directory, sizeof job->directory, fail) == 0)
         config_load(&job->config, job->directory, fail);
     return fail->status;
 }
@@ -35,7 +36,7 @@ static int load_config(bench_job_t *job, fail_t *fail)
 /* Positions are known before the engine opens, unless RoPE is stretched. */
 static int check_lengths(bench_job_t *job, fail_t *fail)
 {
-    options_t *flags = &job->invocation->options;
+    bench_flags_t *flags = job->flags;
     if (flags->context == 0)
         flags->context = flags->prompt_tokens;
     size_t needed = size_max(flags->prompt_tokens, flags->context + flags->gen_tokens);
@@ -45,21 +46,20 @@ static int check_lengths(bench_job_t *job, fail_t *fail)
             "--prompt-tokens %zu, --context %zu, --gen-tokens %zu: %zu positions, and the model has %zu",
             flags->prompt_tokens, flags->context, flags->gen_tokens, needed,
             job->config.max_position_embeddings);
-    if (flags->n_layers > job->config.num_hidden_layers)
+    if (flags->layers > job->config.num_hidden_layers)
         return fail_set(fail, FAIL_USAGE, "--layers: expected at most the model's %zu, found %zu",
-            job->config.num_hidden_layers, flags->n_layers);
-    if (mesh_parse(
-            flags->mesh, (size_t)comm_size(job->invocation->comm), &job->about.replicas, fail) != 0)
+            job->config.num_hidden_layers, flags->layers);
+    if (mesh_parse(flags->run.mesh, (size_t)comm_size(job->comm), &job->about.replicas, fail) != 0)
         return fail->status;
     bool alone = flags->gemm || flags->kernels;
     if (flags->gemm && flags->kernels)
         return fail_set(fail, FAIL_USAGE, "expected --gemm or --kernels, found both");
-    if ((flags->sweep != NULL || flags->cluster != NULL) && (alone || flags->mesh != NULL))
+    if ((flags->sweep != NULL || flags->cluster != NULL) && (alone || flags->run.mesh != NULL))
         return fail_set(fail, FAIL_USAGE,
             "--sweep, --cluster: expected neither --gemm, --kernels nor --mesh (--sweep has mesh=)");
-    if (alone && comm_size(job->invocation->comm) != 1)
+    if (alone && comm_size(job->comm) != 1)
         return fail_set(fail, FAIL_USAGE, "%s: expected one rank, found %d",
-            flags->gemm ? "--gemm" : "--kernels", comm_size(job->invocation->comm));
+            flags->gemm ? "--gemm" : "--kernels", comm_size(job->comm));
     return 0;
 }
 
@@ -79,8 +79,7 @@ static void name_model(const char *path, char name[BENCH_NAME_BYTES])
 
 static void describe(bench_job_t *job)
 {
-    static const char *const combines[] = {"gather", "reduce"}, *const comms[] = {"auto", "mpi"};
-    const options_t *flags = &job->invocation->options;
+    const bench_flags_t *flags = job->flags;
     bench_about_t *about = &job->about;
     time_t now = time(NULL);
     struct tm utc;
@@ -90,47 +89,28 @@ static void describe(bench_job_t *job)
     name_model(flags->config != NULL ? flags->config : job->directory, about->model);
     about->random_weights = flags->config != NULL;
     about->config_digest = config_digest(&job->config);
-    about->order = flags->order == 0 ? "torch" : "uniform";
-    about->combine = combines[flags->combine];
-    about->comm = comms[flags->comm];
+    about->order = choice_name(engine_orders, flags->run.order);
+    about->combine = choice_name(engine_combines, flags->run.combine);
+    about->comm = choice_name(engine_paths, flags->common.path);
     about->model_layers = job->config.num_hidden_layers;
-    about->n_layers = flags->n_layers != 0 ? flags->n_layers : about->model_layers;
-    about->ranks = (size_t)comm_size(job->invocation->comm);
-    about->nodes = (size_t)comm_n_nodes(job->invocation->comm);
+    about->n_layers = flags->layers != 0 ? flags->layers : about->model_layers;
+    about->ranks = (size_t)comm_size(job->comm);
+    about->nodes = (size_t)comm_n_nodes(job->comm);
 }
 
 /* Collective. */
 static int prepare(bench_job_t *job, fail_t *fail)
 {
-    const options_t *flags = &job->invocation->options;
+    const bench_flags_t *flags = job->flags;
     if (load_config(job, fail) == 0 && check_lengths(job, fail) == 0)
         describe(job);
-    if (fail->status == 0 && comm_rank(job->invocation->comm) == 0 &&
+    if (fail->status == 0 && comm_rank(job->comm) == 0 &&
         bench_sink_open(&job->json, flags->json_file, fail) == 0)
         bench_sink_open(&job->csv, flags->csv_file, fail);
-    return comm_agree(job->invocation->comm, fail);
+    return comm_agree(job->comm, fail);
 }
 
 /* ---- What is told ---------------------------------------------------------------------------- */
-
-/* Takes the row. The table goes to standard output unless rows do. */
-bool bench_job_write(bench_job_t *job, json_t *row, fail_t *fail)
-{
-    if (row == NULL)
-        fail_set(fail, FAIL_MEMORY, "bench: out of memory for a report");
-    if (row != NULL && job->json.file != NULL) {
-        json_dumpf(row, job->json.file, JSON_COMPACT);
-        fputc('\n', job->json.file);
-        out_file_flush(job->json.out, fail);
-    }
-    if (row != NULL && job->csv.file != NULL) {
-        bench_write_csv(row, job->csv.is_empty, job->csv.file);
-        job->csv.is_empty = false;
-        out_file_flush(job->csv.out, fail);
-    }
-    json_decref(row);
-    return fail->status == 0 && job->json.file != stdout && job->csv.file != stdout;
-}
 
 static const char *count_of(size_t done, size_t total, size_t warmup, char text[64])
 {
@@ -167,138 +147,77 @@ static void tell_shape(void *context, size_t done, size_t total, const char *sha
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-/* Collective. Less than asked for where memory is short. */
-size_t bench_job_read_bytes(const bench_job_t *job, comm_t *comm)
+static int measure(bench_job_t *job, engine_t *engine, fail_t *fail)
 {
-    size_t wish = job->invocation->options.read_mib * MIB, bytes = wish;
-    size_t half = memory_available_bytes() / 2 / (size_t)comm_node_size(comm);
-    if (half != 0 && bytes > half)
-        bytes = size_max(half / MIB * MIB, size_min(wish, LEAST_READ));
-    bytes = (size_t)comm_min(comm, (int64_t)bytes);
-    if (bytes < wish)
-        log_write(LOG_WARN, "memory is short: the bandwidth is measured on %zu MiB of each rank",
-            bytes / MIB);
-    return bytes;
-}
-
-void bench_job_describe(bench_job_t *job, const engine_info_t *info)
-{
-    static const char *const attentions[] = {"eager", "sdpa", "auto"};
-    job->about.isa = info->isa;
-    job->about.threads = info->threads;
-    job->about.dtype = dtype_name(info->mode);
-    job->about.attention = attentions[info->attention];
-    job->about.dot = info->dot == DOT_AMX ? "amx" : "chain";
-}
-
-static int measure(bench_job_t *job, session_t *session, fail_t *fail)
-{
-    const options_t *flags = &job->invocation->options;
-    engine_info_t info = engine_info(session->engine);
+    bool coordinates = comm_rank(job->comm) == 0;
+    engine_info_t info = engine_info(engine);
     bench_report_t report;
     bench_job_describe(job, &info);
-    job->about.options = (bench_options_t){.prompt_tokens = flags->prompt_tokens,
-        .gen_tokens = flags->gen_tokens,
-        .batch = flags->batch,
-        .context = flags->context,
-        .repeat = flags->repeat,
-        .warmup = flags->warmup,
-        .read_bytes = bench_job_read_bytes(job, job->invocation->comm),
-        .beside = job->about.replicas > 1 ? job->invocation->comm : NULL,
-        .progress = session->coordinates ? tell_repetition : NULL,
-        .progress_context = job};
+    job->about.options.read_bytes = bench_job_read_bytes(job, job->comm);
+    job->about.options.beside = job->about.replicas > 1 ? job->comm : NULL;
+    job->about.options.progress = coordinates ? tell_repetition : NULL;
+    job->about.options.progress_context = job;
     job->begin_ns = clock_ns();
-    bench_run(session->engine, &job->about.options, &report, fail);
-    if (fail->status == 0 && session->coordinates &&
+    bench_run(engine, &job->about.options, &report, fail);
+    if (fail->status == 0 && coordinates &&
         bench_job_write(job, bench_json(&job->about, &report), fail))
         bench_print_table(&job->about, &report, stdout);
     bench_clear(&report);
     return fail->status;
 }
 
-/* What a replica of --mesh needs besides its engine. */
-typedef struct replica {
-    comm_t *comm, *sharers;
-} replica_t;
-
-/* Collective over all ranks, as session_open; with one replica it is that. */
-static int open_replica(bench_job_t *job, replica_t *replica, session_t *session, fail_t *fail)
-{
-    invocation_t *invocation = job->invocation;
-    const options_t *flags = &invocation->options;
-    if (job->about.replicas == 1)
-        return session_open(session, invocation, job->directory, flags->batch, 1, fail);
-    comm_t *all = invocation->comm;
-    int each = comm_size(all) / (int)job->about.replicas;
-    *session = (session_t){.invocation = invocation, .coordinates = comm_rank(all) == 0};
-    engine_options_t options = session_engine_options(flags, job->directory, flags->batch, 1);
-    comm_path_t path = flags->comm == 0 ? COMM_AUTO : COMM_MPI;
-    if (comm_split(all, comm_rank(all) / each, path, &replica->comm, fail) != 0)
-        return fail->status;
-    if (!flags->own_weights) {
-        if (comm_split(all, comm_rank(all) % each, COMM_MPI, &replica->sharers, fail) != 0)
-            return fail->status;
-        options.beside = all;
-        options.sharers = replica->sharers;
-    }
-    progress_t progress;
-    session_show_loading(&progress, invocation, &options);
-    engine_open(&session->engine, replica->comm, &options, fail);
-    progress_close(&progress);
-    if (comm_agree(all, fail) == 0)
-        signals_install(session->engine);
-    return fail->status;
-}
-
 /* Collective. */
 static int bench_model(bench_job_t *job, fail_t *fail)
 {
-    options_t *flags = &job->invocation->options;
-    session_t session = {0};
+    const bench_flags_t *flags = job->flags;
     replica_t replica = {0};
-    const bench_options_t sizes = {.prompt_tokens = flags->prompt_tokens,
+    progress_t progress;
+    job->about.options = (bench_options_t){.prompt_tokens = flags->prompt_tokens,
         .gen_tokens = flags->gen_tokens,
         .batch = flags->batch,
-        .context = flags->context};
-    flags->max_batch = flags->batch;
-    flags->kv_tokens = bench_kv_tokens(&sizes);
-    if (open_replica(job, &replica, &session, fail) == 0)
-        measure(job, &session, fail);
-    signals_remove();
-    engine_close(session.engine);
-    comm_close(replica.sharers);
-    comm_close(replica.comm);
-    return comm_agree(job->invocation->comm, fail);
+        .context = flags->context,
+        .repeat = flags->repeat,
+        .warmup = flags->warmup};
+    replica_options_t options =
+        bench_job_replicas(job, job->about.replicas, flags->run.threads, &job->about.options, 1);
+    engine_flags_show_loading(&progress, job->comm, &flags->common, &options.engine);
+    replica_open(&replica, job->comm, &options, fail);
+    progress_close(&progress);
+    if (fail->status == 0) {
+        signals_install(replica.engine);
+        measure(job, replica.engine, fail);
+        signals_remove();
+    }
+    replica_close(&replica);
+    return comm_agree(job->comm, fail);
 }
 
 /* As --bind says; each thread on a core of its own where it says nothing and they suffice. */
-static topology_bind_t gemm_bind(
-    const invocation_t *invocation, const topology_t *topology, size_t threads)
+static topology_bind_t gemm_bind(const bench_job_t *job, const topology_t *topology, size_t threads)
 {
-    if (args_was_given(&invocation->given, "--bind") || threads > topology->bound_cores)
-        return (topology_bind_t)invocation->options.bind;
+    if (args_was_given(job->given, "--bind") || threads > topology->bound_cores)
+        return job->flags->run.bind;
     return TOPOLOGY_BIND_CORE;
 }
 
 /* One rank. */
 static int bench_gemm(bench_job_t *job, fail_t *fail)
 {
-    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
-    const options_t *flags = &job->invocation->options;
+    const bench_flags_t *flags = job->flags;
     topology_t topology = {0};
     bench_gemm_t gemm;
     isa_t isa;
     if (isa_choose(&isa, fail) != 0 || topology_read(&topology, fail) != 0)
         return fail->status;
-    dtype_t mode = modes[flags->dtype];
-    size_t threads = topology_threads(&topology, flags->threads, 1);
+    dtype_t mode = flags->run.mode;
+    size_t threads = topology_threads(&topology, flags->run.threads, 1);
     const bench_gemm_options_t options = {.config = &job->config,
         .mode = mode,
         .isa = isa,
-        .dot = load_choose_dot(job->invocation->comm, (dot_t)flags->dot, mode),
-        .order = flags->order == 0 ? ORDER_TORCH : ORDER_UNIFORM,
+        .dot = load_choose_dot(job->comm, flags->run.dot, mode),
+        .order = flags->run.order,
         .threads = threads,
-        .bind = gemm_bind(job->invocation, &topology, threads),
+        .bind = gemm_bind(job, &topology, threads),
         .repeat = flags->repeat,
         .progress = tell_shape,
         .progress_context = job};
@@ -306,7 +225,7 @@ static int bench_gemm(bench_job_t *job, fail_t *fail)
     job->about.options.repeat = flags->repeat;
     job->about.isa = isa_name(isa);
     job->about.dtype = dtype_name(mode);
-    job->about.dot = options.dot == DOT_AMX ? "amx" : "chain";
+    job->about.dot = choice_name(engine_dots, options.dot);
     job->about.threads = options.threads;
     if (bench_gemm_run(&options, &gemm, fail) == 0 &&
         bench_job_write(job, bench_gemm_json(&job->about, &gemm), fail))
@@ -318,24 +237,23 @@ static int bench_gemm(bench_job_t *job, fail_t *fail)
 /* One rank, one thread. */
 static int bench_kernels(bench_job_t *job, fail_t *fail)
 {
-    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
-    const options_t *flags = &job->invocation->options;
+    const bench_flags_t *flags = job->flags;
     bench_kernels_t kernels = {0};
     isa_t isa;
     if (isa_choose(&isa, fail) != 0)
         return fail->status;
     job->about.options.repeat = flags->repeat;
     job->about.isa = isa_name(isa);
-    job->about.dtype = dtype_name(modes[flags->dtype]);
+    job->about.dtype = dtype_name(flags->run.mode);
     job->about.threads = 1;
-    if (bench_kernels_run(isa, modes[flags->dtype], flags->repeat, &kernels, fail) == 0 &&
+    if (bench_kernels_run(isa, flags->run.mode, flags->repeat, &kernels, fail) == 0 &&
         bench_job_write(job, bench_kernels_json(&job->about, &kernels), fail))
         bench_print_kernels(&job->about, &kernels, stdout);
     bench_kernels_clear(&kernels);
     return fail->status;
 }
 
-int cmd_bench(invocation_t *invocation, fail_t *fail)
+static int cmd_bench(invocation_t *invocation, fail_t *fail)
 {
     bench_job_t *job = calloc(1, sizeof *job);
     if (job == NULL)
@@ -344,15 +262,18 @@ int cmd_bench(invocation_t *invocation, fail_t *fail)
         free(job);
         return fail->status;
     }
-    job->invocation = invocation;
+    bench_flags_t *flags = invocation->flags;
+    job->comm = invocation->comm;
+    job->flags = flags;
+    job->given = &invocation->given;
     if (prepare(job, fail) == 0) {
-        if (invocation->options.gemm)
+        if (flags->gemm)
             bench_gemm(job, fail);
-        else if (invocation->options.kernels)
+        else if (flags->kernels)
             bench_kernels(job, fail);
-        else if (invocation->options.cluster != NULL)
+        else if (flags->cluster != NULL)
             bench_cluster(job, fail);
-        else if (invocation->options.sweep != NULL)
+        else if (flags->sweep != NULL)
             bench_sweep(job, fail);
         else
             bench_model(job, fail);
@@ -362,3 +283,120 @@ int cmd_bench(invocation_t *invocation, fail_t *fail)
     free(job);
     return fail->status;
 }
+
+#define AT(member) offsetof(bench_flags_t, member)
+
+static const arg_t bench_args[] = {
+    FLAG_TEXT("--config", AT(config), "FILE",
+        "A model's config.json, such as those of configs/: that shape with random weights made in "
+        "memory, in place of --model."),
+    FLAG_SIZE("--layers", AT(layers), "N", 1, 65536,
+        "Only the first N layers, for shapes larger than the memory. Default: all."),
+    FLAG_PROMPT_TOKENS(AT(prompt_tokens)),
+    FLAG_SIZE("--gen-tokens", AT(gen_tokens), "N", 1, 16777216,
+        "Decode steps of a repetition. Default 32."),
+    FLAG_SIZE("--batch", AT(batch), "N", 1, 4096,
+        "Sequences at once, each with a prompt of its own. Default 1."),
+    FLAG_SIZE("--context", AT(context), "N", 1, 16777216,
+        "Keys in the cache when decoding begins; beyond the prompt's, copies of them. Default: the "
+        "prompt's length."),
+    FLAG_SIZE("--repeat", AT(repeat), "N", 1, 1000, "Repetitions. Default 5."),
+    FLAG_SIZE("--warmup", AT(warmup), "N", 0, 1000, "Repetitions before those. Default 1."),
+    FLAG_SIZE("--read-mib", AT(read_mib), "N", 1, 1048576,
+        "MiB that each rank reads to measure the bandwidth of memory. Default 1024."),
+    FLAG_SWITCH("--gemm", AT(gemm),
+        "Measure the matrix kernels alone, shape by shape, beside OpenBLAS; on one rank, whose "
+        "threads are bound to a core each unless --bind says otherwise."),
+    FLAG_SWITCH("--kernels", AT(kernels),
+        "Measure every kernel alone on one thread: its time, its share of this core's limit, and "
+        "scalar C beside it; needs no model."),
+    FLAG_TEXT("--sweep", AT(sweep), "LISTS",
+        "Measure on more and more of the ranks and threads: \"ranks=1,2 threads=1,2 mesh=1,2 "
+        "batch=1,16 context=128,2048 scaling=strong,weak\", or \"auto\"; prompts as long as the "
+        "context unless --prompt-tokens is given (docs/scaling.md)."),
+    FLAG_TEXT("--cluster", AT(cluster), "FILE",
+        "Measure the rates of this machine and network, and keep them for choir plan --predict. "
+        "With --sweep: of those ranks and threads."),
+    FLAG_TEXT("--json", AT(json_file), "FILE",
+        "Append the results to a file of JSON lines (docs/bench-json.md); - for standard output in "
+        "place of the table."),
+    FLAG_TEXT("--csv", AT(csv_file), "FILE",
+        "Append the results to a file of comma-separated values; - likewise."),
+};
+static const arg_group_t own = ARG_GROUP("Measurement", bench_args);
+
+static const arg_part_t parts[] = {
+    {&flags_model, 0},
+    {&own, 0},
+    {&flags_mesh, AT(run)},
+    PARTS_NUMERICS_AND_RANKS(AT(run)),
+    PARTS_END,
+};
+
+static bool measures_matrices(const void *values, const args_given_t *given)
+{
+    const bench_flags_t *flags = values;
+    (void)given;
+    return flags->gemm && !flags->kernels;
+}
+
+static bool measures_kernels(const void *values, const args_given_t *given)
+{
+    const bench_flags_t *flags = values;
+    (void)given;
+    return flags->kernels && !flags->gemm;
+}
+
+static bool measures_rates(const void *values, const args_given_t *given)
+{
+    const bench_flags_t *flags = values;
+    (void)given;
+    return flags->cluster != NULL;
+}
+
+static bool sweeps(const void *values, const args_given_t *given)
+{
+    const bench_flags_t *flags = values;
+    (void)given;
+    return flags->sweep != NULL;
+}
+
+static bool has_random_weights(const void *values, const args_given_t *given)
+{
+    const bench_flags_t *flags = values;
+    (void)given;
+    return flags->config != NULL;
+}
+
+static bool has_one_replica(const void *values, const args_given_t *given)
+{
+    const bench_flags_t *flags = values;
+    (void)given;
+    return flags->run.mesh == NULL && flags->sweep == NULL;
+}
+
+static const arg_rule_t rules[] = {
+    {measures_matrices, 0, "with --gemm", true,
+        " --gemm --config --model --dtype --dot --order --threads --bind --repeat --json --csv "},
+    {measures_kernels, 0, "with --kernels", true, " --kernels --dtype --repeat --json --csv "},
+    {measures_rates, 0, "with --cluster", false,
+        " --prompt-tokens --gen-tokens --batch --context --threads --own-weights --json --csv "},
+    {sweeps, 0, "with --sweep, which has threads=", false, " --threads "},
+    {has_random_weights, 0, "with --config", false, " --stage "},
+    {has_one_replica, 0, "without --mesh", false, " --own-weights "},
+    RULE_NO_AMX(AT(run)),
+    RULES_END,
+};
+
+static const bench_flags_t defaults = {.common = COMMON_DEFAULTS,
+    .run = RUN_DEFAULTS,
+    .prompt_tokens = 512,
+    .gen_tokens = 32,
+    .batch = 1,
+    .repeat = 5,
+    .warmup = 1,
+    .read_mib = 1024};
+
+const command_t command_bench = {"bench", "choir bench [--config FILE | --model DIR] [flags]",
+    "measure speed beside the limits of this machine", parts, &defaults, sizeof defaults, rules,
+    cmd_bench};

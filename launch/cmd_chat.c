@@ -3,27 +3,36 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/out_file.h"
-#include "launch/answer.h"
+#include "launch/answer_json.h"
 #include "launch/chat_commands.h"
 #include "launch/command.h"
 #include "launch/history.h"
+#include "launch/mesh.h"
 #include "launch/model_dir.h"
 #include "launch/output.h"
 #include "launch/prompts.h"
-#include "launch/session.h"
+#include "launch/request_fields.h"
 #include "launch/signals.h"
 #include "launch/terminal.h"
 
 #define MODEL_DIR_BYTES 4096
 #define SAVED_PATH_BYTES 4096
 
+typedef struct chat_flags {
+    common_flags_t common;
+    run_flags_t run;
+    answer_flags_t answer; /* /set changes them */
+    chat_choice_t template;
+    const char *system;
+    bool raw, no_history;
+} chat_flags_t;
+
 /* The conversation, on the coordinator. */
 typedef struct talk {
-    session_t *session;
-    options_t *options; /* /set changes them */
+    mesh_t *mesh;
+    chat_flags_t *flags;
     args_given_t *given;
     terminal_t terminal;
     history_t history;
@@ -51,7 +60,7 @@ static void say(talk_t *talk, const char *text)
 /* What nobody asked for: only to a person, and not with --quiet. */
 static void tell(talk_t *talk, const char *text)
 {
-    if (talk->terminal.interactive && !talk->options->quiet)
+    if (talk->terminal.interactive && !talk->flags->common.quiet)
         say(talk, text);
 }
 
@@ -61,7 +70,7 @@ static int reset(talk_t *talk, fail_t *fail)
 {
     const char *system = talk->system;
     json_t *messages = json_array();
-    json_t *message = system != NULL ? prompts_message("system", system, strlen(system)) : NULL;
+    json_t *message = system != NULL ? chat_message("system", system, strlen(system)) : NULL;
     if (messages == NULL || (system != NULL && json_array_append_new(messages, message) != 0)) {
         json_decref(messages);
         return fail_set(fail, FAIL_USAGE, "system message: expected UTF-8 text, found other bytes");
@@ -77,7 +86,7 @@ static bool add_turn(talk_t *talk, const char *role, const char *text, size_t by
 {
     if (talk->chat == NULL)
         return text_buffer_append(&talk->raw, text, bytes, fail) == 0;
-    return json_array_append_new(talk->messages, prompts_message(role, text, bytes)) == 0;
+    return json_array_append_new(talk->messages, chat_message(role, text, bytes)) == 0;
 }
 
 /* Takes the last turn back. */
@@ -102,75 +111,78 @@ static int encode(const talk_t *talk, tokenizer_ids_t *ids, fail_t *fail)
 
 /* ---- Answering ------------------------------------------------------------------------------- */
 
-static int submit(talk_t *talk, answer_t *answer, uint64_t *handle, fail_t *fail)
+/* How the next answer is drawn. */
+static int read_fields(const talk_t *talk, request_fields_t *fields, fail_t *fail)
+{
+    return request_fields_of_flags(&talk->flags->answer, talk->given,
+        &mesh_info(talk->mesh).config->generation, talk->n_turns, fields, fail);
+}
+
+static int submit(talk_t *talk, const tokenizer_ids_t *prompt, uint64_t *job, fail_t *fail)
 {
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1], chat_end = chat_end_id(talk->chat, talk->tokenizer);
-    engine_request_t request = {.prompt_ids = answer->prompt_ids.ids,
-        .n_prompt = answer->prompt_ids.count,
-        .max_tokens = talk->options->max_tokens,
+    size_t n_stop_ids = engine_stop_ids(mesh_engine(talk->mesh), chat_end, stop_ids);
+    request_fields_t fields;
+    if (read_fields(talk, &fields, fail) != 0)
+        return fail->status;
+    const request_t request = {.prompt_ids = prompt->ids,
+        .n_prompt = prompt->count,
+        .max_tokens = fields.max_tokens,
         .stop_ids = stop_ids,
-        .n_stop_ids =
-            session_stop_ids(talk->session, talk->options->ignore_eos, chat_end, stop_ids),
-        .sampling = session_sampling(talk->session, talk->n_turns, fail)};
-    return engine_submit(talk->session->engine, &request, handle, fail);
+        .n_stop_ids = fields.ignore_eos ? 0 : n_stop_ids,
+        .stops = fields.stops.items,
+        .n_stops = fields.stops.count,
+        .sampling = fields.sampling,
+        .streams = true};
+    if (fleet_check(talk->mesh->fleet, &request, fail) != 0)
+        return fail->status;
+    return fleet_submit(talk->mesh->fleet, &request, job, fail);
 }
 
-static int take_events(
-    talk_t *talk, answer_t *answer, const engine_event_t *events, size_t n_events, fail_t *fail)
-{
-    for (size_t i = 0; i < n_events && fail->status == 0; i++) {
-        bool stopped = false;
-        if (events[i].has_token)
-            answer_push(answer, &events[i].choice, &stopped, fail);
-        if (stopped && events[i].finish == ENGINE_RUNNING)
-            engine_cancel(talk->session->engine, events[i].request);
-        if (stopped || events[i].finish == ENGINE_STOP)
-            answer_end(answer, ANSWER_STOP, fail);
-        else if (events[i].finish != ENGINE_RUNNING)
-            answer_end(answer, ANSWER_LENGTH, fail);
-    }
-    return fail->status;
-}
-
-static void show(talk_t *talk, answer_t *answer, fail_t *fail)
-{
-    size_t bytes;
-    const char *text = answer_take(answer, &bytes);
-    output_write(&talk->output, text, bytes, fail);
-}
-
-static void tell_limit(talk_t *talk, const answer_t *answer)
+static void tell_limit(talk_t *talk, const fleet_result_t *result, size_t n_prompt)
 {
     char limit[160], text[256];
-    size_t max_tokens = talk->options->max_tokens;
+    size_t max_tokens = talk->flags->answer.max_tokens;
     answer_describe_limit(
-        answer, max_tokens, engine_info(talk->session->engine).max_context, limit, sizeof limit);
+        result, n_prompt, max_tokens, mesh_info(talk->mesh).max_context, limit, sizeof limit);
     snprintf(text, sizeof text, "(cut off: %s%s)\n", limit,
-        answer->n_ids >= max_tokens ? "" : "; /reset begins anew");
+        result->n_tokens >= max_tokens ? "" : "; /reset begins anew");
     tell(talk, text);
 }
 
-/* Steps until the answer has ended, or the person has heard enough. */
-static int stream(talk_t *talk, answer_t *answer, uint64_t handle, fail_t *fail)
+/* Shows the answer as it grows; the one answer that is under way. */
+static size_t show_events(talk_t *talk, fail_t *fail)
 {
-    terminal_interrupted(&talk->terminal); /* what was typed before is about something else */
-    while (answer->end == ANSWER_GROWS && fail->status == 0 && !talk->output.closed) {
-        const engine_event_t *events;
-        size_t n_events;
-        if (engine_step(talk->session->engine, &events, &n_events, fail) < 0)
-            break;
-        take_events(talk, answer, events, n_events, fail);
-        show(talk, answer, fail);
-        if (answer->end == ANSWER_GROWS && terminal_interrupted(&talk->terminal)) {
-            engine_cancel(talk->session->engine, handle);
-            answer_end(answer, ANSWER_INTERRUPTED, fail);
-            show(talk, answer, fail);
-        }
+    size_t n_events, n_shown = 0;
+    const fleet_event_t *events = fleet_events(talk->mesh->fleet, &n_events);
+    for (size_t i = 0; i < n_events && fail->status == 0; i++) {
+        output_write(&talk->output, events[i].text, events[i].text_bytes, fail);
+        n_shown += events[i].text_bytes;
     }
+    return n_shown;
+}
+
+/* Steps until the answer has ended, which Ctrl-C asks for too. *result: as it came, or NULL; borrowed
+ * until the next step. */
+static int stream(talk_t *talk, uint64_t job, const fleet_result_t **result, fail_t *fail)
+{
+    size_t n_results = 0, n_shown = 0;
+    *result = NULL;
+    terminal_interrupted(&talk->terminal); /* what was typed before is about something else */
+    while (n_results == 0 && fail->status == 0 && !talk->output.closed) {
+        if (fleet_step(talk->mesh->fleet, result, &n_results, fail) < 0)
+            break;
+        n_shown += show_events(talk, fail);
+        if (n_results == 0 && terminal_interrupted(&talk->terminal))
+            fleet_cancel(talk->mesh->fleet, job, fail);
+    }
+    if (n_results == 0)
+        *result = NULL;
+    else
+        output_write(
+            &talk->output, (*result)->text + n_shown, (*result)->text_bytes - n_shown, fail);
     fail_t written = {0};
     output_write(&talk->output, "\n", 1, &written);
-    if (answer->end == ANSWER_LENGTH)
-        tell_limit(talk, answer);
     return fail->status;
 }
 
@@ -179,25 +191,26 @@ static int stream(talk_t *talk, answer_t *answer, uint64_t handle, fail_t *fail)
 static int turn(talk_t *talk, const char *line, size_t bytes, fail_t *fail)
 {
     size_t raw_bytes = talk->raw.bytes;
-    answer_t answer = {.tokenizer = talk->tokenizer, .stops = &talk->options->stop};
-    uint64_t handle;
+    tokenizer_ids_t prompt = {0};
+    const fleet_result_t *result;
+    uint64_t job;
     fail_t refused = {0};
     if (!add_turn(talk, "user", line, bytes, fail)) {
         log_write(LOG_ERROR, "expected UTF-8 text, found other bytes; not sent");
         return fail->status;
     }
-    if (encode(talk, &answer.prompt_ids, &refused) != 0 ||
-        submit(talk, &answer, &handle, &refused) != 0) {
+    if (encode(talk, &prompt, &refused) != 0 || submit(talk, &prompt, &job, &refused) != 0) {
         drop_turn(talk, raw_bytes);
         log_write(LOG_ERROR, "%s; not sent. /reset begins anew", refused.message);
     } else {
         talk->n_turns++;
-        stream(talk, &answer, handle, fail);
-        if (fail->status == 0)
-            add_turn(talk, "assistant", answer.text.text == NULL ? "" : answer.text.text,
-                answer.text.bytes, fail);
+        stream(talk, job, &result, fail);
+        if (result != NULL && result->finish == ENGINE_LENGTH)
+            tell_limit(talk, result, prompt.count);
+        if (result != NULL && fail->status == 0)
+            add_turn(talk, "assistant", result->text, result->text_bytes, fail);
     }
-    answer_clear(&answer);
+    tokenizer_ids_clear(&prompt);
     return fail->status;
 }
 
@@ -275,9 +288,10 @@ static int set_setting(talk_t *talk, const char *argument, fail_t *fail)
 {
     text_buffer_t list = {0};
     if (argument[0] != 0)
-        return chat_settings_set(talk->options, talk->given, argument, fail);
-    sampler_params_t sampling = session_sampling(talk->session, talk->n_turns, fail);
-    if (fail->status == 0 && chat_settings_list(talk->options, &sampling, &list, fail) == 0)
+        return chat_settings_set(&talk->flags->answer, talk->given, argument, fail);
+    request_fields_t fields;
+    if (read_fields(talk, &fields, fail) == 0 &&
+        chat_settings_list(&talk->flags->answer, &fields.sampling, &list, fail) == 0)
         say(talk, list.text);
     text_buffer_clear(&list);
     return fail->status;
@@ -339,7 +353,7 @@ static void greet(talk_t *talk)
 {
     terminal_open(&talk->terminal);
     signals_note_sigint();
-    if (talk->terminal.editor != NULL && !talk->options->no_history)
+    if (talk->terminal.editor != NULL && !talk->flags->no_history)
         history_open(&talk->history, remember, talk->terminal.editor);
     tell(talk, "Type a message; /help lists commands, /quit leaves.\n");
 }
@@ -347,7 +361,7 @@ static void greet(talk_t *talk)
 /* The coordinator's part. */
 static int converse(talk_t *talk, fail_t *fail)
 {
-    const char *prompt = talk->options->quiet ? "" : "> ";
+    const char *prompt = talk->flags->common.quiet ? "" : "> ";
     greet(talk);
     bool goes_on = reset(talk, fail) == 0;
     while (goes_on) {
@@ -380,40 +394,49 @@ static int converse(talk_t *talk, fail_t *fail)
     return fail->status;
 }
 
+static int check_flags(const invocation_t *invocation, fail_t *fail)
+{
+    const chat_flags_t *flags = invocation->flags;
+    if (flags->raw && flags->system != NULL)
+        return fail_set(fail, FAIL_USAGE, "--system: needs a chat template; --raw has none");
+    return request_flags_check(&flags->answer, fail);
+}
+
 static int open_talk(talk_t *talk, const char *directory, fail_t *fail)
 {
-    const char *system = talk->options->system;
-    const chat_choice_t choice = prompts_chat_choice(talk->options);
-    if (talk->options->raw && system != NULL)
-        return fail_set(fail, FAIL_USAGE, "--system: needs a chat template; --raw has none");
+    const char *system = talk->flags->system;
     talk->system = system != NULL ? strdup(system) : NULL;
     if (system != NULL && talk->system == NULL)
         return fail_set(fail, FAIL_MEMORY, "--system: out of memory");
-    if (prompts_open_tokenizer(&talk->tokenizer, directory, fail) == 0 && !talk->options->raw)
-        prompts_require_chat(&talk->chat, directory, &choice, fail);
+    if (tokenizer_open(&talk->tokenizer, directory, fail) == 0 && !talk->flags->raw)
+        chat_require(&talk->chat, directory, &talk->flags->template, fail);
     return fail->status;
 }
 
-int cmd_chat(invocation_t *invocation, fail_t *fail)
+static int cmd_chat(invocation_t *invocation, fail_t *fail)
 {
+    chat_flags_t *flags = invocation->flags;
     char directory[MODEL_DIR_BYTES];
-    session_t session = {0};
-    talk_t talk = {
-        .session = &session, .options = &invocation->options, .given = &invocation->given};
-    model_dir_find(invocation->options.model, directory, sizeof directory, fail);
+    mesh_t mesh = {0};
+    talk_t talk = {.mesh = &mesh, .flags = flags, .given = &invocation->given};
+    if (check_flags(invocation, fail) == 0)
+        model_dir_find(flags->common.model, directory, sizeof directory, fail);
     if (comm_agree(invocation->comm, fail) != 0)
         return fail->status;
     if (comm_rank(invocation->comm) == 0)
         open_talk(&talk, directory, fail);
     comm_bcast(invocation->comm, fail, sizeof *fail);
     if (fail->status == 0) {
-        if (session_open(&session, invocation, directory, 1, 0, fail) == 0) {
-            if (session.coordinates)
+        const mesh_options_t options = {
+            .directory = directory, .tokenizer = talk.tokenizer, .n_sequences = 1};
+        if (mesh_open(&mesh, invocation, &flags->run, &options, fail) == 0) {
+            mesh_warn_sampling(&mesh, flags->answer.sample);
+            if (mesh.coordinates)
                 converse(&talk, fail);
             else
-                engine_serve(session.engine, fail);
+                fleet_serve(mesh.fleet, fail);
         }
-        session_close(&session, fail);
+        mesh_close_and_tell(&mesh, fail);
     }
     json_decref(talk.messages);
     free(talk.system);
@@ -422,3 +445,42 @@ int cmd_chat(invocation_t *invocation, fail_t *fail)
     chat_close(talk.chat);
     return fail->status;
 }
+
+#define AT(member) offsetof(chat_flags_t, member)
+
+static const arg_t conversation_args[] = {
+    FLAG_TEXT("--system", AT(system), "TEXT", "System message of the conversation."),
+    FLAG_SWITCH("--raw", AT(raw),
+        "No chat template: what you type and what the model adds are one running text."),
+    FLAG_SWITCH("--no-history", AT(no_history),
+        "Do not read or keep what you type in ~/.local/state/choir/history."),
+};
+static const arg_group_t own = ARG_GROUP("Conversation", conversation_args);
+
+static const arg_part_t parts[] = {
+    {&flags_model, 0},
+    {&own, 0},
+    {&flags_template, AT(template)},
+    {&flags_answer, AT(answer)},
+    PARTS_NUMERICS_AND_RANKS(AT(run)),
+    {&flags_batch, AT(run)},
+    PARTS_END,
+};
+
+static bool is_raw(const void *values, const args_given_t *given)
+{
+    (void)given;
+    return ((const chat_flags_t *)values)->raw;
+}
+
+static const arg_rule_t rules[] = {
+    {is_raw, 0, "with --raw", false, " --chat-template --template-vars "},
+    RULE_NO_AMX(AT(run)),
+    RULES_END,
+};
+
+static const chat_flags_t defaults = {
+    .common = COMMON_DEFAULTS, .run = RUN_DEFAULTS, .answer = ANSWER_DEFAULTS};
+
+const command_t command_chat = {"chat", "choir chat [--model DIR] [flags]", "talk with a model",
+    parts, &defaults, sizeof defaults, rules, cmd_chat};

@@ -1,13 +1,23 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/log.h"
 #include "engine/base/size.h"
+#include "engine/eval/eval_run.h"
 #include "launch/command.h"
-#include "launch/eval_compare.h"
-#include "launch/eval_run.h"
+#include "launch/eval_print.h"
 #include "launch/mesh.h"
 #include "launch/model_dir.h"
 #include "launch/prompts.h"
+
+typedef struct eval_flags {
+    common_flags_t common;
+    run_flags_t run;
+    chat_choice_t template;
+    const char *task, *out, *data, *canonical, *compare[2];
+    size_t limit, shots, max_tokens;
+    bool strict;
+} eval_flags_t;
 
 #define MODEL_DIR_BYTES 4096
 #define LOGITS_ROWS 128 /* of a step, for tasks that score texts */
@@ -21,13 +31,13 @@ typedef struct brief {
 
 static int check_options(const invocation_t *invocation, fail_t *fail)
 {
-    const options_t *options = &invocation->options;
-    bool compares = options->compare[0] != NULL, prints = options->canonical != NULL;
-    if (options->task != NULL && (compares || prints))
+    const eval_flags_t *flags = invocation->flags;
+    bool compares = flags->compare[0] != NULL, prints = flags->canonical != NULL;
+    if (flags->task != NULL && (compares || prints))
         return fail_set(fail, FAIL_USAGE, "--task: runs, but --compare and --canonical do not");
     if (compares && prints)
         return fail_set(fail, FAIL_USAGE, "expected --compare or --canonical, found both");
-    if (options->task == NULL && !compares && !prints)
+    if (flags->task == NULL && !compares && !prints)
         return fail_set(
             fail, FAIL_USAGE, "expected --task NAME or FILE.json, --compare A B, or --canonical A");
     return 0;
@@ -36,15 +46,16 @@ static int check_options(const invocation_t *invocation, fail_t *fail)
 /* Collective. What runs no model: the first rank does it, and all end as it does. */
 static int look_at_results(const invocation_t *invocation, fail_t *fail)
 {
-    const options_t *options = &invocation->options;
+    const eval_flags_t *flags = invocation->flags;
     size_t n_different = 0;
     if (comm_rank(invocation->comm) == 0) {
-        if (options->canonical != NULL)
-            eval_canonical(options->canonical, fail);
-        else if (eval_compare(options->compare[0], options->compare[1], &n_different, fail) == 0 &&
+        if (flags->canonical != NULL)
+            eval_print_canonical(flags->canonical, fail);
+        else if (eval_print_comparison(flags->compare[0], flags->compare[1], &n_different, fail) ==
+                     0 &&
                  n_different > 0)
-            fail_set(fail, FAIL_MODEL, "%s and %s differ in %zu items", options->compare[0],
-                options->compare[1], n_different);
+            fail_set(fail, FAIL_MODEL, "%s and %s differ in %zu items", flags->compare[0],
+                flags->compare[1], n_different);
     }
     comm_bcast(invocation->comm, fail, sizeof *fail);
     return fail->status;
@@ -53,17 +64,17 @@ static int look_at_results(const invocation_t *invocation, fail_t *fail)
 static int read_task(
     const invocation_t *invocation, const char *directory, eval_task_t *task, brief_t *brief)
 {
-    const options_t *options = &invocation->options;
-    const eval_overrides_t overrides = {.data = options->data,
-        .limit = options->limit,
+    const eval_flags_t *flags = invocation->flags;
+    const eval_overrides_t overrides = {.data = flags->data,
+        .limit = flags->limit,
         .has_shots = args_was_given(&invocation->given, "--shots"),
-        .shots = options->shots,
+        .shots = flags->shots,
         .has_max_tokens = args_was_given(&invocation->given, "--max-tokens"),
-        .max_tokens = options->max_tokens,
-        .chat = prompts_chat_choice(options)};
+        .max_tokens = flags->max_tokens,
+        .chat = flags->template};
     tokenizer_t *tokenizer = NULL;
-    if (prompts_open_tokenizer(&tokenizer, directory, &brief->fail) == 0)
-        eval_task_open(task, options->task, &overrides, directory, tokenizer, &brief->fail);
+    if (tokenizer_open(&tokenizer, directory, &brief->fail) == 0)
+        eval_task_open(task, flags->task, &overrides, directory, tokenizer, &brief->fail);
     tokenizer_close(tokenizer);
     for (size_t i = 0; i < task->n_items; i++)
         brief->n_jobs += task->items[i].n_jobs;
@@ -72,27 +83,48 @@ static int read_task(
 }
 
 static void run_folder(
-    const options_t *options, const eval_task_t *task, char *folder, size_t bytes)
+    const eval_flags_t *flags, const eval_task_t *task, char *folder, size_t bytes)
 {
-    if (options->out != NULL)
-        snprintf(folder, bytes, "%s", options->out);
+    if (flags->out != NULL)
+        snprintf(folder, bytes, "%s", flags->out);
     else
         snprintf(folder, bytes, "eval-%s", task->name);
 }
 
+/* The coordinator's part. */
+static void coordinate(mesh_t *mesh, const eval_flags_t *flags, const eval_task_t *task,
+    const char *directory, const char *folder, fail_t *fail)
+{
+    const eval_options_t options = {.version = CHOIR_VERSION,
+        .directory = directory,
+        .folder = folder,
+        .strict = flags->strict,
+        .shows_progress = !flags->common.quiet};
+    eval_outcome_t outcome;
+    if (eval_run(mesh->fleet, mesh->tokenizer, task, &options, &outcome, fail) != 0)
+        return;
+    log_write(LOG_INFO, "%s: %s over %zu items, %zu of them errors; %zu were there, results in %s",
+        task->name, outcome.scores, outcome.n_done, outcome.n_errors, outcome.n_kept, folder);
+    mesh_report(mesh, outcome.seconds, true);
+}
+
 /* Collective. */
-static int evaluate(invocation_t *invocation, const char *directory, eval_task_t *task,
+static int evaluate(const invocation_t *invocation, const char *directory, eval_task_t *task,
     const brief_t *brief, fail_t *fail)
 {
+    const eval_flags_t *flags = invocation->flags;
     mesh_t mesh;
     char folder[4096];
-    size_t logits_rows = brief->scores ? LOGITS_ROWS : 0, n_replicas = 1;
-    mesh_parse(invocation->options.mesh, (size_t)comm_size(invocation->comm), &n_replicas, fail);
-    size_t n_sequences = (brief->n_jobs + n_replicas - 1) / n_replicas;
-    if (mesh_open(&mesh, invocation, directory, n_sequences, logits_rows, fail) == 0) {
+    size_t n_replicas = 1;
+    mesh_parse(flags->run.mesh, (size_t)comm_size(invocation->comm), &n_replicas, fail);
+    const mesh_options_t options = {.directory = directory,
+        .needs_tokenizer = true,
+        .n_sequences = (brief->n_jobs + n_replicas - 1) / n_replicas,
+        .logits_rows = brief->scores ? LOGITS_ROWS : 0};
+    if (mesh_open(&mesh, invocation, &flags->run, &options, fail) == 0) {
         if (mesh.coordinates) {
-            run_folder(&invocation->options, task, folder, sizeof folder);
-            eval_run(&mesh, task, directory, folder, fail);
+            run_folder(flags, task, folder, sizeof folder);
+            coordinate(&mesh, flags, task, directory, folder, fail);
         } else {
             fleet_serve(mesh.fleet, fail);
         }
@@ -100,20 +132,21 @@ static int evaluate(invocation_t *invocation, const char *directory, eval_task_t
     return mesh_close(&mesh, fail);
 }
 
-int cmd_eval(invocation_t *invocation, fail_t *fail)
+static int cmd_eval(invocation_t *invocation, fail_t *fail)
 {
+    const eval_flags_t *flags = invocation->flags;
     char directory[MODEL_DIR_BYTES];
     eval_task_t task = {0};
     brief_t brief = {0};
     size_t n_replicas;
     comm_t *comm = invocation->comm;
-    if (check_options(invocation, fail) == 0 && invocation->options.task != NULL) {
-        mesh_parse(invocation->options.mesh, (size_t)comm_size(comm), &n_replicas, fail);
-        model_dir_find(invocation->options.model, directory, sizeof directory, fail);
+    if (check_options(invocation, fail) == 0 && flags->task != NULL) {
+        mesh_parse(flags->run.mesh, (size_t)comm_size(comm), &n_replicas, fail);
+        model_dir_find(flags->common.model, directory, sizeof directory, fail);
     }
     if (comm_agree(comm, fail) != 0)
         return fail->status;
-    if (invocation->options.task == NULL)
+    if (flags->task == NULL)
         return look_at_results(invocation, fail);
     if (comm_rank(comm) == 0)
         read_task(invocation, directory, &task, &brief);
@@ -125,3 +158,69 @@ int cmd_eval(invocation_t *invocation, fail_t *fail)
     eval_task_close(&task);
     return fail->status;
 }
+
+#define AT(member) offsetof(eval_flags_t, member)
+
+static const arg_t eval_args[] = {
+    FLAG_TEXT("--task", AT(task), "NAME|FILE.json",
+        "What to evaluate: a task of configs/tasks by its name, or a file like those "
+        "(docs/eval.md)."),
+    FLAG_TEXT("--out", AT(out), "DIR",
+        "Folder of the results: results.jsonl, a line an item as it ends; run.json, what they "
+        "depend on; summary.json. The same command again goes on where it stopped, on any mesh. "
+        "Default: eval-NAME, by the task's name."),
+    FLAG_TEXT("--data", AT(data), "FILE", "Items, in place of the task's."),
+    FLAG_SIZE("--limit", AT(limit), "N", 1, 4294967296.0, "Only the first N items. Default: all."),
+    FLAG_SIZE("--shots", AT(shots), "N", 0, 1000,
+        "Solved examples before each item. Default: as the task says."),
+    FLAG_SIZE("--max-tokens", AT(max_tokens), "N", 1, 4294967296.0,
+        "Tokens to generate at most. Default: as the task says."),
+    FLAG_SWITCH("--strict", AT(strict),
+        "End with a failure at an item that cannot run, such as one longer than the KV cache, in "
+        "place of scoring it as wrong."),
+    FLAG_PAIR("--compare", AT(compare), "A B",
+        "Run nothing: tell in which items two results differ, files or folders, timings apart. "
+        "Exit status 1 when any does."),
+    FLAG_TEXT("--canonical", AT(canonical), "A",
+        "Run nothing: print the lines of a result in the order of the items, without timings: "
+        "equal results give equal bytes."),
+};
+static const arg_group_t own = ARG_GROUP("Evaluation", eval_args);
+
+static const arg_part_t parts[] = {
+    {&flags_model, 0},
+    {&own, 0},
+    {&flags_template, AT(template)},
+    {&flags_mesh, AT(run)},
+    PARTS_NUMERICS_AND_RANKS(AT(run)),
+    {&flags_batch, AT(run)},
+    PARTS_END,
+};
+
+static bool compares_results(const void *values, const args_given_t *given)
+{
+    const eval_flags_t *flags = values;
+    (void)given;
+    return flags->compare[0] != NULL;
+}
+
+static bool prints_results(const void *values, const args_given_t *given)
+{
+    const eval_flags_t *flags = values;
+    (void)given;
+    return flags->canonical != NULL;
+}
+
+static const arg_rule_t rules[] = {
+    {compares_results, 0, "with --compare", true, " --compare "},
+    {prints_results, 0, "with --canonical", true, " --canonical "},
+    RULE_ONE_REPLICA(AT(run)),
+    RULE_NO_AMX(AT(run)),
+    RULES_END,
+};
+
+static const eval_flags_t defaults = {.common = COMMON_DEFAULTS, .run = RUN_DEFAULTS};
+
+const command_t command_eval = {"eval",
+    "choir eval --task NAME|FILE [--out DIR] [--mesh DxT] [flags]",
+    "score a model on a task, resumably", parts, &defaults, sizeof defaults, rules, cmd_eval};

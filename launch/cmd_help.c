@@ -10,8 +10,8 @@ static void print_overview(FILE *out)
           "  mpirun -n N choir COMMAND [flags] on N ranks\n\n"
           "Commands\n",
         out);
-    for (const command_t *command = commands; command->name != NULL; command++)
-        fprintf(out, "  %-10s %s\n", command->name, command->summary);
+    for (const command_t *const *command = commands; *command != NULL; command++)
+        fprintf(out, "  %-10s %s\n", (*command)->name, (*command)->summary);
     fputs("\nTry\n"
           "  choir generate --chat --prompt \"Hello\"\n"
           "  choir chat\n"
@@ -19,7 +19,7 @@ static void print_overview(FILE *out)
         out);
 }
 
-int cmd_help(invocation_t *invocation, fail_t *fail)
+static int cmd_help(invocation_t *invocation, fail_t *fail)
 {
     const command_t *command = NULL;
     if (invocation->topic != NULL) {
@@ -33,7 +33,16 @@ int cmd_help(invocation_t *invocation, fail_t *fail)
         print_overview(stdout);
     } else {
         printf("%s\n\n%s: %s\n", command->synopsis, command->name, command->summary);
-        args_print_help(command->groups, stdout);
+        args_print_help(command->parts, stdout);
     }
     return 0;
 }
+
+static const arg_part_t parts[] = {
+    PARTS_END,
+};
+
+static const common_flags_t defaults = COMMON_DEFAULTS;
+
+const command_t command_help = {"help", "choir help [COMMAND]", "explain a command and its flags",
+    parts, &defaults, sizeof defaults, NULL, cmd_help};

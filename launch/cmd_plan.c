@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/model/config.h"
+#include "engine/run/engine_choices.h"
 #include "launch/command.h"
 #include "launch/model_dir.h"
 #include "launch/plan_predict.h"
@@ -13,13 +14,13 @@
 /* The numbers of --shares say how many ranks are meant, unless --ranks does. */
 static size_t count_ranks(const invocation_t *invocation)
 {
-    const options_t *options = &invocation->options;
+    const plan_flags_t *flags = invocation->flags;
     size_t n = 1;
-    if (options->ranks != 0)
-        return options->ranks;
-    if (options->shares == NULL || strchr(options->shares, ',') == NULL)
+    if (flags->ranks != 0)
+        return flags->ranks;
+    if (flags->shares == NULL || strchr(flags->shares, ',') == NULL)
         return (size_t)comm_size(invocation->comm);
-    for (const char *c = options->shares; *c != '\0'; c++)
+    for (const char *c = flags->shares; *c != '\0'; c++)
         n += *c == ',';
     return n;
 }
@@ -27,49 +28,128 @@ static size_t count_ranks(const invocation_t *invocation)
 static int open_plan(
     const invocation_t *invocation, const plan_model_t *sizes, plan_t *plan, fail_t *fail)
 {
-    const options_t *options = &invocation->options;
-    plan_combine_t combine = options->combine == 0 ? PLAN_GATHER : PLAN_REDUCE;
+    const plan_flags_t *flags = invocation->flags;
     size_t n_ranks = count_ranks(invocation);
-    if (options->shares == NULL || strcmp(options->shares, "even") == 0)
-        return plan_open(plan, sizes, combine, n_ranks, fail);
-    if (strcmp(options->shares, "auto") == 0)
+    if (flags->shares == NULL || strcmp(flags->shares, "even") == 0)
+        return plan_open(plan, sizes, flags->combine, n_ranks, fail);
+    if (strcmp(flags->shares, "auto") == 0)
         return fail_set(fail, FAIL_USAGE,
             "--shares auto is measured when a model runs; choir plan takes numbers, such as those that choir doctor proposes");
     size_t *weights = calloc(n_ranks, sizeof *weights);
     if (weights == NULL)
         return fail_set(fail, FAIL_MEMORY, "plan: no memory for the shares of %zu ranks", n_ranks);
-    if (weights_parse(options->shares, n_ranks, weights, fail) == 0)
-        plan_open_weighted(plan, sizes, combine, n_ranks, weights, fail);
+    if (weights_parse(flags->shares, n_ranks, weights, fail) == 0)
+        plan_open_weighted(plan, sizes, flags->combine, n_ranks, weights, fail);
     free(weights);
     return fail->status;
 }
 
-int cmd_plan(invocation_t *invocation, fail_t *fail)
+static int cmd_plan(invocation_t *invocation, fail_t *fail)
 {
-    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
-    const options_t *options = &invocation->options;
+    const plan_flags_t *flags = invocation->flags;
     char directory[4096];
     config_t config;
     plan_t plan;
     if (comm_rank(invocation->comm) != 0)
         return 0;
-    if (options->config != NULL && options->model != NULL)
+    if (flags->config != NULL && flags->common.model != NULL)
         return fail_set(fail, FAIL_USAGE, "expected --config or --model, found both");
-    if (options->config != NULL)
-        config_load_file(&config, options->config, fail);
-    else if (model_dir_find(options->model, directory, sizeof directory, fail) == 0 &&
+    if (flags->config != NULL)
+        config_load_file(&config, flags->config, fail);
+    else if (model_dir_find(flags->common.model, directory, sizeof directory, fail) == 0 &&
              store_check_copied(directory, fail) == 0)
         config_load(&config, directory, fail);
     if (fail->status != 0)
         return fail->status;
-    if (options->predict || options->against != NULL)
-        return plan_predict(options, &config, fail);
-    plan_model_t sizes = config_plan_model(&config, modes[options->dtype]);
+    if (flags->predict || flags->against != NULL)
+        return plan_predict(flags, &config, fail);
+    plan_model_t sizes = config_plan_model(&config, flags->mode);
     if (open_plan(invocation, &sizes, &plan, fail) != 0)
         return fail->status;
     plan_print(&plan, stdout);
-    if (options->node_ranks != 0)
-        plan_print_nodes(&plan, options->node_ranks, stdout);
+    if (flags->node_ranks != 0)
+        plan_print_nodes(&plan, flags->node_ranks, stdout);
     plan_close(&plan);
     return 0;
 }
+
+#define AT(member) offsetof(plan_flags_t, member)
+
+static const arg_t plan_args[] = {
+    FLAG_TEXT(
+        "--config", AT(config), "FILE", "A model's config.json; without it, the one of --model."),
+    FLAG_SIZE("--ranks", AT(ranks), "N", 1, 65536,
+        "Ranks to split the model over. Default: the ranks of this run."),
+    FLAG_CHOICE("--combine", AT(combine), engine_combines,
+        "How ranks put activations together. Default gather."),
+    FLAG_TEXT("--shares", AT(shares), "even|2,1,1",
+        "How much of the model each rank takes: a number for each rank. Default even."),
+    FLAG_CHOICE("--dtype", AT(mode), engine_modes, "Numeric mode. Default bf16."),
+    FLAG_SWITCH("--predict", AT(predict),
+        "Predict prefill and decode on 1 to 1,024 ranks, or on --ranks, and the best mesh of "
+        "replicas; needs --cluster (docs/scaling.md)."),
+    FLAG_TEXT(
+        "--cluster", AT(cluster), "FILE", "Measured rates, as choir bench --cluster writes them."),
+    FLAG_TEXT("--what-if", AT(what_if), "GBIT[:US]",
+        "Predict for a network of so many Gbit/s, of latency US in microseconds (default 20), in "
+        "place of the measured one; several with commas: 10,25,100:5."),
+    FLAG_TEXT("--against", AT(against), "ROWS.jsonl",
+        "Predict rows that choir bench --json or --sweep wrote, and tell the errors."),
+    FLAG_SIZE("--node-ranks", AT(node_ranks), "N", 1, 65536,
+        "Ranks on a node: tells what nodes receive. Default with --predict: the most that the "
+        "cluster file has rates of."),
+    FLAG_SIZE("--threads", AT(threads), "N", 1, 4096,
+        "Threads of a rank. Default: the most that the cluster file has rates of."),
+    FLAG_SIZE("--layers", AT(layers), "N", 1, 65536, "Only the first N layers. Default: all."),
+    FLAG_PROMPT_TOKENS(AT(prompt_tokens)),
+    FLAG_SIZE("--gen-tokens", AT(gen_tokens), "N", 1, 16777216, "Default 32."),
+    FLAG_SIZE("--batch", AT(batch), "N", 1, 65536,
+        "Sequences at once, all replicas together. Default 1."),
+    FLAG_SIZE("--context", AT(context), "N", 1, 16777216,
+        "Keys in the cache when decoding begins. Default: the prompt's length."),
+    FLAG_TEXT("--json", AT(json_file), "FILE",
+        "Append predictions to a file as JSON lines; - for standard output in place of the table."),
+};
+static const arg_group_t own = ARG_GROUP("Split", plan_args);
+
+static const arg_part_t parts[] = {
+    {&flags_model, 0},
+    {&own, 0},
+    PARTS_END,
+};
+
+static bool predicts_nothing(const void *values, const args_given_t *given)
+{
+    const plan_flags_t *flags = values;
+    (void)given;
+    return !flags->predict && flags->against == NULL;
+}
+
+static bool predicts_rows(const void *values, const args_given_t *given)
+{
+    const plan_flags_t *flags = values;
+    (void)given;
+    return flags->against != NULL;
+}
+
+static bool predicts_more(const void *values, const args_given_t *given)
+{
+    const plan_flags_t *flags = values;
+    (void)given;
+    return flags->predict && flags->against == NULL;
+}
+
+static const arg_rule_t rules[] = {
+    {predicts_nothing, 0, "without --predict or --against", false,
+        " --cluster --what-if --threads --layers --prompt-tokens --gen-tokens --batch --context --json "},
+    {predicts_more, 0, "with --predict", false, " --shares "},
+    {predicts_rows, 0, "with --against", true,
+        " --against --predict --cluster --what-if --config --model --dtype --combine "},
+    RULES_END,
+};
+
+static const plan_flags_t defaults = {
+    .common = COMMON_DEFAULTS, .prompt_tokens = 512, .gen_tokens = 32, .batch = 1};
+
+const command_t command_plan = {"plan", "choir plan [--config FILE | --model DIR] [--ranks N]",
+    "show how a model is split over ranks", parts, &defaults, sizeof defaults, rules, cmd_plan};

@@ -12,6 +12,11 @@
 #include "launch/prompts.h"
 #include "sharding/store/store.h"
 
+typedef struct render_flags {
+    common_flags_t common;
+    chat_choice_t template;
+} render_flags_t;
+
 #define LINE_BYTES_MAX ((size_t)64 << 20)
 
 /* Reads a line without its end; the rest of one that is too long is dropped. False at the end of
@@ -71,19 +76,18 @@ static int render_line(
     return fail->status;
 }
 
-static int open_chat(chat_t **chat, const options_t *options, fail_t *fail)
+static int open_chat(chat_t **chat, const render_flags_t *flags, fail_t *fail)
 {
     char directory[4096];
-    const chat_choice_t choice = {options->template_file, options->template_vars};
-    if (options->template_file != NULL && options->model == NULL)
-        return chat_open(chat, NULL, &choice, fail);
-    if (model_dir_find(options->model, directory, sizeof directory, fail) == 0 &&
+    if (flags->template.given != NULL && flags->common.model == NULL)
+        return chat_open(chat, NULL, &flags->template, fail);
+    if (model_dir_find(flags->common.model, directory, sizeof directory, fail) == 0 &&
         store_check_copied(directory, fail) == 0)
-        prompts_require_chat(chat, directory, &choice, fail);
+        chat_require(chat, directory, &flags->template, fail);
     return fail->status;
 }
 
-int cmd_render(invocation_t *invocation, fail_t *fail)
+static int cmd_render(invocation_t *invocation, fail_t *fail)
 {
     chat_t *chat = NULL;
     text_buffer_t line = {0};
@@ -91,10 +95,33 @@ int cmd_render(invocation_t *invocation, fail_t *fail)
     bool too_long;
     if (comm_rank(invocation->comm) != 0)
         return 0;
-    if (open_chat(&chat, &invocation->options, fail) == 0)
+    if (open_chat(&chat, invocation->flags, fail) == 0)
         while (!output.closed && read_line(&line, &too_long, fail))
             render_line(chat, &output, &line, too_long, fail);
     text_buffer_clear(&line);
     chat_close(chat);
     return fail->status;
 }
+
+#define AT(member) offsetof(render_flags_t, member)
+
+static const arg_t render_args[] = {
+    FLAG_TEXT("--template", AT(template.given), "FILE",
+        "The chat template (Jinja), in place of a model's."),
+    FLAG_TEXT("--template-vars", AT(template.variables), "JSON",
+        "Variables for all lines, as an object; a line's own count before them."),
+};
+static const arg_group_t own = ARG_GROUP("Rendering", render_args);
+
+static const arg_part_t parts[] = {
+    {&flags_model, 0},
+    {&own, 0},
+    PARTS_END,
+};
+
+static const render_flags_t defaults = {.common = COMMON_DEFAULTS};
+
+const command_t command_render = {"render",
+    "choir render [--model DIR | --template FILE] < CONVERSATIONS.jsonl",
+    "conversations to text by a chat template", parts, &defaults, sizeof defaults, NULL,
+    cmd_render};

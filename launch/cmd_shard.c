@@ -19,6 +19,12 @@
 #include "sharding/store/store_unpack.h"
 #include "sharding/store/store_write.h"
 
+typedef struct shard_flags {
+    common_flags_t common;
+    const char *out, *check, *list, *unpack;
+    size_t level, file_mib, layers, threads;
+} shard_flags_t;
+
 #define MB 1e6
 /* Of bad blocks, on each rank; a ruined store need not be told block by block. */
 #define MAX_PROBLEM_BYTES ((size_t)1 << 20)
@@ -37,7 +43,7 @@ static void begin_progress(
     shard_progress_t *p, const invocation_t *invocation, const char *what, uint64_t all_bytes)
 {
     *p = (shard_progress_t){.what = what, .begin_ns = clock_ns(), .all_bytes = all_bytes};
-    progress_open(&p->progress, comm_rank(invocation->comm) == 0 && !invocation->options.quiet);
+    progress_open(&p->progress, comm_rank(invocation->comm) == 0 && !invocation->common->quiet);
 }
 
 static void show_progress(void *context, uint64_t done, uint64_t total)
@@ -54,14 +60,14 @@ static void show_progress(void *context, uint64_t done, uint64_t total)
 /* Collective. */
 static int open_team(const invocation_t *invocation, team_t **team, fail_t *fail)
 {
+    const shard_flags_t *flags = invocation->flags;
     topology_t topology = {0};
     comm_t *comm = invocation->comm;
     *team = NULL;
     topology_read(&topology, fail);
     if (comm_agree(comm, fail) != 0)
         return fail->status;
-    size_t threads =
-        topology_threads(&topology, invocation->options.threads, (size_t)comm_binding_ranks(comm));
+    size_t threads = topology_threads(&topology, flags->threads, (size_t)comm_binding_ranks(comm));
     comm_set_threads(comm, threads);
     team_open(team, threads, comm_oversubscribed(comm), fail);
     return comm_agree(comm, fail);
@@ -155,14 +161,15 @@ static int write_data(comm_t *comm, store_write_t *write, fail_t *fail)
 static int write_store(
     const invocation_t *invocation, const store_layout_t *layout, team_t *team, fail_t *fail)
 {
+    const shard_flags_t *flags = invocation->flags;
     comm_t *comm = invocation->comm;
     shard_progress_t progress;
     begin_progress(&progress, invocation, "sharding", layout->total_bytes);
     bool root = comm_rank(comm) == 0;
     uint64_t stored = 0;
     store_write_t write = {0};
-    store_write_open(&write, layout, invocation->options.shard_out, (size_t)comm_rank(comm),
-        (size_t)comm_size(comm), team, fail);
+    store_write_open(
+        &write, layout, flags->out, (size_t)comm_rank(comm), (size_t)comm_size(comm), team, fail);
     write.progress = show_progress;
     write.progress_context = &progress;
     write.interrupted = signals_ended;
@@ -186,14 +193,14 @@ static int write_store(
 /* Collective. */
 static int make_store(const invocation_t *invocation, team_t *team, fail_t *fail)
 {
-    const options_t *flags = &invocation->options;
+    const shard_flags_t *flags = invocation->flags;
     comm_t *comm = invocation->comm;
     char directory[4096];
     const store_options_t options = {.level = (int)flags->level,
         .file_bytes = (uint64_t)flags->file_mib << 20,
-        .layers = flags->layers_per_file};
+        .layers = flags->layers};
     store_layout_t layout = {0};
-    if (model_dir_find(flags->model, directory, sizeof directory, fail) == 0)
+    if (model_dir_find(flags->common.model, directory, sizeof directory, fail) == 0)
         store_layout_open(&layout, directory, &options, fail);
     if (comm_agree(comm, fail) == 0 &&
         comm_agree_same(comm, layout.resume_id, "files of the model directory", fail) == 0)
@@ -304,12 +311,12 @@ static void ignore_problem(void *context, const char *message)
 /* Collective. */
 static int check_store(const invocation_t *invocation, team_t *team, fail_t *fail)
 {
+    const shard_flags_t *flags = invocation->flags;
     problems_t problems = {0};
     store_t *store = NULL;
     comm_t *comm = invocation->comm;
     bool root = comm_rank(comm) == 0;
-    store_open(
-        &store, invocation->options.check, root ? add_problem : ignore_problem, &problems, fail);
+    store_open(&store, flags->check, root ? add_problem : ignore_problem, &problems, fail);
     if (comm_agree(comm, fail) == 0 &&
         comm_agree_same(comm, store_manifest(store)->checksum, "the store's manifest", fail) == 0)
         check_blocks(invocation, store, team, &problems, fail);
@@ -347,10 +354,11 @@ static void print_segment(const store_manifest_t *manifest, const store_segment_
 
 static int list_store(const invocation_t *invocation, fail_t *fail)
 {
+    const shard_flags_t *flags = invocation->flags;
     store_t *store = NULL;
     if (comm_rank(invocation->comm) != 0)
         return 0;
-    if (store_open(&store, invocation->options.list, NULL, NULL, fail) != 0)
+    if (store_open(&store, flags->list, NULL, NULL, fail) != 0)
         return fail->status;
     const store_manifest_t *manifest = store_manifest(store);
     uint64_t stored = 0, bytes = source_bytes(manifest);
@@ -379,7 +387,7 @@ static int list_store(const invocation_t *invocation, fail_t *fail)
 /* Collective. */
 static int unpack_store(const invocation_t *invocation, team_t *team, fail_t *fail)
 {
-    const options_t *flags = &invocation->options;
+    const shard_flags_t *flags = invocation->flags;
     comm_t *comm = invocation->comm;
     bool root = comm_rank(comm) == 0;
     store_t *store = NULL;
@@ -391,18 +399,18 @@ static int unpack_store(const invocation_t *invocation, team_t *team, fail_t *fa
     shard_progress_t progress;
     begin_progress(&progress, invocation, "unpacking", bytes);
     store_job_t job = job_of(invocation, store, team, &progress);
-    char *partial = store_unpack_partial(store, flags->shard_out);
+    char *partial = store_unpack_partial(store, flags->out);
     if (partial == NULL)
         fail_set(fail, FAIL_MEMORY, "shard: out of memory");
     else if (root)
-        store_unpack_begin(store, flags->shard_out, partial, UINT64_MAX, fail);
+        store_unpack_begin(store, flags->out, partial, UINT64_MAX, fail);
     if (comm_agree(comm, fail) == 0)
         store_unpack_sources(&job, partial, fail);
     progress_close(&progress.progress);
     if (comm_agree(comm, fail) == 0 && root)
-        store_unpack_finish(store, flags->shard_out, partial, fail);
+        store_unpack_finish(store, flags->out, partial, fail);
     if (comm_agree(comm, fail) == 0)
-        log_write(LOG_INFO, "%s: %.1f MB in %.1f s", flags->shard_out, (double)bytes / MB,
+        log_write(LOG_INFO, "%s: %.1f MB in %.1f s", flags->out, (double)bytes / MB,
             seconds_since(progress.begin_ns));
     free(partial);
     store_close(store);
@@ -411,27 +419,28 @@ static int unpack_store(const invocation_t *invocation, team_t *team, fail_t *fa
 
 /* ---- Command --------------------------------------------------------------------------------- */
 
-static int check_flags(const options_t *flags, fail_t *fail)
+static int check_flags(const invocation_t *invocation, fail_t *fail)
 {
+    const shard_flags_t *flags = invocation->flags;
     int n = (flags->check != NULL) + (flags->list != NULL) + (flags->unpack != NULL);
-    if (n > 1 || (n == 1 && flags->model != NULL))
+    if (n > 1 || (n == 1 && flags->common.model != NULL))
         return fail_set(
             fail, FAIL_USAGE, "expected one of --model, --check, --list and --unpack, found more");
-    if (flags->shard_out == NULL && (n == 0 || flags->unpack != NULL))
+    if (flags->out == NULL && (n == 0 || flags->unpack != NULL))
         return fail_set(
             fail, FAIL_USAGE, "expected --out %s, found none", n == 0 ? "STORE" : "DIR");
-    if (flags->shard_out != NULL && (flags->check != NULL || flags->list != NULL))
+    if (flags->out != NULL && (flags->check != NULL || flags->list != NULL))
         return fail_set(fail, FAIL_USAGE, "--out: expected it with --model or --unpack only");
-    if (flags->shard_out != NULL && flags->shard_out[0] == 0)
+    if (flags->out != NULL && flags->out[0] == 0)
         return fail_set(fail, FAIL_USAGE, "--out: expected a path, found \"\"");
     return 0;
 }
 
-int cmd_shard(invocation_t *invocation, fail_t *fail)
+static int cmd_shard(invocation_t *invocation, fail_t *fail)
 {
-    const options_t *flags = &invocation->options;
+    const shard_flags_t *flags = invocation->flags;
     team_t *team = NULL;
-    if (check_flags(flags, fail) != 0)
+    if (check_flags(invocation, fail) != 0)
         return fail->status;
     if (flags->list != NULL)
         return list_store(invocation, fail);
@@ -448,3 +457,67 @@ int cmd_shard(invocation_t *invocation, fail_t *fail)
     team_close(team);
     return fail->status;
 }
+
+#define AT(member) offsetof(shard_flags_t, member)
+
+static const arg_t shard_args[] = {
+    FLAG_TEXT("--out", AT(out), "STORE",
+        "Make a shard store of --model, in a folder that is not there yet. Run again after an "
+        "interruption, the same command goes on where it was. With --unpack: where the model "
+        "directory goes."),
+    FLAG_SIZE("--level", AT(level), "N", 0, 19,
+        "Default 0: entropy coding, fast, and already what weights give. 1 to 19: also try zstd's "
+        "levels, for weights that repeat themselves."),
+    FLAG_SIZE("--file-size", AT(file_mib), "MIB", 1, 1048576,
+        "Size of a data file at most. Data files go out to the ranks. Default 1024."),
+    FLAG_SIZE("--layers", AT(layers), "N", 1, 1000000,
+        "Begin a new data file every N layers, and keep the rest apart from them."),
+    FLAG_TEXT("--check", AT(check), "STORE",
+        "Compare every checksum of a store; names file, tensor and rows of what is damaged."),
+    FLAG_TEXT("--list", AT(list), "STORE", "Print what a store holds."),
+    FLAG_TEXT("--unpack", AT(unpack), "STORE",
+        "Write the model directory again that a store was made of, byte for byte, to --out."),
+    FLAG_THREADS(AT(threads)),
+};
+static const arg_group_t own = ARG_GROUP("Store", shard_args);
+
+static const arg_part_t parts[] = {
+    {&flags_model, 0},
+    {&own, 0},
+    PARTS_END,
+};
+
+static bool checks(const void *values, const args_given_t *given)
+{
+    const shard_flags_t *flags = values;
+    (void)given;
+    return flags->check != NULL;
+}
+
+static bool lists(const void *values, const args_given_t *given)
+{
+    const shard_flags_t *flags = values;
+    (void)given;
+    return flags->list != NULL;
+}
+
+static bool unpacks(const void *values, const args_given_t *given)
+{
+    const shard_flags_t *flags = values;
+    (void)given;
+    return flags->unpack != NULL;
+}
+
+static const arg_rule_t rules[] = {
+    {checks, 0, "with --check", false, " --level --file-size --layers "},
+    {lists, 0, "with --list", false, " --level --file-size --layers --threads "},
+    {unpacks, 0, "with --unpack", false, " --level --file-size --layers "},
+    RULES_END,
+};
+
+static const shard_flags_t defaults = {.common = COMMON_DEFAULTS, .file_mib = 1024};
+
+const command_t command_shard = {"shard",
+    "choir shard --model DIR --out STORE | --check STORE | --unpack STORE --out DIR",
+    "make a compressed, checksummed store of a model, or check one", parts, &defaults,
+    sizeof defaults, rules, cmd_shard};

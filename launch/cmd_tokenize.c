@@ -10,6 +10,11 @@
 #include "launch/prompts.h"
 #include "sharding/store/store.h"
 
+typedef struct tokenize_flags {
+    common_flags_t common;
+    bool lines, decode;
+} tokenize_flags_t;
+
 typedef struct converter {
     const tokenizer_t *tokenizer;
     output_t output;
@@ -98,23 +103,23 @@ static int convert_lines(
     return fail->status;
 }
 
-int cmd_tokenize(invocation_t *invocation, fail_t *fail)
+static int cmd_tokenize(invocation_t *invocation, fail_t *fail)
 {
-    const options_t *options = &invocation->options;
+    const tokenize_flags_t *flags = invocation->flags;
     char directory[4096];
     tokenizer_t *tokenizer = NULL;
     char *text = NULL;
     size_t bytes;
     if (comm_rank(invocation->comm) != 0)
         return 0;
-    if (model_dir_find(options->model, directory, sizeof directory, fail) == 0 &&
+    if (model_dir_find(flags->common.model, directory, sizeof directory, fail) == 0 &&
         store_check_copied(directory, fail) == 0 &&
         tokenizer_open(&tokenizer, directory, fail) == 0 &&
         prompts_read_stdin(SIZE_MAX, &text, &bytes, fail) == 0) {
-        converter_t converter = {.tokenizer = tokenizer, .lines = options->lines};
-        if (options->lines)
-            convert_lines(&converter, options->decode, text, bytes, fail);
-        else if (options->decode)
+        converter_t converter = {.tokenizer = tokenizer, .lines = flags->lines};
+        if (flags->lines)
+            convert_lines(&converter, flags->decode, text, bytes, fail);
+        else if (flags->decode)
             decode(&converter, text, bytes, "standard input", fail);
         else
             encode(&converter, text, bytes, fail);
@@ -123,3 +128,24 @@ int cmd_tokenize(invocation_t *invocation, fail_t *fail)
     tokenizer_close(tokenizer);
     return fail->status;
 }
+
+#define AT(member) offsetof(tokenize_flags_t, member)
+
+static const arg_t tokenize_args[] = {
+    FLAG_SWITCH(
+        "--lines", AT(lines), "Every line is a text (or, with --decode, an array) of its own."),
+    FLAG_SWITCH("--decode", AT(decode), "From JSON arrays of ids to text."),
+};
+static const arg_group_t own = ARG_GROUP("Texts and ids", tokenize_args);
+
+static const arg_part_t parts[] = {
+    {&flags_model, 0},
+    {&own, 0},
+    PARTS_END,
+};
+
+static const tokenize_flags_t defaults = {.common = COMMON_DEFAULTS};
+
+const command_t command_tokenize = {"tokenize",
+    "choir tokenize [--model DIR] [--lines] [--decode] < TEXT", "text to token ids and back", parts,
+    &defaults, sizeof defaults, NULL, cmd_tokenize};

@@ -2,10 +2,24 @@
 #include <string.h>
 
 #include "engine/base/progress.h"
+#include "engine/run/engine_choices.h"
 #include "engine/verify/verify.h"
 #include "launch/command.h"
 #include "launch/model_dir.h"
 #include "launch/output.h"
+
+typedef enum compared { COMPARE_EAGER, COMPARE_SDPA, COMPARE_BOTH } compared_t;
+
+typedef struct verify_flags {
+    common_flags_t common;
+    const char *reference, *candidate, *layers, *shares;
+    bool isolated, chained, partial, skip_digest, json;
+    compared_t attention;
+    dtype_t mode;
+    dot_t dot;
+    double tolerance;
+    size_t threads;
+} verify_flags_t;
 
 /* What is done and how much of it: each kind of work counts from its own beginning. */
 typedef struct verify_progress {
@@ -54,16 +68,15 @@ static int conclude(comm_t *comm, const report_t *report, fail_t *fail)
 /* Collective. */
 static int verify_model(const invocation_t *invocation, report_t **report, fail_t *fail)
 {
-    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
-    const options_t *flags = &invocation->options;
+    const verify_flags_t *flags = invocation->flags;
     char directory[4096];
-    verify_progress_t progress = {.shown = !flags->quiet};
+    verify_progress_t progress = {.shown = !flags->common.quiet};
     verify_options_t options = {.model_dir = directory,
         .reference = flags->reference,
         .has_mode = args_was_given(&invocation->given, "--dtype"),
-        .mode = modes[flags->dtype],
-        .attentions = {flags->attentions != 1, flags->attentions != 0},
-        .dot = (dot_t)flags->verify_dot,
+        .mode = flags->mode,
+        .attentions = {flags->attention != COMPARE_SDPA, flags->attention != COMPARE_EAGER},
+        .dot = flags->dot,
         .isolated = flags->isolated || !flags->chained,
         .chained = flags->chained || !flags->isolated,
         .skip_digest = flags->skip_digest,
@@ -74,16 +87,16 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
         .threads = flags->threads};
     options.progress = show_progress;
     options.progress_context = &progress;
-    model_dir_find(flags->model, directory, sizeof directory, fail);
+    model_dir_find(flags->common.model, directory, sizeof directory, fail);
     if (comm_agree(invocation->comm, fail) == 0)
         verify_run(report, invocation->comm, &options, fail);
     progress_close(&progress.progress);
     return fail->status;
 }
 
-int cmd_verify(invocation_t *invocation, fail_t *fail)
+static int cmd_verify(invocation_t *invocation, fail_t *fail)
 {
-    const options_t *flags = &invocation->options;
+    const verify_flags_t *flags = invocation->flags;
     bool coordinates = comm_rank(invocation->comm) == 0;
     report_t *report = NULL;
     if (flags->reference == NULL)
@@ -100,3 +113,74 @@ int cmd_verify(invocation_t *invocation, fail_t *fail)
     report_close(report);
     return fail->status;
 }
+
+static const choice_t attention_choices[] = {
+    {"eager", COMPARE_EAGER}, {"sdpa", COMPARE_SDPA}, {"both", COMPARE_BOTH}, {NULL, 0}};
+
+#define AT(member) offsetof(verify_flags_t, member)
+
+static const arg_t verify_args[] = {
+    FLAG_TEXT("--reference", AT(reference), "REF.safetensors",
+        "What Hugging Face computed, as tests/oracle/reference.py writes it."),
+    FLAG_TEXT("--candidate", AT(candidate), "OTHER.safetensors",
+        "Compare this dump with the reference, and run no model."),
+    FLAG_SWITCH("--isolated", AT(isolated),
+        "Only each component by itself, fed with the reference's own inputs."),
+    FLAG_SWITCH("--chained", AT(chained),
+        "Only the whole forward, and the logits of prefill, decode and generate()."),
+    FLAG_TEXT("--layers", AT(layers), "0,5-7",
+        "Layers whose components are compared. Default: all that the reference has."),
+    FLAG_CHOICE("--attention", AT(attention), attention_choices,
+        "Which attention to compare. Default both, where the reference has both."),
+    FLAG_CHOICE("--dtype", AT(mode), engine_modes, "Numeric mode. Default: the reference's."),
+    FLAG_CHOICE("--dot", AT(dot), engine_dots,
+        "How bf16 linear layers add products. Default chain, whose bits are PyTorch's."),
+    FLAG_REAL("--tolerance", AT(tolerance), "X", 0, 1e30,
+        "Largest absolute difference that passes. Default 0: every bit equal."),
+    FLAG_SWITCH("--partial", AT(partial),
+        "Let a dump or reference pass that lacks tensors; how many is said. Without it that "
+        "fails."),
+    FLAG_SWITCH(
+        "--skip-digest", AT(skip_digest), "Do not read the whole checkpoint for its digest."),
+    FLAG_TEXT("--shares", AT(shares), "auto|even|2,1,1",
+        "How much of the model each rank takes. Default even. Never changes a bit."),
+    FLAG_SWITCH("--json", AT(json), "One JSON object in place of the tables."),
+    FLAG_THREADS(AT(threads)),
+};
+static const arg_group_t own = ARG_GROUP("Verification", verify_args);
+
+static const arg_part_t parts[] = {
+    {&flags_model, 0},
+    {&own, 0},
+    {&flags_path, 0},
+    PARTS_END,
+};
+
+static bool has_candidate(const void *values, const args_given_t *given)
+{
+    const verify_flags_t *flags = values;
+    (void)given;
+    return flags->candidate != NULL;
+}
+
+static bool has_no_amx(const void *values, const args_given_t *given)
+{
+    const verify_flags_t *flags = values;
+    (void)given;
+    return flags->mode != DTYPE_BF16 && flags->dot == DOT_AMX;
+}
+
+static const arg_rule_t rules[] = {
+    {has_candidate, 0, "with --candidate", true,
+        " --candidate --reference --layers --tolerance --partial --json "},
+    {has_no_amx, 0, NO_AMX_WHY, false, " --dot "},
+    RULES_END,
+};
+
+static const verify_flags_t defaults = {
+    .common = COMMON_DEFAULTS, .attention = COMPARE_BOTH, .dot = DOT_CHAIN};
+
+const command_t command_verify = {"verify",
+    "choir verify [--model DIR] --reference REF.safetensors [flags]",
+    "compare a model with Hugging Face's, component by component", parts, &defaults,
+    sizeof defaults, rules, cmd_verify};

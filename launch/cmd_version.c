@@ -7,7 +7,7 @@
 #define CHOIR_LIBRARIES "not recorded by this build"
 #endif
 
-int cmd_version(invocation_t *invocation, fail_t *fail)
+static int cmd_version(invocation_t *invocation, fail_t *fail)
 {
     (void)fail;
     if (comm_rank(invocation->comm) != 0)
@@ -21,3 +21,13 @@ int cmd_version(invocation_t *invocation, fail_t *fail)
     putchar('\n');
     return 0;
 }
+
+static const arg_part_t parts[] = {
+    PARTS_END,
+};
+
+static const common_flags_t defaults = COMMON_DEFAULTS;
+
+const command_t command_version = {"version", "choir --version",
+    "versions of Choir and its libraries, instruction sets", parts, &defaults, sizeof defaults,
+    NULL, cmd_version};

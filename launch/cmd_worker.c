@@ -14,6 +14,12 @@
 #include "launch/request_fields.h"
 #include "launch/worker_request.h"
 
+typedef struct worker_flags {
+    common_flags_t common;
+    run_flags_t run;
+    chat_choice_t template;
+} worker_flags_t;
+
 #define MODEL_DIR_BYTES 4096
 #define SEQUENCES 64    /* of a replica, unless --max-batch says otherwise */
 #define LOGITS_ROWS 128 /* of a step */
@@ -70,7 +76,7 @@ static int take_results(job_t *job, const fleet_result_t *results, size_t n, fai
     for (size_t i = 0; i < n && fail->status == 0; i++) {
         worker_request_t *request = job->worker.by_job[results[i].job];
         job->worker.by_job[results[i].job] = NULL;
-        worker_request_take(&job->worker, request, &results[i], fail);
+        worker_request_take(request, &results[i]);
         if (request->n_done == request->n_jobs && fail->status == 0)
             answer(job, request, fail);
     }
@@ -102,9 +108,10 @@ static int say_hello(job_t *job, fail_t *fail)
 }
 
 /* The coordinator's part: until the input has ended and everything is answered. */
-static int coordinate(mesh_t *mesh, const char *directory, fail_t *fail)
+static int coordinate(
+    mesh_t *mesh, const chat_choice_t *template, const char *directory, fail_t *fail)
 {
-    job_t job = {.worker = {.mesh = mesh, .directory = directory}};
+    job_t job = {.worker = {.mesh = mesh, .directory = directory, .template = template}};
     uint64_t begin = clock_ns();
     lines_open(&job.input, STDIN_FILENO, "standard input",
         request_line_bytes(engine_info(fleet_engine(mesh->fleet)).max_context));
@@ -120,27 +127,55 @@ static int coordinate(mesh_t *mesh, const char *directory, fail_t *fail)
             take_results(&job, results, n_results, fail);
     }
     double seconds = (double)(clock_ns() - begin) * 1e-9;
-    const fleet_stats_t *stats = mesh_end(mesh, fail);
+    fleet_end(mesh->fleet, fail);
     if (fail->status == 0)
-        mesh_report(mesh, stats, seconds, false);
+        mesh_report(mesh, seconds, false);
     forget_requests(&job.worker);
     chat_close(job.worker.chat);
     lines_close(&job.input);
     return fail->status;
 }
 
-int cmd_worker(invocation_t *invocation, fail_t *fail)
+static int cmd_worker(invocation_t *invocation, fail_t *fail)
 {
+    const worker_flags_t *flags = invocation->flags;
     char directory[MODEL_DIR_BYTES];
     mesh_t mesh = {0};
-    model_dir_find(invocation->options.model, directory, sizeof directory, fail);
+    model_dir_find(flags->common.model, directory, sizeof directory, fail);
     if (comm_agree(invocation->comm, fail) != 0)
         return fail->status;
-    if (mesh_open(&mesh, invocation, directory, SEQUENCES, LOGITS_ROWS, fail) == 0) {
+    const mesh_options_t options = {.directory = directory,
+        .needs_tokenizer = true,
+        .n_sequences = SEQUENCES,
+        .logits_rows = LOGITS_ROWS};
+    if (mesh_open(&mesh, invocation, &flags->run, &options, fail) == 0) {
         if (mesh.coordinates)
-            coordinate(&mesh, directory, fail);
+            coordinate(&mesh, &flags->template, directory, fail);
         else
             fleet_serve(mesh.fleet, fail);
     }
     return mesh_close(&mesh, fail);
 }
+
+#define AT(member) offsetof(worker_flags_t, member)
+
+static const arg_part_t parts[] = {
+    {&flags_model, 0},
+    {&flags_template, AT(template)},
+    {&flags_mesh, AT(run)},
+    PARTS_NUMERICS_AND_RANKS(AT(run)),
+    {&flags_batch, AT(run)},
+    PARTS_END,
+};
+
+static const arg_rule_t rules[] = {
+    RULE_ONE_REPLICA(AT(run)),
+    RULE_NO_AMX(AT(run)),
+    RULES_END,
+};
+
+static const worker_flags_t defaults = {.common = COMMON_DEFAULTS, .run = RUN_DEFAULTS};
+
+const command_t command_worker = {"worker", "choir worker [--model DIR] [--mesh DxT] [flags]",
+    "answer JSON lines of other programs over pipes", parts, &defaults, sizeof defaults, rules,
+    cmd_worker};

@@ -2,49 +2,46 @@
 #ifndef CHOIR_LAUNCH_COMMAND_H
 #define CHOIR_LAUNCH_COMMAND_H
 
-#include <stdio.h>
+#include <stddef.h>
 
 #include "comm/comm.h"
 #include "engine/base/status.h"
 #include "launch/args.h"
-#include "launch/options.h"
+#include "launch/flags.h"
+
+#define COMMAND_FLAGS_BYTES 2048 /* of any command's struct */
 
 /* One run of a command, alike on all ranks. */
 typedef struct invocation {
     comm_t *comm;
-    options_t options;
+    void *flags;            /* the command's struct */
+    common_flags_t *common; /* its beginning */
     args_given_t given;
     const char *topic;    /* choir help TOPIC; NULL when none */
-    char model_dir[4096]; /* what options.model became */
+    char model_dir[4096]; /* what common->model became */
+    _Alignas(16) char storage[COMMAND_FLAGS_BYTES];
 } invocation_t;
 
 typedef struct command {
     const char *name;
     const char *synopsis;
     const char *summary;
-    const arg_group_t *const *groups; /* ends with NULL */
+    const arg_part_t *parts;
+    const void *defaults; /* [flags_bytes] its struct as it is without flags */
+    size_t flags_bytes;
+    const arg_rule_t *rules; /* which of its flags have no effect beside others; NULL: none */
     /* Collective. */
     int (*run)(invocation_t *invocation, fail_t *fail);
 } command_t;
 
-/* All of them; ends with a NULL name. */
-extern const command_t commands[];
+extern const command_t command_generate, command_chat, command_tokenize, command_render,
+    command_plan, command_verify, command_bench, command_doctor, command_eval, command_worker,
+    command_shard, command_help, command_version;
+
+/* All of them in the order of help; ends with NULL. */
+extern const command_t *const commands[];
 
 const command_t *command_find(const char *name);
-
-int cmd_generate(invocation_t *invocation, fail_t *fail);
-int cmd_chat(invocation_t *invocation, fail_t *fail);
-int cmd_tokenize(invocation_t *invocation, fail_t *fail);
-int cmd_render(invocation_t *invocation, fail_t *fail);
-int cmd_verify(invocation_t *invocation, fail_t *fail);
-int cmd_bench(invocation_t *invocation, fail_t *fail);
-int cmd_doctor(invocation_t *invocation, fail_t *fail);
-int cmd_eval(invocation_t *invocation, fail_t *fail);
-int cmd_worker(invocation_t *invocation, fail_t *fail);
-int cmd_plan(invocation_t *invocation, fail_t *fail);
-int cmd_shard(invocation_t *invocation, fail_t *fail);
-int cmd_help(invocation_t *invocation, fail_t *fail);
-int cmd_version(invocation_t *invocation, fail_t *fail);
 
 /* "unknown command X", with the nearest if there is one. */
 int command_unknown(const char *name, fail_t *fail);

@@ -19,15 +19,12 @@
 #include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "launch/keys.h"
+#include "launch/wide_text.h"
 
 #define MAX_REMEMBERED 1000
 #define MAX_QUEUED 4
 #define MAX_PROMPT 32
 #define ESC 0x1b
-#define REPLACEMENT 0xfffd
-/* Of a paste that does not fit: what is shown of it. */
-#define SHOWN_FIRST 3
-#define SHOWN_LAST 2
 
 enum { /* codes for libedit */
     DO_INSERT = 0x80,
@@ -67,42 +64,6 @@ struct line_editor {
     text_buffer_t before; /* the part of the text that is not edited any more */
 };
 
-/* ---- Wide characters ------------------------------------------------------------------------- */
-
-/* Freshly allocated, ends in zero; NULL is out of memory. What is not UTF-8 becomes U+FFFD. */
-static wchar_t *widen(const char *text, size_t bytes, size_t *count)
-{
-    wchar_t *wide = malloc((bytes + 1) * sizeof *wide);
-    mbstate_t state = {0};
-    size_t n = 0;
-    for (size_t i = 0; wide != NULL && i < bytes;) {
-        size_t used = mbrtowc(&wide[n], text + i, bytes - i, &state);
-        if (used == 0 || used > bytes - i) {
-            wide[n] = REPLACEMENT;
-            used = 1;
-            state = (mbstate_t){0};
-        }
-        i += used;
-        n++;
-    }
-    if (wide != NULL)
-        wide[n] = 0;
-    *count = n;
-    return wide;
-}
-
-static int append_wide(text_buffer_t *out, const wchar_t *wide, size_t count, fail_t *fail)
-{
-    for (size_t i = 0; i < count && fail->status == 0; i++) {
-        char bytes[16];
-        mbstate_t state = {0};
-        size_t n = wcrtomb(bytes, wide[i], &state);
-        if (n != (size_t)-1)
-            text_buffer_append(out, bytes, n, fail);
-    }
-    return fail->status;
-}
-
 /* ---- The screen ------------------------------------------------------------------------------ */
 
 static struct winsize screen_size(const line_editor_t *editor)
@@ -116,23 +77,6 @@ static struct winsize screen_size(const line_editor_t *editor)
     return size;
 }
 
-/* The rows that end above the end of a text, and at *column the place where it ends. */
-static size_t rows_above(const wchar_t *text, size_t count, size_t columns, size_t *column)
-{
-    size_t rows = 0;
-    for (size_t i = 0; i < count; i++) {
-        int width = wcwidth(text[i]);
-        size_t cells = text[i] == '\t' ? 8 - *column % 8 : width < 0 ? 2 : (size_t)width;
-        if (text[i] == '\n' || *column + cells > columns) {
-            rows++;
-            *column = 0;
-        }
-        if (text[i] != '\n')
-            *column += cells;
-    }
-    return rows;
-}
-
 /* Draws the line again, at the place where its first row is, or on a new row. */
 static void redraw(line_editor_t *editor, bool same_place)
 {
@@ -140,7 +84,7 @@ static void redraw(line_editor_t *editor, bool same_place)
     const LineInfoW *line = el_wline(editor->edit);
     size_t column = wcslen(editor->prompt);
     size_t rows =
-        rows_above(line->buffer, (size_t)(line->cursor - line->buffer), size.ws_col, &column);
+        wide_rows_above(line->buffer, (size_t)(line->cursor - line->buffer), size.ws_col, &column);
     fputs("\r", editor->out);
     if (same_place && rows > 0)
         fprintf(editor->out, "\x1b[%zuA", size_min(rows, size.ws_row));
@@ -148,46 +92,6 @@ static void redraw(line_editor_t *editor, bool same_place)
     ioctl(editor->pty, TIOCSWINSZ, &size);
     el_resize(editor->edit);
     el_wset(editor->edit, EL_REFRESH);
-}
-
-/* At most a row of a line, without what would move the cursor. */
-static void show_row(const line_editor_t *editor, const wchar_t *line, size_t count)
-{
-    size_t columns = screen_size(editor).ws_col, column = 2;
-    text_buffer_t row = {0};
-    fail_t ignored = {0};
-    for (size_t i = 0; i < count; i++) {
-        wchar_t c = line[i] == '\t' ? L' ' : line[i];
-        int width = wcwidth(c);
-        column += width < 0 ? 1 : (size_t)width;
-        if (column + 4 > columns) {
-            text_buffer_append(&row, " ...", 4, &ignored);
-            break;
-        }
-        append_wide(&row, width < 0 ? L"?" : &c, 1, &ignored);
-    }
-    fprintf(editor->out, ". %s\n", row.bytes > 0 ? row.text : "");
-    text_buffer_clear(&row);
-}
-
-/* The first and last lines of a paste, and how much there is in between. */
-static void show_paste(const line_editor_t *editor, const wchar_t *text, size_t count)
-{
-    size_t lines = 1, line = 0;
-    for (size_t i = 0; i < count; i++)
-        lines += text[i] == '\n' && i + 1 < count;
-    for (size_t begin = 0; begin < count; line++) {
-        const wchar_t *newline = wmemchr(text + begin, '\n', count - begin);
-        size_t n = newline != NULL ? (size_t)(newline - text) - begin : count - begin;
-        if (line < SHOWN_FIRST || line + SHOWN_LAST >= lines)
-            show_row(editor, text + begin, n);
-        else if (line == SHOWN_FIRST)
-            fprintf(editor->out, "  (%zu more lines)\n", lines - SHOWN_FIRST - SHOWN_LAST);
-        begin += n + 1;
-    }
-    fprintf(editor->out, "  (pasted: %zu line%s, %zu characters)\n", lines, lines == 1 ? "" : "s",
-        count);
-    fflush(editor->out);
 }
 
 /* ---- Keys ------------------------------------------------------------------------------------ */
@@ -212,7 +116,7 @@ static void take_paste(line_editor_t *editor)
 {
     size_t count, column = wcslen(editor->prompt);
     const text_buffer_t *paste = &editor->keys.paste;
-    wchar_t *text = widen(paste->text, paste->bytes, &count);
+    wchar_t *text = wide_of_text(paste->text, paste->bytes, &count);
     if (editor->keys.paste_lost) {
         free(text);
         editor->outcome = FAILED;
@@ -220,9 +124,9 @@ static void take_paste(line_editor_t *editor)
     }
     const LineInfoW *line = el_wline(editor->edit);
     struct winsize size = screen_size(editor);
-    size_t rows =
-        rows_above(line->buffer, (size_t)(line->lastchar - line->buffer), size.ws_col, &column);
-    rows += text == NULL ? 0 : rows_above(text, count, size.ws_col, &column);
+    size_t rows = wide_rows_above(
+        line->buffer, (size_t)(line->lastchar - line->buffer), size.ws_col, &column);
+    rows += text == NULL ? 0 : wide_rows_above(text, count, size.ws_col, &column);
     insert(editor, text);
     if (text != NULL && rows > size.ws_row / 2) {
         /* libedit cannot move in what is longer than the screen. */
@@ -532,9 +436,9 @@ static int fix_paste(line_editor_t *editor, const wchar_t *line, size_t count, f
 {
     size_t cursor = size_min(editor->cursor, count);
     wchar_t *paste = editor->inserted;
-    append_wide(&editor->before, line, cursor, fail);
-    append_wide(&editor->before, paste, wcslen(paste), fail);
-    show_paste(editor, paste, wcslen(paste));
+    wide_append(&editor->before, line, cursor, fail);
+    wide_append(&editor->before, paste, wcslen(paste), fail);
+    wide_show_paste(editor->out, screen_size(editor).ws_col, paste, wcslen(paste));
     editor->inserted = NULL;
     editor->outcome = GOES_ON;
     if (count > cursor) {
@@ -563,7 +467,7 @@ static bool read_part(line_editor_t *editor, fail_t *fail)
     if (line == NULL && editor->before.bytes == 0)
         editor->outcome = ENDED;
     else
-        append_wide(&editor->before, line, count, fail);
+        wide_append(&editor->before, line, count, fail);
     return false;
 }
 
@@ -605,7 +509,7 @@ void line_editor_remember(line_editor_t *editor, const char *text)
     size_t count;
     HistEventW event;
     locale_t before = uselocale(editor->locale);
-    wchar_t *wide = widen(text, strlen(text), &count);
+    wchar_t *wide = wide_of_text(text, strlen(text), &count);
     if (wide != NULL)
         history_w(editor->history, &event, H_ENTER, wide);
     free(wide);

@@ -1,4 +1,5 @@
 /* The choir program: starts MPI, finds the command, agrees on how it ended, exits. */
+#include <assert.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +13,6 @@
 #include "comm/watch/watchdog.h"
 #include "engine/base/log.h"
 #include "launch/command.h"
-#include "launch/flag_rules.h"
 #include "launch/model_dir.h"
 #include "launch/output.h"
 #include "launch/signals.h"
@@ -42,15 +42,22 @@ static bool is_help(const char *word)
     return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
 }
 
+static void use_command(const command_t *command, invocation_t *invocation)
+{
+    assert(command->flags_bytes <= sizeof invocation->storage);
+    memcpy(invocation->storage, command->defaults, command->flags_bytes);
+    invocation->flags = invocation->common = (common_flags_t *)invocation->storage;
+}
+
 /* Which command is meant; its flags are parsed into *invocation. */
 static const command_t *parse(int argc, char **argv, invocation_t *invocation, fail_t *fail)
 {
-    const command_t *help = command_find("help");
-    invocation->options = options_defaults();
+    const command_t *help = &command_help;
+    use_command(help, invocation);
     if (argc < 2 || is_help(argv[1]))
         return help;
     if (strcmp(argv[1], "--version") == 0)
-        return command_find("version");
+        return &command_version;
     const command_t *command = command_find(argv[1]);
     if (command == NULL) {
         if (argv[1][0] == '-')
@@ -63,11 +70,12 @@ static const command_t *parse(int argc, char **argv, invocation_t *invocation, f
     int first = 2;
     if (command == help && argc > 2 && argv[2][0] != '-')
         invocation->topic = argv[first++];
-    args_parse(command->groups, argc - first, argv + first, &invocation->options,
-        &invocation->given, fail);
-    if (fail->status == 0 && !invocation->options.help)
-        flag_rules_check(command->name, &invocation->options, &invocation->given, fail);
-    if (invocation->options.help && fail->status == 0) {
+    use_command(command, invocation);
+    args_parse(
+        command->parts, argc - first, argv + first, invocation->flags, &invocation->given, fail);
+    if (fail->status == 0 && !invocation->common->help)
+        args_check_rules(command->rules, invocation->flags, &invocation->given, fail);
+    if (invocation->common->help && fail->status == 0) {
         invocation->topic = command->name;
         return help;
     }
@@ -77,19 +85,18 @@ static const command_t *parse(int argc, char **argv, invocation_t *invocation, f
 /* Collective. */
 static int run(const command_t *command, invocation_t *invocation, guard_t *guard, fail_t *fail)
 {
-    options_t *options = &invocation->options;
+    common_flags_t *flags = invocation->common;
     watchdog_t *watchdog = NULL;
     trace_t *trace = NULL;
     log_set_speaker(comm_rank(invocation->comm) == 0);
-    log_set_level(options->verbose ? LOG_DEBUG : options->quiet ? LOG_ERROR : LOG_INFO);
+    log_set_level(flags->verbose ? LOG_DEBUG : flags->quiet ? LOG_ERROR : LOG_INFO);
     fault_at("agree");
     if (comm_agree(invocation->comm, fail) == 0)
-        watchdog_open(
-            &watchdog, invocation->comm, options->watchdog_seconds, terminal_restore, fail);
+        watchdog_open(&watchdog, invocation->comm, flags->watchdog_seconds, terminal_restore, fail);
     guard_enter(guard, NULL);
     if (fail->status == 0 &&
-        trace_open(&trace, invocation->comm, options->trace, TRACE_EVENTS, fail) == 0 &&
-        model_dir_resolve(invocation->comm, &options->model, invocation->model_dir,
+        trace_open(&trace, invocation->comm, flags->trace, TRACE_EVENTS, fail) == 0 &&
+        model_dir_resolve(invocation->comm, &flags->model, invocation->model_dir,
             sizeof invocation->model_dir, fail) == 0) {
         fault_at("command");
         command->run(invocation, fail);
@@ -130,12 +137,13 @@ int main(int argc, char **argv)
     invocation_t invocation = {0};
     fail_t fail = {0};
     output_start();
+    signals_call_at_end(terminal_restore);
     /* A reader that goes away, and a limit on the size of files, are no reason to die: whoever
      * writes notices. */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     const command_t *command = parse(argc, argv, &invocation, &fail);
-    guard_t *guard = guard_open(invocation.options.watchdog_seconds, terminal_restore);
+    guard_t *guard = guard_open(invocation.common->watchdog_seconds, terminal_restore);
     guard_enter(guard, "MPI_Init");
     fault_at("start");
     fail_t start = {0};
@@ -145,8 +153,7 @@ int main(int argc, char **argv)
     }
     guard_enter(guard, "the agreement on who is where");
     fault_at("groups");
-    comm_path_t path = invocation.options.comm == 0 ? COMM_AUTO : COMM_MPI;
-    if (comm_open_world(&invocation.comm, path, &start) != 0) {
+    if (comm_open_world(&invocation.comm, invocation.common->path, &start) != 0) {
         report(&start);
         comm_abort(EXIT_FAILURE);
     }

@@ -7,9 +7,8 @@
 
 #include "engine/base/log.h"
 #include "engine/base/size.h"
+#include "launch/engine_flags.h"
 #include "launch/output.h"
-#include "launch/prompts.h"
-#include "launch/session.h"
 #include "launch/signals.h"
 
 #define MIB 1048576.0
@@ -33,39 +32,74 @@ int mesh_parse(const char *text, size_t ranks, size_t *n_replicas, fail_t *fail)
     return 0;
 }
 
-int mesh_open(mesh_t *mesh, invocation_t *invocation, const char *directory, size_t n_sequences,
-    size_t logits_rows, fail_t *fail)
+/* Local. */
+static int open_tokenizer(mesh_t *mesh, const mesh_options_t *options, fail_t *fail)
+{
+    mesh->tokenizer = options->tokenizer;
+    if (mesh->tokenizer != NULL || !fleet_leads(mesh->comm, mesh->n_replicas) ||
+        (mesh->coordinates && !options->needs_tokenizer))
+        return 0;
+    tokenizer_open(&mesh->own, options->directory, fail);
+    mesh->tokenizer = mesh->own;
+    return fail->status;
+}
+
+static void tell_loading(const mesh_t *mesh, const char *directory)
+{
+    engine_info_t info = mesh_info(mesh);
+    log_write(LOG_DEBUG, "loaded %s in %.2f s, %.1f MiB read by rank 0; KV cache of %zu tokens",
+        directory, (double)info.load_ns * 1e-9, (double)info.bytes_read / MIB, info.kv_tokens);
+}
+
+int mesh_open(mesh_t *mesh, const invocation_t *invocation, const run_flags_t *run,
+    const mesh_options_t *options, fail_t *fail)
 {
     comm_t *comm = invocation->comm;
-    const options_t *flags = &invocation->options;
-    *mesh = (mesh_t){.invocation = invocation, .coordinates = comm_rank(comm) == 0};
-    mesh_parse(flags->mesh, (size_t)comm_size(comm), &mesh->n_replicas, fail);
-    if (fail->status == 0 && fleet_leads(comm, mesh->n_replicas))
-        prompts_open_tokenizer(&mesh->tokenizer, directory, fail);
+    *mesh = (mesh_t){.comm = comm,
+        .common = invocation->common,
+        .run = run,
+        .coordinates = comm_rank(comm) == 0};
+    if (mesh_parse(run->mesh, (size_t)comm_size(comm), &mesh->n_replicas, fail) == 0)
+        open_tokenizer(mesh, options, fail);
     if (comm_agree(comm, fail) != 0)
         return fail->status;
     mesh->ranks_each = (size_t)comm_size(comm) / mesh->n_replicas;
-    fleet_options_t options = {
-        .engine = session_engine_options(flags, directory, n_sequences, logits_rows),
-        .n_replicas = mesh->n_replicas,
-        .own_weights = flags->own_weights,
-        .path = flags->comm == 0 ? COMM_AUTO : COMM_MPI,
+    fleet_options_t fleet = {.replica = {.engine = engine_flags_options(run, options->directory,
+                                             options->n_sequences, options->logits_rows),
+                                 .n_replicas = mesh->n_replicas,
+                                 .own_weights = run->own_weights,
+                                 .path = mesh->common->path},
         .tokenizer = mesh->tokenizer};
     progress_t progress;
-    session_show_loading(&progress, invocation, &options.engine);
-    fleet_open(&mesh->fleet, comm, &options, fail);
+    engine_flags_show_loading(&progress, comm, mesh->common, &fleet.replica.engine);
+    fleet_open(&mesh->fleet, comm, &fleet, fail);
     progress_close(&progress);
     if (fail->status != 0)
         return fail->status;
-    signals_install(fleet_engine(mesh->fleet));
+    signals_install(mesh_engine(mesh));
+    tell_loading(mesh, options->directory);
     return 0;
 }
 
-const fleet_stats_t *mesh_end(mesh_t *mesh, const fail_t *fail)
+engine_t *mesh_engine(const mesh_t *mesh)
 {
-    fleet_end(mesh->fleet, fail);
-    return fleet_stats(mesh->fleet);
+    return fleet_engine(mesh->fleet);
 }
+
+engine_info_t mesh_info(const mesh_t *mesh)
+{
+    return engine_info(fleet_engine(mesh->fleet));
+}
+
+void mesh_warn_sampling(const mesh_t *mesh, bool sample)
+{
+    const char *unread = mesh_info(mesh).config->generation.unread;
+    if (sample && unread[0] != 0)
+        log_write(LOG_WARN,
+            "generation_config.json: %s: not implemented; answers are drawn without", unread);
+}
+
+/* ---- Closing --------------------------------------------------------------------------------- */
 
 int mesh_close(mesh_t *mesh, fail_t *fail)
 {
@@ -75,10 +109,61 @@ int mesh_close(mesh_t *mesh, fail_t *fail)
             fleet_end(mesh->fleet, fail);
         fleet_close(mesh->fleet);
     }
-    tokenizer_close(mesh->tokenizer);
+    tokenizer_close(mesh->own);
     mesh->fleet = NULL;
+    mesh->own = NULL;
     mesh->tokenizer = NULL;
-    return comm_agree(mesh->invocation->comm, fail);
+    return comm_agree(mesh->comm, fail);
+}
+
+/* Before the closing line. */
+static void let_through(const mesh_t *mesh)
+{
+    if (mesh->n_replicas * mesh->ranks_each > 1 && !mesh->common->quiet)
+        output_let_through();
+}
+
+/* ", decode 12.3/s", or nothing where no time was spent on it. */
+static void describe_step_rate(
+    char *text, size_t bytes, const char *what, size_t tokens, uint64_t ns)
+{
+    text[0] = 0;
+    if (tokens > 0 && ns > 0)
+        snprintf(text, bytes, ", %s %.1f/s", what, (double)tokens * 1e9 / (double)ns);
+}
+
+/* Rates are those of the tokens that a step is for: a prompt's in steps with prompt rows, drawn
+ * ones in steps without. The first token of an answer is drawn in a step of the former kind. */
+static void report_steps(
+    const engine_info_t *info, const engine_totals_t *totals, double peak_mib, double weights_mib)
+{
+    char prefill[64], decode[64], work[256] = "no prompt was computed";
+    describe_step_rate(
+        prefill, sizeof prefill, "prefill", totals->prompt_tokens, totals->prefill_ns);
+    describe_step_rate(decode, sizeof decode, "decode", totals->decode_tokens, totals->decode_ns);
+    if (totals->prompt_tokens > 0)
+        snprintf(work, sizeof work, "%zu prompt tokens%s; %zu generated%s", totals->prompt_tokens,
+            prefill, totals->generated_tokens, decode);
+    log_write(LOG_INFO,
+        "%s; %zu rank%s x %zu thread%s, %s %s; memory per rank at most %.0f MiB (weights %.0f)",
+        work, info->ranks, plural(info->ranks), info->threads, plural(info->threads),
+        dtype_name(info->mode), info->isa, peak_mib, weights_mib);
+}
+
+int mesh_close_and_tell(mesh_t *mesh, fail_t *fail)
+{
+    if (mesh->fleet == NULL)
+        return mesh_close(mesh, fail);
+    engine_info_t info = mesh_info(mesh);
+    engine_totals_t totals = engine_totals(mesh_engine(mesh));
+    if (mesh_close(mesh, fail) != 0)
+        return fail->status;
+    int64_t peak = comm_max(mesh->comm, (int64_t)info.peak_bytes);
+    int64_t weights = comm_max(mesh->comm, (int64_t)info.weight_bytes);
+    if (mesh->coordinates)
+        let_through(mesh);
+    report_steps(&info, &totals, (double)peak / MIB, (double)weights / MIB);
+    return 0;
 }
 
 /* " (12.3/s)", or nothing where there is nothing to divide. */
@@ -98,8 +183,9 @@ double mesh_lost(const fleet_stats_t *stats, size_t n_replicas, double seconds)
     return seconds > 0 ? tail / seconds / (double)n_replicas : 0;
 }
 
-void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds, bool waits_for_end)
+void mesh_report(const mesh_t *mesh, double seconds, bool waits_for_end)
 {
+    const fleet_stats_t *stats = fleet_stats(mesh->fleet);
     size_t prompt = 0, generated = 0, reused = 0, peak = 0, weights = 0, sharers = 1;
     double idle = 0, tail = 0;
     char computed_rate[32], generated_rate[32], lost[64] = "";
@@ -115,8 +201,7 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds,
     }
     describe_rate(computed_rate, sizeof computed_rate, prompt, seconds);
     describe_rate(generated_rate, sizeof generated_rate, generated, seconds);
-    if (mesh->n_replicas * mesh->ranks_each > 1 && !mesh->invocation->options.quiet)
-        output_let_through();
+    let_through(mesh);
     if (waits_for_end && mesh->n_replicas > 1 && seconds > 0)
         snprintf(lost, sizeof lost, ", %.1f%% of their time lost waiting at the end",
             100 * mesh_lost(stats, mesh->n_replicas, seconds));
@@ -131,15 +216,4 @@ void mesh_report(const mesh_t *mesh, const fleet_stats_t *stats, double seconds,
             sharers);
     log_write(
         LOG_DEBUG, "replicas were idle for %.3f s in all, %.3f s of it at the end", idle, tail);
-}
-
-size_t mesh_stop_ids(const mesh_t *mesh, int32_t chat_end, int32_t *ids)
-{
-    const config_generation_t *generation =
-        &engine_info(fleet_engine(mesh->fleet)).config->generation;
-    size_t n = generation->n_stop_ids;
-    memcpy(ids, generation->stop_ids, n * sizeof *ids);
-    if (chat_end >= 0)
-        ids[n++] = chat_end;
-    return n;
 }

@@ -1,17 +1,16 @@
 #include "launch/plan_predict.h"
 
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/json.h"
 #include "engine/base/log.h"
 #include "engine/base/printable.h"
 #include "engine/base/size.h"
 #include "engine/measure/cluster_file.h"
 #include "engine/measure/predict.h"
+#include "engine/measure/predict_rows.h"
 #include "launch/bench_report.h"
 
 #define MOST_RANKS 1024
@@ -19,7 +18,6 @@
 #define DEFAULT_LATENCY_US 20
 #define CHUNK 512       /* prompt tokens of a step unless told (engine.h) */
 #define WIRE_SHARE 0.94 /* of an Ethernet link's bits that are payload: 1448 of 1538 bytes */
-#define MOST_ROWS_BYTES ((size_t)1 << 28)
 
 typedef struct network {
     double gbit; /* 0: as measured */
@@ -27,7 +25,7 @@ typedef struct network {
 } network_t;
 
 typedef struct job {
-    const options_t *options;
+    const plan_flags_t *flags;
     const config_t *config;
     predict_cluster_t cluster;
     plan_model_t model;
@@ -42,7 +40,7 @@ typedef struct job {
 /* "10,25:5,100" */
 static int parse_networks(job_t *job, fail_t *fail)
 {
-    const char *at = job->options->what_if;
+    const char *at = job->flags->what_if;
     if (at == NULL) {
         job->networks[0].rates = job->cluster.network;
         job->n_networks = 1;
@@ -60,7 +58,7 @@ static int parse_networks(job_t *job, fail_t *fail)
         if (!good || (*end != ',' && *end != 0) || job->n_networks == MOST_NETWORKS)
             return fail_set(fail, FAIL_USAGE,
                 "--what-if: expected at most %d times GBIT[:MICROSECONDS] with commas between them, found \"%s\"",
-                MOST_NETWORKS, job->options->what_if);
+                MOST_NETWORKS, job->flags->what_if);
         job->networks[job->n_networks++] = (network_t){gbit,
             {us * 1e-6, gbit * 1e9 / 8 * WIRE_SHARE, 0, job->cluster.network.processor_byte_s}};
         if (*end == 0)
@@ -79,25 +77,24 @@ static size_t most_ranks(const predict_cluster_t *cluster)
 
 static int prepare(job_t *job, fail_t *fail)
 {
-    static const dtype_t modes[] = {DTYPE_BF16, DTYPE_F32, DTYPE_F64};
-    const options_t *flags = job->options;
+    const plan_flags_t *flags = job->flags;
     config_t config = *job->config;
     if (flags->cluster == NULL)
         return fail_set(fail, FAIL_USAGE,
             "--predict: expected --cluster FILE, a file that choir bench --cluster wrote");
-    if (flags->n_layers > config.num_hidden_layers)
+    if (flags->layers > config.num_hidden_layers)
         return fail_set(fail, FAIL_USAGE, "--layers: expected at most the model's %zu, found %zu",
-            config.num_hidden_layers, flags->n_layers);
+            config.num_hidden_layers, flags->layers);
     if (cluster_file_read(&job->cluster, flags->cluster, fail) != 0)
         return fail->status;
     if (job->cluster.n_rates == 0)
         return fail_set(fail, FAIL_FORMAT, "%s: rates: expected some, found none", flags->cluster);
-    if (flags->n_layers != 0)
-        config.num_hidden_layers = flags->n_layers;
-    job->model = config_plan_model(&config, modes[flags->dtype]);
+    if (flags->layers != 0)
+        config.num_hidden_layers = flags->layers;
+    job->model = config_plan_model(&config, flags->mode);
     job->query = (predict_query_t){.cluster = &job->cluster,
         .model = &job->model,
-        .combine = flags->combine == 0 ? PLAN_GATHER : PLAN_REDUCE,
+        .combine = flags->combine,
         .ranks_per_node = flags->node_ranks != 0 ? flags->node_ranks : most_ranks(&job->cluster),
         .threads = flags->threads,
         .work = {.batch = flags->batch,
@@ -204,13 +201,13 @@ static int project(const job_t *job, fail_t *fail)
 {
     for (size_t i = 0; i < job->n_networks; i++) {
         const network_t *network = &job->networks[i];
-        size_t first = job->options->ranks != 0 ? job->options->ranks : 1;
-        size_t last = job->options->ranks != 0 ? first : MOST_RANKS;
+        size_t first = job->flags->ranks != 0 ? job->flags->ranks : 1;
+        size_t last = job->flags->ranks != 0 ? first : MOST_RANKS;
         bool networked = network->rates.bytes_per_s > 0;
         if (!networked && first > job->query.ranks_per_node)
             return fail_set(fail, FAIL_USAGE,
                 "--ranks %zu: more than the %zu of a node, and %s has no network: expected --what-if, or a file measured on several nodes",
-                first, job->query.ranks_per_node, job->options->cluster);
+                first, job->query.ranks_per_node, job->flags->cluster);
         if (!networked)
             last = size_min(last, job->query.ranks_per_node);
         if (i == 0 && job->json.file == NULL)
@@ -226,53 +223,6 @@ static int project(const job_t *job, fail_t *fail)
 
 /* ---- Beside what was measured ---------------------------------------------------------------- */
 
-typedef struct errors {
-    size_t n;
-    double *values; /* [n] |predicted / measured - 1| */
-} errors_t;
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static int add_error(errors_t *errors, double predicted, double measured, fail_t *fail)
-{
-    double *grown = realloc(errors->values, (errors->n + 1) * sizeof *grown);
-    if (grown == NULL)
-        return fail_set(fail, FAIL_MEMORY, "plan: out of memory for %zu rows", errors->n + 1);
-    errors->values = grown;
-    errors->values[errors->n++] = fabs(predicted / measured - 1);
-    return 0;
-}
-
-/* What a row of choir bench was measured with. */
-typedef struct row {
-    size_t layers, ranks, nodes, threads, replicas, batch, prompt_tokens, context, gen_tokens;
-    double prefill, decode;
-} row_t;
-
-static int read_row(json_t *object, const char *path, row_t *row, fail_t *fail)
-{
-    const struct {
-        const char *name;
-        size_t *value;
-    } sizes[] = {{"layers", &row->layers}, {"ranks", &row->ranks}, {"nodes", &row->nodes},
-        {"threads", &row->threads}, {"replicas", &row->replicas}, {"batch", &row->batch},
-        {"prompt_tokens", &row->prompt_tokens}, {"context", &row->context},
-        {"gen_tokens", &row->gen_tokens}};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        if (json_get_size(object, path, sizes[i].name, 1, 1 << 24, sizes[i].value, fail) != 0)
-            return fail->status;
-    row->prefill = row->decode = 0;
-    json_opt_double(object, path, "prefill_tokens_per_s", 0, 1e18, &row->prefill, fail);
-    json_opt_double(object, path, "decode_tokens_per_s", 0, 1e18, &row->decode, fail);
-    if (fail->status == 0 && (row->prefill <= 0 || row->decode <= 0))
-        fail_set(fail, FAIL_FORMAT, "%s: expected tokens/s above 0, found none", path);
-    return fail->status;
-}
-
 static void print_heading(void)
 {
     printf("%6s %5s %7s %9s %5s %7s %26s %26s\n", "", "", "", "", "", "", "prefill, tokens/s",
@@ -282,85 +232,37 @@ static void print_heading(void)
         "error");
 }
 
-static int compare_row(const job_t *job, const row_t *row, errors_t *errors, fail_t *fail)
+static void print_row(void *context, const predict_row_t *row, const predict_mesh_t *mesh)
 {
-    plan_model_t model = job->model;
-    predict_query_t query = job->query;
-    predict_mesh_t mesh;
-    model.n_layers = row->layers;
-    query.model = &model;
-    query.network = job->networks[0].rates;
-    query.ranks_per_node = (row->ranks + row->nodes - 1) / row->nodes;
-    query.threads = row->threads;
-    query.work.batch = row->batch * row->replicas;
-    query.work.prompt_tokens = row->prompt_tokens;
-    query.work.context = row->context;
-    query.work.gen_tokens = row->gen_tokens;
-    if (predict_mesh(&query, row->ranks, row->replicas, &mesh, fail) != 0)
-        return fail->status;
-    if (errors->n == 0)
+    bool *headed = context;
+    if (!*headed)
         print_heading();
+    *headed = true;
     printf("%6zu %5zu %7zu %4zux%-4zu %5zu %7zu %9.1f %9.1f %+5.0f%% %9.2f %9.2f %+5.0f%%\n",
         row->layers, row->ranks, row->threads, row->replicas, row->ranks / row->replicas,
-        row->batch, row->context, row->prefill, mesh.prefill_tokens_per_s,
-        100 * (mesh.prefill_tokens_per_s / row->prefill - 1), row->decode, mesh.decode_tokens_per_s,
-        100 * (mesh.decode_tokens_per_s / row->decode - 1));
-    if (add_error(errors, mesh.prefill_tokens_per_s, row->prefill, fail) == 0)
-        add_error(errors, mesh.decode_tokens_per_s, row->decode, fail);
-    return fail->status;
-}
-
-/* Lines of other models are left out. */
-static int compare_line(
-    const job_t *job, size_t number, const char *text, size_t bytes, errors_t *errors, fail_t *fail)
-{
-    const char *digest = "";
-    char mine[17], path[4096];
-    json_t *object = NULL;
-    row_t row;
-    snprintf(path, sizeof path, "%s: line %zu", job->options->against, number);
-    snprintf(mine, sizeof mine, "%016llx", (unsigned long long)config_digest(job->config));
-    if (json_line_read(text, bytes, path, &object, fail) == 0 &&
-        json_opt_string(object, path, "config_digest", &digest, fail) == 0 &&
-        strcmp(digest, mine) == 0 && read_row(object, path, &row, fail) == 0)
-        compare_row(job, &row, errors, fail);
-    json_decref(object);
-    return fail->status;
+        row->batch, row->context, row->prefill, mesh->prefill_tokens_per_s,
+        100 * (mesh->prefill_tokens_per_s / row->prefill - 1), row->decode,
+        mesh->decode_tokens_per_s, 100 * (mesh->decode_tokens_per_s / row->decode - 1));
 }
 
 static int compare(const job_t *job, fail_t *fail)
 {
-    char *text = NULL;
-    size_t bytes;
-    errors_t errors = {0};
-    if (text_file_read(job->options->against, MOST_ROWS_BYTES, &text, &bytes, fail) != 0)
-        return fail->status;
-    size_t number = 1;
-    for (char *line = text; *line != 0 && fail->status == 0; number++) {
-        size_t length = strcspn(line, "\n");
-        if (length > 0)
-            compare_line(job, number, line, length, &errors, fail);
-        line += length + (line[length] == '\n');
-    }
-    if (fail->status == 0 && errors.n == 0)
-        fail_set(fail, FAIL_FORMAT, "%s: expected rows of this model, found none",
-            job->options->against);
-    if (fail->status == 0) {
-        qsort(errors.values, errors.n, sizeof *errors.values, by_value);
+    predict_query_t query = job->query;
+    predict_errors_t errors;
+    bool headed = false;
+    query.network = job->networks[0].rates;
+    if (predict_rows(&query, job->config, job->flags->against, print_row, &headed, &errors, fail) ==
+        0)
         printf("\nerror of %zu rates: median %.1f%%, largest %.1f%%\n", errors.n,
-            100 * (errors.values[(errors.n - 1) / 2] + errors.values[errors.n / 2]) / 2,
-            100 * errors.values[errors.n - 1]);
-    }
-    free(errors.values);
-    free(text);
+            100 * errors.median, 100 * errors.largest);
     return fail->status;
 }
 
-int plan_predict(const options_t *options, const config_t *config, fail_t *fail)
+int plan_predict(const plan_flags_t *flags, const config_t *config, fail_t *fail)
 {
-    job_t job = {.options = options, .config = config};
-    if (prepare(&job, fail) == 0 && bench_sink_open(&job.json, options->json_file, fail) == 0) {
-        if (options->against != NULL)
+    job_t job = {.flags = flags, .config = config};
+    if (prepare(&job, fail) == 0 && bench_sink_open(&job.json, flags->json_file, fail) == 0) {
+        if (flags->against != NULL)
             compare(&job, fail);
         else
             project(&job, fail);

@@ -5,9 +5,21 @@
 
 #include "engine/base/status.h"
 #include "engine/model/config.h"
-#include "launch/options.h"
+#include "launch/flags.h"
+
+/* choir plan's. */
+typedef struct plan_flags {
+    common_flags_t common;
+    const char *config, *shares;
+    size_t ranks, node_ranks, threads;
+    plan_combine_t combine;
+    dtype_t mode;
+    bool predict;
+    const char *cluster, *what_if, *against, *json_file;
+    size_t layers, prompt_tokens, gen_tokens, batch, context;
+} plan_flags_t;
 
 /* Local, for one rank. config: as the file has it. FAIL_USAGE, FAIL_FILE, FAIL_FORMAT. */
-int plan_predict(const options_t *options, const config_t *config, fail_t *fail);
+int plan_predict(const plan_flags_t *flags, const config_t *config, fail_t *fail);
 
 #endif

@@ -13,37 +13,6 @@
 #include "engine/model/config.h"
 #include "launch/request_fields.h"
 
-int prompts_open_tokenizer(tokenizer_t **tokenizer, const char *directory, fail_t *fail)
-{
-    *tokenizer = NULL;
-    return tokenizer_open(tokenizer, directory, fail);
-}
-
-int prompts_require_chat(
-    chat_t **chat, const char *directory, const chat_choice_t *choice, fail_t *fail)
-{
-    if (chat_open(chat, directory, choice, fail) != 0)
-        return fail->status;
-    if (*chat == NULL)
-        return fail_set(fail, FAIL_MODEL,
-            "%s: expected a chat template in tokenizer_config.json or chat_template.jinja, found none; --chat-template FILE gives one, --raw does without",
-            directory);
-    return 0;
-}
-
-chat_choice_t prompts_chat_choice(const options_t *options)
-{
-    return (chat_choice_t){options->chat_template, options->template_vars};
-}
-
-chat_input_t prompts_chat_input(json_t *object)
-{
-    return (chat_input_t){.messages = json_object_get(object, "messages"),
-        .tools = json_object_get(object, "tools"),
-        .documents = json_object_get(object, "documents"),
-        .variables = json_object_get(object, "chat_template_kwargs")};
-}
-
 /* ---- Reading --------------------------------------------------------------------------------- */
 
 int prompts_read_stdin(size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
@@ -81,20 +50,6 @@ int prompts_read_stdin(size_t max_bytes, char **text, size_t *bytes, fail_t *fai
     return fail->status;
 }
 
-static int append_id(tokenizer_ids_t *ids, int32_t id, fail_t *fail)
-{
-    if (ids->count == ids->capacity) {
-        size_t capacity = size_max(64, 2 * ids->capacity);
-        int32_t *larger = realloc(ids->ids, capacity * sizeof *larger);
-        if (larger == NULL)
-            return fail_set(fail, FAIL_MEMORY, "prompt: out of memory for %zu ids", capacity);
-        ids->ids = larger;
-        ids->capacity = capacity;
-    }
-    ids->ids[ids->count++] = id;
-    return 0;
-}
-
 int prompts_parse_ids(const char *text, const char *name, tokenizer_ids_t *ids, fail_t *fail)
 {
     for (const char *at = text;;) {
@@ -105,7 +60,7 @@ int prompts_parse_ids(const char *text, const char *name, tokenizer_ids_t *ids, 
         if (end == at || errno != 0 || id < 0 || id > INT32_MAX || (*end != ',' && *end != 0))
             return fail_set(
                 fail, FAIL_USAGE, "%s: expected token ids as in 1,2,3, found \"%.40s\"", name, at);
-        if (append_id(ids, (int32_t)id, fail) != 0)
+        if (tokenizer_ids_append(ids, (int32_t)id, fail) != 0)
             return fail->status;
         if (*end == 0)
             return 0;
@@ -122,27 +77,13 @@ static int json_ids(json_t *array, const char *name, tokenizer_ids_t *ids, fail_
             json_integer_value(id) > INT32_MAX)
             return fail_set(fail, FAIL_FORMAT,
                 "%s: prompt_ids: expected token ids, found something else at index %zu", name, i);
-        if (append_id(ids, (int32_t)json_integer_value(id), fail) != 0)
+        if (tokenizer_ids_append(ids, (int32_t)json_integer_value(id), fail) != 0)
             return fail->status;
     }
     return 0;
 }
 
 /* ---- Encoding -------------------------------------------------------------------------------- */
-
-json_t *prompts_message(const char *role, const char *content, size_t bytes)
-{
-    json_t *message = json_object();
-    json_t *text = json_stringn(content, bytes);
-    if (message == NULL || text == NULL) {
-        json_decref(message);
-        json_decref(text);
-        return NULL;
-    }
-    json_object_set_new(message, "role", json_string(role));
-    json_object_set_new(message, "content", text);
-    return message;
-}
 
 static int encode_conversation(
     const prompts_t *prompts, const chat_input_t *input, tokenizer_ids_t *ids, fail_t *fail)
@@ -160,8 +101,8 @@ static int encode_chat(const prompts_t *prompts, const char *system, const char 
 {
     json_t *messages = json_array();
     if (system != NULL)
-        json_array_append_new(messages, prompts_message("system", system, strlen(system)));
-    if (json_array_append_new(messages, prompts_message("user", text, bytes)) != 0 ||
+        json_array_append_new(messages, chat_message("system", system, strlen(system)));
+    if (json_array_append_new(messages, chat_message("user", text, bytes)) != 0 ||
         json_array_size(messages) != (system != NULL) + 1u)
         fail_set(fail, FAIL_USAGE, "prompt: with --chat, expected UTF-8 text, found other bytes");
     else
@@ -170,11 +111,11 @@ static int encode_chat(const prompts_t *prompts, const char *system, const char 
     return fail->status;
 }
 
-static int encode_text(const prompts_t *prompts, const options_t *options, const char *text,
+static int encode_text(const prompts_t *prompts, const prompt_flags_t *flags, const char *text,
     size_t bytes, tokenizer_ids_t *ids, fail_t *fail)
 {
-    if (options->chat)
-        return encode_chat(prompts, options->system, text, bytes, ids, fail);
+    if (flags->chat)
+        return encode_chat(prompts, flags->system, text, bytes, ids, fail);
     return tokenizer_encode_whole(prompts->tokenizer, text, bytes, ids, fail);
 }
 
@@ -203,7 +144,7 @@ static int check_line(json_t *object, const char *name, fail_t *fail)
 }
 
 /* One line of --prompts. */
-static int encode_line(prompts_t *prompts, const options_t *options, const char *directory,
+static int encode_line(prompts_t *prompts, const prompt_flags_t *flags, const char *directory,
     json_t *object, const char *name, tokenizer_ids_t *ids, fail_t *fail)
 {
     json_t *prompt = json_object_get(object, "prompt");
@@ -213,17 +154,16 @@ static int encode_line(prompts_t *prompts, const options_t *options, const char 
         return fail->status;
     if (json_is_string(prompt))
         return encode_text(
-            prompts, options, json_string_value(prompt), json_string_length(prompt), ids, fail);
+            prompts, flags, json_string_value(prompt), json_string_length(prompt), ids, fail);
     if (json_is_array(prompt_ids))
         return json_ids(prompt_ids, name, ids, fail);
     if (!json_is_array(messages))
         return fail_set(fail, FAIL_FORMAT,
             "%s: expected a text as prompt, or an array as messages or prompt_ids", name);
-    const chat_choice_t choice = prompts_chat_choice(options);
     if (prompts->chat == NULL &&
-        prompts_require_chat(&prompts->chat, directory, &choice, fail) != 0)
+        chat_require(&prompts->chat, directory, &flags->template, fail) != 0)
         return fail->status;
-    const chat_input_t input = prompts_chat_input(object);
+    const chat_input_t input = chat_input_of(object);
     fail_t malformed = {0};
     if (encode_conversation(prompts, &input, ids, &malformed) != 0)
         fail_set(fail, malformed.status, "%s: %s", name, malformed.message);
@@ -267,40 +207,39 @@ static bool is_blank(const char *text, size_t bytes)
     return true;
 }
 
-static int encode_lines(prompts_t *prompts, const options_t *options, const char *directory,
+static int encode_lines(prompts_t *prompts, const prompt_flags_t *flags, const char *directory,
     lines_t *lines, fail_t *fail)
 {
     char *text;
     size_t bytes;
     while (lines_next(lines, &text, &bytes, fail) > 0 && fail->status == 0) {
         char name[FAIL_MESSAGE_BYTES / 2];
-        snprintf(name, sizeof name, "%s: line %zu", options->prompts, lines->number);
+        snprintf(name, sizeof name, "%s: line %zu", flags->prompts, lines->number);
         json_t *object = NULL;
         if (!is_blank(text, bytes) && json_line_read(text, bytes, name, &object, fail) == 0) {
             tokenizer_ids_t *ids = next_item(prompts, fail);
-            if (ids != NULL &&
-                encode_line(prompts, options, directory, object, name, ids, fail) == 0)
+            if (ids != NULL && encode_line(prompts, flags, directory, object, name, ids, fail) == 0)
                 keep_fields(prompts, object);
         }
         json_decref(object);
     }
     if (prompts->count == 0)
         fail_set(fail, FAIL_FORMAT, "%s: expected a JSON object on each line, found none",
-            options->prompts);
+            flags->prompts);
     return fail->status;
 }
 
 /* The lines of a file or stream, read one by one. */
-static int read_lines(prompts_t *prompts, const options_t *options, const char *directory,
+static int read_lines(prompts_t *prompts, const prompt_flags_t *flags, const char *directory,
     size_t max_bytes, fail_t *fail)
 {
-    bool is_stdin = strcmp(options->prompts, "-") == 0;
+    bool is_stdin = strcmp(flags->prompts, "-") == 0;
     int file = STDIN_FILENO;
     lines_t lines;
-    if (!is_stdin && input_open_stream(options->prompts, &file, fail) != 0)
+    if (!is_stdin && input_open_stream(flags->prompts, &file, fail) != 0)
         return fail->status;
-    lines_open(&lines, file, is_stdin ? "standard input" : options->prompts, max_bytes);
-    encode_lines(prompts, options, directory, &lines, fail);
+    lines_open(&lines, file, is_stdin ? "standard input" : flags->prompts, max_bytes);
+    encode_lines(prompts, flags, directory, &lines, fail);
     lines_close(&lines);
     if (!is_stdin)
         close(file);
@@ -309,24 +248,22 @@ static int read_lines(prompts_t *prompts, const options_t *options, const char *
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-static int check_flags(const invocation_t *invocation, fail_t *fail)
+static int check_flags(const prompt_flags_t *flags, const args_given_t *given, fail_t *fail)
 {
-    const options_t *options = &invocation->options;
-    int sources = (options->prompt != NULL) + (options->prompt_file != NULL) +
-                  (options->prompts != NULL) + (options->ids != NULL);
-    if (args_was_given(&invocation->given, "TEXT") &&
-        args_was_given(&invocation->given, "--prompt"))
+    int sources = (flags->prompt != NULL) + (flags->prompt_file != NULL) +
+                  (flags->prompts != NULL) + (flags->ids != NULL);
+    if (args_was_given(given, "TEXT") && args_was_given(given, "--prompt"))
         return fail_set(fail, FAIL_USAGE,
-            "expected one prompt, found two: an argument and --prompt \"%.80s\"", options->prompt);
+            "expected one prompt, found two: an argument and --prompt \"%.80s\"", flags->prompt);
     if (sources > 1)
         return fail_set(fail, FAIL_USAGE,
             "expected one of a prompt as argument, --prompt, --prompt-file, --prompts and --ids, found %d",
             sources);
-    if (options->chat && options->raw)
+    if (flags->chat && flags->raw)
         return fail_set(fail, FAIL_USAGE, "expected --chat or --raw, found both");
-    if (options->chat && options->ids != NULL)
+    if (flags->chat && flags->ids != NULL)
         return fail_set(fail, FAIL_USAGE, "--ids: a chat template needs text; use --prompt");
-    if (options->system != NULL && !options->chat)
+    if (flags->system != NULL && !flags->chat)
         return fail_set(fail, FAIL_USAGE, "--system: needs --chat");
     if (sources == 0 && isatty(STDIN_FILENO))
         return fail_set(fail, FAIL_USAGE,
@@ -347,9 +284,9 @@ static bool has_tokenizer(const char *directory)
 }
 
 static int read_source(
-    const options_t *options, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
+    const prompt_flags_t *flags, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
 {
-    const char *path = options->prompt_file;
+    const char *path = flags->prompt_file;
     if (path == NULL || strcmp(path, "-") == 0)
         return prompts_read_stdin(max_bytes, text, bytes, fail);
     if (input_read_stream(path, max_bytes, text, bytes, fail) == 0)
@@ -358,25 +295,25 @@ static int read_source(
 }
 
 static int read_prompts(
-    prompts_t *prompts, const options_t *options, const char *directory, fail_t *fail)
+    prompts_t *prompts, const prompt_flags_t *flags, const char *directory, fail_t *fail)
 {
     char *text = NULL;
     size_t bytes;
     tokenizer_ids_t *ids = NULL;
     config_t config;
-    if (options->prompts == NULL && (ids = next_item(prompts, fail)) == NULL)
+    if (flags->prompts == NULL && (ids = next_item(prompts, fail)) == NULL)
         return fail->status;
-    if (options->ids != NULL)
-        return prompts_parse_ids(options->ids, "--ids", ids, fail);
-    if (options->prompt != NULL)
-        return encode_text(prompts, options, options->prompt, strlen(options->prompt), ids, fail);
+    if (flags->ids != NULL)
+        return prompts_parse_ids(flags->ids, "--ids", ids, fail);
+    if (flags->prompt != NULL)
+        return encode_text(prompts, flags, flags->prompt, strlen(flags->prompt), ids, fail);
     if (config_load(&config, directory, fail) != 0)
         return fail->status;
     size_t max_bytes = request_line_bytes(config.max_position_embeddings);
-    if (options->prompts != NULL)
-        return read_lines(prompts, options, directory, max_bytes, fail);
-    if (read_source(options, max_bytes, &text, &bytes, fail) == 0)
-        encode_text(prompts, options, text, bytes, ids, fail);
+    if (flags->prompts != NULL)
+        return read_lines(prompts, flags, directory, max_bytes, fail);
+    if (read_source(flags, max_bytes, &text, &bytes, fail) == 0)
+        encode_text(prompts, flags, text, bytes, ids, fail);
     free(text);
     return fail->status;
 }
@@ -400,18 +337,16 @@ static int check_ids(const prompts_t *prompts, const char *directory, fail_t *fa
     return 0;
 }
 
-int prompts_open(
-    prompts_t *prompts, const invocation_t *invocation, const char *directory, fail_t *fail)
+int prompts_open(prompts_t *prompts, const prompt_flags_t *flags, const args_given_t *given,
+    const char *directory, fail_t *fail)
 {
-    const options_t *options = &invocation->options;
-    const chat_choice_t choice = prompts_chat_choice(options);
     *prompts = (prompts_t){0};
-    if (check_flags(invocation, fail) == 0 && (options->ids == NULL || has_tokenizer(directory)))
-        prompts_open_tokenizer(&prompts->tokenizer, directory, fail);
-    if (fail->status == 0 && options->chat)
-        prompts_require_chat(&prompts->chat, directory, &choice, fail);
+    if (check_flags(flags, given, fail) == 0 && (flags->ids == NULL || has_tokenizer(directory)))
+        tokenizer_open(&prompts->tokenizer, directory, fail);
+    if (fail->status == 0 && flags->chat)
+        chat_require(&prompts->chat, directory, &flags->template, fail);
     if (fail->status == 0)
-        read_prompts(prompts, options, directory, fail);
+        read_prompts(prompts, flags, directory, fail);
     if (fail->status == 0)
         check_ids(prompts, directory, fail);
     for (size_t i = 0; i < prompts->count && fail->status == 0; i++)
@@ -434,3 +369,29 @@ void prompts_close(prompts_t *prompts)
     chat_close(prompts->chat);
     *prompts = (prompts_t){0};
 }
+
+#define AT(member) offsetof(prompt_flags_t, member)
+
+static const arg_t prompt_args[] = {
+    FLAG_TEXT(
+        "TEXT", AT(prompt), NULL, "The prompt, as an argument; after -- it may begin with a dash."),
+    FLAG_TEXT("--prompt", AT(prompt), "TEXT",
+        "The prompt. Without it and the flags below it is read from standard input."),
+    FLAG_TEXT("--prompt-file", AT(prompt_file), "FILE",
+        "The prompt is the text of a file (- for standard input)."),
+    FLAG_TEXT("--prompts", AT(prompts), "FILE.jsonl",
+        "Many prompts in one batch, a JSON object a line: {\"prompt\": TEXT}, {\"messages\": "
+        "[{\"role\": ..., \"content\": ...}, ...], \"tools\": [...], \"documents\": [...], "
+        "\"chat_template_kwargs\": {...}} or {\"prompt_ids\": [1, 2]}. "
+        "A line may also say of its answer, in place of the flags: max_tokens, stop, temperature, "
+        "top_p, top_k, min_p, repetition_penalty, seed, ignore_eos. "
+        "Answers come in the order of the lines."),
+    FLAG_TEXT("--ids", AT(ids), "1,2,3",
+        "The prompt as token ids. Needs no tokenizer files; without them the answer is ids too."),
+    FLAG_SWITCH(
+        "--chat", AT(chat), "The prompt is a user's message, put into the model's chat template."),
+    FLAG_SWITCH("--raw", AT(raw),
+        "The prompt goes to the model as it is, without a chat template (default)."),
+    FLAG_TEXT("--system", AT(system), "TEXT", "System message before the user's; with --chat."),
+};
+const arg_group_t flags_prompt = ARG_GROUP("Prompt", prompt_args);

@@ -48,6 +48,50 @@ static int read_stops(json_t *object, const char *name, args_strings_t *stops, f
     return 0;
 }
 
+int request_flags_check(const answer_flags_t *flags, fail_t *fail)
+{
+    for (size_t i = 0; i < flags->stop.count; i++)
+        if (flags->stop.items[i][0] == 0)
+            return fail_set(fail, FAIL_USAGE, "--stop: expected a text, found an empty one");
+    return 0;
+}
+
+/* --sample: what no flag gives, the checkpoint does. */
+static void use_recommended(const args_given_t *given, const config_generation_t *generation,
+    sampler_params_t *params, fail_t *fail)
+{
+    size_t top_k = params->top_k;
+    if (!args_was_given(given, "--temperature"))
+        config_use_temperature(generation, &params->temperature, fail);
+    if (!args_was_given(given, "--top-p"))
+        config_use_top_p(generation, &params->top_p, fail);
+    if (!args_was_given(given, "--min-p"))
+        config_use_min_p(generation, &params->min_p, fail);
+    if (!args_was_given(given, "--top-k"))
+        config_use_top_k(generation, &top_k, fail);
+    if (!args_was_given(given, "--repetition-penalty"))
+        config_use_penalty(generation, &params->repetition_penalty, fail);
+    params->top_k = (uint32_t)top_k;
+}
+
+int request_fields_of_flags(const answer_flags_t *flags, const args_given_t *given,
+    const config_generation_t *generation, uint64_t number, request_fields_t *fields, fail_t *fail)
+{
+    *fields = (request_fields_t){.sampling = {.temperature = flags->temperature,
+                                     .top_p = flags->top_p,
+                                     .min_p = flags->min_p,
+                                     .repetition_penalty = flags->repetition_penalty,
+                                     .top_k = (uint32_t)flags->top_k,
+                                     .seed = flags->seed,
+                                     .request = number},
+        .max_tokens = flags->max_tokens,
+        .ignore_eos = flags->ignore_eos,
+        .stops = flags->stop};
+    if (flags->sample)
+        use_recommended(given, generation, &fields->sampling, fail);
+    return fail->status;
+}
+
 int request_fields_read(json_t *object, const char *name, request_fields_t *fields, fail_t *fail)
 {
     sampler_params_t *sampling = &fields->sampling;

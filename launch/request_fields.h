@@ -1,5 +1,5 @@
-/* How an answer is drawn and where it ends, as a JSON object says: a request of choir worker, or a
- * line of --prompts. Pure functions. */
+/* How an answer is drawn and where it ends, as flags or a JSON object say: a request of choir worker,
+ * or a line of --prompts. Pure functions. */
 #ifndef CHOIR_LAUNCH_REQUEST_FIELDS_H
 #define CHOIR_LAUNCH_REQUEST_FIELDS_H
 
@@ -8,8 +8,10 @@
 #include <stddef.h>
 
 #include "engine/base/status.h"
-#include "engine/run/sampler.h"
+#include "engine/model/config.h"
+#include "engine/run/request.h"
 #include "launch/args.h"
+#include "launch/flags.h"
 
 typedef struct request_fields {
     sampler_params_t sampling;
@@ -21,6 +23,15 @@ typedef struct request_fields {
 /* The fields' names; for json_check_keys. */
 #define REQUEST_FIELDS 10
 extern const char *const request_field_names[REQUEST_FIELDS];
+
+/* FAIL_USAGE for a --stop without text. */
+int request_flags_check(const answer_flags_t *flags, fail_t *fail);
+
+/* What the flags say; with --sample what no flag gives, the checkpoint's generation_config.json
+ * does. number: of the prompt in the input. FAIL_MODEL when that has a value that nothing can be
+ * drawn with. */
+int request_fields_of_flags(const answer_flags_t *flags, const args_given_t *given,
+    const config_generation_t *generation, uint64_t number, request_fields_t *fields, fail_t *fail);
 
 /* Takes what the object says; what it does not say stays. name: what messages call it. A seed of
  * the object's own draws as a run of that one prompt with --seed does. FAIL_FORMAT, FAIL_USAGE. */

@@ -6,9 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "launch/terminal.h"
-
 static _Atomic(engine_t *) target;
+static void (*_Atomic at_end)(void);
 static atomic_bool only_note, noted, removed;
 static atomic_int ended; /* the signal, or 0 */
 
@@ -28,13 +27,20 @@ static void handle(int number, siginfo_t *info, void *context)
         return;
     }
     atomic_store(&ended, number);
-    terminal_restore();
+    void (*restore)(void) = atomic_load(&at_end);
+    if (restore != NULL)
+        restore();
     engine_t *engine = atomic_load(&target);
     if (engine != NULL)
         engine_interrupt(engine, number);
 }
 
 static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+
+void signals_call_at_end(void (*restore)(void))
+{
+    atomic_store(&at_end, restore);
+}
 
 void signals_install(engine_t *engine)
 {

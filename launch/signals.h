@@ -8,6 +8,9 @@
 
 #include "engine/run/engine.h"
 
+/* What a signal that ends the run calls, in its handler, before anything else. */
+void signals_call_at_end(void (*restore)(void));
+
 /* engine: NULL for a command that asks signals_ended by itself. With an engine, system calls that
  * wait are not restarted, so that a reader of the terminal notices. Signals that whoever started
  * the program had blocked are heard from here on. */

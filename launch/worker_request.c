@@ -6,7 +6,7 @@
 
 #include "engine/base/json.h"
 #include "engine/base/size.h"
-#include "launch/eval_record.h"
+#include "engine/eval/eval_record.h"
 #include "launch/prompts.h"
 #include "launch/request_fields.h"
 
@@ -55,7 +55,6 @@ static json_t *eos_text(const worker_t *worker, const config_generation_t *gener
 
 json_t *worker_info(const worker_t *worker)
 {
-    static const char *const modes[] = {"bf16", "f32", "f64"};
     engine_info_t info = engine_info(fleet_engine(worker->mesh->fleet));
     const config_generation_t *generation = &info.config->generation;
     json_t *stops = json_array(), *object = json_object();
@@ -63,8 +62,7 @@ json_t *worker_info(const worker_t *worker)
         json_array_append_new(stops, json_integer(generation->stop_ids[i]));
     json_object_set_new(object, "protocol", json_integer(PROTOCOL));
     json_object_set_new(object, "version", json_string(CHOIR_VERSION));
-    json_object_set_new(
-        object, "dtype", json_string(modes[worker->mesh->invocation->options.dtype]));
+    json_object_set_new(object, "dtype", json_string(dtype_name(info.mode)));
     json_object_set_new(object, "max_context", json_integer((json_int_t)info.max_context));
     json_object_set_new(object, "vocab_size", json_integer((json_int_t)info.config->vocab_size));
     json_object_set_new(object, "stop_ids", stops);
@@ -82,20 +80,6 @@ json_t *worker_info(const worker_t *worker)
 }
 
 /* ---- Fields ---------------------------------------------------------------------------------- */
-
-static int append_id(tokenizer_ids_t *ids, int32_t id, fail_t *fail)
-{
-    if (ids->count == ids->capacity) {
-        size_t capacity = size_max(64, 2 * ids->capacity);
-        int32_t *larger = realloc(ids->ids, capacity * sizeof *larger);
-        if (larger == NULL)
-            return fail_set(fail, FAIL_MEMORY, "request: out of memory for %zu ids", capacity);
-        ids->ids = larger;
-        ids->capacity = capacity;
-    }
-    ids->ids[ids->count++] = id;
-    return 0;
-}
 
 /* Appends the ids of a field: KEY holds text, KEY_ids holds ids; one of the two is needed. */
 static int append_field(
@@ -117,15 +101,19 @@ static int append_field(
             return fail_set(fail, FAIL_USAGE,
                 "%s: expected ids from 0 to %zu, found something else at index %zu", ids_key,
                 vocab_size - 1, i);
-        if (append_id(ids, (int32_t)json_integer_value(id), fail) != 0)
+        if (tokenizer_ids_append(ids, (int32_t)json_integer_value(id), fail) != 0)
             return fail->status;
     }
     return 0;
 }
 
+/* The likeliest tokens, and what answers tell of them. */
+static const sampler_params_t plain = {
+    .top_p = 1, .repetition_penalty = 1, .want_logprob = 1, .want_digest = 1};
+
 /* ---- Jobs ------------------------------------------------------------------------------------ */
 
-static int submit(worker_t *worker, worker_request_t *request, const fleet_job_t *job, fail_t *fail)
+static int submit(worker_t *worker, worker_request_t *request, const request_t *job, fail_t *fail)
 {
     uint64_t handle;
     if (worker->n_jobs == worker->capacity) {
@@ -155,10 +143,10 @@ static int submit_loglikelihood(worker_t *worker, worker_request_t *request, fai
         return fail_set(fail, FAIL_USAGE,
             "loglikelihood: expected tokens in context and continuation, found %zu and %zu",
             request->n_context, n_scored);
-    const fleet_job_t job = {.ids = request->ids.ids,
-        .n_ids = request->ids.count,
+    const request_t job = {.prompt_ids = request->ids.ids,
+        .n_prompt = request->ids.count,
         .n_scored = n_scored,
-        .sampling = {.top_p = 1, .repetition_penalty = 1}};
+        .sampling = plain};
     return submit(worker, request, &job, fail);
 }
 
@@ -174,17 +162,17 @@ static int submit_rolling(worker_t *worker, worker_request_t *request, fail_t *f
         request->document, "request", "prefix_id", 0, info.config->vocab_size - 1, &prefix, fail);
     if (prefix == info.config->vocab_size)
         prefix = generation->n_stop_ids > 0 ? (size_t)generation->stop_ids[0] : 0;
-    if (fail->status != 0 || append_id(&request->ids, (int32_t)prefix, fail) != 0 ||
+    if (fail->status != 0 || tokenizer_ids_append(&request->ids, (int32_t)prefix, fail) != 0 ||
         append_field(worker, request->document, "text", &request->ids, fail) != 0)
         return fail->status;
     size_t count = request->ids.count;
     for (size_t first = 1, end; first < count && fail->status == 0; first = end) {
         end = size_min(count, first + window);
         size_t begin = end > window + 1 ? end - window - 1 : 0;
-        const fleet_job_t job = {.ids = request->ids.ids + begin,
-            .n_ids = end - begin,
+        const request_t job = {.prompt_ids = request->ids.ids + begin,
+            .n_prompt = end - begin,
             .n_scored = end - first,
-            .sampling = {.top_p = 1, .repetition_penalty = 1}};
+            .sampling = plain};
         submit(worker, request, &job, fail);
     }
     return fail->status;
@@ -193,18 +181,18 @@ static int submit_rolling(worker_t *worker, worker_request_t *request, fail_t *f
 static int submit_generate(worker_t *worker, worker_request_t *request, fail_t *fail)
 {
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
-    request_fields_t fields = {
-        .max_tokens = 256, .sampling = {.top_p = 1, .repetition_penalty = 1}};
+    request_fields_t fields = {.max_tokens = 256, .sampling = plain};
     if (request_fields_read(request->document, "request", &fields, fail) != 0 ||
         append_field(worker, request->document, "prompt", &request->ids, fail) != 0)
         return fail->status;
     int32_t chat_end = tokenizer_special_id(worker->mesh->tokenizer, "<|im_end|>");
-    request->stops = fields.stops;
-    const fleet_job_t job = {.ids = request->ids.ids,
-        .n_ids = request->ids.count,
+    const request_t job = {.prompt_ids = request->ids.ids,
+        .n_prompt = request->ids.count,
         .max_tokens = fields.max_tokens,
         .stop_ids = stop_ids,
-        .n_stop_ids = fields.ignore_eos ? 0 : mesh_stop_ids(worker->mesh, chat_end, stop_ids),
+        .n_stop_ids = fields.ignore_eos
+                          ? 0
+                          : engine_stop_ids(fleet_engine(worker->mesh->fleet), chat_end, stop_ids),
         .stops = fields.stops.items,
         .n_stops = fields.stops.count,
         .sampling = fields.sampling};
@@ -229,11 +217,10 @@ static int answer_chat(worker_t *worker, worker_request_t *request, fail_t *fail
 {
     bool prompt = true;
     text_buffer_t text = {0};
-    const chat_choice_t choice = prompts_chat_choice(&worker->mesh->invocation->options);
     if (worker->chat == NULL &&
-        prompts_require_chat(&worker->chat, worker->directory, &choice, fail) != 0)
+        chat_require(&worker->chat, worker->directory, worker->template, fail) != 0)
         return fail->status;
-    chat_input_t input = prompts_chat_input(request->document);
+    chat_input_t input = chat_input_of(request->document);
     json_opt_bool(request->document, "request", "add_generation_prompt", &prompt, fail);
     input.no_generation_prompt = !prompt;
     if (fail->status == 0 && chat_render(worker->chat, &input, &text, fail) == 0) {
@@ -326,27 +313,19 @@ static void answer_scores(worker_request_t *request)
     json_object_set_new(answer, "logits_digest", eval_hex(request->digest));
 }
 
-static int answer_text(
-    worker_t *worker, worker_request_t *request, const fleet_result_t *result, fail_t *fail)
+static void answer_text(worker_request_t *request, const fleet_result_t *result)
 {
-    text_buffer_t text = {0};
-    eval_output_text(
-        result, worker->mesh->tokenizer, request->stops.items, request->stops.count, &text, fail);
     begin_answer(request);
-    if (fail->status == 0)
-        json_object_set_new(request->answer, "text", json_stringn(text.text, text.bytes));
-    json_object_set_new(request->answer, "tokens", json_from_ids(result->tokens, result->n_tokens));
+    json_t *answer = request->answer;
+    json_object_set_new(answer, "text", json_stringn(result->text, result->text_bytes));
+    json_object_set_new(answer, "tokens", json_from_ids(result->tokens, result->n_tokens));
+    json_object_set_new(answer, "logprobs", json_from_doubles(result->logprobs, result->n_tokens));
     json_object_set_new(
-        request->answer, "logprobs", json_from_doubles(result->logprobs, result->n_tokens));
-    json_object_set_new(
-        request->answer, "finish", json_string(result->finish == ENGINE_STOP ? "stop" : "length"));
-    json_object_set_new(request->answer, "logits_digest", eval_hex(result->digest));
-    text_buffer_clear(&text);
-    return fail->status;
+        answer, "finish", json_string(result->finish == ENGINE_STOP ? "stop" : "length"));
+    json_object_set_new(answer, "logits_digest", eval_hex(result->digest));
 }
 
-int worker_request_take(
-    worker_t *worker, worker_request_t *request, const fleet_result_t *result, fail_t *fail)
+void worker_request_take(worker_request_t *request, const fleet_result_t *result)
 {
     request->n_done++;
     if (result->status != 0) {
@@ -355,11 +334,10 @@ int worker_request_take(
         if (request->answer == NULL)
             answer_failure(request, &failure);
     } else if (request->op == WORKER_GENERATE) {
-        answer_text(worker, request, result, fail);
+        answer_text(request, result);
     } else {
         take_scores(request, result);
     }
     if (request->n_done == request->n_jobs && request->answer == NULL)
         answer_scores(request);
-    return fail->status;
 }

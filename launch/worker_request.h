@@ -20,7 +20,6 @@ typedef struct worker_request {
     tokenizer_ids_t ids; /* of the prompt, or of all windows' text */
     size_t n_context;    /* WORKER_LOGLIKELIHOOD: ids before the continuation */
     size_t n_jobs, n_done;
-    args_strings_t stops;
     /* Collected from results. */
     double logprob;
     bool greedy;
@@ -32,6 +31,7 @@ typedef struct worker_request {
 typedef struct worker {
     mesh_t *mesh;
     const char *directory;
+    const chat_choice_t *template;
     chat_t *chat;              /* NULL until it is asked for */
     worker_request_t **by_job; /* [n_jobs]: whose job a handle is;
                                 * NULL once its result is there */
@@ -47,8 +47,7 @@ typedef struct worker {
 int worker_request_open(worker_t *worker, const char *line, size_t bytes, size_t number,
     const fail_t *unreadable, worker_request_t **request, fail_t *fail);
 /* Takes a job's result; the last one makes the answer. */
-int worker_request_take(
-    worker_t *worker, worker_request_t *request, const fleet_result_t *result, fail_t *fail);
+void worker_request_take(worker_request_t *request, const fleet_result_t *result);
 void worker_request_free(worker_request_t *request);
 
 /* What the worker says of itself before the first request. A new reference. */

@@ -100,7 +100,7 @@ static uint64_t submit(context_t *c, engine_t *engine, const ids_t *prompt, size
     const sampler_params_t *sampling)
 {
     engine_info_t info = engine_info(engine);
-    engine_request_t request = {.prompt_ids = prompt->items,
+    request_t request = {.prompt_ids = prompt->items,
         .n_prompt = prompt->count,
         .max_tokens = max_tokens,
         .stop_ids = info.config->generation.stop_ids,
@@ -241,7 +241,7 @@ static void prompt_logits_come_in_order(context_t *c)
     read_questions(c, questions);
     if (c->rank == 0) {
         const ids_t *prompt = &questions->prompts[0];
-        engine_request_t request = {.prompt_ids = prompt->items,
+        request_t request = {.prompt_ids = prompt->items,
             .n_prompt = prompt->count,
             .max_tokens = 1,
             .sampling = greedy,
@@ -282,7 +282,7 @@ static void impossible_requests_are_refused_and_the_engine_goes_on(context_t *c)
     if (c->rank == 0) {
         static int32_t ids[1100];
         uint64_t handle;
-        engine_request_t request = {.prompt_ids = ids, .n_prompt = 1100, .sampling = greedy};
+        request_t request = {.prompt_ids = ids, .n_prompt = 1100, .sampling = greedy};
         CHECK(c, engine_submit(engine, &request, &handle, &fail) == FAIL_LIMIT);
         CHECK(c, strstr(fail.message, "1100") != NULL && strstr(fail.message, "1024") != NULL);
         fail = (fail_t){0};
@@ -315,7 +315,7 @@ static void an_interrupt_of_any_rank_ends_all(context_t *c, int interrupted)
     if (c->rank == interrupted)
         engine_interrupt(engine, SIGTERM);
     if (c->rank == 0) {
-        engine_request_t request = {
+        request_t request = {
             .prompt_ids = ids, .n_prompt = 3, .max_tokens = 500, .sampling = greedy};
         uint64_t handle;
         engine_submit(engine, &request, &handle, &fail);

@@ -13,7 +13,7 @@
 #include "engine/base/memory.h"
 #include "engine/run/fleet.h"
 
-enum { N_JOBS = 14, MAX_IDS = 700, MAX_RESULT = 64 };
+enum { N_JOBS = 14, MAX_IDS = 700, MAX_RESULT = 128 };
 
 static size_t n_passed, n_failed;
 
@@ -80,7 +80,7 @@ static int32_t jobs_ids[N_JOBS][MAX_IDS];
 
 /* Prompts that begin alike and end apart, of lengths on both sides of every change of order. The
  * last one is longer than any sequence may be. */
-static fleet_job_t job_at(size_t i)
+static request_t job_at(size_t i)
 {
     static const size_t lengths[N_JOBS] = {
         70, 192, 193, 200, 256, 300, 383, 384, 448, 520, 600, 1, 130, MAX_IDS};
@@ -90,8 +90,8 @@ static fleet_job_t job_at(size_t i)
     for (size_t t = 0; t < n; t++)
         ids[t] = (int32_t)(10 + (t < own ? t * 37 % 1500 : t * 11 + i * 101) % 2000);
     bool scores = i % 3 == 1;
-    return (fleet_job_t){.ids = ids,
-        .n_ids = n,
+    return (request_t){.prompt_ids = ids,
+        .n_prompt = n,
         .n_scored = scores ? 1 + i : 0,
         .max_tokens = 6,
         .stops = stops,
@@ -99,6 +99,8 @@ static fleet_job_t job_at(size_t i)
         .sampling = {.temperature = i % 5 == 4 ? 0.9 : 0,
             .top_p = 1,
             .repetition_penalty = i == 6 ? 1.2 : 1,
+            .want_logprob = 1,
+            .want_digest = 1,
             .seed = 3,
             .request = i}};
 }
@@ -122,10 +124,10 @@ static size_t run_jobs(comm_t *comm, size_t n_replicas, bool own_weights,
     fail_t fail = {0};
     fleet_t *fleet;
     size_t reused = 0, n_results;
-    const fleet_options_t options = {.engine = *engine,
-        .n_replicas = n_replicas,
-        .own_weights = own_weights,
-        .path = COMM_AUTO,
+    const fleet_options_t options = {.replica = {.engine = *engine,
+                                         .n_replicas = n_replicas,
+                                         .own_weights = own_weights,
+                                         .path = COMM_AUTO},
         .tokenizer = tokenizer};
     const fleet_result_t *results;
     if (fleet_open(&fleet, comm, &options, &fail) != 0)
@@ -135,7 +137,7 @@ static size_t run_jobs(comm_t *comm, size_t n_replicas, bool own_weights,
     } else {
         bool there[N_JOBS] = {false};
         for (size_t i = 0; i < N_JOBS; i++) {
-            fleet_job_t job = job_at(i);
+            request_t job = job_at(i);
             uint64_t handle;
             if (fleet_submit(fleet, &job, &handle, &fail) != 0)
                 die(&fail);
@@ -182,7 +184,7 @@ static void compare(const outcome_t *a, const outcome_t *b, const char *what, si
 static void check_shapes(const outcome_t *outcomes)
 {
     for (size_t i = 0; i < N_JOBS; i++) {
-        const fleet_job_t job = job_at(i);
+        const request_t job = job_at(i);
         bool refused = i == N_JOBS - 1;
         check((outcomes[i].status == FAIL_LIMIT) == refused, "refusal", i, 1);
         if (refused)
@@ -227,10 +229,133 @@ static void bad_meshes_are_refused(comm_t *comm, const engine_options_t *engine)
     for (size_t i = 0; i < 2; i++) {
         fail_t fail = {0};
         fleet_t *fleet;
-        const fleet_options_t options = {.engine = *engine, .n_replicas = bad[i]};
+        const fleet_options_t options = {.replica = {.engine = *engine, .n_replicas = bad[i]}};
         check(fleet_open(&fleet, comm, &options, &fail) == FAIL_USAGE && fleet == NULL,
             "a mesh that does not fit is refused", i, bad[i]);
     }
+}
+
+/* ---- Streams --------------------------------------------------------------------------------- */
+
+enum { N_STREAMS = 6, CANCELLED_QUEUED = 4, CANCELLED_RUNNING = 5, TWIN = 3 };
+
+/* What events told of a job, and its result. */
+typedef struct stream {
+    int32_t told[MAX_RESULT];
+    size_t n_told;
+    text_buffer_t text;
+    outcome_t outcome;
+    bool there;
+} stream_t;
+
+/* Even ones stream, and the two that are cancelled; one has a stop string that its text soon holds. */
+static request_t stream_at(size_t i)
+{
+    static const int32_t prompt[] = {40, 41, 42, 43, 44, 45, 46, 47};
+    static const char *const stops[1] = {"e"};
+    return (request_t){.prompt_ids = prompt + (i == CANCELLED_RUNNING ? TWIN : i) % 4,
+        .n_prompt = 4,
+        .max_tokens = i >= TWIN ? 100 : 12,
+        .stops = stops,
+        .n_stops = i == 2,
+        .streams = i % 2 == 0 || i == CANCELLED_RUNNING,
+        .sampling = {.top_p = 1, .repetition_penalty = 1}};
+}
+
+static void take_stream_events(fleet_t *fleet, stream_t *streams, fail_t *fail)
+{
+    size_t n_events;
+    const fleet_event_t *events = fleet_events(fleet, &n_events);
+    for (size_t i = 0; i < n_events; i++) {
+        stream_t *stream = &streams[events[i].job];
+        check(events[i].choice != NULL && !stream->there, "event", events[i].job, 0);
+        stream->told[stream->n_told++] = events[i].choice->token;
+        text_buffer_append(&stream->text, events[i].text, events[i].text_bytes, fail);
+        if (events[i].job == CANCELLED_RUNNING && stream->n_told == 1)
+            fleet_cancel(fleet, CANCELLED_RUNNING, fail);
+    }
+}
+
+static void check_stream(const stream_t *stream, const fleet_result_t *result, size_t n_replicas)
+{
+    size_t i = (size_t)result->job, n = stream->n_told;
+    bool streams = stream_at(i).streams && i != CANCELLED_QUEUED;
+    check(n <= result->n_tokens && memcmp(stream->told, result->tokens, n * sizeof(int32_t)) == 0 &&
+              stream->text.bytes <= result->text_bytes &&
+              memcmp(stream->text.text, result->text, stream->text.bytes) == 0,
+        "events begin the result", i, n_replicas);
+    /* The last token of an answer comes with the result. */
+    if (result->finish != ENGINE_CANCELLED)
+        check(n == (streams ? result->n_tokens - 1 : 0), "events", i, n_replicas);
+    if (streams && i < 2)
+        check(stream->text.bytes > result->text_bytes / 2, "text of events", i, n_replicas);
+    if (i == 2)
+        check(result->finish == ENGINE_STOP && strchr(result->text, 'e') == NULL, "stop", i, 0);
+    if (i == CANCELLED_QUEUED)
+        check(result->finish == ENGINE_CANCELLED && result->n_tokens == 0, "queued", i, n_replicas);
+    if (i == CANCELLED_RUNNING && n_replicas == 1)
+        check(result->finish == ENGINE_CANCELLED && result->n_tokens == 1, "running", i, 1);
+}
+
+/* The coordinator's part. */
+static void run_streams(fleet_t *fleet, size_t n_replicas, fail_t *fail)
+{
+    static stream_t streams[N_STREAMS];
+    const fleet_result_t *results;
+    size_t n_results;
+    uint64_t job;
+    memset(streams, 0, sizeof streams);
+    for (size_t i = 0; i < N_STREAMS; i++) {
+        const request_t request = stream_at(i);
+        if (fleet_submit(fleet, &request, &job, fail) != 0)
+            die(fail);
+        text_buffer_append(&streams[i].text, "", 0, fail);
+    }
+    fleet_cancel(fleet, CANCELLED_QUEUED, fail);
+    fleet_cancel(fleet, N_STREAMS + 5, fail); /* no such job */
+    for (int more = 1; more > 0;) {
+        more = fleet_step(fleet, &results, &n_results, fail);
+        if (more < 0)
+            die(fail);
+        take_stream_events(fleet, streams, fail);
+        for (size_t i = 0; i < n_results; i++) {
+            stream_t *stream = &streams[results[i].job];
+            check(!stream->there, "one result", results[i].job, n_replicas);
+            check_stream(stream, &results[i], n_replicas);
+            stream->outcome = outcome_of(&results[i]);
+            stream->there = true;
+        }
+    }
+    size_t n = streams[CANCELLED_RUNNING].outcome.n_tokens;
+    for (size_t i = 0; i < N_STREAMS; i++) {
+        check(streams[i].there, "a result", i, n_replicas);
+        text_buffer_clear(&streams[i].text);
+    }
+    check(n <= streams[TWIN].outcome.n_tokens &&
+              memcmp(streams[CANCELLED_RUNNING].outcome.tokens, streams[TWIN].outcome.tokens,
+                  n * sizeof(int32_t)) == 0,
+        "what there is of a cancelled job", n, n_replicas);
+}
+
+static void answers_stream_and_are_cancelled(
+    comm_t *comm, size_t n_replicas, const engine_options_t *engine, const tokenizer_t *tokenizer)
+{
+    fail_t fail = {0};
+    fleet_t *fleet;
+    const fleet_options_t options = {
+        .replica = {.engine = *engine, .n_replicas = n_replicas, .path = COMM_AUTO},
+        .tokenizer = tokenizer};
+    if (fleet_open(&fleet, comm, &options, &fail) != 0)
+        die(&fail);
+    if (comm_rank(comm) == 0) {
+        run_streams(fleet, n_replicas, &fail);
+        fleet_end(fleet, &fail);
+    } else {
+        fleet_serve(fleet, &fail);
+    }
+    fleet_close(fleet);
+    if (comm_agree(comm, &fail) != 0)
+        die(&fail);
 }
 
 /* A rank that runs out of memory anywhere on the way ends the opening of all replicas, and leaves
@@ -241,7 +366,8 @@ static void a_failing_replica_ends_all(comm_t *comm, const engine_options_t *eng
         fail_t fail = {0};
         fleet_t *fleet;
         const fleet_options_t options = {
-            .engine = *engine, .n_replicas = (size_t)comm_size(comm), .path = COMM_AUTO};
+            .replica = {
+                .engine = *engine, .n_replicas = (size_t)comm_size(comm), .path = COMM_AUTO}};
         memory_fail_nth(comm_rank(comm) == comm_size(comm) - 1 ? n : 0);
         int status = fleet_open(&fleet, comm, &options, &fail);
         memory_fail_nth(0);
@@ -297,6 +423,10 @@ int main(int argc, char **argv)
         if (m == 0) {
             bad_meshes_are_refused(comm, &options);
             a_failing_replica_ends_all(comm, &options);
+            answers_stream_and_are_cancelled(comm, 1, &options, tokenizer);
+            if (comm_size(comm) > 1)
+                answers_stream_and_are_cancelled(
+                    comm, (size_t)comm_size(comm), &options, tokenizer);
         }
         run_mode(comm, tokenizer, &options);
     }

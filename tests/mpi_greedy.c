@@ -106,7 +106,7 @@ static void run_mode(comm_t *comm, const run_mode_t *mode)
     for (size_t i = 0; i < n_questions; i++) {
         uint64_t handle;
         questions[i].n_got = 0;
-        const engine_request_t request = {.prompt_ids = questions[i].prompt,
+        const request_t request = {.prompt_ids = questions[i].prompt,
             .n_prompt = questions[i].n_prompt,
             .max_tokens = MAX_TOKENS,
             .stop_ids = generation->stop_ids,

@@ -51,7 +51,7 @@ static uint64_t run_prompt(context_t *c, engine_t *engine, dtype_t mode)
     fail_t fail = {0};
     for (int i = 0; i < N_PROMPT; i++)
         ids[i] = (i * 389 + 17) % 2000;
-    engine_request_t request = {.prompt_ids = ids,
+    request_t request = {.prompt_ids = ids,
         .n_prompt = N_PROMPT,
         .max_tokens = 4,
         .sampling = {.top_p = 1, .repetition_penalty = 1},

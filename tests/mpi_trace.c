@@ -184,7 +184,7 @@ static void generate(check_t *c, comm_t *comm)
 {
     static const int32_t prompt[N_PROMPT] = {5, 17, 300, 301, 302, 44, 45, 46, 47};
     const engine_options_t options = {.model_dir = CHOIR_SOURCE_DIR "/configs/demo", .threads = 1};
-    const engine_request_t request = {.prompt_ids = prompt,
+    const request_t request = {.prompt_ids = prompt,
         .n_prompt = N_PROMPT,
         .max_tokens = N_TOKENS,
         .sampling = {.top_p = 1, .repetition_penalty = 1}};

@@ -127,7 +127,7 @@ static void submit(load_t *load, scheduler_t *scheduler)
     load->n_prompt[i] = n;
     load->wants_logits[i] = below(load, 4) == 0;
     load->first_logits[i] = below(load, n);
-    scheduler_request_t request = {.prompt_ids = load->prompts[i],
+    request_t request = {.prompt_ids = load->prompts[i],
         .n_prompt = n,
         .max_tokens = below(load, 6),
         .want_prompt_logits = load->wants_logits[i],
@@ -267,7 +267,7 @@ static void a_beginning_is_computed_once(void **state)
     fail_t fail = {0};
     uint64_t handle;
     assert_int_equal(scheduler_open(&scheduler, &options, &fail), 0);
-    scheduler_request_t request = {.prompt_ids = first,
+    request_t request = {.prompt_ids = first,
         .n_prompt = 10,
         .max_tokens = 9,
         .sampling = {.repetition_penalty = 1}};

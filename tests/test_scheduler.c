@@ -30,8 +30,7 @@ static uint64_t submit(scheduler_t *scheduler, size_t n_prompt, size_t max_token
     static int32_t ids[64];
     for (size_t i = 0; i < n_prompt; i++)
         ids[i] = (int32_t)(100 + i);
-    scheduler_request_t request = {
-        .prompt_ids = ids, .n_prompt = n_prompt, .max_tokens = max_tokens};
+    request_t request = {.prompt_ids = ids, .n_prompt = n_prompt, .max_tokens = max_tokens};
     uint64_t handle;
     fail_t fail = {0};
     assert_int_equal(scheduler_submit(scheduler, &request, &handle, &fail), 0);
@@ -121,7 +120,7 @@ static void a_stop_token_ends_a_request_and_frees_its_blocks(void **state)
     (void)state;
     scheduler_t *scheduler = open_with(&small_options);
     int32_t ids[2] = {1, 2}, stops[2] = {50, 60};
-    scheduler_request_t request = {
+    request_t request = {
         .prompt_ids = ids, .n_prompt = 2, .max_tokens = 39, .stop_ids = stops, .n_stop_ids = 2};
     uint64_t handle;
     fail_t fail = {0};
@@ -157,7 +156,7 @@ static void wanted_logits_bound_the_chunk(void **state)
     (void)state;
     scheduler_t *scheduler = open_with(&small_options);
     int32_t ids[9] = {0};
-    scheduler_request_t request = {.prompt_ids = ids, .n_prompt = 9, .want_prompt_logits = true};
+    request_t request = {.prompt_ids = ids, .n_prompt = 9, .want_prompt_logits = true};
     uint64_t handle;
     fail_t fail = {0};
     assert_int_equal(scheduler_submit(scheduler, &request, &handle, &fail), 0);
@@ -175,14 +174,14 @@ static void impossible_requests_are_refused_with_figures(void **state)
     (void)state;
     scheduler_t *scheduler = open_with(&small_options);
     int32_t ids[41] = {0};
-    scheduler_request_t request = {.prompt_ids = ids, .n_prompt = 41};
+    request_t request = {.prompt_ids = ids, .n_prompt = 41};
     uint64_t handle;
     fail_t fail = {0};
     assert_int_equal(scheduler_submit(scheduler, &request, &handle, &fail), FAIL_LIMIT);
     assert_non_null(strstr(fail.message, "41"));
     assert_non_null(strstr(fail.message, "40"));
     fail = (fail_t){0};
-    request = (scheduler_request_t){.prompt_ids = ids, .n_prompt = 40, .max_tokens = 1};
+    request = (request_t){.prompt_ids = ids, .n_prompt = 40, .max_tokens = 1};
     assert_int_equal(scheduler_submit(scheduler, &request, &handle, &fail), FAIL_LIMIT);
     fail = (fail_t){0};
     request.n_prompt = 0;
@@ -310,7 +309,7 @@ static void random_loads_all_end_within_every_limit(void **state)
         while (load->n_submitted < n_requests || scheduler_pending(scheduler) > 0) {
             if (load->n_submitted < n_requests && below(load, 2)) {
                 size_t longest = load->options.max_context - 1;
-                scheduler_request_t request = {.prompt_ids = ids,
+                request_t request = {.prompt_ids = ids,
                     .n_prompt = 1 + below(load, longest < 60 ? longest : 60),
                     .max_tokens = below(load, 12),
                     .want_prompt_logits = below(load, 3) == 0};

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "engine/measure/sweep.h"
+#include "engine/measure/sweep_runs.h"
 
 static void expect(const sweep_list_t *list, size_t n, const size_t *items)
 {
@@ -97,9 +97,41 @@ static void gains(void **state)
     assert_true(!gain.has_fraction && gain.efficiency == 1);
 }
 
+static void runs_stand_for_one_row_or_two(void **state)
+{
+    static sweep_runs_t runs;
+    const bench_options_t each = {.gen_tokens = 3, .repeat = 2}, fixed = {.prompt_tokens = 9};
+    const sweep_part_t one = {.ranks = 1, .threads = 1, .replicas = 1};
+    const sweep_part_t two = {.ranks = 2, .threads = 1, .replicas = 1};
+    sweep_t sweep;
+    fail_t fail = {0};
+    (void)state;
+    assert_int_equal(sweep_parse("context=10,20 batch=1,2 ranks=1,2 scaling=strong,weak", 2, 1, 1,
+                         1, &sweep, &fail),
+        0);
+    /* On the base both scalings are the same run. */
+    sweep_runs_list(&runs, &sweep, &one, &one, &each);
+    assert_int_equal(runs.n, 4);
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(runs.cells[i].context, i / 2);
+        assert_int_equal(runs.runs[i].batch, 1 + i % 2);
+        assert_int_equal(runs.runs[i].context, i < 2 ? 10 : 20);
+        assert_int_equal(runs.runs[i].prompt_tokens, runs.runs[i].context);
+        assert_int_equal(runs.runs[i].gen_tokens, 3);
+        assert_true(runs.cells[i].scalings[SWEEP_STRONG] && runs.cells[i].scalings[SWEEP_WEAK]);
+    }
+    sweep_runs_list(&runs, &sweep, &one, &two, &fixed);
+    assert_int_equal(runs.n, 8);
+    assert_true(runs.cells[0].scalings[SWEEP_STRONG] && !runs.cells[0].scalings[SWEEP_WEAK]);
+    assert_true(!runs.cells[1].scalings[SWEEP_STRONG] && runs.cells[1].scalings[SWEEP_WEAK]);
+    assert_int_equal(runs.runs[1].batch, 2);
+    assert_int_equal(runs.runs[1].prompt_tokens, 9);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(lists), cmocka_unit_test(refused),
-        cmocka_unit_test(parts), cmocka_unit_test(batches), cmocka_unit_test(gains)};
+        cmocka_unit_test(parts), cmocka_unit_test(batches), cmocka_unit_test(gains),
+        cmocka_unit_test(runs_stand_for_one_row_or_two)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

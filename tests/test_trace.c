@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "comm/watch/heart.h"
 #include "comm/watch/trace_write.h"
 #include "engine/base/json.h"
 

@@ -2,7 +2,7 @@
 
 #include "comm/fault.h"
 #include "comm/internal.h"
-#include "comm/watch/trace_write.h"
+#include "comm/watch/trace_ring.h"
 
 heart_view_t heart_look(const heart_t *heart)
 {

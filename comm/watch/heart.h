@@ -78,4 +78,9 @@ void comm_mark_signal(const comm_t *comm, int signal);
 /* Local. The next step begins, in phase HEART_ORDER. */
 void comm_mark_step(const comm_t *comm);
 
+/* Local, of this folder. Around what waits for other ranks. heart_leave takes what heart_enter returned: a wait
+ * inside of another counts as the outer one. */
+heart_wait_t heart_enter(const comm_t *comm, heart_wait_t wait);
+void heart_leave(const comm_t *comm, heart_wait_t outer);
+
 #endif

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "comm/internal.h"
+#include "comm/watch/heart.h"
 #include "comm/watch/trace_write.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
@@ -15,17 +16,11 @@
 enum { TRACE_TAG = 106 };
 #define CLOCK_TRIPS 32
 #define PIECE_EVENTS 65536 /* of a message */
-#define AHEAD_EVENTS 32    /* asked for while one is recorded, also beyond the last */
 #define HOST_BYTES 64
 
 struct trace {
     comm_t *comm;
-    trace_event_t *events; /* [capacity], a ring */
-    size_t capacity;
-    size_t next; /* of them */
-    uint64_t n;  /* recorded so far */
-    int phase;   /* the last one recorded, and its layer */
-    size_t layer;
+    trace_ring_t ring;
     trace_clock_t clock; /* of this rank */
     uint64_t origin_ns, origin_ticks;
     char *path;       /* on rank 0, as the file */
@@ -38,32 +33,6 @@ typedef struct introduction {
     trace_clock_t clock;
     uint64_t n, n_dropped, end_ns;
 } introduction_t;
-
-/* ---- Recording ------------------------------------------------------------------------------- */
-
-void trace_record(trace_t *trace, trace_kind_t kind, int what, size_t value)
-{
-    if (trace == NULL)
-        return;
-    if (kind == TRACE_PHASE) {
-        /* Loading marks itself again and again. */
-        if (trace->phase == what && trace->layer == value)
-            return;
-        trace->phase = what;
-        trace->layer = value;
-    }
-    trace_event_t *event = &trace->events[trace->next];
-    /* Else a store into a line that comes from memory holds up those behind it, such as the flag
-     * that others wait for in a barrier. */
-    __builtin_prefetch(event + AHEAD_EVENTS, 1);
-    *event = (trace_event_t){.ns = clock_ticks(),
-        .value = (uint32_t)value,
-        .kind = (uint8_t)kind,
-        .what = (uint8_t)what};
-    trace->n++;
-    if (++trace->next == trace->capacity)
-        trace->next = 0;
-}
 
 void comm_trace_rows(const comm_t *comm, size_t rows)
 {
@@ -145,7 +114,7 @@ static void release(trace_t *t)
         return;
     out_file_drop(t->file);
     free(t->path);
-    free(t->events);
+    free(t->ring.events);
     free(t);
 }
 
@@ -155,25 +124,19 @@ int trace_open(trace_t **out, comm_t *comm, const char *path, size_t n_events, f
     if (path == NULL)
         return 0;
     trace_t *t = calloc(1, sizeof *t);
-    trace_event_t *events = malloc((n_events + AHEAD_EVENTS) * sizeof *events);
-    if (t == NULL || events == NULL)
+    if (t == NULL || !trace_ring_open(&t->ring, n_events, HEART_IDLE))
         fail_set(fail, FAIL_MEMORY, "--trace: out of memory for %zu events", n_events);
     else if (comm->rank == 0)
         open_file(t, path, fail);
     if (comm_agree(comm, fail) != 0) {
-        free(events);
         release(t);
         return fail->status;
     }
-    memset(events, 0, n_events * sizeof *events); /* no page is new when an event comes */
     t->comm = comm;
-    t->events = events;
-    t->capacity = n_events;
-    t->phase = HEART_IDLE;
     t->origin_ns = clock_ns();
     t->origin_ticks = clock_ticks();
     align_clock(t, 0);
-    comm->trace = t;
+    comm->trace = &t->ring;
     *out = t;
     return 0;
 }
@@ -185,18 +148,19 @@ static void convert_ticks(trace_t *t)
 {
     double ticks = (double)(clock_ticks() - t->origin_ticks);
     double ns_of_tick = ticks > 0 ? (double)(clock_ns() - t->origin_ns) / ticks : 0;
-    for (size_t i = 0; i < size_min((size_t)t->n, t->capacity); i++)
-        t->events[i].ns =
-            t->origin_ns + (uint64_t)((double)(t->events[i].ns - t->origin_ticks) * ns_of_tick);
+    for (size_t i = 0; i < size_min((size_t)t->ring.n, t->ring.capacity); i++)
+        t->ring.events[i].ns =
+            t->origin_ns +
+            (uint64_t)((double)(t->ring.events[i].ns - t->origin_ticks) * ns_of_tick);
 }
 
 static introduction_t introduce(const trace_t *t)
 {
-    introduction_t own = {.clock = t->clock, .n = t->n, .end_ns = clock_ns()};
+    introduction_t own = {.clock = t->clock, .n = t->ring.n, .end_ns = clock_ns()};
     gethostname(own.host, sizeof own.host - 1);
-    if (t->n > t->capacity) {
-        own.n_dropped = t->n - t->capacity;
-        own.n = t->capacity;
+    if (t->ring.n > t->ring.capacity) {
+        own.n_dropped = t->ring.n - t->ring.capacity;
+        own.n = t->ring.capacity;
     }
     return own;
 }
@@ -204,10 +168,10 @@ static introduction_t introduce(const trace_t *t)
 /* The oldest event that is left, and those after it that lie in one piece of memory: *n of them. */
 static const trace_event_t *piece_of(const trace_t *t, uint64_t done, uint64_t left, size_t *n)
 {
-    uint64_t first = t->n > t->capacity ? t->n - t->capacity : 0;
-    size_t at = (size_t)((first + done) % t->capacity);
-    *n = size_min(size_min((size_t)left, t->capacity - at), PIECE_EVENTS);
-    return t->events + at;
+    uint64_t first = t->ring.n > t->ring.capacity ? t->ring.n - t->ring.capacity : 0;
+    size_t at = (size_t)((first + done) % t->ring.capacity);
+    *n = size_min(size_min((size_t)left, t->ring.capacity - at), PIECE_EVENTS);
+    return t->ring.events + at;
 }
 
 static void send_events(const trace_t *t)
@@ -273,7 +237,7 @@ static void write_all(trace_t *t, trace_event_t *buffer, uint64_t *errors_ns)
         log_write(LOG_WARN,
             "--trace %s: has only the last %zu events of %d of the %d ranks; the first %" PRIu64
             " are left out",
-            t->path, t->capacity, n_short, t->comm->size, n_dropped);
+            t->path, t->ring.capacity, n_short, t->comm->size, n_dropped);
 }
 
 int trace_close(trace_t *t, fail_t *fail)

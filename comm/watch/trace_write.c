@@ -1,6 +1,8 @@
+#include "comm/watch/trace_write.h"
+
 #include <inttypes.h>
 
-#include "comm/watch/trace_write.h"
+#include "comm/watch/heart.h"
 
 /* The rank's moment by rank 0's clock. Monotonic in ns, so that what nests still does. */
 static uint64_t aligned(const trace_writer_t *w, uint64_t ns)

@@ -1,5 +1,4 @@
-/* What is recorded for a timeline (trace.h), and how it becomes slices of its file. Needs no MPI.
- */
+/* How what was recorded for a timeline (trace.h) becomes slices of its file. Needs no MPI. */
 #ifndef CHOIR_COMM_TRACE_WRITE_H
 #define CHOIR_COMM_TRACE_WRITE_H
 
@@ -8,26 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "comm/watch/heart.h"
-#include "comm/watch/trace.h"
-
-typedef enum trace_kind {
-    TRACE_STEP,
-    TRACE_ROWS,
-    TRACE_PHASE,
-    TRACE_ENTER,
-    TRACE_LEAVE
-} trace_kind_t;
-
-typedef struct trace_event {
-    uint64_t ns;    /* clock_ns of the rank; while it records, clock_ticks */
-    uint32_t value; /* rows of TRACE_ROWS, layer of TRACE_PHASE */
-    uint8_t kind;
-    uint8_t what; /* phase of TRACE_PHASE, wait of TRACE_ENTER */
-} trace_event_t;
-
-/* Local. NULL is allowed. */
-void trace_record(trace_t *trace, trace_kind_t kind, int what, size_t value);
+#include "comm/watch/trace_ring.h"
 
 /* A rank's clock beside rank 0's, at two moments; in between it drifts evenly. */
 typedef struct trace_clock {

@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "engine/kernels/sources.h"
+#include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
 enum { TILE = 16, STEP = KERNEL_SLAB }; /* rows, outputs; inputs of one instruction */

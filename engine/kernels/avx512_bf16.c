@@ -1,7 +1,7 @@
 /* bf16 tiles with vdpbf16ps, which is the canonical chain's step for a pair of inputs. */
 #include <immintrin.h>
 
-#include "engine/kernels/sources.h"
+#include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
 #define ROWS                                                                                       \

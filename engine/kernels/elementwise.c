@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "engine/kernels/exp_f64.h"
-#include "engine/kernels/sources.h"
+#include "engine/kernels/kernels_internal.h"
 
 #ifndef ELEMENTWISE_FILL
 #define ELEMENTWISE_FILL elementwise_fill_baseline

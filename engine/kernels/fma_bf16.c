@@ -7,7 +7,7 @@
 
 #include "engine/base/size.h"
 #include "engine/kernels/fma.h"
-#include "engine/kernels/sources.h"
+#include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
 #ifdef __AVX512F__

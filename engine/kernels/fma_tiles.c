@@ -4,7 +4,7 @@
  * of registers differ. */
 #include "engine/base/size.h"
 #include "engine/kernels/fma.h"
-#include "engine/kernels/sources.h"
+#include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
 #ifdef __AVX512F__

@@ -1,7 +1,7 @@
 /* The list of sources, in ascending order: each fills the slots that it improves. */
 #include "engine/kernels/kernels.h"
 
-#include "engine/kernels/sources.h"
+#include "engine/kernels/kernels_internal.h"
 
 static const struct kernel_source {
     isa_t needs;

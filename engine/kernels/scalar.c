@@ -2,7 +2,7 @@
 #include <float.h>
 #include <math.h>
 
-#include "engine/kernels/sources.h"
+#include "engine/kernels/kernels_internal.h"
 
 /* vdpbf16ps takes denormal factors and results as zero of the same sign. */
 static float flush(float x)

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "comm/fault.h"
 #include "comm/watch/heart.h"
@@ -10,7 +11,7 @@
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/forward/forward.h"
-#include "engine/run/engine_parts.h"
+#include "engine/run/engine_internal.h"
 #include "engine/run/load.h"
 #include "engine/run/scheduler.h"
 #include "engine/run/step.h"
@@ -18,20 +19,6 @@
 #define DEFAULT_PREFILL_CHUNK 512
 #define DEFAULT_MAX_BATCH 64
 #define DEFAULT_MAX_LOGITS_ROWS 16
-
-struct engine {
-    loaded_t loaded;
-    forward_t *forward;
-    step_t *step;
-    scheduler_t *scheduler; /* on the coordinator */
-    scheduler_options_t limits;
-    engine_event_t *events; /* [max_batch] */
-    step_result_t *results; /* [max_batch] */
-    bool serving;           /* the others are in engine_serve, or will be */
-    atomic_bool interrupted;
-    size_t kv_tokens;
-    engine_totals_t totals;
-};
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
@@ -192,6 +179,7 @@ engine_info_t engine_info(const engine_t *e)
         .isa = isa_name(e->loaded.isa),
         .kernels = &e->loaded.model.kernels,
         .mode = e->loaded.options.mode,
+        .order = e->loaded.options.order,
         .attention = forward_attention(
             &e->loaded.config, e->loaded.options.order, e->loaded.options.attention),
         .max_batch = e->loaded.options.max_batch,
@@ -209,6 +197,15 @@ engine_info_t engine_info(const engine_t *e)
     };
 }
 
+size_t engine_stop_ids(const engine_t *e, int32_t chat_end, int32_t *ids)
+{
+    size_t n = e->loaded.config.generation.n_stop_ids;
+    memcpy(ids, e->loaded.config.generation.stop_ids, n * sizeof *ids);
+    if (chat_end >= 0)
+        ids[n++] = chat_end;
+    return n;
+}
+
 void engine_parallel(engine_t *e, void (*work)(void *context, size_t thread), void *context)
 {
     team_run(e->loaded.team, work, context);
@@ -216,7 +213,7 @@ void engine_parallel(engine_t *e, void (*work)(void *context, size_t thread), vo
 
 /* ---- Requests -------------------------------------------------------------------------------- */
 
-int engine_submit(engine_t *e, const engine_request_t *request, uint64_t *handle, fail_t *fail)
+int engine_check(const engine_t *e, const request_t *request, fail_t *fail)
 {
     size_t vocab_size = e->loaded.config.vocab_size;
     for (size_t i = 0; i < request->n_prompt; i++)
@@ -226,15 +223,14 @@ int engine_submit(engine_t *e, const engine_request_t *request, uint64_t *handle
                 request->prompt_ids[i]);
     if (sampler_check(&request->sampling, fail) != 0)
         return fail->status;
-    scheduler_request_t planned = {.prompt_ids = request->prompt_ids,
-        .n_prompt = request->n_prompt,
-        .max_tokens = request->max_tokens,
-        .stop_ids = request->stop_ids,
-        .n_stop_ids = request->n_stop_ids,
-        .want_prompt_logits = request->want_prompt_logits,
-        .first_prompt_logits = request->first_prompt_logits,
-        .sampling = request->sampling};
-    return scheduler_submit(e->scheduler, &planned, handle, fail);
+    return scheduler_check(e->scheduler, request, fail);
+}
+
+int engine_submit(engine_t *e, const request_t *request, uint64_t *handle, fail_t *fail)
+{
+    if (engine_check(e, request, fail) != 0)
+        return fail->status;
+    return scheduler_submit(e->scheduler, request, handle, fail);
 }
 
 void engine_cancel(engine_t *e, uint64_t request)
@@ -329,17 +325,4 @@ int engine_serve(engine_t *e, fail_t *fail)
 engine_totals_t engine_totals(const engine_t *e)
 {
     return e->totals;
-}
-
-engine_parts_t engine_parts(engine_t *e)
-{
-    e->serving = false;
-    return (engine_parts_t){.comm = e->loaded.comm,
-        .team = e->loaded.team,
-        .model = &e->loaded.model,
-        .cache = &e->loaded.cache,
-        .forward = e->forward,
-        .step = e->step,
-        .isa = e->loaded.isa,
-        .limits = e->limits};
 }

@@ -16,6 +16,7 @@
 #include "engine/kernels/kernels.h"
 #include "engine/model/config.h"
 #include "engine/run/engine_options.h"
+#include "engine/run/request.h"
 #include "engine/run/sampler.h"
 #include "sharding/plan.h"
 
@@ -28,6 +29,7 @@ typedef struct engine_info {
     const char *isa; /* "avx512_bf16" */
     const kernels_t *kernels;
     dtype_t mode;
+    order_t order;
     attention_t attention; /* not ATTENTION_AUTO */
     size_t max_batch;
     dot_t dot; /* chosen; DOT_CHAIN except in mode bf16 */
@@ -46,23 +48,16 @@ engine_info_t engine_info(const engine_t *engine);
 /* Local, between steps. Runs work(context, thread) on each of engine_info_t.threads threads. */
 void engine_parallel(engine_t *engine, void (*work)(void *context, size_t thread), void *context);
 
+/* Tokens that end an answer, by generation_config.json: [CONFIG_MAX_STOP_IDS + 1] written; the number
+ * of them. chat_end: the one that also ends a message, or -1. */
+size_t engine_stop_ids(const engine_t *engine, int32_t chat_end, int32_t *ids);
+
 typedef enum engine_finish {
     ENGINE_RUNNING,
     ENGINE_STOP,   /* a stop token or stop string */
     ENGINE_LENGTH, /* max_tokens or the KV cache's end */
     ENGINE_CANCELLED
 } engine_finish_t;
-
-typedef struct engine_request {
-    const int32_t *prompt_ids; /* [n_prompt], copied */
-    size_t n_prompt;
-    size_t max_tokens;       /* may be 0: prefill only */
-    const int32_t *stop_ids; /* copied */
-    size_t n_stop_ids;
-    sampler_params_t sampling;
-    bool want_prompt_logits;    /* logits of prompt positions, as a plain forward gives them */
-    size_t first_prompt_logits; /* the position from which they are wanted; 0: all */
-} engine_request_t;
 
 /* What a step produced for one request. */
 typedef struct engine_event {
@@ -77,10 +72,11 @@ typedef struct engine_event {
 } engine_event_t;
 
 /* Coordinator. FAIL_USAGE or FAIL_LIMIT for a request that can never run (empty, longer than the
- * cache or the model's positions, an id outside of the vocabulary), with figures. *request: a
- * handle, ascending from 0. */
-int engine_submit(
-    engine_t *engine, const engine_request_t *request, uint64_t *handle, fail_t *fail);
+ * cache or the model's positions, an id outside of the vocabulary), with figures. */
+int engine_check(const engine_t *engine, const request_t *request, fail_t *fail);
+
+/* Coordinator. As engine_check; FAIL_MEMORY. *handle: ascending from 0. */
+int engine_submit(engine_t *engine, const request_t *request, uint64_t *handle, fail_t *fail);
 
 /* Coordinator. Ends a request after the current step: for stop strings and users who have heard
  * enough. It yields no further event. */

@@ -1,10 +1,12 @@
-/* Letters between the coordinator and the leaders, native structs as in step.c:
- *   JOB     wire_job_t, ids, stop ids, stop texts one after another with their zeros
- *   RESULT  wire_result_t, log-probabilities, tokens, message with its zero
- *   FAILED  fail_t: the sender's replica cannot go on
- *   END     fail_t: how the coordinator ended
- *   STATS   fleet_stats_t: the last letter of a leader, in answer to END
- * The coordinator's own replica takes and gives the same bytes without sending them. */
+/* Letters between the coordinator and the leaders (fleet_wire.c):
+ *   REQUEST  a request
+ *   CANCEL   the job, a uint64_t
+ *   EVENTS   events, one after another
+ *   RESULT   a result
+ *   FAILED   fail_t: the sender's replica cannot go on
+ *   END      fail_t: how the coordinator ended
+ *   STATS    fleet_stats_t: the last letter of a leader, in answer to END
+ * The coordinator's own replica takes and gives the same without letters. */
 #include "engine/run/fleet.h"
 
 #include <stdlib.h>
@@ -16,23 +18,31 @@
 #include "engine/base/size.h"
 #include "engine/run/fleet_internal.h"
 
-enum { LETTER_JOB, LETTER_RESULT, LETTER_FAILED, LETTER_END, LETTER_STATS };
+enum {
+    LETTER_REQUEST,
+    LETTER_CANCEL,
+    LETTER_EVENTS,
+    LETTER_RESULT,
+    LETTER_FAILED,
+    LETTER_END,
+    LETTER_STATS
+};
 
 #define NAP_NS 100000 /* of a leader without work */
 
 typedef struct queued {
     struct queued *next;
+    uint64_t job, begin_ns;
     size_t bytes;
-    char job[]; /* as in the letter */
+    char request[]; /* as in the letter */
 } queued_t;
 
 struct fleet {
-    comm_t *comm;    /* all ranks */
-    comm_t *replica; /* this replica's */
-    comm_t *sharers; /* those with this rank's number in the other replicas; NULL: no one shares */
-    mail_t *mail;
-    engine_t *engine;
-    runner_t *runner; /* on leaders */
+    comm_t *comm;      /* all ranks */
+    replica_t replica; /* this rank's */
+    engine_t *engine;  /* of it */
+    mail_t *mail;      /* NULL with one replica */
+    runner_t *runner;  /* on leaders */
     size_t n_replicas, ranks_each;
     bool ended;
     uint64_t idle_since, idle_ns; /* idle_since: 0 while there is work */
@@ -44,7 +54,11 @@ struct fleet {
     fleet_stats_t *stats;    /* [n_replicas] */
     fleet_result_t *results; /* [n_results] of this step */
     size_t n_results, results_capacity;
-    char **kept; /* [n_results] the bytes they point into */
+    char **kept;           /* [n_results] the bytes they point into */
+    fleet_event_t *events; /* [n_events] of this step */
+    size_t n_events, events_capacity;
+    char **letters; /* [n_letters] what those of other replicas point into */
+    size_t n_letters;
 };
 
 bool fleet_leads(const comm_t *comm, size_t n_replicas)
@@ -67,31 +81,20 @@ static int check_mesh(const comm_t *comm, size_t n_replicas, fail_t *fail)
 /* Collective. */
 static int open_replica(fleet_t *f, const fleet_options_t *options, fail_t *fail)
 {
-    size_t rank = (size_t)comm_rank(f->comm);
-    engine_options_t engine = options->engine;
-    if (comm_split(f->comm, (int)(rank / f->ranks_each), options->path, &f->replica, fail) != 0)
+    if (replica_open(&f->replica, f->comm, &options->replica, fail) != 0)
         return fail->status;
-    if (f->n_replicas > 1 && !options->own_weights &&
-        comm_split(f->comm, (int)(rank % f->ranks_each), COMM_MPI, &f->sharers, fail) != 0)
-        return fail->status;
-    if (f->sharers != NULL) {
-        engine.beside = f->comm;
-        engine.sharers = f->sharers;
-    }
-    engine_open(&f->engine, f->replica, &engine, fail);
-    if (comm_agree(f->comm, fail) != 0)
-        return fail->status;
+    f->engine = f->replica.engine;
     /* Which jobs are too long must not depend on who gets them. */
     if (comm_agree_same(f->comm, engine_info(f->engine).max_context,
             "longest sequence (--kv-tokens sets it)", fail) != 0)
         return fail->status;
-    return mail_open(&f->mail, f->comm, fail);
+    return f->n_replicas == 1 ? 0 : mail_open(&f->mail, f->comm, fail);
 }
 
 /* Local. */
 static int open_queues(fleet_t *f, const fleet_options_t *options, fail_t *fail)
 {
-    bool leads = comm_rank(f->replica) == 0;
+    bool leads = comm_rank(f->replica.comm) == 0;
     size_t max_batch = engine_info(f->engine).max_batch;
     f->idle_since = clock_ns();
     /* A replica has a few jobs in reserve, so that it never waits for the coordinator's next step.
@@ -115,13 +118,13 @@ int fleet_open(fleet_t **out, comm_t *comm, const fleet_options_t *options, fail
     if (f == NULL)
         fail_set(fail, FAIL_MEMORY, "fleet: out of memory");
     else
-        check_mesh(comm, options->n_replicas, fail);
+        check_mesh(comm, options->replica.n_replicas, fail);
     if (comm_agree(comm, fail) != 0) {
         free(f);
         return fail->status;
     }
     f->comm = comm;
-    f->n_replicas = options->n_replicas;
+    f->n_replicas = options->replica.n_replicas;
     f->ranks_each = (size_t)comm_size(comm) / f->n_replicas;
     if (open_replica(f, options, fail) == 0) {
         open_queues(f, options, fail);
@@ -135,37 +138,44 @@ int fleet_open(fleet_t **out, comm_t *comm, const fleet_options_t *options, fail
     return 0;
 }
 
-static void forget_results(fleet_t *f)
+static void forget_step(fleet_t *f)
 {
     for (size_t i = 0; i < f->n_results; i++)
         free(f->kept[i]);
-    f->n_results = 0;
+    for (size_t i = 0; i < f->n_letters; i++)
+        free(f->letters[i]);
+    f->n_results = f->n_letters = f->n_events = 0;
 }
 
 void fleet_close(fleet_t *f)
 {
     if (f == NULL)
         return;
-    forget_results(f);
+    forget_step(f);
     for (queued_t *queued = f->first, *next; queued != NULL; queued = next) {
         next = queued->next;
         free(queued);
     }
     runner_close(f->runner);
-    engine_close(f->engine);
     mail_close(f->mail);
-    comm_close(f->sharers);
-    comm_close(f->replica);
+    replica_close(&f->replica);
     free(f->in_flight);
     free(f->stats);
     free(f->results);
     free(f->kept);
+    free(f->events);
+    free(f->letters);
     free(f);
 }
 
 engine_t *fleet_engine(fleet_t *f)
 {
     return f->engine;
+}
+
+size_t fleet_n_replicas(const fleet_t *f)
+{
+    return f->n_replicas;
 }
 
 size_t fleet_pending(const fleet_t *f)
@@ -213,16 +223,21 @@ static fleet_stats_t stats_of(const fleet_t *f)
 
 /* ---- Jobs ------------------------------------------------------------------------------------ */
 
-int fleet_submit(fleet_t *f, const fleet_job_t *job, uint64_t *handle, fail_t *fail)
+int fleet_check(const fleet_t *f, const request_t *request, fail_t *fail)
 {
-    size_t bytes = runner_job_bytes(job);
+    const request_t asked = runner_engine_request(request);
+    return engine_check(f->engine, &asked, fail);
+}
+
+int fleet_submit(fleet_t *f, const request_t *request, uint64_t *job, fail_t *fail)
+{
+    size_t bytes = runner_request_bytes(request);
     queued_t *queued = malloc(sizeof *queued + bytes);
     if (queued == NULL)
-        return fail_set(fail, FAIL_MEMORY, "job: out of memory for %zu ids", job->n_ids);
-    queued->next = NULL;
-    queued->bytes = bytes;
-    *handle = f->next_handle++;
-    runner_write_job(job, *handle, queued->job);
+        return fail_set(fail, FAIL_MEMORY, "job: out of memory for %zu ids", request->n_prompt);
+    *job = f->next_handle++;
+    *queued = (queued_t){.job = *job, .begin_ns = clock_ns(), .bytes = bytes};
+    runner_write_request(request, *job, queued->request);
     if (f->last != NULL)
         f->last->next = queued;
     else
@@ -245,23 +260,47 @@ static bool find_room(const fleet_t *f, size_t *replica)
     return f->in_flight[*replica] < size_min(f->window, left);
 }
 
+static void unqueue(fleet_t *f, queued_t **at)
+{
+    queued_t *queued = *at;
+    *at = queued->next;
+    if (f->last == queued)
+        f->last = at == &f->first ? NULL : (queued_t *)at; /* of which next is the first member */
+    f->n_queued--;
+}
+
 static int hand_out(fleet_t *f, fail_t *fail)
 {
     size_t replica;
     while (f->first != NULL && find_room(f, &replica) && fail->status == 0) {
         queued_t *queued = f->first;
-        f->first = queued->next;
-        if (f->first == NULL)
-            f->last = NULL;
-        f->n_queued--;
+        unqueue(f, &f->first);
         f->in_flight[replica]++;
         if (replica == 0)
-            runner_take(f->runner, queued->job, queued->bytes, fail);
+            runner_take(f->runner, queued->request,
+                f->n_replicas == 1 ? queued->begin_ns : clock_ns(), fail);
         else
-            mail_send(f->mail, (int)(replica * f->ranks_each), LETTER_JOB, queued->job,
+            mail_send(f->mail, (int)(replica * f->ranks_each), LETTER_REQUEST, queued->request,
                 queued->bytes, fail);
         free(queued);
     }
+    return fail->status;
+}
+
+int fleet_cancel(fleet_t *f, uint64_t job, fail_t *fail)
+{
+    for (queued_t **at = &f->first; *at != NULL; at = &(*at)->next)
+        if ((*at)->job == job) {
+            queued_t *queued = *at;
+            unqueue(f, at);
+            free(queued);
+            f->in_flight[0]++;
+            return runner_cancel_unbegun(f->runner, job, fail);
+        }
+    /* Those that do not have it take no notice. */
+    runner_cancel(f->runner, job);
+    for (size_t r = 1; r < f->n_replicas; r++)
+        mail_send(f->mail, (int)(r * f->ranks_each), LETTER_CANCEL, &job, sizeof job, fail);
     return fail->status;
 }
 
@@ -290,11 +329,51 @@ static int keep_result(fleet_t *f, char *bytes, size_t replica, fail_t *fail)
     return 0;
 }
 
-/* The coordinator's letters: results, and the failures of leaders. */
+char *fleet_keep(fleet_t *f, const fleet_result_t *result)
+{
+    size_t i = (size_t)(result - f->results);
+    char *bytes = f->kept[i];
+    f->kept[i] = NULL;
+    return bytes;
+}
+
+static int add_event(fleet_t *f, const fleet_event_t *event, fail_t *fail)
+{
+    if (f->n_events == f->events_capacity) {
+        size_t capacity = size_max(64, 2 * f->events_capacity);
+        fleet_event_t *events = realloc(f->events, capacity * sizeof *events);
+        if (events == NULL)
+            return fail_set(fail, FAIL_MEMORY, "fleet: out of memory for %zu events", capacity);
+        f->events = events;
+        f->events_capacity = capacity;
+    }
+    f->events[f->n_events++] = *event;
+    return 0;
+}
+
+/* Takes the bytes of a letter of events. */
+static int take_events(fleet_t *f, char *bytes, size_t n_bytes, fail_t *fail)
+{
+    char **letters = realloc(f->letters, (f->n_letters + 1) * sizeof *letters);
+    if (letters == NULL) {
+        free(bytes);
+        return fail_set(fail, FAIL_MEMORY, "fleet: out of memory for events");
+    }
+    f->letters = letters;
+    f->letters[f->n_letters++] = bytes;
+    for (size_t at = 0; at < n_bytes && fail->status == 0;) {
+        const fleet_event_t event = runner_read_event(bytes + at);
+        add_event(f, &event, fail);
+        at += runner_event_bytes(&event);
+    }
+    return fail->status;
+}
+
+/* The coordinator's letters: events, results, and the failures of leaders. */
 static int read_letters(fleet_t *f, fail_t *fail)
 {
     mail_letter_t letter;
-    while (fail->status == 0 && mail_poll(f->mail, &letter, fail) > 0) {
+    while (f->n_replicas > 1 && fail->status == 0 && mail_poll(f->mail, &letter, fail) > 0) {
         if (letter.kind == LETTER_FAILED) {
             const fail_t *failed = letter.data;
             fail_set(fail, failed->status, "%s", failed->message);
@@ -305,15 +384,29 @@ static int read_letters(fleet_t *f, fail_t *fail)
             return fail_set(
                 fail, FAIL_MEMORY, "fleet: out of memory for a result of %zu bytes", letter.bytes);
         memcpy(bytes, letter.data, letter.bytes);
-        keep_result(f, bytes, (size_t)letter.from / f->ranks_each, fail);
+        if (letter.kind == LETTER_EVENTS)
+            take_events(f, bytes, letter.bytes, fail);
+        else
+            keep_result(f, bytes, (size_t)letter.from / f->ranks_each, fail);
     }
+    return fail->status;
+}
+
+/* What the coordinator's own replica made in a step. */
+static int collect(fleet_t *f, fail_t *fail)
+{
+    size_t bytes, n_events;
+    const fleet_event_t *events = runner_events(f->runner, &n_events);
+    for (size_t i = 0; i < n_events && fail->status == 0; i++)
+        add_event(f, &events[i], fail);
+    for (char *result; fail->status == 0 && (result = runner_give(f->runner, &bytes)) != NULL;)
+        keep_result(f, result, 0, fail);
     return fail->status;
 }
 
 int fleet_step(fleet_t *f, const fleet_result_t **results, size_t *n_results, fail_t *fail)
 {
-    size_t bytes;
-    forget_results(f);
+    forget_step(f);
     *n_results = 0;
     if (engine_was_interrupted(f->engine))
         return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
@@ -321,16 +414,31 @@ int fleet_step(fleet_t *f, const fleet_result_t **results, size_t *n_results, fa
         return fail->status;
     bool has_work = runner_n_active(f->runner) > 0;
     note_work(f, has_work);
-    if (has_work && runner_step(f->runner, fail) < 0)
+    if (runner_step(f->runner, fail) < 0 || collect(f, fail) != 0)
         return fail->status;
-    for (char *result; (result = runner_give(f->runner, &bytes)) != NULL;)
-        if (keep_result(f, result, 0, fail) != 0)
-            return fail->status;
-    if (!has_work && f->n_results == 0)
+    if (!has_work && f->n_results == 0 && f->n_events == 0)
         nap();
     *results = f->results;
     *n_results = f->n_results;
     return f->n_pending > 0 ? 1 : 0;
+}
+
+const fleet_event_t *fleet_events(const fleet_t *f, size_t *n_events)
+{
+    *n_events = f->n_events;
+    return f->events;
+}
+
+int fleet_partial(fleet_t *f, const fleet_result_t **results, size_t *n_results, fail_t *fail)
+{
+    size_t bytes;
+    forget_step(f);
+    runner_cancel_all(f->runner, fail);
+    for (char *result; fail->status == 0 && (result = runner_give(f->runner, &bytes)) != NULL;)
+        keep_result(f, result, 0, fail);
+    *results = f->results;
+    *n_results = f->n_results;
+    return fail->status;
 }
 
 void fleet_end(fleet_t *f, const fail_t *fail)
@@ -357,7 +465,7 @@ void fleet_end(fleet_t *f, const fail_t *fail)
 
 /* ---- The others ------------------------------------------------------------------------------ */
 
-/* A leader's letters: jobs, and the end. Returns whether it has come; *end is how. */
+/* A leader's letters: requests, what is cancelled, and the end. Returns whether it has come; *end is how. */
 static bool read_orders(fleet_t *f, fail_t *end, fail_t *fail)
 {
     mail_letter_t letter;
@@ -366,10 +474,34 @@ static bool read_orders(fleet_t *f, fail_t *end, fail_t *fail)
             memcpy(end, letter.data, sizeof *end);
             return true;
         }
-        if (fail->status == 0)
-            runner_take(f->runner, letter.data, letter.bytes, fail);
+        if (fail->status == 0 && letter.kind == LETTER_CANCEL)
+            runner_cancel(f->runner, *(const uint64_t *)letter.data);
+        else if (fail->status == 0)
+            runner_take(f->runner, letter.data, clock_ns(), fail);
     }
     return false;
+}
+
+/* A leader's events, in one letter. */
+static int send_events(fleet_t *f, fail_t *fail)
+{
+    size_t n_events, bytes = 0;
+    const fleet_event_t *events = runner_events(f->runner, &n_events);
+    for (size_t i = 0; i < n_events; i++)
+        bytes += events[i].choice != NULL ? runner_event_bytes(&events[i]) : 0;
+    if (bytes == 0)
+        return 0;
+    char *all = malloc(bytes), *at = all;
+    if (all == NULL)
+        return fail_set(fail, FAIL_MEMORY, "fleet: out of memory for %zu events", n_events);
+    for (size_t i = 0; i < n_events; i++)
+        if (events[i].choice != NULL) {
+            runner_write_event(&events[i], at);
+            at += runner_event_bytes(&events[i]);
+        }
+    mail_send(f->mail, 0, LETTER_EVENTS, all, bytes, fail);
+    free(all);
+    return fail->status;
 }
 
 /* One step of a leader's replica; a failure is told to the coordinator, once. */
@@ -380,8 +512,8 @@ static void work(fleet_t *f, bool *told, fail_t *fail)
     note_work(f, has_work);
     if (engine_was_interrupted(f->engine))
         fail_set(fail, FAIL_INTERRUPTED, "interrupted");
-    if (has_work && fail->status == 0)
-        runner_step(f->runner, fail);
+    if (has_work && fail->status == 0 && runner_step(f->runner, fail) == 0)
+        send_events(f, fail);
     for (char *result; fail->status == 0 && (result = runner_give(f->runner, &bytes)) != NULL;) {
         mail_send(f->mail, 0, LETTER_RESULT, result, bytes, fail);
         free(result);
@@ -397,7 +529,7 @@ static void work(fleet_t *f, bool *told, fail_t *fail)
 
 int fleet_serve(fleet_t *f, fail_t *fail)
 {
-    if (comm_rank(f->replica) != 0)
+    if (comm_rank(f->replica.comm) != 0)
         return engine_serve(f->engine, fail);
     fail_t end = {0}, own = {0}, ignored = {0};
     bool told = false;

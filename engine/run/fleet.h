@@ -15,16 +15,15 @@
 #include "comm/comm.h"
 #include "engine/base/status.h"
 #include "engine/run/engine.h"
+#include "engine/run/replica.h"
+#include "engine/run/request.h"
 #include "engine/text/tokenizer.h"
 
 typedef struct fleet fleet_t;
 
 typedef struct fleet_options {
-    engine_options_t engine; /* of every replica */
-    size_t n_replicas;       /* divides the number of ranks */
-    bool own_weights;        /* else replicas on a node have one copy of each share of weights */
-    comm_path_t path;
-    const tokenizer_t *tokenizer; /* on leaders, for stop strings; elsewhere NULL is allowed */
+    replica_options_t replica;
+    const tokenizer_t *tokenizer; /* on leaders, for text and stop strings; NULL: none */
 } fleet_options_t;
 
 /* Whether this rank will lead a replica, and so needs a tokenizer. */
@@ -39,46 +38,71 @@ void fleet_close(fleet_t *fleet);
 
 /* The engine of this rank's replica; for its info and for signals. */
 engine_t *fleet_engine(fleet_t *fleet);
+size_t fleet_n_replicas(const fleet_t *fleet);
 
-/* What to compute. Either log-probabilities of the last n_scored ids, each given all before it, as
- * one plain forward gives them; or, when n_scored is 0, a continuation of the ids, as generate()
- * gives it. */
-typedef struct fleet_job {
-    const int32_t *ids; /* [n_ids], copied */
-    size_t n_ids;
-    size_t n_scored;         /* less than n_ids */
-    size_t max_tokens;       /* to generate; cut to what the context leaves */
-    const int32_t *stop_ids; /* [n_stop_ids], copied */
-    size_t n_stop_ids;
-    const char *const *stops; /* [n_stops] texts that end the answer, copied */
-    size_t n_stops;
-    sampler_params_t sampling; /* for generation; log-probabilities and digest come anyway */
-} fleet_job_t;
+/* A token of an answer, or logits of prompt positions. */
+typedef struct fleet_event {
+    uint64_t job;
+    const sampler_choice_t *choice; /* NULL: no token */
+    const char *text; /* [text_bytes] what the answer's text grows by; may be nothing */
+    size_t text_bytes;
+    /* [n_logits, vocab_size], f32 (f64 in f64 mode), for want_prompt_logits and jobs of the
+     * coordinator's own replica: with one replica, all. */
+    const void *logits;
+    size_t n_logits, first_logits_position;
+} fleet_event_t;
 
 typedef struct fleet_result {
     uint64_t job;        /* as returned by fleet_submit */
     int status;          /* 0, or why the job could not run: FAIL_LIMIT, FAIL_USAGE */
     const char *message; /* of the failure; "" otherwise */
     engine_finish_t finish;
-    /* Generated: the tokens, with the one that ended the answer, and their log-probabilities.
-     * Scored: the most likely token at each place, and the log-probability of the one that is
-     * there. */
-    const int32_t *tokens;  /* [n_tokens] */
-    const double *logprobs; /* [n_tokens] */
+    /* Generated: the tokens, with the one that ended the answer, and their log-probabilities, if
+     * asked for. Scored: the most likely token at each place, and the log-probability of the one
+     * that is there. */
+    const int32_t *tokens;           /* [n_tokens] */
+    const double *logprobs;          /* [n_tokens] */
+    const sampler_choice_t *choices; /* [n_tokens] for requests with n_logprobs; else NULL */
     size_t n_tokens;
-    uint64_t digest; /* of all logits that tokens were drawn from or scored with, in order */
+    const char *text; /* [text_bytes] of what was generated, before the stop string, with a zero
+                       * behind it; NULL without a tokenizer */
+    size_t text_bytes;
+    uint64_t digest; /* of all logits that tokens were drawn from or scored with, in order, if asked
+                      * for */
     size_t replica;
-    uint64_t first_ns, total_ns; /* from its arrival at the replica to its first token, its end */
+    uint64_t first_ns, total_ns; /* to its first token, to its end: from its submission with one
+                                  * replica, else from its arrival at the replica */
 } fleet_result_t;
 
-/* Coordinator. Queues a job. *handle: ascending from 0. FAIL_MEMORY, FAIL_LIMIT. */
-int fleet_submit(fleet_t *fleet, const fleet_job_t *job, uint64_t *handle, fail_t *fail);
+/* Coordinator. Why a request could never run, as an engine says it: FAIL_USAGE, FAIL_LIMIT. One that
+ * is submitted all the same gets that as its result. */
+int fleet_check(const fleet_t *fleet, const request_t *request, fail_t *fail);
+
+/* Coordinator. Queues a request. *job: a handle, ascending from 0. FAIL_MEMORY, FAIL_LIMIT. */
+int fleet_submit(fleet_t *fleet, const request_t *request, uint64_t *job, fail_t *fail);
+
+/* Coordinator. Ends a job as soon as may be: its result, which comes all the same, is
+ * ENGINE_CANCELLED with what there is of it. One that has ended is left alone. FAIL_MEMORY. */
+int fleet_cancel(fleet_t *fleet, uint64_t job, fail_t *fail);
 
 /* Coordinator. Hands out jobs, runs one step of its own replica, and collects what has ended:
  * *n_results results, borrowed until the next call. Waits up to about a millisecond when there is
  * nothing to do. Returns 1 while jobs are under way, 0 when none is, negative when a rank failed:
- * then fleet_end is the only call left. */
+ * then fleet_partial and fleet_end are the only calls left. */
 int fleet_step(fleet_t *fleet, const fleet_result_t **results, size_t *n_results, fail_t *fail);
+
+/* Coordinator. Tokens of requests that stream, and logits, as told in the last fleet_step; borrowed
+ * like results. The last token of an answer comes with its result alone, as does what is left of
+ * the text: it begins with all that events have told. */
+const fleet_event_t *fleet_events(const fleet_t *fleet, size_t *n_events);
+
+/* Coordinator. The bytes that a result of the last fleet_step points into, which the caller frees:
+ * so it lasts longer. */
+char *fleet_keep(fleet_t *fleet, const fleet_result_t *result);
+
+/* Coordinator, after a fleet_step that failed. What there is of the jobs of its own replica, as
+ * results; borrowed likewise. */
+int fleet_partial(fleet_t *fleet, const fleet_result_t **results, size_t *n_results, fail_t *fail);
 
 /* Coordinator. Jobs submitted whose results have not been returned. */
 size_t fleet_pending(const fleet_t *fleet);

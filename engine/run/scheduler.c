@@ -97,7 +97,7 @@ void scheduler_close(scheduler_t *s)
 
 /* ---- Requests -------------------------------------------------------------------------------- */
 
-static int check_request(const scheduler_t *s, const scheduler_request_t *request, fail_t *fail)
+int scheduler_check(const scheduler_t *s, const request_t *request, fail_t *fail)
 {
     size_t limit = s->options.max_context;
     if (request->n_prompt == 0)
@@ -117,10 +117,9 @@ static int check_request(const scheduler_t *s, const scheduler_request_t *reques
     return 0;
 }
 
-int scheduler_submit(
-    scheduler_t *s, const scheduler_request_t *request, uint64_t *handle, fail_t *fail)
+int scheduler_submit(scheduler_t *s, const request_t *request, uint64_t *handle, fail_t *fail)
 {
-    if (check_request(s, request, fail) != 0)
+    if (scheduler_check(s, request, fail) != 0)
         return fail->status;
     size_t n_ids = request->n_prompt + request->n_stop_ids;
     sequence_t *sequence = calloc(1, sizeof *sequence + n_ids * sizeof(int32_t));

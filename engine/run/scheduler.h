@@ -21,6 +21,7 @@
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
 #include "engine/model/order.h"
+#include "engine/run/request.h"
 #include "engine/run/sampler.h"
 
 typedef struct scheduler scheduler_t;
@@ -43,21 +44,12 @@ int scheduler_open(scheduler_t **scheduler, const scheduler_options_t *options, 
 /* NULL is allowed. */
 void scheduler_close(scheduler_t *scheduler);
 
-typedef struct scheduler_request {
-    const int32_t *prompt_ids; /* [n_prompt], copied */
-    size_t n_prompt;
-    size_t max_tokens;       /* to generate; cut to what max_context leaves */
-    const int32_t *stop_ids; /* [n_stop_ids], copied; drawing one ends the request */
-    size_t n_stop_ids;
-    bool want_prompt_logits;
-    size_t first_prompt_logits; /* position from which they are wanted; before the prompt's end */
-    sampler_params_t sampling;  /* handed on with every entry */
-} scheduler_request_t;
+/* FAIL_LIMIT when the request could never run, FAIL_USAGE when it is empty. */
+int scheduler_check(const scheduler_t *scheduler, const request_t *request, fail_t *fail);
 
-/* FAIL_LIMIT when the request could never run, FAIL_USAGE when it is empty, FAIL_MEMORY. *handle:
- * ascending from 0. */
+/* As scheduler_check; FAIL_MEMORY. *handle: ascending from 0. */
 int scheduler_submit(
-    scheduler_t *scheduler, const scheduler_request_t *request, uint64_t *handle, fail_t *fail);
+    scheduler_t *scheduler, const request_t *request, uint64_t *handle, fail_t *fail);
 
 /* Forgets a request, waiting or running; its slot and blocks are free for the next plan. Unknown
  * handles are ignored. Not between scheduler_plan and the last scheduler_advance of its step. */

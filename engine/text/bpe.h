@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
-#include "engine/text/tokenizer.h"
+#include "engine/text/token_ids.h"
 #include "engine/text/vocabulary.h"
 
 typedef struct bpe_merge {

@@ -36,6 +36,9 @@ typedef struct chat_choice {
  */
 int chat_open(chat_t **chat, const char *directory, const chat_choice_t *choice, fail_t *fail);
 
+/* The same where a template is needed: FAIL_MODEL when there is none. */
+int chat_require(chat_t **chat, const char *directory, const chat_choice_t *choice, fail_t *fail);
+
 /* NULL is allowed. */
 void chat_close(chat_t *chat);
 
@@ -49,6 +52,14 @@ typedef struct chat_input {
     const json_t *variables; /* object: more that the template sees by name */
     bool no_generation_prompt;
 } chat_input_t;
+
+/* The keys of a JSON object that make an input: "messages", "tools", "documents" and
+ * "chat_template_kwargs". Borrowed. */
+chat_input_t chat_input_of(json_t *object);
+
+/* A message object {"role", "content"}; content need not end in zero. A new reference; NULL when out
+ * of memory or not UTF-8. */
+json_t *chat_message(const char *role, const char *content, size_t bytes);
 
 /* Appends the text, nothing on failure. FAIL_USAGE: the conversation is malformed, or the template
  * refuses it (raise_exception), in its own words. */

@@ -3,9 +3,11 @@
 #ifndef CHOIR_TEXT_NFC_H
 #define CHOIR_TEXT_NFC_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
-#include "engine/text/tokenizer.h"
+#include "engine/text/text_buffer.h"
 
 /* text: valid UTF-8. properties: see unicode.h. When the text is in form C already (nearly always),
  * *changed is false and nothing is appended; otherwise the whole normalised text is appended to

@@ -9,7 +9,7 @@
 #include <stddef.h>
 
 #include "engine/base/status.h"
-#include "engine/text/tokenizer.h"
+#include "engine/text/text_buffer.h"
 
 typedef struct pattern pattern_t;
 

@@ -1,9 +1,11 @@
+#include "engine/text/text_buffer.h"
+
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/array.h"
 #include "engine/base/size.h"
-#include "engine/text/tokenizer.h"
 
 int text_buffer_reserve(text_buffer_t *buffer, size_t bytes, fail_t *fail)
 {

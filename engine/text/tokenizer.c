@@ -107,12 +107,6 @@ const char *tokenizer_bytes(const tokenizer_t *tokenizer, int32_t id, size_t *by
     return tokenizer->vocabulary.arena.text + token->begin;
 }
 
-void tokenizer_ids_clear(tokenizer_ids_t *ids)
-{
-    free(ids->ids);
-    *ids = (tokenizer_ids_t){0};
-}
-
 /* The working memory of one call of tokenizer_encode. */
 typedef struct encoder {
     const tokenizer_t *tokenizer;

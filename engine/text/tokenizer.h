@@ -13,6 +13,8 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
+#include "engine/text/text_buffer.h"
+#include "engine/text/token_ids.h"
 
 typedef struct tokenizer tokenizer_t;
 
@@ -33,13 +35,6 @@ size_t tokenizer_size(const tokenizer_t *tokenizer);
 /* Id of an added token by its content ("<|im_end|>"), or -1. */
 int32_t tokenizer_special_id(const tokenizer_t *tokenizer, const char *content);
 bool tokenizer_is_special(const tokenizer_t *tokenizer, int32_t id);
-
-/* A growing array of ids; zero-initialise, release with tokenizer_ids_clear. */
-typedef struct tokenizer_ids {
-    int32_t *ids;
-    size_t count, capacity;
-} tokenizer_ids_t;
-void tokenizer_ids_clear(tokenizer_ids_t *ids);
 
 /* Appends the ids of text (bytes long, need not end in zero, may hold zero bytes). Invalid UTF-8 is
  * replaced by U+FFFD as Python's bytes.decode("utf-8", "replace") does. parse_special: special
@@ -63,17 +58,6 @@ int tokenizer_decode(const tokenizer_t *tokenizer, const int32_t *ids, size_t co
 
 /* The raw bytes of one id (borrowed); NULL when the id does not exist. */
 const char *tokenizer_bytes(const tokenizer_t *tokenizer, int32_t id, size_t *bytes);
-
-/* A growing text; zero-initialise, release with text_buffer_clear. */
-typedef struct text_buffer {
-    char *text; /* zero-terminated once something was appended */
-    size_t bytes, capacity;
-} text_buffer_t;
-
-/* Makes room for so many further bytes and the zero behind them. */
-int text_buffer_reserve(text_buffer_t *buffer, size_t bytes, fail_t *fail);
-int text_buffer_append(text_buffer_t *buffer, const char *text, size_t bytes, fail_t *fail);
-void text_buffer_clear(text_buffer_t *buffer);
 
 /* Streaming: takes ids one by one and gives out only whole UTF-8 sequences. The concatenation of
  * all pieces and of the flush equals tokenizer_decode. Zero-initialise; owns nothing. */

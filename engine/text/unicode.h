@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
-#include "engine/text/tokenizer.h"
+#include "engine/text/text_buffer.h"
 
 #define UNICODE_SIZE 0x110000u
 

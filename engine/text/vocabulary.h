@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
-#include "engine/text/tokenizer.h"
+#include "engine/text/text_buffer.h"
 
 /* Ids beyond this are taken for a damaged file: they size the table of tokens. */
 #define VOCABULARY_ID_MAX ((int32_t)(1 << 24))

@@ -8,6 +8,7 @@
 #include "engine/verify/verify_checks.h"
 #include "engine/verify/verify_forward.h"
 #include "engine/verify/verify_weights.h"
+#include "sharding/checkpoint/content_digest.h"
 
 typedef struct verifier {
     comm_t *comm;
@@ -105,8 +106,8 @@ static int check_reference(verifier_t *v, fail_t *fail)
         check_configuration(&v->reference, &v->loaded.config, v->report, fail);
         if (fail->status == 0 && o->skip_digest)
             report_check(v->report, "model_digest", REPORT_SKIP, "not computed");
-        else if (fail->status == 0 && verify_digest(v->loaded.checkpoint, progress_of(v, "digest"),
-                                          v, &digest, fail) == 0)
+        else if (fail->status == 0 && checkpoint_content_digest(v->loaded.checkpoint,
+                                          progress_of(v, "digest"), v, &digest, fail) == 0)
             check_digest(&v->reference, digest, v->report);
         if (fail->status == 0)
             check_tokenization(&v->reference, o->model_dir, v->report, fail);

@@ -1,5 +1,4 @@
-/* Whether a model's weights lie in memory as they are in the checkpoint, and the digest by which a
- * reference names a checkpoint. */
+/* Whether a model's weights lie in memory as they are in the checkpoint. */
 #ifndef CHOIR_VERIFY_VERIFY_WEIGHTS_H
 #define CHOIR_VERIFY_VERIFY_WEIGHTS_H
 
@@ -13,10 +12,5 @@
  * type where that differs. Fills REPORT_WEIGHTS. FAIL_FILE, FAIL_MEMORY. */
 int verify_weights(
     const model_t *model, checkpoint_t *checkpoint, team_t *team, report_t *report, fail_t *fail);
-
-/* Local. XXH3 of 64 bits over all tensors in byte order of their names: the name, then the bytes as
- * stored. progress may be NULL. */
-int verify_digest(checkpoint_t *checkpoint, progress_fn progress, void *progress_context,
-    uint64_t *digest, fail_t *fail);
 
 #endif

@@ -93,6 +93,7 @@ fails "log-probabilities without JSON" "--logprobs --json" generate --prompt Hel
 fails "empty stop string" "--stop" generate --prompt Hello --stop ""
 fails "a flag that has no effect" "--level --check" shard --check "$work" --level 3
 fails "a flag that is not UTF-8" '--fo\xffo' generate $'--fo\xffo' x
+fails "empty stop string in chat" "--stop" chat --stop ""
 fails "help about nothing" "nonsense" help nonsense
 fails "no such prompt file" "nowhere.txt" generate --prompt-file "$work/nowhere.txt"
 fails "no such prompts" "nowhere.jsonl" generate --prompts "$work/nowhere.jsonl"

@@ -220,12 +220,12 @@ if [ "$ranks" -eq 2 ]; then
     head -6 "$root/configs/demo/word-problems-test.jsonl" | sed 's/"question"/"prompt"/; s/, "answer":.*/}/' >"$work/prompts"
     for mesh in 1x1 2x1 1x2; do
         "${mpi[@]}" -n $((${mesh%x*} * ${mesh#*x})) "$choir" generate --mesh "$mesh" --chat --prompts "$work/prompts" --json \
-            --logprobs 0 --temperature 0.5 "${flags[@]}" </dev/null 2>"$work/err" |
+            --logprobs 2 --temperature 0.5 "${flags[@]}" </dev/null 2>"$work/err" |
             sed 's/"timings":{[^}]*}//' >"$work/text-$mesh" || complain "generate fails on $mesh"
         [ "$(wc -l <"$work/text-$mesh")" -eq 6 ] || complain "generate on $mesh: expected six answers"
         cmp -s "$work/text-1x1" "$work/text-$mesh" || complain "generate on $mesh: answers differ"
     done
-    "$choir" generate --chat --prompts "$work/prompts" --json --logprobs 0 --temperature 0.5 "${flags[@]}" </dev/null 2>"$work/err" |
+    "$choir" generate --chat --prompts "$work/prompts" --json --logprobs 2 --temperature 0.5 "${flags[@]}" </dev/null 2>"$work/err" |
         sed 's/"timings":{[^}]*}//' >"$work/text"
     cmp -s "$work/text" "$work/text-1x1" || complain "generate: answers differ with --mesh and without"
 fi

@@ -44,7 +44,7 @@ static int answer(engine_t *engine, fail_t *fail)
     size_t n_events;
     for (int i = 0; i < PROMPT_TOKENS; i++)
         ids[i] = 100 + i;
-    const engine_request_t request = {.prompt_ids = ids,
+    const request_t request = {.prompt_ids = ids,
         .n_prompt = PROMPT_TOKENS,
         .max_tokens = MAX_TOKENS,
         .sampling = {.top_p = 1, .repetition_penalty = 1}};

@@ -11,6 +11,8 @@
 #include "launch/args.h"
 #include "launch/command.h"
 
+typedef enum number { NUMBER_ONE = 1, NUMBER_TWO = 22, NUMBER_TWOFOLD = -2 } number_t;
+
 typedef struct values {
     bool flag;
     const char *text;
@@ -18,33 +20,37 @@ typedef struct values {
     size_t size;
     uint64_t seed;
     double real;
-    int choice;
+    number_t choice;
 } values_t;
 
+static const choice_t numbers[] = {
+    {"one", NUMBER_ONE}, {"two", NUMBER_TWO}, {"twofold", NUMBER_TWOFOLD}, {NULL, 0}};
+
 static const arg_t first_args[] = {
-    {"--flag", ARG_SWITCH, offsetof(values_t, flag), NULL, 0, 0, "A switch."},
-    {"--text", ARG_STRING, offsetof(values_t, text), "TEXT", 0, 0, "A text."},
-    {"--texts", ARG_STRINGS, offsetof(values_t, texts), "TEXT", 0, 0, "Many texts."},
+    FLAG_SWITCH("--flag", offsetof(values_t, flag), "A switch."),
+    FLAG_TEXT("--text", offsetof(values_t, text), "TEXT", "A text."),
+    FLAG_TEXTS("--texts", offsetof(values_t, texts), "TEXT", "Many texts."),
 };
 static const arg_t short_args[] = {
-    {"WORD", ARG_STRING, offsetof(values_t, text), NULL, 0, 0, "A word."},
-    {"--max-tokens", ARG_SIZE, offsetof(values_t, size), "N", 2, 100, "A size."},
-    {"--help", ARG_SWITCH, offsetof(values_t, flag), NULL, 0, 0, "A switch."},
+    FLAG_TEXT("WORD", offsetof(values_t, text), NULL, "A word."),
+    FLAG_SIZE("--max-tokens", offsetof(values_t, size), "N", 2, 100, "A size."),
+    FLAG_SWITCH("--help", offsetof(values_t, flag), "A switch."),
 };
 static const arg_t second_args[] = {
-    {"--size", ARG_SIZE, offsetof(values_t, size), "N", 2, 100, "A size."},
-    {"--seed", ARG_SEED, offsetof(values_t, seed), "N", 0, 0, "A seed."},
-    {"--real", ARG_REAL, offsetof(values_t, real), "X", 0, 1, "A number."},
-    {"--choice", ARG_CHOICE, offsetof(values_t, choice), "one|two|twofold", 0, 0, "One of them."},
+    FLAG_SIZE("--size", offsetof(values_t, size), "N", 2, 100, "A size."),
+    FLAG_SEED("--seed", offsetof(values_t, seed), "N", "A seed."),
+    FLAG_REAL("--real", offsetof(values_t, real), "X", 0, 1, "A number."),
+    FLAG_CHOICE("--choice", offsetof(values_t, choice), numbers, "One of them."),
 };
-static const arg_group_t first = {"First", first_args, 3}, second = {"Second", second_args, 4};
-static const arg_group_t short_ones = {"Short", short_args, 3};
-static const arg_group_t *const groups[] = {&first, &second, NULL};
-static const arg_group_t *const short_groups[] = {&short_ones, &second, NULL};
+static const arg_group_t first = ARG_GROUP("First", first_args),
+                         second = ARG_GROUP("Second", second_args);
+static const arg_group_t short_ones = ARG_GROUP("Short", short_args);
+static const arg_part_t parts[] = {{&first, 0}, {&second, 0}, {NULL, 0}};
+static const arg_part_t short_parts[] = {{&short_ones, 0}, {&second, 0}, {NULL, 0}};
 
 /* Parses words that are separated by spaces. */
-static int parse_groups(const arg_group_t *const *these, const char *line, values_t *values,
-    args_given_t *given, fail_t *fail)
+static int parse_parts(
+    const arg_part_t *these, const char *line, values_t *values, args_given_t *given, fail_t *fail)
 {
     static char words[1024];
     char *argv[256];
@@ -59,7 +65,7 @@ static int parse_groups(const arg_group_t *const *these, const char *line, value
 
 static int parse(const char *line, values_t *values, args_given_t *given, fail_t *fail)
 {
-    return parse_groups(groups, line, values, given, fail);
+    return parse_parts(parts, line, values, given, fail);
 }
 
 static void letters_are_short_for_the_flags_that_a_table_has(void **state)
@@ -70,16 +76,16 @@ static void letters_are_short_for_the_flags_that_a_table_has(void **state)
     fail_t fail;
     for (size_t i = 0; i < 4; i++) {
         values_t values = {0};
-        assert_int_equal(parse_groups(short_groups, lines[i], &values, &given, &fail), 0);
+        assert_int_equal(parse_parts(short_parts, lines[i], &values, &given, &fail), 0);
         assert_int_equal(values.size, 5);
         assert_true(args_was_given(&given, "--max-tokens"));
     }
     values_t values = {0};
-    assert_int_equal(parse_groups(short_groups, "-h", &values, &given, &fail), 0);
+    assert_int_equal(parse_parts(short_parts, "-h", &values, &given, &fail), 0);
     assert_true(values.flag);
-    assert_int_equal(parse_groups(short_groups, "-p x", &values, &given, &fail), FAIL_USAGE);
+    assert_int_equal(parse_parts(short_parts, "-p x", &values, &given, &fail), FAIL_USAGE);
     assert_non_null(strstr(fail.message, "unknown flag -p"));
-    assert_int_equal(parse_groups(short_groups, "-n", &values, &given, &fail), FAIL_USAGE);
+    assert_int_equal(parse_parts(short_parts, "-n", &values, &given, &fail), FAIL_USAGE);
     assert_non_null(strstr(fail.message, "--max-tokens"));
 }
 
@@ -89,12 +95,12 @@ static void one_word_is_an_argument_where_a_table_has_one(void **state)
     values_t values = {0};
     args_given_t given;
     fail_t fail;
-    assert_int_equal(parse_groups(short_groups, "--size 7 Hello -n 5", &values, &given, &fail), 0);
+    assert_int_equal(parse_parts(short_parts, "--size 7 Hello -n 5", &values, &given, &fail), 0);
     assert_string_equal(values.text, "Hello");
     assert_true(args_was_given(&given, "WORD"));
-    assert_int_equal(parse_groups(short_groups, "-n 5 -- -n", &values, &given, &fail), 0);
+    assert_int_equal(parse_parts(short_parts, "-n 5 -- -n", &values, &given, &fail), 0);
     assert_string_equal(values.text, "-n");
-    assert_int_equal(parse_groups(short_groups, "a b", &values, &given, &fail), FAIL_USAGE);
+    assert_int_equal(parse_parts(short_parts, "a b", &values, &given, &fail), FAIL_USAGE);
     assert_non_null(strstr(fail.message, "expected one WORD, found a second: \"b\""));
     assert_int_equal(parse("a", &values, &given, &fail), FAIL_USAGE);
     assert_non_null(strstr(fail.message, "expected a flag, found \"a\""));
@@ -117,7 +123,7 @@ static void every_kind_of_value_is_stored(void **state)
     assert_int_equal(values.size, 7);
     assert_true(values.seed == UINT64_MAX);
     assert_true(values.real == 0.25);
-    assert_int_equal(values.choice, 1);
+    assert_int_equal(values.choice, NUMBER_TWO);
     assert_true(args_was_given(&given, "--size"));
     assert_false(args_was_given(&given, "--sizes"));
 }
@@ -149,6 +155,7 @@ static void wrong_words_are_refused_and_named(void **state)
         {"--real 1.5", {"--real", "0 to 1", "1.5"}},
         {"--real nan", {"--real", "0 to 1", "nan"}},
         {"--real x", {"--real", "number", "x"}},
+        {"--choice", {"--choice", "a value (one|two|twofold)", "end"}},
         {"--choice tw", {"--choice", "one|two|twofold", "tw"}},
         {"--flag=1", {"--flag", "no value", "1"}},
         {"--sise 3", {"--sise", "did you mean --size", ""}},
@@ -190,42 +197,82 @@ static void too_many_repeats_are_refused(void **state)
     assert_int_equal(parse(line, &values, &given, &fail), FAIL_USAGE);
 }
 
+static void a_group_stores_where_its_part_says(void **state)
+{
+    (void)state;
+    struct {
+        values_t one, other;
+    } values = {.one.size = 5};
+    const arg_part_t both[] = {{&first, 0}, {&second, sizeof(values_t)}, {NULL, 0}};
+    char *argv[] = {"--flag", "--size", "7"};
+    args_given_t given = {0};
+    fail_t fail = {0};
+    assert_int_equal(args_parse(both, 3, argv, &values, &given, &fail), 0);
+    assert_true(values.one.flag && values.one.size == 5);
+    assert_true(!values.other.flag && values.other.size == 7);
+}
+
 static void help_names_every_flag_and_fits_a_terminal(void **state)
 {
     (void)state;
-    for (const command_t *command = commands; command->name != NULL; command++) {
+    for (const command_t *const *command = commands; *command != NULL; command++) {
         char *text = NULL;
         size_t bytes;
         FILE *out = open_memstream(&text, &bytes);
-        args_print_help(command->groups, out);
+        args_print_help((*command)->parts, out);
         fclose(out);
-        for (const arg_group_t *const *group = command->groups; *group != NULL; group++)
-            for (size_t i = 0; i < (*group)->n_args; i++)
-                assert_non_null(strstr(text, (*group)->args[i].name));
+        for (const arg_part_t *part = (*command)->parts; part->group != NULL; part++)
+            for (size_t i = 0; i < part->group->n_args; i++)
+                assert_non_null(strstr(text, part->group->args[i].name));
         for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n"))
             assert_true(strlen(line) <= 80);
         free(text);
     }
 }
 
+static size_t bytes_of(arg_kind_t kind)
+{
+    static const size_t bytes[] = {[ARG_SWITCH] = sizeof(bool),
+        [ARG_STRING] = sizeof(char *),
+        [ARG_STRINGS] = sizeof(args_strings_t),
+        [ARG_PAIR] = 2 * sizeof(char *),
+        [ARG_SIZE] = sizeof(size_t),
+        [ARG_SEED] = sizeof(uint64_t),
+        [ARG_REAL] = sizeof(double),
+        [ARG_CHOICE] = sizeof(int)};
+    return bytes[kind];
+}
+
 /* The tables are data; this is what a compiler would check if they were code. */
-static void no_command_has_a_flag_twice(void **state)
+static void a_command_has_every_flag_once_and_room_for_it(void **state)
 {
     (void)state;
-    for (const command_t *command = commands; command->name != NULL; command++) {
-        const char *names[128];
-        size_t n = 0;
-        for (const arg_group_t *const *group = command->groups; *group != NULL; group++)
-            for (size_t i = 0; i < (*group)->n_args; i++) {
-                const arg_t *arg = &(*group)->args[i];
-                for (size_t j = 0; j < n; j++)
-                    assert_string_not_equal(arg->name, names[j]);
-                names[n++] = arg->name;
+    for (const command_t *const *at = commands; *at != NULL; at++) {
+        const command_t *command = *at;
+        const arg_t *seen[128];
+        size_t n = 0, begins[128];
+        assert_true(command->flags_bytes <= COMMAND_FLAGS_BYTES);
+        for (const arg_part_t *part = command->parts; part->group != NULL; part++)
+            for (size_t i = 0; i < part->group->n_args; i++) {
+                const arg_t *arg = &part->group->args[i];
+                size_t begin = part->base + arg->offset, end = begin + bytes_of(arg->kind);
+                assert_true(end <= command->flags_bytes);
+                assert_int_equal(arg->kind == ARG_CHOICE, arg->choices != NULL);
                 assert_int_equal(
-                    arg->kind == ARG_SWITCH || arg->name[0] != '-', arg->value == NULL);
-                assert_true(arg->offset < sizeof(options_t));
+                    arg->kind == ARG_SWITCH || arg->kind == ARG_CHOICE || arg->name[0] != '-',
+                    arg->value == NULL);
+                for (size_t j = 0; j < n; j++) {
+                    assert_string_not_equal(arg->name, seen[j]->name);
+                    /* An argument may be another word for a flag. */
+                    bool same = begin == begins[j] && arg->kind == seen[j]->kind &&
+                                (arg->name[0] != '-' || seen[j]->name[0] != '-');
+                    assert_true(
+                        same || end <= begins[j] || begin >= begins[j] + bytes_of(seen[j]->kind));
+                }
+                begins[n] = begin;
+                seen[n++] = arg;
             }
-        assert_true(n < 64);
+        assert_true(n < ARGS_MAX_GIVEN);
     }
 }
 
@@ -251,7 +298,8 @@ int main(void)
         cmocka_unit_test(a_far_word_suggests_nothing),
         cmocka_unit_test(too_many_repeats_are_refused),
         cmocka_unit_test(help_names_every_flag_and_fits_a_terminal),
-        cmocka_unit_test(no_command_has_a_flag_twice),
+        cmocka_unit_test(a_group_stores_where_its_part_says),
+        cmocka_unit_test(a_command_has_every_flag_once_and_room_for_it),
         cmocka_unit_test(a_misspelt_command_is_recognised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

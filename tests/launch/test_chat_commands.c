@@ -64,48 +64,48 @@ static void an_unknown_command_offers_the_nearest(void **state)
 
 /* ---- Settings -------------------------------------------------------------------------------- */
 
-static int set(options_t *options, args_given_t *given, const char *argument, fail_t *fail)
+static int set(answer_flags_t *flags, args_given_t *given, const char *argument, fail_t *fail)
 {
     *fail = (fail_t){0};
-    return chat_settings_set(options, given, argument, fail);
+    return chat_settings_set(flags, given, argument, fail);
 }
 
 static void settings_are_stored_as_their_flags_would_be(void **state)
 {
     (void)state;
-    options_t options = options_defaults();
+    answer_flags_t flags = ANSWER_DEFAULTS;
     args_given_t given = {0};
     fail_t fail;
-    assert_int_equal(set(&options, &given, "temperature 0.7", &fail), 0);
-    assert_int_equal(set(&options, &given, "top_p=0.5", &fail), 0);
-    assert_int_equal(set(&options, &given, "min-p = 0.1", &fail), 0);
-    assert_int_equal(set(&options, &given, "top_k 40", &fail), 0);
-    assert_int_equal(set(&options, &given, "seed 18446744073709551615", &fail), 0);
-    assert_int_equal(set(&options, &given, "max_tokens 7", &fail), 0);
-    assert_int_equal(set(&options, &given, "repetition_penalty 1.5", &fail), 0);
-    assert_true(options.temperature == 0.7 && options.top_p == 0.5 && options.min_p == 0.1);
-    assert_true(options.top_k == 40 && options.seed == UINT64_MAX && options.max_tokens == 7);
-    assert_true(options.repetition_penalty == 1.5);
+    assert_int_equal(set(&flags, &given, "temperature 0.7", &fail), 0);
+    assert_int_equal(set(&flags, &given, "top_p=0.5", &fail), 0);
+    assert_int_equal(set(&flags, &given, "min-p = 0.1", &fail), 0);
+    assert_int_equal(set(&flags, &given, "top_k 40", &fail), 0);
+    assert_int_equal(set(&flags, &given, "seed 18446744073709551615", &fail), 0);
+    assert_int_equal(set(&flags, &given, "max_tokens 7", &fail), 0);
+    assert_int_equal(set(&flags, &given, "repetition_penalty 1.5", &fail), 0);
+    assert_true(flags.temperature == 0.7 && flags.top_p == 0.5 && flags.min_p == 0.1);
+    assert_true(flags.top_k == 40 && flags.seed == UINT64_MAX && flags.max_tokens == 7);
+    assert_true(flags.repetition_penalty == 1.5);
     assert_true(args_was_given(&given, "--temperature"));
 }
 
 static void a_setting_may_be_set_any_number_of_times(void **state)
 {
     (void)state;
-    options_t options = options_defaults();
+    answer_flags_t flags = ANSWER_DEFAULTS;
     args_given_t given = {0};
     fail_t fail;
     for (int i = 0; i < 2 * ARGS_MAX_GIVEN; i++)
-        assert_int_equal(set(&options, &given, "temperature 1", &fail), 0);
+        assert_int_equal(set(&flags, &given, "temperature 1", &fail), 0);
     assert_int_equal(given.count, 1);
-    assert_int_equal(set(&options, &given, "top_k 3", &fail), 0);
+    assert_int_equal(set(&flags, &given, "top_k 3", &fail), 0);
     assert_true(args_was_given(&given, "--top-k"));
 }
 
 static void bad_settings_change_nothing(void **state)
 {
     (void)state;
-    options_t options = options_defaults(), before = options;
+    answer_flags_t flags = ANSWER_DEFAULTS, before = flags;
     args_given_t given = {0};
     fail_t fail;
     static const char *const bad[][2] = {
@@ -118,21 +118,21 @@ static void bad_settings_change_nothing(void **state)
         {"seed -1", "--seed: expected an integer"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        assert_int_equal(set(&options, &given, bad[i][0], &fail), FAIL_USAGE);
+        assert_int_equal(set(&flags, &given, bad[i][0], &fail), FAIL_USAGE);
         assert_non_null(strstr(fail.message, bad[i][1]));
     }
-    assert_memory_equal(&options, &before, sizeof options);
+    assert_memory_equal(&flags, &before, sizeof flags);
     assert_int_equal(given.count, 0);
 }
 
 static void the_list_shows_what_holds(void **state)
 {
     (void)state;
-    options_t options = options_defaults();
+    answer_flags_t flags = ANSWER_DEFAULTS;
     sampler_params_t sampling = {.temperature = 0.7, .top_k = 20, .top_p = 0.9, .seed = 5};
     text_buffer_t list = {0};
     fail_t fail = {0};
-    assert_int_equal(chat_settings_list(&options, &sampling, &list, &fail), 0);
+    assert_int_equal(chat_settings_list(&flags, &sampling, &list, &fail), 0);
     static const char *const lines[] = {"temperature         0.7\n", "top_k               20\n",
         "top_p               0.9\n", "seed                5\n", "max_tokens          512\n"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)

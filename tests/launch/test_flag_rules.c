@@ -7,7 +7,6 @@
 #include <cmocka.h>
 
 #include "launch/command.h"
-#include "launch/flag_rules.h"
 
 #define MOST_WORDS 16
 
@@ -19,14 +18,15 @@ static const char *verdict_on(const char *line)
     int argc = 0;
     fail_t fail = {0};
     args_given_t given = {0};
-    options_t options = options_defaults();
+    _Alignas(16) char flags[COMMAND_FLAGS_BYTES];
     strcpy(words, line);
     for (char *word = strtok(words, " "); word != NULL; word = strtok(NULL, " "))
         argv[argc++] = word;
     const command_t *command = command_find(argv[0]);
     assert_non_null(command);
-    assert_int_equal(args_parse(command->groups, argc - 1, argv + 1, &options, &given, &fail), 0);
-    flag_rules_check(command->name, &options, &given, &fail);
+    memcpy(flags, command->defaults, command->flags_bytes);
+    assert_int_equal(args_parse(command->parts, argc - 1, argv + 1, flags, &given, &fail), 0);
+    args_check_rules(command->rules, flags, &given, &fail);
     assert_int_equal(fail.status, fail.message[0] == 0 ? 0 : FAIL_USAGE);
     strcpy(message, fail.message);
     return message;

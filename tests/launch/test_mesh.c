@@ -33,11 +33,29 @@ static void work_that_took_no_time_loses_none(void **state)
     assert_true(mesh_lost(stats, 1, 0) == 0);
 }
 
+static void meshes_are_parsed(void **state)
+{
+    (void)state;
+    size_t n;
+    fail_t fail = {0};
+    assert_int_equal(mesh_parse(NULL, 6, &n, &fail), 0);
+    assert_int_equal(n, 1);
+    assert_int_equal(mesh_parse("3x2", 6, &n, &fail), 0);
+    assert_int_equal(n, 3);
+    static const char *const bad[] = {
+        "", "x", "2x", "x2", "2x2x", "-2x-3", "2*3", "0x6", "6x0", "2x2", " "};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        fail = (fail_t){0};
+        assert_int_equal(mesh_parse(bad[i], 6, &n, &fail), FAIL_USAGE);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_replica_loses_the_time_after_its_last_job),
         cmocka_unit_test(no_more_time_is_lost_than_there_was),
+        cmocka_unit_test(meshes_are_parsed),
         cmocka_unit_test(work_that_took_no_time_loses_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

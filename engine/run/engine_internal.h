@@ -1,0 +1,27 @@
+/* An engine's struct, for the files that open, step and measure it. */
+#ifndef CHOIR_RUN_ENGINE_INTERNAL_H
+#define CHOIR_RUN_ENGINE_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "engine/forward/forward.h"
+#include "engine/run/engine.h"
+#include "engine/run/load.h"
+#include "engine/run/scheduler.h"
+#include "engine/run/step.h"
+
+struct engine {
+    loaded_t loaded;
+    forward_t *forward;
+    step_t *step;
+    scheduler_t *scheduler; /* on the coordinator */
+    scheduler_options_t limits;
+    engine_event_t *events; /* [max_batch] */
+    step_result_t *results; /* [max_batch] */
+    bool serving;           /* the others are in engine_serve, or will be */
+    atomic_bool interrupted;
+    size_t kv_tokens;
+    engine_totals_t totals;
+};
+
+#endif

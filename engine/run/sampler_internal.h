@@ -1,0 +1,67 @@
+/* What a summary is made of, for the files that write and read them. Internal to engine/run. */
+#ifndef CHOIR_RUN_SAMPLER_INTERNAL_H
+#define CHOIR_RUN_SAMPLER_INTERNAL_H
+
+#include <sleef.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/run/sampler.h"
+
+typedef struct entry {
+    double key;   /* what candidates are ordered by: processed score, or raw logit */
+    double logit; /* raw */
+    int64_t token;
+} entry_t;
+
+/* PLAN_VOCAB_GRANULE rows: the largest value and the sum of exp(value - max) over the rows in
+ * ascending order. */
+typedef struct granule {
+    double max, sum;
+} granule_t;
+
+typedef struct layout {
+    size_t n_candidates, n_alternatives, n_score_granules, n_logit_granules, n_digests;
+} layout_t;
+
+typedef struct view {
+    layout_t layout;
+    entry_t *candidates, *alternatives;
+    granule_t *score_granules, *logit_granules;
+    uint64_t *digest;
+} view_t;
+
+static inline bool sampler_is_greedy(const sampler_params_t *params)
+{
+    return params->temperature == 0;
+}
+
+static inline bool sampler_reports_logprob(const sampler_params_t *params)
+{
+    return params->want_logprob || params->n_logprobs > 0;
+}
+
+/* exp(value - max), where equal infinities count as equal. */
+static inline double sampler_weight_of(double value, double max)
+{
+    return value == max ? 1 : Sleef_cinz_expd1_u10purec(value - max);
+}
+
+/* The order of candidates. */
+static inline bool sampler_ranks_before(const entry_t *a, const entry_t *b)
+{
+    return a->key > b->key || (a->key == b->key && a->token < b->token);
+}
+
+/* The same for qsort. */
+int sampler_compare_entries(const void *a, const void *b);
+
+view_t sampler_view_of(const sampler_params_t *params, size_t n_rows, void *summary);
+
+/* The best n of the whole vocabulary by processed score, in order: their number. Arguments as for
+ * sampler_pick_full; entries: [n], written. */
+size_t sampler_rank_best(const sampler_params_t *params, const void *logits, bool is_f64,
+    size_t vocab_size, const uint8_t *seen, size_t n, entry_t *entries);
+
+#endif

@@ -1,0 +1,108 @@
+/* Flags that several commands have: their structs, and the groups that fill these (args.h). Each
+ * command has a struct of its own, in its cmd_*.c, that begins with common_flags_t. */
+#ifndef CHOIR_LAUNCH_FLAGS_H
+#define CHOIR_LAUNCH_FLAGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "comm/comm.h"
+#include "comm/topology.h"
+#include "engine/base/dtype.h"
+#include "engine/model/order.h"
+#include "launch/args.h"
+#include "sharding/plan.h"
+
+/* What main itself looks at. */
+typedef struct common_flags {
+    bool quiet, verbose, help;
+    const char *trace;
+    size_t watchdog_seconds;
+    const char *model; /* as given, then the directory of the model (model_dir.h); or NULL */
+    comm_path_t path;
+} common_flags_t;
+
+/* How a model runs. */
+typedef struct run_flags {
+    dtype_t mode;
+    order_t order;
+    attention_t attention;
+    dot_t dot;
+    bool allow_nonfinite;
+    const char *stage, *shares;
+    plan_combine_t combine;
+    size_t threads;
+    topology_bind_t bind;
+    size_t kv_tokens, prefill_chunk, max_batch;
+    bool no_prefix_reuse;
+    const char *mesh;
+    bool own_weights;
+} run_flags_t;
+
+/* How an answer is drawn, and where it ends. */
+typedef struct answer_flags {
+    size_t max_tokens, top_k;
+    double temperature, top_p, min_p, repetition_penalty;
+    bool sample, ignore_eos;
+    uint64_t seed;
+    args_strings_t stop;
+} answer_flags_t;
+
+#define COMMON_DEFAULTS                                                                            \
+    {                                                                                              \
+        .watchdog_seconds = 30, .path = COMM_AUTO                                                  \
+    }
+#define RUN_DEFAULTS                                                                               \
+    {                                                                                              \
+        .attention = ATTENTION_AUTO, .dot = DOT_AUTO                                               \
+    }
+#define ANSWER_DEFAULTS                                                                            \
+    {                                                                                              \
+        .max_tokens = 512, .top_p = 1, .repetition_penalty = 1                                     \
+    }
+
+/* Of common_flags_t. */
+extern const arg_group_t flags_model, flags_path, flags_common;
+/* Of run_flags_t. */
+extern const arg_group_t flags_numerics, flags_ranks, flags_threads, flags_batch, flags_mesh;
+extern const arg_group_t flags_answer;   /* of answer_flags_t */
+extern const arg_group_t flags_template; /* of chat_choice_t */
+
+/* Parts of commands. run: offset of their run_flags_t. */
+#define PARTS_NUMERICS_AND_RANKS(run)                                                              \
+    {&flags_numerics, run}, {&flags_ranks, run}, {&flags_path, 0},                                 \
+    {                                                                                              \
+        &flags_threads, run                                                                        \
+    }
+#define PARTS_END                                                                                  \
+    {&flags_common, 0},                                                                            \
+    {                                                                                              \
+        NULL, 0                                                                                    \
+    }
+
+/* Rules (args.h) of run_flags_t. */
+bool flags_one_replica(const void *run, const args_given_t *given);
+bool flags_no_amx(const void *run, const args_given_t *given);
+#define NO_AMX_WHY "with --dtype f32 or f64"
+#define RULE_ONE_REPLICA(run)                                                                      \
+    {                                                                                              \
+        flags_one_replica, run, "without --mesh", false, " --own-weights "                         \
+    }
+#define RULE_NO_AMX(run)                                                                           \
+    {                                                                                              \
+        flags_no_amx, run, NO_AMX_WHY, false, " --dot "                                            \
+    }
+#define RULES_END                                                                                  \
+    {                                                                                              \
+        NULL, 0, NULL, false, NULL                                                                 \
+    }
+
+/* Flags that commands with tables of their own have too. */
+#define FLAG_THREADS(offset)                                                                       \
+    FLAG_SIZE("--threads", offset, "N", 1, 4096,                                                   \
+        "Threads of each rank. Default: the cores the rank is bound to, or its part of the node.")
+#define FLAG_PROMPT_TOKENS(offset)                                                                 \
+    FLAG_SIZE("--prompt-tokens", offset, "N", 1, 16777216, "Default 512.")
+
+#endif
