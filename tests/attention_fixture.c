@@ -85,19 +85,11 @@ void attention_append(attention_data_t *data, size_t begin, size_t end)
 {
     const attention_case_t *c = &data->c;
     size_t d = c->head_dim, e = dtype_bytes(c->mode);
-    bool swapped = c->attention == ATTENTION_SDPA;
     for (size_t t = begin; t < end; t++) {
         size_t block = (size_t)data->blocks[t / KV_BLOCK];
-        char *key = copy_of(data->k + t * d * e, d * e),
-             *v_block = kv_cache_v(&data->cache, 0, 0, block);
-        if (swapped)
-            row_swap_pairs(d, (uint16_t *)key);
-        panel_pack_rows(
-            c->mode, 1, d, key, kv_cache_k(&data->cache, 0, 0, block), KV_BLOCK, t % KV_BLOCK);
-        for (size_t first = 0; first < d; first += KERNEL_PANEL)
-            panel_pack_input(c->mode, swapped, size_min(KERNEL_PANEL, d - first),
-                data->v + (t * d + first) * e, v_block + first * KV_BLOCK * e,
-                size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first), t % KV_BLOCK);
+        char *key = copy_of(data->k + t * d * e, d * e);
+        kv_cache_append(&data->cache, 0, 0, block, t % KV_BLOCK, c->attention == ATTENTION_SDPA,
+            key, data->v + t * d * e);
         free(key);
     }
 }
