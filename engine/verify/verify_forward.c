@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "engine/base/size.h"
-#include "engine/verify/verify_internal.h"
+#include "engine/verify/verify_forward_internal.h"
 
 /* Tokens of a prompt that one step takes. */
 #define CHUNK 512

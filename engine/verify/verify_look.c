@@ -1,7 +1,7 @@
 #include <string.h>
 
 #include "engine/base/size.h"
-#include "engine/verify/verify_internal.h"
+#include "engine/verify/verify_forward_internal.h"
 
 /* Elements of the reference that are read at once. */
 #define PIECE 512

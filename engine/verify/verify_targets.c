@@ -1,7 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/verify/verify_internal.h"
+#include "engine/verify/verify_forward_internal.h"
 
 reference_place_t verify_place(const pass_t *pass, bool decode, size_t layer, size_t kind)
 {

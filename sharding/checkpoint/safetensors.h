@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
-#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/checkpoint/tensor.h"
 
 #define SAFETENSORS_PREFIX_BYTES 8
 #define SAFETENSORS_MAX_HEADER_BYTES 100000000

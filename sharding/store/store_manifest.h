@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "engine/base/status.h"
-#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/checkpoint/tensor.h"
 #include "sharding/store/store_format.h"
 
 /* Small files are copied into a store when they are not larger. */

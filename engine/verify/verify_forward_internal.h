@@ -1,7 +1,7 @@
 /* A pass of the reference's prompts: what its files share. Threads of the team look at parts at the same time; the lock
  * guards the report and the failure. */
-#ifndef CHOIR_VERIFY_VERIFY_INTERNAL_H
-#define CHOIR_VERIFY_VERIFY_INTERNAL_H
+#ifndef CHOIR_VERIFY_VERIFY_FORWARD_INTERNAL_H
+#define CHOIR_VERIFY_VERIFY_FORWARD_INTERNAL_H
 
 #include <pthread.h>
 
