@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Decoding on a machine that is busy with something else, beside the same on one thread:
+# Decoding on a machine that is busy with other work, by several shapes of ranks and threads:
 #
 #   bench/busy.sh [--loops N] [--turns N] [--gen-tokens N] [--choir PROGRAM] [--before PROGRAM]
 #       [--shapes "1x1 1x2 2x1"] [--model DIR | --config FILE [--layers N]]
 #
-# Method: N busy loops (default: as many as there are cores; 0: an idle machine) run beside it, bound to
-# nothing. Shapes (ranks x threads) take turns; a turn is one process group that loads, warms up and
-# decodes --gen-tokens. With --before, another build takes its turn just before, which is how an idle
-# machine is compared with an earlier state. Prints medians of tokens/s over the turns, and their ratio
+# Method: N busy loops (default: as many as there are cores; 0: an idle machine) run meanwhile, not
+# bound to cores. Shapes (ranks x threads) take turns; a turn is one process group that loads, warms up
+# and decodes --gen-tokens. With --before, another build takes its turn just before; with --loops 0 this
+# compares two builds on an idle machine. Prints medians of tokens/s over the turns, and their ratio
 # to the first shape's; with --before also the median of the paired ratios.
 set -euo pipefail
 
