@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Choir beside other engines, on this machine, in one run:
+# Choir against other engines, on this machine, in one run:
 #
 #   bench/compare.sh --config configs/qwen2.5-1.5b.json --out bench/results/NAME.jsonl
 #       [--pytorch PYTHON]               a python with torch and transformers; bf16 and f32, sdpa
@@ -16,8 +16,7 @@
 # from an empty context, the others after the prompt, which favours it by the reading of K and V.
 #
 # --out gets a line of JSON for each turn: engine, version, dtype, sizes, date, CPU, both speeds, and
-# other_load: how many CPUs, on average, worked for somebody else meanwhile. Only a run with little of that
-# is worth keeping; bench/compare.py table FILE [--max-other-load X] prints the table again.
+# other_load: how many CPUs, on average, did other work meanwhile. Keep only runs with little of that; bench/compare.py table FILE [--max-other-load X] prints the table again.
 #
 # Nothing is built or downloaded. A GGUF file of random weights: bench/peer_gguf.py; a llama-bench
 # program: the build of llama.cpp or a fork.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Choir beside distributed-llama, tensor parallel over TCP, on two nodes of one machine (tests/cluster):
+# Choir against distributed-llama, tensor parallel over TCP, on two nodes of one machine (tests/cluster):
 #
 #   bench/compare_cluster.sh --config configs/qwen2.5-1.5b.json --dllama PROGRAM --model FILE.m --tokenizer FILE.t
 #       --out bench/results/NAME.jsonl

@@ -18,7 +18,7 @@ static int status_of(uint64_t key)
     return (int)((int64_t)(key >> 32) + INT32_MIN);
 }
 
-/* Collective. All take the failure that `key` stands for. */
+/* Collective. All take the failure of `key`. */
 static int take_failure(MPI_Comm ranks, int rank, uint64_t key, fail_t *fail)
 {
     int status = status_of(key);

@@ -7,7 +7,7 @@
 #define POST_BYTES ((size_t)32 << 10)
 #define MAIL_BYTES ((size_t)16 << 10)
 
-/* Counts of pieces. A slot is written again only when all who read it have counted it. */
+/* Counts of pieces. A slot is written again only when all of its readers have counted it. */
 struct board_head {
     wait_place_t readers, root, senders; /* where those sleep */
     _Alignas(WAIT_LINE) _Atomic uint64_t posted;

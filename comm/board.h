@@ -1,6 +1,6 @@
 /* Messages between rank 0 and the others where all ranks share memory: a broadcast, and a gather to
- * rank 0, with no call into MPI, whose waiting keeps a core busy. Longer ones go in pieces through
- * two slots in turn, so that both sides copy at once.
+ * rank 0, without MPI, whose waiting keeps a core busy. Longer messages are sent in pieces through
+ * two slots in turn, so that both sides copy at the same time.
  *
  * Borrows its memory and the waiter. Internal to comm. */
 #ifndef CHOIR_COMM_BOARD_H
@@ -32,7 +32,7 @@ void board_init(board_t *board, void *memory, int n_ranks, int rank, waiter_t *w
 void board_bcast(board_t *board, void *data, size_t bytes);
 /* Collective. This rank's part for rank 0; on ranks other than 0. */
 void board_send(board_t *board, const void *mine, size_t bytes);
-/* The other side of it, on rank 0: the part of that rank, which must not be 0. */
+/* Collective, on rank 0: receives the part of `rank`, which must not be 0. */
 void board_receive(board_t *board, int rank, void *theirs, size_t bytes);
 
 #endif

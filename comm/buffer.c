@@ -17,10 +17,10 @@ struct comm_buffer {
     comm_t *comm;
     char *data;
     size_t bytes;
-    window_t window; /* closed when data is this rank's alone */
+    window_t window; /* closed when data is private to this rank */
 };
 
-/* Local. What can fail on one rank; nothing here waits for another. */
+/* Local. The part of opening that can fail on one rank; nothing here waits for another. */
 static int prepare(comm_buffer_t *buffer, const char *what, fail_t *fail)
 {
     comm_t *comm = buffer->comm;

@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 /* CPUs' worth of time that the tightest quota of this process's control group and its parents
- * grants, rounded up; 0 when there is no quota or it cannot be told. Reads version 2 (cpu.max) and
+ * grants, rounded up; 0 when there is no quota or it is unknown. Reads version 2 (cpu.max) and
  * version 1 (cpu.cfs_quota_us). membership: normally "/proc/self/cgroup"; mount: normally
  * "/sys/fs/cgroup". */
 size_t cgroup_cpus(const char *membership, const char *mount);

@@ -9,11 +9,11 @@
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 
-/* MPI counts in int, so long messages go in pieces. */
+/* MPI counts in int, so long messages are sent in pieces. */
 #define PIECE ((size_t)1 << 30)
 #define GATHER_TAG 1
 
-/* Payloads up to this size travel with the wait itself; longer ones follow a one-byte bell. */
+/* Payloads up to this size are sent with the wait itself; longer ones follow a one-byte message. */
 #define PATIENT_INLINE_BYTES 4096
 #define PATIENT_SPIN_NS 20000000
 #define PATIENT_FIRST_SLEEP_NS 20000
@@ -30,9 +30,9 @@ void comm_bcast(comm_t *comm, void *data, size_t bytes)
     heart_leave(comm, outer);
 }
 
-/* Looks until the request completes: in quick succession for a moment, so that a running generation
- * loses nothing, then with growing naps, so that an idle rank leaves its core alone. */
-static void wait_patiently(const comm_t *comm, MPI_Request *request)
+/* Polls until the request completes: without a pause at first, so that a running generation loses
+ * no time, then with growing sleeps, so that an idle rank uses no core. */
+static void wait_idle(const comm_t *comm, MPI_Request *request)
 {
     uint64_t start = clock_ns();
     long sleep_ns = PATIENT_FIRST_SLEEP_NS;
@@ -53,7 +53,7 @@ static void wait_patiently(const comm_t *comm, MPI_Request *request)
     }
 }
 
-void comm_bcast_patient(comm_t *comm, void *data, size_t bytes)
+void comm_bcast_idle(comm_t *comm, void *data, size_t bytes)
 {
     if (shares_all(comm)) { /* whose waits are all patient */
         comm_bcast(comm, data, bytes);
@@ -65,9 +65,8 @@ void comm_bcast_patient(comm_t *comm, void *data, size_t bytes)
     heart_wait_t outer = heart_enter(comm, HEART_WAIT_BROADCAST);
     MPI_Ibcast(
         inlined ? data : &bell, inlined ? (int)bytes : 1, MPI_BYTE, 0, comm->world, &request);
-    wait_patiently(comm, &request);
-    /* All ranks are awake now; a long message moves at full speed only while they stay inside of
-     * MPI. */
+    wait_idle(comm, &request);
+    /* All ranks are awake now; a long message is fast only while they stay inside of MPI. */
     if (!inlined)
         comm_bcast(comm, data, bytes);
     heart_leave(comm, outer);

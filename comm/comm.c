@@ -5,7 +5,8 @@
 
 #include "comm/internal.h"
 
-/* The CPU of this rank where the ranks that share its binding fill it, one to each; else none. */
+/* The CPU of this rank where the ranks that share its binding fill it, one on each CPU; else
+ * none. */
 static bool find_own_cpu(const comm_t *comm, uint64_t *own)
 {
     int n = 0;
@@ -22,7 +23,7 @@ void comm_share_waits(comm_t *comm, team_t *team, bool may_bind)
     comm->may_bind = find_own_cpu(comm, comm->own_cpu) && may_bind && team_size(team) == 1;
 }
 
-/* Where the system refuses, the thread stays as it is. */
+/* Where the system refuses, the thread's binding does not change. */
 static void bind_thread(comm_t *comm, bool bound)
 {
     if (bound != comm->bound)

@@ -11,13 +11,12 @@
 
 enum { DIRECT_TAG = 1, DOUBLING_TAG = 2 };
 
-/* Payloads of all groups together up to so many bytes are a class; larger ones count as the last.
- */
+/* Largest payloads of the classes, all groups together; larger ones use the last class. */
 static const int class_bytes[EXCHANGE_CLASSES] = {4 << 10, 32 << 10, 128 << 10};
 
 #define ROUNDS 7
 #define TRIPS 4
-/* MPI's own way unless another takes less than this share of its time. */
+/* MPI's own algorithm unless another takes less than this share of its time. */
 #define WORTH 0.9
 
 /* ---- Ways ------------------------------------------------------------------------------------ */
@@ -49,7 +48,8 @@ static int span(const comm_t *comm, int first, int n)
     return comm->displs[first + n - 1] + comm->counts[first + n - 1] - comm->displs[first];
 }
 
-/* In steps, each with twice the groups of the one before; for powers of two of groups. */
+/* In steps, each with twice the groups of the one before; for a number of groups that is a power of
+ * two. */
 static void by_doubling(comm_t *comm, char *data)
 {
     for (int n = 1; n < comm->n_groups; n *= 2) {
@@ -61,7 +61,7 @@ static void by_doubling(comm_t *comm, char *data)
 }
 
 static const struct {
-    const char *name; /* as CHOIR_EXCHANGE has it */
+    const char *name; /* name in CHOIR_EXCHANGE */
     void (*run)(comm_t *comm, char *data);
 } ways[] = {
     {"allgatherv", by_library},
@@ -102,7 +102,7 @@ static double time_way(comm_t *comm, int way, char *data)
     return ns;
 }
 
-/* Collective over the leaders. The fastest way of a class; ways take turns. */
+/* Collective over the leaders. The fastest algorithm of a class; they are measured in turn. */
 static int measure(comm_t *comm, int class, char *data)
 {
     double best[N_WAYS];

@@ -45,7 +45,7 @@ static void describe(interface_t *interface, unsigned flags)
     else
         interface->kind = access(path, F_OK) == 0 ? INTERFACE_ETHERNET : INTERFACE_VIRTUAL;
     interface->up = (flags & IFF_UP) != 0 && (flags & IFF_RUNNING) != 0;
-    /* Mbit/s; drivers that do not know say -1, or nothing. */
+    /* Mbit/s; drivers that do not know it report -1, or nothing. */
     snprintf(path, sizeof path, "/sys/class/net/%s/speed", interface->name);
     if (read_line(path, line, sizeof line) && atof(line) > 0)
         interface->bits_per_s = atof(line) * 1e6;

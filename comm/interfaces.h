@@ -1,5 +1,5 @@
-/* Network interfaces of this host: what there is, how fast each says it is, and how much each has
- * sent, so that a transfer tells which one carried it. Local functions without state. */
+/* Network interfaces of this host: names, reported speeds, and bytes sent, which show which one
+ * carried a transfer. Local functions without state. */
 #ifndef CHOIR_COMM_INTERFACES_H
 #define CHOIR_COMM_INTERFACES_H
 

@@ -9,7 +9,7 @@
 #include "engine/base/array.h"
 #include "engine/base/size.h"
 
-/* A letter under way. */
+/* A letter that is being sent. */
 typedef struct sent {
     struct sent *next;
     MPI_Request request;
@@ -38,7 +38,7 @@ int mail_open(mail_t **out, comm_t *comm, fail_t *fail)
     return 0;
 }
 
-/* Forgets letters that have arrived; wait: all of them. */
+/* Frees letters that have been sent; wait: all of them. */
 static void forget_sent(mail_t *mail, bool wait)
 {
     for (sent_t **at = &mail->sent; *at != NULL;) {

@@ -1,9 +1,10 @@
-/* Messages between single ranks of a group, in no agreed order: how replicas get work and hand in
- * results.
+/* Point-to-point messages between ranks of a group, in no fixed order: replicas get work and return
+ * results by them.
  *
- * Local but for opening and closing: a send copies its bytes and returns at once, a poll takes what
- * has arrived and never waits. Messages between two ranks arrive in the order they were sent. Owns
- * a communicator of its own, so mail mixes with no collective. One thread of a rank at a time. */
+ * Local except for opening and closing: a send copies its bytes and returns at once, a poll takes a
+ * message that has arrived and never waits. Messages between two ranks arrive in the order in which
+ * they were sent. Owns a communicator, so it does not interfere with collectives. One thread of a
+ * rank at a time. */
 #ifndef CHOIR_COMM_MAIL_H
 #define CHOIR_COMM_MAIL_H
 
@@ -17,11 +18,11 @@ typedef struct mail mail_t;
 
 /* Collective. */
 int mail_open(mail_t **mail, comm_t *comm, fail_t *fail);
-/* Collective. Waits until what this rank sent has been taken, so every rank polls first for all
- * that is sent to it. NULL is allowed (on all ranks). */
+/* Collective. Waits until this rank's messages have been received, so every rank must poll for all
+ * of its messages first. NULL is allowed (on all ranks). */
 void mail_close(mail_t *mail);
 
-/* kind: 0 to 32767, the sender's and the receiver's affair. bytes: less than 2 GiB, may be 0.
+/* kind: 0 to 32767, its meaning is the caller's. bytes: less than 2 GiB, may be 0.
  * FAIL_MEMORY; FAIL_LIMIT. */
 int mail_send(mail_t *mail, int to, int kind, const void *data, size_t bytes, fail_t *fail);
 

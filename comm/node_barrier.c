@@ -16,7 +16,7 @@ void node_barrier_wait(node_barrier_t *b)
         return;
     b->epoch++;
     atomic_store_explicit(&b->flags[b->rank].epoch, b->epoch, memory_order_release);
-    /* Of ranks that arrive together at least one sees that all have: each looks at the others'
+    /* Of ranks that arrive together at least one sees that all have arrived: each reads the others'
      * flags behind a fence after it stored its own (wait.h). */
     if (wait_has_sleepers(b->place) && all_arrived(b))
         wait_wake(b->place, true);

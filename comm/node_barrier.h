@@ -1,7 +1,7 @@
 /* A barrier among the ranks that share memory: one flag per rank, each on its own cache line,
  * holding the number of barriers that its rank has entered. A rank writes its own flag and reads
- * the others', so a barrier costs one cache line's way between cores and no call into MPI. The last
- * to arrive wakes those that sleep (engine/base/wait.h).
+ * the others', so a barrier costs one transfer of a cache line between cores and no call into MPI.
+ * The last to arrive wakes those that sleep (engine/base/wait.h).
  *
  * Borrows flags and place. What a rank wrote before its barrier is visible to the others after
  * theirs. */

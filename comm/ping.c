@@ -13,12 +13,12 @@
 #define SMALL_BYTES 8
 #define MEDIUM_BYTES (1 << 17)
 #define LARGE_BYTES (1 << 20)
-#define LONGEST_TRIP_S 0.05 /* of LARGE_BYTES; links below some 40 MB/s are measured without */
+#define LONGEST_TRIP_S 0.05 /* of LARGE_BYTES; links below about 40 MB/s are measured without it */
 #define SMALL_WARM_UPS 4
 #define LARGE_WARM_UPS 1
-#define MOST_TRIPS 256 /* of one size, and the fewest that count, however slow */
+#define MOST_TRIPS 256 /* of one size; LEAST_TRIPS is the minimum, however slow */
 #define LEAST_TRIPS 3
-#define SMALL_NS 3000000 /* how long the leader goes on with each size */
+#define SMALL_NS 3000000 /* time of the leader for each size */
 #define MEDIUM_NS 1000000
 #define LARGE_NS 6000000
 #define CLOCK_TRIPS 8
@@ -99,8 +99,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Seconds of a round trip of so many bytes, the lower quartile, since what disturbs them only makes
- * them longer; *n_sent counts them. */
+/* Seconds of a round trip of so many bytes, the lower quartile, since disturbances only make them
+ * longer; *n_sent counts them. */
 static double lead(comm_t *comm, int other, char *data, int bytes, uint64_t for_ns, size_t *n_sent)
 {
     double trips[MOST_TRIPS];
@@ -164,7 +164,7 @@ static void measure(comm_t *comm, ping_t *pair, char *data)
     MPI_Send(data, 1, MPI_BYTE, pair->b, PING_TAG, comm->world);
 }
 
-/* Collective. A barrier that those who wait sleep through. */
+/* Collective. A barrier whose waiting ranks sleep. */
 static void meet_asleep(comm_t *comm)
 {
     const struct timespec nap = {.tv_nsec = NAP_NS};
@@ -215,7 +215,7 @@ void ping_nodes(comm_t *comm, int *nodes)
     int first = comm->rank, n_nodes = 0;
     MPI_Bcast(&first, 1, MPI_INT, 0, comm->node);
     MPI_Allgather(&first, 1, MPI_INT, nodes, 1, MPI_INT, comm->world);
-    /* A node's first rank comes before its others, so its number is known when they are met. */
+    /* A node's first rank comes before its others, so its number is known by then. */
     for (int r = 0; r < comm->size; r++)
         nodes[r] = nodes[r] == r ? n_nodes++ : nodes[nodes[r]];
 }
@@ -281,7 +281,7 @@ static void add_component(char *text, size_t text_bytes, const char *variable, c
 
 void ping_transports(char *text, size_t text_bytes)
 {
-    /* Open MPI takes away the variables of components that it opened and does not use. */
+    /* Open MPI removes the variables of components that it opened and does not use. */
     char pmls[128] = "", btls[128] = "";
     int provided, n = 0;
     if (MPI_T_init_thread(MPI_THREAD_SINGLE, &provided) != MPI_SUCCESS) {

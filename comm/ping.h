@@ -1,9 +1,9 @@
-/* What lies between ranks, measured: latency and bandwidth of pairs, the interface that carries
- * them, clocks, and what the MPI library says it uses.
+/* Measurements between ranks: latency and bandwidth of pairs, the interface that carries them,
+ * clocks, and the transports of the MPI library.
  *
- * A pair is measured alone. The first of the two leads, and the other answers until it is told to
- * stop, so the time taken is bounded on links of any speed; the other ranks sleep meanwhile and
- * leave their cores alone. */
+ * A pair is measured alone. The first of the two leads, and the other answers until it gets a
+ * message to stop, so the time is bounded on links of any speed. The other ranks sleep
+ * meanwhile. */
 #ifndef CHOIR_COMM_PING_H
 #define CHOIR_COMM_PING_H
 

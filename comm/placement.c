@@ -5,9 +5,9 @@
 #include "comm/cgroup.h"
 #include "comm/internal.h"
 
-/* How a test wants nodes to look: CHOIR_RANKS_PER_NODE, see comm.h. */
+/* Nodes as a test sets them: CHOIR_RANKS_PER_NODE, see comm.h. */
 typedef struct pretence {
-    int ranks_per_node; /* 0: nodes are as they are */
+    int ranks_per_node; /* 0: the real nodes */
     bool cyclic;
 } pretence_t;
 
@@ -98,8 +98,8 @@ static void find_runs(comm_t *comm)
     comm->scattered = n_runs > comm->n_groups;
 }
 
-/* Collective over the host. Whose binding overlaps whose, and how many hardware threads there are
- * for all of them. */
+/* Collective over the host. Finds which bindings overlap, and how many hardware threads all of them
+ * have. */
 static int compare_bindings(comm_t *comm, fail_t *fail)
 {
     int host_rank, host_size;
@@ -132,7 +132,7 @@ static int compare_bindings(comm_t *comm, fail_t *fail)
     for (int w = 0; w < CPU_WORDS; w++)
         cpus += (size_t)__builtin_popcountll(all[w]);
     comm->host_cpus = (int)(granted != 0 && granted < cpus ? granted : cpus);
-    /* Processes of one host may sit in control groups with different quotas. */
+    /* Processes of one host may be in control groups with different quotas. */
     MPI_Allreduce(MPI_IN_PLACE, &comm->host_cpus, 1, MPI_INT, MPI_MIN, comm->host);
     return 0;
 }

@@ -8,14 +8,14 @@
 #include "comm/watch/heart.h"
 #include "engine/base/size.h"
 
-/* Open MPI sends up to 64 KiB over TCP, headers included, without asking the receiver. */
+/* Open MPI sends up to 64 KiB over TCP, headers included, without a handshake. */
 #define PIECE_BYTES ((size_t)60 << 10)
 #define FIRST_TAG 1000
-#define MOST_PIECES 30000 /* MPI promises tags up to 32,767 */
-/* Pieces are of a few shapes: whole ones, and at the right and lower edges. */
+#define MOST_PIECES 30000 /* MPI guarantees tags up to 32,767 */
+/* Pieces have a few shapes: whole ones, and those at the right and lower edges. */
 #define N_SHAPES 8
 
-/* How a rank's part is cut. A tile is sent as some pieces, one below the other. */
+/* How a rank's part is cut. A tile is sent as several pieces, one below the other. */
 typedef struct grid {
     size_t begin, width; /* of the part, bytes of a row */
     size_t tile_bytes, tile_rows, piece_rows;
@@ -40,7 +40,7 @@ struct comm_stream {
     size_t capacity;
     shape_t shapes[N_SHAPES];
     size_t next_shape;
-    /* The gather that is under way. */
+    /* The current gather. */
     const char *rows;
     size_t n_rows;
     bool whole;
@@ -62,7 +62,7 @@ static grid_t cut(const comm_stream_t *s, int rank, size_t n_rows)
     return g;
 }
 
-/* A rank without columns sends one empty piece, so that no rank gets ahead of it. */
+/* A rank without columns sends one empty piece, so that no rank can finish before it. */
 static size_t count_pieces(const grid_t *g)
 {
     return size_max(g->tiles_across * g->tiles_down * g->pieces_of_tile, 1);
@@ -86,7 +86,7 @@ static int index_in_group(const comm_t *comm, int rank)
     return index;
 }
 
-/* Members of a group take the ranks of another in turn. */
+/* Members of a group receive from the ranks of another in turn. */
 static bool receives_from(const comm_t *comm, int receiver, int sender)
 {
     int group = comm->group_of[receiver];
@@ -99,7 +99,7 @@ static void find_peers(comm_stream_t *s)
 {
     const comm_t *comm = s->comm;
     for (int i = 1; i < comm->size; i++) {
-        /* Not all begin with the same one. */
+        /* Ranks begin with different ones. */
         int r = (comm->rank + i) % comm->size;
         if (receives_from(comm, comm->rank, r))
             s->sources[s->n_sources++] = r;
@@ -209,7 +209,7 @@ bool comm_stream_pays(const comm_stream_t *s, size_t n_rows)
                s->pays_from_bytes;
 }
 
-/* The datatype of some rows of a tile where they lie. */
+/* The datatype of some rows of a tile in place. */
 static MPI_Datatype type_of(comm_stream_t *s, size_t rows, size_t bytes)
 {
     for (size_t i = 0; i < N_SHAPES; i++)
@@ -217,7 +217,7 @@ static MPI_Datatype type_of(comm_stream_t *s, size_t rows, size_t bytes)
             s->shapes[i].bytes == bytes)
             return s->shapes[i].type;
     shape_t *shape = &s->shapes[s->next_shape++ % N_SHAPES];
-    /* MPI keeps it for as long as messages of it are under way. */
+    /* MPI keeps it until its pending messages end. */
     if (shape->type != MPI_DATATYPE_NULL)
         MPI_Type_free(&shape->type);
     shape->rows = rows;
@@ -234,7 +234,7 @@ static MPI_Request *next_request(comm_stream_t *s)
     return &s->requests[s->n_requests++];
 }
 
-/* Where a piece lies, what it is of, and its tag. */
+/* A piece's address, datatype and tag. */
 typedef struct piece {
     size_t offset;
     int count;

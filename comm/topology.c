@@ -9,8 +9,8 @@
 #include "engine/base/log.h"
 #include "engine/base/size.h"
 
-/* Cores with at least one hardware thread in the set. Machines that tell nothing about cores (some
- * virtual ones) count hardware threads instead. */
+/* Cores with at least one hardware thread in the set. Hardware threads, on machines without
+ * information on cores (some virtual ones). */
 static size_t count_cores(hwloc_topology_t machine, hwloc_const_cpuset_t set)
 {
     size_t cores = 0;
@@ -47,7 +47,8 @@ static void describe(hwloc_topology_t machine, hwloc_const_cpuset_t bound, topol
     };
 }
 
-/* The machine, and what of it this process is bound to. Both are to be freed, also on failure. */
+/* The machine, and the part that this process is bound to. Both are to be freed, also on
+ * failure. */
 static int load_machine(hwloc_topology_t *machine, hwloc_bitmap_t *bound, fail_t *fail)
 {
     *bound = NULL;
@@ -59,7 +60,7 @@ static int load_machine(hwloc_topology_t *machine, hwloc_bitmap_t *bound, fail_t
     if (*bound == NULL || hwloc_topology_load(*machine) != 0)
         return fail_set(fail, FAIL_INTERNAL, "hwloc: cannot read this machine's topology");
     hwloc_const_cpuset_t allowed = hwloc_topology_get_allowed_cpuset(*machine);
-    /* Where a system cannot tell, nothing is bound. */
+    /* Where the system does not report a binding, there is none. */
     if (hwloc_get_cpubind(*machine, *bound, HWLOC_CPUBIND_PROCESS) != 0)
         hwloc_bitmap_copy(*bound, allowed);
     hwloc_bitmap_and(*bound, *bound, allowed);
@@ -159,7 +160,7 @@ static size_t count_bound(const topology_binding_t *b, hwloc_obj_type_t type)
 static int choose_places(
     topology_binding_t *b, topology_bind_t bind, size_t index, size_t ranks_sharing, fail_t *fail)
 {
-    /* Machines that tell nothing about cores count hardware threads. */
+    /* Machines without information on cores count hardware threads. */
     hwloc_obj_type_t type = HWLOC_OBJ_NUMANODE;
     if (bind == TOPOLOGY_BIND_CORE)
         type = count_bound(b, HWLOC_OBJ_CORE) > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;

@@ -30,8 +30,8 @@ int topology_read(topology_t *topology, fail_t *fail);
 typedef struct topology_pu {
     uint16_t os;            /* number that the system has for it, as in /proc/cpuinfo */
     uint16_t core;          /* from 0 in the machine's order; the thread's own place where cores are
-                             * not told */
-    uint16_t numa, package; /* the system's numbers; 0 where they are not told */
+                             * unknown */
+    uint16_t numa, package; /* the system's numbers; 0 where unknown */
 } topology_pu_t;
 
 /* Those of the node, by package, NUMA node and core. The caller frees *pus, [*n_pus]. */
@@ -51,12 +51,13 @@ typedef enum topology_bind {
 
 typedef struct topology_binding topology_binding_t;
 
-/* Chooses places for n_threads threads of this rank, which is number `index` of `ranks_sharing`
- * whose bindings overlap (comm_binding_index, comm_binding_ranks). FAIL_USAGE when a core would be
- * bound twice, with figures. */
+/* Chooses hardware threads for n_threads threads of this rank, which is number `index` of
+ * `ranks_sharing` whose bindings overlap (comm_binding_index, comm_binding_ranks). FAIL_USAGE when
+ * a core would be bound twice, with figures. */
 int topology_binding_open(topology_binding_t **binding, topology_bind_t bind, size_t n_threads,
     size_t index, size_t ranks_sharing, fail_t *fail);
-/* Binds the calling thread to the place of thread `thread`; where the system refuses, it stays. */
+/* Binds the calling thread to the hardware threads chosen for thread `thread`; does nothing where
+ * the system refuses. */
 void topology_binding_apply(const topology_binding_t *binding, size_t thread);
 /* Likewise each thread of the team. */
 void topology_binding_apply_team(const topology_binding_t *binding, team_t *team);

@@ -15,8 +15,8 @@
 
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
 #define SMALL_PAGE_BYTES 4096
-/* From here on a window has huge pages: with small ones, translating the addresses of activations
- * takes twice as long as working on them (bench/LOG.md). */
+/* From this size on a window has huge pages: with small ones, translating the addresses of
+ * activations takes twice as long as computing with them (bench/LOG.md). */
 #define HUGE_FROM_BYTES ((size_t)512 << 10)
 #define MIB 1048576.0
 
@@ -24,7 +24,7 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
-/* Where the group's first rank has the memory: a file without a name. */
+/* The memory of the group's first rank: an unnamed file. */
 typedef struct address {
     long pid;
     int file, error; /* error: errno, or 0 */
@@ -39,7 +39,7 @@ static address_t create(size_t bytes)
     return address;
 }
 
-/* The others come to the file through the first one's descriptor. */
+/* The others open the file through the first one's descriptor. */
 static int open_there(const address_t *address)
 {
     char path[64];
@@ -68,7 +68,7 @@ static void *map(int file, size_t bytes)
     return data;
 }
 
-/* Local. Maps what `file` is; error: of the step before. */
+/* Local. Maps `file`; error: of the step before. */
 static void map_file(window_t *window, int file, int error, const char *what, fail_t *fail)
 {
     window->data = error == 0 && file >= 0 ? map(file, window->bytes) : NULL;
@@ -92,7 +92,7 @@ static void check_memory(size_t bytes, const char *what, fail_t *fail)
             what, (double)bytes / MIB, (double)available / MIB);
 }
 
-/* Collective. Each rank takes its part of the pages, on its NUMA node; large ones where there are
+/* Collective. Each rank touches its part of the pages, on its NUMA node; huge ones where there are
  * some. Most systems give shared memory small pages unless asked page by page, and refusal costs
  * speed only. */
 static void take_pages(window_t *window, const comm_t *comm, MPI_Comm group)
@@ -105,7 +105,7 @@ static void take_pages(window_t *window, const comm_t *comm, MPI_Comm group)
     for (size_t p = pages * (size_t)rank / n; p < pages * ((size_t)rank + 1) / n; p++) {
         char *page = (char *)window->data + p * page_bytes;
         comm_mark(comm, HEART_LOAD, 0);
-        *(volatile char *)page = 0; /* there must be something to begin with */
+        *(volatile char *)page = 0; /* a page must exist first */
         huge = huge && madvise(page, HUGE_PAGE_BYTES, MADV_COLLAPSE) == 0;
         if (!huge)
             memset(page, 0, page_bytes);
@@ -129,7 +129,7 @@ int window_open(window_t *window, const comm_t *comm, MPI_Comm group, size_t byt
     MPI_Bcast(&address, (int)sizeof address, MPI_BYTE, 0, group);
     int file = rank == 0 || address.error != 0 ? address.file : open_there(&address);
     map_file(window, file, address.error != 0 ? address.error : file < 0 ? errno : 0, what, fail);
-    agree_on(group, fail); /* nobody needs the first one's descriptor any more */
+    agree_on(group, fail); /* no rank needs the first one's descriptor any more */
     if (file >= 0 && (rank == 0 || address.error == 0))
         close(file);
     if (fail->status != 0) {

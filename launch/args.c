@@ -162,7 +162,7 @@ static flag_t find(const arg_part_t *part, const char *name, size_t length, void
     return (flag_t){0};
 }
 
-/* As other programs of this kind have them. */
+/* The short forms of similar programs. */
 static const struct {
     const char *letter, *name;
 } short_flags[] = {{"-h", "--help"}, {"-m", "--model"}, {"-p", "--prompt"}, {"-n", "--max-tokens"}};

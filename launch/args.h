@@ -38,7 +38,7 @@ typedef enum arg_kind {
 } arg_kind_t;
 
 typedef struct arg {
-    const char *name; /* "--max-tokens", or what help calls an argument */
+    const char *name; /* "--max-tokens", or an argument's name in help */
     arg_kind_t kind;
     size_t offset;
     const char *value;       /* what help calls the value */
@@ -104,14 +104,15 @@ typedef struct args_given {
     size_t count;
 } args_given_t;
 
-/* Parses argv[0 .. argc) into `values`, which holds the defaults. FAIL_USAGE names the flag, what was expected and what was found, or the flag that was probably
- * meant. */
+/* Parses argv[0 .. argc) into `values`, which holds the defaults. FAIL_USAGE names the flag, what
+ * was expected and what was found, or the flag that was probably meant. */
 int args_parse(const arg_part_t *parts, int argc, char **argv, void *values, args_given_t *given,
     fail_t *fail);
 
 bool args_was_given(const args_given_t *given, const char *name);
 
-/* Flags that a command does not read beside others: a flag that would change nothing is an error. */
+/* Flags that a command does not read beside others: a flag that would change nothing is an
+ * error. */
 typedef struct arg_rule {
     /* values: the command's struct from `base` on. */
     bool (*holds)(const void *values, const args_given_t *given);

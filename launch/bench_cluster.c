@@ -93,7 +93,7 @@ static int measure_parts(cluster_job_t *c, fail_t *fail)
     return 0;
 }
 
-/* Collective. The first node, and what it has. */
+/* Collective. The first node and its resources. */
 static int look_around(cluster_job_t *c, fail_t *fail)
 {
     comm_t *comm = c->job->comm;
@@ -119,8 +119,8 @@ static int look_around(cluster_job_t *c, fail_t *fail)
     return fail->status;
 }
 
-/* Rank 0. A file that is there keeps what is not measured again, and is replaced when all is
- * measured; whether that will work is seen now, rather than after minutes. */
+/* Rank 0. An existing file keeps what is not measured again, and is replaced when all is measured.
+ * Whether it can be written is checked now, not after minutes. */
 static int open_file(cluster_job_t *c, fail_t *fail)
 {
     const char *path = c->job->flags->cluster;
@@ -153,7 +153,7 @@ static int measure_all(cluster_job_t *c, fail_t *fail)
     return fail->status;
 }
 
-/* Positions are known before anything is measured, unless RoPE is stretched. */
+/* Positions are known before anything is measured, unless RoPE is scaled. */
 static int check_positions(const cluster_job_t *c, fail_t *fail)
 {
     const config_t *config = &c->job->config;
@@ -168,7 +168,7 @@ static int check_positions(const cluster_job_t *c, fail_t *fail)
         needed, c->job->about.model, config->max_position_embeddings);
 }
 
-/* Every kind of run once, and then again: what disturbs a moment disturbs one of each. */
+/* Every kind of run once, and then again, so that a disturbance affects one sample of each. */
 static int list_runs(cluster_job_t *c, fail_t *fail)
 {
     size_t repeat = c->job->flags->repeat;
@@ -181,7 +181,7 @@ static int list_runs(cluster_job_t *c, fail_t *fail)
         if (i % CALIBRATE_RUNS == 0)
             calibrate_runs(c->runs + i);
         c->runs[i].repeat = 1;
-        /* A shape's first run is slow: memory is used that was not used before. */
+        /* A shape's first run is slow because of the first use of memory. */
         c->runs[i].warmup = i < CALIBRATE_RUNS ? c->job->flags->warmup : 0;
     }
     return check_positions(c, fail);

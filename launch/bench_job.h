@@ -1,4 +1,4 @@
-/* What the files of `choir bench` share. */
+/* Shared by the files of `choir bench`. */
 #ifndef CHOIR_LAUNCH_BENCH_JOB_H
 #define CHOIR_LAUNCH_BENCH_JOB_H
 

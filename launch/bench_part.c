@@ -51,8 +51,8 @@ int bench_part_run(bench_job_t *job, const bench_part_t *part, fail_t *fail)
         comm_take_host(ranks, all);
         measure(job, part, ranks, fail);
     }
-    /* Those who rest sleep here, and leave the cores to the others. */
-    comm_bcast_patient(all, &bell, sizeof bell);
+    /* The other ranks sleep here and leave their cores free. */
+    comm_bcast_idle(all, &bell, sizeof bell);
     comm_close(ranks);
     return comm_agree(all, fail);
 }

@@ -1,5 +1,4 @@
-/* What `choir bench` tells: a table for people, JSON lines (docs/bench-json.md) and CSV for tools.
- *
+/* Output of `choir bench`: a table as text, JSON lines (docs/bench-json.md) and CSV for tools.
  * Plain data; all functions are the coordinator's. */
 #ifndef CHOIR_LAUNCH_BENCH_REPORT_H
 #define CHOIR_LAUNCH_BENCH_REPORT_H
@@ -18,7 +17,7 @@
 
 #define BENCH_NAME_BYTES 128
 
-/* Under what conditions a number was measured. */
+/* The conditions of a measurement. */
 typedef struct bench_about {
     char model[BENCH_NAME_BYTES]; /* the file's or directory's name */
     char cpu[BENCH_NAME_BYTES];
@@ -51,7 +50,7 @@ void bench_write_csv(const json_t *object, bool with_names, FILE *out);
 typedef struct bench_sink {
     out_file_t *out;
     FILE *file;    /* of out; NULL: not asked for */
-    bool is_empty; /* nothing was written to it before */
+    bool is_empty; /* the file was empty before */
 } bench_sink_t;
 
 /* path: NULL for none. FAIL_FILE. */

@@ -173,8 +173,7 @@ static bool shows_table(const bench_job_t *job)
     return comm_rank(job->comm) == 0 && job->json.file != stdout && job->csv.file != stdout;
 }
 
-/* From here on the table's rows are what tells of progress, and nothing but warnings is between
- * them. */
+/* From here on the table's rows show progress; only warnings are printed between them. */
 static void print_head(const sweep_job_t *s)
 {
     const bench_job_t *job = s->job;
@@ -191,7 +190,7 @@ static void print_head(const sweep_job_t *s)
         "batch", "context", "tokens/s", "speedup", "eff.", "tokens/s", "speedup", "eff.");
 }
 
-/* Collective. The cores that every rank of a node finds. */
+/* Collective. The number of cores that every rank of a node sees. */
 static int read_cores(sweep_job_t *s, fail_t *fail)
 {
     comm_t *comm = s->job->comm;

@@ -62,7 +62,7 @@ static void print_machine(const bench_about_t *about, FILE *out)
         plural(about->threads), about->cpu);
 }
 
-/* More than all of it is no share: what a small model reads lies in the caches. */
+/* Above 100% it is no share: a small model is read from the caches. */
 static void print_multiple(const line_t *line, const bench_spread_t *spread, FILE *out)
 {
     fprintf(out, "%-20s %11.2f %11.2f %11.2f  times%s\n", line->name, spread->median, spread->min,
@@ -149,7 +149,7 @@ static void print_gemm_rate(double work, double seconds, double scale, FILE *out
 void bench_print_gemm(const bench_about_t *about, const bench_gemm_t *gemm, FILE *out)
 {
     print_machine(about, out);
-    fprintf(out, "beside %s of %s; medians of up to %zu\n\n", gemm->function, gemm->library,
+    fprintf(out, "against %s of %s; medians of up to %zu\n\n", gemm->function, gemm->library,
         about->options.repeat);
     fprintf(out, "%-8s %7s %7s %5s %7s   %-19s  %-19s\n", "", "", "", "", "", "Choir", "OpenBLAS");
     fprintf(out, "%-8s %7s %7s %5s %7s  %9s %9s  %9s %9s %7s\n", "matrix", "outputs", "inputs",

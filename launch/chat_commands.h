@@ -1,4 +1,4 @@
-/* What a person says to choir chat itself: lines that begin with a slash.
+/* Commands of choir chat: lines that begin with a slash.
  *
  * A command is a slash and a word of letters, alone or before a space. Other lines are texts for
  * the model, also "/usr/bin" and "/ * ..."; "//" begins a text with one slash. */
@@ -39,7 +39,7 @@ const char *chat_command_help(bool edited);
 int chat_settings_set(
     answer_flags_t *flags, args_given_t *given, const char *argument, fail_t *fail);
 
-/* Appends the settings that hold, a line each. */
+/* Appends the current settings, a line each. */
 int chat_settings_list(const answer_flags_t *flags, const sampler_params_t *sampling,
     text_buffer_t *out, fail_t *fail);
 

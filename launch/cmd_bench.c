@@ -33,7 +33,7 @@ static int load_config(bench_job_t *job, fail_t *fail)
     return fail->status;
 }
 
-/* Positions are known before the engine opens, unless RoPE is stretched. */
+/* Positions are known before the engine opens, unless RoPE is scaled. */
 static int check_lengths(bench_job_t *job, fail_t *fail)
 {
     bench_flags_t *flags = job->flags;
@@ -192,7 +192,7 @@ static int bench_model(bench_job_t *job, fail_t *fail)
     return comm_agree(job->comm, fail);
 }
 
-/* As --bind says; each thread on a core of its own where it says nothing and they suffice. */
+/* As --bind; without it each thread on its own core if there are enough. */
 static topology_bind_t gemm_bind(const bench_job_t *job, const topology_t *topology, size_t threads)
 {
     if (args_was_given(job->given, "--bind") || threads > topology->bound_cores)
@@ -298,22 +298,17 @@ static const arg_t bench_args[] = {
     FLAG_SIZE("--batch", AT(batch), "N", 1, 4096,
         "Sequences at once, each with a prompt of its own. Default 1."),
     FLAG_SIZE("--context", AT(context), "N", 1, 16777216,
-        "Keys in the cache when decoding begins; beyond the prompt's, copies of them. Default: the "
-        "prompt's length."),
+        "Keys in the cache when decoding begins; keys beyond the prompt are copies. Default: the prompt's length."),
     FLAG_SIZE("--repeat", AT(repeat), "N", 1, 1000, "Repetitions. Default 5."),
-    FLAG_SIZE("--warmup", AT(warmup), "N", 0, 1000, "Repetitions before those. Default 1."),
+    FLAG_SIZE("--warmup", AT(warmup), "N", 0, 1000, "Warm-up repetitions before. Default 1."),
     FLAG_SIZE("--read-mib", AT(read_mib), "N", 1, 1048576,
         "MiB that each rank reads to measure the bandwidth of memory. Default 1024."),
     FLAG_SWITCH("--gemm", AT(gemm),
-        "Measure the matrix kernels alone, shape by shape, beside OpenBLAS; on one rank, whose "
-        "threads are bound to a core each unless --bind says otherwise."),
+        "Measure the matrix kernels alone, shape by shape, against OpenBLAS; on one rank, with each thread bound to a core unless --bind is given."),
     FLAG_SWITCH("--kernels", AT(kernels),
-        "Measure every kernel alone on one thread: its time, its share of this core's limit, and "
-        "scalar C beside it; needs no model."),
+        "Measure every kernel alone on one thread: its time, its share of this core's limit, and the time of scalar C; needs no model."),
     FLAG_TEXT("--sweep", AT(sweep), "LISTS",
-        "Measure on more and more of the ranks and threads: \"ranks=1,2 threads=1,2 mesh=1,2 "
-        "batch=1,16 context=128,2048 scaling=strong,weak\", or \"auto\"; prompts as long as the "
-        "context unless --prompt-tokens is given (docs/scaling.md)."),
+        "Measure on growing numbers of ranks and threads: \"ranks=1,2 threads=1,2 mesh=1,2 batch=1,16 context=128,2048 scaling=strong,weak\", or \"auto\"; prompts as long as the context unless --prompt-tokens is given (docs/scaling.md)."),
     FLAG_TEXT("--cluster", AT(cluster), "FILE",
         "Measure the rates of this machine and network, and keep them for choir plan --predict. "
         "With --sweep: of those ranks and threads."),
@@ -321,7 +316,7 @@ static const arg_t bench_args[] = {
         "Append the results to a file of JSON lines (docs/bench-json.md); - for standard output in "
         "place of the table."),
     FLAG_TEXT("--csv", AT(csv_file), "FILE",
-        "Append the results to a file of comma-separated values; - likewise."),
+        "Append the results to a file of comma-separated values; - for standard output."),
 };
 static const arg_group_t own = ARG_GROUP("Measurement", bench_args);
 
@@ -398,5 +393,5 @@ static const bench_flags_t defaults = {.common = COMMON_DEFAULTS,
     .read_mib = 1024};
 
 const command_t command_bench = {"bench", "choir bench [--config FILE | --model DIR] [flags]",
-    "measure speed beside the limits of this machine", parts, &defaults, sizeof defaults, rules,
+    "measure speed against the limits of this machine", parts, &defaults, sizeof defaults, rules,
     cmd_bench};

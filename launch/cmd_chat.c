@@ -39,15 +39,15 @@ typedef struct talk {
     tokenizer_t *tokenizer;
     chat_t *chat; /* NULL with --raw */
     json_t *messages;
-    text_buffer_t raw; /* --raw: everything said so far */
+    text_buffer_t raw; /* --raw: the text so far */
     char *system;
     output_t output;
     uint64_t n_turns;
     char saved[SAVED_PATH_BYTES]; /* the file of the last /save */
 } talk_t;
 
-/* What is said to a person goes to standard error, so that standard output holds answers only; but
- * to a terminal all goes one way, since mpirun forwards the two in any order. */
+/* Messages to the user go to standard error, so that standard output has answers only. To a
+ * terminal all goes to one stream, since mpirun forwards the two in any order. */
 static void say(talk_t *talk, const char *text)
 {
     fail_t ignored = {0};
@@ -57,7 +57,7 @@ static void say(talk_t *talk, const char *text)
         fputs(text, stderr);
 }
 
-/* What nobody asked for: only to a person, and not with --quiet. */
+/* Unrequested messages: only on a terminal, and not with --quiet. */
 static void tell(talk_t *talk, const char *text)
 {
     if (talk->terminal.interactive && !talk->flags->common.quiet)
@@ -81,7 +81,7 @@ static int reset(talk_t *talk, fail_t *fail)
     return 0;
 }
 
-/* Adds what a side said. False when it is not text. */
+/* Adds a message. False when it is not text. */
 static bool add_turn(talk_t *talk, const char *role, const char *text, size_t bytes, fail_t *fail)
 {
     if (talk->chat == NULL)
@@ -89,7 +89,7 @@ static bool add_turn(talk_t *talk, const char *role, const char *text, size_t by
     return json_array_append_new(talk->messages, chat_message(role, text, bytes)) == 0;
 }
 
-/* Takes the last turn back. */
+/* Removes the last turn. */
 static void drop_turn(talk_t *talk, size_t raw_bytes)
 {
     talk->raw.bytes = raw_bytes;
@@ -162,13 +162,13 @@ static size_t show_events(talk_t *talk, fail_t *fail)
     return n_shown;
 }
 
-/* Steps until the answer has ended, which Ctrl-C asks for too. *result: as it came, or NULL; borrowed
- * until the next step. */
+/* Steps until the answer has ended, or the user interrupts. *result: the answer's result, or NULL;
+ * borrowed until the next step. */
 static int stream(talk_t *talk, uint64_t job, const fleet_result_t **result, fail_t *fail)
 {
     size_t n_results = 0, n_shown = 0;
     *result = NULL;
-    terminal_interrupted(&talk->terminal); /* what was typed before is about something else */
+    terminal_interrupted(&talk->terminal); /* an earlier Ctrl-C was for something else */
     while (n_results == 0 && fail->status == 0 && !talk->output.closed) {
         if (fleet_step(talk->mesh->fleet, result, &n_results, fail) < 0)
             break;
@@ -186,8 +186,8 @@ static int stream(talk_t *talk, uint64_t job, const fleet_result_t **result, fai
     return fail->status;
 }
 
-/* One turn of the person and the model's. What cannot be said is told, and the conversation stays
- * as it was. */
+/* One turn of the user and the model. On an error it is reported, and the conversation does not
+ * change. */
 static int turn(talk_t *talk, const char *line, size_t bytes, fail_t *fail)
 {
     size_t raw_bytes = talk->raw.bytes;
@@ -201,7 +201,7 @@ static int turn(talk_t *talk, const char *line, size_t bytes, fail_t *fail)
     }
     if (encode(talk, &prompt, &refused) != 0 || submit(talk, &prompt, &job, &refused) != 0) {
         drop_turn(talk, raw_bytes);
-        log_write(LOG_ERROR, "%s; not sent. /reset begins anew", refused.message);
+        log_write(LOG_ERROR, "%s; not sent. /reset starts over", refused.message);
     } else {
         talk->n_turns++;
         stream(talk, job, &result, fail);
@@ -216,7 +216,7 @@ static int turn(talk_t *talk, const char *line, size_t bytes, fail_t *fail)
 
 /* ---- Commands -------------------------------------------------------------------------------- */
 
-/* A new system message, and a new conversation. NULL: says which one holds. */
+/* A new system message, and a new conversation. NULL: prints the current one. */
 static int set_system(talk_t *talk, const char *text, fail_t *fail)
 {
     if (talk->chat == NULL)
@@ -257,7 +257,7 @@ static char *conversation_json(const talk_t *talk, size_t *bytes)
     return text;
 }
 
-/* What another program wrote is never replaced; what this session saved is, which is said. */
+/* Files of other programs are never replaced; a file that this session saved is, with a message. */
 static int save(talk_t *talk, const char *path, fail_t *fail)
 {
     char note[SAVED_PATH_BYTES + 64];
@@ -270,7 +270,7 @@ static int save(talk_t *talk, const char *path, fail_t *fail)
         return fail_set(fail, FAIL_USAGE, "/save: expected a name of at most %d bytes, found %zu",
             SAVED_PATH_BYTES - 1, strlen(path));
     if (!again && stat(path, &status) == 0 && S_ISREG(status.st_mode))
-        return fail_set(fail, FAIL_FILE, "%s: is there already, and stays as it is", path);
+        return fail_set(fail, FAIL_FILE, "%s: exists already and is not replaced", path);
     char *text = conversation_json(talk, &bytes);
     if (text == NULL)
         return fail_set(
@@ -297,7 +297,7 @@ static int set_setting(talk_t *talk, const char *argument, fail_t *fail)
     return fail->status;
 }
 
-/* What goes on is told; only the end of output ends a session. */
+/* Errors are reported; only the end of output ends a session. */
 static void obey(talk_t *talk, chat_command_t command, const char *line, const char *argument)
 {
     fail_t refused = {0};
@@ -327,7 +327,7 @@ static void obey(talk_t *talk, chat_command_t command, const char *line, const c
 
 /* ---- The session ----------------------------------------------------------------------------- */
 
-/* False when the person leaves. */
+/* False when the user leaves. */
 static bool take_line(talk_t *talk, char *line, size_t bytes, fail_t *fail)
 {
     char *argument;
@@ -450,10 +450,10 @@ static int cmd_chat(invocation_t *invocation, fail_t *fail)
 
 static const arg_t conversation_args[] = {
     FLAG_TEXT("--system", AT(system), "TEXT", "System message of the conversation."),
-    FLAG_SWITCH("--raw", AT(raw),
-        "No chat template: what you type and what the model adds are one running text."),
+    FLAG_SWITCH(
+        "--raw", AT(raw), "No chat template: your text and the model's are one continuous text."),
     FLAG_SWITCH("--no-history", AT(no_history),
-        "Do not read or keep what you type in ~/.local/state/choir/history."),
+        "Do not read or keep your texts in ~/.local/state/choir/history."),
 };
 static const arg_group_t own = ARG_GROUP("Conversation", conversation_args);
 

@@ -39,7 +39,7 @@ static int load_config(const doctor_flags_t *flags, config_t *config, bool *has,
     return fail->status;
 }
 
-/* What is badly wrong is the command's failure. */
+/* Bad findings are the command's failure. */
 static void judge(const doctor_findings_t *findings, fail_t *fail)
 {
     size_t bad = 0;
@@ -95,7 +95,7 @@ static int cmd_doctor(invocation_t *invocation, fail_t *fail)
             .mode = flags->mode,
             .kv_tokens = flags->kv_tokens,
             .read_bytes = flags->read_mib * MIB};
-        log_write(LOG_INFO, "looking at nodes, measuring links, memory and cores");
+        log_write(LOG_INFO, "inspecting nodes, measuring links, memory and cores");
         if (doctor_collect(comm, &options, &facts, fail) == 0) {
             if (comm_rank(comm) == 0)
                 tell(&facts, &json, fail);
@@ -111,13 +111,12 @@ static int cmd_doctor(invocation_t *invocation, fail_t *fail)
 
 static const arg_t doctor_args[] = {
     FLAG_TEXT("--model", AT(common.model), "DIR",
-        "A model directory, store or name on the hub: also see whether that model fits. Without it "
-        "(and --config) no model is looked at."),
+        "A model directory, store or name on the hub: also check whether that model fits. Without it (and --config) no model is checked."),
     FLAG_TEXT("--config", AT(config), "FILE",
         "The same for a model's config.json alone, such as those of configs/."),
     FLAG_CHOICE("--dtype", AT(mode), engine_modes, "Numeric mode of that model. Default bf16."),
     FLAG_SIZE("--kv-tokens", AT(kv_tokens), "N", 1, 4294967296.0,
-        "Tokens that its KV cache is to hold. Default: 1024, the least that a run insists on."),
+        "Tokens that its KV cache is to hold. Default: 1024, the least that a run accepts."),
     FLAG_THREADS(AT(threads)),
     FLAG_SIZE("--read-mib", AT(read_mib), "N", 1, 1048576,
         "MiB that each rank reads to measure the bandwidth of memory. Default: 512 on each node, "
@@ -149,5 +148,5 @@ static const arg_rule_t rules[] = {
 static const doctor_flags_t defaults = {.common = COMMON_DEFAULTS};
 
 const command_t command_doctor = {"doctor", "choir doctor [--config FILE | --model DIR] [flags]",
-    "look for what slows or stops a run on these ranks", parts, &defaults, sizeof defaults, rules,
+    "find what slows or stops a run on these ranks", parts, &defaults, sizeof defaults, rules,
     cmd_doctor};

@@ -22,7 +22,7 @@ typedef struct eval_flags {
 #define MODEL_DIR_BYTES 4096
 #define LOGITS_ROWS 128 /* of a step, for tasks that score texts */
 
-/* What every rank has to know before it opens the model. */
+/* Values that every rank needs before it opens the model. */
 typedef struct brief {
     fail_t fail;
     size_t n_jobs;
@@ -43,7 +43,7 @@ static int check_options(const invocation_t *invocation, fail_t *fail)
     return 0;
 }
 
-/* Collective. What runs no model: the first rank does it, and all end as it does. */
+/* Collective. Work without a model: the first rank does it, and all end with its status. */
 static int look_at_results(const invocation_t *invocation, fail_t *fail)
 {
     const eval_flags_t *flags = invocation->flags;
@@ -150,7 +150,7 @@ static int cmd_eval(invocation_t *invocation, fail_t *fail)
         return look_at_results(invocation, fail);
     if (comm_rank(comm) == 0)
         read_task(invocation, directory, &task, &brief);
-    comm_bcast_patient(comm, &brief, sizeof brief);
+    comm_bcast_idle(comm, &brief, sizeof brief);
     if (brief.fail.status != 0)
         *fail = brief.fail;
     else
@@ -166,21 +166,17 @@ static const arg_t eval_args[] = {
         "What to evaluate: a task of configs/tasks by its name, or a file like those "
         "(docs/eval.md)."),
     FLAG_TEXT("--out", AT(out), "DIR",
-        "Folder of the results: results.jsonl, a line an item as it ends; run.json, what they "
-        "depend on; summary.json. The same command again goes on where it stopped, on any mesh. "
-        "Default: eval-NAME, by the task's name."),
+        "Folder of the results: results.jsonl, one line for each item when it ends; run.json, the settings; summary.json. The same command resumes where it stopped, on any mesh. Default: eval-NAME, by the task's name."),
     FLAG_TEXT("--data", AT(data), "FILE", "Items, in place of the task's."),
     FLAG_SIZE("--limit", AT(limit), "N", 1, 4294967296.0, "Only the first N items. Default: all."),
     FLAG_SIZE("--shots", AT(shots), "N", 0, 1000,
-        "Solved examples before each item. Default: as the task says."),
+        "Solved examples before each item. Default: the task's."),
     FLAG_SIZE("--max-tokens", AT(max_tokens), "N", 1, 4294967296.0,
         "Tokens to generate at most. Default: as the task says."),
     FLAG_SWITCH("--strict", AT(strict),
-        "End with a failure at an item that cannot run, such as one longer than the KV cache, in "
-        "place of scoring it as wrong."),
+        "Fail at an item that cannot run, such as one longer than the KV cache, in place of scoring it as wrong."),
     FLAG_PAIR("--compare", AT(compare), "A B",
-        "Run nothing: tell in which items two results differ, files or folders, timings apart. "
-        "Exit status 1 when any does."),
+        "Run nothing: print the items in which two results (files or folders) differ, without timings. Exit status 1 when any does."),
     FLAG_TEXT("--canonical", AT(canonical), "A",
         "Run nothing: print the lines of a result in the order of the items, without timings: "
         "equal results give equal bytes."),

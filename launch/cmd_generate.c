@@ -34,7 +34,7 @@ typedef struct answer {
     char *kept; /* what that points into */
 } answer_t;
 
-/* What the coordinator works on. */
+/* The coordinator's state. */
 typedef struct job {
     mesh_t *mesh;
     const generate_flags_t *flags;
@@ -65,8 +65,8 @@ static int check_options(const invocation_t *invocation, fail_t *fail)
     return 0;
 }
 
-/* Collective. The coordinator reads the prompts, for however long that takes; *count is their
- * number on all ranks, and its failure is everyone's. */
+/* Collective. The coordinator reads the prompts, without a limit of time; *count is their number on
+ * all ranks, and its failure is that of all. */
 static int read_prompts(
     job_t *job, const invocation_t *invocation, const char *directory, size_t *count, fail_t *fail)
 {
@@ -74,7 +74,7 @@ static int read_prompts(
         prompts_open(&job->prompts, &job->flags->prompt, &invocation->given, directory, fail);
         *count = job->prompts.count;
     }
-    comm_bcast_patient(invocation->comm, count, sizeof *count);
+    comm_bcast_idle(invocation->comm, count, sizeof *count);
     comm_bcast(invocation->comm, fail, sizeof *fail);
     return fail->status;
 }
@@ -90,7 +90,8 @@ static int open_logits(job_t *job, fail_t *fail)
         mesh_info(job->mesh).config->vocab_size, flags->run.mode == DTYPE_F64, fail);
 }
 
-/* How the answer to prompt i is drawn and where it ends: by the flags, and over them by its line. */
+/* How the answer to prompt i is drawn and where it ends: by the flags, and over them by its
+ * line. */
 static int read_fields(const job_t *job, size_t i, request_fields_t *fields, fail_t *fail)
 {
     const generate_flags_t *flags = job->flags;
@@ -184,8 +185,7 @@ static int show_one(job_t *job, size_t i, fail_t *fail)
     return answer->there && answer->result.n_tokens > 0 ? write_ids(job, &answer->result, fail) : 0;
 }
 
-/* Shows what can be shown: answers in the order of their prompts, the first unfinished one as it
- * grows. */
+/* Shows answers in the order of their prompts, the first unfinished one as it grows. */
 static int show(job_t *job, fail_t *fail)
 {
     while (job->n_shown < job->prompts.count && fail->status == 0) {
@@ -227,7 +227,7 @@ static int take_results(job_t *job, const fleet_result_t *results, size_t n_resu
     return fail->status;
 }
 
-/* What there is of the answers when the run is interrupted. */
+/* The incomplete answers when the run is interrupted. */
 static void show_partial(job_t *job)
 {
     fail_t ignored = {0};

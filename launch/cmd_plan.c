@@ -11,7 +11,7 @@
 #include "sharding/store/store.h"
 #include "sharding/weights.h"
 
-/* The numbers of --shares say how many ranks are meant, unless --ranks does. */
+/* The numbers of --shares set the number of ranks, unless --ranks does. */
 static size_t count_ranks(const invocation_t *invocation)
 {
     const plan_flags_t *flags = invocation->flags;
@@ -81,7 +81,7 @@ static const arg_t plan_args[] = {
     FLAG_SIZE("--ranks", AT(ranks), "N", 1, 65536,
         "Ranks to split the model over. Default: the ranks of this run."),
     FLAG_CHOICE("--combine", AT(combine), engine_combines,
-        "How ranks put activations together. Default gather."),
+        "How ranks combine activations. Default gather."),
     FLAG_TEXT("--shares", AT(shares), "even|2,1,1",
         "How much of the model each rank takes: a number for each rank. Default even."),
     FLAG_CHOICE("--dtype", AT(mode), engine_modes, "Numeric mode. Default bf16."),
@@ -94,10 +94,9 @@ static const arg_t plan_args[] = {
         "Predict for a network of so many Gbit/s, of latency US in microseconds (default 20), in "
         "place of the measured one; several with commas: 10,25,100:5."),
     FLAG_TEXT("--against", AT(against), "ROWS.jsonl",
-        "Predict rows that choir bench --json or --sweep wrote, and tell the errors."),
+        "Predict rows that choir bench --json or --sweep wrote, and print the errors."),
     FLAG_SIZE("--node-ranks", AT(node_ranks), "N", 1, 65536,
-        "Ranks on a node: tells what nodes receive. Default with --predict: the most that the "
-        "cluster file has rates of."),
+        "Ranks on a node; prints the bytes that nodes receive. Default with --predict: the most that the cluster file has rates of."),
     FLAG_SIZE("--threads", AT(threads), "N", 1, 4096,
         "Threads of a rank. Default: the most that the cluster file has rates of."),
     FLAG_SIZE("--layers", AT(layers), "N", 1, 65536, "Only the first N layers. Default: all."),

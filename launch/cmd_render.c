@@ -109,7 +109,7 @@ static const arg_t render_args[] = {
     FLAG_TEXT("--template", AT(template.given), "FILE",
         "The chat template (Jinja), in place of a model's."),
     FLAG_TEXT("--template-vars", AT(template.variables), "JSON",
-        "Variables for all lines, as an object; a line's own count before them."),
+        "Variables for all lines, as an object; a line's own variables take precedence."),
 };
 static const arg_group_t own = ARG_GROUP("Rendering", render_args);
 

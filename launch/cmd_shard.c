@@ -26,7 +26,7 @@ typedef struct shard_flags {
 } shard_flags_t;
 
 #define MB 1e6
-/* Of bad blocks, on each rank; a ruined store need not be told block by block. */
+/* Most messages of bad blocks on each rank. */
 #define MAX_PROBLEM_BYTES ((size_t)1 << 20)
 
 /* ---- Progress -------------------------------------------------------------------------------- */
@@ -147,7 +147,7 @@ static void tell_made(
         (double)peak / MB);
 }
 
-/* Collective. Each rank's data files, one after the other; what ends one rank's ends all. */
+/* Collective. Each rank's data files, one after the other; a failure of one rank ends all. */
 static int write_data(comm_t *comm, store_write_t *write, fail_t *fail)
 {
     for (size_t i = 0; i < store_write_rounds(write) && comm_agree(comm, fail) == 0; i++) {
@@ -232,7 +232,7 @@ static void add_problem(void *context, const char *message)
         return;
     char *grown = realloc(problems->text, problems->bytes + n + 1);
     if (grown == NULL)
-        return; /* counted all the same */
+        return; /* still counted */
     problems->text = grown;
     memcpy(grown + problems->bytes, shown, n);
     grown[problems->bytes + n] = '\n';
@@ -265,7 +265,7 @@ static int print_problems(comm_t *comm, const problems_t *problems, fail_t *fail
     return fail->status;
 }
 
-/* Collective. What the files themselves tell, by rank 0 alone, is in `problems` already. */
+/* Collective. `problems` already has the errors of files, from rank 0 alone. */
 static int check_blocks(const invocation_t *invocation, store_t *store, team_t *team,
     problems_t *problems, fail_t *fail)
 {
@@ -278,7 +278,7 @@ static int check_blocks(const invocation_t *invocation, store_t *store, team_t *
     fault_at("check");
     store_check(&job, add_problem, problems, &findings, fail);
     progress_close(&progress.progress);
-    /* Whether the headers, which are right now, tell the same as the manifest. */
+    /* Whether the headers, which are valid by now, agree with the manifest. */
     checkpoint_t *checkpoint = NULL;
     fail_t found = {0};
     if (comm_rank(comm) == 0 && fail->status == 0 && problems->count == 0 &&
@@ -462,21 +462,18 @@ static int cmd_shard(invocation_t *invocation, fail_t *fail)
 
 static const arg_t shard_args[] = {
     FLAG_TEXT("--out", AT(out), "STORE",
-        "Make a shard store of --model, in a folder that is not there yet. Run again after an "
-        "interruption, the same command goes on where it was. With --unpack: where the model "
-        "directory goes."),
+        "Make a shard store of --model, in a new folder. After an interruption the same command resumes. With --unpack: where the model directory goes."),
     FLAG_SIZE("--level", AT(level), "N", 0, 19,
-        "Default 0: entropy coding, fast, and already what weights give. 1 to 19: also try zstd's "
-        "levels, for weights that repeat themselves."),
+        "Default 0: entropy coding only, which is fast and smallest for usual weights. 1 to 19: also try zstd's levels, for weights that repeat."),
     FLAG_SIZE("--file-size", AT(file_mib), "MIB", 1, 1048576,
-        "Size of a data file at most. Data files go out to the ranks. Default 1024."),
+        "Largest size of a data file. Ranks divide the work by data files. Default 1024."),
     FLAG_SIZE("--layers", AT(layers), "N", 1, 1000000,
-        "Begin a new data file every N layers, and keep the rest apart from them."),
+        "Begin a new data file every N layers, and keep tensors outside of layers in other files."),
     FLAG_TEXT("--check", AT(check), "STORE",
-        "Compare every checksum of a store; names file, tensor and rows of what is damaged."),
-    FLAG_TEXT("--list", AT(list), "STORE", "Print what a store holds."),
+        "Compare every checksum of a store; names file, tensor and rows of any damage."),
+    FLAG_TEXT("--list", AT(list), "STORE", "Print the contents of a store."),
     FLAG_TEXT("--unpack", AT(unpack), "STORE",
-        "Write the model directory again that a store was made of, byte for byte, to --out."),
+        "Write the store's original model directory, byte for byte, to --out."),
     FLAG_THREADS(AT(threads)),
 };
 static const arg_group_t own = ARG_GROUP("Store", shard_args);

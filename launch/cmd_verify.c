@@ -21,7 +21,7 @@ typedef struct verify_flags {
     size_t threads;
 } verify_flags_t;
 
-/* What is done and how much of it: each kind of work counts from its own beginning. */
+/* Progress: each kind of work counts from its own beginning. */
 typedef struct verify_progress {
     progress_t progress;
     const char *what;
@@ -53,7 +53,7 @@ static int print_report(const report_t *report, bool json, fail_t *fail)
     return fail->status;
 }
 
-/* Collective. The coordinator's verdict becomes everybody's, so that all ranks end alike. */
+/* Collective. All ranks take the coordinator's result, so that they end with the same status. */
 static int conclude(comm_t *comm, const report_t *report, fail_t *fail)
 {
     char summary[FAIL_MESSAGE_BYTES - 64] = "";
@@ -121,11 +121,11 @@ static const choice_t attention_choices[] = {
 
 static const arg_t verify_args[] = {
     FLAG_TEXT("--reference", AT(reference), "REF.safetensors",
-        "What Hugging Face computed, as tests/oracle/reference.py writes it."),
+        "Hugging Face's results, as tests/oracle/reference.py writes them."),
     FLAG_TEXT("--candidate", AT(candidate), "OTHER.safetensors",
         "Compare this dump with the reference, and run no model."),
     FLAG_SWITCH("--isolated", AT(isolated),
-        "Only each component by itself, fed with the reference's own inputs."),
+        "Only each component by itself, with the reference's own inputs."),
     FLAG_SWITCH("--chained", AT(chained),
         "Only the whole forward, and the logits of prefill, decode and generate()."),
     FLAG_TEXT("--layers", AT(layers), "0,5-7",
@@ -138,8 +138,7 @@ static const arg_t verify_args[] = {
     FLAG_REAL("--tolerance", AT(tolerance), "X", 0, 1e30,
         "Largest absolute difference that passes. Default 0: every bit equal."),
     FLAG_SWITCH("--partial", AT(partial),
-        "Let a dump or reference pass that lacks tensors; how many is said. Without it that "
-        "fails."),
+        "Accept a dump or reference that lacks tensors, and print how many. Without it that is a failure."),
     FLAG_SWITCH(
         "--skip-digest", AT(skip_digest), "Do not read the whole checkpoint for its digest."),
     FLAG_TEXT("--shares", AT(shares), "auto|even|2,1,1",

@@ -23,9 +23,9 @@ typedef struct worker_flags {
 #define MODEL_DIR_BYTES 4096
 #define SEQUENCES 64    /* of a replica, unless --max-batch says otherwise */
 #define LOGITS_ROWS 128 /* of a step */
-#define IDLE_MS 20      /* between looks for signals while nothing is asked */
+#define IDLE_MS 20      /* between checks for signals while there are no requests */
 
-/* What a worker of one process or more has open. */
+/* Objects that a worker has open. */
 typedef struct job {
     worker_t worker;
     lines_t input;
@@ -83,7 +83,7 @@ static int take_results(job_t *job, const fleet_result_t *results, size_t n, fai
     return fail->status;
 }
 
-/* Requests whose answers will not come: a request's jobs stand together. */
+/* Drops requests that will not be answered: a request's jobs are adjacent. */
 static void forget_requests(worker_t *worker)
 {
     for (size_t i = 0; i < worker->n_jobs; i++) {

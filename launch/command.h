@@ -11,7 +11,7 @@
 
 #define COMMAND_FLAGS_BYTES 2048 /* of any command's struct */
 
-/* One run of a command, alike on all ranks. */
+/* One run of a command, equal on all ranks. */
 typedef struct invocation {
     comm_t *comm;
     void *flags;            /* the command's struct */

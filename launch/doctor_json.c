@@ -5,7 +5,7 @@
 #include "engine/kernels/kernels.h"
 #include "launch/doctor_report.h"
 
-#define SCHEMA 1 /* grows when a member changes its meaning */
+#define SCHEMA 2 /* grows when a member changes its meaning */
 
 static void set(json_t *object, const char *key, json_t *value)
 {
@@ -139,7 +139,7 @@ static json_t *finding_of(const doctor_finding_t *finding)
     set_string(object, "severity", doctor_severity_name(finding->severity));
     set_real(object, "cost", finding->cost);
     set_string(object, "what", finding->what);
-    set_string(object, "mend", finding->mend);
+    set_string(object, "fix", finding->fix);
     return object;
 }
 

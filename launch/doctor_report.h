@@ -1,6 +1,5 @@
-/* What `choir doctor` tells: text for people, a JSON object for tools (docs/clusters.md).
- *
- * All functions are rank 0's, and change nothing. */
+/* Output of `choir doctor`: text, and a JSON object for tools (docs/clusters.md). All functions are
+ * rank 0's, and change nothing. */
 #ifndef CHOIR_LAUNCH_DOCTOR_REPORT_H
 #define CHOIR_LAUNCH_DOCTOR_REPORT_H
 
@@ -9,8 +8,7 @@
 
 #include "engine/doctor/doctor.h"
 
-/* Nodes with their cores and who is bound to them, ranks, what lies between them, findings and the
- * recommended command. */
+/* Nodes with their cores and bindings, ranks, links, findings and the recommended command. */
 void doctor_print(
     const doctor_facts_t *facts, const doctor_findings_t *findings, const char *command, FILE *out);
 

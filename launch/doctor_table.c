@@ -55,7 +55,7 @@ static void print_users(
         fputs(" (shared)", out);
 }
 
-/* A line for cores [i, end) that stand together: the same place, the same ranks. */
+/* A line for cores [i, end) of the same place and the same ranks. */
 static size_t print_cores(const doctor_facts_t *facts, size_t node, size_t i, FILE *out)
 {
     const doctor_node_t *n = &facts->nodes[node];
@@ -256,7 +256,7 @@ static void print_findings(const doctor_findings_t *findings, FILE *out)
         fprintf(out, "%2zu. %s", i + 1, doctor_severity_name(finding->severity));
         if (finding->severity != DOCTOR_BAD && finding->cost > 0)
             fprintf(out, ", about %.0f%%", 100 * finding->cost);
-        fprintf(out, " [%s]\n    %s\n    mend: %s\n", finding->name, finding->what, finding->mend);
+        fprintf(out, " [%s]\n    %s\n    fix: %s\n", finding->name, finding->what, finding->fix);
     }
 }
 

@@ -38,7 +38,7 @@ static void make_folders(char *path)
     }
 }
 
-/* To add to; -1 where that cannot be. A FIFO or a device is no place for a history. */
+/* Opened for appending; -1 where that is not possible. A FIFO or a device cannot be a history. */
 static int open_file(const char *path, int flags)
 {
     struct stat status;
@@ -61,7 +61,7 @@ static char *next_line(char *line)
     return newline + 1;
 }
 
-/* Lines that are no JSON strings are passed over: another program's, or half of one. */
+/* Lines that are no JSON strings are skipped: another program's, or incomplete ones. */
 static void give_lines(
     char *text, size_t skip, void (*take)(void *context, const char *text), void *context)
 {

@@ -1,5 +1,5 @@
-/* What a person typed in earlier sessions: a file of JSON strings, one a line, to which each
- * session adds. It is the user's alone (mode 0600), in $XDG_STATE_HOME/choir/history or
+/* Texts of earlier sessions: a file of JSON strings, one a line, to which each session adds. Only
+ * the user can read it (mode 0600). It is in $XDG_STATE_HOME/choir/history or
  * ~/.local/state/choir/history. Nothing here fails: where it cannot be read or written there is no
  * history. */
 #ifndef CHOIR_LAUNCH_HISTORY_H
@@ -21,7 +21,7 @@ typedef struct history {
  * oldest first. A file that has grown to twice as many is cut to those. */
 void history_open(history_t *history, void (*take)(void *context, const char *text), void *context);
 
-/* Adds a text, unless it is too long or begins with a space. Whether it was one to keep. */
+/* Adds a text, unless it is too long or begins with a space. True if it is kept. */
 bool history_add(const history_t *history, const char *text, size_t bytes);
 
 #endif

@@ -180,7 +180,7 @@ int hub_find(const char *name, char *path, size_t path_bytes, fail_t *fail)
 
 /* ---- Directories that are given -------------------------------------------------------------- */
 
-/* Files that a run may read; of others nobody misses the target. */
+/* Files that a run may read; targets of other links are not needed. */
 static bool is_model_file(const char *name)
 {
     static const char *const endings[] = {".json", ".txt", ".jinja", ".safetensors"};
@@ -213,7 +213,7 @@ static int check_links(const char *directory, fail_t *fail)
     char name[NAME_BYTES + 1];
     DIR *entries = opendir(directory);
     if (entries == NULL)
-        return 0; /* whoever reads it says why */
+        return 0; /* its reader reports the reason */
     for (const struct dirent *entry = readdir(entries); entry != NULL && fail->status == 0;
          entry = readdir(entries)) {
         char path[PATH_MAX], target[PATH_MAX];

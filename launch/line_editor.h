@@ -17,7 +17,7 @@ typedef struct line_editor line_editor_t;
 typedef enum line_input {
     LINE_BYTE,
     LINE_RESIZED,   /* the terminal has another size */
-    LINE_REDRAW,    /* it showed something else for a while */
+    LINE_REDRAW,    /* it showed other text for a while */
     LINE_INTERRUPT, /* Ctrl-C */
     LINE_END        /* of the input */
 } line_input_t;
@@ -27,7 +27,7 @@ typedef line_input_t (*line_read_t)(void *context, unsigned char *byte);
 
 typedef enum line_event {
     LINE_TEXT,
-    LINE_INTERRUPTED, /* what was typed is dropped */
+    LINE_INTERRUPTED, /* the typed text is dropped */
     LINE_ENDED        /* Ctrl-D at an empty prompt, or the end of the input */
 } line_event_t;
 

@@ -20,7 +20,7 @@
 
 enum { EXIT_USAGE = 2, EXIT_SIGNAL = 128 };
 
-/* Collective, with the status that all ranks agreed on. Not every rank hears of a signal. */
+/* Collective, with the status that all ranks agreed on. Not every rank receives a signal. */
 static int exit_status(comm_t *comm, int status)
 {
     int64_t number;
@@ -138,8 +138,8 @@ int main(int argc, char **argv)
     fail_t fail = {0};
     output_start();
     signals_call_at_end(terminal_restore);
-    /* A reader that goes away, and a limit on the size of files, are no reason to die: whoever
-     * writes notices. */
+    /* A closed reader, and a limit on the size of files, do not end the process: the writer checks
+     * errors. */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     const command_t *command = parse(argc, argv, &invocation, &fail);
@@ -151,7 +151,7 @@ int main(int argc, char **argv)
         report(&start);
         return EXIT_FAILURE;
     }
-    guard_enter(guard, "the agreement on who is where");
+    guard_enter(guard, "placement of ranks");
     fault_at("groups");
     if (comm_open_world(&invocation.comm, invocation.common->path, &start) != 0) {
         report(&start);

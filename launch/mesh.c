@@ -177,7 +177,7 @@ static void describe_rate(char *text, size_t bytes, size_t tokens, double second
 double mesh_lost(const fleet_stats_t *stats, size_t n_replicas, double seconds)
 {
     double tail = 0;
-    /* A replica without a job has been waiting since before the work began. */
+    /* A replica without a job has waited since before the work began. */
     for (size_t r = 0; r < n_replicas; r++)
         tail += fmin((double)stats[r].tail_ns * 1e-9, seconds);
     return seconds > 0 ? tail / seconds / (double)n_replicas : 0;
@@ -212,7 +212,7 @@ void mesh_report(const mesh_t *mesh, double seconds, bool waits_for_end)
         (double)peak / MIB, (double)weights / MIB);
     if (sharers > 1)
         log_write(LOG_INFO,
-            "one copy of the weights for up to %zu replicas of a node, counted in the memory of each (--own-weights: a copy each)",
+            "one copy of the weights for up to %zu replicas of a node, counted in the memory of each (--own-weights: separate copies)",
             sharers);
     log_write(
         LOG_DEBUG, "replicas were idle for %.3f s in all, %.3f s of it at the end", idle, tail);

@@ -25,9 +25,9 @@ int mesh_parse(const char *text, size_t ranks, size_t *n_replicas, fail_t *fail)
 
 /* Collective. Opens the model in `directory` on every replica of run->mesh. tokenizer: the model's,
  * where the coordinator has opened it, and borrowed; NULL on others. NULL on the coordinator too
- * with needs_tokenizer: opened here. n_sequences: how many will want to run at once, of one replica;
- * logits_rows: prompt positions of a step whose logits will be asked for. On failure, which all
- * ranks agree on, mesh_close is still to be called. */
+ * with needs_tokenizer: opened here. n_sequences: how many will want to run at once, of one
+ * replica; logits_rows: prompt positions of a step whose logits will be asked for. On failure,
+ * which all ranks agree on, mesh_close is still to be called. */
 typedef struct mesh_options {
     const char *directory;
     const tokenizer_t *tokenizer;
@@ -41,22 +41,25 @@ int mesh_open(mesh_t *mesh, const invocation_t *invocation, const run_flags_t *r
 engine_t *mesh_engine(const mesh_t *mesh);
 engine_info_t mesh_info(const mesh_t *mesh);
 
-/* Collective. The coordinator passes how its work ended; the others come from fleet_serve with its
- * status. */
+/* Collective. The coordinator passes the result of its work; the others come from fleet_serve with
+ * its status. */
 int mesh_close(mesh_t *mesh, fail_t *fail);
 
-/* Collective. The same, and tells the speed of prefill and decode, and memory, when all went well. */
+/* Collective. The same, and tells the speed of prefill and decode, and memory, when all went
+ * well. */
 int mesh_close_and_tell(mesh_t *mesh, fail_t *fail);
 
-/* How much of the replicas' time passed while they waited for the last one, from 0 to 1, in work of so
- * many seconds. */
+/* How much of the replicas' time passed while they waited for the last one, from 0 to 1, in work of
+ * so many seconds. */
 double mesh_lost(const fleet_stats_t *stats, size_t n_replicas, double seconds);
 
-/* Warns, where the flags say --sample, of what the checkpoint would draw with and Choir does not have. */
+/* Warns, where the flags say --sample, of what the checkpoint would draw with and Choir does not
+ * have. */
 void mesh_warn_sampling(const mesh_t *mesh, bool sample);
 
-/* Coordinator, after fleet_end. Says speed, waiting and memory of the replicas over all. waits_for_end:
- * all work was there from the beginning, so that a replica that waits at the end loses time. */
+/* Coordinator, after fleet_end. Says speed, waiting and memory of the replicas over all.
+ * waits_for_end: all work was there from the beginning, so that a replica that waits at the end
+ * loses time. */
 void mesh_report(const mesh_t *mesh, double seconds, bool waits_for_end);
 
 #endif

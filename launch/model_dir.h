@@ -1,4 +1,4 @@
-/* Where the model is. */
+/* Finds the model's directory. */
 #ifndef CHOIR_LAUNCH_MODEL_DIR_H
 #define CHOIR_LAUNCH_MODEL_DIR_H
 

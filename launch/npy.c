@@ -6,7 +6,7 @@
 #define PREFIX_BYTES 10
 #define HEADER_BYTES 128 /* of prefix and dictionary together; two sizes of 20 digits fit */
 
-/* What cannot be written ends the run at once, with the message of closing. */
+/* A write error ends the run at once, with the message of closing. */
 static int write_bytes(npy_t *npy, const void *bytes, size_t n, fail_t *fail)
 {
     if (fwrite(bytes, 1, n, out_file_stream(npy->file)) == n || out_file_is_stdout(npy->file))

@@ -59,7 +59,7 @@ int output_finish(fail_t *fail)
     bool lost = fflush(stdout) != 0 || ferror(stdout) != 0;
     int error = errno;
     clearerr(stdout);
-    /* Some file systems tell only then. */
+    /* Some file systems report errors only then. */
     int copy = lost ? -1 : dup(STDOUT_FILENO);
     if (copy >= 0 && close(copy) != 0) {
         lost = true;

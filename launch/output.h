@@ -1,7 +1,7 @@
-/* Standard output that notices when nobody reads it any more.
+/* Standard output that detects a closed reader.
  *
- * A reader that went away (EPIPE) is no failure: output_write succeeds, `closed` is set, and the
- * command stops early. Any other error of writing is a failure. */
+ * A reader that has closed it (EPIPE) is no failure: output_write succeeds, `closed` is set, and
+ * the command stops early. Any other error of writing is a failure. */
 #ifndef CHOIR_LAUNCH_OUTPUT_H
 #define CHOIR_LAUNCH_OUTPUT_H
 
@@ -15,7 +15,7 @@ typedef struct output {
     bool closed;
 } output_t;
 
-/* Writes and flushes at once: what was generated is seen, whatever happens next. */
+/* Writes and flushes at once, so that generated text is visible. */
 int output_write(output_t *output, const char *text, size_t bytes, fail_t *fail);
 
 /* A JSON value on one line. NULL is out of memory. */

@@ -134,7 +134,7 @@ static void write_json(const job_t *job, const network_t *network, size_t ranks,
     json_decref(row);
 }
 
-/* What all networks have in common. */
+/* Common to all networks. */
 static void print_work(const job_t *job)
 {
     const predict_rates_t *rates = predict_choose(&job->cluster, job->query.ranks_per_node,

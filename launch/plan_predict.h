@@ -1,5 +1,5 @@
-/* choir plan --predict: what the cost model (engine/measure/predict.h) says, as tables and JSON lines.
- */
+/* choir plan --predict: predictions of the cost model (engine/measure/predict.h), as tables and
+ * JSON lines. */
 #ifndef CHOIR_LAUNCH_PLAN_PREDICT_H
 #define CHOIR_LAUNCH_PLAN_PREDICT_H
 

@@ -25,8 +25,8 @@ typedef struct prompts {
     tokenizer_t *tokenizer; /* NULL when --ids is given and the model has none */
     chat_t *chat;           /* NULL when no template is used */
     tokenizer_ids_t *items; /* [count] */
-    json_t **fields;        /* [count] what a line of --prompts says of its answer
-                             * (request_fields.h), else NULL */
+    json_t **fields;        /* [count] fields of a line of --prompts (request_fields.h), else
+                             * NULL */
     size_t count;
 } prompts_t;
 
@@ -39,7 +39,7 @@ void prompts_close(prompts_t *prompts);
  * caller frees. */
 int prompts_read_stdin(size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
 
-/* Parses "1,2,3". name: what messages call it. Appends. */
+/* Parses "1,2,3". name: for messages. Appends. */
 int prompts_parse_ids(const char *text, const char *name, tokenizer_ids_t *ids, fail_t *fail);
 
 #endif

@@ -1,5 +1,5 @@
-/* How an answer is drawn and where it ends, as flags or a JSON object say: a request of choir worker,
- * or a line of --prompts. Pure functions. */
+/* Sampling and the end of an answer, from flags or a JSON object: a request of choir worker, or a
+ * line of --prompts. Pure functions. */
 #ifndef CHOIR_LAUNCH_REQUEST_FIELDS_H
 #define CHOIR_LAUNCH_REQUEST_FIELDS_H
 
@@ -33,8 +33,8 @@ int request_flags_check(const answer_flags_t *flags, fail_t *fail);
 int request_fields_of_flags(const answer_flags_t *flags, const args_given_t *given,
     const config_generation_t *generation, uint64_t number, request_fields_t *fields, fail_t *fail);
 
-/* Takes what the object says; what it does not say stays. name: what messages call it. A seed of
- * the object's own draws as a run of that one prompt with --seed does. FAIL_FORMAT, FAIL_USAGE. */
+/* Takes the object's fields; others keep their value. name: for messages. A seed of the object
+ * draws as a run of that one prompt with --seed does. FAIL_FORMAT, FAIL_USAGE. */
 int request_fields_read(json_t *object, const char *name, request_fields_t *fields, fail_t *fail);
 
 /* Bytes of a JSON line that asks something of a model, at most: far more than a sequence of

@@ -53,7 +53,7 @@ void signals_install(engine_t *engine)
         memset(&action, 0, sizeof action);
         action.sa_sigaction = handle;
         action.sa_flags = SA_SIGINFO | (engine == NULL ? SA_RESTART : 0);
-        /* What was ignored from the start stays so: nohup, or a job in the background. */
+        /* Signals ignored at the start stay ignored: nohup, or a job in the background. */
         if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
             sigaction(numbers[i], &action, NULL);
         sigaddset(&heard, numbers[i]);

@@ -1,6 +1,6 @@
-/* SIGINT, SIGTERM and SIGHUP: they ask an engine to stop at the next step, or are only noted.
+/* SIGINT, SIGTERM and SIGHUP: they ask an engine to stop at the next step, or are only recorded.
  *
- * Signal handlers have no argument, so what they act on is process-wide; one engine at a time. */
+ * Signal handlers have no argument, so their state is process-wide; one engine at a time. */
 #ifndef CHOIR_LAUNCH_SIGNALS_H
 #define CHOIR_LAUNCH_SIGNALS_H
 
@@ -11,16 +11,16 @@
 /* What a signal that ends the run calls, in its handler, before anything else. */
 void signals_call_at_end(void (*restore)(void));
 
-/* engine: NULL for a command that asks signals_ended by itself. With an engine, system calls that
- * wait are not restarted, so that a reader of the terminal notices. Signals that whoever started
- * the program had blocked are heard from here on. */
+/* engine: NULL for a command that calls signals_ended itself. With an engine, blocking system calls
+ * are not restarted, so that a reader of the terminal sees the signal. Unblocks signals that the
+ * parent process had blocked. */
 void signals_install(engine_t *engine);
-/* The engine hears of no signal any more, and what a user sends has its default action again. What this
- * process sends itself, being told of another rank's signal (comm_mark_signal), may still be under
- * way, and does nothing. */
+/* The engine hears of no signal any more, and what a user sends has its default action again. What
+ * this process sends itself, being told of another rank's signal (comm_mark_signal), may still be
+ * under way, and does nothing. */
 void signals_remove(void);
 
-/* From now on SIGINT is only noted, for signals_take_sigint. */
+/* From now on SIGINT is only recorded, for signals_take_sigint. */
 void signals_note_sigint(void);
 /* Whether SIGINT came since the last call. */
 bool signals_take_sigint(void);

@@ -17,7 +17,7 @@
 
 #define CTRL_C 3
 #define CTRL_Z 26
-/* How often a waiting terminal is looked at: its size, and who has it. */
+/* How often a waiting terminal is checked: its size, and its foreground processes. */
 #define LOOK_MS 250
 
 static const char pastes_marked[] = "\x1b[?2004h", pastes_plain[] = "\x1b[?2004l";
@@ -70,7 +70,7 @@ static void apply(const terminal_t *terminal)
     atomic_store(&changed_fd, terminal->fd);
 }
 
-/* What is to be set while a person talks. */
+/* The terminal's settings during a session. */
 static void choose_settings(const terminal_t *terminal)
 {
     ours = saved;
@@ -189,7 +189,7 @@ static bool same_terminal(int a, int b)
            first.st_rdev == second.st_rdev;
 }
 
-/* What mpirun would forward to the terminal that is edited on goes there at once. */
+/* Output that mpirun would forward to the edited terminal is written there directly. */
 static void redirect(terminal_t *terminal, pid_t launcher)
 {
     fflush(NULL);
@@ -367,7 +367,7 @@ static bool resized(terminal_t *terminal)
     return true;
 }
 
-/* What the editor reads. */
+/* The editor's input. */
 static line_input_t read_key(void *context, unsigned char *byte)
 {
     terminal_t *terminal = context;
@@ -408,7 +408,7 @@ static terminal_event_t read_edited(
     }
 }
 
-/* Takes the next n bytes out of the buffer, and `skip` more. NULL is out of memory. */
+/* Removes the next n bytes of the buffer, and `skip` more. NULL is out of memory. */
 static char *take(terminal_t *terminal, size_t n, size_t skip)
 {
     char *line = malloc(n + 1);

@@ -25,7 +25,7 @@
 #include "engine/base/status.h"
 #include "launch/line_editor.h"
 
-/* What Linux keeps of a line that the terminal edits itself. */
+/* Bytes that Linux keeps of a line that the terminal edits itself. */
 #define TERMINAL_LONGEST_LINE 4095
 
 typedef struct terminal {

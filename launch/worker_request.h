@@ -50,7 +50,7 @@ int worker_request_open(worker_t *worker, const char *line, size_t bytes, size_t
 void worker_request_take(worker_request_t *request, const fleet_result_t *result);
 void worker_request_free(worker_request_t *request);
 
-/* What the worker says of itself before the first request. A new reference. */
+/* The worker's first line. A new reference. */
 json_t *worker_info(const worker_t *worker);
 
 #endif

@@ -56,7 +56,7 @@ typedef struct plan_weight {
 
 #define PLAN_MAX_WEIGHTS 24
 
-/* What a plan depends on. Sizes in elements. */
+/* The inputs of a plan. Sizes in elements. */
 typedef struct plan_model {
     size_t hidden, intermediate, n_layers;
     size_t n_heads, n_kv_heads, head_dim;
@@ -97,14 +97,14 @@ typedef struct plan {
     plan_combine_t combine;
     size_t n_ranks;
     plan_share_t *shares; /* [n_ranks] */
-    size_t *weights;      /* [n_ranks]; NULL: all alike */
+    size_t *weights;      /* [n_ranks]; NULL: all equal */
 } plan_t;
 
 /* FAIL_USAGE when n_ranks is 0, FAIL_MODEL when sizes are zero or heads are not divisible by KV
  * heads. */
 int plan_open(
     plan_t *plan, const plan_model_t *model, plan_combine_t combine, size_t n_ranks, fail_t *fail);
-/* weights: [n_ranks] as in weights.h; NULL, or all alike: plan_open. FAIL_USAGE, too, for weights
+/* weights: [n_ranks] as in weights.h; NULL, or all equal: plan_open. FAIL_USAGE, too, for weights
  * that are all 0 or too large; FAIL_LIMIT for more heads times ranks than can be searched. */
 int plan_open_weighted(plan_t *plan, const plan_model_t *model, plan_combine_t combine,
     size_t n_ranks, const size_t *weights, fail_t *fail);
@@ -136,19 +136,17 @@ size_t plan_kv_bytes_per_token(const plan_t *plan, size_t rank);
  * step but the sampler's), activations of activation_bytes each. */
 size_t plan_exchange_bytes_per_token(const plan_t *plan, size_t rank, size_t activation_bytes);
 
-/* Likewise of a node: what its ranks, n_ranks from `first` on, need from those of all other nodes,
- * each byte once. With PLAN_REDUCE the ring enters each node once, with what its busiest rank
- * receives. 0 when these are all ranks. */
+/* The same of a node: the bytes that its ranks, n_ranks from `first` on, need from those of all
+ * other nodes, each byte once. With PLAN_REDUCE the ring enters each node once, with the bytes of
+ * its busiest rank. 0 when these are all ranks. */
 size_t plan_network_bytes_per_token(
     const plan_t *plan, size_t first, size_t n_ranks, size_t activation_bytes);
 
-/* The table of `choir plan`: a row a rank, then largest/mean of each phase; with weights also what
- * was asked for beside what granules allow. Activations are taken to be as wide as cache elements.
- */
+/* The table of `choir plan`: a row a rank, then largest/mean of each phase; with weights also the
+ * requested shares. Activations are assumed to be as wide as cache elements. */
 void plan_print(const plan_t *plan, FILE *out);
-/* A line on nodes of ranks_per_node ranks, at least 1, the last with what is left: how many there
- * are, and the most bytes that one of them receives for a token (plan_network_bytes_per_token).
- */
+/* A line on nodes of ranks_per_node ranks, at least 1, the last with the rest: how many there are,
+ * and the most bytes that one of them receives for a token (plan_network_bytes_per_token). */
 void plan_print_nodes(const plan_t *plan, size_t ranks_per_node, FILE *out);
 
 #endif

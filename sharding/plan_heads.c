@@ -22,7 +22,7 @@ static plan_range_t kv_heads_of(plan_range_t heads, size_t group)
 }
 
 /* More ranks than heads: one head each, the ranks without one spread evenly, so that nodes of
- * consecutive ranks are alike. */
+ * consecutive ranks are equal. */
 static void spread_heads(plan_t *plan)
 {
     size_t n_heads = plan->model.n_heads, n_ranks = plan->n_ranks;
@@ -39,8 +39,8 @@ typedef struct run_search {
         *longer; /* [n_ranks, extra + 1] whether the best way to get here ends in a longer run */
 } run_search_t;
 
-/* KV heads in total when a run is added to ranks that touch `copies`; SIZE_MAX stands for "no way".
- */
+/* KV heads in total when a run is added to ranks that touch `copies`; SIZE_MAX means
+ * "impossible". */
 static size_t add_run(const run_search_t *search, size_t copies, size_t begin, size_t length)
 {
     if (copies == SIZE_MAX)

@@ -1,4 +1,4 @@
-/* Who gets which query heads. Internal to the plan. */
+/* Divides query heads among ranks. Internal to the plan. */
 #ifndef CHOIR_SHARDING_PLAN_HEADS_H
 #define CHOIR_SHARDING_PLAN_HEADS_H
 

@@ -70,13 +70,13 @@ static size_t share_weight_bytes(
     return bytes;
 }
 
-/* A rank in the queue for what is left over when all have their whole granules. */
+/* A rank in the queue for remaining granules, when all have their whole ones. */
 typedef struct rank_load {
     size_t granules, weight, rank; /* granules: so far */
     double bytes;                  /* of weights so far, by the rank's weight */
 } rank_load_t;
 
-/* First those who would then have the least by their weight. */
+/* First those who would then have the least for their weight. */
 static int compare_loads(const void *a, const void *b)
 {
     const rank_load_t *x = a, *y = b;
@@ -93,8 +93,8 @@ static size_t weight_of(const plan_t *plan, size_t rank)
     return plan->weights == NULL ? 1 : plan->weights[rank];
 }
 
-/* Deals `items` in granules: every rank gets its whole ones, and those with the least by their
- * weight get the ones that are left over. loads: [n_ranks] scratch */
+/* Divides `items` in granules: every rank gets its whole ones, and those with the least for their
+ * weight get the remaining ones. loads: [n_ranks] scratch */
 static void deal(plan_t *plan, dealt_t part, plan_combine_t combine, size_t items, size_t granule,
     rank_load_t *loads)
 {
@@ -104,7 +104,7 @@ static void deal(plan_t *plan, dealt_t part, plan_combine_t combine, size_t item
         total += weight_of(plan, r);
     for (size_t r = 0; r < plan->n_ranks; r++) {
         size_t weight = weight_of(plan, r);
-        /* n_granules * weight / total, which may be too large on the way. */
+        /* n_granules * weight / total; the product may be too large. */
         size_t granules = n_granules / total * weight + n_granules % total * weight / total;
         size_t bytes = share_weight_bytes(&plan->model, combine, &plan->shares[r]);
         part_of(&plan->shares[r], part)->end = granules;
@@ -384,7 +384,7 @@ static double largest_to_mean(const plan_t *plan, measure_t what)
     return largest * (double)plan->n_ranks / sum;
 }
 
-/* Percent of all ranks' that a rank has. */
+/* A rank's percentage of all ranks'. */
 static double percent(const plan_t *plan, size_t rank, measure_t what)
 {
     size_t total = 0;
@@ -393,7 +393,7 @@ static double percent(const plan_t *plan, size_t rank, measure_t what)
     return 100 * (double)measure(plan, rank, what) / (double)total;
 }
 
-/* What was asked for beside what whole heads and granules allow. */
+/* The requested shares against those that whole heads and granules allow. */
 static void print_weights(const plan_t *plan, FILE *out)
 {
     static const struct {
@@ -401,7 +401,7 @@ static void print_weights(const plan_t *plan, FILE *out)
         int width;
     } columns[] = {
         {MEASURE_HEADS, 9}, {MEASURE_COLUMNS, 13}, {MEASURE_VOCAB, 12}, {MEASURE_WEIGHTS, 13}};
-    const double far = 5; /* percent of all that is worth telling */
+    const double far = 5; /* percent of the whole, from which a difference is reported */
     bool heads_are_far = false;
     double total = 0;
     for (size_t r = 0; r < plan->n_ranks; r++)

@@ -7,8 +7,10 @@
 #include "engine/base/log.h"
 #include "engine/base/size.h"
 
-#define STEPS 8       /* of the slowest rank's weight: finer than what a short measurement knows */
-#define ALIKE 1.1     /* rates that differ by less are alike */
+#define STEPS                                                                                      \
+    8                 /* of the slowest rank's weight: finer than the precision of a short
+                       * measurement */
+#define ALIKE 1.1     /* rates that differ by less count as equal */
 #define SHOWN "%.60s" /* of the user's text */
 
 /* Digits at *at, which moves on to what ends the number: ',' or the text's end. */

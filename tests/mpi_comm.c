@@ -56,7 +56,7 @@ static void broadcasts_reach_every_rank(context_t *t)
             if (t->rank == 0)
                 write_part(data, step, 0, 0, 0, sizes[i]);
             if (patient)
-                comm_bcast_patient(t->comm, data, sizes[i]);
+                comm_bcast_idle(t->comm, data, sizes[i]);
             else
                 comm_bcast(t->comm, data, sizes[i]);
             CHECK(t, row_is(data, step, 0, 0, sizes[i]));
@@ -74,8 +74,8 @@ static void patient_receivers_outlast_a_thinking_user(context_t *t)
             write_part(small, step, 0, 0, 0, sizeof small);
             write_part(large, step, 0, 0, 0, 200000);
         }
-        comm_bcast_patient(t->comm, small, sizeof small);
-        comm_bcast_patient(t->comm, large, 200000);
+        comm_bcast_idle(t->comm, small, sizeof small);
+        comm_bcast_idle(t->comm, large, 200000);
         CHECK(t, row_is(small, step, 0, 0, sizeof small));
         CHECK(t, row_is(large, step, 0, 0, 200000));
     }

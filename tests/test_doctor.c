@@ -122,8 +122,8 @@ static const doctor_finding_t *find(cluster_t *c, const char *name)
     return NULL;
 }
 
-/* The only finding is this one, mended by these words. Discards the cluster. */
-static void expect(cluster_t *c, const char *name, doctor_severity_t severity, const char *mend)
+/* The only finding is this one, with this fix. Discards the cluster. */
+static void expect(cluster_t *c, const char *name, doctor_severity_t severity, const char *fix)
 {
     const doctor_finding_t *finding = find(c, name);
     for (size_t i = 0; i < c->found.n; i++)
@@ -131,8 +131,8 @@ static void expect(cluster_t *c, const char *name, doctor_severity_t severity, c
             fail_msg("%s: found too: %s", name, c->found.items[i].what);
     assert_non_null(finding);
     assert_int_equal(finding->severity, severity);
-    if (strstr(finding->mend, mend) == NULL)
-        fail_msg("%s: mend: expected \"%s\" in \"%s\"", name, mend, finding->mend);
+    if (strstr(finding->fix, fix) == NULL)
+        fail_msg("%s: fix: expected \"%s\" in \"%s\"", name, fix, finding->fix);
     discard(c);
 }
 
@@ -165,7 +165,7 @@ static void ranks_bound_to_single_cores_are_found(void **state)
     expect(c, "binding", DOCTOR_WARNING, "mpirun --map-by ppr:2:node:PE=8 --bind-to core");
 }
 
-static void in_slurm_srun_mends_bindings(void **state)
+static void in_slurm_srun_fixes_bindings(void **state)
 {
     (void)state;
     cluster_t *c = make(1, 2, 1, 16);
@@ -553,7 +553,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_good_cluster_has_no_findings),
         cmocka_unit_test(ranks_bound_to_single_cores_are_found),
-        cmocka_unit_test(in_slurm_srun_mends_bindings),
+        cmocka_unit_test(in_slurm_srun_fixes_bindings),
         cmocka_unit_test(cores_that_ranks_share_are_found),
         cmocka_unit_test(unused_cores_are_found),
         cmocka_unit_test(threads_beyond_a_ranks_cores_are_found),

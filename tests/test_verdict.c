@@ -119,8 +119,8 @@ static void a_silent_rank_counts_more_than_one_that_computes(void **state)
     views[3].silent = LIMIT - 1;
     views[3].heart.step = 5;
     expect(views, 3, "",
-        "no progress for 10 s: rank 3 on b (process 73) has not been heard of for 10 s (stopped, "
-        "ended, or cut off from the network); it was last in step 5, layer 2, MLP, gather of "
+        "no progress for 10 s: rank 3 on b (process 73) has sent no heartbeat for 10 s (stopped, "
+        "ended, or disconnected); it was last in step 5, layer 2, MLP, gather of "
         "activations; ranks 0, 2 wait in step 7, layer 2, MLP, gather of activations");
 }
 
@@ -135,8 +135,8 @@ static void a_silent_rank_is_missed_while_all_idle(void **state)
     assert_int_equal(verdict_find(views, N, &limits), -1);
     views[0].silent = LIMIT;
     expect(views, 0, "",
-        "no progress for 10 s: rank 0 on a (process 70) has not been heard of for 10 s (stopped, "
-        "ended, or cut off from the network); it was last in no step since 7");
+        "no progress for 10 s: rank 0 on a (process 70) has sent no heartbeat for 10 s (stopped, "
+        "ended, or disconnected); it was last in no step since 7");
 }
 
 static void ranks_that_fell_silent_together_are_listed(void **state)
@@ -149,7 +149,7 @@ static void ranks_that_fell_silent_together_are_listed(void **state)
     views[2].state = 'T';
     expect(views, 2, "",
         "no progress for 10 s: rank 2 on b (process 72) is stopped (SIGSTOP or a debugger), in "
-        "step 7, layer 2, MLP, gather of activations; silent too: rank 3; ranks 0-1 wait in step "
+        "step 7, layer 2, MLP, gather of activations; also silent: rank 3; ranks 0-1 wait in step "
         "7, "
         "layer 2, MLP, gather of activations");
 }

@@ -17,10 +17,10 @@
 
 #define TICK_MS 250
 #define TICKS_A_SECOND (1000 / TICK_MS)
-#define START_TICKS (10 * TICKS_A_SECOND) /* at least, where no rank is seen to be stopped */
-#define OTHERS_TICKS (3 * TICKS_A_SECOND) /* what the other ranks leave to the first */
-#define FLUSH_MS 300                      /* a launcher may take to pass a message on */
-#define SPEAKER_MS 3000                   /* a rank that speaks may take */
+#define START_TICKS (10 * TICKS_A_SECOND) /* at least, where no rank is known to be stopped */
+#define OTHERS_TICKS (3 * TICKS_A_SECOND) /* extra time of the other ranks before they act */
+#define FLUSH_MS 300                      /* for a launcher to pass a message on */
+#define SPEAKER_MS 3000                   /* for a rank to write its message */
 #define HOST_BYTES 64
 #define STACK_BYTES 900
 
@@ -36,7 +36,8 @@ struct guard {
     bool ends;
 };
 
-/* Sleeps for a tick, or until there is something to watch; whether a tick of one phase went by. */
+/* Sleeps for a tick, or until a phase is entered; returns whether a whole tick of one phase
+ * passed. */
 static bool wait_tick(guard_t *g)
 {
     struct timespec end;
@@ -55,7 +56,7 @@ static bool wait_tick(guard_t *g)
     return g->n_changes == n_changes && !g->ends;
 }
 
-/* What is wrong, as far as this process can tell. */
+/* The message, with what this process knows. */
 static void describe(const guard_t *g, const char *phase, size_t ticks,
     const launched_peer_t *stopped, char *text, size_t text_bytes)
 {
@@ -79,7 +80,7 @@ static void describe(const guard_t *g, const char *phase, size_t ticks,
         stack[0] == 0 ? "" : "; its stack: ", stack);
 }
 
-/* Of the ranks of a host one speaks; the others wait until its launcher ends them. */
+/* One rank of a host writes the message; the others wait until its launcher ends them. */
 static void end_run(
     const guard_t *g, const char *phase, size_t ticks, const launched_peer_t *stopped)
 {
@@ -98,12 +99,12 @@ static void end_run(
     _exit(EXIT_FAILURE);
 }
 
-/* Whether so many ticks in a phase are too many. */
+/* Whether a phase has taken too many ticks. */
 static void judge(const guard_t *g, const char *phase, size_t ticks)
 {
     launched_peer_t stopped = {0};
     size_t patience = size_max(g->limit, START_TICKS);
-    /* Whoever reads what this process writes may take its time. */
+    /* The reader of this process's output may be slow. */
     if (process_place(g->main_thread) == PROCESS_IN_STREAM)
         return;
     if (launched_size() > 1 && launched_find_stopped(&stopped))

@@ -21,7 +21,7 @@ heart_view_t heart_look(const heart_t *heart)
 const char *heart_phase_name(int phase)
 {
     static const char *const names[HEART_PHASES] = {"", "the command's own work",
-        "opening the model", "loading weights", "taking the step's order", "embedding",
+        "opening the model", "loading weights", "receiving the step's entries", "embedding",
         "q, k, v projections", "attention", "o_proj", "MLP", "down_proj", "logits", "sampling"};
     return phase >= 0 && phase < HEART_PHASES ? names[phase] : "?";
 }
@@ -33,7 +33,7 @@ const char *heart_wait_name(int wait)
     return wait >= 0 && wait < HEART_WAITS ? names[wait] : "?";
 }
 
-/* One thread marks, so a beat needs no atomic addition. */
+/* Only one thread updates it, so this needs no atomic addition. */
 static void beat(heart_t *heart)
 {
     uint_fast64_t beats = atomic_load_explicit(&heart->beats, memory_order_relaxed);

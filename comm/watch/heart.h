@@ -1,8 +1,8 @@
-/* Where a rank stands, for those that watch it (watchdog.h): a few words that the rank stores as it
- * goes along and that other threads and processes read. A mark costs a handful of relaxed stores.
+/* A rank's progress record for the watchdog (watchdog.h): a few words that the rank stores and that
+ * other threads and processes read. An update costs a few relaxed stores.
  *
- * One heart a process; all groups of ranks that the process is in share it. Only the thread that
- * talks to other ranks marks. */
+ * One record a process; all groups of ranks that the process is in share it. Only the thread that
+ * communicates with other ranks updates it. */
 #ifndef CHOIR_COMM_HEART_H
 #define CHOIR_COMM_HEART_H
 
@@ -16,7 +16,7 @@
 
 typedef enum heart_phase {
     HEART_IDLE, /* nothing to do: between steps, or waiting for a user */
-    HEART_WORK, /* a command's own work: what computes, reads or writes gets on */
+    HEART_WORK, /* a command's own work: CPU time, reads and writes count as progress */
     HEART_OPEN,
     HEART_LOAD,
     HEART_ORDER, /* the step's entries from the coordinator */
@@ -31,7 +31,7 @@ typedef enum heart_phase {
     HEART_PHASES
 } heart_phase_t;
 
-/* What a rank waits in for other ranks. */
+/* The collective in which a rank waits for other ranks. */
 typedef enum heart_wait {
     HEART_WAIT_NONE,
     HEART_WAIT_GATHER, /* of activations */
@@ -44,16 +44,16 @@ typedef enum heart_wait {
 } heart_wait_t;
 
 typedef struct heart {
-    _Alignas(HEART_BYTES) atomic_uint_fast64_t beats; /* marks so far */
+    _Alignas(HEART_BYTES) atomic_uint_fast64_t beats; /* updates so far */
     atomic_uint_fast64_t step;                        /* steps begun */
     atomic_uint_fast32_t layer;
     atomic_int phase, wait;
     atomic_int group;  /* rank in the whole run of the first rank of the group it works in */
-    atomic_int wide;   /* 1: what it waits in may have ranks of other groups */
-    atomic_int signal; /* by which this rank was asked to end; 0: none */
+    atomic_int wide;   /* 1: the collective may include ranks of other groups */
+    atomic_int signal; /* that asked this rank to end; 0: none */
 } heart_t;
 
-/* The same at one moment. */
+/* A copy of it at one time. */
 typedef struct heart_view {
     uint64_t beats, step;
     uint32_t layer;
@@ -70,10 +70,10 @@ const char *heart_wait_name(int wait);
 
 /* Local. This rank begins a phase of its group's work, of a layer where the phase has one. */
 void comm_mark(const comm_t *comm, heart_phase_t phase, size_t layer);
-/* The same place, and still at work: where a phase may take long. */
+/* Counts as progress within the same phase, where a phase may take long. */
 void comm_beat(const comm_t *comm);
 /* Local, in a signal handler too. This rank was asked to end. The group's rank 0, where it waits
- * for input, gets the signal as well, so that it need not wait for a step to hear of it. */
+ * for input, gets the signal as well, so that it need not wait for a step to notice it. */
 void comm_mark_signal(const comm_t *comm, int signal);
 /* Local. The next step begins, in phase HEART_ORDER. */
 void comm_mark_step(const comm_t *comm);

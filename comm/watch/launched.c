@@ -99,7 +99,7 @@ bool launched_may_speak(void)
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     int launcher = (int)getppid();
     int speaker = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    /* A name of the kernel's own, in no folder: whoever binds it first has it. */
+    /* An abstract socket, in no folder: the first to bind the name has it. */
     int n = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "choir-%d-%llu", launcher,
         (unsigned long long)process_look(launcher).started);
     socklen_t bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);

@@ -1,4 +1,4 @@
-/* What a launcher tells a process of its run before MPI does. */
+/* What a process knows of its run from the launcher, before MPI starts. */
 #ifndef CHOIR_COMM_LAUNCHED_H
 #define CHOIR_COMM_LAUNCHED_H
 
@@ -18,8 +18,8 @@ typedef struct launched_peer {
 /* Looks through /proc. *peer: the one with the lowest process id. */
 bool launched_find_stopped(launched_peer_t *peer);
 
-/* Whether this process may speak for the ranks of this host that the launcher has started: true
- * once, for the first that asks. Holds until the process ends. */
+/* Whether this process prints the message for the ranks of this host that the launcher has started:
+ * true for the first that calls this. Holds until the process ends. */
 bool launched_may_speak(void);
 
 #endif

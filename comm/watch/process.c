@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LAUNCHER_MS 4000 /* a launcher may take to end the run by itself */
+#define LAUNCHER_MS 4000 /* for a launcher to end the run by itself */
 #define MOST_FILES 4096
 #define STACK_BYTES ((size_t)512 << 10)
 
@@ -35,7 +35,7 @@ process_t process_look(int pid)
     unsigned long long started = 0;
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
     read_text(path, line, sizeof line);
-    /* The name may hold anything. What follows it: state, parent, 17 numbers, the time. */
+    /* The name may hold any characters. After it: state, parent, 17 numbers, the start time. */
     char *at = strrchr(line, ')');
     if (at == NULL || sscanf(at + 1, " %c %d", &process.state, &process.parent) != 2)
         return none;
@@ -55,7 +55,7 @@ static uint64_t thread_clock(clockid_t clock)
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-/* By system calls, and by what was waited for below them, such as a page of a network's file. */
+/* By system calls, and by page faults below them, such as a page of a network's file. */
 static uint64_t io_bytes(const char *path)
 {
     static const char *const names[] = {"rchar: ", "wchar: ", "\nread_bytes: ", "\nwrite_bytes: "};
@@ -91,7 +91,7 @@ process_place_t process_place(int thread)
         SYS_writev, SYS_pwrite64, SYS_pwritev, SYS_fsync, SYS_fdatasync, SYS_ftruncate,
         SYS_fallocate, SYS_fstat, SYS_getdents64};
     static const long of_names[] = {
-#ifdef SYS_open /* x86's own, beside those that take a directory */
+#ifdef SYS_open /* x86 only, besides those that take a directory */
         SYS_open, SYS_stat, SYS_lstat, SYS_rename, SYS_unlink,
 #endif
         SYS_openat, SYS_newfstatat, SYS_renameat2, SYS_unlinkat};
@@ -130,7 +130,7 @@ int process_start_thread(pthread_t *thread, void *(*run)(void *context), void *c
     return error;
 }
 
-/* Whether the launcher is the whole run's, and not a daemon that starts a node's ranks for it. */
+/* Whether the launcher is that of the whole run, and not a daemon that starts a node's ranks. */
 static bool is_mpirun(int pid)
 {
     char path[64], name[32];
@@ -143,7 +143,7 @@ static bool is_mpirun(int pid)
 void process_see_launcher_off(int launcher)
 {
     int handle = is_mpirun(launcher) ? (int)syscall(SYS_pidfd_open, launcher, 0) : -1;
-    /* A fork without the handlers and locks of libraries, which a stuck thread may hold. */
+    /* A fork without the handlers and locks of libraries, which a blocked thread may hold. */
     if (handle < 0 || syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL) != 0)
         return;
     setsid();

@@ -1,5 +1,5 @@
-/* Processes of this host, as /proc tells of them, and how a process that watches ends. Local
- * throughout; no part in MPI. */
+/* Processes of this host, read from /proc, and how a monitoring process ends. Local functions; no
+ * MPI. */
 #ifndef CHOIR_COMM_PROCESS_H
 #define CHOIR_COMM_PROCESS_H
 
@@ -9,7 +9,7 @@
 
 /* A process or a thread. */
 typedef struct process {
-    uint64_t started; /* as in /proc/PID/stat, so that another process of that id is noticed; 0:
+    uint64_t started; /* as in /proc/PID/stat, so that another process of that id is detected; 0:
                        * there is none */
     int parent;
     char state; /* 'R', 'S', 'D', 'T' stopped, 'Z' ended, ...; 'X': there is none */
@@ -17,7 +17,7 @@ typedef struct process {
 
 process_t process_look(int pid);
 
-/* What this process has done so far, the calling thread apart. */
+/* CPU time, reads and writes of this process so far, without the calling thread. */
 typedef struct process_work {
     uint64_t cpu_ns;
     uint64_t io_bytes; /* read and written; 0 where the kernel does not count */
@@ -25,7 +25,7 @@ typedef struct process_work {
 
 process_work_t process_work(void);
 
-/* What a thread of this process is in. */
+/* What a thread of this process waits for. */
 typedef enum process_place {
     PROCESS_ELSEWHERE, /* it computes, sleeps, or nothing is known */
     PROCESS_IN_STREAM, /* it waits for the other end of a terminal, a pipe or a socket */
@@ -36,12 +36,12 @@ process_place_t process_place(int thread);
 
 void process_pause_ms(long ms);
 
-/* Starts a thread that hears no signals and needs little memory. 0, or an errno. */
+/* Starts a thread with all signals blocked and a small stack. 0, or an errno. */
 int process_start_thread(pthread_t *thread, void *(*run)(void *context), void *context);
 
-/* A launcher (mpirun) that has lost a node waits for it, for minutes. Starts a process of its own
- * that ends the launcher if it has not ended by itself in a few seconds. Of other launchers than
- * mpirun nothing is ended. */
+/* A launcher (mpirun) that has lost a node waits for it for minutes. Starts a process that ends the
+ * launcher if it has not ended by itself in a few seconds. Does nothing with launchers other than
+ * mpirun. */
 void process_see_launcher_off(int launcher);
 
 #endif

@@ -22,7 +22,7 @@
 
 enum { MAX_FRAMES = 24, SHOWN_FRAMES = 8, HANDLER_FRAMES = 2, WAIT_MS = 1000 };
 
-/* A signal handler has no other place to leave what it finds. */
+/* A signal handler can only store its result here. */
 static void *frames[MAX_FRAMES];
 static atomic_int n_frames;
 
@@ -37,7 +37,7 @@ static bool runs(int thread)
     return process_look(thread).state == 'R';
 }
 
-/* The main thread when it runs; it may also wait for a thread of its team that does. */
+/* The main thread when it runs; it may also wait for a thread of its team that runs. */
 static int find_busy(int main_thread)
 {
     int own = (int)syscall(SYS_gettid), found = main_thread;
@@ -118,7 +118,7 @@ static void name_frame(void *frame, bool interrupted, char *name, size_t name_by
         (unsigned long long)offset);
     if (info.dli_sname != NULL)
         snprintf(name, name_bytes, "%s", info.dli_sname);
-    /* The program's own file may have been named by a path that led to it from elsewhere. */
+    /* The program's own file may have been named by a relative path. */
     char path[4096];
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
     path[n < 0 ? 0 : n] = 0;
@@ -134,7 +134,7 @@ void stack_of_busy(int main_thread, char *text, size_t text_bytes)
     struct sigaction ours, before;
     void *warm[1];
     text[0] = 0;
-    /* Loads what backtrace needs, which a signal handler may not. */
+    /* Loads the library that backtrace needs; a signal handler may not do that. */
     backtrace(warm, 1);
     memset(&ours, 0, sizeof ours);
     ours.sa_handler = take_stack;

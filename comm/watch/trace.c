@@ -23,11 +23,11 @@ struct trace {
     trace_ring_t ring;
     trace_clock_t clock; /* of this rank */
     uint64_t origin_ns, origin_ticks;
-    char *path;       /* on rank 0, as the file */
+    char *path;       /* on rank 0, with the file's name */
     out_file_t *file; /* NULL when not open */
 };
 
-/* What a rank says before its events. */
+/* What a rank sends before its events. */
 typedef struct introduction {
     char host[HOST_BYTES];
     trace_clock_t clock;
@@ -41,8 +41,8 @@ void comm_trace_rows(const comm_t *comm, size_t rows)
 
 /* ---- Clocks ---------------------------------------------------------------------------------- */
 
-/* Rank 0's side: how far the other's clock is ahead, and how wrong that may be. The other looked at
- * its clock between start and end. */
+/* On rank 0: how far the other's clock is ahead, and the error. The other read its clock between
+ * start and end. */
 static int64_t compare_clock(comm_t *comm, int other, uint64_t *error_ns)
 {
     int64_t ahead = 0;
@@ -57,7 +57,7 @@ static int64_t compare_clock(comm_t *comm, int other, uint64_t *error_ns)
         *error_ns = half;
         ahead = (int64_t)(theirs - (start + half));
     }
-    /* Ranks of a host have one clock; a difference that may be none is none. */
+    /* Ranks of a host have one clock; a difference within the error counts as none. */
     return (uint64_t)llabs(ahead) <= *error_ns ? 0 : ahead;
 }
 
@@ -96,7 +96,7 @@ static void align_clock(trace_t *t, int moment)
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-/* Rank 0. Seen now, rather than after the run. */
+/* Rank 0. Fails now rather than after the run. */
 static int open_file(trace_t *t, const char *path, fail_t *fail)
 {
     fail_t own = {0};
@@ -143,7 +143,7 @@ int trace_open(trace_t **out, comm_t *comm, const char *path, size_t n_events, f
 
 /* ---- Writing --------------------------------------------------------------------------------- */
 
-/* From what was read while recording to nanoseconds. */
+/* From the counter's ticks to nanoseconds. */
 static void convert_ticks(trace_t *t)
 {
     double ticks = (double)(clock_ticks() - t->origin_ticks);
@@ -165,7 +165,7 @@ static introduction_t introduce(const trace_t *t)
     return own;
 }
 
-/* The oldest event that is left, and those after it that lie in one piece of memory: *n of them. */
+/* The oldest remaining event, and those after it that are contiguous in memory: *n of them. */
 static const trace_event_t *piece_of(const trace_t *t, uint64_t done, uint64_t left, size_t *n)
 {
     uint64_t first = t->ring.n > t->ring.capacity ? t->ring.n - t->ring.capacity : 0;
@@ -219,7 +219,7 @@ static introduction_t write_rank(
     return of;
 }
 
-/* Rank 0. A file that cannot be written is noticed at the end: every rank's events are taken. */
+/* Rank 0. A file that cannot be written fails at the end: every rank's events are received. */
 static void write_all(trace_t *t, trace_event_t *buffer, uint64_t *errors_ns)
 {
     trace_writer_t writer;

@@ -1,14 +1,15 @@
-/* When each rank did what: begins of steps, phases and waits (heart.h), recorded as they are marked
- * and written at the end as one timeline of all ranks.
+/* A timeline of all ranks: steps, phases and waits (heart.h), recorded when they begin and written
+ * to one file at the end.
  *
  * The file is in the JSON of Chrome's and Perfetto's traces (its "Trace Event Format", complete
  * events): an object with "traceEvents", a process per rank (pid: the rank), and in it slices of
  * category "step", "layer", "phase" and "collective", each within the one before; ts and dur in
  * microseconds since the trace was opened, by the clock of rank 0; a step's args have its number
- * and rows. "otherData" has how far the clock of each rank may be off.
+ * and rows. "otherData" has the possible error of each rank's clock.
  *
- * A recording takes a look at the clock and 16 bytes of memory that is there from the start; when
- * it is full the oldest go. Only the thread that talks to other ranks records. */
+ * An event costs one read of the clock and 16 bytes of a ring that is allocated at the start; when
+ * it is full the oldest events are overwritten. Only the thread that communicates with other ranks
+ * records. */
 #ifndef CHOIR_COMM_TRACE_H
 #define CHOIR_COMM_TRACE_H
 
@@ -26,8 +27,8 @@ typedef struct trace trace_t;
  * n_events: how many a rank keeps, at least 1. FAIL_FILE, FAIL_MEMORY, agreed on. */
 int trace_open(trace_t **trace, comm_t *comm, const char *path, size_t n_events, fail_t *fail);
 
-/* Collective. Gathers what the ranks recorded, one after the other, and puts the file in place.
- * Does so after a failure too, which stays what it is; a failure of its own is agreed on. NULL is
+/* Collective. Gathers the ranks' events, one rank after the other, and renames the file. Does so
+ * after a failure too and keeps that failure; a failure of its own is agreed on. NULL is
  * allowed (on all ranks). */
 int trace_close(trace_t *trace, fail_t *fail);
 

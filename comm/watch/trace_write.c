@@ -4,7 +4,7 @@
 
 #include "comm/watch/heart.h"
 
-/* The rank's moment by rank 0's clock. Monotonic in ns, so that what nests still does. */
+/* The rank's time by rank 0's clock. Monotonic in ns, so that nested slices stay nested. */
 static uint64_t aligned(const trace_writer_t *w, uint64_t ns)
 {
     const trace_clock_t *c = &w->clock;
@@ -73,7 +73,7 @@ static void end_layer(trace_writer_t *w, uint64_t ns)
     end_slice(w, &w->layer, ns, "layer", "layer");
 }
 
-/* A step ends with its last phase; what follows is waiting for the next one. */
+/* A step ends with its last phase; after it the rank waits for the next step. */
 static void end_step(trace_writer_t *w)
 {
     end_slice(w, &w->step, w->idle_ns, "step", "step");
@@ -134,7 +134,7 @@ void trace_write_begin(trace_writer_t *w, FILE *file, uint64_t origin_ns)
     fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[", file);
 }
 
-/* Host names have no characters that JSON would want quoted; whatever else there is goes. */
+/* Host names have no characters that JSON needs quoted; others are left out. */
 static void put_name(FILE *file, const char *name)
 {
     for (; *name != '\0'; name++)

@@ -9,7 +9,7 @@ bool verdict_has_ended(const verdict_view_t *view)
     return view->state == 'Z' || view->state == 'X';
 }
 
-/* Whether anything is known of the rank: its own words, or that its process is stopped. */
+/* Whether anything is known of the rank: its own messages, or that its process is stopped. */
 static bool is_known(const verdict_view_t *view)
 {
     return view->heard || view->state == 'T';
@@ -30,8 +30,8 @@ static bool waits_widely(const verdict_view_t *views, size_t n, int group)
     return false;
 }
 
-/* Whether a group has work and none of its ranks has moved for the limit; where one of them waits
- * for ranks of other groups, nobody else has either. */
+/* Whether a group has work and none of its ranks has made progress for the limit. Where one of them
+ * waits for ranks of other groups, no other rank has either. */
 static bool is_stuck(const verdict_view_t *views, size_t n, int group, size_t limit)
 {
     bool busy = false, all_still = true;
@@ -49,7 +49,7 @@ static bool is_stuck(const verdict_view_t *views, size_t n, int group, size_t li
     return busy && (all_still || !waits_widely(views, n, group));
 }
 
-/* Where a rank stands in its step: the order in which all ranks come by. */
+/* A rank's position in its step: the order in which all ranks reach phases and waits. */
 static bool is_behind(const heart_view_t *a, const heart_view_t *b)
 {
     bool a_waits = a->wait != HEART_WAIT_NONE, b_waits = b->wait != HEART_WAIT_NONE;
@@ -62,8 +62,8 @@ static bool is_behind(const heart_view_t *a, const heart_view_t *b)
     return a->phase < b->phase;
 }
 
-/* Of a group that is stuck, the rank that the others wait for: one that was never heard, if all
- * that were heard wait. */
+/* Of a group that stalls, the rank that the others wait for: one that never sent a message, if all
+ * that did wait. */
 static int find_behind(const verdict_view_t *views, size_t n, int group)
 {
     bool wide = waits_widely(views, n, group);
@@ -81,7 +81,7 @@ static int find_behind(const verdict_view_t *views, size_t n, int group)
     return culprit;
 }
 
-/* The one that has been silent for longest; of several, which fell silent together, the first. */
+/* The one that has been silent for longest; the first of several that became silent together. */
 static int find_silent(const verdict_view_t *views, size_t n, size_t quiet)
 {
     int culprit = -1;
@@ -190,7 +190,7 @@ static void add_culprit(
         add(text, "is stopped (SIGSTOP or a debugger), in ");
     else if (!verdict_answers(view, limits))
         add(text,
-            "has not been heard of for %.0f s (stopped, ended, or cut off from the network); "
+            "has sent no heartbeat for %.0f s (stopped, ended, or disconnected); "
             "it was last in ",
             silent);
     else if (view->heart.wait == HEART_WAIT_NONE)
@@ -200,7 +200,7 @@ static void add_culprit(
     add_place(text, &view->heart);
 }
 
-/* Ranks that fell silent with the culprit, and where the others wait. */
+/* Ranks that became silent with the culprit, and where the others wait. */
 static void add_others(text_t *text, const verdict_view_t *views, size_t n, int culprit,
     const verdict_limits_t *limits)
 {
@@ -222,7 +222,7 @@ static void add_others(text_t *text, const verdict_view_t *views, size_t n, int 
             place = &view->heart;
     }
     if (any_silent) {
-        add(text, "; silent too: ");
+        add(text, "; also silent: ");
         add_ranks(text, silent, n);
     }
     if (place != NULL) {

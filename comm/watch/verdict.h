@@ -1,6 +1,6 @@
-/* Who holds a run up: what a judge makes of what it has heard of all ranks. Pure functions of the
- * table. Times are in the judge's own ticks, so that a machine that slept for an hour is no reason.
- */
+/* Finds the rank that blocks a run, from the progress records that a monitor has received. Pure
+ * functions. Times are in the monitor's own ticks, so a machine that was suspended for an hour
+ * causes no message. */
 #ifndef CHOIR_COMM_VERDICT_H
 #define CHOIR_COMM_VERDICT_H
 
@@ -9,26 +9,27 @@
 
 #include "comm/watch/heart.h"
 
-/* What a judge knows of a rank. */
+/* What a monitor knows of a rank. */
 typedef struct verdict_view {
     heart_view_t heart; /* the latest that is known */
     size_t still;       /* ticks since it changed */
-    size_t silent;      /* ticks since the rank's own watcher was heard */
-    bool heard;         /* that it ever was: a rank whose words never arrive is not judged */
-    char state; /* of the process, as in /proc/PID/stat, told by a rank of its host: 'T' stopped,
-                 * 'Z' ended; 0 when nothing is known */
+    size_t silent;      /* ticks since the last message of the rank's own watcher */
+    bool heard;         /* whether there was one: a rank whose messages never arrive is not
+                         * judged */
+    char state;         /* of the process, as in /proc/PID/stat, reported by a rank of its host: 'T'
+                 * stopped, 'Z' ended; 0 when nothing is known */
     const char *host;
     int pid;
 } verdict_view_t;
 
 typedef struct verdict_limits {
     size_t limit; /* ticks without progress */
-    size_t quiet; /* ticks without a word after which a rank counts as silent */
+    size_t quiet; /* ticks without a message after which a rank counts as silent */
     double seconds_a_tick;
 } verdict_limits_t;
 
-/* The rank that holds the run up, or -1 when none does: a process that has ended; else, once a rank
- * has been silent for the limit, or nobody of a group that has work has moved for as long, the rank
+/* The rank that blocks the run, or -1. First, a process that has ended. Else, when a rank has been
+ * silent for the limit, or no rank of a group with work has made progress for as long: the rank
  * that is silent, or that computes while others wait for it, or that is behind.
  *
  * views: [n]. */
@@ -37,7 +38,7 @@ int verdict_find(const verdict_view_t *views, size_t n, const verdict_limits_t *
 /* Whether the rank's process is known to have ended. */
 bool verdict_has_ended(const verdict_view_t *view);
 
-/* Whether the rank's own watcher still speaks, so that it can be asked for its stack. */
+/* Whether the rank's own watcher still sends messages, so that it can be asked for its stack. */
 bool verdict_answers(const verdict_view_t *view, const verdict_limits_t *limits);
 
 /* "no progress for 30 s: rank 1 on node2 (process 71) is ..., in step 3, layer 2, MLP; ranks 0, 2-3

@@ -16,11 +16,11 @@
 struct watchdog {
     comm_t *comm;
     watcher_t *watcher;
-    heart_t own;     /* this rank's heart where ranks share no memory */
+    heart_t own;     /* this rank's record where ranks share no memory */
     window_t hearts; /* [host ranks] */
 };
 
-/* What ranks tell each other about themselves. */
+/* What ranks send each other about themselves. */
 typedef struct introduction {
     char host[WATCHER_HOST_BYTES];
     int32_t pid, host_rank;
@@ -28,8 +28,8 @@ typedef struct introduction {
     watcher_judge_t at;
 } introduction_t;
 
-/* Collective. Hearts in memory that the ranks of a host share, unless the user wants none shared.
- */
+/* Collective. Records in memory that the ranks of a host share, unless the user wants no shared
+ * memory. */
 static int open_hearts(watchdog_t *w, fail_t *fail)
 {
     comm_t *comm = w->comm;
@@ -82,7 +82,7 @@ static void fill_peers(
             (watcher_peer_t){.pid = all[r].pid, .started = all[r].started, .on_host = on_host[r]};
         memcpy(peer->host, all[r].host, sizeof peer->host);
         peer->host[sizeof peer->host - 1] = 0;
-        /* Ranks of one host in containers of their own do not see each other's processes. */
+        /* Ranks of one host in separate containers do not see each other's processes. */
         if (on_host[r] && process_look(peer->pid).started != peer->started)
             peer->on_host = 0;
         if (on_host[r] && w->hearts.data != NULL)
@@ -139,7 +139,7 @@ static int begin(watchdog_t *w, size_t seconds, const watcher_judge_t *at, void 
     return comm_agree(comm, fail);
 }
 
-/* Collective over the host, where hearts are shared. */
+/* Collective over the host, where records are shared. */
 static void release(watchdog_t *w)
 {
     if (w == NULL)
@@ -167,9 +167,9 @@ int watchdog_open(
         w->comm = comm;
         watcher_open(&w->watcher, &at, &refused);
     }
-    /* A machine that forbids sockets is no reason not to run. */
+    /* A machine that forbids sockets can still run the model. */
     if (comm_agree(comm, fail) == 0 && comm_agree(comm, &refused) != 0)
-        log_write(LOG_WARN, "%s: nobody will say so when the run hangs", refused.message);
+        log_write(LOG_WARN, "%s: a hang of this run will not be reported", refused.message);
     else if (fail->status == 0 && open_hearts(w, fail) == 0 &&
              begin(w, seconds, &at, before_end, fail) == 0) {
         comm_mark(comm, HEART_WORK, 0);
@@ -186,7 +186,7 @@ void watchdog_close(watchdog_t *w)
         return;
     watcher_rest(w->watcher);
     fault_at("leave");
-    /* Nobody is missed who has left. */
+    /* A rank that has left is not reported as silent. */
     MPI_Barrier(w->comm->world);
     release(w);
 }

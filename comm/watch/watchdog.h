@@ -1,6 +1,6 @@
-/* Notices when a run no longer gets on, says why, and ends it: a rank that was stopped or has
- * ended, a network that was cut, a loop without end. watcher.h says how; here is its part in MPI.
- */
+/* Detects that a run stalls (a rank that is stopped or has ended, a broken network, an endless
+ * loop), reports the cause, and ends the run. watcher.h describes how; this is the part that needs
+ * MPI. */
 #ifndef CHOIR_COMM_WATCHDOG_H
 #define CHOIR_COMM_WATCHDOG_H
 
@@ -11,10 +11,10 @@
 
 typedef struct watchdog watchdog_t;
 
-/* Collective over the group of all ranks; groups that are split off it afterwards are watched with
- * it. From here on a run in which nobody gets on for `seconds` (0: no watchdog, *watchdog is NULL)
- * ends: one rank writes a message that names the rank that holds the others up, and every process
- * ends with status 1. before_end: called in each of them just before, from another thread; may be
+/* Collective over the group of all ranks; groups that are split off it afterwards are included.
+ * From here on the run aborts if no rank makes progress for `seconds` (0: no watchdog, *watchdog is
+ * NULL): one rank writes a message that names the rank that the others wait for, and every process
+ * ends with status 1. before_end: called in each process just before, from another thread; may be
  * NULL. */
 int watchdog_open(
     watchdog_t **watchdog, comm_t *comm, size_t seconds, void (*before_end)(void), fail_t *fail);

@@ -27,24 +27,26 @@
 
 #define TICK_MS 250
 #define TICKS_A_SECOND (1000 / TICK_MS)
-#define QUIET_TICKS (3 * TICKS_A_SECOND) /* a rank that has said nothing for as long is silent */
-#define DEPUTY_TICKS (TICKS_A_SECOND * 3 / 4) /* what the deputy leaves to the first judge */
-#define ALONE_TICKS (2 * TICKS_A_SECOND)      /* what other ranks leave to the judges */
+#define QUIET_TICKS (3 * TICKS_A_SECOND)      /* a rank without a message for this long is silent */
+#define DEPUTY_TICKS (TICKS_A_SECOND * 3 / 4) /* extra time of the backup before it acts */
+#define ALONE_TICKS (2 * TICKS_A_SECOND)      /* extra time of other ranks before they act */
 #define CLAIM_TICKS (4 * TICKS_A_SECOND)
 #define UNHEARD_TICKS (10 * TICKS_A_SECOND)
 #define SIGNAL_TICKS 2  /* without a step before another rank's signal is taken */
-#define STACK_MS 1500   /* a rank may take to tell its stack */
-#define FLUSH_MS 300    /* a launcher may take to pass a message on */
-#define STACK_BYTES 900 /* of a datagram that no network splits */
+#define STACK_MS 1500   /* for a rank to send its stack */
+#define FLUSH_MS 300    /* for a launcher to pass a message on */
+#define STACK_BYTES 900 /* of a datagram that no network fragments */
 #define STOPPED_NS UINT64_C(1500000000)
 #define MATES_A_TICK 16
-/* What a process does in a tick that computes, or reads or writes: more than its helpers of MPI. */
+/* CPU time and bytes in a tick from which a process counts as working: more than MPI's helper
+ * threads. */
 #define WORK_NS 2000000
 #define WORK_BYTES 512
 
 enum { WORD_HEART, WORD_MATE, WORD_CLAIM, WORD_ASK, WORD_STACK, WORD_END };
 
-/* A datagram. Ranks run the same program on machines of one kind, so structs cross as they are. */
+/* A datagram. Ranks run the same program on machines of one kind, so structs are sent as they
+ * are. */
 typedef struct word {
     uint64_t key;
     int32_t kind, from, about; /* ranks */
@@ -55,29 +57,30 @@ typedef struct word {
 
 struct watcher {
     watcher_options_t options;
-    int socket, wake; /* wake: written to when the thread is to end */
+    int socket, wake; /* wake: a write to it ends the thread */
     pthread_t thread;
     bool running;
     atomic_bool resting;
     int main_thread;
     verdict_limits_t limits;
-    verdict_view_t *views; /* [size]; those of judges are complete, of others the judges' only */
-    struct sockaddr_in *places; /* [size] where a rank's words came from; port 0: none came yet */
+    verdict_view_t *views; /* [size]; complete on monitors, only monitors' entries on other ranks */
+    struct sockaddr_in *places; /* [size] addresses of ranks' last messages; port 0: none came
+                                 * yet */
     int host_index;             /* of the ranks on this host */
-    heart_view_t own;           /* this rank's heart, with what work shows without its beats */
+    heart_view_t own;           /* this rank's record, with work counted as beats */
     process_work_t work;        /* at the last tick */
     uint64_t ticked_ns;         /* when that was */
-    uint64_t n_moves;           /* ticks in which the rank got on without a beat */
+    uint64_t n_moves;           /* ticks with progress but without a beat */
     int next_mate;
     size_t n_ticks;
-    size_t claimed; /* tick until which another judge has taken it upon itself to speak */
+    size_t claimed; /* tick until which another monitor is going to write the message */
     char stack[STACK_BYTES];
     bool has_stack;
-    bool told_signal; /* this rank has the signal that another one got */
+    bool told_signal; /* this rank has received the signal of another one */
 };
 
-/* Whatever the main thread is doing, it will not do it any more. Neither MPI nor exit handlers can
- * be called beside it; the launcher ends what is left of the run. */
+/* The main thread does no more work. Neither MPI nor exit handlers can be called beside it; the
+ * launcher ends the rest of the run. */
 static void end_process(watcher_t *w)
 {
     if (w->options.before_end != NULL)
@@ -90,7 +93,8 @@ static void end_process(watcher_t *w)
 static void send_to(watcher_t *w, const word_t *word, const struct sockaddr_in *place)
 {
     size_t bytes = word->kind == WORD_STACK ? sizeof *word : offsetof(word_t, stack);
-    /* What is lost is said again. But a call may fail for what was sent before it, elsewhere. */
+    /* Lost datagrams are sent again. But a call may fail because of an earlier one to another
+     * rank. */
     for (int tries = 0; tries < 3; tries++)
         if (sendto(w->socket, word, bytes, MSG_DONTWAIT | MSG_NOSIGNAL,
                 (const struct sockaddr *)place, sizeof *place) >= 0 ||
@@ -109,7 +113,7 @@ static void send_rank(watcher_t *w, const word_t *word, int rank)
         send_to(w, word, &w->places[rank]);
 }
 
-/* By the address that answers came from, or by all while none has. */
+/* To the address that answers came from, or to all while none came. */
 static void send_judge(watcher_t *w, const word_t *word, const watcher_judge_t *judge)
 {
     if (judge->rank < 0 || judge->rank == w->options.rank)
@@ -134,7 +138,7 @@ static void send_judges(watcher_t *w, const word_t *word)
 
 /* ---- Hearing --------------------------------------------------------------------------------- */
 
-/* Which judge this rank is; -1 none. */
+/* The index of this rank as a monitor; -1: none. */
 static int judge_index(const watcher_t *w)
 {
     for (int j = 0; j < WATCHER_JUDGES; j++)
@@ -153,7 +157,7 @@ static void take_heart(verdict_view_t *view, const heart_view_t *heart)
 static void take_mate(watcher_t *w, int rank, char state, const heart_view_t *heart)
 {
     verdict_view_t *view = &w->views[rank];
-    /* What it says itself a moment later counts more. */
+    /* A later message of its own counts more. */
     view->state = state;
     if (heart->beats > view->heart.beats)
         take_heart(view, heart);
@@ -199,7 +203,7 @@ static void take_word(watcher_t *w, word_t *word, const struct sockaddr_in *from
     }
 }
 
-/* A host that says that nobody listens any more where words came from: that process has ended. */
+/* A host that refuses datagrams at a known address: that process has ended. */
 static void hear_refusals(watcher_t *w)
 {
     for (;;) {
@@ -209,7 +213,7 @@ static void hear_refusals(watcher_t *w)
             .msg_namelen = sizeof to,
             .msg_control = control,
             .msg_controllen = sizeof control};
-        /* Emulators that know no queue of errors say "nothing" without end. */
+        /* Emulators without a queue of errors return success without end. */
         if (recvmsg(w->socket, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0 ||
             (message.msg_flags & MSG_ERRQUEUE) == 0)
             return;
@@ -236,7 +240,7 @@ static void hear(watcher_t *w)
         socklen_t from_bytes = sizeof from;
         ssize_t n = recvfrom(
             w->socket, &word, sizeof word, MSG_DONTWAIT, (struct sockaddr *)&from, &from_bytes);
-        /* Errors of what was sent are reported here too, once each. */
+        /* Errors of sent datagrams are reported here too, once each. */
         if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
             continue;
         if (n < 0)
@@ -248,7 +252,7 @@ static void hear(watcher_t *w)
     }
 }
 
-/* Hears for so long; false when the thread is to end. */
+/* Receives for so long; false when the thread is to end. */
 static bool hear_for(watcher_t *w, uint64_t ms, const bool *enough)
 {
     uint64_t end = clock_ns() + ms * 1000000;
@@ -278,7 +282,7 @@ static void say(watcher_t *w, int kind)
     say_to_all(w, &word);
 }
 
-/* Asks the culprit for its stack, says what is wrong, and ends the run. */
+/* Asks the culprit for its stack, writes the message, and ends the run. */
 static void pronounce(watcher_t *w, int culprit)
 {
     char text[2000];
@@ -297,16 +301,16 @@ static void pronounce(watcher_t *w, int culprit)
         w->views, (size_t)w->options.size, culprit, &w->limits, w->stack, text, sizeof text);
     log_write(LOG_ERROR, "%s", text);
     process_pause_ms(FLUSH_MS);
-    /* Of a process that has ended its launcher knows. */
+    /* The launcher knows of a process that has ended. */
     if (!verdict_has_ended(&w->views[culprit]))
         process_see_launcher_off(w->options.launcher);
     say(w, WORD_END);
     const word_t word = word_of(w, WORD_END, w->options.rank);
-    send_judges(w, &word); /* who may not have been heard yet */
+    send_judges(w, &word); /* which may not have received it yet */
     end_process(w);
 }
 
-/* Says once that some ranks cannot be watched. */
+/* Warns once that some ranks cannot be monitored. */
 static void tell_unheard(watcher_t *w)
 {
     int n_unheard = 0;
@@ -314,7 +318,7 @@ static void tell_unheard(watcher_t *w)
         n_unheard += !w->views[r].heard;
     if (n_unheard > 0)
         log_write(LOG_WARN,
-            "watchdog: no heartbeat came from %d of %d ranks (a firewall between the nodes?); if one of those hangs, nobody will say so",
+            "watchdog: no heartbeat came from %d of %d ranks (a firewall between the nodes?); a hang of one of those will not be reported",
             n_unheard, w->options.size);
 }
 
@@ -348,7 +352,7 @@ static void judge(watcher_t *w, int which)
         pronounce(w, culprit);
 }
 
-/* Whether no judge that ever spoke does so still. */
+/* Whether all monitors that ever answered have stopped. */
 static bool is_alone(const watcher_t *w)
 {
     bool any = false;
@@ -367,7 +371,7 @@ static void end_alone(watcher_t *w)
 {
     const verdict_view_t *own = &w->views[w->options.rank];
     log_write(LOG_ERROR,
-        "rank %d on %s (process %d) is cut off: no word from rank %d on %s for %.0f s; this rank ends",
+        "rank %d on %s (process %d) is disconnected: no message from rank %d on %s for %.0f s; this rank ends",
         w->options.rank, own->host, own->pid, w->options.judges[0].rank,
         w->views[w->options.judges[0].rank].host,
         (double)w->views[w->options.judges[0].rank].silent * w->limits.seconds_a_tick);
@@ -378,7 +382,7 @@ static void end_alone(watcher_t *w)
 
 /* ---- Ticks ----------------------------------------------------------------------------------- */
 
-/* A warden's look at some of the host's other processes. */
+/* Checks some of the host's other processes, on its first two ranks. */
 static void look_after_mates(watcher_t *w)
 {
     for (int i = 0; i < MATES_A_TICK && i < w->options.size; i++) {
@@ -403,14 +407,14 @@ static void look_after_mates(watcher_t *w)
 static void end_orphan(watcher_t *w)
 {
     const verdict_view_t *own = &w->views[w->options.rank];
-    log_write(LOG_ERROR, "rank %d on %s (process %d): what had started this rank has ended",
+    log_write(LOG_ERROR, "rank %d on %s (process %d): the launcher of this rank has ended",
         w->options.rank, own->host, own->pid);
     end_process(w);
 }
 
-/* Where this rank stands. While it reads its weights, bytes that arrive count as beats do; in work
- * without beats so does whatever the process computes, reads or writes, and waiting for the other
- * end of a stream, such as a user. An idle rank that a file system keeps waiting is at work. */
+/* This rank's record. While it reads its weights, bytes count as beats. In work without beats, CPU
+ * time, reads and writes of the process count, and so does waiting for the other end of a stream,
+ * such as a user. An idle rank that waits for a file system is at work. */
 static heart_view_t look_at_own(watcher_t *w)
 {
     heart_view_t heart = heart_look(w->options.heart);
@@ -430,8 +434,8 @@ static heart_view_t look_at_own(watcher_t *w)
     return heart;
 }
 
-/* A process that was stopped, and now goes on, has heard nothing meanwhile: whoever missed it may
- * be ending the run. */
+/* A process that was stopped and continues has received nothing meanwhile: a monitor may be ending
+ * the run. */
 static void note_stop(watcher_t *w)
 {
     uint64_t now = clock_ns();

@@ -1,11 +1,12 @@
-/* The thread of a rank that watches, and what it says to those of other ranks: datagrams over UDP,
- * apart from MPI, which has no part in this module.
+/* The monitoring thread of a rank, and its messages to those of other ranks: UDP datagrams, without
+ * MPI.
  *
- * Four times a second every rank tells two judges where it stands: the first rank, and a deputy on
- * another host where there is one. Judges answer, keep the table that verdict.h reads, and when
- * they find who holds the run up, one of them says so and all ranks end. A rank that hears neither
- * judge any more ends by itself. The first two ranks of a host also look after the host's other
- * processes: they tell of those that were stopped or have ended, and where those stood. */
+ * Four times a second every rank sends its progress record to two monitors (judges): the primary on
+ * rank 0, and a backup on another host where there is one. Monitors answer and keep the table that
+ * verdict.h reads. When one finds the rank that blocks the run, it prints the message and all ranks
+ * end. A rank that gets no answer from either monitor ends by itself. The first two ranks of a host
+ * also check the host's other processes: they report those that are stopped or have ended, with
+ * their last progress record. */
 #ifndef CHOIR_COMM_WATCHER_H
 #define CHOIR_COMM_WATCHER_H
 
@@ -21,9 +22,9 @@
 #define WATCHER_HOST_BYTES 64
 #define WATCHER_ADDRESSES 8
 
-/* Where a judge can be reached: at the port, by one of these addresses. */
+/* A monitor's port and addresses. */
 typedef struct watcher_judge {
-    int32_t rank; /* -1: there is no such judge */
+    int32_t rank; /* -1: no such monitor */
     uint16_t port;
     uint16_t n_addresses;
     uint32_t addresses[WATCHER_ADDRESSES]; /* IPv4, in network order */
@@ -33,14 +34,14 @@ typedef struct watcher_peer {
     char host[WATCHER_HOST_BYTES];
     int32_t pid;
     int32_t on_host;      /* 1: on this rank's host */
-    uint64_t started;     /* as in /proc/PID/stat, so that another process of that id is noticed */
+    uint64_t started;     /* as in /proc/PID/stat, so that another process of that id is detected */
     const heart_t *heart; /* in memory shared with this rank; NULL: none */
 } watcher_peer_t;
 
 typedef struct watcher_options {
     int rank, size;
     size_t seconds;        /* without progress; not 0 */
-    uint64_t key;          /* of this run: words of others are not heard */
+    uint64_t key;          /* of this run: messages with another key are ignored */
     heart_t *heart;        /* this rank's own; borrowed */
     watcher_peer_t *peers; /* [size]; taken: freed by watcher_close */
     watcher_judge_t judges[WATCHER_JUDGES];
@@ -50,12 +51,11 @@ typedef struct watcher_options {
 
 typedef struct watcher watcher_t;
 
-/* Local. Opens the socket and finds out where it can be reached, *at, for watcher_begin elsewhere.
- */
+/* Local. Opens the socket. *at: its port and addresses, for watcher_begin on other ranks. */
 int watcher_open(watcher_t **watcher, watcher_judge_t *at, fail_t *fail);
 /* Local. Starts the thread. */
 int watcher_begin(watcher_t *watcher, const watcher_options_t *options, fail_t *fail);
-/* Local. From here on it judges nobody, and goes on answering: the run comes to its end. */
+/* Local. For the end of a run: from here on it ends no run, and still answers. */
 void watcher_rest(watcher_t *watcher);
 /* Local. Ends the thread. NULL is allowed. */
 void watcher_close(watcher_t *watcher);

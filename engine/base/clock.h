@@ -7,9 +7,9 @@
 /* Nanoseconds since an arbitrary fixed point of this host. */
 uint64_t clock_ns(void);
 
-/* A count that rises evenly, the same on all cores, and takes less than half of clock_ns's time to
- * read: the time stamp counter of x86 CPUs where nothing changes its rate, else clock_ns. What a
- * tick is, two looks at both tell. */
+/* A counter with a constant rate, the same on all cores, that takes less than half of clock_ns's
+ * time to read: the time stamp counter of x86 CPUs where its rate is constant, else clock_ns. Two
+ * reads of both clocks give the length of a tick. */
 uint64_t clock_ticks(void);
 
 #endif

@@ -1,6 +1,7 @@
-/* A running 64-bit digest (FNV-1a) of values that must be alike on all ranks, and the hash of tables. Finds accidents,
- * not forgeries. Start with DIGEST_START. Values go in by the byte, so feed fields one by one: structs have padding.
- * Digests of files and logits are XXH3, which is faster on many bytes. */
+/* A running 64-bit digest (FNV-1a) of values that must be equal on all ranks, and the hash of
+ * tables. Detects accidents, not forgeries. Start with DIGEST_START. Values are added by the byte,
+ * so add struct fields one by one: structs have padding. Digests of files and logits are XXH3,
+ * which is faster on many bytes. */
 #ifndef CHOIR_BASE_DIGEST_H
 #define CHOIR_BASE_DIGEST_H
 
@@ -28,7 +29,7 @@ static inline uint64_t digest_f64(uint64_t digest, double value)
     return digest_bytes(digest, &value, sizeof value);
 }
 
-/* With its zero byte, so that neighbouring strings stay apart. */
+/* With its zero byte, so that adjacent strings stay distinct. */
 static inline uint64_t digest_string(uint64_t digest, const char *text)
 {
     return digest_bytes(digest, text, strlen(text) + 1);

@@ -65,8 +65,8 @@ static double load(const void *src, dtype_t dtype, size_t i)
     }
 }
 
-/* One rounding from f64: to f32 towards zero with the last bit set when something was cut off
- * (round to odd), which leaves the second rounding as if it had seen all digits. */
+/* One rounding from f64: to f32 towards zero, with the last bit set when digits were lost (round to
+ * odd). The second rounding then gives the same as from all digits. */
 static uint16_t bf16_from_f64(double x)
 {
     float f = (float)x;
@@ -83,8 +83,8 @@ static void f16_widen(uint16_t *bf16, float *f32, const uint16_t *src, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         uint32_t sign = (uint32_t)(src[i] & 0x8000u) << 16, magnitude = src[i] & 0x7fffu;
-        /* Shifted into place and scaled by 2^112: exact, denormals included; infinity and NaN by
-         * hand. */
+        /* Shifted into place and scaled by 2^112: exact, denormals included; infinity and NaN
+         * separately. */
         float value = f32_from_bits(magnitude << 13) * 0x1p112f;
         uint32_t bits = f32_bits(value);
         bits = (magnitude >= 0x7c00u ? 0x7f800000u | magnitude << 13 : bits) | sign;
@@ -101,7 +101,7 @@ void dtype_convert(void *dst, dtype_t dst_dtype, const void *src, dtype_t src_dt
         memcpy(dst, src, n * dtype_bytes(src_dtype));
         return;
     }
-    /* The pairs that load whole checkpoints have loops of their own, which compilers vectorise. */
+    /* The pairs that load whole checkpoints have their own loops, which compilers vectorise. */
     if (dst_dtype == DTYPE_BF16 && src_dtype == DTYPE_F32) {
         for (size_t i = 0; i < n; i++)
             ((uint16_t *)dst)[i] = bf16_from_f32(((const float *)src)[i]);

@@ -1,5 +1,5 @@
-/* Element types and their conversions, bit for bit the same on every host.
- * Pure functions, thread safe. bf16 and f16 values are held in uint16_t. */
+/* Element types and their conversions, bit for bit the same on every host. Pure functions, thread
+ * safe. bf16 and f16 values are stored in uint16_t. */
 #ifndef CHOIR_BASE_DTYPE_H
 #define CHOIR_BASE_DTYPE_H
 

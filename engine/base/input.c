@@ -48,8 +48,8 @@ static int fail_kind(const char *path, mode_t mode, fail_t *fail)
 int input_open(const char *path, int *descriptor, struct stat *state, fail_t *fail)
 {
     *descriptor = -1;
-    /* Before opening, since opening a device may do something; and again on what was opened, which
-     * does not wait for the writer of a FIFO that came in between. */
+    /* Before opening, since opening a device may have effects; and again on the open file, which
+     * does not wait for the writer of a FIFO that replaced it in between. */
     if (stat(path, state) == 0 && !S_ISREG(state->st_mode))
         return fail_kind(path, state->st_mode, fail);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);

@@ -14,7 +14,7 @@
 
 #include "engine/base/status.h"
 
-/* What a file is, for messages: "a FIFO", "a directory", "a regular file". */
+/* The kind of a file, for messages: "a FIFO", "a directory", "a regular file". */
 const char *input_kind(mode_t mode);
 
 bool input_is_directory(const char *path);
@@ -22,8 +22,8 @@ bool input_is_directory(const char *path);
 /* 0 where it is one. FAIL_FILE: "PATH: expected WHAT, found a FIFO". what: "a model directory" */
 int input_check_directory(const char *path, const char *what, fail_t *fail);
 
-/* A descriptor of a regular file, with its state. Never waits. FAIL_FILE says what else was found.
- * On failure *descriptor is -1. */
+/* A descriptor of a regular file, with its state. Never waits. FAIL_FILE names the kind found. On
+ * failure *descriptor is -1. */
 int input_open(const char *path, int *descriptor, struct stat *state, fail_t *fail);
 
 /* A descriptor of a regular file, a FIFO or another stream, to be read from front to end. Waits for

@@ -16,8 +16,7 @@
  * end; the caller frees it. max_bytes guards against absurd files. */
 int file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
 
-/* The same for a text: a UTF-8 byte order mark at its start, which editors write and nobody sees,
- * is dropped. */
+/* The same for a text: a UTF-8 byte order mark at its start is dropped. */
 int text_file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
 
 /* Moves *bytes of text over a byte order mark at its start, and the zero byte behind them. */
@@ -36,12 +35,12 @@ int json_python_text_read(
 /* Parses a document, which may begin with a byte order mark; `name` is what messages call it. */
 int json_text_read(const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail);
 
-/* Parses one line of JSON lines; `name` tells file and line, and messages add the column. */
+/* Parses one line of JSON lines; `name` is the file and line for messages, which add the column. */
 int json_line_read(const char *text, size_t bytes, const char *name, json_t **root, fail_t *fail);
 
-/* Typed members of an object. The required forms record a failure naming `name` and the key when
- * the key is absent, null or of another type, or out of [min, max]. The optional forms leave *value
- * untouched when the key is absent or null. */
+/* Typed members of an object. The required forms record a failure that names `name` and the key
+ * when the key is absent, null or of another type, or out of [min, max]. The optional forms leave
+ * *value unchanged when the key is absent or null. */
 int json_get_size(json_t *object, const char *name, const char *key, size_t min, size_t max,
     size_t *value, fail_t *fail);
 int json_opt_size(json_t *object, const char *name, const char *key, size_t min, size_t max,
@@ -55,8 +54,7 @@ int json_opt_string(
     json_t *object, const char *name, const char *key, const char **value, fail_t *fail);
 
 /* FAIL_FORMAT when the object has a member whose key is none of keys: [n_keys], which the message
- * lists. What a user writes and nobody reads would be a wrong answer without a word. Keys that are
- * NULL are passed over. */
+ * lists; an ignored member would give a wrong answer silently. Keys that are NULL are skipped. */
 int json_check_keys(
     json_t *object, const char *name, const char *const *keys, size_t n_keys, fail_t *fail);
 

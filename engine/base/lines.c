@@ -47,7 +47,7 @@ static int make_room(lines_t *lines, fail_t *fail)
 int lines_fill(lines_t *lines, int wait_ms, fail_t *fail)
 {
     struct pollfd ready = {.fd = lines->descriptor, .events = POLLIN};
-    /* What is there already is to be taken first. */
+    /* Buffered lines are to be taken first. */
     bool full = lines->end - lines->at > lines->max_bytes;
     if (lines->ended || full || poll(&ready, 1, wait_ms) <= 0)
         return 0;
@@ -63,7 +63,7 @@ int lines_fill(lines_t *lines, int wait_ms, fail_t *fail)
     return 0;
 }
 
-/* Gives out [at, at + bytes) as the next line, and goes on at `next`. */
+/* Returns [at, at + bytes) as the next line, and continues at `next`. */
 static lines_state_t give(lines_t *lines, size_t length, size_t next, char **text, size_t *bytes)
 {
     bool too_long = length > lines->max_bytes;

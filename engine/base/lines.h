@@ -17,7 +17,7 @@ typedef struct lines {
     const char *name; /* what messages call the input */
     size_t max_bytes; /* of a line without its newline */
     size_t number;    /* of the line that was taken last, from 1 */
-    bool ended;       /* nothing more will be read; lines may be left to take */
+    bool ended;       /* the input has ended; lines may be left to take */
     char *text;       /* [at, end) is not taken yet; in [at, scanned) there is no newline */
     size_t at, scanned, end, capacity;
     bool passing_over; /* the rest of a line that is too long */
@@ -26,7 +26,7 @@ typedef struct lines {
 typedef enum lines_state {
     LINES_LINE, /* the next line */
     LINES_LONG, /* the beginning of one that is too long */
-    LINES_MORE, /* none that is whole: lines_fill first */
+    LINES_MORE, /* no complete line: call lines_fill first */
     LINES_END
 } lines_state_t;
 
@@ -37,14 +37,14 @@ void lines_close(lines_t *lines);
  * FAIL_FILE, FAIL_MEMORY. */
 int lines_fill(lines_t *lines, int wait_ms, fail_t *fail);
 
-/* Takes the next line off what was read: *text [*bytes] without its newline, followed by a zero,
- * the caller's until the next call of lines_fill. */
+/* Takes the next line of the bytes read: *text [*bytes] without its newline, followed by a zero,
+ * valid until the next call of lines_fill. */
 lines_state_t lines_take(lines_t *lines, char **text, size_t *bytes);
 
 /* Records that the line taken last is too long. FAIL_FORMAT. */
 int lines_too_long(const lines_t *lines, fail_t *fail);
 
-/* The next line, however long it takes: 1, or 0 at the end, or negative, also for a line that is
+/* The next line, without a limit of time: 1, or 0 at the end, or negative, also for a line that is
  * too long. */
 int lines_next(lines_t *lines, char **text, size_t *bytes, fail_t *fail);
 

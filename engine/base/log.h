@@ -12,16 +12,16 @@ typedef enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG } log_level_t;
 /* Messages above this level are dropped. Default LOG_INFO. */
 void log_set_level(log_level_t level);
 
-/* Only one rank of a run speaks, except for errors. Default true. */
+/* Only one rank of a run logs, except errors. Default true. */
 void log_set_speaker(bool speaker);
 
-/* Called before each line is written: what is drawn on the terminal goes (progress.h). */
+/* Called before each line is written: clears the drawn line of progress (progress.h). */
 void log_set_before(void (*before)(void));
 
 /* Writes "choir: MESSAGE\n" (with "warning: " or "error: " before the message). */
 void log_write(log_level_t level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* What follows a word that counts n things: "s", or nothing where it is one. */
+/* The plural ending of a word after a count: "s", or nothing for one. */
 static inline const char *plural(size_t n)
 {
     return n == 1 ? "" : "s";

@@ -31,14 +31,14 @@ static bool injected_failure(void)
     return false;
 }
 
-/* Activations of a few hundred rows count: with small pages, tile instructions wait for address
- * translation half of the time where the machine is virtual. */
+/* From activations of a few hundred rows on: with small pages, tile instructions on a virtual
+ * machine wait for address translation half of the time. */
 static bool is_huge(size_t bytes)
 {
     return bytes >= HUGE_PAGE_BYTES / 4;
 }
 
-/* What is asked of the kernel for a block, a part of it only for a moment. */
+/* Bytes requested from the kernel for a block; a part of them is returned at once. */
 static size_t mapped_bytes(size_t bytes)
 {
     return is_huge(bytes) && bytes < SIZE_MAX / 2
@@ -46,8 +46,8 @@ static size_t mapped_bytes(size_t bytes)
                : bytes;
 }
 
-/* Whole pages from the kernel: zero, and not touched until used. Maps a huge page more than needed
- * and gives back what lies outside the aligned part. */
+/* Whole pages from the kernel: zero, and untouched until used. Maps a huge page more than needed
+ * and returns the part outside of the aligned block. */
 static void *map_huge(size_t bytes)
 {
     size_t length = size_round_up(bytes, HUGE_PAGE_BYTES);

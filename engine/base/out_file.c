@@ -17,8 +17,8 @@ struct out_file {
     int fd;
     int error;   /* errno of the first write that failed */
     char *path;  /* as given */
-    char *place; /* where a regular file goes, links followed; NULL: written directly */
-    char *part;  /* where it lies until then */
+    char *place; /* path of a regular file, links followed; NULL: written directly */
+    char *part;  /* its temporary path */
     bool is_new;
 };
 
@@ -49,7 +49,7 @@ static int descriptor_of(const char *path)
     return -1;
 }
 
-/* One symbolic link on: path becomes what it holds. False when path is none. */
+/* Follows one symbolic link: path becomes its target. False when path is none. */
 static bool follow_link(char path[PATH_MAX])
 {
     char held[PATH_MAX];
@@ -81,7 +81,7 @@ static int resolve(char path[PATH_MAX], bool *loops)
     return -1;
 }
 
-/* What the user is told of a path that is no file; NULL for those that can be written. */
+/* The message for a path that cannot be written; NULL for those that can. */
 static const char *unfit(mode_t mode)
 {
     return S_ISDIR(mode)    ? "a folder"
@@ -114,7 +114,8 @@ static int create_part(out_file_t *o, fail_t *fail)
     return cannot_write(o->path, EEXIST, fail);
 }
 
-/* The mode and, where allowed, the owner of what is replaced. A new owner takes mode bits away. */
+/* Sets the mode and, where allowed, the owner of the replaced file. Changing the owner clears mode
+ * bits. */
 static void keep_mode(int fd, const struct stat *found)
 {
     int ignored = fchown(fd, found->st_uid, found->st_gid);
@@ -159,7 +160,7 @@ static int open_descriptor(out_file_t *o, int number, fail_t *fail)
 {
     o->is_new = true;
     if (number == STDOUT_FILENO) {
-        o->stream = stdout; /* in order with what else is printed */
+        o->stream = stdout; /* in order with other output */
         return 0;
     }
     o->fd = fcntl(number, F_DUPFD_CLOEXEC, 0);
@@ -168,7 +169,7 @@ static int open_descriptor(out_file_t *o, int number, fail_t *fail)
 
 /* ---- Writing --------------------------------------------------------------------------------- */
 
-/* Keeps the reason of the first failure, which a stream forgets. */
+/* Keeps the errno of the first failure, which a stream forgets. */
 static ssize_t write_stream(void *cookie, const char *text, size_t bytes)
 {
     out_file_t *o = cookie;
@@ -268,7 +269,7 @@ static void release(out_file_t *o)
     free(o);
 }
 
-/* A new name in a folder is there for good once the folder itself was synced. */
+/* A new name in a folder is permanent once the folder itself is synced. */
 static void sync_folder_of(char *place)
 {
     char *slash = strrchr(place, '/');
@@ -302,7 +303,7 @@ int out_file_close(out_file_t *o, fail_t *fail)
     fail_t own = {0};
     if (o == NULL)
         return fail->status;
-    /* Standard output keeps its error for who checks it at the end of the run. */
+    /* Standard output keeps its error for the check at the end of the run. */
     bool lost = fflush(o->stream) != 0 || ferror(o->stream) != 0;
     if (lost && o->stream != stdout) {
         cannot_write(o->path, o->error != 0 ? o->error : EIO, &own);

@@ -27,22 +27,23 @@ typedef enum out_mode { OUT_REPLACE, OUT_APPEND } out_mode_t;
  * (FAIL_FILE, FAIL_MEMORY). path is copied. */
 int out_file_open(out_file_t **out, const char *path, out_mode_t mode, fail_t *fail);
 
-/* To write to, until the file is closed; buffered. Errors of writing show in out_file_close. */
+/* The stream to write to, until the file is closed; buffered. out_file_close reports write
+ * errors. */
 FILE *out_file_stream(const out_file_t *out);
 
-/* Writes what is buffered, so that rows are seen, and an error ends a long run soon. A reader of
- * standard output that went away is no failure. FAIL_FILE. */
+/* Writes the buffer, so that rows are visible, and an error ends a long run soon. A reader of
+ * standard output that has closed it is no failure. FAIL_FILE. */
 int out_file_flush(out_file_t *out, fail_t *fail);
 
 bool out_file_is_stdout(const out_file_t *out);
-/* Whether nothing lies before what is written: false where something is appended to. */
+/* Whether the file was empty: false where OUT_APPEND appends to existing bytes. */
 bool out_file_is_new(const out_file_t *out);
 
-/* Writes what is left and puts the file in its place. FAIL_FILE when anything was lost. Closes in
- * any case. NULL: nothing happens. */
+/* Writes the rest and renames the file to its path. FAIL_FILE when anything was lost. Closes in any
+ * case. NULL: nothing happens. */
 int out_file_close(out_file_t *out, fail_t *fail);
 
-/* Closes; a file to be replaced stays as it was. NULL: nothing happens. */
+/* Closes without replacing: the old file stays. NULL: nothing happens. */
 void out_file_drop(out_file_t *out);
 
 /* All of a file at once. */

@@ -6,7 +6,8 @@
 
 #define ESCAPE_BYTES 8
 
-/* The character at the text's beginning: its bytes, or 0 where the bytes are none of UTF-8. */
+/* The character at the text's beginning: its number of bytes, or 0 where they are not valid
+ * UTF-8. */
 static size_t decode(const unsigned char *text, size_t bytes, uint32_t *character)
 {
     static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -30,8 +31,8 @@ static bool is_control(uint32_t c)
            (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
-/* One character, or one byte that is none, as it is to be written. Returns the bytes it takes of
- * the text; *n: of what was written. */
+/* One character, or one invalid byte, as it is to be written. Returns the bytes it takes of the
+ * text; *n: bytes written. */
 static size_t write_one(char out[ESCAPE_BYTES], size_t *n, const unsigned char *text, size_t bytes)
 {
     uint32_t character = 0;

@@ -10,8 +10,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Writes the text into out with a zero at its end, cut off between characters where it is longer
- * than out_bytes (at least 1). Returns the length of what was written. */
+/* Writes the text into out with a zero at its end, truncated between characters where it is longer
+ * than out_bytes (at least 1). Returns the length written. */
 size_t printable(char *out, size_t out_bytes, const char *text, size_t bytes);
 
 /* Whether printable would change nothing. */

@@ -18,7 +18,7 @@
 #define BAR_WIDTH 30
 #define REDRAW_NS UINT64_C(100000000)
 #define LINE_NS (PROGRESS_LINE_S * UINT64_C(1000000000))
-/* A message goes through mpirun, and is on the terminal a little later than what is drawn there. */
+/* A message passes through mpirun, and reaches the terminal a little later than the drawn line. */
 #define MESSAGE_NS UINT64_C(200000000)
 #define MOST_PARENTS 16
 
@@ -65,7 +65,7 @@ static pid_t parent_of(pid_t pid)
     return end != NULL && sscanf(end + 1, " %*c %d", &parent) == 1 ? (pid_t)parent : 0;
 }
 
-/* This process's parent, or choir-run where that filters what the launcher says: "PID@HOST". */
+/* This process's parent, or choir-run where that filters the launcher's messages: "PID@HOST". */
 static pid_t first_parent(void)
 {
     const char *launcher = getenv("CHOIR_LAUNCHER");
@@ -111,8 +111,8 @@ static bool under_launcher(void)
            getenv("PMI_RANK") != NULL;
 }
 
-/* Whether the terminal is this run's now, and writing does not stop the process: ranks are in the
- * background of mpirun, which `stty tostop` forbids to write. */
+/* Whether this run is in the foreground of the terminal, and writing does not stop the process:
+ * ranks are in the background of mpirun, and `stty tostop` forbids those to write. */
 static bool may_draw(const progress_t *progress)
 {
     struct termios settings;

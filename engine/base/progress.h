@@ -32,10 +32,10 @@ void progress_open(progress_t *progress, bool shown);
 /* Clears the line. */
 void progress_close(progress_t *progress);
 
-/* Whether anything would be shown now: else nothing needs to be computed for it. */
+/* Whether anything would be shown now. If not, nothing needs to be computed for it. */
 bool progress_is_due(const progress_t *progress);
 
-/* A line of the caller's own, without "choir: " and newline. Cut where the terminal ends. */
+/* A line of the caller's text, without "choir: " and newline. Truncated to the terminal's width. */
 void progress_show(progress_t *progress, const char *text);
 
 /* "loading [#####     ]  50% of 120 MiB, 7 s left". unit_size: of what `done` and `total` count;

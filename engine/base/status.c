@@ -16,7 +16,7 @@ int fail_set(fail_t *fail, int status, const char *format, ...)
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
-    /* One line of valid UTF-8, whatever a quoted file holds. */
+    /* One line of valid UTF-8, whatever text a message quotes. */
     printable(fail->message, sizeof fail->message, message, strlen(message));
     return status;
 }

@@ -15,7 +15,7 @@ enum {
     FAIL_MODEL = -4,       /* well-formed, but not a model this engine runs, or parts disagree */
     FAIL_MEMORY = -5,      /* not enough memory */
     FAIL_LIMIT = -6,       /* a limit of this run is exceeded (KV cache, positions) */
-    FAIL_COMM = -7,        /* communication broke */
+    FAIL_COMM = -7,        /* communication failed */
     FAIL_INTERRUPTED = -8, /* the user or the system asked to stop */
     FAIL_INTERNAL = -9     /* a bug of ours */
 };

@@ -10,16 +10,17 @@
 
 #define CACHE_LINE 64
 
-/* n threads of which one loses a share s of its time are as slow as if all did, and n - 1 threads
- * are (n - 1) / n as fast: one less pays from s = 1/n on, and sooner for what waiting costs. */
+/* If one of n threads loses a share s of its time, all are as slow as that thread. n - 1 threads
+ * are (n - 1) / n as fast, so one less is faster from s = 1/n on, and sooner because of the cost of
+ * waiting. */
 #define DROP_SHARE 0.6
-/* Until a thread that was left out is tried again: twice as long each time that was in vain. */
+/* Time until an excluded thread is tried again; twice as long after each trial that fails. */
 #define FIRST_TRIAL_NS 30000000
 #define LAST_TRIAL_NS 3000000000
 
 typedef struct worker {
     _Alignas(CACHE_LINE) _Atomic uint32_t arrived; /* epoch of this thread's last arrival */
-    _Atomic uint32_t lost;                         /* since thread 0 looked, see note_loss() */
+    _Atomic uint32_t lost;                         /* since thread 0's last look, see note_loss() */
     uint32_t epoch;                                /* barriers passed; private to the thread */
     uint32_t last_run;                             /* that it took part in; likewise */
     wait_loss_t loss;
@@ -93,7 +94,7 @@ static void start_run(team_t *team, size_t active)
 
 #define LOST_UNIT 1024
 
-/* A window that ends with the current run adds what the thread lost of it, in shares of 1/1024. */
+/* A window that ends with the current run adds the thread's loss in it, in shares of 1/1024. */
 static void note_loss(worker_t *w)
 {
     double share;
@@ -116,8 +117,8 @@ static uint64_t next_pause(const team_t *team, uint64_t now)
     return pause < FIRST_TRIAL_NS ? FIRST_TRIAL_NS : pause > LAST_TRIAL_NS ? LAST_TRIAL_NS : pause;
 }
 
-/* Threads of the next run: as many fewer as cores were lost, until a trial with one more goes well.
- */
+/* Threads of the next run: as many fewer as cores were lost, until a trial with one more
+ * succeeds. */
 static size_t choose_active(team_t *team)
 {
     double lost = team->n_threads > 1 ? take_losses(team) : 0;
@@ -146,7 +147,7 @@ static void *worker_main(void *argument)
     team_t *team = worker->team;
     for (;;) {
         wait_until(&worker->waiter, &worker->called, is_called, worker);
-        /* What a thread that was left out had begun to count tells of no one window. */
+        /* The count of an excluded thread covers no single window. */
         if (team->run != worker->last_run + 1)
             worker->loss.open = false;
         worker->last_run = team->run;
@@ -271,8 +272,8 @@ void team_arrive(team_t *team, size_t thread)
         return;
     }
     atomic_store_explicit(&me->arrived, me->epoch, memory_order_release);
-    /* Of the last two to arrive at least one sees that all have, and wakes thread 0: a fence stands
-     * between the store of a flag and the look at the others' (wait.h). */
+    /* Of the last two to arrive at least one sees that all have arrived, and wakes thread 0: a
+     * fence is between the store of a flag and the reads of the others' (wait.h). */
     if (wait_has_sleepers(&team->arrival) && all_arrived(me))
         wait_wake(&team->arrival, false);
 }
@@ -314,12 +315,12 @@ static team_part_t unpack(uint64_t word)
 
 void team_deal(team_t *team, size_t thread, size_t n_items)
 {
-    /* Whoever looks here before finds what the last phase left: nothing. */
+    /* A thread that reads this before finds the last phase's value: no items. */
     atomic_store(&team->workers[thread].left, pack(team_part(n_items, thread, team->active)));
 }
 
-/* Half of what is left at most where others may take it, so that little is being worked on when the
- * last is taken. */
+/* At most half of the remaining items where others may take them, so that few items are in work
+ * when the last one is taken. */
 static size_t portion(const team_t *team, size_t left, size_t most)
 {
     size_t share = team->active > 1 ? (left + 1) / 2 : left;

@@ -1,11 +1,13 @@
 /* The threads of one rank: a fixed team that runs one function together and meets at barriers.
  *
- * The caller of team_run is thread 0. Threads wait as wait.h has it: they look again and again for
- * a moment, and sleep on a futex in long waits, where other work wants their cores, and where ranks
- * are oversubscribed. While cores are taken from a team, the runs that allow it use fewer threads.
- * Our own instead of OpenMP because OpenMP's waiting policy is fixed for the whole process
- * before main() starts: with more ranks than cores, its spinning makes a decode step many times
- * slower. Thread safety: one thread at a time may call team_run; barriers only inside a run. */
+ * The caller of team_run is thread 0. Threads wait as in wait.h: they poll for a short time, then
+ * sleep on a futex: in long waits, where other work wants their cores, and where ranks are
+ * oversubscribed. While other work takes cores, runs that allow it use fewer threads.
+ *
+ * Not OpenMP, because OpenMP's waiting policy is fixed for the whole process before main() starts:
+ * with more ranks than cores, its spinning makes a decode step many times slower.
+ *
+ * Thread safety: one thread at a time may call team_run; barriers only inside a run. */
 #ifndef CHOIR_BASE_TEAM_H
 #define CHOIR_BASE_TEAM_H
 
@@ -18,14 +20,14 @@
 typedef struct team team_t;
 
 /* n_threads >= 1, including the caller. oversubscribed: more threads than cores share this host, so
- * waiting threads give their core away at once. */
+ * waiting threads yield their core at once. */
 int team_open(team_t **team, size_t n_threads, bool oversubscribed, fail_t *fail);
 
 /* NULL is allowed. */
 void team_close(team_t *team);
 
-/* Joins what is known of taken cores with others that wait: load, theirs, and slept_ns, a count of
- * the time that the caller of team_run sleeps elsewhere. Both outlive the team. Between runs. */
+/* Shares the record of lost cores with other waits: load, theirs, and slept_ns, a count of the time
+ * that the caller of team_run sleeps elsewhere. Both must outlive the team. Between runs. */
 void team_share_waits(team_t *team, wait_load_t *load, uint64_t *slept_ns);
 
 size_t team_size(const team_t *team);
@@ -34,8 +36,8 @@ size_t team_size(const team_t *team);
  * Writes made before are visible inside, and those made inside are visible after. */
 void team_run(team_t *team, void (*fn)(void *context, size_t thread), void *context);
 
-/* The same for work that any number of threads can do: on threads 0 .. n-1, where n, which
- * team_active tells inside, is the team's size, or less while other work takes cores from it. */
+/* The same for work that any number of threads can do: on threads 0 .. n-1, where n (team_active)
+ * is the team's size, or less while other work takes cores from it. */
 void team_run_active(team_t *team, void (*fn)(void *context, size_t thread), void *context);
 
 /* Threads of the current run. */
@@ -66,9 +68,9 @@ static inline team_part_t team_part(size_t n, size_t thread, size_t n_threads)
     return (team_part_t){begin, begin + base + (thread < extra ? 1 : 0)};
 }
 
-/* Items of a phase, dealt out: each thread takes those of its own part in order, a few at a time,
- * and one that has none left takes from the end of what another still has. So a phase ends for all
- * threads at nearly the same time, also where one core is slower than another for a moment.
+/* Items of a phase, divided: each thread takes those of its own part in order, a few at a time, and
+ * then from the end of other threads' parts. So a phase ends for all threads at nearly the same
+ * time, also where one core is slower than another for a moment.
  *
  * Every thread begins the phase with team_deal and ends it with a barrier, after which everything
  * has been taken. n_items < 2^32. */

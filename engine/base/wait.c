@@ -10,20 +10,20 @@
 
 #include "engine/base/clock.h"
 
-/* Looks before anything else: some tens of microseconds, longer than a well balanced wait and far
- * shorter than a time slice. Also where other work wants the core: who sleeps in every short wait
- * gives it away for a slice each time (bench/LOG.md). */
+/* Polling before anything else: some tens of microseconds, longer than a well balanced wait and far
+ * shorter than a time slice. Also where other work wants the core: a thread that sleeps in every
+ * short wait gives its core away for a slice each time (bench/LOG.md). */
 #define LOOKS 2000
-/* Then, on an idle machine, so long with looks between yields: a core that nobody else wants is
- * free to wait on, and a thread that sleeps there wakes up late. */
+/* Then, on an idle machine, polling with yields for this long: an idle core costs nothing, and a
+ * thread that sleeps wakes up late. */
 #define YIELD_NS 5000000
 #define YIELDS_PER_CLOCK 16
-/* A sleep ends after so long at the latest, to call poll; twice as long each time. */
+/* Longest first sleep before poll is called; twice as long each time. */
 #define FIRST_SLEEP_NS 1000000
 #define LAST_SLEEP_NS 64000000
 
-/* A window in which a thread lost this share of its time says that the machine is busy, for so
- * long; twice as long each time that it turns out to be busy still. */
+/* A window in which a thread lost this share of its time marks the machine as busy for this long;
+ * twice as long each time that it is still busy. */
 #define WINDOW_NS 10000000
 #define BUSY_SHARE 0.2
 #define FIRST_HOLD_NS 50000000
@@ -123,7 +123,7 @@ void wait_work_begin(wait_loss_t *loss, const waiter_t *waiter)
     loss->began_ns = clock_ns();
 }
 
-/* Others may do so at the same time, with about the same result. */
+/* Other threads may do so at the same time, with about the same result. */
 static void note_busy(wait_load_t *load, uint64_t now)
 {
     uint64_t until = atomic_load_explicit(&load->busy_until_ns, memory_order_relaxed);

@@ -15,7 +15,7 @@
 #define LEAST_READ_BYTES (64 * MIB)
 #define MOST_READ_BYTES (256 * MIB)
 #define GATHERS_PER_LAYER 4
-#define LEAST_KV_TOKENS 1024u /* what a run insists on */
+#define LEAST_KV_TOKENS 1024u /* the least that a run accepts */
 
 /* ---- One rank -------------------------------------------------------------------------------- */
 
@@ -193,7 +193,7 @@ int doctor_collect(
         read_rank(comm, options, mine, fail);
     if (comm_agree(comm, fail) == 0) {
         ping_nodes(comm, nodes);
-        /* Pairs first: teams of threads do not wait beside them yet. */
+        /* Pairs first: no teams of threads wait meanwhile. */
         if (measure_pairs(comm, nodes, facts, fail) == 0 &&
             measure_rank(comm, options, mine, fail) == 0 &&
             gather_ranks(comm, mine, nodes, facts, fail) == 0 && comm_rank(comm) == 0 &&

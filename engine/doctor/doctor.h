@@ -1,7 +1,7 @@
-/* What `choir doctor` collects about a run before it runs, and what follows from it.
+/* Facts that `choir doctor` collects before a run, and findings that follow from them.
  *
  * Facts are plain data: doctor_collect fills them on rank 0, a test makes them up. Findings and the
- * command that is recommended are pure functions of them (doctor_findings.c, doctor_command.c). */
+ * recommended command are pure functions of them (doctor_findings.c, doctor_command.c). */
 #ifndef CHOIR_DOCTOR_DOCTOR_H
 #define CHOIR_DOCTOR_DOCTOR_H
 
@@ -22,7 +22,7 @@
 
 /* ---- Facts ----------------------------------------------------------------------------------- */
 
-/* Plain data without pointers, sent as it is. */
+/* Plain data without pointers, sent unchanged. */
 typedef struct doctor_rank {
     int32_t node; /* index of facts.nodes */
     isa_t isa;    /* what the CPU has */
@@ -65,7 +65,7 @@ typedef struct doctor_options {
     size_t threads;         /* --threads; 0: by the binding */
     const config_t *config; /* the model asked about; NULL: none */
     dtype_t mode;
-    size_t kv_tokens;  /* 0: as a run would choose at least */
+    size_t kv_tokens;  /* 0: the least that a run accepts */
     size_t read_bytes; /* that each rank reads to measure memory; 0: by the node */
 } doctor_options_t;
 
@@ -90,23 +90,23 @@ size_t doctor_numa_nodes(const doctor_node_t *node);
 
 typedef enum doctor_severity {
     DOCTOR_NOTE,
-    DOCTOR_WARNING, /* slower than need be */
+    DOCTOR_WARNING, /* slower than possible */
     DOCTOR_BAD      /* fails, or may give wrong results */
 } doctor_severity_t;
 
 typedef struct doctor_finding {
     const char *name; /* "unused-cores": for tools and tests */
     doctor_severity_t severity;
-    double cost; /* estimate: the share of speed that it takes away, 1 when nothing works */
+    double cost; /* estimate: the share of speed that is lost, 1 when nothing works */
     char what[512];
-    char mend[512];   /* what to do, with the flag */
+    char fix[512];    /* what to do, with the flag */
     char mpirun[160]; /* flags that the recommended command takes on for this: mpirun's, */
     char choir[160];  /* and choir's; mostly empty */
 } doctor_finding_t;
 
 typedef struct doctor_findings {
     doctor_finding_t items[DOCTOR_FINDINGS];
-    size_t n; /* the costliest first, what is bad before all */
+    size_t n; /* bad ones first, then the costliest first */
 } doctor_findings_t;
 
 /* Pure. */

@@ -1,4 +1,4 @@
-/* Findings about cores: who runs where, what is unused, and what is shared. */
+/* Findings about cores: where ranks run, what is unused, and what is shared. */
 #include <stdio.h>
 #include <string.h>
 
@@ -39,7 +39,7 @@ static void check_binding(finder_t *f)
     size_t node, n;
     char more[OTHERS_BYTES], place[PLACE_BYTES];
     double cost = doctor_worst_node(f, binding_cost, &node, &n);
-    if (cost < WORTH_TELLING)
+    if (cost < MIN_REPORTED_LOSS)
         return;
     const doctor_rank_t *rank = doctor_first_of(f, node);
     size_t ranks = f->facts->nodes[node].n_ranks, cores = doctor_usable_cores(f->facts, node);
@@ -49,7 +49,7 @@ static void check_binding(finder_t *f)
         rank->host.name, doctor_others(n, more), ranks, plural(ranks),
         doctor_cores_of(f->facts, node, 1), cores, (unsigned long long)rank->threads,
         plural(rank->threads), each);
-    doctor_mend(finding, "%s%s", placed(f, ranks, each, place),
+    doctor_fix(finding, "%s%s", placed(f, ranks, each, place),
         finder_uses_slurm(f) ? "" : ", or mpirun --bind-to none");
 }
 
@@ -66,20 +66,20 @@ static void check_shared_cores(finder_t *f)
     size_t node, n;
     char more[OTHERS_BYTES], place[PLACE_BYTES];
     double cost = doctor_worst_node(f, shared_cost, &node, &n);
-    if (cost < WORTH_TELLING)
+    if (cost < MIN_REPORTED_LOSS)
         return;
     size_t ranks = f->facts->nodes[node].n_ranks, cores = doctor_cores(&f->facts->nodes[node]);
     size_t threads = doctor_threads(f->facts, node);
     doctor_finding_t *finding = doctor_add(f, "shared-cores", DOCTOR_WARNING, cost,
-        "%s%s: %zu rank%s run %zu thread%s on %zu core%s, and wait for each other's turns",
+        "%s%s: %zu rank%s run %zu thread%s on %zu core%s, and share their time",
         doctor_host_of(f, node), doctor_others(n, more), ranks, plural(ranks), threads,
         plural(threads), doctor_cores_of(f->facts, node, 1),
         plural(doctor_cores_of(f->facts, node, 1)));
     if (ranks > cores)
-        doctor_mend(finding, "at most %zu rank%s on this node: %s", cores, plural(cores),
+        doctor_fix(finding, "at most %zu rank%s on this node: %s", cores, plural(cores),
             placed(f, cores, 1, place));
     else
-        doctor_mend(finding, "--threads %zu, and %s", cores / ranks,
+        doctor_fix(finding, "--threads %zu, and %s", cores / ranks,
             placed(f, ranks, cores / ranks, place));
 }
 
@@ -111,7 +111,7 @@ static void check_unused_cores(finder_t *f)
     size_t node, n;
     char more[OTHERS_BYTES], place[PLACE_BYTES];
     double cost = doctor_worst_node(f, unused_cost, &node, &n);
-    if (cost < WORTH_TELLING)
+    if (cost < MIN_REPORTED_LOSS)
         return;
     size_t ranks = f->facts->nodes[node].n_ranks, cores = open_cores(f, node);
     size_t threads = doctor_threads(f->facts, node), better = even_ranks(cores, ranks);
@@ -119,9 +119,9 @@ static void check_unused_cores(finder_t *f)
         "%s%s: %zu thread%s on %zu cores leave %zu unused", doctor_host_of(f, node),
         doctor_others(n, more), threads, plural(threads), cores, cores - threads);
     if (cores / ranks * ranks > threads)
-        doctor_mend(finding, "--threads %zu", cores / ranks);
+        doctor_fix(finding, "--threads %zu", cores / ranks);
     else
-        doctor_mend(finding, "%zu rank%s of %zu thread%s: %s", better, plural(better),
+        doctor_fix(finding, "%zu rank%s of %zu thread%s: %s", better, plural(better),
             cores / better, plural(cores / better), placed(f, better, cores / better, place));
 }
 
@@ -139,7 +139,7 @@ static void check_hyperthreads(finder_t *f)
                 "%s: rank %zu runs %llu threads on %zu core%s", rank->host.name, r,
                 (unsigned long long)rank->threads, rank->topology.bound_cores,
                 plural(rank->topology.bound_cores));
-            doctor_mend(finding, "--threads %zu",
+            doctor_fix(finding, "--threads %zu",
                 size_max(size_min(rank->topology.bound_cores, cores / ranks), 1));
             return;
         }
@@ -157,7 +157,7 @@ static void check_quota(finder_t *f)
     size_t node, n;
     char more[OTHERS_BYTES];
     double cost = doctor_worst_node(f, quota_cost, &node, &n);
-    for (size_t i = 0; cost < WORTH_TELLING && i < f->facts->n_nodes; i++) {
+    for (size_t i = 0; cost < MIN_REPORTED_LOSS && i < f->facts->n_nodes; i++) {
         size_t granted = doctor_first_of(f, i)->topology.granted_cpus;
         size_t cores = doctor_cores(&f->facts->nodes[i]);
         if (granted == 0 || granted >= cores)
@@ -165,25 +165,23 @@ static void check_quota(finder_t *f)
         doctor_finding_t *note = doctor_add(f, "quota", DOCTOR_NOTE, 0,
             "%s: the control group grants the time of %zu of %zu cores", doctor_host_of(f, i),
             granted, cores);
-        doctor_mend(note,
+        doctor_fix(note,
             "more for the container or job: docker run --cpus=%zu, resources.limits.cpu: %zu",
             cores, cores);
         return;
     }
-    if (cost < WORTH_TELLING)
+    if (cost < MIN_REPORTED_LOSS)
         return;
     size_t granted = doctor_first_of(f, node)->topology.granted_cpus;
     size_t threads = doctor_threads(f->facts, node), ranks = f->facts->nodes[node].n_ranks;
     doctor_finding_t *finding = doctor_add(f, "quota", DOCTOR_WARNING, cost,
-        "%s%s: the control group grants the time of %zu CPU%s to %zu threads, which stand still "
-        "when it is used up",
+        "%s%s: the control group grants the time of %zu CPU%s to %zu threads, which stop when it is used up",
         doctor_host_of(f, node), doctor_others(n, more), granted, plural(granted), threads);
     if (granted >= ranks)
-        doctor_mend(finding, "--threads %zu, or docker run --cpus=%zu", granted / ranks, threads);
+        doctor_fix(finding, "--threads %zu, or docker run --cpus=%zu", granted / ranks, threads);
     else
-        doctor_mend(finding,
-            "at most %zu rank%s on this node (mpirun -n), or docker run --cpus=%zu", granted,
-            plural(granted), threads);
+        doctor_fix(finding, "at most %zu rank%s on this node (mpirun -n), or docker run --cpus=%zu",
+            granted, plural(granted), threads);
 }
 
 static size_t numa_nodes_of(const doctor_node_t *node, const doctor_rank_t *rank)
@@ -208,7 +206,7 @@ static void check_numa(finder_t *f)
         doctor_finding_t *finding = doctor_add(f, "numa", DOCTOR_WARNING, COST_REMOTE_MEMORY,
             "%s: the threads of rank %zu may run on %zu NUMA nodes, away from their memory",
             rank->host.name, r, numa);
-        doctor_mend(finding, "mpirun --map-by ppr:1:numa --bind-to numa, or choir's --bind numa");
+        doctor_fix(finding, "mpirun --map-by ppr:1:numa --bind-to numa, or choir's --bind numa");
         return;
     }
 }
@@ -220,9 +218,9 @@ static void check_governor(finder_t *f)
         /* The drivers of newer CPUs call by that name what follows the load. */
         if (strncmp(governor, "powersave", 9) != 0 || strstr(governor, "pstate") != NULL)
             continue;
-        doctor_mend(doctor_add(f, "governor", DOCTOR_WARNING, COST_GOVERNOR,
-                        "%s: the clock of the cores is held low (governor %s)",
-                        doctor_host_of(f, n), governor),
+        doctor_fix(
+            doctor_add(f, "governor", DOCTOR_WARNING, COST_GOVERNOR,
+                "%s: the clock of the cores is low (governor %s)", doctor_host_of(f, n), governor),
             "cpupower frequency-set -g performance");
         return;
     }

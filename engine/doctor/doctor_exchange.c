@@ -1,4 +1,4 @@
-/* Findings about what ranks exchange, and about ranks that the others wait for. */
+/* Findings about exchanges, and about ranks that the others wait for. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +41,7 @@ static void check_tcp_in_node(finder_t *f)
             ping->bytes_per_s * 1e-9);
         snprintf(finding->mpirun, sizeof finding->mpirun, "--mca btl self,%s,tcp",
             strstr(rank->mpi, "Open MPI v5") != NULL ? "sm" : "vader");
-        doctor_mend(finding, "mpirun %s", finding->mpirun);
+        doctor_fix(finding, "mpirun %s", finding->mpirun);
         return;
     }
 }
@@ -54,7 +54,7 @@ static void check_one_machine(finder_t *f)
                                 *y = &doctor_first_of(f, a)->host;
             if (x->boot == 0 || x->boot != y->boot || x->pretends)
                 continue;
-            doctor_mend(
+            doctor_fix(
                 doctor_add(f, "one-machine", DOCTOR_WARNING, COST_ONE_MACHINE,
                     "%s and %s are one machine, whose ranks exchange over the network as if they "
                     "were two",
@@ -71,7 +71,7 @@ static void check_copies(finder_t *f)
     for (size_t n = 0; n < f->facts->n_nodes; n++) {
         if (doctor_first_of(f, n)->host.copies || f->facts->nodes[n].n_ranks < 2)
             continue;
-        doctor_mend(
+        doctor_fix(
             doctor_add(f, "copies", DOCTOR_NOTE, COST_TWO_COPIES,
                 "%s: processes may not read each other's memory, so large messages are copied "
                 "twice",
@@ -91,9 +91,9 @@ static void check_memlock(finder_t *f)
                 rdma = &host->interfaces[i];
         if (rdma == NULL || (double)host->memlock_bytes >= LEAST_MEMLOCK)
             continue;
-        doctor_mend(doctor_add(f, "memlock", DOCTOR_WARNING, COST_NO_PINNING,
-                        "%s: ulimit -l is %.0f KiB, and %s cannot use memory that is not locked",
-                        host->name, (double)host->memlock_bytes / 1024, rdma->name),
+        doctor_fix(doctor_add(f, "memlock", DOCTOR_WARNING, COST_NO_PINNING,
+                       "%s: ulimit -l is %.0f KiB, and %s cannot use memory that is not locked",
+                       host->name, (double)host->memlock_bytes / 1024, rdma->name),
             "ulimit -l unlimited (limits.conf: * - memlock unlimited; docker run --ulimit "
             "memlock=-1; Slurm: PropagateResourceLimitsExcept=MEMLOCK)");
         return;
@@ -146,7 +146,7 @@ static void check_interface(finder_t *f)
         snprintf(finding->mpirun, sizeof finding->mpirun,
             rdma ? "--mca pml ucx -x UCX_NET_DEVICES=%s:1" : "--mca btl_tcp_if_include %s",
             better->name);
-        doctor_mend(finding, "mpirun %s", finding->mpirun);
+        doctor_fix(finding, "mpirun %s", finding->mpirun);
         return;
     }
 }
@@ -178,13 +178,12 @@ static void check_slow_link(finder_t *f)
         return;
     const doctor_host_t *a = &f->facts->ranks[slowest->a].host,
                         *b = &f->facts->ranks[slowest->b].host;
-    doctor_mend(
+    doctor_fix(
         doctor_add(f, "slow-link", DOCTOR_WARNING, 0.5 * (1 - slowest->bytes_per_s / median),
             "%s and %s (ranks %d and %d) exchange at %.2f GB/s, half of all pairs of nodes at %.2f "
             "or more",
             a->name, b->name, slowest->a, slowest->b, slowest->bytes_per_s * 1e-9, median * 1e-9),
-        "look at cable and port of %s, or leave it out of mpirun --host; ethtool %s tells the "
-        "link's speed",
+        "check cable and port of %s, or leave it out of mpirun --host; ethtool %s prints the link's speed",
         b->name, slowest->way[0] != '\0' ? slowest->way : "DEVICE");
 }
 
@@ -214,10 +213,10 @@ static void check_network(finder_t *f)
         }
         double exchange = bytes / rate + (double)f->facts->n_gathers * network_latency(f);
         cost = exchange / (exchange + read);
-        if (cost < 3 * WORTH_TELLING)
+        if (cost < 3 * MIN_REPORTED_LOSS)
             return;
     }
-    doctor_mend(
+    doctor_fix(
         doctor_add(f, "slow-network", DOCTOR_WARNING, cost,
             "nodes exchange at %.2f GB/s and %.0f us%s", rate * 1e-9, network_latency(f) * 1e6,
             f->facts->has_model ? "; a decode step spends this share of its time there" : ""),
@@ -237,7 +236,7 @@ static void propose_shares(const finder_t *f, char *text, size_t text_bytes)
     weights_text(weights, n, text, text_bytes);
 }
 
-/* Even shares run at the pace of the slowest. */
+/* With even shares all ranks wait for the slowest. */
 static void check_slow_rank(finder_t *f)
 {
     double sum = 0, slowest = INFINITY;
@@ -252,11 +251,11 @@ static void check_slow_rank(finder_t *f)
         }
     }
     double cost = sum > 0 ? 1 - slowest * (double)n / sum : 0;
-    if (n < 2 || slowest <= 0 || cost < 1.5 * WORTH_TELLING)
+    if (n < 2 || slowest <= 0 || cost < 1.5 * MIN_REPORTED_LOSS)
         return;
     if (n <= PING_MATRIX_RANKS)
         propose_shares(f, shares, sizeof shares);
-    doctor_mend(
+    doctor_fix(
         doctor_add(f, "slow-rank", DOCTOR_WARNING, cost,
             "rank %zu on %s reads %.1f GB/s, the mean of all is %.1f: with even shares the others "
             "wait for it",

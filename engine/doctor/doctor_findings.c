@@ -1,6 +1,6 @@
-/* What is wrong, and what mends it. Each check looks at all nodes or ranks and records one finding,
- * about the worst of them. Costs are estimates of the share of speed lost: counted (cores) or
- * measured (rates) where that is possible, a constant where it is not. */
+/* Findings and their fixes. Each check looks at all nodes or ranks and records one finding, about
+ * the worst of them. Costs are estimates of the share of speed lost: counted (cores) or measured
+ * (rates) where that is possible, a constant where it is not. */
 #include <math.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,7 +24,7 @@ doctor_finding_t *doctor_add(finder_t *f, const char *name, doctor_severity_t se
 doctor_finding_t *doctor_add(
     finder_t *f, const char *name, doctor_severity_t severity, double cost, const char *format, ...)
 {
-    /* There are fewer checks than room. */
+    /* There is room for all checks. */
     doctor_finding_t *finding = &f->out->items[f->out->n++];
     va_list args;
     *finding = (doctor_finding_t){.name = name, .severity = severity, .cost = cost};
@@ -34,11 +34,11 @@ doctor_finding_t *doctor_add(
     return finding;
 }
 
-void doctor_mend(doctor_finding_t *finding, const char *format, ...)
+void doctor_fix(doctor_finding_t *finding, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    vsnprintf(finding->mend, sizeof finding->mend, format, args);
+    vsnprintf(finding->fix, sizeof finding->fix, format, args);
     va_end(args);
 }
 
@@ -68,7 +68,7 @@ const char *doctor_others(size_t n, char text[OTHERS_BYTES])
     return text;
 }
 
-/* The node where `cost` is highest, and how many are worth telling. */
+/* The node where `cost` is highest, and how many are to be reported. */
 double doctor_worst_node(const finder_t *f, double (*cost)(const finder_t *f, size_t node),
     size_t *node, size_t *n_affected)
 {
@@ -76,7 +76,7 @@ double doctor_worst_node(const finder_t *f, double (*cost)(const finder_t *f, si
     *node = *n_affected = 0;
     for (size_t n = 0; n < f->facts->n_nodes; n++) {
         double here = cost(f, n);
-        *n_affected += here >= WORTH_TELLING;
+        *n_affected += here >= MIN_REPORTED_LOSS;
         if (here > worst) {
             worst = here;
             *node = n;
@@ -125,7 +125,7 @@ static void check_isa(finder_t *f)
     doctor_finding_t *finding = doctor_add(f, "isa", DOCTOR_WARNING, cost,
         "%s has %s and %s only %s, which all ranks then use (prefill; decode hardly depends on it)",
         w->host.name, isa_name(w->isa), s->host.name, isa_name(s->isa));
-    doctor_mend(finding, "leave the older machines out: mpirun --host %s", hosts);
+    doctor_fix(finding, "leave the older machines out: mpirun --host %s", hosts);
 }
 
 static void check_isa_lowered(finder_t *f)
@@ -134,9 +134,9 @@ static void check_isa_lowered(finder_t *f)
         const doctor_rank_t *rank = &f->facts->ranks[r];
         if (isa_level(rank->isa_chosen) >= isa_level(rank->isa))
             continue;
-        doctor_mend(doctor_add(f, "isa-lowered", DOCTOR_WARNING, 0.5,
-                        "%s: CHOIR_ISA lowers rank %zu from %s to %s", rank->host.name, r,
-                        isa_name(rank->isa), isa_name(rank->isa_chosen)),
+        doctor_fix(doctor_add(f, "isa-lowered", DOCTOR_WARNING, 0.5,
+                       "%s: CHOIR_ISA lowers rank %zu from %s to %s", rank->host.name, r,
+                       isa_name(rank->isa), isa_name(rank->isa_chosen)),
             "unset CHOIR_ISA");
         return;
     }
@@ -157,7 +157,7 @@ static void check_versions(finder_t *f)
     const doctor_rank_t *ranks = f->facts->ranks;
     size_t r = differing(f, offsetof(doctor_rank_t, choir));
     if (r != 0) {
-        doctor_mend(
+        doctor_fix(
             doctor_add(f, "versions", DOCTOR_BAD, 1, "%s runs Choir %s, and rank %zu on %s %s",
                 ranks[0].host.name, ranks[0].choir, r, ranks[r].host.name, ranks[r].choir),
             "install one Choir on all machines, or name it by a path on a shared file system: "
@@ -167,9 +167,9 @@ static void check_versions(finder_t *f)
     for (r = 1; r < f->facts->n_ranks; r++) {
         if (ranks[r].host.program == ranks[0].host.program)
             continue;
-        doctor_mend(doctor_add(f, "builds", DOCTOR_WARNING, 0,
-                        "rank %zu on %s runs another build of Choir %s than rank 0 on %s", r,
-                        ranks[r].host.name, ranks[r].choir, ranks[0].host.name),
+        doctor_fix(doctor_add(f, "builds", DOCTOR_WARNING, 0,
+                       "rank %zu on %s runs another build of Choir %s than rank 0 on %s", r,
+                       ranks[r].host.name, ranks[r].choir, ranks[0].host.name),
             "copy one build to all machines, or mpirun ... /shared/choir");
         return;
     }
@@ -180,17 +180,17 @@ static void check_libraries(finder_t *f)
     const doctor_rank_t *ranks = f->facts->ranks;
     size_t r = differing(f, offsetof(doctor_rank_t, mpi));
     if (r != 0)
-        doctor_mend(doctor_add(f, "mpi-versions", DOCTOR_BAD, 1,
-                        "MPI differs: %s has %s, rank %zu on %s has %s", ranks[0].host.name,
-                        ranks[0].mpi, r, ranks[r].host.name, ranks[r].mpi),
+        doctor_fix(doctor_add(f, "mpi-versions", DOCTOR_BAD, 1,
+                       "MPI differs: %s has %s, rank %zu on %s has %s", ranks[0].host.name,
+                       ranks[0].mpi, r, ranks[r].host.name, ranks[r].mpi),
             "the same MPI on all machines, first in PATH and LD_LIBRARY_PATH there: mpirun "
             "--prefix "
             "DIR");
     r = differing(f, offsetof(doctor_rank_t, host.libraries));
     if (r != 0)
-        doctor_mend(doctor_add(f, "libraries", DOCTOR_WARNING, 0,
-                        "libraries differ: %s has %s; rank %zu on %s has %s", ranks[0].host.name,
-                        ranks[0].host.libraries, r, ranks[r].host.name, ranks[r].host.libraries),
+        doctor_fix(doctor_add(f, "libraries", DOCTOR_WARNING, 0,
+                       "libraries differ: %s has %s; rank %zu on %s has %s", ranks[0].host.name,
+                       ranks[0].host.libraries, r, ranks[r].host.name, ranks[r].host.libraries),
             "the same packages on all machines, or one container image (launch/Containerfile)");
 }
 
@@ -203,9 +203,9 @@ static void check_clock(finder_t *f)
     double ahead = f->facts->ranks[worst].ahead_s;
     if (fabs(ahead) < CLOCK_SKEW_S)
         return;
-    doctor_mend(doctor_add(f, "clock", DOCTOR_WARNING, 0, "the clock of %s is %.1f s %s that of %s",
-                    f->facts->ranks[worst].host.name, fabs(ahead),
-                    ahead > 0 ? "ahead of" : "behind", f->facts->ranks[0].host.name),
+    doctor_fix(doctor_add(f, "clock", DOCTOR_WARNING, 0, "the clock of %s is %.1f s %s that of %s",
+                   f->facts->ranks[worst].host.name, fabs(ahead), ahead > 0 ? "ahead of" : "behind",
+                   f->facts->ranks[0].host.name),
         "timedatectl set-ntp true (or chronyc makestep) on both");
 }
 
@@ -257,9 +257,9 @@ static void check_memory(finder_t *f)
     if (tokens >= 64) {
         snprintf(
             finding->choir, sizeof finding->choir, "--kv-tokens %.0f", floor(tokens / 64) * 64);
-        doctor_mend(finding, "%s", finding->choir);
+        doctor_fix(finding, "%s", finding->choir);
     } else {
-        doctor_mend(finding,
+        doctor_fix(finding,
             "at least %.0f such machines, ranks spread evenly: mpirun --map-by ppr:%zu:node",
             ceil(total / lowest), f->facts->nodes[node].n_ranks);
     }
@@ -280,10 +280,10 @@ static void check_shm(finder_t *f)
     if (node == SIZE_MAX)
         return;
     const doctor_host_t *host = &doctor_first_of(f, node)->host;
-    doctor_finding_t *finding = doctor_add(f, "shm", DOCTOR_WARNING, WORTH_TELLING,
+    doctor_finding_t *finding = doctor_add(f, "shm", DOCTOR_WARNING, MIN_REPORTED_LOSS,
         "%s: /dev/shm has %.0f MiB free of %.0f; Open MPI keeps files there", host->name,
         (double)host->shm_free_bytes / MIB, (double)host->shm_bytes / MIB);
-    doctor_mend(finding, "docker run --shm-size=256m, or mount -o remount,size=256M /dev/shm");
+    doctor_fix(finding, "docker run --shm-size=256m, or mount -o remount,size=256M /dev/shm");
 }
 
 static void check_pages(finder_t *f)
@@ -291,8 +291,8 @@ static void check_pages(finder_t *f)
     for (size_t n = 0; n < f->facts->n_nodes; n++) {
         if (doctor_first_of(f, n)->host.pages != DOCTOR_PAGES_NEVER)
             continue;
-        doctor_mend(doctor_add(f, "huge-pages", DOCTOR_WARNING, COST_SMALL_PAGES,
-                        "%s: transparent huge pages are off", doctor_host_of(f, n)),
+        doctor_fix(doctor_add(f, "huge-pages", DOCTOR_WARNING, COST_SMALL_PAGES,
+                       "%s: transparent huge pages are off", doctor_host_of(f, n)),
             "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");
         return;
     }

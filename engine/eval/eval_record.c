@@ -42,7 +42,7 @@ static void trim(const char *text, pattern_span_t *span)
         span->end--;
 }
 
-/* What the model's text holds by a rule: false when the rule finds nothing. */
+/* What a rule finds in the model's text: false when it finds nothing. */
 static bool extract(const eval_extract_t *rule, const text_buffer_t *text, pattern_span_t *found)
 {
     pattern_span_t whole, match;
@@ -62,7 +62,7 @@ static bool extract(const eval_extract_t *rule, const text_buffer_t *text, patte
     return any && (rule->pattern == NULL || found->end > found->begin);
 }
 
-/* Two texts compare equal after what the task ignores is taken out of both. */
+/* Removes what the task ignores from both texts, then compares. */
 static int normalise(
     const eval_task_t *task, const char *text, size_t bytes, text_buffer_t *out, fail_t *fail)
 {

@@ -154,7 +154,7 @@ static int make_folder(const char *folder, fail_t *fail)
 static int open_file(eval_results_t *results, fail_t *fail)
 {
     struct stat found;
-    /* A line is cut off again where it could not be written whole, which only files allow. */
+    /* An incomplete line is removed again, which only regular files allow. */
     if (stat(results->path, &found) == 0 && !S_ISREG(found.st_mode))
         return fail_set(fail, FAIL_FILE, "%s: expected a regular file", results->path);
     results->file = open(results->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
@@ -179,7 +179,7 @@ static int write_all(int file, const char *text, size_t bytes)
     return 0;
 }
 
-/* A new name in a folder is there for good once the folder itself was synced. */
+/* A new name in a folder is permanent once the folder itself is synced. */
 static void sync_folder(const char *folder)
 {
     int file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -204,7 +204,7 @@ int eval_results_write(
     return fail->status;
 }
 
-/* A value as a message shows it: the caller frees. */
+/* A value as text for a message: the caller frees. */
 static char *shown(const json_t *value)
 {
     char *text = value == NULL ? NULL : dump(value, JSON_COMPACT | JSON_ENCODE_ANY);
@@ -247,7 +247,7 @@ static int settle(eval_results_t *results, json_t *settings, bool has_results, f
     if (access(path, F_OK) != 0) {
         if (has_results)
             return fail_set(fail, FAIL_USAGE,
-                "%s: results without %s that tells what they depend on; --out names another folder",
+                "%s: results without their settings (%s); --out names another folder",
                 results->path, path);
         return eval_results_write(results, SETTINGS, settings, fail);
     }
@@ -273,11 +273,11 @@ int eval_results_open(eval_results_t *results, const char *folder, json_t *setti
         results->bytes = lines->bytes;
         results->synced_ns = clock_ns();
         if (fstat(results->file, &info) == 0 && (uint64_t)info.st_size > results->bytes) {
-            log_write(LOG_WARN, "%s: dropped a torn last line of %llu bytes", results->path,
+            log_write(LOG_WARN, "%s: dropped an incomplete last line of %llu bytes", results->path,
                 (unsigned long long)info.st_size - results->bytes);
             if (ftruncate(results->file, (off_t)results->bytes) != 0)
-                fail_set(fail, FAIL_FILE, "%s: cannot cut off the torn line: %s", results->path,
-                    strerror(errno));
+                fail_set(fail, FAIL_FILE, "%s: cannot remove the incomplete line: %s",
+                    results->path, strerror(errno));
         }
         sync_folder(folder);
     }
@@ -296,11 +296,11 @@ int eval_results_append(eval_results_t *results, const json_t *line, fail_t *fai
     size_t bytes = strlen(text);
     text[bytes] = '\n'; /* in place of the final zero: one write for the line */
     if (write_all(results->file, text, bytes + 1) != 0) {
-        fail_set(fail, FAIL_FILE, "%s: cannot append: %s; run the same command again to go on",
+        fail_set(fail, FAIL_FILE, "%s: cannot append: %s; run the same command again to resume",
             results->path, strerror(errno));
-        /* What was written of the line goes; if that fails, the next run drops it. */
+        /* Removes the incomplete line; if that fails, the next run drops it. */
         if (ftruncate(results->file, (off_t)results->bytes) != 0)
-            log_write(LOG_WARN, "%s: ends with a torn line", results->path);
+            log_write(LOG_WARN, "%s: ends with an incomplete line", results->path);
     } else {
         results->bytes += bytes + 1;
     }

@@ -145,7 +145,7 @@ typedef struct turn {
     size_t cost, item;
 } turn_t;
 
-/* Long ones first, so that no replica is left with one at the end. */
+/* Long ones first, so that no replica has a long one at the end. */
 static int compare_turns(const void *a, const void *b)
 {
     const turn_t *x = a, *y = b;
@@ -359,8 +359,8 @@ static int conclude(run_t *run, eval_outcome_t *outcome, fail_t *fail)
     if (fail->status == FAIL_INTERRUPTED) {
         fail->status = 0;
         fail_set(fail, FAIL_INTERRUPTED,
-            "interrupted with %zu of %zu items done; the same command goes on from there",
-            run->tally.n_done, run->task->n_items);
+            "interrupted with %zu of %zu items done; the same command resumes", run->tally.n_done,
+            run->task->n_items);
     }
     fleet_end(run->fleet, fail);
     if (fail->status != 0 || write_summary(run, seconds, fail) != 0)

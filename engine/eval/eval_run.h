@@ -20,8 +20,8 @@ typedef struct eval_outcome {
     double seconds;
 } eval_outcome_t;
 
-/* Coordinator. Runs what is left of the task and writes the results. tokenizer: the model's. Calls
- * fleet_end. *outcome: written on success. */
+/* Coordinator. Runs the remaining items of the task and writes the results. tokenizer: the model's.
+ * Calls fleet_end. *outcome: written on success. */
 int eval_run(fleet_t *fleet, const tokenizer_t *tokenizer, const eval_task_t *task,
     const eval_options_t *options, eval_outcome_t *outcome, fail_t *fail);
 

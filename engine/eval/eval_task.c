@@ -54,7 +54,7 @@ static int find_task(const char *given, char *path, fail_t *fail)
         "--task: unknown task \"%.200s\": neither a file nor the name of one in " TASKS, given);
 }
 
-/* A path as the task gives it: from the task's own folder. */
+/* A path of the task file, relative to its own folder. */
 static int resolve(const eval_task_t *task, const char *relative, char *path, fail_t *fail)
 {
     const char *slash = strrchr(task->path, '/');
@@ -102,7 +102,7 @@ static int check_fields(const eval_task_t *task, fail_t *fail)
     return json_check_keys(task->root, name, keys, n, fail);
 }
 
-/* A field that is of use only beside another one. */
+/* A field that needs another one. */
 static int check_pair(
     const eval_task_t *task, const char *key, bool useful, const char *needed, fail_t *fail)
 {

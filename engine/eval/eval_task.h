@@ -1,4 +1,4 @@
-/* A task of choir eval: what its JSON file says, and its items as token ids.
+/* A task of choir eval: its JSON file, and its items as token ids.
  *
  * docs/eval.md describes the files. Everything here is the coordinator's work and Local. A task
  * owns the items and everything in them; borrows the tokenizer. */
@@ -24,7 +24,7 @@ typedef enum eval_kind {
     EVAL_PERPLEXITY /* how likely a text is */
 } eval_kind_t;
 
-/* How an answer is found in what the model wrote. */
+/* How an answer is found in the model's text. */
 typedef struct eval_extract {
     const char *name;
     pattern_t *pattern; /* NULL: all of it */
@@ -49,7 +49,7 @@ typedef struct eval_item {
     size_t words, bytes; /* EVAL_PERPLEXITY: of what is scored; words that begin in it */
 } eval_item_t;
 
-/* What flags replace. */
+/* Settings that flags replace. */
 typedef struct eval_overrides {
     const char *data; /* NULL: as in the task */
     size_t limit;     /* first items only; 0: all */

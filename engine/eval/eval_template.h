@@ -19,7 +19,7 @@ int template_check(const char *text, const char *name, fail_t *fail);
 int template_render(
     const char *text, json_t *item, const char *where, text_buffer_t *out, fail_t *fail);
 
-/* What the one field of the text stands for, borrowed from the item; NULL, without a failure, when
+/* The value of the only field of the text, borrowed from the item; NULL, without a failure, when
  * the text is more than one field or the item lacks it. */
 json_t *template_value(const char *text, json_t *item);
 

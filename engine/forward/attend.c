@@ -57,8 +57,8 @@ static plan_range_t unit_blocks(const forward_sequence_t *s, size_t unit_tokens)
     return (plan_range_t){s->first_position / unit_tokens, (end + unit_tokens - 1) / unit_tokens};
 }
 
-/* Into how many parts the heads of a KV head are cut. They share one reading of its keys and
- * values, unless the step is too small to give every thread a part. */
+/* The number of parts of a KV head's query heads. They share one reading of its keys and values,
+ * unless the step is too small to give every thread a part. */
 static size_t head_parts(const forward_t *f)
 {
     size_t n_kv = plan_count(model_share(f->model)->kv_heads), units = 0;
@@ -89,7 +89,7 @@ static void walk_on(walk_t *w)
     w->sequence++;
 }
 
-/* Moves on to the unit of that number; false when there are not so many. */
+/* Moves to the unit of that number; false when there are not so many. */
 static bool find_unit(const forward_t *f, walk_t *w, size_t number, attention_unit_t *unit)
 {
     for (; w->n_kv > 0 && w->sequence < f->batch->n_sequences; walk_on(w)) {
@@ -126,8 +126,8 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
     size_t number = take_number(f);
     bool found = find_unit(f, &walk, number, unit);
     while (found) {
-        /* What this thread gets next, if all take turns; it is not taken before this one is done.
-         */
+        /* The unit that this thread gets next, if all take turns; it is taken only after the
+         * current one. */
         walk_t ahead = walk;
         size_t expected = number + active_threads(f);
         unit->next = f->sdpa && find_unit(f, &ahead, expected, next) ? next : NULL;

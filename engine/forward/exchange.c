@@ -7,8 +7,8 @@
 
 /* ---- Tiles on their way ---------------------------------------------------------------------- */
 
-/* missing[i] is what is not written yet of this rank's tile i. Whoever writes the last of it says
- * so, and thread 0, which alone talks to other ranks, sends it when it next comes by. */
+/* missing[i]: items of this rank's tile i that are not written yet. The thread that completes a
+ * tile publishes it; thread 0, the only one that communicates, sends it at its next poll. */
 
 #define TILE_SENT SIZE_MAX
 
@@ -36,7 +36,7 @@ static void begin_stream(forward_t *f, shared_t which)
         atomic_store_explicit(&f->missing[i], tile_size(f, which, i), memory_order_relaxed);
 }
 
-/* Whether a burst is ready, or so little is left that the last one had better be short. */
+/* Whether a burst is ready, or so little is left that this burst keeps the last one short. */
 static bool is_burst(const forward_t *f)
 {
     size_t ready = 0, unwritten = 0;
@@ -48,7 +48,7 @@ static bool is_burst(const forward_t *f)
     return ready > 0 && (ready * COMM_STREAM_BURSTS >= f->n_tiles || ready >= unwritten);
 }
 
-/* Sends what is written. */
+/* Sends complete tiles. */
 static void send_tiles(forward_t *f, shared_t which)
 {
     for (size_t i = 0; i < f->n_tiles; i++)
@@ -58,7 +58,7 @@ static void send_tiles(forward_t *f, shared_t which)
         }
 }
 
-/* Thread 0 lets data move, which is exchange and not the work in between. */
+/* Thread 0 makes progress on messages; this counts as exchange and not as the work around it. */
 static void move(forward_t *f, size_t thread, shared_t which, uint64_t *kind)
 {
     if (thread != 0 || !is_burst(f))
@@ -99,7 +99,7 @@ static void copy_columns(char *to, const char *from, size_t begin, size_t end)
     memcpy(to + begin, from + begin, end - begin);
 }
 
-/* The same of slabs, of which each thread has a share of every part's bytes. */
+/* The same for the K-blocked layout, of which each thread has a share of every part's bytes. */
 static void copy_slabs(forward_t *f, size_t thread, const activation_t *a, bool out)
 {
     const size_t *begins = a->begin_bytes;

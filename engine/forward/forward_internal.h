@@ -57,7 +57,8 @@ struct forward {
     /* The current step. */
     const forward_batch_t *batch;
     struct {
-        size_t n, n_lone; /* rows worked on; the first n_lone are alone in their calls */
+        size_t n, n_lone; /* current rows; the first n_lone are single rows (alone in their
+                           * calls) */
     } rows;
     bool narrows;           /* the last layer goes on with the kept rows only */
     size_t *kept;           /* [max_rows] rows that logits are wanted of, ascending */
@@ -129,9 +130,9 @@ static inline bool forward_has_narrowed(const forward_t *f)
 
 /* ---- Time, and threads of a step ------------------------------------------------------------- */
 
-/* Thread 0 books the time since the last mark to one kind of work. */
+/* Thread 0 charges the time since the last mark to one kind of work. */
 void forward_book(forward_t *f, size_t thread, uint64_t *kind);
-/* Ends a phase: books its time, and the waiting. */
+/* Ends a phase: charges its time, and the waiting. */
 void forward_barrier(forward_t *f, size_t thread, uint64_t *kind);
 /* All threads have come; true on thread 0, which goes on alone. The others wait until it ends that
  * with forward_go_on. */

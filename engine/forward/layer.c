@@ -9,7 +9,7 @@
 #include "engine/forward/show.h"
 #include "engine/model/rope.h"
 
-/* The rows of the step as they are multiplied. */
+/* The rows of the step for a product. */
 static matrix_rows_t rows_of(const forward_t *f, const void *x, bool slabs, size_t stride)
 {
     return (matrix_rows_t){.x = x,
@@ -26,7 +26,7 @@ static matrix_rows_t normed_rows(const forward_t *f)
 
 /* ---- Norm ------------------------------------------------------------------------------------ */
 
-/* Norms of this thread's rows, some at a time, which are then laid into slabs. */
+/* Norms of this thread's rows, some at a time, which are then written in the K-blocked layout. */
 static void normalise_into_slabs(
     forward_t *f, size_t thread, team_part_t part, const activation_t *from, const void *weight)
 {
@@ -105,7 +105,7 @@ static void project_qkv(forward_t *f, size_t thread, size_t layer)
 
 /* ---- RoPE and cache -------------------------------------------------------------------------- */
 
-/* Where a row stands. Sequences are few; rows of one follow each other. */
+/* The position of a row. Sequences are few; rows of one follow each other. */
 static const forward_sequence_t *sequence_of(const forward_batch_t *batch, size_t row, size_t *at)
 {
     while (row >= batch->sequences[*at].first_row + batch->sequences[*at].n_rows)
@@ -164,7 +164,7 @@ static void rotate(const forward_t *f, const head_steps_t *steps, size_t layer, 
     show(f, steps->rotated, layer, row, 1, column, n * d, from, n * d);
 }
 
-/* Rotates q and k, and writes k and v into the cache. Threads share out heads, so that no two write
+/* Rotates q and k, and writes k and v into the cache. Threads divide heads, so that no two write
  * the same pair of keys. */
 static void rotate_and_cache(forward_t *f, size_t thread, size_t layer)
 {
@@ -212,8 +212,7 @@ static const residual_t o_proj = {WEIGHT_O, SHARED_ATTENTION, SHARED_X, SHARED_X
 static const residual_t down_proj = {
     WEIGHT_DOWN, SHARED_MLP, SHARED_X_MID, SHARED_X, COMPONENT_MLP_OUTPUT, COMPONENT_LAYER_OUTPUT};
 
-/* Whether the residual stream still holds all rows, and the product only those that the last layer
- * goes on with. */
+/* Whether the residual stream has all rows, and the product only those whose logits are needed. */
 static bool gathers_kept(const forward_t *f, const residual_t *r)
 {
     return forward_has_narrowed(f) && r->input == SHARED_ATTENTION;
@@ -349,8 +348,8 @@ static void store_mlp(forward_t *f, size_t thread, const panels_work_t *work, si
             activation_slab(mlp, n_rows, first + column + i), KERNEL_SLAB);
 }
 
-/* Panels of gate_proj go before the same ones of up_proj in groups: changing between the two at
- * every panel costs a lone row 6% of the memory's speed. */
+/* Panels of gate_proj are multiplied before the same ones of up_proj, in groups: alternating at
+ * every panel costs a single row 6% of the memory's speed. */
 static void project_mlp(forward_t *f, size_t thread, size_t layer)
 {
     const model_weight_t *of = f->model->layers[layer].of;
@@ -367,7 +366,7 @@ static void project_mlp(forward_t *f, size_t thread, size_t layer)
 
 /* ---- A layer --------------------------------------------------------------------------------- */
 
-/* Thread 0 says where this rank stands, for those who watch it. */
+/* Thread 0 updates this rank's progress record. */
 static void mark(const forward_t *f, size_t thread, heart_phase_t phase, size_t layer)
 {
     if (thread == 0)

@@ -1,5 +1,5 @@
-/* The last layer computes what is wanted of it: keys and values of all rows, and the rest of the
- * rows that logits are wanted of, of a prompt the last one. No row's bits depend on the others. */
+/* The last layer computes keys and values of all rows, and the rest only for rows whose logits are
+ * needed: the last row of a prompt. No row's bits depend on the others. */
 #include <string.h>
 
 #include "engine/forward/forward_internal.h"
@@ -18,8 +18,8 @@ void forward_choose_kept(forward_t *f)
         before[row + 1] += before[row];
     }
     size_t n_kept = before[batch->n_rows];
-    /* A tap sees every row of every layer. With sums a step of one layer ends with one, so that no
-     * rank gets a step ahead. */
+    /* A tap needs every row of every layer. With --combine reduce a step of one layer ends with a
+     * sum, so that no rank gets a step ahead. */
     bool ends = f->model->plan.combine == PLAN_GATHER || n_kept > 0;
     f->narrows = f->tap == NULL && n_kept < batch->n_rows && ends;
 }

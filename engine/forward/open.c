@@ -56,8 +56,8 @@ size_t forward_bytes(
     for (shared_t b = 0; b < SHARED_COUNT; b++)
         shared += options->max_rows * activation_stride(model, b) * element(&f);
     size_t per_thread = product_bytes(options, model) + attention_bytes(options, model);
-    /* The window of a node is one memory for all its ranks, counted in equal parts; and each has a
-     * copy of its own where windows get small pages, which is known only when they are open. */
+    /* The window of a node is one memory for all its ranks, counted in equal parts. Each rank also
+     * has its own copy where windows get small pages, which is known only when they are open. */
     return shared / (size_t)comm_size + (comm_size > 1 ? shared : 0) + private +
            n_threads * per_thread;
 }

@@ -52,20 +52,20 @@ void show_product(const forward_t *f, size_t thread, component_t component, size
     dtype_t accumulator_type = k->accumulator_bytes == 8 ? DTYPE_F64 : DTYPE_F32;
     k->store(n_rows, n_columns, c, KERNEL_PANEL, NULL, shown, KERNEL_PANEL);
     show(f, component, layer, 0, n_rows, column, n_columns, shown, KERNEL_PANEL);
-    /* Rounding what is rounded changes nothing, so the fused step goes on from here. */
+    /* Rounding again changes nothing, so the fused step continues from here. */
     for (size_t r = 0; r < n_rows; r++)
         dtype_convert((char *)c + r * KERNEL_PANEL * k->accumulator_bytes, accumulator_type,
             shown + r * KERNEL_PANEL * k->element_bytes, k->mode, n_columns);
 }
 
-/* Every rank looks at its left neighbour's slice, as it arrived here. */
+/* Every rank checks its left neighbour's slice, as it arrived here. */
 static size_t shown_rank(const forward_t *f)
 {
     return (f->model->rank + f->model->plan.n_ranks - 1) % f->model->plan.n_ranks;
 }
 
-/* All have looked; then every rank's copy gets the reference's values, and nobody goes on before.
- */
+/* After all have checked, every rank's copy gets the reference's values, and no rank goes on
+ * before. */
 static void refill_gathered(
     const forward_t *f, component_t component, size_t layer, const activation_t *a)
 {

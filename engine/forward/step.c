@@ -41,8 +41,8 @@ void forward_go_on(forward_t *f, uint64_t *kind)
 
 /* ---- A step ---------------------------------------------------------------------------------- */
 
-/* Rows of the embedding that this rank owns go to all, straight into the residual stream where that
- * is shared. */
+/* Sends the embedding's rows that this rank owns to all, directly into the residual stream where
+ * that is shared. */
 static void embed(forward_t *f, size_t thread)
 {
     const model_t *m = f->model;
@@ -65,7 +65,7 @@ static void embed(forward_t *f, size_t thread)
     exchange_embedding(f, thread);
 }
 
-/* Thread 0 says where this rank stands, for those who watch it. */
+/* Thread 0 updates this rank's progress record. */
 static void mark(const forward_t *f, size_t thread, heart_phase_t phase)
 {
     if (thread == 0)
@@ -90,9 +90,9 @@ static void step_thread(void *context, size_t thread)
     mark(f, thread, HEART_IDLE);
 }
 
-/* Where windows have small pages only, many rows are worked on in this rank's own memory and copied
+/* Where windows have small pages only, many rows are computed in this rank's own memory and copied
  * through the windows: translating the addresses costs more than the copies (bench/LOG.md). A tap
- * looks at the windows. */
+ * needs the windows. */
 static void place_activations(forward_t *f, size_t n_rows)
 {
     bool tapped = f->tap != NULL, reduce = f->model->plan.combine == PLAN_REDUCE;

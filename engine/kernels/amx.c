@@ -13,8 +13,7 @@
 enum { TILE = 16, STEP = KERNEL_SLAB }; /* rows, outputs; inputs of one instruction */
 enum { FEW_ROWS = 1 };
 enum { LINE = 64, STEP_LINES = STEP * KERNEL_PANEL * 2 / LINE };
-#define AHEAD_BYTES                                                                                \
-    2048 /* of the weights, when a few rows read them as fast as memory gives them */
+#define AHEAD_BYTES 2048 /* bytes that weights are prefetched ahead for few rows */
 
 typedef struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -22,12 +21,12 @@ typedef struct tile_config {
     uint8_t rows[16];
 } tile_config_t;
 
-/* Setting the registers up waits for all that is under way: with few rows a sixth of the time. So
- * a thread keeps them as they are from one call to the next while it holds them. */
+/* Configuring the registers waits for all pending instructions: with few rows a sixth of the time.
+ * So a thread keeps the configuration between calls while it holds the registers. */
 static _Thread_local size_t configured_rows; /* 0: not set up */
 static _Thread_local bool held;
 
-/* Tile registers 0 to 3: sums of up to 16 rows; 4: rows; 5, 6: outputs by turns. */
+/* Tile registers 0 to 3: sums of up to 16 rows; 4: rows; 5, 6: outputs in turn. */
 static void configure(size_t rows)
 {
     if (configured_rows == rows)
@@ -37,13 +36,13 @@ static void configure(size_t rows)
         config.row_bytes[i] = LINE;
         config.rows[i] = i <= 4 ? (uint8_t)rows : TILE;
     }
-    /* The intrinsic tells compilers of the first bytes only. */
+    /* The intrinsic declares only the first bytes to compilers. */
     __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
     configured_rows = rows;
 }
 
-/* So that a thread's state is small again, and other libraries find the tiles free. */
+/* Makes a thread's state small again, and frees the tiles for other libraries. */
 static void release(void)
 {
     if (configured_rows > 0)
@@ -62,14 +61,14 @@ static void amx_end(void)
     release();
 }
 
-/* Where a block of the product lies. Strides in bytes. */
+/* Addresses of a block of the product. Strides in bytes. */
 typedef struct block {
     const char *a, *b;
     char *c;
     size_t a_stride, b_stride, c_stride, n_steps;
     size_t a_step;               /* from one step's inputs to the next */
     const char *a_rest, *b_rest; /* inputs beyond the last whole step, padded with zeros; or NULL */
-    const char *next;            /* weights to ask for: next_lines a step */
+    const char *next;            /* weights to prefetch: next_lines a step */
     size_t next_lines;
     bool next_first_level; /* into which cache */
     bool chain;            /* c goes on */
@@ -92,7 +91,7 @@ enum { REST_A_STRIDE = 2 * STEP, REST_B_STRIDE = 4 * KERNEL_PANEL };
         DO(3)                                                                                      \
     }
 
-/* Asks for lines of the weights that come next. */
+/* Prefetches lines of the next weights. */
 INLINE void ask(const char *next, size_t lines, const bool first_level)
 {
     for (size_t line = 0; line < lines; line++)
@@ -102,8 +101,7 @@ INLINE void ask(const char *next, size_t lines, const bool first_level)
             _mm_prefetch(next + line * LINE, _MM_HINT_T1);
 }
 
-/* Between the loads of the tiles, a part of the lines each: all at once they would hold the loads
- * up. */
+/* Between the loads of the tiles, some lines each: all at once they would delay the loads. */
 INLINE void multiply_step(const int n, const char *a, size_t a_stride, const char *b,
     size_t b_stride, const char *next, size_t lines, const bool first_level)
 {
@@ -172,7 +170,7 @@ static void multiply_outputs(size_t width, const block_t *s)
     }
 }
 
-/* The same for rows of which the first `done` have their sums already, or sums to be added to c. */
+/* The same for rows of which the first `done` have their sums, or sums to be added to c. */
 static void multiply_apart(
     size_t done, size_t rows, size_t width, const block_t *s, tile_mode_t mode)
 {
@@ -210,8 +208,8 @@ static void fill_rest_a(rest_t *rest, const uint16_t *a, size_t a_stride, size_t
         memcpy(rest->a[r], a + r * a_stride, n * sizeof *a);
 }
 
-/* A few rows ask for weights a little ahead of where they are; many ask, spread over all their
- * steps, for the block of weights behind this one. */
+/* Few rows prefetch weights a little ahead of their position; many rows prefetch the next block of
+ * weights, spread over all steps. */
 static void plan_prefetch(block_t *s, size_t rows)
 {
     s->next_first_level = rows <= TILE;
@@ -238,7 +236,7 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
         s.a_rest = (const char *)rest.a;
         s.b_rest = (const char *)rest.b;
     }
-    /* The last rows of many go with some before them, so that there are always 16. */
+    /* The last rows of many are computed with some before them, so that there are always 16. */
     size_t n = rows < TILE ? rows : TILE;
     configure(n);
     for (size_t r = 0; r < rows; r += n) {
@@ -262,8 +260,8 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
 static void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
-    /* A tile of one row takes as long as one of 16; the same sums by fused multiply-adds let the
-     * weights come as fast as memory gives them. */
+    /* A tile of one row takes as long as one of 16. The same sums by fused multiply-adds reach the
+     * speed of memory. */
     if (rows <= FEW_ROWS)
         tile_amx_by_fma(rows, a, a_stride, b, width, k, c, c_stride, mode);
     else

@@ -9,7 +9,7 @@
 #define VECTORS 4 /* of 16 outputs */
 #define PREFETCH_BYTES 2048
 
-#define STEP 32 /* inputs of a lone row between looking at pages: one page of a whole panel */
+#define STEP 32 /* inputs of a single row between tests for a new page: one page of a whole panel */
 
 /* Inputs [i, end) of a register tile. */
 static inline __attribute__((always_inline)) void chain(const int rows, const int vectors,
@@ -21,7 +21,7 @@ static inline __attribute__((always_inline)) void chain(const int rows, const in
         __m512bh w[VECTORS];
         for (int v = 0; v < vectors; v++) {
             w[v] = (__m512bh)_mm512_loadu_si512(pair + 32 * v);
-            /* One stream of weights is all a lone row reads; the hardware's own prefetch runs too
+            /* A single row reads one stream of weights, for which the hardware's prefetcher is too
              * short. */
             if (rows == 1)
                 _mm_prefetch((const char *)(pair + 32 * v) + PREFETCH_BYTES, _MM_HINT_T0);

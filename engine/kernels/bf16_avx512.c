@@ -1,7 +1,6 @@
-/* The elementwise kernels of bf16 that every row passes, with AVX-512: whole vectors of 16 from the
- * load to the store, where compilers would go through twice as many halves. elementwise.c says what
- * they compute, in scalar C. Compiled twice, without and with the instructions for bf16; BF16_FILL
- * names the function that fills the table. */
+/* The elementwise kernels of bf16 with AVX-512: whole vectors of 16 from load to store, where
+ * compilers use twice as many half vectors. elementwise.c defines them in scalar C. Compiled twice,
+ * without and with the instructions for bf16; BF16_FILL names the function that fills the table. */
 #include <immintrin.h>
 #include <math.h>
 #include <pthread.h>
@@ -31,7 +30,7 @@ static inline __m512 load_some(__mmask16 lanes, const uint16_t *x)
     return widen(_mm256_maskz_loadu_epi16(lanes, x));
 }
 
-/* Rounded to bf16, in the upper halves; the lower ones hold anything. */
+/* Rounded to bf16, in the upper halves; the lower halves are undefined. */
 static inline __m512i rounded(__m512 x)
 {
     __m512i bits = (__m512i)x;
@@ -252,7 +251,7 @@ static float sum_of_squares(size_t n, const uint16_t *x)
     return sum;
 }
 
-/* Rows that wait for each other's sums, roots and divisions no longer than for their own. */
+/* Several rows at once, so that their sums, roots and divisions overlap. */
 enum { NORM_ROWS = 4 };
 
 static void norm_rows(size_t rows, size_t n, const uint16_t *x, size_t x_stride,
@@ -343,7 +342,7 @@ static float scale_scores(size_t n, float scale, float largest, float *scores)
     return _mm512_cvtss_f32(last);
 }
 
-/* fast_exp of sdpa.c. What vanishes is dropped after the conversion, which never traps. */
+/* fast_exp of sdpa.c. Results that are 0 are selected after the conversion, which never traps. */
 static inline __m512 fast_exp(__m512 x)
 {
     __m512 y = _mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f));
@@ -358,7 +357,7 @@ static inline __m512 fast_exp(__m512 x)
     return (__m512)_mm512_maskz_cvttps_epi32(stays, t);
 }
 
-/* A vector of weights as rounded: f32, and bf16 with pairs swapped where that is wanted. */
+/* A vector of rounded weights: f32, and bf16 with pairs swapped if wanted. */
 static inline void put_weights(__m512 e, float *scores, uint16_t *weights)
 {
     __m256i bits = halves(e);
@@ -367,7 +366,7 @@ static inline void put_weights(__m512 e, float *scores, uint16_t *weights)
         _mm256_storeu_si256((__m256i *)weights, _mm256_rol_epi32(bits, 16));
 }
 
-/* Exponentials of the whole vectors of n keys, rounded, and their sum in two chains by turns. */
+/* Exponentials of the whole vectors of n keys, rounded, and their sum in two alternating chains. */
 static float fast_weights(size_t n, float largest, float *scores, uint16_t *weights)
 {
     __m512 sum_of_last = _mm512_setzero_ps(), sum_before = _mm512_setzero_ps();
@@ -411,7 +410,7 @@ static float exact_weights(size_t n, const double *e, float *scores, uint16_t *w
     return sum;
 }
 
-/* Rows whose chains of additions and exponentials do not wait for each other's. */
+/* Several rows at once, so that their chains of additions and exponentials overlap. */
 enum { WEIGHT_ROWS = 4 };
 
 static void weights_of_rows(size_t rows, size_t n_kept, size_t n_block, float scale, float *max,

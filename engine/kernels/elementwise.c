@@ -69,7 +69,7 @@ static inline float middle_bf16(float x)
 {
     return load_bf16(round_bf16(x));
 }
-/* f32 has no bits to equal, only the truth to be near: these two round once. */
+/* f32 need not equal PyTorch's bits, only have a small error: these two round once. */
 static inline double middle_f32(double x)
 {
     return x;
@@ -181,7 +181,8 @@ static inline double middle_f64(double x)
             norm_row_##MODE(                                                                       \
                 n, (const ELEMENT *)x + r * x_stride, w, (WIDE)eps, (ELEMENT *)y + r * y_stride);  \
     }                                                                                              \
-    /* Halves as arguments, so that compilers know them apart. */                                  \
+    /* Halves as arguments, so that compilers see that they differ.
+     */                                \
     static void rotate_##MODE(                                                                     \
         size_t half, const REAL *c, const REAL *s, ELEMENT *restrict low, ELEMENT *restrict high)  \
     {                                                                                              \
@@ -341,8 +342,7 @@ static float find_distances(const float *x, double *distances)
     return max;
 }
 
-/* As many granules as are worked on at once: chains of additions that do not wait for each other.
- */
+/* Granules computed at once: chains of additions that overlap. */
 enum { GRANULES = 8 };
 
 static void sum_some_granules(size_t n, const float *x, double (*granules)[2])

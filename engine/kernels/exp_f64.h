@@ -1,6 +1,6 @@
 /* exp of doubles by SLEEF (https://sleef.org). Its functions without fused multiply-add give the
- * same bits at every vector width and on every host; which one is taken follows from the
- * instruction set that the including file is compiled for. Internal to engine/kernels. */
+ * same bits at every vector width and on every host; the including file's instruction set decides
+ * which one is used. Internal to engine/kernels. */
 #ifndef CHOIR_KERNELS_EXP_F64_H
 #define CHOIR_KERNELS_EXP_F64_H
 

@@ -23,9 +23,9 @@
 #define AHEAD_BYTES 2048
 #define PAGE_OF_PANEL (4096 / KERNEL_PANEL) /* bytes of an output's weights in a page */
 
-/* One register tile over k inputs, a leaf or less; goes on from what sum holds. `rows` and
- * `vectors` (registers of outputs) are constants after inlining. A lone row looks at pages of
- * weights now and then, not at every input. */
+/* One register tile over k inputs, a leaf or less; continues from sum. `rows` and `vectors`
+ * (registers of outputs) are constants after inlining. A single row tests for a new page of weights
+ * from time to time, not at every input. */
 #define DEFINE_CHAIN(NAME, REAL, VEC, MEM, LANES, FMA, SET, MOST_ROWS, MOST_VECTORS)               \
     INLINE void NAME(const int rows, const int vectors, const REAL *a, size_t a_stride,            \
         const REAL *b, size_t width, size_t k, VEC sum[MOST_ROWS][MOST_VECTORS])                   \
@@ -39,7 +39,7 @@
                 VEC w[MOST_VECTORS];                                                               \
                 for (int v = 0; v < vectors; v++)                                                  \
                     w[v] = *(const MEM *)(b + i * width + LANES * v);                              \
-                /* One stream of weights, ahead of the hardware's own prefetch. */                 \
+                /* Prefetches weights beyond the hardware's own prefetcher. */                     \
                 if (rows == 1)                                                                     \
                     for (int v = 0; v < vectors; v += 64 / REGISTER_BYTES)                         \
                         __builtin_prefetch(                                                        \

@@ -13,7 +13,7 @@
 static const struct isa_level {
     const char *name;
     isa_t needs;
-    isa_t allows; /* beside what it needs */
+    isa_t allows; /* also needs */
 } levels[ISA_LEVELS] = {
     {"scalar", ISA_SCALAR, 0},
     {"avx2", ISA_AVX2, 0},

@@ -230,7 +230,7 @@ CALL(call_scale_scores)
     kernels->scale_scores(s->n, d[0], 0.125, d[1]);
 }
 
-/* Its scratch is nobody's afterwards. */
+/* Its scratch is not part of the result. */
 CALL(call_softmax)
 {
     kernels->softmax(s->n, s->variant == 1, d[1], d[0]);
@@ -262,7 +262,7 @@ CALL(call_sum_granules)
 
 /* ---- The sdpa order -------------------------------------------------------------------------- */
 
-/* Fills [from, to) of every row with zeros: what the contract leaves open. */
+/* Fills [from, to) of every row with zeros: elements that the contract leaves undefined. */
 static void clear_columns(size_t rows, size_t from, size_t to, size_t stride, size_t bytes, void *x)
 {
     for (size_t r = 0; r < rows; r++)
@@ -454,7 +454,7 @@ kernel_shape_t kernel_odd_shape(const kernel_entry_t *entry, const kernels_t *ke
 {
     uint64_t state = i + 1;
     next_random(&state);
-    bool few = i % 4 != 0; /* rows, and little of the rest */
+    bool few = i % 4 != 0; /* many rows, small n and k */
     size_t most_rows = few ? size_min(entry->most_rows, 14) : entry->most_rows;
     size_t most_n = few && entry->most_n > 512 ? 40 : entry->most_n;
     size_t k_step = entry->k_step == 2 && kernels->mode != DTYPE_BF16 ? 1 : entry->k_step;

@@ -1,8 +1,7 @@
-/* The one list of all kernels: how each is called, and on what data it is tried and timed.
+/* The list of all kernels: how each is called, and on what data it is tested and timed.
  *
- * The unit test, the self-test at start and `choir bench --kernels` iterate over it, so that a new
- * kernel is tested, checked and measured by one more row (kernel_list.c). Functions are thread
- * safe. */
+ * The unit test, the self-test at start and `choir bench --kernels` iterate over it, so a new
+ * kernel needs one more row (kernel_list.c). Functions are thread safe. */
 #ifndef CHOIR_KERNELS_KERNEL_LIST_H
 #define CHOIR_KERNELS_KERNEL_LIST_H
 
@@ -17,10 +16,10 @@
  * errors; any exponent, with denormals and zeros. */
 typedef enum kernel_fill { FILL_UNIT, FILL_CANCEL, FILL_WIDE, FILL_COUNT } kernel_fill_t;
 
-/* What one call is given. rows, n and k are what the kernel's row of the list says. */
+/* The arguments of one call. rows, n and k are as in the kernel's row of the list. */
 typedef struct kernel_shape {
     size_t rows, n, k;
-    size_t pad;     /* elements between rows beyond what they hold; 2 pad where inputs are paired */
+    size_t pad;     /* padding elements between rows; 2 pad where inputs are paired */
     size_t variant; /* of a kernel with options: tile mode, lanes, bias */
 } kernel_shape_t;
 
@@ -57,7 +56,7 @@ extern const size_t kernel_list_count;
 /* Whether a table has this kernel (in its mode). */
 bool kernel_exists(const kernel_entry_t *entry, const kernels_t *kernels);
 
-/* The i-th of many odd shapes within the entry's limits; variants take turns. */
+/* The i-th of many odd shapes within the entry's limits; variants alternate. */
 kernel_shape_t kernel_odd_shape(const kernel_entry_t *entry, const kernels_t *kernels, size_t i);
 
 /* Writes count values of a fill; the same seed gives the same values. */

@@ -8,9 +8,9 @@
  * float, or double. `accumulator` is float in the modes bf16 and f32, double in f64. Pointers are
  * void where their type follows the mode.
  *
- * Packed layout (weights, and K and V of the cache): outputs in panels of KERNEL_PANEL, the last one
- * narrower but a multiple of KERNEL_LANES, missing outputs zero. A panel of `width` outputs over K
- * inputs is
+ * Packed layout (weights, and K and V of the cache): outputs in panels of KERNEL_PANEL, the last
+ * one narrower but a multiple of KERNEL_LANES, missing outputs zero. A panel of `width` outputs
+ * over K inputs is
  *
  *   bf16      [K rounded up to even / 2][width][2]   pairs of inputs side by side, as vdpbf16ps
  *                                                    takes them
@@ -39,18 +39,19 @@
 #include "engine/kernels/isa.h"
 
 #define KERNEL_PANEL 64 /* outputs of a panel */
-/* From here on rows are many: computing takes longer than reading weights. Measured for blocks of
- * inputs (matrix.c) and for copies of activations (exchange.c), bench/LOG.md. */
+/* Number of rows from which products are compute-bound: computing takes longer than reading the
+ * weights. Measured for blocks of inputs (matrix.c) and for copies of activations (exchange.c),
+ * bench/LOG.md. */
 #define KERNEL_MANY_ROWS 32
 #define KERNEL_LANES 16   /* a panel's width is a multiple of this */
 #define KERNEL_GRANULE 64 /* logits that are summed together */
-/* Inputs that the dot product amx adds in one operation, and of a slab: many rows may lie as slabs
- * of so many inputs each, [inputs / KERNEL_SLAB][rows][KERNEL_SLAB], in which what an operation
- * takes of 16 rows is one piece of 1 KiB. */
+/* Inputs that the dot product amx adds in one operation, and inputs of a block of the K-blocked
+ * layout (slabs): [inputs / KERNEL_SLAB][rows][KERNEL_SLAB]. An operation's 16 rows are then one
+ * contiguous piece of 1 KiB. */
 #define KERNEL_SLAB 32
 #define KERNEL_TILE_PANELS 4 /* at most, of kernels_t.tile_panels */
 /* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
- * small: the f32 logits lie nearer to the f64 truth than PyTorch's own (docs/parity.md). */
+ * small: the f32 logits are nearer to the f64 result than PyTorch's own (docs/parity.md). */
 #define KERNEL_LEAF 32
 #define KERNEL_GROUP 128
 
@@ -83,9 +84,9 @@ typedef struct kernels {
      * where its inputs so far are a multiple of 32. */
     void (*tile_amx)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
-    /* The same of rows that lie in slabs, two or more of them; a_stride elements from slab to slab.
-     * k: a multiple of KERNEL_SLAB. NULL where no instruction is faster for it, so everywhere but
-     * with AMX. */
+    /* The same for two or more rows in the K-blocked layout; a_stride: elements from block to
+     * block. k: a multiple of KERNEL_SLAB. NULL where no instruction is faster for it: everywhere
+     * but with AMX. */
     void (*tile_amx_slabs)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
     /* The same by leaves and groups: a chain from +0 for each KERNEL_LEAF inputs, leaves added left
@@ -93,18 +94,17 @@ typedef struct kernels {
      * the next groups of a sum. Modes f32 and f64; NULL in bf16. */
     void (*tile_groups)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
-    /* tile and tile_amx of many rows with 1 to KERNEL_TILE_PANELS panels of the same width, of which
-     * rows are prepared once; c_panel accumulators from panel to panel in c. NULL where tile and
-     * tile_amx prepare nothing. */
+    /* tile and tile_amx of many rows with 1 to KERNEL_TILE_PANELS panels of the same width, of
+     * which rows are prepared once; c_panel accumulators from panel to panel in c. NULL where tile
+     * and tile_amx prepare nothing. */
     void (*tile_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,
         const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
         tile_mode_t mode);
     void (*tile_amx_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,
         const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
         tile_mode_t mode);
-    /* Around many calls of tile_amx by a thread: the CPU's tile registers are set up and cleared
-     * once; nothing else may use them in between. Optional; they do nothing where there are no
-     * such registers. */
+    /* Around many calls of tile_amx by a thread: configures and releases the CPU's tile registers;
+     * no other code may use them in between. Optional; no effect without such registers. */
     void (*amx_begin)(void), (*amx_end)(void);
 
     /* y = R(c + bias); R rounds to the mode once. bias: [width] element or NULL (then nothing is
@@ -173,9 +173,9 @@ typedef struct kernels {
      * Rows of both are stride apart, with room for a multiple of 16 */
     void (*sdpa_weights)(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
         float *max, float *sum, float *scores, uint16_t *weights, size_t stride);
-    /* out += weights * values, lone rows: keys in fours. keys: a multiple of 4; weights: [rows,
-     * keys] f32 of bf16 values, not swapped, stride apart; panel: of width outputs; out: [rows,
-     * width] f32, out_stride apart */
+    /* out += weights * values, single rows (M = 1): keys in fours.
+     * keys: a multiple of 4; weights: [rows, keys] f32 of bf16 values, not swapped, stride apart;
+     * panel: of width outputs; out: [rows, width] f32, out_stride apart */
     void (*sdpa_outputs)(size_t rows, size_t keys, const float *weights, size_t stride,
         const void *panel, size_t width, float *out, size_t out_stride);
     /* The same for one key of the panel, whose weights stand at [row, key]. */
@@ -254,9 +254,9 @@ typedef struct panel {
     size_t p;
 } panel_t;
 
-/* Rows that are multiplied; the first n_lone of n are lone ones, whose order may differ. x: [n,
- * columns] element, padding inputs zero: row-major, stride elements apart, or in slabs that are
- * stride elements apart. */
+/* Rows that are multiplied; the first n_lone of n are single rows (M = 1), whose order may differ.
+ * x: [n, columns] element, padding inputs zero: row-major, stride elements apart, or K-blocked,
+ * with stride elements from block to block. */
 typedef struct matrix_rows {
     const void *x;
     size_t stride;
@@ -265,24 +265,26 @@ typedef struct matrix_rows {
 } matrix_rows_t;
 
 /* c = x W^T of n_panels panels, of matrices with the same columns, for a batch of rows in two
- * classes: lone rows sum in leaves of leaf_lone inputs, the others in leaves of leaf_rows; leaves
+ * classes: single rows sum in leaves of leaf_lone inputs, the others in leaves of leaf_rows; leaves
  * are added left to right. (f32 and f64: by leaves and groups, kernels_t.tile_groups.) A leaf of
- * MATRIX_ONE_LEAF is the whole row. One pass over the panels. dot: DOT_AMX in mode bf16 only. c:
- * [n_panels][n rows, KERNEL_PANEL] accumulator. The larger leaf is a multiple of the smaller. */
+ * MATRIX_ONE_LEAF is the whole row. One pass over the panels.
+ * dot: DOT_AMX in mode bf16 only. c: [n_panels][n rows, KERNEL_PANEL] accumulator. The larger leaf
+ * is a multiple of the smaller. */
 #define MATRIX_ONE_LEAF SIZE_MAX
 #define MATRIX_MAX_PANELS 16
 void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, size_t leaf_lone, size_t leaf_rows, void *c);
 
-/* Whether so many rows are multiplied faster in slabs. */
+/* Whether this number of rows is multiplied faster in the K-blocked layout. */
 bool matrix_wants_slabs(const kernels_t *kernels, dot_t dot, size_t n_rows, size_t columns);
 
-/* Writes n bf16 rows into slabs at row first_row. src: [n, columns], src_stride apart; columns: a
- * multiple of KERNEL_SLAB; slabs: slab_stride elements apart */
+/* Writes n bf16 rows into the K-blocked layout at row first_row.
+ * src: [n, columns], src_stride apart; columns: a multiple of KERNEL_SLAB; slabs: slab_stride
+ * elements from block to block */
 void slabs_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_stride,
     uint16_t *slabs, size_t slab_stride, size_t first_row);
 
-/* Panels that many rows are best multiplied with at once. */
+/* Panels per block of inputs for large M. */
 size_t matrix_panels_together(const kernels_t *kernels, dot_t dot);
 
 #endif

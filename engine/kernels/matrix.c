@@ -5,13 +5,11 @@
 #include "engine/base/team.h"
 #include "engine/kernels/kernels.h"
 
-/* Inputs of a panel that are worked on together: as many as the largest leaf of the orders, and few
- * enough for a panel's part (64 outputs x 1,024 inputs in bf16: 128 KiB) to stay in a second-level
- * cache while all rows pass. */
+/* Inputs of a block of a panel: as many as the largest leaf of the orders, and few enough for the
+ * block (64 outputs x 1,024 inputs in bf16: 128 KiB) to stay in L2 while all rows use it. */
 #define BLOCK_INPUTS 1024
-/* Many rows want the panel's part in the first-level cache where tile instructions are so fast that
- * they would wait for the second level (measured with 512 rows: 256 inputs 1.3 times as fast as
- * 1,024), and where elements are wide. */
+/* Smaller blocks for many rows, which need the block in L1: where tile instructions would wait for
+ * L2 (512 rows: 256 inputs are 1.3 times as fast as 1,024), and where elements are wide. */
 #define BLOCK_BYTES_NEAR (32 * 1024)
 
 const void *matrix_panel(const matrix_t *matrix, size_t p, size_t k)
@@ -24,7 +22,7 @@ const void *matrix_panel(const matrix_t *matrix, size_t p, size_t k)
 typedef uint32_t quad_t __attribute__((vector_size(16)));
 typedef quad_t quad_in_memory_t __attribute__((aligned(4), may_alias));
 
-/* 4 rows x 4 dwords, turned. */
+/* 4 rows x 4 dwords, transposed. */
 static void pack_quads(const uint32_t *src, size_t src_stride, uint32_t *panel, size_t width)
 {
     quad_t r[4], pairs[4];
@@ -98,8 +96,8 @@ void panel_pack_input(
         const uint16_t *from = x;
         uint32_t *to = (uint32_t *)panel + k / 2 * width;
         uint32_t shift = swapped == (k % 2 == 0) ? 16 : 0, partner = 0xffffu << (16 - shift);
-        /* A reused block may hold anything in the place of a partner that comes later, also NaN,
-         * which times zero is not zero. */
+        /* A reused block may hold any value, also NaN, in the place of a partner that comes later;
+         * NaN times zero is not zero. */
         if (k % 2 == 0)
             for (size_t n = 0; n < outputs; n++)
                 to[n] = (uint32_t)from[n] << shift;
@@ -137,7 +135,7 @@ void slabs_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_s
     }
 }
 
-/* What matrix_product is called with. */
+/* The arguments of matrix_product. */
 typedef struct call {
     const kernels_t *kernels;
     dot_t dot;
@@ -145,7 +143,7 @@ typedef struct call {
     size_t n_lone, leaf_lone, leaf_rows, inputs;
 } call_t;
 
-/* Input k of a row; in slabs k is the first of one. */
+/* Input k of a row; in the K-blocked layout k is the first of a block. */
 static const char *input_at(const call_t *y, size_t row, size_t k)
 {
     const matrix_rows_t *rows = y->rows;
@@ -165,8 +163,8 @@ static void prefetch(const char *from, size_t bytes)
 }
 
 /* Many rows of wide elements: while a chunk of them is multiplied, its share of the next block of
- * inputs comes from the third-level cache, and that of the panel's next weights from memory. Of the
- * panels that use a block of inputs, the i-th of n asks for its part of the rows. */
+ * inputs is prefetched from L3, and that of the panel's next weights from memory. Of the panels
+ * that use a block of inputs, the i-th of n prefetches its part of the rows. */
 static void multiply_chunks(const call_t *y, const char *x, const char *weights, size_t width,
     size_t block, size_t rows, size_t i, size_t n, char *to, tile_mode_t mode)
 {
@@ -288,17 +286,17 @@ static void multiply_class(const call_t *y, const panel_t *panels, size_t n, siz
 
 size_t matrix_panels_together(const kernels_t *kernels, dot_t dot)
 {
-    /* Rows come from beyond the second-level cache, which would hold up the tile instructions, and
-     * wider elements, or are widened; a block of rows serves so many panels. */
+    /* Rows come from L3, which would delay tile instructions and wide elements, or are widened; a
+     * block of rows serves several panels. */
     bool wide = kernels->mode != DTYPE_BF16 || tile_panels(kernels, dot) != NULL;
     return wide || dot == DOT_AMX ? KERNEL_TILE_PANELS : 1;
 }
 
-/* Inputs that are worked on at a time; whole groups of leaves. */
+/* Inputs of a block; whole groups of leaves. */
 static size_t block_inputs(const call_t *y)
 {
     bool wide = y->kernels->mode != DTYPE_BF16;
-    /* Weights that one row alone passes need not stay in a cache for the next. */
+    /* Weights that only one row uses need not stay in a cache. */
     if (y->rows->n == 1 && y->leaf_lone == MATRIX_ONE_LEAF)
         return y->inputs;
     if (y->rows->n < KERNEL_MANY_ROWS || (!wide && y->dot != DOT_AMX))
@@ -320,7 +318,7 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
     const rows_class_t lone = {0, y.n_lone, leaf_lone},
                        others = {y.n_lone, rows->n - y.n_lone, leaf_rows};
     size_t panel_bytes = panel_elements(&y) * kernels->accumulator_bytes;
-    /* A few rows: panel after panel, as they lie in memory. */
+    /* Few rows: panel after panel, in the order of memory. */
     size_t together = rows->n < KERNEL_MANY_ROWS ? 1 : n_panels, block = block_inputs(&y);
     for (size_t first = 0; first < n_panels; first += together)
         for (size_t k0 = 0; k0 < y.inputs; k0 += block) {

@@ -31,8 +31,7 @@ roof_read(const void *data, size_t bytes)
 }
 
 #if defined(__x86_64__)
-/* Unrolled loops over an array that lives in registers; the empty statement keeps x from being
- * hoisted away. */
+/* Unrolled loops over an array in registers; the empty statement keeps x from being hoisted. */
 #define DEFINE_ROOF(NAME, TARGET, VEC, ZERO, STEP, X_TYPE, X_VALUE)                                \
     __attribute__((target(TARGET))) static double NAME(uint64_t steps)                             \
     {                                                                                              \

@@ -25,7 +25,7 @@ __attribute__((target("amx-tile"))) static void begin(uint8_t factor)
         config.row_bytes[i] = ROW_BYTES;
         config.rows[i] = ROWS;
     }
-    /* The intrinsics do not tell the compiler all the memory that they read. */
+    /* The intrinsics do not declare all the memory that they read to the compiler. */
     __asm__ volatile("" : : "r"(&config), "r"(values) : "memory");
     _tile_loadconfig(&config);
     _tile_zero(0);

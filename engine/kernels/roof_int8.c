@@ -1,5 +1,5 @@
-/* The rate of 8-bit dot products. No kernel uses them; the number tells what quantised weights
- * could reach at most on this CPU. */
+/* The rate of 8-bit dot products. No kernel uses them; it bounds the speed of quantised weights on
+ * this CPU. */
 #include "engine/kernels/roof.h"
 #include "engine/kernels/roof_internal.h"
 

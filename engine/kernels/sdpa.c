@@ -59,8 +59,8 @@ static inline vec_t multiply_add(float x, vec_t y, vec_t sum)
 #endif
 }
 
-/* Query rows that a loop works on at once, so that what is loaded and widened serves all of them,
- * and vectors of keys or outputs, so that many chains are under way: what the registers hold. */
+/* Query rows that a loop computes at once, so that they share loads and conversions, and vectors of
+ * keys or outputs, so that many chains overlap: as many as the registers hold. */
 #ifdef __AVX512F__
 #define ROWS_AT_ONCE 6
 #define SCORES_OF_ONE 4 /* vectors with one row */
@@ -159,7 +159,7 @@ static void scores_in_4(
     }
 }
 
-/* Rows that are left are shared out evenly: 7 as 4 and 3. */
+/* Remaining rows are divided evenly: 7 as 4 and 3. */
 static size_t rows_at_once(size_t n_left)
 {
     size_t n_groups = (n_left + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
@@ -190,7 +190,7 @@ static inline float fast_exp(float x)
     r = fmaf(f, r, 0.00010703434948458272f);
     float t = fmaf(0x1p+23f, y - r, 0x1.fcp+29f);
     bool vanishes = x < -0x1.5d58ap+6f;
-    /* The conversion of what will be dropped must stay defined. */
+    /* The conversion of a value that will not be used must still be defined. */
     int32_t bits = (int32_t)(vanishes ? 0.0f : t);
     return f32_from_bits((uint32_t)bits);
 }
@@ -244,8 +244,8 @@ static inline ints_t below(size_t n, size_t i)
     return lane < (int32_t)n - (int32_t)i;
 }
 
-/* Scales n scores, and the rest of their last LANES becomes the least. The largest of them and of
- * `largest`; what is not a number does not count. */
+/* Scales n scores; the rest of their last LANES becomes minus infinity. The largest of them and of
+ * `largest`; NaN does not count. */
 static float scale_and_find_largest(size_t n, float scale, float largest, float *scores)
 {
     vec_t most[PARTS], least = (vec_t){0} - INFINITY;
@@ -262,7 +262,7 @@ static float scale_and_find_largest(size_t n, float scale, float largest, float 
     return fold_largest(most);
 }
 
-/* Of the vectors of n keys, in two sums by turns; what is beyond the keys becomes 0. */
+/* Of the vectors of n keys, in two alternating sums; elements beyond the keys become 0. */
 static float fast_weights(size_t n, float largest, float *scores)
 {
     vec_t sums[2][PARTS] = {{{0}}};
@@ -283,8 +283,8 @@ static float fast_weights(size_t n, float largest, float *scores)
     return fold_by_halves(sums[0]);
 }
 
-/* The last keys of a block, fewer than a vector: exact exponentials, added to sum one by one; what
- * is beyond them becomes 0. */
+/* The last keys of a block, fewer than a vector: exact exponentials, added to sum one by one;
+ * elements beyond them become 0. */
 static float exact_weights(size_t n, float largest, float *scores, float sum)
 {
     double e[LANES];

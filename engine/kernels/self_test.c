@@ -1,5 +1,5 @@
-/* The start-up check: the chosen kernels against scalar, so that a miscompiled or misdetected
- * instruction set is found before it answers anybody. Data cancels, because rounding to bf16 hides
+/* The test at start: the chosen kernels against scalar, so that a miscompiled or misdetected
+ * instruction set is found before it gives an answer. Data cancels, because rounding to bf16 hides
  * a wrong order in nearly all random results. */
 #include "engine/kernels/kernel_list.h"
 

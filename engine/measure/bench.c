@@ -223,8 +223,8 @@ static void count_flop(bench_t *b)
             continue;
         double elements = (double)plan_dim(sizes, w->rows) * (double)plan_dim(sizes, w->columns);
         row += elements;
-        /* Of a prompt's rows but the last the last layer wants keys and values; queries come with
-         * them. */
+        /* For a prompt's rows except the last one, the last layer computes keys and values; queries
+         * come with them. */
         if (w->rows != PLAN_DIM_HEADS && w->rows != PLAN_DIM_KV_HEADS)
             unwanted += elements;
     }
@@ -382,8 +382,8 @@ static int digest_logits(bench_t *b, bool first, fail_t *fail)
     return comm_agree(everyone(b), fail);
 }
 
-/* Contexts longer than the prompt: copies of the prompt's blocks, so that keys are real ones and
- * lie in memory of their own. Threads share out heads and layers. */
+/* Contexts longer than the prompt: copies of the prompt's blocks, so that keys are real ones with
+ * their own memory. Threads divide heads and layers. */
 static void fill_thread(void *context, size_t thread)
 {
     const bench_t *b = context;
@@ -403,7 +403,7 @@ static void fill_thread(void *context, size_t thread)
             }
 }
 
-/* What one repetition found; the coordinator's. */
+/* The result of one repetition; the coordinator's. */
 static void fill_values(const bench_t *b, const double rates[BENCH_ROOFS], double bandwidth,
     double values[BENCH_METRICS])
 {
@@ -453,7 +453,7 @@ static int run_repetition(bench_t *b, bool counted, double values[BENCH_METRICS]
     return 0;
 }
 
-/* What a replica did beside what all did so far: rates add up, the slowest counts for times. */
+/* Adds a replica's result to the sum so far: rates add up, the slowest counts for times. */
 static void add_replica(const double *replica, double *all)
 {
     static const bench_metric_t sums[] = {BENCH_PREFILL_TOKENS, BENCH_PREFILL_FLOP,
@@ -511,8 +511,8 @@ static int run_all(bench_t *b, fail_t *fail)
 
 /* ---- The report ------------------------------------------------------------------------------ */
 
-/* Of one prefill or step. What a rank spends on exchanges beyond the rank that spends least, it
- * waits for others. */
+/* Of one prefill or step. The time of a rank in exchanges beyond the rank that spends least counts
+ * as waiting for other ranks. */
 static void fill_splits(const times_t *times, size_t n_ranks, double divisor, bench_split_t *splits)
 {
     int64_t least = times[0].exchange;

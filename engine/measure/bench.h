@@ -42,11 +42,11 @@ typedef enum bench_metric {
 /* Field of machine-readable output: "prefill_tokens_per_s". */
 const char *bench_metric_name(bench_metric_t metric);
 
-/* Where the time of a rank goes, in seconds of its thread 0. */
+/* The split of a rank's time, in seconds of its thread 0. */
 typedef struct bench_split {
     double matrix, attention, elementwise;
     double exchange; /* the least that any rank spends on gathers and messages */
-    double waiting;  /* for its own threads, for other ranks (what exceeds exchange), for a step */
+    double waiting;  /* for its own threads, for other ranks (beyond exchange), for a step */
     double sampling; /* summaries of logits; on the coordinator, draws */
 } bench_split_t;
 
@@ -57,10 +57,10 @@ typedef struct bench_options {
     size_t context;    /* keys that a sequence has when it begins to decode; the cache is filled
                         * with copies of the prompt's where that is longer than the prompt */
     size_t repeat;     /* at least 1 */
-    size_t warmup;     /* repetitions before those, not reported */
+    size_t warmup;     /* warm-up repetitions before, not reported */
     size_t read_bytes; /* that each rank reads once to measure the bandwidth; > last-level cache */
     /* All ranks of the replicas that are measured at the same time, rank r in replica r / T, T
-     * ranks each; rank 0 is told what they do together. NULL: this engine alone. */
+     * ranks each; rank 0 gets the sums of all. NULL: this engine alone. */
     comm_t *beside;
     /* On the coordinator after each repetition, warm-ups too; may be NULL. values: [BENCH_METRICS]
      */
@@ -76,7 +76,7 @@ typedef struct bench_report {
     double weight_bytes;              /* packed matrices that all ranks read in a decode step */
     double kv_bytes;                  /* keys and values, likewise, at the mean context */
     double prefill_flop, decode_flop; /* of the weight matrices; a decode step's */
-    double attention_flop;            /* of the prefill, for comparison */
+    double attention_flop;            /* of the prefill */
     uint64_t logits_digest;           /* XXH3 of 64 bits over f32 (f64) logits, vocabulary order,
                                        * of the last prompt's last position */
 } bench_report_t;

@@ -13,9 +13,9 @@
 #include "engine/kernels/blas.h"
 #include "engine/model/arch/arch.h"
 
-#define CACHES ((size_t)256 << 20) /* bytes of weights that no cache holds */
+#define CACHES ((size_t)256 << 20) /* bytes of weights, more than any cache */
 #define SAMPLE_S 0.01
-#define CELL_S 2.0 /* no further sample of a shape once ours took as long */
+#define CELL_S 2.0 /* no further sample of a shape after this time */
 #define PAUSE_NS 40000000
 #define MAX_SHAPES 8
 #define GIB 1073741824.0
@@ -215,7 +215,7 @@ static int open_shape(gemm_bench_t *g, const shape_t *shape, fail_t *fail)
 
 /* ---- Timing ---------------------------------------------------------------------------------- */
 
-/* All rows as rows of a prompt, a lone one as a decode step's. */
+/* All rows as rows of a prompt, a single one as a decode step's. */
 static void multiply_thread(void *context, size_t thread)
 {
     gemm_bench_t *g = context;

@@ -1,12 +1,12 @@
-/* Our matrix kernels alone, on the shapes of a model, beside OpenBLAS's gemm.
+/* Choir's matrix kernels alone, on the shapes of a model, against OpenBLAS's gemm.
  *
- * Method. A shape's weights are held as often as it takes to exceed every cache, and each call
- * takes the next copy, so that thin products read memory as a decode step does. A sample is as many
- * calls as take 10 ms; samples of ours and of OpenBLAS's alternate, after a pause in which the
- * other's threads go to sleep. Our threads are bound, since one that is woken for 10 ms may spend
- * them on the core of the one that woke it. The caller is bound for our samples only: threads that
- * OpenBLAS starts from it would take over its one core. bf16 is compared with sbgemm where the
- * library has it, else with sgemm on weights of twice the size. */
+ * Method. A shape's weights are held as often as needed to exceed every cache, and each call uses
+ * the next copy, so that products with few rows read memory as a decode step does. A sample is as
+ * many calls as take 10 ms. Samples of Choir and of OpenBLAS alternate, after a pause in which the
+ * other's threads go to sleep. Choir's threads are bound, since one that is woken for 10 ms may
+ * spend them on the core of the one that woke it. The caller is bound for Choir's samples only:
+ * threads that OpenBLAS starts from it would inherit its one core. bf16 is compared with sbgemm
+ * where the library has it, else with sgemm on weights of twice the size. */
 #ifndef CHOIR_MEASURE_BENCH_GEMM_H
 #define CHOIR_MEASURE_BENCH_GEMM_H
 
@@ -22,7 +22,7 @@ typedef struct bench_gemm_row {
     char name[16]; /* matrices of this shape: "gate, up" */
     size_t outputs, inputs, rows, threads;
     size_t samples;
-    double flop, weight_bytes, seconds;     /* of one call; ours, median */
+    double flop, weight_bytes, seconds;     /* of one call of Choir, median */
     double blas_weight_bytes, blas_seconds; /* OpenBLAS's */
 } bench_gemm_row_t;
 

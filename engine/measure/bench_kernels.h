@@ -17,7 +17,7 @@ typedef struct bench_kernel_row {
     kernel_shape_t shape;
     double flop, bytes;             /* of one call; flop is 0 where only bytes count */
     double seconds, scalar_seconds; /* of one call */
-    double roof_seconds;            /* the least that one call can take */
+    double roof_seconds;            /* the least time of a call */
 } bench_kernel_row_t;
 
 typedef struct bench_kernels {

@@ -1,5 +1,4 @@
-/* The limits of the machine as all threads of all ranks reach them together. Internal to
- * bench.c. */
+/* The limits of the machine, reached by all threads of all ranks together. Internal to bench.c. */
 #ifndef CHOIR_MEASURE_BENCH_ROOF_H
 #define CHOIR_MEASURE_BENCH_ROOF_H
 

@@ -8,10 +8,10 @@
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 
-#define SMALL_GATHER 256 /* bytes that take no time worth telling */
+#define SMALL_GATHER 256 /* bytes whose time is negligible */
 #define ROW_BYTES ((size_t)8 << 10)
 #define LARGE_ROWS 512  /* of a prompt's step: packed, and 2 ms of a link of 16 Gbit/s */
-#define BURST_ROWS 128  /* of which a burst is more than noise */
+#define BURST_ROWS 128  /* share of the bytes from which a burst counts */
 #define LEAST_BURST 0.1 /* share of these bytes that is */
 #define PAUSE_NS 20000000
 #define GATHER_REPEATS 21
@@ -126,7 +126,7 @@ static predict_curve_t one(void)
     return (predict_curve_t){.n = 1, .x = {1}, .y = {1}};
 }
 
-/* What the model says about a sample with these rates. */
+/* The model's time of a sample with these rates. */
 static predict_result_t model_of(const fit_t *f, size_t sample, predict_rates_t rates)
 {
     const predict_network_t none = {0};
@@ -306,8 +306,8 @@ static double median(double seconds[GATHER_REPEATS])
     return seconds[GATHER_REPEATS / 2];
 }
 
-/* Collective. Median of so many rows, the slowest rank's; each after a pause, in which a limited
- * link may save up, or one right after the other. */
+/* Collective. Median of so many rows, the slowest rank's; each after a pause, in which a token
+ * bucket may fill, or back to back. */
 static double gather_seconds(
     comm_t *comm, comm_buffer_t *buffer, size_t rows, size_t bytes, bool pauses, size_t *begins)
 {
@@ -327,7 +327,7 @@ static double gather_seconds(
     return median(seconds);
 }
 
-/* Gathers that stream, and what is done meanwhile. */
+/* Gathers that stream, and the work meanwhile. */
 typedef struct streaming {
     comm_t *comm;
     comm_stream_t *stream;
@@ -366,7 +366,7 @@ static double work_seconds(const streaming_t *s, bool send)
     return (double)comm_max(s->comm, (int64_t)(clock_ns() - start)) * 1e-9;
 }
 
-/* Collective. Median of what a gather adds to work that takes longer than it. */
+/* Collective. Median of the time that a gather adds to work that takes longer than it. */
 static double added_seconds(streaming_t *s, double gather)
 {
     double seconds[GATHER_REPEATS];

@@ -18,7 +18,7 @@
  * rows, contexts of 128 to 2,048 keys. repeat, warmup and read_bytes are left to the caller. */
 void calibrate_runs(bench_options_t *runs);
 
-/* What one run took. */
+/* The times of one run. */
 typedef struct calibrate_sample {
     predict_work_t work;
     predict_split_t prefill, decode;
@@ -38,10 +38,10 @@ void calibrate_medians(
 void calibrate_fit(const plan_t *plan, const calibrate_sample_t *samples, size_t n_samples,
     predict_rates_t *rates);
 
-/* Collective. Gathers of three sizes over all ranks: what a round between nodes takes, at which
- * rate a node receives rows like a prompt's, and how much more passes after a pause. And gathers
- * that stream while a rank works through memory: by how much longer that takes than the work alone.
- * All 0 on one node. */
+/* Collective. Gathers of three sizes over all ranks: the time of a round between nodes, the rate at
+ * which a node receives rows of a prompt, and how much more passes after a pause. And gathers that
+ * stream while a rank reads memory: how much longer that takes than reading alone. All 0 on one
+ * node. */
 int calibrate_network(comm_t *comm, predict_network_t *network, fail_t *fail);
 
 #endif

@@ -62,7 +62,7 @@ static double distance(size_t a, size_t b)
     return a > 0 && b > 0 ? fabs(log((double)a / (double)b)) : 0;
 }
 
-/* Whether a suits better than b. */
+/* Whether a is a better match than b. */
 static bool suits_better(const predict_rates_t *a, const predict_rates_t *b, size_t ranks,
     size_t threads, size_t hidden, size_t head_dim)
 {
@@ -226,7 +226,7 @@ typedef struct step {
     bool decode;
     double rows, draws; /* rows of logits */
     double flop_heads;  /* rows x keys x 4 x head elements, for each query head and layer */
-    double flop_s;      /* what a FLOP of attention takes */
+    double flop_s;      /* seconds of a FLOP of attention */
 } step_t;
 
 /* Layers of all rows: after its keys and values the last one goes on with the drawn ones only
@@ -251,7 +251,7 @@ static double n_gathers(const plan_t *plan, const step_t *step)
     return each * (double)(plan->model.n_layers - (step->draws == 0)) + 1;
 }
 
-/* A link between nodes: what waits to pass, and what may pass at once. */
+/* A link between nodes: bytes that wait to pass, and bytes that may pass at once. */
 typedef struct link {
     double bytes_per_s, most_saved, saved, queued; /* bytes */
 } link_t;
@@ -298,7 +298,7 @@ static double gather_seconds(
     return processor + waited;
 }
 
-/* Of the gathers of all layers. Of two layers the second is taken for all. */
+/* Of the gathers of all layers. The second of two layers stands for all. */
 static double layer_gathers_seconds(const plan_t *plan, const load_t *load,
     const predict_network_t *network, const step_t *step, const phase_t *phases)
 {

@@ -1,33 +1,33 @@
-/* How fast a model will run on ranks that are not there: a cost model of prefill and decode.
+/* A cost model of prefill and decode, for ranks that have not been measured.
  *
  * Pure functions. A cluster is a few measured rates (calibrate.h, cluster_file.h): of one rank when
  * a node holds so many of them, of so many threads each, and of the network. A plan says what each
- * rank owns. The time of a step is that of its phases one after the other, each as long as the rank
- * with the most to do takes, since a gather ends it:
+ * rank owns. The time of a step is the sum of its phases. A gather ends a phase, so each takes as
+ * long as on the rank with the most work:
  *
  *   matrix       bytes of the busiest thread's weight panels x threads x s/byte at so many rows
  *   attention    FLOP of the products (4 per query head, head element, row and key) x s/FLOP
  *   elementwise  layers x (constant + elements x s/element)
  *   exchange     gathers x latency in the node + bytes copied through windows
  *                + gathers x rounds x latency of the network
- *                + (bytes from other nodes - those that pass meanwhile) / bandwidth
+ *                + (bytes from other nodes - those sent while computing) / bandwidth
  *                + bytes of gathers of many rows x s/byte of the processor
- *   waiting      layers x constant + share of what is computed
+ *   waiting      layers x constant + share of the computing time
  *   sampling     constant + rows x vocabulary rows x s/row
  *
  * Of its last layer a prompt wants queries, keys and values of all rows, and the rest of those that
  * give logits (engine/forward/narrow.c); these are reckoned at the rates of decode steps.
  *
  * Rates are interpolated between measured sizes on logarithmic axes, and constant beyond them.
- * Links that a token bucket limits (those of virtual machines often are) let a burst pass at once
- * and save up for the next while ranks compute; each gather of a layer is reckoned with what is
- * saved by then.
+ * Links with a token bucket (those of virtual machines often have one) let a burst pass at once,
+ * and the bucket fills again while ranks compute. Each gather of a layer uses the tokens filled by
+ * then.
  *
- * Gathers of many rows (comm/stream.h) travel in bursts while the phase that writes them is
- * computed: attention, or the product of a matrix. One burst after each tenth of the phase, and
- * after each the processor's own share of it, which nothing hides; what the link has not carried by
- * then is waited for. With t = bytes / bandwidth and c seconds of computing that is, on a link that
- * saves nothing up, max(t - 9/10 c, t / 10) when the processor's part is 0.
+ * Gathers of many rows (comm/stream.h) are sent in bursts while the phase that writes them is
+ * computed: attention, or the product of a matrix. A burst follows each tenth of the phase, and
+ * costs processor time, which does not overlap. Ranks wait for what the link has not carried at the
+ * end. With t = bytes / bandwidth and c seconds of computing this is max(t - 9/10 c, t / 10), on a
+ * link without a token bucket and when the processor's part is 0.
  *
  * Rounds are log2 of the nodes, rounded up. Messages to and from the coordinator take three such
  * rounds a step, and PREDICT_MESSAGE_S for each rank, which is assumed and not measured. */
@@ -75,9 +75,9 @@ typedef struct predict_rates {
 typedef struct predict_network {
     double latency_s;   /* of a round between nodes */
     double bytes_per_s; /* that a node receives; 0: not known */
-    double burst_bytes; /* that pass at once after a pause; 0: a link that saves nothing up */
-    /* For each byte that a node receives of a gather that streams, what sending and receiving keep
-     * from computing; 0: nothing, as when an interface did all of it, or not known. */
+    double burst_bytes; /* that pass at once after a pause; 0: a link without a token bucket */
+    /* For each byte that a node receives of a gather that streams, the time that sending and
+     * receiving take from computing; 0: none, as when an interface does all of it, or unknown. */
     double processor_byte_s;
 } predict_network_t;
 
@@ -92,9 +92,8 @@ typedef struct predict_cluster {
 
 void predict_cluster_clear(predict_cluster_t *cluster);
 
-/* The rates that are nearest to what is asked for: by ranks on the node, then by the shape's head
- * and hidden size, then (threads 0) the most threads, else the nearest number of them. Not NULL
- * unless the cluster has none. */
+/* The nearest rates: by ranks on the node, then by the shape's head and hidden size, then (threads
+ * 0) the most threads, else the nearest number of them. Not NULL unless the cluster has none. */
 const predict_rates_t *predict_choose(const predict_cluster_t *cluster, size_t ranks_on_node,
     size_t threads, size_t hidden, size_t head_dim);
 

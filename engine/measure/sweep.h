@@ -1,4 +1,4 @@
-/* What `choir bench --sweep` measures, and what scaling means. Pure functions. */
+/* The parts of `choir bench --sweep`, and figures of scaling. Pure functions. */
 #ifndef CHOIR_MEASURE_SWEEP_H
 #define CHOIR_MEASURE_SWEEP_H
 
@@ -30,8 +30,8 @@ typedef struct sweep {
     bool scalings[SWEEP_SCALINGS];
 } sweep_t;
 
-/* "ranks=1,2 threads=1,2 mesh=1,2 batch=1,4 context=128,512 scaling=strong,weak", in any order and
- * any of them; "auto" for none. What is not told: ranks and threads 1, 2, 4, ... up to n_ranks and
+/* "ranks=1,2 threads=1,2 mesh=1,2 batch=1,4 context=128,512 scaling=strong,weak", in any order,
+ * each optional; "auto" for none. Defaults: ranks and threads 1, 2, 4, ... up to n_ranks and
  * node_cores; one replica; `batch` and `context`; strong. FAIL_USAGE names the word and what was
  * expected. */
 int sweep_parse(const char *text, size_t n_ranks, size_t node_cores, size_t batch, size_t context,

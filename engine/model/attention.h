@@ -16,12 +16,12 @@
 #include "engine/model/order.h"
 #include "engine/model/tap.h"
 
-/* Rows (tokens x query heads) that one unit works on together, about. */
+/* Rows (tokens x query heads) of one unit, about. */
 #define ATTENTION_UNIT_ROWS 48
 
 typedef struct attention_unit {
-    /* What the thread probably computes next, or NULL: its keys and values can be on their way
-     * meanwhile. */
+    /* The unit that the thread probably computes next, or NULL: its keys and values can be
+     * prefetched. */
     const struct attention_unit *next;
     const kernels_t *kernels;
     order_t order;
@@ -39,7 +39,7 @@ typedef struct attention_unit {
     size_t window;            /* keys a row sees, itself included; 0: all */
     const void *q;            /* [n_tokens] rows q_stride apart, each [n_heads, head_dim] element */
     size_t q_stride;
-    const tap_t *tap;         /* NULL: none; only eager has weights to show */
+    const tap_t *tap;         /* NULL: none; only eager attention can show weights */
     size_t tap_row, tap_rows; /* the first token's row in the batch, and the batch's rows */
     size_t tap_head;          /* the first query head's number in the model */
     void *out;                /* the same shape, out_stride apart, written */

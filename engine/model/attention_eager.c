@@ -141,7 +141,7 @@ static float lanes_dot(const float *x, const float *y, size_t n)
     return sum;
 }
 
-/* 4 interleaved accumulators over keys; left-over keys go to the first. */
+/* 4 interleaved accumulators over keys; remaining keys go to the first. */
 static float interleaved_dot(const float *x, const float *y, size_t n)
 {
     float sums[4] = {0};
@@ -245,7 +245,8 @@ static void compute_probabilities(const attention_unit_t *u, eager_scratch_t *s,
     }
 }
 
-/* One panel of outputs: leaves over keys, each a chain that runs on through the cache's blocks. */
+/* One panel of outputs: leaves over keys, each a chain that continues through the cache's
+ * blocks. */
 static void compute_outputs(
     const attention_unit_t *u, eager_scratch_t *s, size_t n_keys, size_t first_output)
 {

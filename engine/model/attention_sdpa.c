@@ -12,19 +12,19 @@
 #include "engine/model/libm_exp.h"
 
 #define KEY_BLOCK 512
-#define LINE 64                        /* of the caches */
-#define ASKED_BYTES ((size_t)16 << 10) /* at most: a part of the first-level cache */
+#define LINE 64                           /* of the caches */
+#define PREFETCH_BYTES ((size_t)16 << 10) /* at most: a part of the first-level cache */
 
 typedef struct sdpa_scratch {
     uint16_t *q;              /* [rows, head_dim], pairs swapped */
-    float *wide_q;            /* [rows, head_dim], as they are */
-    float *scores;            /* [rows, KEY_BLOCK], then the weights as they are */
+    float *wide_q;            /* [rows, head_dim], not swapped */
+    float *scores;            /* [rows, KEY_BLOCK], then the weights, not swapped */
     uint16_t *weights;        /* [rows, KEY_BLOCK], pairs swapped */
     float *out;               /* [panels][rows, KERNEL_PANEL] */
     float *leaf;              /* [rows, KERNEL_PANEL] */
     float *max, *sum;         /* [rows] */
     float *old_max, *old_sum; /* of the heads of a token */
-    uint16_t *hidden;         /* [rows] weights put aside at a leaf's odd end */
+    uint16_t *carry;          /* [rows] carried weights of a leaf's odd end */
 } sdpa_scratch_t;
 
 static size_t place(char *base, size_t *used, size_t bytes, char **part)
@@ -55,9 +55,9 @@ size_t attention_sdpa_scratch_bytes(size_t head_dim, size_t max_heads)
     return lay_out(&s, NULL, attention_unit_max_rows(max_heads), head_dim);
 }
 
-/* What the order of one pair of blocks depends on. */
+/* The parameters of the order of one pair of blocks. */
 typedef struct block {
-    size_t first_key, n_keys; /* of the key block as the reference has it, masked keys included */
+    size_t first_key, n_keys; /* of the reference's key block, masked keys included */
     size_t n_queries;         /* rows of the query block */
     size_t end;               /* keys of this block that some row of the unit sees */
 } block_t;
@@ -109,15 +109,15 @@ static size_t keys_kept(const attention_unit_t *u, const block_t *b, size_t row)
     return seen <= b->first_key ? 0 : size_min(seen - b->first_key, b->n_keys);
 }
 
-/* The dot product amx, whose two chains do not mind that pairs lie swapped. */
+/* The dot product amx, whose two chains may be swapped. */
 static bool by_amx(const attention_unit_t *u, const block_t *b)
 {
     return u->dot == DOT_AMX && b->n_queries >= 4;
 }
 
-/* Lone rows that share what is loaded and widened. Together they take a few vectors of a panel at a
- * time; a long context comes from memory, which is fastest in order, so there the first row reads
- * the panel whole and the others find it in the cache. */
+/* Single rows (M = 1) that share loads and conversions. Together they take a few vectors of a panel
+ * at a time. A long context comes from memory, which is fastest in order, so there the first row
+ * reads the whole panel and the others find it in the cache. */
 static size_t rows_together(const attention_unit_t *u, size_t rows)
 {
     return u->first_position < KEY_BLOCK ? rows : 1;
@@ -154,27 +154,27 @@ static void compute_scores(
     }
 }
 
-static void ask_lines(const char *data, size_t bytes)
+static void prefetch_lines(const char *data, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += LINE)
         __builtin_prefetch(data + i);
 }
 
-/* During the first block of keys, asks the caches for a part of the first keys of the next lone
- * row: other sequences' were there meanwhile. All at once they would hold up this row's own loads.
- * Values lie in a row, which the hardware sees for itself. */
+/* During the first block of keys, prefetches a part of the first keys of the next single row, which
+ * other sequences have evicted. All at once they would delay this row's own loads. Values are
+ * contiguous, so the hardware prefetches them. */
 enum { ASK_PARTS = 3 };
-static void ask_next(const attention_unit_t *u, const block_t *b, size_t part)
+static void prefetch_next(const attention_unit_t *u, const block_t *b, size_t part)
 {
     const attention_unit_t *next = u->next;
     if (b->first_key > 0 || next == NULL || next->call_tokens > 1)
         return;
     size_t d = next->head_dim, pairs = d / 2;
-    size_t n_keys = size_min(next->first_position + 1, ASKED_BYTES / (2 * d));
+    size_t n_keys = size_min(next->first_position + 1, PREFETCH_BYTES / (2 * d));
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
         const char *panel = k_panel(next, key);
         for (size_t pair = pairs * part / ASK_PARTS; pair < pairs * (part + 1) / ASK_PARTS; pair++)
-            ask_lines(panel + pair * KV_BLOCK * 4, size_min(KV_BLOCK, n_keys - key) * 4);
+            prefetch_lines(panel + pair * KV_BLOCK * 4, size_min(KV_BLOCK, n_keys - key) * 4);
     }
 }
 
@@ -215,14 +215,14 @@ static void chain(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b
     }
 }
 
-/* Puts every row's weight of one key aside and leaves zero, or brings it back. */
+/* Moves every row's weight of one key into `carry` and leaves zero, or moves it back. */
 static void hide_key(sdpa_scratch_t *s, size_t rows, size_t key, bool hide)
 {
     for (size_t r = 0; r < rows; r++) {
         uint16_t *weight = &s->weights[r * KEY_BLOCK + (key ^ 1)];
         if (hide)
-            s->hidden[r] = *weight;
-        *weight = hide ? 0 : s->hidden[r];
+            s->carry[r] = *weight;
+        *weight = hide ? 0 : s->carry[r];
     }
 }
 
@@ -296,7 +296,7 @@ static void begin_rows(const attention_unit_t *u, sdpa_scratch_t *s, size_t rows
         if (!lone)
             memcpy(s->q + t * row_elements, q, row_elements * sizeof *s->q);
     }
-    if (lone) /* all others set what they have not begun */
+    if (lone) /* all others set outputs at their first block */
         memset(s->out, 0, panels * rows * KERNEL_PANEL * sizeof *s->out);
     else
         row_swap_pairs(rows * u->head_dim, s->q);
@@ -327,11 +327,11 @@ void attention_sdpa(const attention_unit_t *u, void *scratch)
             .n_keys = size_min(KEY_BLOCK, call_keys(u) - first),
             .n_queries = query_block_rows(u),
             .end = size_min(KEY_BLOCK, n_keys - first)};
-        ask_next(u, &b, 0);
+        prefetch_next(u, &b, 0);
         compute_scores(u, &s, &b, rows);
-        ask_next(u, &b, 1);
+        prefetch_next(u, &b, 1);
         compute_weights(u, &s, &b, rows);
-        ask_next(u, &b, 2);
+        prefetch_next(u, &b, 2);
         compute_outputs(u, &s, &b, rows);
     }
     store_rows(u, &s, rows);

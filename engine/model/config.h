@@ -23,7 +23,7 @@ typedef enum rope_type {
     ROPE_DYNAMIC /* NTK: frequencies of a call follow its length, see rope.h */
 } rope_type_t;
 
-/* How RoPE is stretched, as transformers' modeling_rope_utils.py reads it. All 0 for the default;
+/* How RoPE is scaled, as transformers' modeling_rope_utils.py reads it. All 0 for the default;
  * linear and dynamic have a factor; yarn (https://arxiv.org/abs/2309.00071) all. */
 typedef struct config_rope {
     rope_type_t type;
@@ -41,8 +41,8 @@ typedef struct config_generation {
     int32_t stop_ids[CONFIG_MAX_STOP_IDS]; /* eos_token_id */
     int32_t pad_id, bos_id;                /* -1 when not given */
     bool do_sample;
-    /* As they stand in the file, right or not, NaN for what is no number; config_use_... checks.
-     * 1, 1, 0, 1 and 50, as transformers, when not given. */
+    /* As in the file, valid or not, NaN for what is no number; config_use_... checks. 1, 1, 0, 1
+     * and 50, as in transformers, when absent. */
     double temperature, top_p, min_p, repetition_penalty;
     double top_k;
     /* "typical_p, eta_cutoff": what transformers would draw with and Choir does not have; "" none. */
@@ -68,7 +68,7 @@ typedef struct config {
     config_rope_t rope;
     dtype_t torch_dtype; /* of the checkpoint, informative; bf16 when not given */
     config_generation_t generation;
-    /* Warnings for who loads the model: fields that contradict each other, and which one counts. */
+    /* Warnings on loading: fields that contradict each other, and which one counts. */
     size_t n_notes;
     char notes[CONFIG_MAX_NOTES][CONFIG_NOTE_BYTES];
 } config_t;
@@ -81,10 +81,10 @@ int config_load(config_t *config, const char *directory, fail_t *fail);
 /* Reads one config.json alone (shapes of configs/). */
 int config_load_file(config_t *config, const char *path, fail_t *fail);
 
-/* The text of a config.json that is kept elsewhere; name is what messages call it. */
+/* The text of a config.json from elsewhere; name: for messages. */
 int config_load_text(config_t *config, const char *text, const char *name, fail_t *fail);
 
-/* Whether a sequence of n tokens has positions. Known from the file alone unless RoPE is stretched,
+/* Whether a sequence of n tokens has positions. Known from the file alone unless RoPE is scaled,
  * which counts as having them here. */
 static inline bool config_has_positions(const config_t *config, size_t n)
 {

@@ -54,7 +54,7 @@ static int read_stop_ids(config_t *config, document_t document, fail_t *fail)
     return 0;
 }
 
-/* -1 for what is no id: files write null, -1 and lists where there is none. */
+/* -1 for values that are no id: files have null, -1 and lists where there is none. */
 static int32_t read_id(document_t document, const char *key)
 {
     json_t *value = member(document.root, key);
@@ -62,7 +62,7 @@ static int32_t read_id(document_t document, const char *key)
     return id < 0 || id > INT32_MAX ? -1 : (int32_t)id;
 }
 
-/* The number as it is; NaN for what is none. */
+/* The number unchanged; NaN for values that are none. */
 static void read_value(document_t document, const char *key, double *value)
 {
     json_t *found = member(document.root, key);

@@ -1,4 +1,4 @@
-/* What the parts of reading a config have in common. Internal to engine/model/config*.c. */
+/* Shared by the parts of reading a config. Internal to engine/model/config*.c. */
 #ifndef CHOIR_MODEL_CONFIG_INTERNAL_H
 #define CHOIR_MODEL_CONFIG_INTERNAL_H
 
@@ -7,7 +7,7 @@
 
 #define MAX_POSITIONS ((size_t)1 << 30)
 
-/* A document and what messages call it. */
+/* A document and its name in messages. */
 typedef struct document {
     json_t *root;
     const char *path;

@@ -56,8 +56,8 @@ static const arch_t *named_architecture(document_t document, const char **found)
     return NULL;
 }
 
-/* As transformers: model_type decides which model it is, architectures says nothing then. Without
- * it, which transformers refuses, architectures does. */
+/* As transformers: model_type decides the kind of model and architectures does not count. Without
+ * model_type, which transformers refuses, architectures decides. */
 static int find_architecture(config_t *config, document_t document, fail_t *fail)
 {
     const char *found, *type = json_string_value(member(document.root, "model_type"));
@@ -211,7 +211,7 @@ int config_read_window(config_t *config, document_t document, fail_t *fail)
         return fail->status;
     bool null_window = json_is_null(json_object_get(root, "sliding_window"));
     config->use_sliding_window = config->use_sliding_window && !null_window;
-    /* Qwen2.5 ships values for a window that is off; they mean nothing. */
+    /* Qwen2.5 has values for a window that is off; they are ignored. */
     if (config->use_sliding_window) {
         config->sliding_window = 4096;
         config->max_window_layers = 28;
@@ -233,8 +233,8 @@ int config_read_window(config_t *config, document_t document, fail_t *fail)
 
 /* ---- Type ------------------------------------------------------------------------------------ */
 
-/* The dtype of the checkpoint only informs; one that is unknown is left to the tensors themselves.
- */
+/* The dtype of the checkpoint is information only; an unknown one is ignored, since tensors have
+ * their own. */
 static void read_dtype(config_t *config, document_t document)
 {
     static const struct {
@@ -271,16 +271,16 @@ static int read_config(config_t *config, document_t document, fail_t *fail)
     return config_read_generation(config, document, fail);
 }
 
-static const config_t nothing_given = {.generation = {.pad_id = -1,
-                                           .bos_id = -1,
-                                           .temperature = 1,
-                                           .top_p = 1,
-                                           .repetition_penalty = 1,
-                                           .top_k = 50}};
+static const config_t config_defaults = {.generation = {.pad_id = -1,
+                                             .bos_id = -1,
+                                             .temperature = 1,
+                                             .top_p = 1,
+                                             .repetition_penalty = 1,
+                                             .top_k = 50}};
 
 int config_load_file(config_t *config, const char *path, fail_t *fail)
 {
-    *config = nothing_given;
+    *config = config_defaults;
     document_t document = {.path = path};
     if (json_python_file_read(path, &document.root, fail) == 0 && check_object(document, fail) == 0)
         read_config(config, document, fail);
@@ -290,7 +290,7 @@ int config_load_file(config_t *config, const char *path, fail_t *fail)
 
 int config_load_text(config_t *config, const char *text, const char *name, fail_t *fail)
 {
-    *config = nothing_given;
+    *config = config_defaults;
     document_t document = {.path = name};
     if (json_python_text_read(text, strlen(text), name, &document.root, fail) == 0 &&
         check_object(document, fail) == 0)
@@ -316,12 +316,11 @@ static int load_generation(config_t *config, const char *path, fail_t *fail)
         config_note(config, "%s; config.json's values count", malformed.message);
     } else if (check_object(document, fail) == 0) {
         bool stops = config->generation.n_stop_ids > 0;
-        config->generation = nothing_given.generation;
+        config->generation = config_defaults.generation;
         config_read_generation(config, document, fail);
         if (stops && config->generation.n_stop_ids == 0)
             config_note(config,
-                "%s: it gives no eos_token_id, and that of config.json does not count beside it: "
-                "no token ends an answer",
+                "%s: it gives no eos_token_id, and that of config.json is then ignored: no token ends an answer",
                 path);
     }
     json_decref(document.root);
@@ -381,7 +380,7 @@ static uint64_t digest_generation(uint64_t digest, const config_generation_t *ge
     digest = digest_f64(digest, generation->repetition_penalty);
     if (generation->min_p != 0)
         digest = digest_f64(digest, generation->min_p);
-    /* Digests of common values are in recorded files. */
+    /* Recorded files contain digests of common values. */
     return generation->top_k >= 0 ? digest_u64(digest, (uint64_t)generation->top_k)
                                   : digest_f64(digest, generation->top_k);
 }

@@ -1,4 +1,4 @@
-/* Rotary embedding: which keys count, as transformers' RotaryEmbeddingConfigMixin reads them. */
+/* Rotary embedding: reads the keys like transformers' RotaryEmbeddingConfigMixin. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 
 #define MAX_FACTOR 1e6
 
-/* The object of RoPE's parameters and what messages call it. */
+/* The object of RoPE's parameters and its name in messages. */
 typedef struct rope_object {
     json_t *object;
     const char *path;
@@ -37,7 +37,7 @@ static int read_factor(config_t *config, rope_object_t rope, const char *type, f
     return 0;
 }
 
-/* Where yarn stretches from: the config's own field counts before the one beside the factor. */
+/* The original length of yarn: the config's own field counts before the one beside the factor. */
 static int read_original(config_t *config, document_t document, rope_object_t rope, fail_t *fail)
 {
     static const char key[] = "original_max_position_embeddings";
@@ -145,7 +145,7 @@ static int read_parameters(config_t *config, document_t document, rope_object_t 
     return read_factor(config, rope, name, fail);
 }
 
-/* What Python's `or` passes over: null, false, 0, and what is empty. */
+/* Values that Python's `or` skips: null, false, 0, and empty ones. */
 static bool is_falsy(const json_t *value)
 {
     return value == NULL || json_is_null(value) || json_is_false(value) ||

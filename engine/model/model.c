@@ -80,7 +80,7 @@ static int list_weights(loader_t *loader, fail_t *fail)
     return fail->status;
 }
 
-/* Also checks the parts that this rank does not own, so that all ranks agree about a broken
+/* Also checks parts that this rank does not own, so that all ranks agree about a broken
  * checkpoint. */
 static int check_items(loader_t *loader, fail_t *fail)
 {
@@ -146,7 +146,7 @@ static void load_panel(
     atomic_fetch_add(&loader->done_bytes, width * matrix->columns * model->kernels.element_bytes);
 }
 
-/* Panels that a thread packs: those that it will compute with, so that their pages lie on its NUMA
+/* Panels that a thread packs: those that it will compute with, so that their pages are on its NUMA
  * node; of shared ones its share. */
 static team_part_t panels_of(const loader_t *loader, const matrix_t *matrix, size_t thread)
 {

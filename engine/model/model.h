@@ -58,7 +58,7 @@ typedef struct model_options {
      * read. NULL: the model's own. */
     void *shared;
     size_t sharer, n_sharers;
-    /* Tells how far loading is, in bytes of packed weights; called from thread 0. May be NULL. */
+    /* Reports how far loading is, in bytes of packed weights; called from thread 0. May be NULL. */
     progress_fn progress;
     void *progress_context;
 } model_options_t;

@@ -1,5 +1,5 @@
-/* Where weights come from: a checkpoint, or random numbers. A small interface, so that loading does
- * not care. Reads are called by many threads at once. */
+/* Sources of weights: a checkpoint, or random numbers. A small interface, so that loading is the
+ * same for both. Reads are called by many threads at once. */
 #ifndef CHOIR_MODEL_SOURCE_H
 #define CHOIR_MODEL_SOURCE_H
 

@@ -28,8 +28,8 @@ typedef enum attention {
 #define ORDER_WIDE_LEAF KERNEL_LEAF
 #define ORDER_WIDE_KEY_LEAF 64
 
-/* Inputs of one leaf of a linear layer's sum over `inputs` inputs. lone: the row is alone in its
- * call. The dot product amx runs through the whole row in every order. */
+/* Inputs of one leaf of a linear layer's sum over `inputs` inputs. lone: a single row (M = 1),
+ * alone in its call. With the dot product amx a leaf is the whole row in every order. */
 static inline size_t order_linear_leaf(
     order_t order, dot_t dot, dtype_t mode, size_t inputs, bool lone)
 {

@@ -97,8 +97,8 @@ static void table_row(const float *inv_freq, size_t half, double factor, dtype_t
     size_t position, void *cosines, void *sines)
 {
     for (size_t i = 0; i < half; i++) {
-        /* bf16 follows the reference, whose angle is a float; the others are as near to the truth
-         * as they can be. */
+        /* bf16 follows the reference, whose angle is a float; the others have the smallest
+         * error. */
         double angle = mode == DTYPE_BF16 ? (double)((float)position * inv_freq[i])
                                           : (double)position * (double)inv_freq[i];
         double cosine = Sleef_cinz_cosd1_u10purec(angle), sine = Sleef_cinz_sind1_u10purec(angle);

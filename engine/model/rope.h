@@ -1,10 +1,10 @@
 /* Tables of rotary position embedding. Pure function of the config; thread safe.
  *
- * With dynamic NTK scaling frequencies depend on the call: transformers computes them anew when a
- * call's last position lies beyond the original length, from that position. A sequence is computed
- * as transformers computes it alone: the rows of a prompt that is longer follow its length, a row
- * of decode its own position; keys stay in the cache as they were rotated. What other sequences of
- * a batch or earlier ones have, which changes what transformers gives, has no influence here. */
+ * With dynamic NTK scaling frequencies depend on the call: transformers recomputes them when a
+ * call's last position is beyond the original length, from that position. Choir computes a sequence
+ * as transformers computes it alone: the rows of a longer prompt follow its length, a row of decode
+ * its own position; keys stay in the cache as they were rotated. Other sequences of a batch, or
+ * earlier ones, which change transformers' results, have no influence here. */
 #ifndef CHOIR_MODEL_ROPE_H
 #define CHOIR_MODEL_ROPE_H
 
@@ -21,7 +21,7 @@
 void rope_tables(
     const config_t *config, dtype_t mode, size_t first, size_t n, void *cosines, void *sines);
 
-/* Whether rows of a call of `length` tokens need tables of their own. */
+/* Whether rows of a call of `length` tokens need their own tables. */
 bool rope_follows_length(const config_t *config, size_t length);
 
 /* The same tables for positions of a call of call_tokens tokens. */

@@ -1,10 +1,10 @@
-/* Looking at, and replacing, what the forward pass computes: the hook of `choir verify`.
+/* Observing, and replacing, the components of the forward pass: the hook of `choir verify`.
  *
- * With a tap, every component of numerics.md's list is handed to a function as soon as it is
- * finished, in parts; what the function writes there is what the components after it are fed.
+ * With a tap, every component of numerics.md's list is passed to a function as soon as it is
+ * finished, in parts; what the function writes there is the input of the components after it.
  * Comparing and then writing the reference's values tests each component on the reference's own
- * inputs ("isolated"); comparing alone follows the real forward ("chained"). Fused steps are taken
- * apart while a tap is set; the bits are the same. */
+ * inputs ("isolated"); comparing alone follows the real forward ("chained"). Fused steps are
+ * separated while a tap is set; the bits are the same. */
 #ifndef CHOIR_MODEL_TAP_H
 #define CHOIR_MODEL_TAP_H
 

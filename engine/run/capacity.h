@@ -13,17 +13,18 @@ typedef struct capacity {
     size_t weight_bytes;          /* RoPE tables included */
     size_t cache_bytes_per_token; /* 0 on a rank without KV heads */
     size_t available_bytes;       /* this rank's part of what its node has free; 0: unknown */
-    const char *advice;           /* what would help; NULL: fewer --kv-tokens or more machines */
+    const char *advice;           /* advice for the message; NULL: fewer --kv-tokens or more
+                                   * machines */
 } capacity_t;
 
-/* Tokens of the cache when the user does not say: one sequence as long as the model allows (at most
- * 32768), or 1024 for every sequence of a full batch while that takes at most a quarter of the
- * memory; less where half of what the weights leave is smaller, but at least 1024 or the model's
- * positions. A multiple of block_tokens. */
+/* Tokens of the cache by default: one sequence as long as the model allows (at most 32768), or 1024
+ * for every sequence of a full batch while that takes at most a quarter of the memory. Less where
+ * half of the memory beside the weights is smaller, but at least 1024 or the model's positions. A
+ * multiple of block_tokens. */
 size_t capacity_choose_tokens(const capacity_t *capacity, size_t block_tokens);
 
 /* FAIL_MEMORY when weights, cache and scratch of a node's ranks (n_ranks, each as this one) are
- * more than the node has free; the message says what is needed for what, and what there is. */
+ * more than the node has free; the message has all of these figures. */
 int capacity_check(const capacity_t *capacity, size_t cache_tokens, size_t scratch_bytes,
     size_t n_ranks, fail_t *fail);
 

@@ -22,7 +22,7 @@
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-/* Positions a sequence may have: what RoPE is stretched to, where it is. */
+/* Positions that a sequence may have: after RoPE's scaling, where there is one. */
 static size_t max_positions(const config_t *config)
 {
     size_t positions = config->max_position_embeddings, original = positions;
@@ -146,7 +146,7 @@ int engine_open(engine_t **out, comm_t *comm, const engine_options_t *options, f
 
 void engine_end(engine_t *e, const fail_t *fail)
 {
-    /* Once: afterwards nobody listens. */
+    /* Once: the other ranks have returned afterwards. */
     if (e->serving)
         step_end(e->step, fail);
     e->serving = false;

@@ -22,7 +22,7 @@
 
 typedef struct engine engine_t;
 
-/* What the engine found and chose; for the closing line, --version and plan. */
+/* Chosen and measured values; for the closing line, --version and plan. */
 typedef struct engine_info {
     const config_t *config;
     const plan_t *plan;
@@ -78,8 +78,8 @@ int engine_check(const engine_t *engine, const request_t *request, fail_t *fail)
 /* Coordinator. As engine_check; FAIL_MEMORY. *handle: ascending from 0. */
 int engine_submit(engine_t *engine, const request_t *request, uint64_t *handle, fail_t *fail);
 
-/* Coordinator. Ends a request after the current step: for stop strings and users who have heard
- * enough. It yields no further event. */
+/* Coordinator. Ends a request after the current step: at stop strings and when the user interrupts.
+ * It yields no further event. */
 void engine_cancel(engine_t *engine, uint64_t request);
 
 /* Coordinator. Runs one step of all admitted requests. *n_events events, borrowed until the next
@@ -88,8 +88,9 @@ void engine_cancel(engine_t *engine, uint64_t request);
  * the same status on the others. */
 int engine_step(engine_t *engine, const engine_event_t **events, size_t *n_events, fail_t *fail);
 
-/* Coordinator. Lets the others return from engine_serve with this status and message; before
- * engine_close when the coordinator's own work failed, so that all ranks end alike. */
+/* Coordinator. Makes the others return from engine_serve with this status and message; before
+ * engine_close when the coordinator's own work failed, so that all ranks end with the same
+ * status. */
 void engine_end(engine_t *engine, const fail_t *fail);
 
 /* The others: runs the coordinator's steps until it closes. Returns the status that the coordinator
@@ -100,7 +101,7 @@ int engine_serve(engine_t *engine, fail_t *fail);
  * returns FAIL_INTERRUPTED at the next step boundary on all ranks. signal: the one that asked,
  * which the coordinator gets too while it waits for input. */
 void engine_interrupt(engine_t *engine, int signal);
-/* Local. Whether this rank was asked to; for ranks that have no step to run. */
+/* Local. Whether this rank was asked to end; for ranks that have no step to run. */
 bool engine_was_interrupted(const engine_t *engine);
 
 typedef struct engine_totals {

@@ -1,4 +1,5 @@
-/* What an engine is made of, for measurements that drive steps by themselves (engine/measure/bench.h). */
+/* The parts of an engine, for measurements that drive steps by themselves
+ * (engine/measure/bench.h). */
 #ifndef CHOIR_RUN_ENGINE_PARTS_H
 #define CHOIR_RUN_ENGINE_PARTS_H
 

@@ -84,7 +84,7 @@ static int open_replica(fleet_t *f, const fleet_options_t *options, fail_t *fail
     if (replica_open(&f->replica, f->comm, &options->replica, fail) != 0)
         return fail->status;
     f->engine = f->replica.engine;
-    /* Which jobs are too long must not depend on who gets them. */
+    /* The limit of a job's length must not depend on the replica that gets it. */
     if (comm_agree_same(f->comm, engine_info(f->engine).max_context,
             "longest sequence (--kv-tokens sets it)", fail) != 0)
         return fail->status;
@@ -97,8 +97,8 @@ static int open_queues(fleet_t *f, const fleet_options_t *options, fail_t *fail)
     bool leads = comm_rank(f->replica.comm) == 0;
     size_t max_batch = engine_info(f->engine).max_batch;
     f->idle_since = clock_ns();
-    /* A replica has a few jobs in reserve, so that it never waits for the coordinator's next step.
-     */
+    /* A replica has a few jobs in reserve, so that it does not wait for the coordinator's next
+     * step. */
     f->window = max_batch + max_batch / 4 + 1;
     if (leads)
         runner_open(&f->runner, f->engine, options->tokenizer, fail);
@@ -248,8 +248,8 @@ int fleet_submit(fleet_t *f, const request_t *request, uint64_t *job, fail_t *fa
     return 0;
 }
 
-/* The replica that has the fewest jobs, if it has room for another: not more than its even part of
- * what is left, so that all end at about the same time. */
+/* The replica with the fewest jobs, if it has room for another: not more than its even part of the
+ * remaining jobs, so that all end at about the same time. */
 static bool find_room(const fleet_t *f, size_t *replica)
 {
     size_t left = (f->n_pending + f->n_replicas - 1) / f->n_replicas;
@@ -465,7 +465,8 @@ void fleet_end(fleet_t *f, const fail_t *fail)
 
 /* ---- The others ------------------------------------------------------------------------------ */
 
-/* A leader's letters: requests, what is cancelled, and the end. Returns whether it has come; *end is how. */
+/* A leader's letters: requests, what is cancelled, and the end. Returns whether it has come; *end
+ * is how. */
 static bool read_orders(fleet_t *f, fail_t *end, fail_t *fail)
 {
     mail_letter_t letter;
@@ -504,7 +505,7 @@ static int send_events(fleet_t *f, fail_t *fail)
     return fail->status;
 }
 
-/* One step of a leader's replica; a failure is told to the coordinator, once. */
+/* One step of a leader's replica; a failure is sent to the coordinator, once. */
 static void work(fleet_t *f, bool *told, fail_t *fail)
 {
     size_t bytes;

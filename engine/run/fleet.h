@@ -26,7 +26,7 @@ typedef struct fleet_options {
     const tokenizer_t *tokenizer; /* on leaders, for text and stop strings; NULL: none */
 } fleet_options_t;
 
-/* Whether this rank will lead a replica, and so needs a tokenizer. */
+/* Whether this rank leads a replica, and so needs a tokenizer. */
 bool fleet_leads(const comm_t *comm, size_t n_replicas);
 
 /* Collective. FAIL_USAGE when the mesh does not fit the ranks; else as engine_open, on all ranks
@@ -74,8 +74,8 @@ typedef struct fleet_result {
                                   * replica, else from its arrival at the replica */
 } fleet_result_t;
 
-/* Coordinator. Why a request could never run, as an engine says it: FAIL_USAGE, FAIL_LIMIT. One that
- * is submitted all the same gets that as its result. */
+/* Coordinator. Why a request could never run, as an engine says it: FAIL_USAGE, FAIL_LIMIT. One
+ * that is submitted all the same gets that as its result. */
 int fleet_check(const fleet_t *fleet, const request_t *request, fail_t *fail);
 
 /* Coordinator. Queues a request. *job: a handle, ascending from 0. FAIL_MEMORY, FAIL_LIMIT. */
@@ -85,10 +85,10 @@ int fleet_submit(fleet_t *fleet, const request_t *request, uint64_t *job, fail_t
  * ENGINE_CANCELLED with what there is of it. One that has ended is left alone. FAIL_MEMORY. */
 int fleet_cancel(fleet_t *fleet, uint64_t job, fail_t *fail);
 
-/* Coordinator. Hands out jobs, runs one step of its own replica, and collects what has ended:
- * *n_results results, borrowed until the next call. Waits up to about a millisecond when there is
- * nothing to do. Returns 1 while jobs are under way, 0 when none is, negative when a rank failed:
- * then fleet_partial and fleet_end are the only calls left. */
+/* Coordinator. Assigns jobs, runs one step of its own replica, and collects results: *n_results of
+ * them, borrowed until the next call. Waits up to about a millisecond when there is nothing to do.
+ * Returns 1 while jobs are running, 0 when none is, negative when a rank failed: then fleet_partial
+ * and fleet_end are the only calls allowed. */
 int fleet_step(fleet_t *fleet, const fleet_result_t **results, size_t *n_results, fail_t *fail);
 
 /* Coordinator. Tokens of requests that stream, and logits, as told in the last fleet_step; borrowed
@@ -107,18 +107,18 @@ int fleet_partial(fleet_t *fleet, const fleet_result_t **results, size_t *n_resu
 /* Coordinator. Jobs submitted whose results have not been returned. */
 size_t fleet_pending(const fleet_t *fleet);
 
-/* What a replica did. */
+/* Figures of a replica. */
 typedef struct fleet_stats {
     size_t n_jobs;
     engine_totals_t totals;
     uint64_t idle_ns;                    /* without a job, between opening and the end */
-    uint64_t tail_ns;                    /* the last stretch of it: waiting for the others to end */
+    uint64_t tail_ns;                    /* the last part of it: waiting for the others to end */
     size_t weight_bytes, weight_sharers; /* of its leader, as in engine_info_t */
     size_t peak_bytes; /* the largest resident set of its leader, shared weights included */
 } fleet_stats_t;
 
-/* Coordinator. Ends the others' fleet_serve with this status and message, without waiting for jobs
- * that are under way, and collects their stats. Once. */
+/* Coordinator. Ends the others' fleet_serve with this status and message, without waiting for
+ * running jobs, and collects their stats. Once. */
 void fleet_end(fleet_t *fleet, const fail_t *fail);
 
 /* Coordinator, after fleet_end: [n_replicas]. */

@@ -36,7 +36,7 @@ int runner_cancel_all(runner_t *runner, fail_t *fail);
 /* Gives such a result for one that has never begun. FAIL_MEMORY. */
 int runner_cancel_unbegun(runner_t *runner, uint64_t job, fail_t *fail);
 
-/* Jobs begun whose results are not there yet. */
+/* Jobs begun that have no result yet. */
 size_t runner_n_active(const runner_t *runner);
 size_t runner_n_done(const runner_t *runner);
 

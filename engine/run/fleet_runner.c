@@ -18,7 +18,7 @@ typedef struct active {
     uint64_t begin_ns, first_ns;
 } active_t;
 
-/* A result that nobody has taken yet. */
+/* A result that has not been taken yet. */
 typedef struct given {
     struct given *next;
     char *bytes;

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Fewer logits than this are looked at faster by one thread. */
+/* Fewer logits than this are checked faster by one thread. */
 #define FEW_LOGITS ((size_t)8192)
 
 /* ---- Values ---------------------------------------------------------------------------------- */
@@ -122,8 +122,8 @@ static void look(void *context, const tap_part_t *part)
 
 static int fail_at(const model_t *model, int64_t place, fail_t *fail)
 {
-    static const char advice[] = "weights or what is multiplied with them are NaN or too large; "
-                                 "--allow-nonfinite goes on";
+    static const char advice[] =
+        "weights or activations are NaN or too large; --allow-nonfinite ignores this";
     size_t ranks = model->plan.n_ranks;
     size_t rank = (size_t)place % ranks, at = (size_t)place / ranks;
     size_t layer = at / COMPONENT_COUNT;

@@ -16,8 +16,8 @@ uint32_t prefix_class(
         return 0;
     if (attention == ATTENTION_EAGER)
         return (uint32_t)order_output_leaf(order, mode, n_prompt, false);
-    /* The key block that the prefix ends in, of which the prompt fills `keys`; what the prefix has
-     * of it meets no key beyond its own, so only the ends of leaves within it matter. */
+    /* The key block that the prefix ends in; the prompt has `keys` of its keys. The prefix's rows
+     * see no key beyond their own, so only the ends of leaves within the prefix matter. */
     size_t first_key = (end - 1) / SDPA_KEYS * SDPA_KEYS;
     size_t keys = size_min(SDPA_KEYS, n_prompt - first_key);
     size_t leaf = keys <= 192 ? keys : keys < 384 ? keys / 2 : 192;
@@ -30,7 +30,7 @@ typedef struct block {
     uint32_t class_;
     uint64_t owner;
     uint64_t hash;
-    uint64_t serial;        /* tells apart what a block held at different times */
+    uint64_t serial;        /* distinguishes contents of a block at different times */
     uint64_t before_serial; /* of the block before it; 0 at the beginning */
     int32_t next_of_bucket;
     int32_t newer, older; /* among kept blocks */

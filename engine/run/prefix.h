@@ -35,7 +35,7 @@ void prefix_close(prefix_t *prefix);
 /* Blocks that prefix_take can give: free and kept ones. */
 size_t prefix_available(const prefix_t *prefix);
 
-/* A block nobody holds, held now by the caller; there must be one. */
+/* A free or kept block, held from now on by the caller; there must be one. */
 int32_t prefix_take(prefix_t *prefix);
 void prefix_hold(prefix_t *prefix, int32_t block);
 void prefix_release(prefix_t *prefix, int32_t block);
@@ -44,7 +44,7 @@ void prefix_release(prefix_t *prefix, int32_t block);
  * PREFIX_NONE. tokens: [block_tokens] */
 int32_t prefix_find(const prefix_t *prefix, int32_t before, const int32_t *tokens, uint32_t class_);
 
-/* Makes a held block known by what it will hold; `owner` is going to compute it. */
+/* Makes a held block known by its future tokens; `owner` is going to compute it. */
 void prefix_register(prefix_t *prefix, int32_t block, int32_t before, const int32_t *tokens,
     uint32_t class_, uint64_t owner);
 
@@ -52,7 +52,7 @@ void prefix_register(prefix_t *prefix, int32_t block, int32_t before, const int3
 bool prefix_is_ready(const prefix_t *prefix, int32_t block);
 /* The owner has computed it; ignored for blocks that are not known. */
 void prefix_set_ready(prefix_t *prefix, int32_t block);
-/* Who computes a known block; PREFIX_NOBODY after prefix_disown. */
+/* The owner of a known block; PREFIX_NOBODY after prefix_disown. */
 uint64_t prefix_owner(const prefix_t *prefix, int32_t block);
 void prefix_set_owner(prefix_t *prefix, int32_t block, uint64_t owner);
 

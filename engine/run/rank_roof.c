@@ -10,7 +10,7 @@
 #include "engine/kernels/roof.h"
 
 #define PAGE ((size_t)4096)
-#define PIECE ((size_t)1 << 18) /* bytes read between two looks at the clock */
+#define PIECE ((size_t)1 << 18) /* bytes between two reads of the clock */
 #define STEPS 65536             /* multiply-adds, likewise */
 #define RUN_NS 60000000
 #define RUNS 4

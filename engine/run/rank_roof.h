@@ -16,15 +16,15 @@ typedef struct rank_roof {
     double flop_per_s;       /* of the instructions for bf16 matrices; 0 for scalar */
 } rank_roof_t;
 
-/* Collective; failures are agreed on. The best of some short runs, since what disturbs them only
- * makes them slower. isa: this rank's, may differ between ranks; bytes: that this rank reads, a
- * multiple of 1 MiB, larger than caches. */
+/* Collective; failures are agreed on. The best of some short runs, since disturbances only make
+ * them slower. isa: this rank's, may differ between ranks; bytes: that this rank reads, a multiple
+ * of 1 MiB, larger than caches. */
 int rank_roof_measure(
     comm_t *comm, team_t *team, isa_t isa, size_t bytes, rank_roof_t *roof, fail_t *fail);
 
-/* Collective; failures are agreed on. What this rank reads from memory over a third of a second,
- * and not at best: a rank that is held back now and then, as by a quota or by other programs, is
- * slow. bytes as above. */
+/* Collective; failures are agreed on. The mean read bandwidth of this rank over a third of a
+ * second, not the best: a rank that is slowed at times, as by a quota or by other programs, counts
+ * as slow. bytes as above. */
 int rank_roof_bandwidth(
     comm_t *comm, team_t *team, size_t bytes, double *read_bytes_per_s, fail_t *fail);
 

@@ -64,7 +64,7 @@ static int check_range(double value, double min, double max, const char *name, f
 
 int sampler_check(const sampler_params_t *params, fail_t *fail)
 {
-    /* With lower ones, logits divided by them could overflow. */
+    /* At lower temperatures, divided logits could overflow. */
     if (params->temperature != 0)
         check_range(params->temperature, 1e-30, 1e4, "temperature (0 is greedy)", fail);
     check_range(params->top_p, 0, 1, "top_p", fail);
@@ -190,8 +190,7 @@ static double max_of(const double *values, size_t n)
     return larger(larger(max[0], max[1]), larger(max[2], max[3]));
 }
 
-/* Granules that are worked on at once: their sums are chains of additions that do not wait for each
- * other. */
+/* Granules computed at once: chains of additions that overlap. */
 enum { TOGETHER = 4 };
 
 typedef struct group {
@@ -249,7 +248,7 @@ static uint64_t digest_of(const void *logits, bool is_f64, size_t first_row, siz
 static void keep_rows(entry_t *kept, size_t *n_kept, size_t capacity, const rows_t *rows,
     const double *keys, double max, size_t first_token)
 {
-    /* Most granules have nothing to offer; a tie loses to the lower ids that are there. */
+    /* Most granules have no candidate; a tie loses to the lower ids in the list. */
     if (capacity == 0 || (*n_kept == capacity && !(max > kept[0].key)))
         return;
     for (size_t i = 0; i < rows->n; i++) {
@@ -274,7 +273,7 @@ static void load_group(const sampler_params_t *params, const void *logits, bool 
     }
 }
 
-/* The commonest case, one pass over the logits as they are: the likeliest token and its
+/* The most common case, one pass over the raw logits: the likeliest token and its
  * log-probability. */
 static bool is_plain(const sampler_params_t *params, bool is_f64, const uint8_t *seen)
 {

@@ -25,7 +25,7 @@
 #define SAMPLER_CANDIDATES 256 /* of one rank and sequence */
 #define SAMPLER_MAX_LOGPROBS 20
 
-/* Crosses ranks in the step's payload: fixed-size, no pointers. */
+/* Sent to ranks in the step's payload: fixed-size, no pointers. */
 typedef struct sampler_params {
     double temperature;        /* 0: greedy */
     double top_p;              /* 1: off */
@@ -47,7 +47,7 @@ int sampler_check(const sampler_params_t *params, fail_t *fail);
  * choice without log-probabilities takes one candidate, so a step exchanges next to nothing. */
 size_t sampler_summary_bytes(const sampler_params_t *params, size_t n_rows);
 
-/* Whether the tokens seen so far matter. */
+/* Whether the tokens so far have an effect (repetition penalty). */
 static inline bool sampler_needs_seen(const sampler_params_t *params)
 {
     return params->repetition_penalty != 1;
@@ -79,7 +79,7 @@ typedef struct sampler_choice {
 bool sampler_pick(const sampler_params_t *params, const void *const *summaries,
     const size_t *n_rows, size_t n_ranks, uint64_t position, sampler_choice_t *choice);
 
-/* On the coordinator, with everything: logits [vocab] f32 or f64, seen over the whole vocabulary or
+/* On the coordinator, with all logits: logits [vocab] f32 or f64, seen over the whole vocabulary or
  * NULL. FAIL_MEMORY. */
 int sampler_pick_full(const kernels_t *kernels, const sampler_params_t *params, const void *logits,
     bool is_f64, size_t vocab_size, const uint8_t *seen, uint64_t position,

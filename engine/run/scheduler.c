@@ -112,7 +112,7 @@ int scheduler_check(const scheduler_t *s, const request_t *request, fail_t *fail
             request->n_prompt, limit);
     if (request->want_prompt_logits && request->first_prompt_logits >= request->n_prompt)
         return fail_set(fail, FAIL_USAGE,
-            "prompt: logits are wanted from position %zu, but it has %zu tokens",
+            "prompt: logits are requested from position %zu, but it has %zu tokens",
             request->first_prompt_logits, request->n_prompt);
     return 0;
 }
@@ -161,7 +161,7 @@ static void release(scheduler_t *s, size_t index)
     sequence_t *sequence = s->running[index];
     for (size_t i = sequence->n_blocks; i-- > 0;) {
         int32_t block = sequence->blocks[i];
-        /* Those that wait for a block that will not come compute it themselves. */
+        /* Sequences that wait for a block whose owner has ended compute it themselves. */
         if (prefix_owner(s->blocks, block) == sequence->handle)
             prefix_set_owner(s->blocks, block, PREFIX_NOBODY);
         prefix_release(s->blocks, block);
@@ -316,7 +316,7 @@ static size_t call_tokens(const sequence_t *sequence)
     return is_decode(sequence) ? 1 : sequence->n_prompt;
 }
 
-/* Of the next rows, how many come before the first one whose logits are wanted. */
+/* The number of next rows before the first one whose logits are needed. */
 static size_t rows_before_logits(const sequence_t *sequence)
 {
     size_t first = sequence->first_prompt_logits;
@@ -346,12 +346,12 @@ static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows)
     };
 }
 
-/* What a step may still spend. */
+/* The rows that a step may still use. */
 typedef struct budget {
     size_t rows, logits;
 } budget_t;
 
-/* Passes over shared blocks that are ready. The next row of the prompt that is not. */
+/* Skips shared blocks that are ready. The next row of the prompt that is not. */
 static void pass_shared(scheduler_t *s, sequence_t *sequence)
 {
     size_t tokens = s->options.block_tokens;
@@ -362,7 +362,7 @@ static void pass_shared(scheduler_t *s, sequence_t *sequence)
     }
 }
 
-/* Rows of the prompt that are the sequence's own to run next: none while another one computes
+/* Rows of the prompt that the sequence computes next itself: none while another one computes
  * them. */
 static size_t own_rows(scheduler_t *s, sequence_t *sequence)
 {
@@ -381,7 +381,7 @@ static size_t own_rows(scheduler_t *s, sequence_t *sequence)
 
 static size_t affordable_rows(scheduler_t *s, sequence_t *sequence, const budget_t *budget)
 {
-    /* One-token prompts do not spend rows, so that many of them cannot hold up a longer one. */
+    /* One-token prompts do not count, so that many of them cannot delay a longer one. */
     if (is_decode(sequence))
         return 1;
     size_t rows = call_tokens(sequence) == 1 ? 1 : size_min(own_rows(s, sequence), budget->rows);

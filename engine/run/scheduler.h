@@ -1,14 +1,13 @@
-/* Which tokens of which sequences run in the next step: pure policy, no ranks, no clock.
+/* Which tokens of which sequences run in the next step: policy only, no ranks, no clock.
  *
  * Requests are admitted first come, first served, when a slot and enough cache blocks for the
- * prompt and all tokens that may follow are free; so an admitted request always reaches its end and
+ * prompt and all tokens that may follow are free. So an admitted request always reaches its end and
  * nothing is ever preempted. A step decodes every sequence whose prompt is done and spends up to
  * prefill_chunk rows on prompts, oldest first. Neither batching nor chunking changes a bit of any
  * result (forward.h).
  *
- * Prompts that begin alike share the cache blocks of their beginning (prefix.h): what one sequence
- * computes, those behind it wait for and take over, and it stays for later ones while there is
- * room.
+ * Prompts with a common prefix share its cache blocks (prefix.h): one sequence computes them, later
+ * ones wait for it, and the blocks stay for later prompts while there is room.
  *
  * Owns copies of the prompts and its arrays; one thread at a time. */
 #ifndef CHOIR_RUN_SCHEDULER_H
@@ -31,7 +30,7 @@ typedef struct scheduler_options {
     size_t n_blocks;          /* of the cache */
     size_t max_batch;         /* sequences running at once */
     size_t prefill_chunk;     /* prompt rows of one step, one-token prompts aside */
-    size_t max_prompt_logits; /* prompt rows of one step whose logits are wanted */
+    size_t max_prompt_logits; /* prompt rows of one step whose logits are needed */
     size_t max_context;       /* tokens of one sequence; fits into the cache */
     bool reuse_prefixes;      /* with block_tokens of 64 and its multiples */
     size_t reuse_limit;       /* prompts of more tokens share no blocks; 0: all may */
@@ -51,7 +50,7 @@ int scheduler_check(const scheduler_t *scheduler, const request_t *request, fail
 int scheduler_submit(
     scheduler_t *scheduler, const request_t *request, uint64_t *handle, fail_t *fail);
 
-/* Forgets a request, waiting or running; its slot and blocks are free for the next plan. Unknown
+/* Removes a request, waiting or running; its slot and blocks are free for the next plan. Unknown
  * handles are ignored. Not between scheduler_plan and the last scheduler_advance of its step. */
 void scheduler_cancel(scheduler_t *scheduler, uint64_t handle);
 
@@ -77,7 +76,7 @@ typedef struct scheduler_entry {
     bool decode;
     const sampler_params_t *sampling;
     bool samples;       /* the next token is drawn from its last row */
-    bool prompt_logits; /* the logits of its rows are wanted, from first_logits_row on */
+    bool prompt_logits; /* the logits of its rows are needed, from first_logits_row on */
     size_t first_logits_row;
 } scheduler_entry_t;
 
@@ -102,8 +101,7 @@ typedef enum scheduler_end {
 scheduler_end_t scheduler_advance(
     scheduler_t *scheduler, const scheduler_entry_t *entry, int32_t token);
 
-/* What fits at once: the most rows and the most wanted rows of logits (draws included) of any step.
- */
+/* Limits of any step: the most rows and the most rows of logits (draws included). */
 size_t scheduler_max_rows(const scheduler_options_t *options);
 size_t scheduler_max_logits(const scheduler_options_t *options);
 

@@ -10,7 +10,7 @@
 #include "sharding/weights.h"
 
 #define MIB ((size_t)1 << 20)
-#define HOST_READ_BYTES (512 * MIB) /* of all ranks of a host, so that most caches do not count */
+#define HOST_READ_BYTES (512 * MIB) /* of all ranks of a host, larger than most caches */
 #define LEAST_READ_BYTES (64 * MIB)
 #define MOST_READ_BYTES (256 * MIB)
 

@@ -1,4 +1,4 @@
-/* How much of the model each rank takes: what the user says by --shares, or what is measured. */
+/* The shares of ranks: from --shares, or measured. */
 #ifndef CHOIR_RUN_SHARE_CHOICE_H
 #define CHOIR_RUN_SHARE_CHOICE_H
 
@@ -18,7 +18,7 @@ typedef struct share_group {
 
 /* Collective over all; failures are agreed on. text: NULL or "even"; "auto": in proportion to the
  * memory bandwidth of each rank's team, all ranks reading at the same time for about a third of a
- * second; or numbers, one for each rank of a replica and alike for all replicas
+ * second; or numbers, one for each rank of a replica and equal for all replicas
  * (sharding/weights.h). weights: [size of replica] written, the same on all its ranks; all 1 for
  * even shares. */
 int share_choice(

@@ -14,11 +14,11 @@
 
 enum { MESSAGE_STEP, MESSAGE_LOGITS, MESSAGE_NONFINITE, MESSAGE_END };
 
-/* What a rank says of a step beside its summaries. */
+/* What a rank sends of a step besides its summaries. */
 enum { SAYS_INTERRUPTED = 1, SAYS_NONFINITE = 2 };
 
-/* What every message begins with. Ranks run the same program on machines of one kind, so structs
- * cross as they are. */
+/* The head of every message. Ranks run the same program on machines of one kind, so structs are
+ * sent as they are. */
 typedef struct header {
     uint32_t kind;
     int32_t status;             /* END */
@@ -42,14 +42,13 @@ typedef struct slot {
     uint8_t *seen;   /* a bit for each token of the vocabulary */
 } slot_t;
 
-/* Where the logits of an entry are among the step's rows of logits, and where its summary begins in
- * what this rank sends. */
+/* An entry's row of logits in the step, and the offset of its summary in what this rank sends. */
 typedef struct placed {
     size_t sample, prompt;
     size_t summary;
 } placed_t;
 
-/* Everything with a size, in one allocation. */
+/* All arrays, in one allocation. */
 typedef struct layout {
     size_t payload, slots, blocks, seen, sequences, logits_rows, placed, counts, starts, n_rows,
         summaries;
@@ -83,7 +82,7 @@ struct step {
     size_t *starts;         /* [n_ranks] where a rank's next summary begins in `all` */
     size_t *n_rows;         /* [n_ranks] rows of the vocabulary */
     const void **summaries; /* [n_ranks] */
-    char *mine, *all;       /* gathered: an int64_t of what the rank says, then summaries */
+    char *mine, *all;       /* gathered: an int64_t of the rank's flags, then summaries */
     char *row;              /* on the coordinator: [vocab_size] logits */
     char *prompt_logits;    /* on the coordinator: [max_prompt_logits, vocab_size] */
     bool allow_nonfinite, warned;
@@ -91,7 +90,7 @@ struct step {
     step_times_t times;
 };
 
-/* Books the time since the last mark. */
+/* Charges the time since the last mark. */
 static void book(step_t *s, uint64_t *kind)
 {
     uint64_t now = clock_ns();
@@ -344,9 +343,9 @@ static size_t add_logits_row(step_t *s, size_t row, bool lone)
     return s->batch.n_logits++;
 }
 
-/* Rows that are drawn from are alone in the call of generate(), which computes no other logits.
- * Prompt logits are those of a plain forward of the whole prompt; where that is one token, both are
- * the same row. */
+/* Rows that tokens are drawn from are alone in the call of generate(), which computes no other
+ * logits. Prompt logits are those of a plain forward of the whole prompt; for a prompt of one
+ * token, both are the same row. */
 static void place_logits(step_t *s)
 {
     for (size_t i = 0; i < s->n_entries; i++) {
@@ -394,7 +393,7 @@ static void summarise(step_t *s, size_t i)
         s->mine + s->placed[i].summary);
 }
 
-/* Sequences are dealt out to threads in turn. */
+/* Sequences are assigned to threads in turn. */
 static void summarise_thread(void *context, size_t thread)
 {
     step_t *s = context;
@@ -403,7 +402,7 @@ static void summarise_thread(void *context, size_t thread)
             summarise(s, i);
 }
 
-/* What ranks say, and summaries of all sampled rows, to the coordinator. */
+/* Flags of all ranks, and summaries of all sampled rows, to the coordinator. */
 static void gather_summaries(step_t *s)
 {
     int64_t says = atomic_load(s->interrupt) ? SAYS_INTERRUPTED : 0;
@@ -447,7 +446,7 @@ static void gather_prompt_logits(step_t *s)
     }
 }
 
-/* What all ranks do alike once the header is known. */
+/* The common part of all ranks, once the header is known. */
 static void take_step(step_t *s, const header_t *header)
 {
     comm_bcast(s->comm, s->payload, header->payload_bytes);
@@ -457,7 +456,7 @@ static void take_step(step_t *s, const header_t *header)
     comm_follow_load(s->comm);
     forward_step(s->forward, &s->batch);
     comm_mark(s->comm, HEART_SAMPLE, 0);
-    s->mark_ns = clock_ns(); /* forward_times tells of the step itself */
+    s->mark_ns = clock_ns(); /* forward_times has the step itself */
     gather_summaries(s);
     gather_prompt_logits(s);
     book(s, &s->times.exchange_ns);
@@ -485,7 +484,7 @@ static int64_t find_starts(step_t *s)
 static int fail_nonfinite(step_t *s, fail_t *fail)
 {
     header_t header = {.kind = MESSAGE_NONFINITE};
-    comm_bcast_patient(s->comm, &header, sizeof header);
+    comm_bcast_idle(s->comm, &header, sizeof header);
     return nonfinite_locate(s->forward, s->model, s->comm, &s->batch, fail);
 }
 
@@ -493,7 +492,7 @@ static void pick_from_all(
     step_t *s, size_t i, uint64_t position, step_result_t *result, fail_t *fail)
 {
     header_t header = {.kind = MESSAGE_LOGITS, .logits_row = (uint32_t)s->placed[i].sample};
-    comm_bcast_patient(s->comm, &header, sizeof header);
+    comm_bcast_idle(s->comm, &header, sizeof header);
     gather_row(s, s->placed[i].sample, s->row);
     sampler_pick_full(&s->model->kernels, params_of(s, i), s->row, s->is_f64, s->vocab_size,
         seen_of(s, i), position, &result->choice, fail);
@@ -512,7 +511,7 @@ static void pick(step_t *s, size_t i, step_result_t *result, fail_t *fail)
         pick_from_all(s, i, position, result, fail);
 }
 
-/* What the step gives for each entry. */
+/* The results of the step for each entry. */
 static void take_results(step_t *s, step_result_t *results, fail_t *fail)
 {
     const char *logits = s->prompt_logits;
@@ -535,7 +534,7 @@ int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fa
     s->mark_ns = clock_ns();
     comm_mark_step(s->comm);
     header_t header = write_payload(s, plan);
-    comm_bcast_patient(s->comm, &header, sizeof header);
+    comm_bcast_idle(s->comm, &header, sizeof header);
     take_step(s, &header);
     int64_t says = find_starts(s);
     if ((says & SAYS_INTERRUPTED) != 0)
@@ -558,7 +557,7 @@ void step_end(step_t *s, const fail_t *fail)
     header_t header = {
         .kind = MESSAGE_END, .status = fail->status, .payload_bytes = FAIL_MESSAGE_BYTES};
     memcpy(s->payload, fail->message, FAIL_MESSAGE_BYTES);
-    comm_bcast_patient(s->comm, &header, sizeof header);
+    comm_bcast_idle(s->comm, &header, sizeof header);
     comm_bcast(s->comm, s->payload, header.payload_bytes);
 }
 
@@ -569,7 +568,7 @@ int step_follow(step_t *s, fail_t *fail)
     s->mark_ns = clock_ns();
     for (;;) {
         header_t header;
-        comm_bcast_patient(s->comm, &header, sizeof header);
+        comm_bcast_idle(s->comm, &header, sizeof header);
         book(s, &s->times.waiting_ns);
         if (header.kind == MESSAGE_STEP) {
             comm_mark_step(s->comm);

@@ -1,4 +1,5 @@
-/* The protocol of a step: how the coordinator's plan reaches all ranks and what they found comes back.
+/* The protocol of a step: how the coordinator's plan reaches all ranks and what they found comes
+ * back.
  *
  * The coordinator (rank 0) broadcasts a fixed header and, by what the header says, a payload:
  *
@@ -11,8 +12,8 @@
  *   END     a status and its message: the others return from step_follow.
  *
  * Every rank keeps what a sequence needs between steps, by slot: block table, sampling parameters,
- * and the tokens seen, for the repetition penalty. Nothing on the way can fail but the coordinator's
- * own work, so no rank is left waiting.
+ * and the tokens seen, for the repetition penalty. Nothing on the way can fail but the
+ * coordinator's own work, so no rank is left waiting.
  *
  * Owns its buffers, all allocated at open; borrows comm, team, forward and model. One thread at a
  * time. */
@@ -44,7 +45,7 @@ void step_close(step_t *step);
 /* Bytes that step_open allocates on a rank. */
 size_t step_bytes(const model_t *model, const scheduler_options_t *limits);
 
-/* What a step found for one entry. */
+/* The result of a step for one entry. */
 typedef struct step_result {
     sampler_choice_t choice; /* when the entry samples */
     const void *logits;      /* [n_rows - first_logits_row, vocab_size] when it wants prompt logits,
@@ -57,11 +58,11 @@ typedef struct step_result {
  * and on any other failure the caller sends step_end. */
 int step_run(step_t *step, const scheduler_step_t *plan, step_result_t *results, fail_t *fail);
 
-/* Coordinator. Lets the others return with this status and message. */
+/* Coordinator. Makes the others return with this status and message. */
 void step_end(step_t *step, const fail_t *fail);
 
-/* Where the time of the steps went so far on this rank, apart from forward_times, in nanoseconds:
- * summaries and draws; messages; waiting for the coordinator's next message. */
+/* Times of the steps so far on this rank, without forward_times, in nanoseconds: summaries and
+ * draws; messages; waiting for the coordinator's next message. */
 typedef struct step_times {
     uint64_t sampling_ns, exchange_ns, waiting_ns;
 } step_times_t;

@@ -7,8 +7,7 @@
 /* Of frames that wait for the node's slower ranks. */
 #define SHARED_BYTES ((size_t)32 << 20)
 
-/* Collective. Sharing is a help and never a condition: without room for it each rank reads for
- * itself. */
+/* Collective. Sharing is optional: without memory for it each rank reads for itself. */
 static void open_share(store_loading_t *loading, comm_t *comm, store_t *store)
 {
     const store_manifest_t *manifest = store_manifest(store);

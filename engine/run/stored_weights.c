@@ -58,7 +58,7 @@ static bool head_differs(
     size_t rank = (size_t)comm_rank(comm), ranks = (size_t)comm_size(comm);
     if (tensors[0] == NULL || tensors[1] == NULL || tensors[0] == tensors[1])
         return false;
-    /* What is wrong with it, loading says. */
+    /* Loading reports what is wrong with it. */
     if (!is_matrix(tensors[0], config) || !is_matrix(tensors[1], config))
         return true;
     return rows_differ(checkpoint, tensors, config->vocab_size * rank / ranks,

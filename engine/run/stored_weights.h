@@ -1,4 +1,4 @@
-/* What a checkpoint holds against what its config says of it, decided as transformers does. */
+/* The checkpoint's tensors against its config, decided as in transformers. */
 #ifndef CHOIR_RUN_STORED_WEIGHTS_H
 #define CHOIR_RUN_STORED_WEIGHTS_H
 
@@ -15,7 +15,7 @@
 int stored_weights_resolve(
     comm_t *comm, config_t *config, checkpoint_t *checkpoint, dtype_t mode, fail_t *fail);
 
-/* Local. Warns of an index that is not read and of tensors that the model has no use for. */
+/* Local. Warns of an index that is not read and of tensors that the model does not use. */
 void stored_weights_warn(const config_t *config, const checkpoint_t *checkpoint);
 
 #endif

@@ -14,21 +14,21 @@
 
 typedef struct added_flags {
     bool special;
-    bool normalized; /* looked for in the normalised text rather than in the original */
-    bool left_strip, right_strip; /* takes the white space on that side with it */
+    bool normalized;              /* searched in the normalised text rather than in the original */
+    bool left_strip, right_strip; /* includes the white space on that side */
     bool single_word;             /* found only where no letter, digit or "_" is beside it */
 } added_flags_t;
 
 typedef struct added_token {
     int32_t id;    /* -1 until it has one */
-    char *content; /* as the file gives it */
+    char *content; /* as in the file */
     size_t bytes;
-    char *normal; /* the content, normalised: what is looked for in normalised text */
+    char *normal; /* the content, normalised, for the search in normalised text */
     size_t normal_bytes;
     added_flags_t flags;               /* as it was added last */
     bool special;                      /* was added as a special one */
     bool is_new;                       /* is not in the vocabulary */
-    bool is_in_original, is_in_normal; /* where it is looked for */
+    bool is_in_original, is_in_normal; /* where it is searched */
 } added_token_t;
 
 typedef struct added_pattern {
@@ -37,7 +37,7 @@ typedef struct added_pattern {
     uint32_t token;
 } added_pattern_t;
 
-/* What is looked for in one kind of text. */
+/* The tokens searched in one kind of text. */
 typedef struct added_patterns {
     added_pattern_t *items; /* in the order of their bytes */
     size_t count;
@@ -64,7 +64,7 @@ added_token_t *added_tokens_by_content(
 added_token_t *added_tokens_get(added_tokens_t *added, const char *content, size_t bytes,
     const char *normal, size_t normal_bytes, fail_t *fail);
 
-/* To be called once, after the last token was added and before the first search. */
+/* Call once, after the last token was added and before the first search. */
 int added_tokens_finish(added_tokens_t *added, fail_t *fail);
 
 typedef struct added_match {

@@ -25,7 +25,7 @@
 
 typedef struct chat chat_t;
 
-/* What the user says about templates; NULL: nothing. */
+/* The user's choice of templates; NULL: none. */
 typedef struct chat_choice {
     const char *given;     /* the name of one of the model's templates, or a file */
     const char *variables; /* a JSON object, as text */
@@ -42,14 +42,14 @@ int chat_require(chat_t **chat, const char *directory, const chat_choice_t *choi
 /* NULL is allowed. */
 void chat_close(chat_t *chat);
 
-/* What is said. Absent (NULL) values are null to the template. */
+/* The input of a template. Absent (NULL) values are null to the template. */
 typedef struct chat_input {
     /* Array of {"role", "content", ...}. Content may be an array of {"type": "text", "text": ...}
-     * with every template: their texts are put together for those that want one text. */
+     * with every template: the texts are concatenated for templates that expect one text. */
     const json_t *messages;
     const json_t *tools;     /* array of objects */
     const json_t *documents; /* array of objects */
-    const json_t *variables; /* object: more that the template sees by name */
+    const json_t *variables; /* object: further variables by name */
     bool no_generation_prompt;
 } chat_input_t;
 

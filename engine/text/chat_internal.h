@@ -7,7 +7,7 @@
 
 typedef struct chat_template {
     char *name;   /* "default", "tool_use", ... */
-    char *origin; /* what messages call it: the file */
+    char *origin; /* its name in messages: the file */
     char *text;
     size_t bytes;
     jinja_template_t *made; /* NULL until it is used first */
@@ -26,8 +26,8 @@ struct chat {
 int chat_add_template(chat_t *chat, const char *name, const char *origin, const char *text,
     size_t bytes, fail_t *fail);
 
-/* *result: NULL when the messages can be shown as they are; else a new reference to such that
- * can, with texts in place of parts. FAIL_USAGE names a part that is no text. */
+/* *result: NULL when the messages can be used unchanged; else a new reference to messages with
+ * texts in place of parts. FAIL_USAGE names a part that is no text. */
 int chat_join_parts(const chat_t *chat, const chat_template_t *chosen, const json_t *messages,
     json_t **result, fail_t *fail);
 

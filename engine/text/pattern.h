@@ -13,7 +13,7 @@
 
 typedef struct pattern pattern_t;
 
-/* name: what messages call it. FAIL_FORMAT tells what is wrong with the expression, and where. */
+/* name: for messages. FAIL_FORMAT names the error in the expression, and its place. */
 int pattern_open(pattern_t **pattern, const char *text, const char *name, fail_t *fail);
 /* NULL is allowed. */
 void pattern_close(pattern_t *pattern);
@@ -25,11 +25,11 @@ typedef struct pattern_span {
 
 /* The first match at or after byte `from` of a UTF-8 text. found: the first group that took part
  * and is not empty, or all of the match when the pattern has no groups; empty when no group did.
- * whole: the match. False when there is none, or when finding it would take absurdly long. */
+ * whole: the match. False when there is none, or when the search would take too long. */
 bool pattern_find(pattern_t *pattern, const char *text, size_t bytes, size_t from,
     pattern_span_t *whole, pattern_span_t *found);
 
-/* Takes every match out of the text. */
+/* Removes every match from the text. */
 void pattern_remove(pattern_t *pattern, text_buffer_t *text);
 
 #endif

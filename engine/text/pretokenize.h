@@ -23,7 +23,7 @@ int pretokenizer_open(pretokenizer_t **pretokenizer, const char *pattern, size_t
     const char *file, fail_t *fail);
 void pretokenizer_close(pretokenizer_t *pretokenizer);
 
-/* Whether both engines agree on what the expression means; if not, *why says what is in the way. */
+/* Whether the expression means the same to both engines; if not, *why names the reason. */
 bool pretokenize_pattern_supported(const char *pattern, size_t bytes, const char **why);
 
 /* Copies valid UTF-8 with stand-ins outside of ASCII; shadow has room for `bytes` bytes. */

@@ -22,7 +22,7 @@ typedef struct tokenizer tokenizer_t;
  * that is not known. */
 int tokenizer_open(tokenizer_t **tokenizer, const char *directory, fail_t *fail);
 
-/* From the text of a tokenizer.json; name is what messages call it. */
+/* From the text of a tokenizer.json; name: for messages. */
 int tokenizer_open_json(
     tokenizer_t **tokenizer, const char *text, size_t bytes, const char *name, fail_t *fail);
 
@@ -59,15 +59,15 @@ int tokenizer_decode(const tokenizer_t *tokenizer, const int32_t *ids, size_t co
 /* The raw bytes of one id (borrowed); NULL when the id does not exist. */
 const char *tokenizer_bytes(const tokenizer_t *tokenizer, int32_t id, size_t *bytes);
 
-/* Streaming: takes ids one by one and gives out only whole UTF-8 sequences. The concatenation of
- * all pieces and of the flush equals tokenizer_decode. Zero-initialise; owns nothing. */
+/* Streaming: takes ids one by one and returns only whole UTF-8 sequences. The concatenation of all
+ * pieces and of the flush equals tokenizer_decode. Zero-initialise; owns nothing. */
 typedef struct detokenizer {
     unsigned char pending[8];
     size_t n_pending;
 } detokenizer_t;
 
-/* Appends to *out what can be said after this id. An id that the tokenizer does not have says
- * nothing, as with `tokenizers`: models have more rows in lm_head than their tokenizers have
+/* Appends to *out the text that is complete after this id. An id that the tokenizer does not have
+ * adds nothing, as with `tokenizers`: models have more rows in lm_head than their tokenizers have
  * tokens. FAIL_USAGE for a negative one. */
 int detokenizer_push(detokenizer_t *detokenizer, const tokenizer_t *tokenizer, int32_t id,
     bool skip_special, text_buffer_t *out, fail_t *fail);

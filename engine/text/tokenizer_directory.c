@@ -356,13 +356,13 @@ static void warn_of(const spec_list_t *list, const tokenizer_t *tokenizer, const
         utf8_make_printable(text);
         if (token == NULL && spec->bytes > 0)
             log_write(LOG_WARN,
-                "%s: added token %d (%s) is not in added_tokens_decoder of tokenizer_config.json, which wins: its text is ordinary text, as in transformers",
+                "%s: added token %d (%s) is not in added_tokens_decoder of tokenizer_config.json, which takes precedence: its text is ordinary text, as in transformers",
                 file, spec->id, text);
         else if (token != NULL)
             log_write(LOG_WARN,
                 "%s: added token %d (%s) has the id %d, as in transformers, which counts ids by their order",
                 file, spec->id, text, token->id);
-        return; /* one of its kind tells enough */
+        return; /* one warning of each kind */
     }
 }
 

@@ -1,4 +1,4 @@
-/* What a tokenizer is made of, for the files that fill it in and use it. */
+/* The parts of a tokenizer, for the files that fill it in and use it. */
 #ifndef CHOIR_TEXT_TOKENIZER_INTERNAL_H
 #define CHOIR_TEXT_TOKENIZER_INTERNAL_H
 
@@ -16,11 +16,11 @@ struct tokenizer {
     pretokenizer_t *pretokenizer;
     uint8_t *properties;   /* see unicode.h */
     bool normalizes;       /* NFC before splitting */
-    bool ignores_merges;   /* a word that is a token is that token, whatever the merges say */
-    bool splits_specials;  /* special tokens' text is ordinary text, whoever says it */
+    bool ignores_merges;   /* a word that is a token becomes that token, whatever the merges */
+    bool splits_specials;  /* special tokens' text is always ordinary text */
     int32_t n_vocabulary;  /* tokens of the vocabulary itself */
     int32_t last_added_id; /* the largest id of an added token, -1 for none */
-    tokenizer_ids_t prefix, suffix; /* what stands around a text by itself */
+    tokenizer_ids_t prefix, suffix; /* tokens added around a text by itself */
 };
 
 /* An added token as a file describes it. */
@@ -52,14 +52,14 @@ int tokenizer_add_vocab(tokenizer_t *tokenizer, json_t *vocab, const char *file,
 /* One merge, given as the two tokens in the alphabet of tokenizer files. */
 int tokenizer_add_merge(tokenizer_t *tokenizer, const char *left, size_t left_bytes,
     const char *right, size_t right_bytes, uint32_t rank, const char *file, fail_t *fail);
-/* Reads an added token: an object with "content" and flags. what: how messages call it. */
+/* Reads an added token: an object with "content" and flags. what: its name in messages. */
 int tokenizer_read_added(
     added_spec_t *spec, json_t *object, const char *file, const char *what, fail_t *fail);
 /* Adds tokens as one call of `tokenizers`' add_tokens. A content in the vocabulary has that id, a
  * new one the next that is free, whatever the file says. After the vocabulary. */
 int tokenizer_add_tokens(
     tokenizer_t *tokenizer, const added_spec_t *specs, size_t n, const char *file, fail_t *fail);
-/* After the last of them. */
+/* Call after the last of them. */
 int tokenizer_finish_added(tokenizer_t *tokenizer, const char *file, fail_t *fail);
 /* The added tokens of a tokenizer.json: *specs is freshly allocated. */
 int tokenizer_json_specs(

@@ -145,7 +145,7 @@ static int read_template(tokenizer_t *tokenizer, json_t *post, const char *name,
     return 0;
 }
 
-/* ByteLevel leaves ids alone. */
+/* ByteLevel does not change ids. */
 static int read_post_processor(tokenizer_t *tokenizer, json_t *root, const char *name, fail_t *fail)
 {
     json_t *post = json_object_get(root, "post_processor"), *part;

@@ -16,14 +16,13 @@
 
 #define UNICODE_SIZE 0x110000u
 
-/* Low three bits of a property byte: what the pre-tokenizer's regular expression can tell apart. */
+/* Low three bits of a property byte: classes of the pre-tokenizer's regular expression. */
 enum { UNICODE_OTHER, UNICODE_LETTER, UNICODE_NUMBER, UNICODE_MARK, UNICODE_SPACE };
 #define UNICODE_CLASS 7u
-/* NFC may change this character, or reorder or compose it with what stands before it. */
+/* NFC may change this character, or reorder or compose it with the one before it. */
 #define UNICODE_NFC_TRIGGER 8u
-/* Not a trigger, but has a decomposition or may compose with a trigger behind it. Characters with
- * neither flag never take part in normalisation, even where the library at hand is newer and thinks
- * otherwise. */
+/* Not a trigger, but has a decomposition or may compose with a trigger after it. Characters with
+ * neither flag never take part in normalisation, even where a newer library would use them. */
 #define UNICODE_NFC_FIRST 16u
 /* Of words, for added tokens with single_word. */
 #define UNICODE_WORD 32u
@@ -69,10 +68,10 @@ size_t utf8_encode(uint32_t code_point, char *text);
 typedef enum utf8_status {
     UTF8_WHOLE,     /* a valid sequence */
     UTF8_INVALID,   /* bytes that Python's "replace" turns into one U+FFFD */
-    UTF8_INCOMPLETE /* the beginning of a valid sequence, cut off by the end of the text */
+    UTF8_INCOMPLETE /* the beginning of a valid sequence, truncated by the end of the text */
 } utf8_status_t;
 
-/* Looks at the start of text (bytes >= 1) and says how many bytes the finding covers. */
+/* Classifies the start of text (bytes >= 1) and returns how many bytes that covers. */
 utf8_status_t utf8_inspect(const unsigned char *text, size_t bytes, size_t *length);
 
 /* The length of the longest prefix without a byte outside of ASCII. */
@@ -85,8 +84,8 @@ size_t utf8_valid_prefix(const char *text, size_t bytes);
  * "replace"). */
 int utf8_append_replaced(text_buffer_t *out, const char *text, size_t bytes, fail_t *fail);
 
-/* For messages that quote what a file or a user said: control characters become spaces, bytes that
- * are no UTF-8 (as where a quotation was cut) become question marks. */
+/* For messages that quote a file or a user: control characters become spaces, bytes that are no
+ * UTF-8 (as where a quotation was truncated) become question marks. */
 void utf8_make_printable(char *text);
 
 #endif

@@ -13,7 +13,7 @@
 #include "engine/base/status.h"
 #include "engine/text/text_buffer.h"
 
-/* Ids beyond this are taken for a damaged file: they size the table of tokens. */
+/* Ids beyond this mean a damaged file: they size the table of tokens. */
 #define VOCABULARY_ID_MAX ((int32_t)(1 << 24))
 
 typedef struct vocabulary_token {

@@ -1,6 +1,6 @@
-/* Comparing values with expected ones: how many are equal, and how far apart the others lie.
+/* Comparing values with expected ones: how many are equal, and how large the differences are.
  *
- * Plain data; comparisons of parts add up by compare_merge. Values that compare equal have the same
+ * Plain data; compare_merge adds comparisons of parts. Values that compare equal have the same
  * bits, once the expected one is rounded to the type of the other; any NaN equals any other. */
 #ifndef CHOIR_VERIFY_COMPARE_H
 #define CHOIR_VERIFY_COMPARE_H
@@ -29,8 +29,8 @@ typedef struct compare {
     compare_place_t difference, nonfinite, expected_nonfinite;
 } compare_t;
 
-/* Adds n values that lie side by side in the matrix. index: of the first of them; row_largest: the
- * largest expected magnitude of their row, 0 when it does not matter. */
+/* Adds n values that are contiguous in the matrix. index: of the first of them; row_largest: the
+ * largest expected magnitude of their row, 0 when it is not needed. */
 void compare_values(compare_t *compare, const void *got, dtype_t got_type, const void *expected,
     dtype_t expected_type, size_t n, uint64_t index, double row_largest);
 

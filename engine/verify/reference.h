@@ -79,7 +79,7 @@ size_t reference_shape(const reference_t *reference, const config_t *config,
     const reference_place_t *place, size_t *dims);
 
 /* The tensor, or NULL when it is absent, has another shape, or cannot be read. *differs (may be
- * NULL) tells the latter two. */
+ * NULL): whether it is one of the latter two. */
 const checkpoint_tensor_t *reference_find(const reference_t *reference, const config_t *config,
     const reference_place_t *place, bool *differs);
 

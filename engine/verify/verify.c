@@ -31,7 +31,7 @@ static void pass_on_progress(void *context, uint64_t done, uint64_t total)
     v->options->progress(v->options->progress_context, v->doing, done, total);
 }
 
-/* NULL where nobody wants to know. */
+/* NULL: no progress is shown. */
 static progress_fn progress_of(verifier_t *v, const char *doing)
 {
     v->doing = doing;

@@ -25,7 +25,7 @@ typedef struct verify_options {
     dot_t dot; /* of bf16 linear layers */
     bool isolated, chained;
     bool skip_digest;
-    bool partial;       /* what the reference lacks passes */
+    bool partial;       /* absent tensors of the reference pass */
     const char *layers; /* "0,5-7", whose components are compared; NULL: all */
     double tolerance;
     const char *shares;          /* as share_choice's text (share_choice.h) */
@@ -34,8 +34,8 @@ typedef struct verify_options {
     void *progress_context;
 } verify_options_t;
 
-/* Collective. *report: to be closed by the caller, on every rank; NULL on failure. Whether all
- * passed is the report's matter and no failure. */
+/* Collective. *report: to be closed by the caller, on every rank; NULL on failure. A comparison
+ * that does not pass is in the report and no failure. */
 int verify_run(report_t **report, comm_t *comm, const verify_options_t *options, fail_t *fail);
 
 /* Local. Compares a dump with the reference, tensor by tensor; both are files of the reference's

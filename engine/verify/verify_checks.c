@@ -57,7 +57,7 @@ static void join_flags(const bool *flags, char *text, size_t bytes)
                 text + used, bytes - used, "%s%s", used > 0 ? " " : "", isa_flags[i]);
 }
 
-/* A host as the metadata of a dump tells it. */
+/* A host, from the metadata of a dump. */
 typedef struct host {
     bool flags[N_FLAGS];
     char text[64]; /* the flags */
@@ -65,7 +65,7 @@ typedef struct host {
     bool orders_known; /* bf16: PyTorch adds there in the orders that Choir has */
 } host_t;
 
-/* False where the dump does not tell. */
+/* False where the dump has no information. */
 static bool read_host(const checkpoint_t *file, host_t *host)
 {
     const char *words = checkpoint_metadata(file, "cpu_flags");

@@ -1,5 +1,5 @@
-/* What can be said about a reference without a forward pass: whose it is, where it was made, what
- * it lacks. The coordinator's work, all of it Local. */
+/* Checks of a reference without a forward pass: its model, where it was made, what it lacks. The
+ * coordinator's work, all of it Local. */
 #ifndef CHOIR_VERIFY_VERIFY_CHECKS_H
 #define CHOIR_VERIFY_VERIFY_CHECKS_H
 
@@ -9,7 +9,7 @@
 #include "engine/verify/reference.h"
 #include "engine/verify/verify_report.h"
 
-/* Notes about versions and CPUs: first of all what a difference means between these hosts.
+/* Notes about versions and CPUs; the first one says what a difference means between these hosts.
  * candidate: the dump that is compared with the reference; NULL: this run on this host. */
 void check_origin(const reference_t *reference, const checkpoint_t *candidate, report_t *report);
 

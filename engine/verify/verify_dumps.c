@@ -161,7 +161,7 @@ static void note_extra(dumps_t *d)
             plural(n), n == 1 ? "is" : "are", first);
 }
 
-/* Metadata that tells two dumps apart. */
+/* Metadata that differs between dumps. */
 static void note_metadata(dumps_t *d)
 {
     static const char *const keys[] = {"format", "dtype", "model_digest", "torch", "transformers",

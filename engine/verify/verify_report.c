@@ -211,13 +211,13 @@ static size_t count_compared(const report_t *report)
     return n;
 }
 
-/* Of the reference, what no table has. */
+/* Of the reference: values without a table. */
 static size_t count_unfed(const report_t *report)
 {
     return report->isolated ? json_array_size(report->unfed) : 0;
 }
 
-/* What was compared, and what should have been. */
+/* Compared values, and those that should have been compared. */
 static size_t count_expected(const report_t *report)
 {
     return count_compared(report) + json_array_size(report->missing) +
@@ -453,7 +453,7 @@ static bool summarize_values(const report_t *report, char *text, size_t text_byt
     return false;
 }
 
-/* Looks for the earliest: tables are in the order of causes. */
+/* The earliest: tables are in the order of causes. */
 void report_summary(const report_t *report, char *text, size_t text_bytes)
 {
     size_t i, n_missing = json_array_size(report->missing);

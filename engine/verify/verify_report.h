@@ -1,7 +1,7 @@
-/* What `choir verify` found: remarks, checks, and tables of comparisons; as text or as JSON.
+/* Results of `choir verify`: remarks, checks, and tables of comparisons; as text or as JSON.
  *
- * Every rank fills a report of its own with its parts; report_gather adds them up on rank 0, which
- * alone has remarks and checks and prints. One thread at a time. */
+ * Every rank fills its own report with its parts; report_gather adds them up on rank 0, which alone
+ * has remarks and checks and prints. One thread at a time. */
 #ifndef CHOIR_VERIFY_VERIFY_REPORT_H
 #define CHOIR_VERIFY_VERIFY_REPORT_H
 
@@ -29,7 +29,7 @@ typedef enum report_table {
 /* Rows of REPORT_WEIGHTS are those of arch_weight_t.role, of other tables kinds of values. */
 #define REPORT_ROWS KIND_COUNT /* of any table */
 
-/* The shape that all tensors of a row have; dimensions that vary are told apart. */
+/* The shape that all tensors of a row have; dimensions that vary are marked. */
 typedef struct report_shape {
     size_t n_tensors, n_dims;
     size_t dims[CHECKPOINT_MAX_DIMS];
@@ -57,12 +57,12 @@ typedef struct report_totals {
 typedef struct report {
     double tolerance;
     bool relative; /* differences relative to a row's largest value were measured */
-    bool partial;  /* what is missing passes, and is counted */
-    bool isolated; /* no chained comparison: what is unfed is not compared at all */
+    bool partial;  /* absent tensors pass, and are counted */
+    bool isolated; /* no chained comparison: components without inputs are not compared at all */
     report_totals_t totals;
     report_shape_t shapes[REPORT_TABLES][REPORT_ROWS];
     json_t *header;        /* object: model, reference, ranks, ...; for JSON alone */
-    json_t *notes;         /* strings, said at the top */
+    json_t *notes;         /* strings, printed at the top */
     json_t *checks;        /* objects: check, status, detail */
     json_t *missing;       /* names that a file should have */
     size_t n_bytes_equal;  /* tensors of ids and texts, which no table has */
@@ -95,8 +95,8 @@ void report_add(report_t *report, report_table_t table, const compare_t *compare
 /* Collective. Adds everything up on rank 0. */
 void report_gather(report_t *report, comm_t *comm, fail_t *fail);
 
-/* Rank 0. Whether every check and row passed, nothing was missing, and something was compared with
- * the reference: weights alone are not enough. */
+/* Rank 0. Whether every check and row passed, nothing was absent, and something was compared with
+ * the reference; weights alone do not count. */
 bool report_passes(const report_t *report);
 /* Name of a row and title of a table. */
 const char *report_row_name(report_table_t table, size_t row);
@@ -106,10 +106,10 @@ bool report_row_used(const report_t *report, report_table_t table, size_t row);
 /* "[7, 192]" */
 void report_format_dims(char *text, size_t bytes, size_t n_dims, const size_t *dims);
 
-/* One line for the program's last word: the first failure, or how much passed. */
+/* The closing line: the first failure, or how much passed. */
 void report_summary(const report_t *report, char *text, size_t text_bytes);
 
-/* The table for people. */
+/* The table as text. */
 void report_print(const report_t *report, FILE *out);
 /* A new object; NULL when out of memory. */
 json_t *report_json(const report_t *report);

@@ -1,4 +1,4 @@
-/* Whether a model's weights lie in memory as they are in the checkpoint. */
+/* Whether a model's weights in memory equal those of the checkpoint. */
 #ifndef CHOIR_VERIFY_VERIFY_WEIGHTS_H
 #define CHOIR_VERIFY_VERIFY_WEIGHTS_H
 

@@ -30,8 +30,7 @@ int checkpoint_open(checkpoint_t **checkpoint, const char *directory, fail_t *fa
 int checkpoint_open_file(checkpoint_t **checkpoint, const char *path, fail_t *fail);
 void checkpoint_close(checkpoint_t *checkpoint);
 
-/* Whether model.safetensors was read although there is an index, which other weights may be named
- * in. */
+/* Whether model.safetensors was read although there is an index, which may name other weights. */
 bool checkpoint_ignored_index(const checkpoint_t *checkpoint);
 
 /* All tensors, in the order of their names. */
@@ -42,9 +41,9 @@ const checkpoint_tensor_t *checkpoint_at(const checkpoint_t *checkpoint, size_t 
 const checkpoint_tensor_t *checkpoint_find(const checkpoint_t *checkpoint, const char *name);
 
 /* The tensor that transformers loads as a model's `name`, which begins with "model." or is
- * "lm_head.weight": files may leave out the prefix "model.", or have it once more. Of several, the
- * first in the order of names. Where there is no embedding, lm_head.weight stands in for it, which
- * a model that ties them takes. NULL when absent. */
+ * "lm_head.weight": files may leave out the prefix "model.", or have it twice. Of several, the
+ * first in the order of names. Without an embedding, lm_head.weight replaces it, for a model that
+ * ties them. NULL when absent. */
 const checkpoint_tensor_t *checkpoint_find_weight(const checkpoint_t *checkpoint, const char *name);
 
 /* The tensor of checkpoint_find_weight, which must have this shape: [rows, columns], or [rows] when
@@ -68,19 +67,19 @@ int checkpoint_read(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
 size_t checkpoint_scratch_bytes(
     const checkpoint_tensor_t *tensor, size_t rows, size_t columns, dtype_t dst_dtype);
 
-/* Reads bytes [begin, end) of a tensor of any dtype as they are stored: ids, texts, digests.
- * dst: [end - begin]. FAIL_FILE as above. */
+/* Reads the stored bytes [begin, end) of a tensor of any dtype: ids, texts, digests. dst: [end -
+ * begin]. FAIL_FILE as above. */
 int checkpoint_read_bytes(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
     uint64_t begin, uint64_t end, void *dst, fail_t *fail);
 
-/* Bytes of tensor data read from files so far, by all threads; of a store, compressed ones. */
+/* Bytes of tensor data read from files so far, by all threads; compressed bytes for a store. */
 uint64_t checkpoint_bytes_read(const checkpoint_t *checkpoint);
 
-/* A digest of everything that must be alike on all ranks: names, dtypes, shapes, offsets and sizes
+/* A digest of everything that must be equal on all ranks: names, dtypes, shapes, offsets and sizes
  * of all tensors; of a store also the checksums of all their contents. */
 uint64_t checkpoint_digest(const checkpoint_t *checkpoint);
 
-/* The store that the tensors come from; NULL when they lie in safetensors files. */
+/* The store that the tensors come from; NULL for safetensors files. */
 struct store *checkpoint_store(checkpoint_t *checkpoint);
 /* With a store that has a share (store_set_share): announces that rows [row_begin, row_end) will be
  * read rows_at_once at a time. */

@@ -1,6 +1,5 @@
-/* Which files of a model directory hold its weights: what wins where several could.
- *
- * Owns the names. No file but the index is read. */
+/* Chooses the files of a model directory that have its weights. Owns the names. No file but the
+ * index is read. */
 #ifndef CHOIR_SHARDING_CHECKPOINT_FILES_H
 #define CHOIR_SHARDING_CHECKPOINT_FILES_H
 
@@ -16,16 +15,16 @@
 typedef struct checkpoint_files {
     size_t n;
     const char **names; /* [n] in the directory, ascending, distinct */
-    bool index_ignored; /* an index lies beside the single file */
+    bool index_ignored; /* there is an index beside the single file */
     json_t *index;      /* holds the names; NULL for the single file */
     const char *
         *needed; /* [n] a tensor that the index wants of the file; NULL for the single one */
 } checkpoint_files_t;
 
-/* Local. As transformers chooses: model.safetensors alone where it is there, else the files that
- * model.safetensors.index.json names. All tensors of these files count, whatever the index says of
- * them; of one that several files have, the last file's. FAIL_FILE, FAIL_FORMAT. On failure nothing
- * is kept. */
+/* Local. As in transformers: model.safetensors alone if it exists, else the files that
+ * model.safetensors.index.json names. All tensors of these files count, whatever the index lists;
+ * of a tensor in several files, the last file's. FAIL_FILE, FAIL_FORMAT. On failure nothing is
+ * kept. */
 int checkpoint_files_list(checkpoint_files_t *files, const char *directory, fail_t *fail);
 void checkpoint_files_clear(checkpoint_files_t *files);
 

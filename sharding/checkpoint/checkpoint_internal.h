@@ -1,4 +1,4 @@
-/* What opening a checkpoint leaves for reading it. Internal to sharding/checkpoint*.c. */
+/* State of an open checkpoint. Internal to sharding/checkpoint/. */
 #ifndef CHOIR_SHARDING_CHECKPOINT_INTERNAL_H
 #define CHOIR_SHARDING_CHECKPOINT_INTERNAL_H
 
@@ -22,7 +22,7 @@ struct checkpoint {
     char *path; /* what the caller gave */
     size_t n_files;
     tensor_file_t *files;
-    bool index_ignored; /* an index lies beside the single file */
+    bool index_ignored; /* there is an index beside the single file */
     size_t n_tensors;
     checkpoint_tensor_t
         *tensors; /* in the order of their names; names belong to the files' headers */

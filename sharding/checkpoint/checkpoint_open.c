@@ -131,7 +131,7 @@ static int read_store_header(checkpoint_t *checkpoint, size_t source, size_t seg
     return fail->status;
 }
 
-/* The manifest and the source's own header must tell the same of a tensor. */
+/* The manifest and the source's own header must describe a tensor equally. */
 static int add_store_tensor(checkpoint_t *checkpoint, const store_segment_t *segment, fail_t *fail)
 {
     const tensor_file_t *file = &checkpoint->files[segment->source];

@@ -78,7 +78,7 @@ int safetensors_header_bytes(const unsigned char *prefix, uint64_t file_bytes, c
     return 0;
 }
 
-/* What messages are about. */
+/* Names for messages. */
 typedef struct subject {
     const char *path, *tensor;
 } subject_t;
@@ -312,7 +312,7 @@ int safetensors_parse(safetensors_t *header, const char *path, const char *text,
     uint64_t file_bytes, fail_t *fail)
 {
     if (parse(header, path, text, text_bytes, file_bytes, fail) != 0)
-        /* Messages quote the header, which may hold anything, and are single lines. */
+        /* Messages quote the header, which may contain any bytes, and are single lines. */
         for (char *c = fail->message; *c != 0; c++)
             if ((unsigned char)*c < ' ' || *c == 0x7f)
                 *c = '?';

@@ -22,7 +22,7 @@
  * small enough for a cache. */
 #define RUN_BYTES ((size_t)1 << 20)
 
-/* What one reading thread needs. */
+/* The buffers of a reading thread. */
 typedef struct workspace {
     struct workspace *next;
     store_codec_t *codec;
@@ -377,7 +377,7 @@ static int fetch(
         if (read_fully(store, data, frames[i].offset, frame, frames[i].bytes, fail) != 0)
             return fail->status;
         atomic_fetch_add_explicit(&store->bytes_read, frames[i].bytes, memory_order_relaxed);
-        /* What is broken in the store is not handed on. */
+        /* Damaged frames of the store are not staged or shared. */
         if (open_frame(store, segment, first + i, frame, &head, fail) != 0)
             return fail->status;
         store_stage_write(store->stage, data, frames[i].offset, frame, frames[i].bytes);
@@ -385,7 +385,7 @@ static int fetch(
     return 0;
 }
 
-/* Lets the system read what lies behind while this thread decompresses. */
+/* Starts reading the next bytes while this thread decompresses. */
 static void expect(store_t *store, size_t data, uint64_t offset, size_t bytes)
 {
     const store_file_t *file = &store->manifest.data[data];

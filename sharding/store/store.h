@@ -20,7 +20,7 @@ typedef struct store store_t;
 /* Whether there is a manifest in the directory. */
 bool store_is(const char *directory);
 
-/* What opening finds wrong with one of the store's files. */
+/* An error of one of the store's files, found on opening. */
 typedef void (*store_problem_fn)(void *context, const char *message);
 
 /* Local. Reads and checks the manifest, the copied files, and length, head and tail of the data

@@ -6,8 +6,8 @@
 
 #include "engine/base/size.h"
 
-/* At level 0 matches are as good as forbidden, so that zstd does what is left: Huffman codes. A
- * tiny table and long matches find nothing in weights and cost little. */
+/* At level 0 zstd finds almost no matches, so that only Huffman codes remain. A tiny table and long
+ * matches find nothing in weights and cost little. */
 #define ENTROPY_MIN_MATCH 7
 #define ENTROPY_HASH_LOG 6
 
@@ -43,7 +43,7 @@ const char *store_codec_library(void)
 
 size_t store_codec_bytes(int level)
 {
-    /* ZSTD_sizeof_CCtx after planes of 2 MiB told 0.5 MiB at level 1, 12 at 9, 33 at 19. */
+    /* ZSTD_sizeof_CCtx after planes of 2 MiB is 0.5 MiB at level 1, 12 at 9, 33 at 19. */
     return (size_t)(level < 3 ? 2 : level < 10 ? 16 : 40) << 20;
 }
 

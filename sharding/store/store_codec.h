@@ -24,7 +24,7 @@ void store_codec_close(store_codec_t *codec);
 /* About how much memory a codec takes that encodes blocks of 4 MiB, beside the planes. */
 size_t store_codec_bytes(int level);
 
-/* Room that the frame of a block takes at most. */
+/* The largest size of a block's frame. */
 size_t store_frame_bound(size_t block_bytes, uint32_t planes);
 
 /* Makes head (its segment, block and planes are given; the rest is written) and frame:
@@ -33,8 +33,8 @@ size_t store_frame_bound(size_t block_bytes, uint32_t planes);
 int store_codec_encode(store_codec_t *codec, int level, const void *block, size_t block_bytes,
     store_frame_head_t *head, unsigned char *frame, size_t *frame_bytes, fail_t *fail);
 
-/* The block of a frame that store_frame_open has accepted. block: [head->block_bytes]. Trusts
- * nothing that is said about sizes. FAIL_FORMAT begins with `where`. */
+/* The block of a frame that store_frame_open has accepted. block: [head->block_bytes]. Checks all
+ * sizes itself. FAIL_FORMAT begins with `where`. */
 int store_codec_decode(store_codec_t *codec, const store_frame_head_t *head,
     const unsigned char *frame, void *block, const char *where, fail_t *fail);
 

@@ -63,7 +63,7 @@ uint64_t store_digest_of(const uint64_t *checksums, size_t n)
 
 /* ---- Frames ---------------------------------------------------------------------------------- */
 
-/* The frame's checksum skips the place where it stands itself. */
+/* The frame's checksum skips its own place. */
 static uint64_t frame_checksum(const unsigned char *frame, size_t payload_bytes)
 {
     XXH3_state_t state;

@@ -21,7 +21,7 @@
 #include "sharding/store/store.h"
 #include "sharding/store/store_codec.h"
 
-/* What has no rows, and rows too long for a block, is cut into such pieces. */
+/* Tensors without rows, and rows too long for a block, are cut into pieces of this size. */
 #define FLAT_BLOCK_BYTES ((size_t)256 << 10)
 /* Rows are grouped up to here when a granule of them is tiny, and fewer when it is huge. */
 #define MIN_BLOCK_BYTES ((size_t)4 << 10)
@@ -186,7 +186,7 @@ static uint32_t planes_of(const char *dtype)
     return STORE_PLANES_NONE;
 }
 
-/* Rows at the granule by which the plan hands them out. */
+/* Rows per block: the granule by which the plan divides rows. */
 static size_t block_bytes_of(const store_segment_t *segment)
 {
     /* With whatever prefix (checkpoint_find_weight). */

@@ -1,8 +1,6 @@
-/* What a store of a model directory will look like: which segments, cut into which blocks, in which
- * data files. A pure function of the source's headers and of the options, alike on all ranks.
- *
- * Owns the source's file descriptors and headers. Immutable after opening; reads are thread safe.
- */
+/* The layout of a store of a model directory: which segments, cut into which blocks, in which data
+ * files. A pure function of the source's headers and of the options, equal on all ranks. Owns the
+ * source's file descriptors and headers. Immutable after opening; reads are thread safe. */
 #ifndef CHOIR_SHARDING_STORE_LAYOUT_H
 #define CHOIR_SHARDING_STORE_LAYOUT_H
 

@@ -344,7 +344,7 @@ static int read_extents(reader_t *reader, json_t *segments, extent_t *extents)
             if (read_extent(reader, json_array_get(list, i), &manifest->segments[s], &block,
                     &extents[n++]) != 0)
                 return reader->fail->status;
-        /* The texts stay, the numbers need not. */
+        /* The texts are kept, the numbers are copied. */
         json_object_del(json_array_get(segments, s), "extents");
     }
     return check_extents(reader, extents, n);

@@ -18,7 +18,7 @@ typedef struct store_share {
     void *memory;
     size_t n_frames, slot_bytes, n_slots;
     size_t n_ranks;      /* that map the memory */
-    atomic_bool arrived; /* this rank said that it has announced everything */
+    atomic_bool arrived; /* this rank has announced all of its readings */
 } store_share_t;
 
 /* Bytes of memory for a store's frames, of which the longest has max_frame_bytes; about
@@ -37,14 +37,15 @@ void store_share_open(store_share_t *share, void *memory, size_t n_frames, size_
 /* This rank will read the frame so many times more. */
 void store_share_want(store_share_t *share, size_t frame, size_t times);
 
-/* This rank has announced all it wants, or nothing more will come of it; the first call counts.
- * Every rank gets here sooner or later, whatever fails. */
+/* This rank has announced all of its readings, or will announce no more; the first call counts.
+ * Every rank calls this, also after failures. */
 void store_share_arrive(store_share_t *share);
 /* Waits until all ranks have arrived. */
 void store_share_await(store_share_t *share);
 
 typedef enum store_share_turn {
-    STORE_SHARE_ALONE, /* read it for yourself: nobody else wants it, or there is no room */
+    STORE_SHARE_ALONE, /* read it into private memory: no other rank needs it, or there is no
+                        * room */
     STORE_SHARE_READ,  /* read it into the slot, then store_share_publish */
     STORE_SHARE_TAKE   /* it is in the slot; store_share_release when done */
 } store_share_turn_t;

@@ -18,7 +18,7 @@ struct store_stage {
     char directory[PATH_MAX];
     size_t n_files;
     int *files;
-    atomic_bool full; /* nothing is written any more */
+    atomic_bool full; /* writing has ended */
     _Atomic uint64_t bytes_written;
 };
 

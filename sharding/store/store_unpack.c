@@ -159,7 +159,7 @@ static void check_digests(const store_job_t *job, scan_t *scan, bool *mine)
             mine[s] ? store_digest_of(scan->checksums + segment->first_frame, segment->n_blocks)
                     : segment->digest;
         if (found == segment->digest || check->findings->n_bad > 0)
-            continue; /* a bad block is the cause, and has been told */
+            continue; /* caused by a bad block, which has been reported */
         snprintf(message, sizeof message, "%s: tensor %s: expected the digest %s, found %s",
             directory, segment->name, store_hex(segment->digest).text, store_hex(found).text);
         count_bad(scan, message);

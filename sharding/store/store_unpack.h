@@ -1,7 +1,7 @@
-/* Going through all blocks of a store: checking them, and writing the source's files again.
+/* Scans all blocks of a store: checks them, or writes the source's files again.
  *
- * Shared out over ranks by segments (checking) or source files (unpacking), and within a rank over
- * the threads of its team by blocks. */
+ * Work is divided over ranks by segments (checking) or source files (unpacking), and within a rank
+ * over the threads of its team by blocks. */
 #ifndef CHOIR_SHARDING_STORE_UNPACK_H
 #define CHOIR_SHARDING_STORE_UNPACK_H
 
@@ -26,7 +26,7 @@ typedef struct store_job {
     bool (*interrupted)(void);
 } store_job_t;
 
-/* What a check found, on this rank. */
+/* The results of a check, on this rank. */
 typedef struct store_findings {
     size_t n_blocks, n_bad;
 } store_findings_t;

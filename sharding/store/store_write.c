@@ -12,7 +12,7 @@
 #include "sharding/store/store_codec.h"
 #include "sharding/store/store_output.h"
 
-/* A thread takes blocks of about so many bytes at a time: enough for large reads and writes. */
+/* Bytes of the blocks that a thread takes at a time: enough for large reads and writes. */
 #define BATCH_BYTES ((size_t)2 << 20)
 /* All threads' batches together; more threads than that allows do not take part. */
 #define MAX_BUFFER_BYTES ((size_t)1 << 30)
@@ -347,7 +347,7 @@ static bool keep_frame(writer_t *writer, unsigned char *buffer)
     return true;
 }
 
-/* Keeps what an earlier attempt has finished, and cuts off the rest. */
+/* Keeps the frames that an earlier attempt has finished, and truncates the rest. */
 static int resume(writer_t *writer, fail_t *fail)
 {
     const store_layout_t *layout = writer->write->layout;
@@ -366,7 +366,7 @@ static int resume(writer_t *writer, fail_t *fail)
             continue;
         free(buffer);
         if (stop)
-            return fail->status; /* before frames are cut off that were not looked at */
+            return fail->status; /* before frames are truncated that were not checked */
     } else if (store_output_write(&writer->output, 0, head, sizeof head, fail) != 0) {
         return fail->status;
     }

@@ -16,7 +16,7 @@
 #include "engine/base/team.h"
 #include "sharding/store/store_layout.h"
 
-/* What is known of a written frame. */
+/* A written frame. */
 typedef struct store_written {
     uint64_t frame_checksum, block_checksum, bytes;
 } store_written_t;

@@ -127,7 +127,7 @@ shows 1 "choir: error: $work/nowhere/saved"
 saves '{"role":"user","content":"/a slash"}'
 : >"$work/there"
 type_line "/save $work/there"
-shows 1 "there: is there already"
+shows 1 "there: exists already"
 type_line "/system Be brief"
 saves '{"messages":[{"role":"system","content":"Be brief"}]}'
 printf '\004' >&3

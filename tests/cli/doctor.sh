@@ -54,7 +54,7 @@ says "threads" out "unset CHOIR_ISA"
 # A cache that fits nowhere is badly wrong.
 doctor "memory" 1 --config "$root/configs/qwen2.5-7b.json" --kv-tokens 4294967296
 says "memory" out "bad [memory]"
-says "memory" out "mend: "
+says "memory" out "fix: "
 says "memory" err "choir: error: doctor: 1 of "
 
 if [ "$ranks" -gt 1 ]; then

@@ -77,7 +77,7 @@ disturbed "a stopped rank on a node of two" 2 \
     "rank $((2 * last + 1)) on node$n_nodes (process [0-9]*) is stopped (SIGSTOP|step [0-9]*|wait in" \
     stop_rank $((2 * last + 1))
 # What is known of a silent rank may be a second old; between two steps a rank is in no step since the last.
-disturbed "a cut link" 1 "rank $last on node$n_nodes (process [0-9]*) has not been heard of|last in [a-z ]*step|waits\? in [a-z ]*step" \
+disturbed "a cut link" 1 "rank $last on node$n_nodes (process [0-9]*) has sent no heartbeat|last in [a-z ]*step|waits\? in [a-z ]*step" \
     "$cluster" cut "$n_nodes"
 "$cluster" join "$n_nodes"
 
@@ -99,7 +99,7 @@ if [ "$n_nodes" -eq 2 ]; then
     disturbed "mpirun, killed" 1 "" kill_mpirun
     n_messages=1
 
-    # Waiting for one that gets on is no fault, nor is having nothing to do.
+    # Waiting for a rank that makes progress is no fault, and neither is an idle rank.
     cases=$((cases + 1))
     on_all 1 "$loop" 2 2>"$work/err" || complain "a slow reader and an idle user: the run fails"
 

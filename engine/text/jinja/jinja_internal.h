@@ -16,7 +16,7 @@
 #define JINJA_MEMORY_MAX ((size_t)256 << 20) /* of a rendering, its variables included */
 #define JINJA_SOURCE_MAX ((size_t)4 << 20)   /* bytes of a template */
 #define JINJA_OUTPUT_MAX ((size_t)64 << 20)  /* bytes of a text */
-#define JINJA_STEPS_MAX ((size_t)100 << 20)  /* nodes, rounds of loops, and bytes / 16 */
+#define JINJA_STEPS_MAX ((size_t)100 << 20)  /* nodes, iterations of loops, and bytes / 16 */
 #define JINJA_DEPTH_MAX 1200                 /* of evaluation: nodes above a node, calls included */
 #define JINJA_NESTING_MAX 180                /* of the source: parentheses and blocks */
 #define JINJA_VALUE_DEPTH_MAX 900            /* of lists and objects inside each other */
@@ -293,7 +293,7 @@ typedef struct loop {
     value_t *items;
     size_t count, next; /* next: of the items, the first not looked at */
     bool filters;       /* items from next on still have to pass the loop's test */
-    bool completed;     /* a round came to its end */
+    bool completed;     /* an iteration has ended */
     int64_t length;
     const string_t *name;           /* "loop" */
     value_t before, current, after; /* after: looked at ahead, or MISSING */
@@ -328,7 +328,7 @@ _Noreturn void jinja_fail(run_t *run, const char *format, ...)
 _Noreturn void jinja_fail_string(run_t *run, const string_t *message);
 _Noreturn void jinja_fail_memory(run_t *run, const char *what);
 
-/* Counts work; fails when there was too much of it. */
+/* Counts work; fails above the limit. */
 void jinja_run_step(run_t *run, size_t steps);
 void jinja_run_enter(run_t *run);
 static inline void run_leave(run_t *run)
@@ -429,7 +429,7 @@ value_t jinja_get_path(run_t *run, value_t object, value_t path);
 value_t jinja_call_value(run_t *run, value_t callee, const args_t *args);
 value_t jinja_call_macro(run_t *run, const macro_t *macro, const args_t *args);
 
-/* Spreads arguments over parameters: names is "a b [c d]", those in brackets may be absent
+/* Assigns arguments to parameters: names is "a b [c d]", those in brackets may be absent
  * (MISSING). */
 void jinja_args_bind(
     run_t *run, const char *function, const args_t *args, const char *names, value_t *out);

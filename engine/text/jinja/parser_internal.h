@@ -1,4 +1,4 @@
-/* What the two halves of the parser share. */
+/* Shared by the two halves of the parser. */
 #ifndef CHOIR_TEXT_JINJA_PARSER_INTERNAL_H
 #define CHOIR_TEXT_JINJA_PARSER_INTERNAL_H
 
@@ -9,7 +9,7 @@ typedef struct parser {
     const token_t *at;
     int nesting;
     int loops;                    /* that break and continue could leave here */
-    bool caller, kwargs, varargs; /* names that the macro at hand uses */
+    bool caller, kwargs, varargs; /* names that the current macro uses */
     bool soft; /* inside an if: unknown filters and tests are errors only when called */
 } parser_t;
 

@@ -1,4 +1,4 @@
-/* What stands behind `is`. */
+/* Tests: names after `is`. */
 #include <string.h>
 
 #include "engine/text/jinja/jinja_internal.h"
