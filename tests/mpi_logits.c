@@ -1,4 +1,4 @@
-/* The promise: one set of bits. Logits of four models must equal Hugging Face's (digests in
+/* The promise: one set of bits. Logits of seven models must equal Hugging Face's (digests in
  * golden/logits.json, made by oracle/logits.py), prefill and decode, in every combination of ranks,
  * threads, chunks, batching, instruction set and communication path tried here. CHOIR_TEST_PROMPTS:
  * of each model only so many prompts. */
@@ -459,7 +459,7 @@ static void open_random(suite_t *suite, const char *name, const uint64_t *seed, 
     suite->source = model_source_random(seed);
 }
 
-enum { DEMO, ODD, YARN, SLIDING, QWEN3, QWEN3_BIAS, N_SUITES };
+enum { DEMO, ODD, YARN, SLIDING, QWEN3, QWEN3_BIAS, LLAMA, N_SUITES };
 
 /* Everything, or what depends on who owns what alone: kernels, chunks and threads know nothing of
  * other ranks. */
@@ -468,6 +468,7 @@ static void run_all(suite_t *s, bool everything)
     run_suite(&s[DEMO], ATTENTION_SDPA, everything);
     run_suite(&s[ODD], ATTENTION_SDPA, everything);
     run_suite(&s[QWEN3], ATTENTION_SDPA, everything);
+    run_suite(&s[LLAMA], ATTENTION_SDPA, everything);
     run_streams(&s[DEMO]);
     run_kept(&s[ODD]);
     if (!everything)
@@ -479,6 +480,7 @@ static void run_all(suite_t *s, bool everything)
     run_amx(&s[ODD]);
     run_amx(&s[QWEN3]);
     run_amx(&s[QWEN3_BIAS]);
+    run_amx(&s[LLAMA]);
     run_streams(&s[ODD]);
     run_kept(&s[DEMO]);
     run_uniform(&s[DEMO]);
@@ -514,6 +516,7 @@ int main(int argc, char **argv)
     open_random(&suites[SLIDING], "sliding", &seed, &fail);
     open_random(&suites[QWEN3], "qwen3", &seed, &fail);
     open_random(&suites[QWEN3_BIAS], "qwen3_bias", &seed, &fail);
+    open_random(&suites[LLAMA], "llama", &seed, &fail);
     if (fail.status != 0)
         die(NULL, &fail);
     for (size_t i = 0; i < N_SUITES; i++)

@@ -189,11 +189,12 @@ static void run_layer(plain_t *m, size_t layer)
     add_to_residual(m, attention_output(m, layer, x));
     free(x);
     x = normalised(m, layer_tensor(m, layer, "post_attention_layernorm.weight", h, 0));
-    double *gate = projection(m, layer, "mlp.gate_proj", x, false, mlp, h);
-    double *up = projection(m, layer, "mlp.up_proj", x, false, mlp, h);
+    bool biased = (c->parts & ARCH_MLP_BIAS) != 0;
+    double *gate = projection(m, layer, "mlp.gate_proj", x, biased, mlp, h);
+    double *up = projection(m, layer, "mlp.up_proj", x, biased, mlp, h);
     for (size_t i = 0; i < m->n * mlp; i++)
         gate[i] *= up[i] / (1 + exp(-gate[i]));
-    add_to_residual(m, projection(m, layer, "mlp.down_proj", gate, false, h, mlp));
+    add_to_residual(m, projection(m, layer, "mlp.down_proj", gate, biased, h, mlp));
     free(x);
     free(gate);
     free(up);

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "engine/model/arch/arch.h"
 #include "tests/config_fixture.h"
 
 /* ---- What is read ---------------------------------------------------------------------------- */
@@ -300,6 +301,67 @@ static void old_rope_keys_count_before_new_ones(void **state)
     assert_true(config.rope.type == ROPE_DEFAULT);
 }
 
+/* ---- Llama ----------------------------------------------------------------------------------- */
+
+#define LLAMA "\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"]"
+#define LLAMA3                                                                                     \
+    "\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4"
+
+static void llama_has_the_defaults_of_its_own_class(void **state)
+{
+    (void)state;
+    config_t config = load("{" LLAMA ", \"num_key_value_heads\": \"ABSENT\", \"eos_token_id\":"
+                           " \"ABSENT\", \"rms_norm_eps\": \"ABSENT\", \"rope_theta\": \"ABSENT\","
+                           " \"max_position_embeddings\": \"ABSENT\", \"pretraining_tp\": 2,"
+                           " \"attention_dropout\": 0.5, \"sliding_window\": 4}");
+    assert_ptr_equal(config.arch, &arch_llama);
+    assert_int_equal(config.parts, 0);
+    assert_int_equal(config.num_key_value_heads, 6);
+    assert_int_equal(config.head_dim, 40);
+    assert_int_equal(config.max_position_embeddings, 2048);
+    assert_true(config.rms_norm_eps == 1e-6 && config.rope_theta == 10000);
+    assert_false(config.use_sliding_window);
+    assert_int_equal(config.max_window_layers, 4);
+    assert_int_equal(config.generation.n_stop_ids, 1);
+    assert_int_equal(config.generation.stop_ids[0], 2);
+    assert_int_equal(config.generation.bos_id, 1);
+    config = load("{" LLAMA ", \"eos_token_id\": null, \"bos_token_id\": null}");
+    assert_int_equal(config.generation.n_stop_ids, 0);
+    assert_int_equal(config.generation.bos_id, -1);
+}
+
+static void biases_of_llama_are_there_on_request(void **state)
+{
+    (void)state;
+    config_t config = load("{" LLAMA ", \"attention_bias\": true}");
+    assert_int_equal(config.parts, ARCH_QKV_BIAS | ARCH_O_BIAS);
+    assert_int_equal(config_plan_model(&config, DTYPE_BF16).n_weights, 16);
+    config = load("{" LLAMA ", \"mlp_bias\": true}");
+    assert_int_equal(config.parts, ARCH_MLP_BIAS);
+    assert_true(arch_knows(&config, "model.layers.3.mlp.down_proj.bias"));
+    assert_false(arch_knows(&config, "model.layers.3.self_attn.o_proj.bias"));
+}
+
+static void llama3_rope_is_read_from_either_key(void **state)
+{
+    (void)state;
+    config_t config = load("{" LLAMA ", \"rope_scaling\": {" LLAMA3 "}}");
+    assert_true(config.rope.type == ROPE_LLAMA3 && config.rope.factor == 8);
+    assert_true(config.rope.low_freq_factor == 1 && config.rope.high_freq_factor == 4);
+    assert_int_equal(config.rope.original_max_position_embeddings, 2048);
+    /* max_position_embeddings is the stretched length. */
+    assert_true(config_has_positions(&config, 2048));
+    assert_false(config_has_positions(&config, 2049));
+    uint64_t digest = config_digest(&config);
+    config = load("{" LLAMA ", \"rope_parameters\": {" LLAMA3 ", \"rope_theta\": 5,"
+                  " \"original_max_position_embeddings\": 512}}");
+    assert_true(config.rope.type == ROPE_LLAMA3 && config.rope_theta == 5);
+    assert_int_equal(config.rope.original_max_position_embeddings, 512);
+    config = load("{" LLAMA ", \"rope_scaling\": {" LLAMA3 ", \"high_freq_factor\": 1}}");
+    assert_true(notes(&config, "high_freq_factor: expected more than low_freq_factor 1, found 1"));
+    assert_true(config_digest(&config) != digest);
+}
+
 /* ---- Derived --------------------------------------------------------------------------------- */
 
 static void digest_tells_every_field_apart(void **state)
@@ -360,13 +422,24 @@ static void shipped_shapes_have_the_published_parameter_counts(void **state)
         uint64_t parameters;
         size_t stop_id;
         size_t positions;
-    } shapes[] = {{"qwen2.5-0.5b", 494032768, 151645, 32768},
-        {"qwen2.5-1.5b", 1543714304, 151645, 32768}, {"qwen2.5-3b", 3085938688, 151645, 32768},
-        {"qwen2.5-7b", 7615616512, 151645, 32768}, {"qwen2.5-14b", 14770033664, 151645, 32768},
-        {"qwen2.5-32b", 32763876352, 151645, 32768}, {"qwen2.5-72b", 72706203648, 151645, 32768},
-        {"qwen3-0.6b", 596049920, 151645, 40960}, {"qwen3-1.7b", 1720574976, 151645, 40960},
-        {"qwen3-4b", 4022468096, 151645, 40960}, {"qwen3-8b", 8190735360, 151645, 40960},
-        {"qwen3-14b", 14768307200, 151645, 40960}, {"qwen3-32b", 32762123264, 151645, 40960}};
+        double theta, eps;
+    } shapes[] = {{"qwen2.5-0.5b", 494032768, 151645, 32768, 1e6, 1e-6},
+        {"qwen2.5-1.5b", 1543714304, 151645, 32768, 1e6, 1e-6},
+        {"qwen2.5-3b", 3085938688, 151645, 32768, 1e6, 1e-6},
+        {"qwen2.5-7b", 7615616512, 151645, 32768, 1e6, 1e-6},
+        {"qwen2.5-14b", 14770033664, 151645, 32768, 1e6, 1e-6},
+        {"qwen2.5-32b", 32763876352, 151645, 32768, 1e6, 1e-6},
+        {"qwen2.5-72b", 72706203648, 151645, 32768, 1e6, 1e-6},
+        {"qwen3-0.6b", 596049920, 151645, 40960, 1e6, 1e-6},
+        {"qwen3-1.7b", 1720574976, 151645, 40960, 1e6, 1e-6},
+        {"qwen3-4b", 4022468096, 151645, 40960, 1e6, 1e-6},
+        {"qwen3-8b", 8190735360, 151645, 40960, 1e6, 1e-6},
+        {"qwen3-14b", 14768307200, 151645, 40960, 1e6, 1e-6},
+        {"qwen3-32b", 32762123264, 151645, 40960, 1e6, 1e-6},
+        {"llama-3.2-1b", 1235814400, 128001, 131072, 5e5, 1e-5},
+        {"llama-3.2-3b", 3212749824, 128001, 131072, 5e5, 1e-5},
+        {"llama-3.1-8b", 8030261248, 128001, 131072, 5e5, 1e-5},
+        {"llama-3.3-70b", 70553706496, 128001, 131072, 5e5, 1e-5}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         char path[512];
         config_t config;
@@ -379,11 +452,11 @@ static void shipped_shapes_have_the_published_parameter_counts(void **state)
         assert_int_equal(plan_open(&plan, &model, PLAN_GATHER, 1, &fail), 0);
         assert_int_equal(plan_weight_bytes(&plan, 0), 2 * shapes[i].parameters);
         plan_close(&plan);
-        assert_true(config.rope_theta == 1e6);
-        assert_true(config.rms_norm_eps == 1e-6);
+        assert_true(config.rope_theta == shapes[i].theta);
+        assert_true(config.rms_norm_eps == shapes[i].eps);
         assert_int_equal(config.max_position_embeddings, shapes[i].positions);
         assert_false(config.use_sliding_window);
-        assert_int_equal(config.generation.n_stop_ids, 1);
+        assert_true(config.generation.n_stop_ids > 0);
         assert_int_equal(config.generation.stop_ids[0], shapes[i].stop_id);
     }
 }
@@ -406,6 +479,9 @@ int main(void)
         cmocka_unit_test(model_type_decides_over_architectures),
         cmocka_unit_test(old_rope_keys_count_before_new_ones),
         cmocka_unit_test(without_generation_config_the_ids_of_config_count),
+        cmocka_unit_test(llama_has_the_defaults_of_its_own_class),
+        cmocka_unit_test(biases_of_llama_are_there_on_request),
+        cmocka_unit_test(llama3_rope_is_read_from_either_key),
         cmocka_unit_test(digest_tells_every_field_apart),
         cmocka_unit_test(plan_model_carries_sizes_and_the_mode),
         cmocka_unit_test(shipped_shapes_have_the_published_parameter_counts),

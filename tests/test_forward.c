@@ -95,7 +95,7 @@ static void every_shape_is_near_plain_double_precision(void **state)
     (void)state;
     config_t tied = forward_small, windowed = forward_small, layers = forward_small;
     config_t stretched = forward_small, odd = forward_small, qwen3 = forward_small;
-    config_t qwen3_biased;
+    config_t qwen3_biased, llama;
     tied.tie_word_embeddings = true;
     windowed.use_sliding_window = true;
     windowed.sliding_window = 5;
@@ -111,8 +111,11 @@ static void every_shape_is_near_plain_double_precision(void **state)
     qwen3.parts = ARCH_QK_NORM;
     qwen3_biased = qwen3;
     qwen3_biased.parts |= ARCH_QKV_BIAS | ARCH_O_BIAS;
+    llama = forward_small;
+    llama.arch = &arch_llama;
+    llama.parts |= ARCH_O_BIAS | ARCH_MLP_BIAS;
     const config_t *const configs[] = {
-        &tied, &windowed, &layers, &stretched, &odd, &qwen3, &qwen3_biased};
+        &tied, &windowed, &layers, &stretched, &odd, &qwen3, &qwen3_biased, &llama};
     const size_t eager[] = {0, 1, 4, 5};
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++)
         for (size_t o = 0; o < sizeof eager / sizeof *eager; o++) {

@@ -53,6 +53,54 @@ static void frequencies_are_those_of_transformers(void **state)
     }
 }
 
+static config_t llama3_of(size_t head_dim, double theta, double factor, size_t original)
+{
+    return (config_t){.head_dim = head_dim,
+        .max_position_embeddings = 131072,
+        .rope_theta = theta,
+        .rope = {.type = ROPE_LLAMA3,
+            .factor = factor,
+            .low_freq_factor = 1,
+            .high_freq_factor = 4,
+            .original_max_position_embeddings = original}};
+}
+
+static void llama3_keeps_divides_and_interpolates(void **state)
+{
+    (void)state;
+    static const float small[] = {0x1p+0f, 0x1.43d136p-2f, 0x1.99999ap-4f, 0x1.2f0cbp-6f,
+        0x1.47ae14p-10f, 0x1.9e7c7p-12f, 0x1.0624dep-13f, 0x1.4b96cp-15f};
+    /* Powers of the C library, of which number 14 is not SLEEF's. */
+    static const float odd[] = {0x1p+0f, 0x1.1feb34p-1f, 0x1.43d136p-2f, 0x1.6c310cp-3f,
+        0x1.99999ap-4f, 0x1.ccab84p-5f, 0x1.2f0ca6p-6f, 0x1.2a526ap-8f, 0x1.47ae12p-10f,
+        0x1.70893cp-11f, 0x1.9e7c7p-12f, 0x1.d22a4ap-13f, 0x1.0624d8p-13f, 0x1.26d432p-14f,
+        0x1.4b96cp-15f, 0x1.74eea6p-16f, 0x1.a36e2cp-17f, 0x1.d7b9dap-18f, 0x1.09456ap-18f,
+        0x1.2a5888p-19f};
+    config_t config = llama3_of(16, 1e4, 8, 512);
+    float found[64];
+    assert_true(rope_frequencies(&config, 0, found) == 1);
+    assert_memory_equal(found, small, sizeof small);
+    config = llama3_of(40, 1e5, 8, 512);
+    rope_frequencies(&config, 0, found);
+    assert_memory_equal(found, odd, sizeof odd);
+}
+
+/* Llama 3.1 and 3.2: the three frequencies between long and short waves. */
+static void real_shapes_of_llama_have_the_frequencies_of_transformers(void **state)
+{
+    (void)state;
+    static const float by_8[] = {0x1.67a23ap-10f, 0x1.132ba4p-11f, 0x1.765ba4p-13f},
+                       by_32[] = {0x1.524f36p-10f, 0x1.c26c4p-12f, 0x1.9731eep-14f};
+    config_t config = llama3_of(64, 5e5, 8, 8192);
+    float found[64];
+    rope_frequencies(&config, 0, found);
+    assert_memory_equal(found + 15, by_8, sizeof by_8);
+    config.rope.factor = 32;
+    rope_frequencies(&config, 0, found);
+    assert_memory_equal(found + 15, by_32, sizeof by_32);
+    assert_false(rope_follows_length(&config, 200000));
+}
+
 static void only_long_calls_of_dynamic_rope_have_tables_of_their_own(void **state)
 {
     (void)state;
@@ -80,6 +128,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frequencies_are_those_of_transformers),
+        cmocka_unit_test(llama3_keeps_divides_and_interpolates),
+        cmocka_unit_test(real_shapes_of_llama_have_the_frequencies_of_transformers),
         cmocka_unit_test(only_long_calls_of_dynamic_rope_have_tables_of_their_own),
     };
     return cmocka_run_group_tests_name("rope", tests, NULL, NULL);

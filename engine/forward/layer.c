@@ -24,6 +24,30 @@ static matrix_rows_t normed_rows(const forward_t *f)
     return rows_of(f, f->places[PLACE_NORMED].data, normed_in_slabs(f), f->shared[SHARED_X].stride);
 }
 
+/* Adds a matrix's bias to products in accumulators, as store() does before it rounds. The first
+ * column of c is row `first` of the bias; rows are row_bytes apart */
+static void add_bias(const forward_t *f, const matrix_t *w, size_t first, size_t n_rows, size_t n,
+    char *c, size_t row_bytes)
+{
+    const kernels_t *k = &f->model->kernels;
+    double bias[KERNEL_PANEL];
+    if (w->bias == NULL)
+        return;
+    for (size_t at = 0, some; at < n; at += some) {
+        some = size_min(n - at, KERNEL_PANEL);
+        dtype_convert(
+            bias, DTYPE_F64, (char *)w->bias + (first + at) * k->element_bytes, k->mode, some);
+        for (size_t row = 0; row < n_rows; row++) {
+            char *sums = c + row * row_bytes + at * k->accumulator_bytes;
+            for (size_t i = 0; i < some; i++)
+                if (k->accumulator_bytes == sizeof(double))
+                    ((double *)sums)[i] += bias[i];
+                else
+                    ((float *)sums)[i] += (float)bias[i];
+        }
+    }
+}
+
 /* ---- Norm ------------------------------------------------------------------------------------ */
 
 /* Norms of this thread's rows, some at a time, which are then written in the K-blocked layout. */
@@ -218,30 +242,6 @@ static bool gathers_kept(const forward_t *f, const residual_t *r)
     return forward_has_narrowed(f) && r->input == SHARED_ATTENTION;
 }
 
-/* Adds a matrix's bias to products in accumulators, as store() does before it rounds. The first
- * column of c is output `first` of all ranks'; row_bytes apart */
-static void add_bias(const forward_t *f, const matrix_t *w, size_t first, size_t n_rows, size_t n,
-    char *c, size_t row_bytes)
-{
-    const kernels_t *k = &f->model->kernels;
-    double bias[KERNEL_PANEL];
-    if (w->bias == NULL)
-        return;
-    for (size_t at = 0, some; at < n; at += some) {
-        some = size_min(n - at, KERNEL_PANEL);
-        dtype_convert(
-            bias, DTYPE_F64, (char *)w->bias + (first + at) * k->element_bytes, k->mode, some);
-        for (size_t row = 0; row < n_rows; row++) {
-            char *sums = c + row * row_bytes + at * k->accumulator_bytes;
-            for (size_t i = 0; i < some; i++)
-                if (k->accumulator_bytes == sizeof(double))
-                    ((double *)sums)[i] += bias[i];
-                else
-                    ((float *)sums)[i] += (float)bias[i];
-        }
-    }
-}
-
 /* Adds products [n_rows, n], sums_stride apart, to the residual stream from its column on. */
 static void add_residual(const forward_t *f, const residual_t *r, size_t first_row, size_t n_rows,
     size_t column, size_t n, const char *sums, size_t sums_stride)
@@ -335,6 +335,8 @@ static void store_mlp(forward_t *f, size_t thread, const panels_work_t *work, si
     size_t first = model_share(f->model)->columns.begin, n_rows = f->rows.n;
     size_t column = p * KERNEL_PANEL, n = size_min(KERNEL_PANEL, work->matrices[m]->rows - column);
     char *up = gate + next;
+    add_bias(f, work->matrices[m], column, n_rows, n, gate, KERNEL_PANEL * accumulator(f));
+    add_bias(f, work->matrices[m + 1], column, n_rows, n, up, KERNEL_PANEL * accumulator(f));
     show_product(f, thread, COMPONENT_GATE_PROJ, work->layer, n_rows, first + column, n, gate);
     show_product(f, thread, COMPONENT_UP_PROJ, work->layer, n_rows, first + column, n, up);
     if (!mlp->slabs) {

@@ -19,12 +19,14 @@
 typedef enum rope_type {
     ROPE_DEFAULT,
     ROPE_YARN,
-    ROPE_LINEAR, /* frequencies divided by the factor */
-    ROPE_DYNAMIC /* NTK: frequencies of a call follow its length, see rope.h */
+    ROPE_LINEAR,  /* frequencies divided by the factor */
+    ROPE_DYNAMIC, /* NTK: frequencies of a call follow its length, see rope.h */
+    ROPE_LLAMA3   /* long waves divided by the factor, short ones kept, see rope.c */
 } rope_type_t;
 
 /* How RoPE is scaled, as transformers' modeling_rope_utils.py reads it. All 0 for the default;
- * linear and dynamic have a factor; yarn (https://arxiv.org/abs/2309.00071) all. */
+ * linear and dynamic have a factor; llama3 that, the original length and its own two factors; yarn
+ * (https://arxiv.org/abs/2309.00071) all but these two. */
 typedef struct config_rope {
     rope_type_t type;
     double factor;
@@ -32,6 +34,7 @@ typedef struct config_rope {
     double beta_fast, beta_slow; /* 32 and 1 by default */
     double attention_factor; /* 0.1 ln(factor) + 1 by default (or from mscale, mscale_all_dim) */
     bool truncate;           /* true by default */
+    double low_freq_factor, high_freq_factor; /* of llama3 */
 } config_rope_t;
 
 /* Defaults that the checkpoint's authors recommend: of generation_config.json where there is one,
@@ -84,11 +87,17 @@ int config_load_file(config_t *config, const char *path, fail_t *fail);
 /* The text of a config.json from elsewhere; name: for messages. */
 int config_load_text(config_t *config, const char *text, const char *name, fail_t *fail);
 
+/* Whether positions reach beyond max_position_embeddings: llama3's length is the scaled one. */
+static inline bool config_scales(const config_t *config)
+{
+    return config->rope.type != ROPE_DEFAULT && config->rope.type != ROPE_LLAMA3;
+}
+
 /* Whether a sequence of n tokens has positions. Known from the file alone unless RoPE is scaled,
  * which counts as having them here. */
 static inline bool config_has_positions(const config_t *config, size_t n)
 {
-    return config->rope.type != ROPE_DEFAULT || n <= config->max_position_embeddings;
+    return config_scales(config) || n <= config->max_position_embeddings;
 }
 
 /* Values of the checkpoint's sampling for a run that uses them, handled as transformers does: a

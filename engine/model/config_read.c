@@ -114,7 +114,8 @@ static int read_heads(config_t *config, document_t document, fail_t *fail)
         return fail->status;
     size_t heads = config->num_attention_heads;
     config->num_key_value_heads = heads; /* null means one for each */
-    if (!json_is_null(json_object_get(root, "num_key_value_heads")) &&
+    bool follow = config->arch->kv_heads_follow && member(root, "num_key_value_heads") == NULL;
+    if (!follow && !json_is_null(json_object_get(root, "num_key_value_heads")) &&
         json_get_size(root, path, "num_key_value_heads", 1, MAX_HEADS, &config->num_key_value_heads,
             fail) != 0)
         return fail->status;
@@ -157,7 +158,7 @@ static int read_sizes(config_t *config, document_t document, fail_t *fail)
         if (json_get_size(document.root, document.path, sizes[i].key, 1, sizes[i].max,
                 sizes[i].value, fail) != 0)
             return fail->status;
-    config->max_position_embeddings = 32768;
+    config->max_position_embeddings = config->arch->max_positions;
     config->rms_norm_eps = 1e-6;
     if (json_opt_size(document.root, document.path, "max_position_embeddings", 1, MAX_POSITIONS,
             &config->max_position_embeddings, fail) != 0 ||
@@ -261,6 +262,16 @@ static int check_object(document_t document, fail_t *fail)
     return fail->status;
 }
 
+/* What the architecture's class in transformers has where the key is absent; null means none. */
+static void take_default_ids(config_t *config, document_t document)
+{
+    config_generation_t *generation = &config->generation;
+    if (config->arch->eos_id != 0 && json_object_get(document.root, "eos_token_id") == NULL)
+        generation->stop_ids[generation->n_stop_ids++] = config->arch->eos_id;
+    if (config->arch->bos_id != 0 && json_object_get(document.root, "bos_token_id") == NULL)
+        generation->bos_id = config->arch->bos_id;
+}
+
 static int read_config(config_t *config, document_t document, fail_t *fail)
 {
     if (check_kind(config, document, fail) != 0 || read_sizes(config, document, fail) != 0 ||
@@ -268,7 +279,10 @@ static int read_config(config_t *config, document_t document, fail_t *fail)
         config_read_rope(config, document, fail) != 0)
         return fail->status;
     read_dtype(config, document);
-    return config_read_generation(config, document, fail);
+    if (config_read_generation(config, document, fail) != 0)
+        return fail->status;
+    take_default_ids(config, document);
+    return 0;
 }
 
 static const config_t config_defaults = {.generation = {.pad_id = -1,
@@ -393,6 +407,10 @@ static uint64_t digest_rope(uint64_t digest, const config_rope_t *rope)
     digest = digest_f64(digest, rope->beta_fast);
     digest = digest_f64(digest, rope->beta_slow);
     digest = digest_f64(digest, rope->attention_factor);
+    if (rope->type == ROPE_LLAMA3) {
+        digest = digest_f64(digest, rope->low_freq_factor);
+        digest = digest_f64(digest, rope->high_freq_factor);
+    }
     return digest_u64(digest, rope->truncate);
 }
 

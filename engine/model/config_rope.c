@@ -19,7 +19,7 @@ static double yarn_scale(double factor, double mscale)
     return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
 }
 
-/* The factor of linear, dynamic and yarn. 0: null, which only yarn allows. */
+/* The factor of every type but the default. 0: null, which only yarn allows. */
 static int read_factor(config_t *config, rope_object_t rope, const char *type, fail_t *fail)
 {
     if (json_object_get(rope.object, "factor") == NULL)
@@ -37,7 +37,7 @@ static int read_factor(config_t *config, rope_object_t rope, const char *type, f
     return 0;
 }
 
-/* The original length of yarn: the config's own field counts before the one beside the factor. */
+/* The original length of yarn and llama3: the config's own field counts before the one beside the factor. */
 static int read_original(config_t *config, document_t document, rope_object_t rope, fail_t *fail)
 {
     static const char key[] = "original_max_position_embeddings";
@@ -91,6 +91,32 @@ static int read_yarn(config_t *config, document_t document, rope_object_t rope, 
     return 0;
 }
 
+/* A wavelength is the original length divided by one of these. */
+static int read_wave_factor(rope_object_t rope, const char *key, double *factor, fail_t *fail)
+{
+    if (json_opt_double(rope.object, rope.path, key, 0, MAX_FACTOR, factor, fail) != 0)
+        return fail->status;
+    if (*factor == 0)
+        return fail_set(fail, FAIL_MODEL, "%s: %s: expected a number above 0 for llama3, found %s",
+            rope.path, key, member(rope.object, key) == NULL ? "none" : "0");
+    return 0;
+}
+
+static int read_llama3(config_t *config, document_t document, rope_object_t rope, fail_t *fail)
+{
+    config_rope_t *r = &config->rope;
+    if (read_factor(config, rope, "llama3", fail) != 0 ||
+        read_original(config, document, rope, fail) != 0 ||
+        read_wave_factor(rope, "low_freq_factor", &r->low_freq_factor, fail) != 0 ||
+        read_wave_factor(rope, "high_freq_factor", &r->high_freq_factor, fail) != 0)
+        return fail->status;
+    if (r->high_freq_factor <= r->low_freq_factor)
+        config_note(config,
+            "%s: high_freq_factor: expected more than low_freq_factor %g, found %g, which is used",
+            rope.path, r->low_freq_factor, r->high_freq_factor);
+    return 0;
+}
+
 /* Only types other than the default use it. */
 static int check_partial(document_t document, rope_object_t rope, fail_t *fail)
 {
@@ -112,7 +138,7 @@ static int read_parameters(config_t *config, document_t document, rope_object_t 
         const char *name;
         rope_type_t type;
     } types[] = {{"default", ROPE_DEFAULT}, {"linear", ROPE_LINEAR}, {"dynamic", ROPE_DYNAMIC},
-        {"yarn", ROPE_YARN}};
+        {"yarn", ROPE_YARN}, {"llama3", ROPE_LLAMA3}};
     const char *name = "default", *nested;
     json_t *value;
     json_object_foreach (rope.object, nested, value)
@@ -129,8 +155,8 @@ static int read_parameters(config_t *config, document_t document, rope_object_t 
         i++;
     if (i == n)
         return fail_set(fail, FAIL_MODEL,
-            "%s: rope_type: expected default, linear, dynamic or yarn, found %.64s", rope.path,
-            name);
+            "%s: rope_type: expected default, linear, dynamic, yarn or llama3, found %.64s",
+            rope.path, name);
     config->rope.type = types[i].type;
     if (config->rope.type == ROPE_DEFAULT)
         return 0;
@@ -138,6 +164,8 @@ static int read_parameters(config_t *config, document_t document, rope_object_t 
         return fail->status;
     if (config->rope.type == ROPE_YARN)
         return read_yarn(config, document, rope, fail);
+    if (config->rope.type == ROPE_LLAMA3)
+        return read_llama3(config, document, rope, fail);
     if (config->rope.type == ROPE_DYNAMIC && config->head_dim < 4)
         return fail_set(fail, FAIL_MODEL,
             "%s: rope_type: expected a head_dim of at least 4 for dynamic, found %zu", rope.path,

@@ -8,11 +8,18 @@
 /* head_dim is at most this; config_read.c checks it. */
 #define MAX_HALF 512
 
+/* PyTorch's powers of a tensor with AVX-512 that go through vectors; the rest of a tensor, and all of
+ * a short one, goes through the C library's powf. */
+#define POWERS_AT_ONCE 32
+
 /* theta^(2i/d) by SLEEF's powf u10 with fused multiply-add, which gives PyTorch's bits: for theta =
- * 1e6, d = 128, i = 37 it is not the correctly rounded power. */
+ * 1e6, d = 128, i = 37 it is not the correctly rounded power. The C library's is, but for one in
+ * thousands. */
 static float power(double theta, size_t i, size_t head_dim)
 {
     float exponent = (float)(2 * i) / (float)head_dim;
+    if (i >= head_dim / 2 / POWERS_AT_ONCE * POWERS_AT_ONCE)
+        return (float)Sleef_cinz_powd1_u10purec((float)theta, exponent);
     return Sleef_finz_powf1_u10purecfma((float)theta, exponent);
 }
 
@@ -51,6 +58,31 @@ static double yarn_frequencies(const config_t *config, float *inv_freq)
     return yarn->attention_factor;
 }
 
+/* As transformers' _compute_llama3_parameters, every operation in f32: waves longer than original /
+ * low_freq_factor positions are divided by the factor, those shorter than original /
+ * high_freq_factor kept, and a line over 1 / wavelength leads from one to the other. A number
+ * divided by a tensor is there the tensor's reciprocal times the number. */
+static void llama3_frequencies(const config_t *config, float *inv_freq)
+{
+    const config_rope_t *rope = &config->rope;
+    double original = (double)rope->original_max_position_embeddings;
+    float longest = (float)(original / rope->low_freq_factor);
+    float shortest = (float)(original / rope->high_freq_factor);
+    float low = (float)rope->low_freq_factor, factor = (float)rope->factor;
+    float range = (float)(rope->high_freq_factor - rope->low_freq_factor);
+    for (size_t i = 0; i < config->head_dim / 2; i++) {
+        float inv = 1.0f / power(config->rope_theta, i, config->head_dim);
+        float wave = (1.0f / inv) * (float)(2 * 3.14159265358979323846);
+        float smooth = ((1.0f / wave) * (float)original - low) / range;
+        if (wave > longest)
+            inv_freq[i] = inv / factor;
+        else if (wave < shortest)
+            inv_freq[i] = inv;
+        else
+            inv_freq[i] = (1.0f - smooth) * inv / factor + smooth * inv;
+    }
+}
+
 /* As transformers' _compute_dynamic_ntk_parameters: base of a call of `length` tokens. At first it
  * is computed in Python's floats, when a call grows beyond the original length in a tensor of f32,
  * but for the exponent. */
@@ -72,6 +104,10 @@ double rope_frequencies(const config_t *config, size_t length, float *inv_freq)
     const config_rope_t *rope = &config->rope;
     if (rope->type == ROPE_YARN)
         return yarn_frequencies(config, inv_freq);
+    if (rope->type == ROPE_LLAMA3) {
+        llama3_frequencies(config, inv_freq);
+        return 1.0;
+    }
     double base = rope->type == ROPE_DYNAMIC ? dynamic_base(config, length) : config->rope_theta;
     for (size_t i = 0; i < config->head_dim / 2; i++) {
         inv_freq[i] = 1.0f / power(base, i, config->head_dim);

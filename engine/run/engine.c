@@ -26,7 +26,7 @@
 static size_t max_positions(const config_t *config)
 {
     size_t positions = config->max_position_embeddings, original = positions;
-    if (config->rope.type == ROPE_DEFAULT)
+    if (!config_scales(config))
         return positions;
     if (config->rope.type == ROPE_YARN)
         original = config->rope.original_max_position_embeddings;

@@ -231,6 +231,8 @@ int check_configuration(
         {"rope_scaling.attention_factor", r.rope.attention_factor, m->rope.attention_factor, false},
         {"rope_scaling.beta_fast", r.rope.beta_fast, m->rope.beta_fast, false},
         {"rope_scaling.beta_slow", r.rope.beta_slow, m->rope.beta_slow, false},
+        {"rope_scaling.low_freq_factor", r.rope.low_freq_factor, m->rope.low_freq_factor, false},
+        {"rope_scaling.high_freq_factor", r.rope.high_freq_factor, m->rope.high_freq_factor, false},
     };
     if (compare_fields(reference, fields, sizeof fields / sizeof *fields, report, fail) != 0)
         return fail->status;

@@ -232,8 +232,8 @@ copy no-json
 rm "$work/no-json/config.json"
 echo '{"hidden_size": ' >"$work/no-json/config.json"
 generate "config that is not JSON" "config.json" --model "$work/no-json"
-changed_config llama 's/Qwen2ForCausalLM/LlamaForCausalLM/; s/"qwen2"/"llama"/'
-generate "another architecture" "config.json: model_type llama LlamaForCausalLM" --model "$work/llama"
+changed_config falcon 's/Qwen2ForCausalLM/FalconForCausalLM/; s/"qwen2"/"falcon"/'
+generate "another architecture" "config.json: model_type falcon FalconForCausalLM" --model "$work/falcon"
 changed_config lacking 's/"num_hidden_layers"/"num_hidden_layer"/'
 generate "a field that lacks" "config.json: num_hidden_layers nothing" --model "$work/lacking"
 changed_config text 's/"hidden_size": *[0-9]*/"hidden_size": "big"/'

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 
 BASE = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 32, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 96,
@@ -129,6 +129,12 @@ def print_frequencies():
             rope = transformers.models.qwen2.modeling_qwen2.Qwen2RotaryEmbedding(config)
             rope(torch.zeros(1), torch.arange(length)[None])
             print(kind, factor, length, [float(x).hex() for x in rope.inv_freq])
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+              "original_max_position_embeddings": 512}
+    for theta, size in ((10000.0, 16), (100000.0, 40)):
+        config = LlamaConfig(num_attention_heads=1, hidden_size=size, rope_parameters=llama3 | {"rope_theta": theta})
+        rope = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
+        print("llama3", theta, size, [float(x).hex() for x in rope.inv_freq])
 
 
 def main():

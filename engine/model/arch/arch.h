@@ -28,8 +28,11 @@ typedef enum weight_role {
     WEIGHT_O_BIAS,
     WEIGHT_POST_NORM,
     WEIGHT_GATE,
+    WEIGHT_GATE_BIAS,
     WEIGHT_UP,
+    WEIGHT_UP_BIAS,
     WEIGHT_DOWN,
+    WEIGHT_DOWN_BIAS,
     WEIGHT_FINAL_NORM,
     WEIGHT_LM_HEAD,
     WEIGHT_COUNT
@@ -40,7 +43,8 @@ enum {
     ARCH_QKV_BIAS = 1 << 0,
     ARCH_O_BIAS = 1 << 1,
     ARCH_QK_NORM = 1 << 2, /* RMSNorm of every head of q and k, before RoPE */
-    ARCH_UNTIED = 1 << 3   /* lm_head is not the embedding; arch_parts() tells */
+    ARCH_UNTIED = 1 << 3,  /* lm_head is not the embedding; arch_parts() tells */
+    ARCH_MLP_BIAS = 1 << 4 /* of gate, up and down */
 };
 
 #define ARCH_NAME_BYTES 96
@@ -61,7 +65,11 @@ typedef struct arch {
     const char *model_type;   /* "qwen2" */
     const arch_weight_t *weights;
     size_t n_weights;
-    size_t head_dim; /* where config.json has none; 0: hidden_size / num_attention_heads */
+    /* Where config.json has none: */
+    size_t head_dim;        /* 0: hidden_size / num_attention_heads */
+    size_t max_positions;   /* max_position_embeddings */
+    bool kv_heads_follow;   /* as many KV heads as query heads; else they must be given */
+    int32_t bos_id, eos_id; /* 0: none */
     /* Reads what other architectures lack or mean otherwise, config->parts and the sliding window
      * among it, after the sizes. FAIL_FORMAT, FAIL_MODEL. */
     int (*read)(config_t *config, const struct document *document, fail_t *fail);
@@ -91,9 +99,9 @@ bool arch_knows(const config_t *config, const char *name);
 
 /* ---- dense.c: tables of decoders with one MLP a layer ---------------------------------------- */
 
-#define ARCH_DENSE_WEIGHTS 18
+#define ARCH_DENSE_WEIGHTS 21
 extern const arch_weight_t arch_dense_weights[ARCH_DENSE_WEIGHTS];
 
-extern const arch_t arch_qwen2, arch_qwen3;
+extern const arch_t arch_llama, arch_qwen2, arch_qwen3;
 
 #endif

@@ -33,8 +33,11 @@ const arch_weight_t arch_dense_weights[ARCH_DENSE_WEIGHTS] = {
     {BIAS(O),            .name = "self_attn.o_proj.bias",            .label = "o_proj.bias",               .shape = VECTOR(HIDDEN, PLAN_WHOLE),      .needs = ARCH_O_BIAS},
     {WEIGHT(POST_NORM),  .name = "post_attention_layernorm.weight",  .label = "post_attention_layernorm",  .shape = VECTOR(HIDDEN, PLAN_WHOLE)},
     {WEIGHT(GATE),       .name = "mlp.gate_proj.weight",             .label = "gate_proj",                 .shape = MATRIX(MLP, HIDDEN, PLAN_ROWS)},
+    {BIAS(GATE),         .name = "mlp.gate_proj.bias",               .label = "gate_proj.bias",            .shape = VECTOR(MLP, PLAN_ROWS),          .needs = ARCH_MLP_BIAS},
     {WEIGHT(UP),         .name = "mlp.up_proj.weight",               .label = "up_proj",                   .shape = MATRIX(MLP, HIDDEN, PLAN_ROWS)},
+    {BIAS(UP),           .name = "mlp.up_proj.bias",                 .label = "up_proj.bias",              .shape = VECTOR(MLP, PLAN_ROWS),          .needs = ARCH_MLP_BIAS},
     {WEIGHT(DOWN),       .name = "mlp.down_proj.weight",             .label = "down_proj",                 .shape = MATRIX(HIDDEN, MLP, PLAN_ROWS_OR_COLUMNS)},
+    {BIAS(DOWN),         .name = "mlp.down_proj.bias",               .label = "down_proj.bias",            .shape = VECTOR(HIDDEN, PLAN_WHOLE),      .needs = ARCH_MLP_BIAS},
     {WEIGHT(FINAL_NORM), .name = "model.norm.weight",                .label = "norm",                      .shape = OUTSIDE(HIDDEN, NONE, PLAN_WHOLE)},
     {WEIGHT(LM_HEAD),    .name = "lm_head.weight",                   .label = "lm_head",                   .shape = OUTSIDE(VOCAB, HIDDEN, PLAN_ROWS), .needs = ARCH_UNTIED},
 };

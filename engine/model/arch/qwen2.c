@@ -12,4 +12,5 @@ const arch_t arch_qwen2 = {.architecture = "Qwen2ForCausalLM",
     .model_type = "qwen2",
     .weights = arch_dense_weights,
     .n_weights = ARCH_DENSE_WEIGHTS,
+    .max_positions = 32768,
     .read = read_qwen2};

@@ -17,4 +17,5 @@ const arch_t arch_qwen3 = {.architecture = "Qwen3ForCausalLM",
     .weights = arch_dense_weights,
     .n_weights = ARCH_DENSE_WEIGHTS,
     .head_dim = 128,
+    .max_positions = 32768,
     .read = read_qwen3};
