@@ -21,22 +21,9 @@ typedef struct verify_flags {
     size_t threads;
 } verify_flags_t;
 
-/* Progress: each kind of work counts from its own beginning. */
-typedef struct verify_progress {
-    progress_t progress;
-    const char *what;
-    bool shown;
-} verify_progress_t;
-
 static void show_progress(void *context, const char *what, uint64_t done, uint64_t total)
 {
-    verify_progress_t *p = context;
-    if (p->what != what) {
-        progress_close(&p->progress);
-        progress_open(&p->progress, p->shown);
-        p->what = what;
-    }
-    progress_bar(&p->progress, what, done, total, NULL, 0);
+    progress_bar(context, what, done, total, NULL, 0);
 }
 
 /* The coordinator's. */
@@ -70,7 +57,7 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
 {
     const verify_flags_t *flags = invocation->flags;
     char directory[4096];
-    verify_progress_t progress = {.shown = !flags->common.quiet};
+    progress_t progress;
     verify_options_t options = {.model_dir = directory,
         .reference = flags->reference,
         .has_mode = args_was_given(&invocation->given, "--dtype"),
@@ -87,10 +74,11 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
         .threads = flags->threads};
     options.progress = show_progress;
     options.progress_context = &progress;
+    progress_open(&progress, comm_rank(invocation->comm) == 0 && !flags->common.quiet);
     model_dir_find(flags->common.model, directory, sizeof directory, fail);
     if (comm_agree(invocation->comm, fail) == 0)
         verify_run(report, invocation->comm, &options, fail);
-    progress_close(&progress.progress);
+    progress_close(&progress);
     return fail->status;
 }
 

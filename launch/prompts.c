@@ -17,36 +17,8 @@
 
 int prompts_read_stdin(size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
 {
-    size_t capacity = 65536;
-    *text = malloc(capacity);
-    *bytes = 0;
-    while (*text != NULL) {
-        size_t n = fread(*text + *bytes, 1, capacity - *bytes - 1, stdin);
-        *bytes += n;
-        (*text)[*bytes] = 0;
-        if (ferror(stdin))
-            fail_set(fail, FAIL_FILE, "standard input: cannot read: %s", strerror(errno));
-        else if (*bytes > max_bytes)
-            fail_set(fail, FAIL_FORMAT, "standard input: expected at most %zu bytes, found more",
-                max_bytes);
-        if (n == 0 || fail->status != 0)
-            break;
-        if (capacity - *bytes < 2) {
-            capacity *= 2;
-            char *larger = realloc(*text, capacity);
-            if (larger == NULL)
-                free(*text);
-            *text = larger;
-        }
-    }
-    if (*text == NULL)
-        fail_set(fail, FAIL_MEMORY, "standard input: out of memory after %zu bytes", *bytes);
-    else
+    if (input_read_all(STDIN_FILENO, "standard input", max_bytes, text, bytes, fail) == 0)
         text_drop_bom(*text, bytes);
-    if (fail->status != 0) {
-        free(*text);
-        *text = NULL;
-    }
     return fail->status;
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/array.h"
 #include "engine/base/json.h"
 #include "engine/base/size.h"
 #include "engine/eval/eval_record.h"
@@ -116,14 +117,9 @@ static const sampler_params_t plain = {
 static int submit(worker_t *worker, worker_request_t *request, const request_t *job, fail_t *fail)
 {
     uint64_t handle;
-    if (worker->n_jobs == worker->capacity) {
-        size_t capacity = size_max(1024, 2 * worker->capacity);
-        worker_request_t **larger = realloc(worker->by_job, capacity * sizeof *larger);
-        if (larger == NULL)
-            return fail_set(fail, FAIL_MEMORY, "worker: out of memory for %zu jobs", capacity);
-        worker->by_job = larger;
-        worker->capacity = capacity;
-    }
+    if (array_reserve(&worker->by_job, &worker->capacity, worker->n_jobs + 1,
+            sizeof *worker->by_job, "worker: jobs", fail) != 0)
+        return fail->status;
     if (fleet_submit(worker->mesh->fleet, job, &handle, fail) != 0)
         return fail->status;
     worker->by_job[worker->n_jobs++] = request;

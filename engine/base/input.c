@@ -64,7 +64,7 @@ int input_open(const char *path, int *descriptor, struct stat *state, fail_t *fa
     return fail->status;
 }
 
-static int read_all(
+static int read_rest(
     int fd, const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
 {
     size_t capacity = 0;
@@ -102,6 +102,18 @@ int input_open_stream(const char *path, int *descriptor, fail_t *fail)
     return fail->status;
 }
 
+int input_read_all(
+    int fd, const char *name, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
+{
+    *text = NULL;
+    *bytes = 0;
+    if (read_rest(fd, name, max_bytes, text, bytes, fail) != 0) {
+        free(*text);
+        *text = NULL;
+    }
+    return fail->status;
+}
+
 int input_read_stream(const char *path, size_t max_bytes, char **text, size_t *bytes, fail_t *fail)
 {
     int fd;
@@ -109,11 +121,7 @@ int input_read_stream(const char *path, size_t max_bytes, char **text, size_t *b
     *bytes = 0;
     if (input_open_stream(path, &fd, fail) != 0)
         return fail->status;
-    read_all(fd, path, max_bytes, text, bytes, fail);
+    input_read_all(fd, path, max_bytes, text, bytes, fail);
     close(fd);
-    if (fail->status != 0) {
-        free(*text);
-        *text = NULL;
-    }
     return fail->status;
 }

@@ -30,6 +30,10 @@ int input_open(const char *path, int *descriptor, struct stat *state, fail_t *fa
  * a FIFO's writer. FAIL_FILE; then *descriptor is -1. */
 int input_open_stream(const char *path, int *descriptor, fail_t *fail);
 
+/* Reads what is left of an open file or stream, as below; `name` is what messages call it. */
+int input_read_all(
+    int fd, const char *name, size_t max_bytes, char **text, size_t *bytes, fail_t *fail);
+
 /* Reads a regular file, a FIFO or another stream to its end into freshly allocated memory with a
  * zero byte after its end; the caller frees it. FAIL_FILE, FAIL_FORMAT with more than max_bytes,
  * FAIL_MEMORY. */

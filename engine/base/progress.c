@@ -197,6 +197,9 @@ void progress_bar(progress_t *progress, const char *what, uint64_t done, uint64_
     const char *unit, double unit_size)
 {
     char text[256], amount[64] = "", bar[BAR_WIDTH + 4] = ":";
+    if (progress->what != NULL && progress->what != what)
+        progress->begin_ns = clock_ns();
+    progress->what = what;
     if (total == 0 || done == 0 || !progress_is_due(progress))
         return;
     double part = (double)done / (double)total;

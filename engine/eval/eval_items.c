@@ -5,6 +5,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "engine/base/array.h"
 #include "engine/base/json.h"
 #include "engine/base/size.h"
 #include "engine/eval/eval_template.h"
@@ -343,17 +344,9 @@ static uint64_t digest_of(const eval_item_t *item)
 static eval_item_t *next_item(reader_t *r, fail_t *fail)
 {
     eval_task_t *task = r->task;
-    if (task->n_items == r->capacity) {
-        size_t capacity = size_max(256, 2 * r->capacity);
-        eval_item_t *items = realloc(task->items, capacity * sizeof *items);
-        if (items == NULL) {
-            fail_set(
-                fail, FAIL_MEMORY, "%s: out of memory for %zu items", task->data_path, capacity);
-            return NULL;
-        }
-        task->items = items;
-        r->capacity = capacity;
-    }
+    if (array_reserve(&task->items, &r->capacity, task->n_items + 1, sizeof *task->items,
+            task->data_path, fail) != 0)
+        return NULL;
     eval_item_t *item = &task->items[task->n_items];
     *item = (eval_item_t){.index = task->n_items};
     task->n_items++;

@@ -9,11 +9,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/array.h"
 #include "engine/base/clock.h"
+#include "engine/base/input.h"
 #include "engine/base/json.h"
 #include "engine/base/log.h"
 #include "engine/base/out_file.h"
-#include "engine/base/size.h"
 
 #define RESULTS "results.jsonl"
 #define SETTINGS "run.json"
@@ -22,22 +23,11 @@
 
 /* ---- Lines ----------------------------------------------------------------------------------- */
 
-static bool is_folder(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
-
 static int add_line(eval_lines_t *lines, json_t *line, size_t *capacity, fail_t *fail)
 {
-    if (lines->count == *capacity) {
-        size_t larger = size_max(256, 2 * *capacity);
-        json_t **grown = realloc(lines->lines, larger * sizeof *grown);
-        if (grown == NULL)
-            return fail_set(fail, FAIL_MEMORY, "results: out of memory for %zu lines", larger);
-        lines->lines = grown;
-        *capacity = larger;
-    }
+    if (array_reserve(&lines->lines, capacity, lines->count + 1, sizeof *lines->lines,
+            "results: lines", fail) != 0)
+        return fail->status;
     lines->lines[lines->count++] = json_incref(line);
     return 0;
 }
@@ -77,7 +67,7 @@ int eval_lines_read(eval_lines_t *lines, const char *given, fail_t *fail)
     char *text;
     size_t bytes;
     *lines = (eval_lines_t){0};
-    snprintf(path, sizeof path, "%s%s", given, is_folder(given) ? "/" RESULTS : "");
+    snprintf(path, sizeof path, "%s%s", given, input_is_directory(given) ? "/" RESULTS : "");
     if (file_read(path, MAX_RESULTS_BYTES, &text, &bytes, fail) != 0)
         return fail->status;
     size_t in_file = bytes;
@@ -146,9 +136,7 @@ static int make_folder(const char *folder, fail_t *fail)
         if (c == 0)
             break;
     }
-    return is_folder(folder)
-               ? 0
-               : fail_set(fail, FAIL_FILE, "%s: expected a folder for results", folder);
+    return input_check_directory(folder, "a folder for results", fail);
 }
 
 static int open_file(eval_results_t *results, fail_t *fail)

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "engine/base/array.h"
 #include "engine/base/size.h"
 
 int answer_set_stops(answer_t *answer, const char *stops, size_t n_stops, fail_t *fail)
@@ -34,23 +35,14 @@ void answer_clear(answer_t *answer)
 
 static int grow(answer_t *a, fail_t *fail)
 {
-    size_t capacity = size_max(32, 2 * a->capacity);
-    int32_t *tokens = realloc(a->tokens, capacity * sizeof *tokens);
-    if (tokens != NULL)
-        a->tokens = tokens;
-    double *logprobs = realloc(a->logprobs, capacity * sizeof *logprobs);
-    if (logprobs != NULL)
-        a->logprobs = logprobs;
-    sampler_choice_t *choices = NULL;
-    if (a->keep_choices) {
-        choices = realloc(a->choices, capacity * sizeof *choices);
-        if (choices != NULL)
-            a->choices = choices;
-    }
-    if (tokens == NULL || logprobs == NULL || (a->keep_choices && choices == NULL))
-        return fail_set(fail, FAIL_MEMORY, "answer: out of memory for %zu tokens", capacity);
-    a->capacity = capacity;
-    return 0;
+    static const char what[] = "answer: tokens";
+    size_t n = a->n_tokens + 1, tokens = a->capacity, choices = a->capacity;
+    array_reserve(&a->tokens, &tokens, n, sizeof *a->tokens, what, fail);
+    if (a->keep_choices)
+        array_reserve(&a->choices, &choices, n, sizeof *a->choices, what, fail);
+    if (fail->status != 0)
+        return fail->status;
+    return array_reserve(&a->logprobs, &a->capacity, n, sizeof *a->logprobs, what, fail);
 }
 
 int answer_add(answer_t *a, const sampler_choice_t *choice, double logprob, fail_t *fail)

@@ -8,6 +8,7 @@
  *   STATS    fleet_stats_t: the last letter of a leader, in answer to END
  * The coordinator's own replica takes and gives the same without letters. */
 #include "engine/run/fleet.h"
+#include "engine/base/array.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -307,19 +308,11 @@ int fleet_cancel(fleet_t *f, uint64_t job, fail_t *fail)
 /* Keeps a result for the caller; takes its bytes. */
 static int keep_result(fleet_t *f, char *bytes, size_t replica, fail_t *fail)
 {
-    if (f->n_results == f->results_capacity) {
-        size_t capacity = size_max(64, 2 * f->results_capacity);
-        fleet_result_t *results = realloc(f->results, capacity * sizeof *results);
-        if (results != NULL)
-            f->results = results;
-        char **kept = realloc(f->kept, capacity * sizeof *kept);
-        if (kept != NULL)
-            f->kept = kept;
-        if (results == NULL || kept == NULL) {
-            free(bytes);
-            return fail_set(fail, FAIL_MEMORY, "fleet: out of memory for %zu results", capacity);
-        }
-        f->results_capacity = capacity;
+    size_t capacity = f->results_capacity, n = f->n_results + 1;
+    if (array_reserve(&f->results, &capacity, n, sizeof *f->results, "results", fail) != 0 ||
+        array_reserve(&f->kept, &f->results_capacity, n, sizeof *f->kept, "results", fail) != 0) {
+        free(bytes);
+        return fail->status;
     }
     f->kept[f->n_results] = bytes;
     f->results[f->n_results] = runner_read_result(bytes);
@@ -339,14 +332,9 @@ char *fleet_keep(fleet_t *f, const fleet_result_t *result)
 
 static int add_event(fleet_t *f, const fleet_event_t *event, fail_t *fail)
 {
-    if (f->n_events == f->events_capacity) {
-        size_t capacity = size_max(64, 2 * f->events_capacity);
-        fleet_event_t *events = realloc(f->events, capacity * sizeof *events);
-        if (events == NULL)
-            return fail_set(fail, FAIL_MEMORY, "fleet: out of memory for %zu events", capacity);
-        f->events = events;
-        f->events_capacity = capacity;
-    }
+    if (array_reserve(&f->events, &f->events_capacity, f->n_events + 1, sizeof *f->events, "events",
+            fail) != 0)
+        return fail->status;
     f->events[f->n_events++] = *event;
     return 0;
 }

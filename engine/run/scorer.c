@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "engine/base/array.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 
@@ -80,13 +81,9 @@ static void score_thread(void *context, size_t thread)
 /* The best token of every row, with its log-probability, and the row's digest. */
 static int find_best(scorer_t *r, const engine_event_t *event, size_t row_bytes, fail_t *fail)
 {
-    if (event->n_logits > r->scores_capacity) {
-        sampler_choice_t *scores = realloc(r->scores, event->n_logits * sizeof *scores);
-        if (scores == NULL)
-            return fail_set(fail, FAIL_MEMORY, "job: out of memory for %zu rows", event->n_logits);
-        r->scores = scores;
-        r->scores_capacity = event->n_logits;
-    }
+    if (array_reserve(&r->scores, &r->scores_capacity, event->n_logits, sizeof *r->scores,
+            "job: rows", fail) != 0)
+        return fail->status;
     bool *decided = calloc(r->n_threads, sizeof *decided), all = decided != NULL;
     scoring_t scoring = {r, event, row_bytes, decided};
     if (all)

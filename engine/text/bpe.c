@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 
-#include "engine/base/array.h"
 #include "engine/base/size.h"
 
 /* Up to this many bytes a scan for the lowest rank beats the heap. */
@@ -58,12 +57,6 @@ void bpe_add(bpe_t *bpe, int32_t left, int32_t right, uint32_t rank, int32_t mer
 {
     *find_merge(bpe, (uint32_t)left, (uint32_t)right) =
         (bpe_merge_t){(uint32_t)left, (uint32_t)right, rank, (uint32_t)merged};
-}
-
-int bpe_ids_reserve(tokenizer_ids_t *ids, size_t n, fail_t *fail)
-{
-    return array_reserve(
-        &ids->ids, &ids->capacity, ids->count + n, sizeof *ids->ids, "token ids", fail);
 }
 
 /* Arrays on the stack, the lowest rank found by looking at all of them. */
@@ -234,7 +227,7 @@ int bpe_append(const bpe_t *bpe, const char *word, size_t bytes, bpe_scratch_t *
     if (bytes >= BPE_NO_POSITION)
         return fail_set(
             fail, FAIL_LIMIT, "tokenizer: a word of %zu bytes, expected fewer than 4 GiB", bytes);
-    if (bpe_ids_reserve(ids, bytes, fail) != 0)
+    if (tokenizer_ids_reserve(ids, bytes, fail) != 0)
         return fail->status;
     const unsigned char *text = (const unsigned char *)word;
     if (bytes <= BPE_SHORT_WORD)

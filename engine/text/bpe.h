@@ -44,7 +44,4 @@ int bpe_append(const bpe_t *bpe, const char *word, size_t bytes, bpe_scratch_t *
     tokenizer_ids_t *ids, fail_t *fail);
 void bpe_scratch_clear(bpe_scratch_t *scratch);
 
-/* Makes room for n further ids. */
-int bpe_ids_reserve(tokenizer_ids_t *ids, size_t n, fail_t *fail);
-
 #endif

@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "engine/base/size.h"
+#include "engine/base/array.h"
 
 void tokenizer_ids_clear(tokenizer_ids_t *ids)
 {
@@ -10,16 +10,16 @@ void tokenizer_ids_clear(tokenizer_ids_t *ids)
     *ids = (tokenizer_ids_t){0};
 }
 
+int tokenizer_ids_reserve(tokenizer_ids_t *ids, size_t n, fail_t *fail)
+{
+    return array_reserve(
+        &ids->ids, &ids->capacity, ids->count + n, sizeof *ids->ids, "token ids", fail);
+}
+
 int tokenizer_ids_append(tokenizer_ids_t *ids, int32_t id, fail_t *fail)
 {
-    if (ids->count == ids->capacity) {
-        size_t capacity = size_max(64, 2 * ids->capacity);
-        int32_t *larger = realloc(ids->ids, capacity * sizeof *larger);
-        if (larger == NULL)
-            return fail_set(fail, FAIL_MEMORY, "prompt: out of memory for %zu ids", capacity);
-        ids->ids = larger;
-        ids->capacity = capacity;
-    }
+    if (tokenizer_ids_reserve(ids, 1, fail) != 0)
+        return fail->status;
     ids->ids[ids->count++] = id;
     return 0;
 }

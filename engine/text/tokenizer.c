@@ -124,7 +124,7 @@ static int encode_word(encoder_t *e, const char *word, size_t bytes)
     if (tokenizer->ignores_merges) {
         int32_t id = vocabulary_find(&tokenizer->vocabulary, word, bytes);
         if (id >= 0) {
-            if (bpe_ids_reserve(e->ids, 1, e->fail) == 0)
+            if (tokenizer_ids_reserve(e->ids, 1, e->fail) == 0)
                 e->ids->ids[e->ids->count++] = id;
             return e->fail->status;
         }
@@ -171,7 +171,7 @@ static int encode_added(
         normalized, e->specials, &match)) {
         if (match.begin > at && between(e, text + at, match.begin - at) != 0)
             return e->fail->status;
-        if (bpe_ids_reserve(e->ids, 1, e->fail) != 0)
+        if (tokenizer_ids_reserve(e->ids, 1, e->fail) != 0)
             return e->fail->status;
         e->ids->ids[e->ids->count++] = match.token->id;
         at = match.end;
@@ -229,7 +229,7 @@ int tokenizer_encode(const tokenizer_t *tokenizer, const char *text, size_t byte
 
 static int append_ids(tokenizer_ids_t *ids, const tokenizer_ids_t *more, fail_t *fail)
 {
-    if (more->count == 0 || bpe_ids_reserve(ids, more->count, fail) != 0)
+    if (more->count == 0 || tokenizer_ids_reserve(ids, more->count, fail) != 0)
         return fail->status;
     memcpy(ids->ids + ids->count, more->ids, more->count * sizeof *ids->ids);
     ids->count += more->count;

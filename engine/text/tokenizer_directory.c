@@ -406,7 +406,7 @@ static int read_sides(directory_t *d)
         json_opt_bool(d->config, d->config_name, keys[i], &adds, d->fail);
         if (d->fail->status != 0 || !adds || says_nothing(value) ||
             read_token(d, value, file, attributes[i], &spec) != 0 ||
-            bpe_ids_reserve(sides[i], 1, d->fail) != 0)
+            tokenizer_ids_reserve(sides[i], 1, d->fail) != 0)
             continue;
         const added_token_t *token =
             added_tokens_by_content(&d->tokenizer->added, spec.content, spec.bytes);

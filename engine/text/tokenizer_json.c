@@ -98,7 +98,7 @@ static int append_template_ids(json_t *ids, tokenizer_ids_t *side, fail_t *fail)
     size_t i;
     json_t *id;
     json_array_foreach (ids, i, id) {
-        if (bpe_ids_reserve(side, 1, fail) != 0)
+        if (tokenizer_ids_reserve(side, 1, fail) != 0)
             return fail->status;
         side->ids[side->count++] = (int32_t)json_integer_value(id);
     }

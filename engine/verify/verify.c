@@ -1,9 +1,9 @@
 #include "engine/verify/verify.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "engine/base/size.h"
+#include "engine/run/engine_choices.h"
 #include "engine/run/load.h"
 #include "engine/verify/verify_checks.h"
 #include "engine/verify/verify_forward.h"
@@ -81,12 +81,12 @@ static void choose_attentions(const verifier_t *v, bool *attentions)
 
 static void describe(verifier_t *v)
 {
-    static const char *const names[REFERENCE_ATTENTIONS] = {"eager", "sdpa"};
     bool attentions[REFERENCE_ATTENTIONS];
     choose_attentions(v, attentions);
     for (size_t a = 0; a < REFERENCE_ATTENTIONS; a++)
         if (v->options->attentions[a] && !attentions[a])
-            report_note(v->report, "the reference has no %s attention", names[a]);
+            report_note(v->report, "the reference has no %s attention",
+                choice_name(engine_attentions, (int)a));
     if (v->loaded.options.mode != v->reference.dtype)
         report_note(v->report, "dtype: the reference is %s, this run %s",
             dtype_name(v->reference.dtype), dtype_name(v->loaded.options.mode));
