@@ -55,6 +55,33 @@ static void qwen_tokenizer_gives_hugging_face_ids_in_both_forms(void **state)
     remove_vocab_form(directory);
 }
 
+#define LLAMA3 CHOIR_SOURCE_DIR "/tests/golden/tokenizer/llama3-small"
+
+/* Words that the merges do not lead to, digits in threes, BOS by a TemplateProcessing inside of a
+ * Sequence, and no token that only Qwen2's class adds. */
+static void llama3_tokenizer_gives_hugging_face_ids(void **state)
+{
+    (void)state;
+    static const int32_t expected[] = {587, 580, 220, 582, 19};
+    tokenizer_t *tokenizer = open_directory(LLAMA3);
+    assert_int_equal(tokenizer_size(tokenizer), 599);
+    assert_int_equal(tokenizer_special_id(tokenizer, "<|endoftext|>"), -1);
+    check_golden(tokenizer, "llama3-small.jsonl");
+    tokenizer_ids_t ids = {0};
+    fail_t fail = {0};
+    assert_int_equal(tokenizer_encode_whole(tokenizer, "Hello 1234", 10, &ids, &fail), 0);
+    assert_int_equal(ids.count, 5);
+    assert_memory_equal(ids.ids, expected, sizeof expected);
+    ids.count = 0;
+    /* What a chat template wrote has the BOS that the template says, and no other. */
+    assert_int_equal(
+        tokenizer_encode(tokenizer, "<|begin_of_text|>Hello 1234", 27, true, &ids, &fail), 0);
+    assert_int_equal(ids.count, 5);
+    assert_memory_equal(ids.ids, expected, sizeof expected);
+    tokenizer_ids_clear(&ids);
+    tokenizer_close(tokenizer);
+}
+
 static void special_tokens_are_found_by_content_and_known_by_id(void **state)
 {
     (void)state;
@@ -182,6 +209,7 @@ int main(void)
         cmocka_unit_test(demo_tokenizer_json_gives_hugging_face_ids),
         cmocka_unit_test(demo_vocab_and_merges_give_hugging_face_ids),
         cmocka_unit_test(qwen_tokenizer_gives_hugging_face_ids_in_both_forms),
+        cmocka_unit_test(llama3_tokenizer_gives_hugging_face_ids),
         cmocka_unit_test(special_tokens_are_found_by_content_and_known_by_id),
         cmocka_unit_test(special_text_is_ordinary_text_when_not_parsed),
         cmocka_unit_test(encoding_appends_to_ids_that_are_there),

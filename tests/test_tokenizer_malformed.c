@@ -169,6 +169,10 @@ static void malformed_vocab_merges_and_config_are_told_what_is_wrong(void **stat
     check_vocab_form(2, "{\"added_tokens_decoder\":[]}", FAIL_FORMAT, "added_tokens_decoder");
     check_vocab_form(2, "{\"bos_token\":7}", FAIL_FORMAT, "bos_token: expected a token");
     check_vocab_form(2, "{\"add_prefix_space\":true}", FAIL_MODEL, "add_prefix_space");
+    check_vocab_form(2,
+        "{\"clean_up_tokenization_spaces\":true,"
+        "\"clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output\":true}",
+        FAIL_MODEL, "corrupt_output: true is not supported");
     check_vocab_form(2, "{\"added_tokens_decoder\":{\"x\":{}}}", FAIL_FORMAT, "found \"x\"");
     check_vocab_form(
         2, "{\"added_tokens_decoder\":{\"99999999999999999999\":{}}}", FAIL_FORMAT, "found \"9");

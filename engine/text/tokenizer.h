@@ -1,4 +1,4 @@
-/* Byte-level BPE as Hugging Face `tokenizers` does it for Qwen2 and Qwen2.5.
+/* Byte-level BPE as Hugging Face `tokenizers` does it for Qwen2, Qwen2.5 and Llama 3.
  *
  * Reads tokenizer.json, or vocab.json + merges.txt; and from a directory the added tokens as
  * transformers merges them from its files (tokenizer_directory.c). A tokenizer that opens gives the

@@ -1,5 +1,6 @@
 /* Which added tokens a model directory has, where its files say different things: as transformers 5
- * merges them for Qwen2 (docs/compatibility.md has the table).
+ * merges them for Qwen2, or by its general class for other families (docs/compatibility.md has the
+ * table).
  *
  *   tokenizer_config.json    added_tokens_decoder {"id": token}, which wins over all lists; else
  *   added_tokens.json        {content: id}
@@ -25,7 +26,7 @@
 static const char *const attributes[] = {
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
 #define N_ATTRIBUTES (sizeof attributes / sizeof *attributes)
-/* Qwen2's for those that no file names. */
+/* Those of Qwen2's class in transformers where no file names one; no other family has any. */
 static const char *const fallbacks[N_ATTRIBUTES] = {
     NULL, "<|endoftext|>", "<|endoftext|>", NULL, "<|endoftext|>", NULL, NULL};
 
@@ -41,6 +42,7 @@ typedef struct directory {
     json_t *config; /* tokenizer_config.json, or NULL */
     json_t *map;    /* special_tokens_map.json where it counts, or NULL */
     json_t *added;  /* added_tokens.json where it counts, or NULL */
+    bool is_qwen;   /* the rules of Qwen2's class, and not those of the general one */
     char config_name[PATH_BYTES], map_name[PATH_BYTES], added_name[PATH_BYTES],
         root_name[PATH_BYTES];
     spec_list_t listed, named, extra;
@@ -253,7 +255,7 @@ static int add_fallbacks(directory_t *d)
 {
     for (size_t i = 0; i < N_ATTRIBUTES && d->fail->status == 0; i++) {
         const char *file;
-        if (fallbacks[i] == NULL || said(d, attributes[i], &file) != NULL)
+        if (!d->is_qwen || fallbacks[i] == NULL || said(d, attributes[i], &file) != NULL)
             continue;
         added_spec_t spec = special_spec(fallbacks[i], strlen(fallbacks[i]));
         append(d, &d->named, &spec);
@@ -304,10 +306,14 @@ static int read_extra(directory_t *d)
 
 /* ---- Adding ---------------------------------------------------------------------------------- */
 
-/* The first call: listed tokens, of which named ones are special, and what is not listed. */
+/* The first call: listed tokens, of which named ones are special, and what is not listed. The
+ * general class has all tokens of a tokenizer.json before. */
 static int add_first(directory_t *d)
 {
     spec_list_t batch = {0};
+    if (!d->is_qwen && d->root != NULL &&
+        tokenizer_read_json_added(d->tokenizer, d->root, d->root_name, d->fail) != 0)
+        return d->fail->status;
     for (size_t i = 0; i < d->listed.count; i++) {
         added_spec_t spec = d->listed.items[i];
         spec.flags.special = spec.flags.special || find(&d->named, &spec) != NULL;
@@ -325,10 +331,12 @@ static int add_first(directory_t *d)
 }
 
 /* The second: named and extra tokens, without any other flag, which replaces the flags of the
- * lists. */
+ * lists. The general class leaves them alone. */
 static int add_second(directory_t *d)
 {
     spec_list_t batch = {0};
+    if (!d->is_qwen)
+        return 0;
     const spec_list_t *lists[] = {&d->named, &d->extra};
     for (size_t list = 0; list < 2; list++)
         for (size_t i = 0; i < lists[list]->count; i++) {
@@ -393,6 +401,21 @@ static int open_file(
     return d->fail->status;
 }
 
+/* Whether the model is a Qwen, or no config.json tells another family. */
+static bool is_of_qwen(const char *directory)
+{
+    char path[PATH_BYTES];
+    json_t *config = NULL;
+    fail_t ignored = {0};
+    snprintf(path, sizeof path, "%s/config.json", directory);
+    if (access(path, F_OK) != 0 || json_python_file_read(path, &config, &ignored) != 0)
+        return true;
+    const char *type = json_string_value(json_object_get(config, "model_type"));
+    bool is_qwen = type == NULL || strncmp(type, "qwen", 4) == 0;
+    json_decref(config);
+    return is_qwen;
+}
+
 /* Without a tokenizer.json, the config says whether bos and eos stand around a text. */
 static int read_sides(directory_t *d)
 {
@@ -418,7 +441,15 @@ static int read_sides(directory_t *d)
 
 static int read_settings(directory_t *d)
 {
-    bool prefix_space = false;
+    static const char spoils[] =
+        "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
+    bool prefix_space = false, cleans = false, cleans_bpe = false;
+    /* Of a BPE tokenizer transformers cleans nothing up, unless it is told so twice. */
+    json_opt_bool(d->config, d->config_name, "clean_up_tokenization_spaces", &cleans, d->fail);
+    json_opt_bool(d->config, d->config_name, spoils, &cleans_bpe, d->fail);
+    if (d->fail->status == 0 && cleans && cleans_bpe)
+        return fail_set(
+            d->fail, FAIL_MODEL, "%s: %s: true is not supported", d->config_name, spoils);
     json_opt_bool(d->config, d->config_name, "add_prefix_space", &prefix_space, d->fail);
     json_opt_bool(
         d->config, d->config_name, "split_special_tokens", &d->tokenizer->splits_specials, d->fail);
@@ -436,6 +467,7 @@ int tokenizer_read_directory_added(
         return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory");
     d->tokenizer = tokenizer;
     d->root = root;
+    d->is_qwen = is_of_qwen(directory);
     d->fail = fail;
     snprintf(d->root_name, sizeof d->root_name, "%s/tokenizer.json", directory);
     open_file(d, directory, "tokenizer_config.json", d->config_name, &d->config);

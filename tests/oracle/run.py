@@ -116,6 +116,8 @@ def all_steps(steps, folder, quick):
 
     remake("sampler", "sampler.py", "--out", None, golden=GOLDEN / "sampler.json")
     remake("tokenizer", "tokenizer.py", "golden", DEMO, None, "--random", 100, golden=GOLDEN / "tokenizer" / "demo.jsonl")
+    remake("Llama 3's kind of tokenizer", "tokenizer.py", "golden", GOLDEN / "tokenizer" / "llama3-small", None,
+           "--random", 60, golden=GOLDEN / "tokenizer" / "llama3-small.jsonl")
     remake("added tokens", "tokenizer_directories.py", "golden", None,
            golden=GOLDEN / "tokenizer" / "directories.jsonl")
     remake("chat templates", "chat.py", "golden", None, golden=GOLDEN / "tokenizer" / "chat.jsonl")

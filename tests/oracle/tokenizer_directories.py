@@ -5,7 +5,7 @@ transformers' AutoTokenizer.
     python tokenizer_directories.py golden OUT.jsonl     (makes tests/golden/tokenizer/directories.jsonl)
     python tokenizer_directories.py compare DIR          (another tokenizer's files in the same variants)
 
-A line of the golden file: "name"; "remove", files of the demo model that are left out; "files", changes of
+A line of the golden file: "base", a folder of golden/tokenizer, else the demo model's; "name"; "remove", files of the demo model that are left out; "files", changes of
 others by the path of a value ("a/0/b"; "" is the whole file, null with "delete" removes the key); "cases",
 [text, ids, ids with add_special_tokens, text of the ids without special tokens]; or "refused": true where
 transformers does not load it."""
@@ -20,6 +20,7 @@ from tokenizer import ROOT, Choir
 
 DELETE = {"delete": True}
 DEMO = os.path.join(ROOT, "configs/demo")
+LLAMA = os.path.join(ROOT, "tests/golden/tokenizer/llama3-small")  # another class, without vocab.json
 
 
 def token(content, **flags):
@@ -156,14 +157,16 @@ def cases_of(folder):
         yield text, ids, theirs.encode(text), theirs.decode(ids, skip_special_tokens=True)
 
 
-def run(args):
-    base = args.path if args.what == "compare" else DEMO
+def run_base(base):
+    """Lines of a base's variants, and how many cases differ."""
     with open(os.path.join(base, "tokenizer_config.json"), encoding="utf-8") as file:
         ids = {int(i): t["content"] for i, t in json.load(file)["added_tokens_decoder"].items()}
     first = max(ids) + 1
-    end = next(str(i) for i, content in ids.items() if content == "<|im_end|>")
+    end = next(str(i) for i, content in ids.items() if content in ("<|im_end|>", "<|eot_id|>"))
     lines, bad = [], 0
     for name, remove, files in variants(first):
+        if base == LLAMA and "vocab.json" in name:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             make(base, folder, remove, files, end)
             cases = [list(case) for case in cases_of(folder)]
@@ -175,7 +178,13 @@ def run(args):
                     print(f"{name}: {text!r}\n    theirs {expected} {skipped!r}\n    ours   {found}")
             ours.close()
         files = {f: {k.replace("<end>", end): v for k, v in changes.items()} for f, changes in files.items()}
-        lines.append({"name": name, "remove": remove, "files": files, "cases": cases})
+        lines.append(({"base": "llama3-small"} if base == LLAMA else {}) | {"name": name, "remove": remove, "files": files, "cases": cases})
+    return lines, bad
+
+
+def run(args):
+    results = [run_base(base) for base in ([os.path.abspath(args.path)] if args.what == "compare" else [DEMO, LLAMA])]
+    lines, bad = [line for result in results for line in result[0]], sum(result[1] for result in results)
     print(f"{len(lines)} directories, {bad} mismatches")
     if args.what == "golden":
         with open(args.path, "w", encoding="utf-8") as out:
