@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "comm/internal.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 
 /* Orders failures by status, then by rank: the smallest key is the failure to report. No failure
  * has the largest status, 0. */
@@ -45,9 +45,9 @@ int agree_on(MPI_Comm ranks, fail_t *fail)
 
 int comm_agree(comm_t *comm, fail_t *fail)
 {
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_AGREE);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_AGREE);
     agree_on(comm->world, fail);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
     return fail->status;
 }
 
@@ -68,9 +68,9 @@ int comm_agree_same(comm_t *comm, uint64_t value, const char *what, fail_t *fail
 {
     /* Lowest value, and lowest complement, which is the complement of the largest. */
     uint64_t votes[3] = {key_of(fail->status, comm->rank), value, ~value};
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_AGREE);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_AGREE);
     MPI_Allreduce(MPI_IN_PLACE, votes, 3, MPI_UINT64_T, MPI_MIN, comm->world);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
     if (status_of(votes[0]) != 0)
         return take_failure(comm->world, comm->rank, votes[0], fail);
     if (votes[1] != ~votes[2])

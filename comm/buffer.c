@@ -5,7 +5,7 @@
 
 #include "comm/exchange.h"
 #include "comm/internal.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 
@@ -184,14 +184,14 @@ void comm_gather_columns(
     assert(n_rows == 0 || ((n_rows - 1) * stride_bytes + begins[comm->size] <= buffer->bytes &&
                               begins[comm->size] <= INT_MAX));
     assert(n_rows <= 1 || begins[comm->size] <= stride_bytes);
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_GATHER);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_GATHER);
     node_barrier_wait(&comm->barrier);
     if (comm->n_groups > 1) {
         if (comm->leaders != MPI_COMM_NULL)
             exchange_columns(comm, buffer->data, n_rows, stride_bytes, begins);
         node_barrier_wait(&comm->barrier);
     }
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }
 
 /* Each group's rows one after the other, groups ascending. */
@@ -241,12 +241,12 @@ void comm_gather_rows(comm_buffer_t *buffer, size_t n_rows, size_t row_bytes, co
 {
     comm_t *comm = buffer->comm;
     assert(n_rows * row_bytes <= buffer->bytes && row_bytes <= INT_MAX);
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_GATHER);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_GATHER);
     node_barrier_wait(&comm->barrier);
     if (comm->n_groups > 1) {
         if (comm->leaders != MPI_COMM_NULL && row_bytes != 0)
             exchange_rows(comm, buffer->data, n_rows, row_bytes, owners);
         node_barrier_wait(&comm->barrier);
     }
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }

@@ -5,7 +5,7 @@
 #include <time.h>
 
 #include "comm/internal.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 
@@ -21,13 +21,13 @@
 
 void comm_bcast(comm_t *comm, void *data, size_t bytes)
 {
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_BROADCAST);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_BROADCAST);
     if (shares_all(comm))
         board_bcast(&comm->board, data, bytes);
     for (size_t done = 0; done < bytes && !shares_all(comm); done += PIECE)
         MPI_Bcast(
             (char *)data + done, (int)size_min(PIECE, bytes - done), MPI_BYTE, 0, comm->world);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }
 
 /* Polls until the request completes: without a pause at first, so that a running generation loses
@@ -62,31 +62,31 @@ void comm_bcast_idle(comm_t *comm, void *data, size_t bytes)
     char bell = 0;
     bool inlined = bytes <= PATIENT_INLINE_BYTES;
     MPI_Request request;
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_BROADCAST);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_BROADCAST);
     MPI_Ibcast(
         inlined ? data : &bell, inlined ? (int)bytes : 1, MPI_BYTE, 0, comm->world, &request);
     wait_idle(comm, &request);
     /* All ranks are awake now; a long message is fast only while they stay inside of MPI. */
     if (!inlined)
         comm_bcast(comm, data, bytes);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }
 
 void comm_barrier(comm_t *comm)
 {
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_BARRIER);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_BARRIER);
     if (shares_all(comm))
         node_barrier_wait(&comm->barrier);
     else
         MPI_Barrier(comm->world);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }
 
 static int64_t reduce_int64(comm_t *comm, int64_t value, MPI_Op op)
 {
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_REDUCE);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_REDUCE);
     MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, op, comm->world);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
     return value;
 }
 
@@ -135,39 +135,39 @@ static void receive_parts(comm_t *comm, const size_t *counts, char *all)
 
 void comm_gatherv_root(comm_t *comm, const void *mine, const size_t *counts, void *all)
 {
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_COLLECT);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_COLLECT);
     if (comm->rank != 0) {
         send_to_root(comm, mine, counts[comm->rank]);
     } else {
         memmove(all, mine, counts[0]);
         receive_parts(comm, counts, (char *)all + counts[0]);
     }
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }
 
 void comm_gather_root(comm_t *comm, const void *mine, size_t bytes, void *all)
 {
     assert(bytes <= INT_MAX);
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_COLLECT);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_COLLECT);
     MPI_Gather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, comm->world);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }
 
 void comm_allgather(comm_t *comm, const void *mine, size_t bytes, void *all)
 {
     assert(bytes <= INT_MAX);
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_COLLECT);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_COLLECT);
     MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, comm->world);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }
 
 static void allreduce(comm_t *comm, void *data, size_t n, size_t element_bytes, MPI_Datatype type)
 {
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_REDUCE);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_REDUCE);
     for (size_t done = 0; done < n; done += PIECE)
         MPI_Allreduce(MPI_IN_PLACE, (char *)data + done * element_bytes,
             (int)size_min(PIECE, n - done), type, MPI_SUM, comm->world);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }
 
 void comm_allreduce_f32(comm_t *comm, float *data, size_t n)

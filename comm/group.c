@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "comm/internal.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/memory.h"
 
 /* Open MPI copies large messages straight from one process to another, and does not notice when a
@@ -120,7 +120,7 @@ static int open_group(
         return fail->status;
     }
     if (parent != NULL) {
-        comm->heart = parent->heart;
+        comm->record = parent->record;
         comm->trace = parent->trace;
         MPI_Allreduce(&parent->rank, &comm->first_rank, 1, MPI_INT, MPI_MIN, comm->world);
         /* The ranks of other parts compute at the same time: a part has its share of the host. */
@@ -143,11 +143,11 @@ int comm_open_world(comm_t **out, comm_path_t path, fail_t *fail)
 int comm_split(comm_t *parent, int color, comm_path_t path, comm_t **out, fail_t *fail)
 {
     MPI_Comm ranks;
-    heart_wait_t outer = heart_enter(parent, HEART_WAIT_AGREE);
+    progress_wait_t outer = progress_enter_wait(parent, PROGRESS_WAIT_AGREE);
     MPI_Comm_split(parent->world, color, parent->rank, &ranks);
     open_group(out, ranks, parent, path, fail);
     MPI_Comm_free(&ranks);
-    heart_leave(parent, outer);
+    progress_leave_wait(parent, outer);
     if (comm_agree(parent, fail) != 0) {
         comm_close(*out);
         *out = NULL;
@@ -174,9 +174,9 @@ void comm_close(comm_t *comm)
 void comm_set_threads(comm_t *comm, size_t threads)
 {
     uint64_t total = threads;
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_REDUCE);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_REDUCE);
     MPI_Allreduce(MPI_IN_PLACE, &total, 1, MPI_UINT64_T, MPI_SUM, comm->host);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
     comm->oversubscribed = total > (uint64_t)comm->host_cpus;
     comm->waiter.oversubscribed = comm->oversubscribed;
 }

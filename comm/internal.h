@@ -20,7 +20,7 @@ typedef struct window {
     bool huge;    /* all of its pages are huge; the same on all ranks of the group */
 } window_t;
 
-/* Collective over group, of which comm (its heart beats meanwhile) is a part or which is a part of
+/* Collective over group, of which comm (which reports progress meanwhile) is a part or which is a part of
  * it. Zeroed. what: for messages. FAIL_MEMORY, on all ranks of the group alike, when the memory is
  * not there or the system does not let processes share it. */
 int window_open(window_t *window, const comm_t *comm, MPI_Comm group, size_t bytes,
@@ -52,7 +52,7 @@ struct comm {
     int first_rank; /* in the whole run, of this group's rank 0 */
     bool is_world;  /* all ranks of the run */
     comm_path_t path;
-    struct heart *heart; /* where this process says what it is doing; NULL while nobody watches */
+    struct record *record; /* where this process says what it is doing; NULL while nobody watches */
     struct trace_ring *trace; /* what it did, and when; NULL without a trace */
     int node_rank, node_size, n_nodes;
     int sharing_rank, sharing_size;

@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "comm/internal.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/clock.h"
 
 #define PING_TAG 71
@@ -168,7 +168,7 @@ static void measure(comm_t *comm, ping_t *pair, char *data)
 static void meet_asleep(comm_t *comm)
 {
     const struct timespec nap = {.tv_nsec = NAP_NS};
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_BARRIER);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_BARRIER);
     MPI_Request request;
     int done = 0;
     MPI_Ibarrier(comm->world, &request);
@@ -178,7 +178,7 @@ static void meet_asleep(comm_t *comm)
             break;
         nanosleep(&nap, NULL);
     }
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }
 
 int ping_run(comm_t *comm, ping_t *pairs, size_t n_pairs, fail_t *fail)

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "comm/internal.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/size.h"
 
 /* Open MPI sends up to 64 KiB over TCP, headers included, without a handshake. */
@@ -318,11 +318,11 @@ void comm_stream_poll(comm_stream_t *s)
 void comm_stream_end(comm_stream_t *s)
 {
     comm_t *comm = s->comm;
-    heart_wait_t outer = heart_enter(comm, HEART_WAIT_GATHER);
+    progress_wait_t outer = progress_enter_wait(comm, PROGRESS_WAIT_GATHER);
     if (s->begins[comm->rank] == s->begins[comm->rank + 1])
         for (int i = 0; i < s->n_targets; i++)
             MPI_Isend(s->rows, 0, MPI_BYTE, s->targets[i], FIRST_TAG, comm->world, next_request(s));
     MPI_Waitall(s->n_requests, s->requests, MPI_STATUSES_IGNORE);
     node_barrier_wait(&comm->barrier);
-    heart_leave(comm, outer);
+    progress_leave_wait(comm, outer);
 }

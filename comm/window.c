@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "comm/internal.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 
@@ -104,7 +104,7 @@ static void take_pages(window_t *window, const comm_t *comm, MPI_Comm group)
     size_t pages = window->bytes / page_bytes, n = (size_t)size;
     for (size_t p = pages * (size_t)rank / n; p < pages * ((size_t)rank + 1) / n; p++) {
         char *page = (char *)window->data + p * page_bytes;
-        comm_mark(comm, HEART_LOAD, 0);
+        comm_set_phase(comm, PROGRESS_LOAD, 0);
         *(volatile char *)page = 0; /* a page must exist first */
         huge = huge && madvise(page, HUGE_PAGE_BYTES, MADV_COLLAPSE) == 0;
         if (!huge)

@@ -8,7 +8,7 @@
 
 #include "comm/fault.h"
 #include "comm/watch/guard.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "comm/watch/trace.h"
 #include "comm/watch/watchdog.h"
 #include "engine/base/log.h"
@@ -100,7 +100,7 @@ static int run(const command_t *command, invocation_t *invocation, guard_t *guar
             sizeof invocation->model_dir, fail) == 0) {
         fault_at("command");
         command->run(invocation, fail);
-        comm_mark(invocation->comm, HEART_WORK, 0);
+        comm_set_phase(invocation->comm, PROGRESS_WORK, 0);
         fault_at("end");
         output_finish(fail);
         comm_agree(invocation->comm, fail);

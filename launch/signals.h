@@ -16,7 +16,7 @@ void signals_call_at_end(void (*restore)(void));
  * parent process had blocked. */
 void signals_install(engine_t *engine);
 /* The engine hears of no signal any more, and what a user sends has its default action again. What
- * this process sends itself, being told of another rank's signal (comm_mark_signal), may still be
+ * this process sends itself, being told of another rank's signal (comm_record_signal), may still be
  * under way, and does nothing. */
 void signals_remove(void);
 

@@ -95,7 +95,7 @@ void attention_append(attention_data_t *data, size_t begin, size_t end)
 }
 
 static void compute_unit(
-    attention_data_t *data, size_t begin, size_t end, size_t call_tokens, void *scratch)
+    attention_data_t *data, size_t begin, size_t end, size_t ref_q_len, void *scratch)
 {
     const attention_case_t *c = &data->c;
     size_t row = c->n_heads * c->head_dim, e = dtype_bytes(c->mode);
@@ -110,7 +110,7 @@ static void compute_unit(
         .first_position = begin,
         .n_tokens = end - begin,
         .n_heads = c->n_heads,
-        .call_tokens = call_tokens,
+        .ref_q_len = ref_q_len,
         .window = c->window,
         .q = data->q + begin * row * e,
         .q_stride = row,
@@ -119,10 +119,10 @@ static void compute_unit(
     (c->attention == ATTENTION_SDPA ? attention_sdpa : attention_eager)(&unit, scratch);
 }
 
-void attention_compute(attention_data_t *data, size_t begin, size_t end, size_t call_tokens)
+void attention_compute(attention_data_t *data, size_t begin, size_t end, size_t ref_q_len)
 {
     const attention_case_t *c = &data->c;
-    size_t tokens = call_tokens == 1 ? 1 : attention_unit_tokens(c->n_heads);
+    size_t tokens = ref_q_len == 1 ? 1 : attention_unit_tokens(c->n_heads);
     size_t bytes =
         c->attention == ATTENTION_SDPA
             ? attention_sdpa_scratch_bytes(c->head_dim, c->n_heads)
@@ -131,7 +131,7 @@ void attention_compute(attention_data_t *data, size_t begin, size_t end, size_t 
     memset(scratch, 0xff, bytes);
     for (size_t at = begin, stop; at < end; at = stop) {
         stop = size_min((at / tokens + 1) * tokens, end);
-        compute_unit(data, at, stop, call_tokens, scratch);
+        compute_unit(data, at, stop, ref_q_len, scratch);
     }
     free(scratch);
 }

@@ -41,9 +41,9 @@ void attention_close(attention_data_t *data);
 /* Writes keys and values of tokens [begin, end) into the cache. */
 void attention_append(attention_data_t *data, size_t begin, size_t end);
 
-/* Computes tokens [begin, end) into out, as rows of a call of call_tokens tokens (1: of calls of
+/* Computes tokens [begin, end) into out, as rows of a call of ref_q_len tokens (1: of calls of
  * their own), in units of work as forward cuts them. Their keys have been appended. */
-void attention_compute(attention_data_t *data, size_t begin, size_t end, size_t call_tokens);
+void attention_compute(attention_data_t *data, size_t begin, size_t end, size_t ref_q_len);
 /* Appends and computes the whole prompt as one call, `chunk` tokens at a time. */
 void attention_prefill(attention_data_t *data, size_t chunk);
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "comm/stream.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "comm/watch/trace.h"
 #include "engine/base/memory.h"
 
@@ -40,12 +40,12 @@ void comm_allreduce_f64(comm_t *comm, double *data, size_t n)
     (void)comm, (void)data, (void)n;
 }
 
-void comm_mark(const comm_t *comm, heart_phase_t phase, size_t layer)
+void comm_set_phase(const comm_t *comm, progress_phase_t phase, size_t layer)
 {
     (void)comm, (void)phase, (void)layer;
 }
 
-void comm_beat(const comm_t *comm)
+void comm_report_progress(const comm_t *comm)
 {
     (void)comm;
 }

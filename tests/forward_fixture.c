@@ -98,25 +98,26 @@ typedef struct step {
     forward_prompt_t *of[FORWARD_MAX_PROMPTS];
 } step_t;
 
-static void add_rows(forward_fixture_t *f, step_t *s, forward_prompt_t *p, size_t chunk, bool lone)
+static void add_rows(
+    forward_fixture_t *f, step_t *s, forward_prompt_t *p, size_t chunk, bool single_row)
 {
     bool prompt = p->done < p->n_prompt;
-    if (p->done == p->n_all || lone != (!prompt || p->n_prompt == 1))
+    if (p->done == p->n_all || single_row != (!prompt || p->n_prompt == 1))
         return;
     size_t n = prompt ? size_min(chunk, p->n_prompt - p->done) : 1;
     s->of[s->batch.n_sequences] = p;
     s->sequences[s->batch.n_sequences++] = (forward_sequence_t){.first_row = s->batch.n_rows,
         .n_rows = n,
         .first_position = p->done,
-        .call_tokens = prompt ? p->n_prompt : 1,
-        .lone = lone,
+        .ref_q_len = prompt ? p->n_prompt : 1,
+        .single_row = single_row,
         .blocks = p->blocks};
     for (size_t i = 0; i < n; i++) {
         size_t token = p->done + i;
         s->ids[s->batch.n_rows] = p->ids[token];
         if (f->wants == NULL || f->wants(token)) {
             s->to[s->batch.n_logits] = p->logits + token * row_bytes(f);
-            s->rows[s->batch.n_logits++] = (forward_logits_row_t){s->batch.n_rows, lone};
+            s->rows[s->batch.n_logits++] = (forward_logits_row_t){s->batch.n_rows, single_row};
         }
         s->batch.n_rows++;
     }
@@ -127,9 +128,9 @@ static bool run_step(forward_fixture_t *f, size_t begin, size_t end, size_t chun
     static step_t s;
     s.batch =
         (forward_batch_t){.token_ids = s.ids, .sequences = s.sequences, .logits_rows = s.rows};
-    for (int lone = 1; lone >= 0; lone--)
+    for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = begin; i < end; i++)
-            add_rows(f, &s, &f->prompts[i], chunk, lone);
+            add_rows(f, &s, &f->prompts[i], chunk, single_row);
     if (s.batch.n_rows == 0)
         return false;
     forward_step(f->forward, &s.batch);

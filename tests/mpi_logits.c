@@ -121,17 +121,17 @@ typedef struct step {
     XXH3_state_t *digests[MAX_LOGITS];
 } step_t;
 
-static void want_logits(step_t *s, size_t row, bool lone, XXH3_state_t *digest)
+static void want_logits(step_t *s, size_t row, bool single_row, XXH3_state_t *digest)
 {
     s->digests[s->batch.n_logits] = digest;
-    s->logits[s->batch.n_logits++] = (forward_logits_row_t){row, lone};
+    s->logits[s->batch.n_logits++] = (forward_logits_row_t){row, single_row};
 }
 
 /* Appends the next rows of a prompt when they are of the class asked for. */
-static void add_sequence(step_t *s, prompt_t *p, const variant_t *v, bool lone)
+static void add_sequence(step_t *s, prompt_t *p, const variant_t *v, bool single_row)
 {
     bool prompt = p->done < p->n_prompt;
-    if (p->done == p->n_all || lone != (!prompt || p->n_prompt == 1))
+    if (p->done == p->n_all || single_row != (!prompt || p->n_prompt == 1))
         return;
     size_t n = prompt ? size_min(v->chunk, p->n_prompt - p->done) : 1;
     n = size_min(n, MAX_ROWS - s->batch.n_rows);
@@ -140,29 +140,29 @@ static void add_sequence(step_t *s, prompt_t *p, const variant_t *v, bool lone)
     s->sequences[s->batch.n_sequences++] = (forward_sequence_t){.first_row = s->batch.n_rows,
         .n_rows = n,
         .first_position = p->done,
-        .call_tokens = prompt ? p->n_prompt : 1,
-        .lone = lone,
+        .ref_q_len = prompt ? p->n_prompt : 1,
+        .single_row = single_row,
         .blocks = p->blocks};
     memcpy(s->ids + s->batch.n_rows, p->ids + p->done, n * sizeof *s->ids);
     s->batch.n_rows += n;
 }
 
-/* Lone logits first: the prompt's last row as generate() computes it, and rows fed one by one. */
+/* Single logits first: the prompt's last row as generate() computes it, and rows fed one by one. */
 static void list_logits(step_t *s, prompt_t **of)
 {
-    for (int lone = 1; lone >= 0; lone--)
+    for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = 0; i < s->batch.n_sequences; i++) {
             const forward_sequence_t *q = &s->sequences[i];
             prompt_t *p = of[i];
             bool prompt = q->first_position < p->n_prompt;
             bool last = q->first_position + q->n_rows == p->n_prompt;
-            if (lone && (!prompt || last))
+            if (single_row && (!prompt || last))
                 want_logits(s, q->first_row + q->n_rows - 1, true, p->digests[1]);
-            if (prompt && lone == (p->n_prompt == 1))
+            if (prompt && single_row == (p->n_prompt == 1))
                 for (size_t r = 0; r < q->n_rows; r++) {
                     bool some = (q->first_position + r) / 8 % 3 == 1;
                     if (wanted != WANT_SOME || some)
-                        want_logits(s, q->first_row + r, lone,
+                        want_logits(s, q->first_row + r, single_row,
                             p->digests[wanted == COUNT_SOME && !some ? 2 : 0]);
                 }
         }
@@ -174,10 +174,10 @@ static bool step(run_t *run, prompt_t *prompts, size_t n, const variant_t *v)
     prompt_t *of[MAX_PROMPTS];
     s.batch =
         (forward_batch_t){.token_ids = s.ids, .sequences = s.sequences, .logits_rows = s.logits};
-    for (int lone = 1; lone >= 0; lone--)
+    for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = 0; i < n; i++) {
             size_t before = s.batch.n_sequences;
-            add_sequence(&s, &prompts[i], v, lone);
+            add_sequence(&s, &prompts[i], v, single_row);
             if (s.batch.n_sequences > before)
                 of[before] = &prompts[i];
         }

@@ -183,7 +183,7 @@ static void a_row_does_not_depend_on_the_others(void **state)
         matrix_t w = {.format = format_dense(modes[m]), .rows = OUTPUTS, .columns = INPUTS};
         w.bytes = w.format->matrix_bytes(OUTPUTS, INPUTS);
         char *x = malloc(ROWS * INPUTS * e), *c = malloc(PANELS * ROWS * row_bytes);
-        char *lone = malloc(PANELS * row_bytes);
+        char *single_row = malloc(PANELS * row_bytes);
         w.panels = malloc(w.bytes);
         fill_elements(modes[m], FILL_UNIT, ROWS * INPUTS, x);
         fill_elements(modes[m], FILL_UNIT, w.bytes / e, w.panels);
@@ -195,14 +195,14 @@ static void a_row_does_not_depend_on_the_others(void **state)
         matrix_product(&k, dots[m], panels, PANELS, &all, leaf, leaf, c);
         for (size_t row = 0; row < ROWS; row++) {
             const matrix_rows_t one = {.x = x + row * INPUTS * e, .stride = INPUTS, .n = 1};
-            matrix_product(&k, dots[m], panels, PANELS, &one, leaf, leaf, lone);
+            matrix_product(&k, dots[m], panels, PANELS, &one, leaf, leaf, single_row);
             for (size_t p = 0; p < PANELS; p++)
                 assert_same(&k, "matrix_product of a row", c + (p * ROWS + row) * row_bytes,
-                    lone + p * row_bytes, matrix_panel_width(&w, p) * k.accumulator_bytes);
+                    single_row + p * row_bytes, matrix_panel_width(&w, p) * k.accumulator_bytes);
         }
         free(x);
         free(c);
-        free(lone);
+        free(single_row);
         free(w.panels);
     }
 }
@@ -243,23 +243,23 @@ static void panels_of_many_rows_equal_row_by_row(void **state)
     }
 }
 
-/* Rows in slabs give what they give row by row, where a kernel takes them so. */
-static void slabs_give_the_same(void **state)
+/* Rows in K-blocks give what they give row by row, where a kernel takes them so. */
+static void k_blocks_give_the_same(void **state)
 {
     (void)state;
     enum { MOST_ROWS = 70, INPUTS = 1216, WIDE = INPUTS + 6 };
     kernels_t k, scalar;
     kernels_get(&k, isa_detect(), DTYPE_BF16);
     kernels_get(&scalar, ISA_SCALAR, DTYPE_BF16);
-    assert_false(matrix_wants_slabs(&scalar, DOT_AMX, MOST_ROWS, INPUTS));
-    assert_false(matrix_wants_slabs(&k, DOT_CHAIN, MOST_ROWS, INPUTS));
-    assert_false(matrix_wants_slabs(&k, DOT_AMX, MOST_ROWS, INPUTS + 2));
-    if (!matrix_wants_slabs(&k, DOT_AMX, MOST_ROWS, INPUTS))
+    assert_false(matrix_wants_k_blocked(&scalar, DOT_AMX, MOST_ROWS, INPUTS));
+    assert_false(matrix_wants_k_blocked(&k, DOT_CHAIN, MOST_ROWS, INPUTS));
+    assert_false(matrix_wants_k_blocked(&k, DOT_AMX, MOST_ROWS, INPUTS + 2));
+    if (!matrix_wants_k_blocked(&k, DOT_AMX, MOST_ROWS, INPUTS))
         skip();
     matrix_t w = {.format = format_dense(DTYPE_BF16), .rows = KERNEL_PANEL, .columns = INPUTS};
     w.bytes = w.format->matrix_bytes(w.rows, INPUTS);
     w.panels = malloc(w.bytes);
-    uint16_t *x = malloc(MOST_ROWS * WIDE * 2), *slabs = malloc(MOST_ROWS * WIDE * 2);
+    uint16_t *x = malloc(MOST_ROWS * WIDE * 2), *k_blocked = malloc(MOST_ROWS * WIDE * 2);
     size_t c_bytes = MOST_ROWS * KERNEL_PANEL * sizeof(float);
     float *c = malloc(c_bytes), *expected = malloc(c_bytes);
     const panel_t panel = {&w, 0};
@@ -268,21 +268,23 @@ static void slabs_give_the_same(void **state)
             w.bytes / 2, w.panels);
         fill_elements(DTYPE_BF16, (kernel_fill_t)fill, MOST_ROWS * WIDE, x);
         for (size_t n = 2; n <= MOST_ROWS; n += 1 + n / 4) {
-            /* Slabs with room between them, in two calls as two threads would. */
-            size_t stride = (n + 3) * KERNEL_SLAB;
-            slabs = realloc(slabs, INPUTS / KERNEL_SLAB * stride * 2);
-            slabs_pack_rows(n / 2, INPUTS, x, WIDE, slabs, stride, 0);
-            slabs_pack_rows(n - n / 2, INPUTS, x + n / 2 * WIDE, WIDE, slabs, stride, n / 2);
-            const matrix_rows_t in_slabs = {.x = slabs, .stride = stride, .slabs = true, .n = n};
+            /* K-blocks with room between them, in two calls as two threads would. */
+            size_t stride = (n + 3) * KERNEL_K_BLOCK;
+            k_blocked = realloc(k_blocked, INPUTS / KERNEL_K_BLOCK * stride * 2);
+            k_blocks_pack_rows(n / 2, INPUTS, x, WIDE, k_blocked, stride, 0);
+            k_blocks_pack_rows(n - n / 2, INPUTS, x + n / 2 * WIDE, WIDE, k_blocked, stride, n / 2);
+            const matrix_rows_t is_k_blocked = {
+                .x = k_blocked, .stride = stride, .k_blocked = true, .n = n};
             const matrix_rows_t rows = {.x = x, .stride = WIDE, .n = n};
-            matrix_product(&k, DOT_AMX, &panel, 1, &in_slabs, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, c);
+            matrix_product(
+                &k, DOT_AMX, &panel, 1, &is_k_blocked, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, c);
             matrix_product(
                 &scalar, DOT_AMX, &panel, 1, &rows, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, expected);
-            assert_same(&k, "matrix_product of slabs", c, expected, n * KERNEL_PANEL * 4);
+            assert_same(&k, "matrix_product of K-blocks", c, expected, n * KERNEL_PANEL * 4);
         }
     }
     free(x);
-    free(slabs);
+    free(k_blocked);
     free(c);
     free(expected);
     free(w.panels);
@@ -366,7 +368,7 @@ int main(void)
         cmocka_unit_test(sums_of_granules_are_exact_and_equal),
         cmocka_unit_test(a_row_does_not_depend_on_the_others),
         cmocka_unit_test(panels_of_many_rows_equal_row_by_row),
-        cmocka_unit_test(slabs_give_the_same),
+        cmocka_unit_test(k_blocks_give_the_same),
         cmocka_unit_test(swiglu_of_every_gate_equals_scalar),
         cmocka_unit_test(the_start_up_test_passes_here),
         cmocka_unit_test(the_start_up_test_finds_a_wrong_kernel),

@@ -62,7 +62,7 @@ static void a_prompt_is_cut_into_chunks_and_then_decodes(void **state)
         assert_int_equal(entry->decode, expected[i].decode);
         assert_int_equal(entry->samples, expected[i].samples);
         assert_int_equal(entry->admitted, i == 0);
-        assert_int_equal(entry->call_tokens, expected[i].decode ? 1 : 14);
+        assert_int_equal(entry->ref_q_len, expected[i].decode ? 1 : 14);
         assert_int_equal(
             entry->token_ids[0], expected[i].decode ? 7 : 100 + (int)expected[i].position);
         assert_int_equal(
@@ -84,7 +84,7 @@ static void decodes_and_one_token_prompts_come_before_chunks(void **state)
     submit(scheduler, 1, 2);
     step = scheduler_plan(scheduler);
     assert_int_equal(step.n_entries, 3);
-    assert_int_equal(step.n_lone, 2);
+    assert_int_equal(step.n_single_rows, 2);
     assert_true(step.entries[0].decode);
     assert_int_equal(step.entries[1].handle, 2);
     assert_int_equal(step.entries[2].handle, 1);
@@ -253,12 +253,12 @@ static void check_step(load_t *load, const scheduler_step_t *step)
     for (size_t i = 0; i < step->n_entries; i++) {
         const scheduler_entry_t *entry = &step->entries[i];
         assert_in_range(entry->slot, 0, load->options.max_batch - 1);
-        assert_int_equal(entry->call_tokens == 1, i < step->n_lone);
+        assert_int_equal(entry->ref_q_len == 1, i < step->n_single_rows);
         assert_int_equal(entry->first_position, load->seen_rows[entry->handle]);
         assert_false(load->ended[entry->handle]);
         rows += entry->n_rows;
         prompt_rows += entry->decode ? 0 : entry->n_rows;
-        chunk_rows += entry->call_tokens > 1 ? entry->n_rows : 0;
+        chunk_rows += entry->ref_q_len > 1 ? entry->n_rows : 0;
         logits += entry->prompt_logits ? entry->n_rows : 0;
     }
     assert_int_equal(rows, step->n_rows);

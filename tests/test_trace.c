@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "comm/watch/trace_write.h"
 #include "engine/base/json.h"
 
@@ -76,23 +76,23 @@ static size_t count_slices(json_t *root)
 }
 
 static const trace_event_t one_step[] = {
-    {.ns = 10000, .kind = TRACE_ENTER, .what = HEART_WAIT_BROADCAST},
-    {.ns = 11000, .kind = TRACE_ENTER, .what = HEART_WAIT_BARRIER}, /* inside of the other */
+    {.ns = 10000, .kind = TRACE_ENTER, .what = PROGRESS_WAIT_BROADCAST},
+    {.ns = 11000, .kind = TRACE_ENTER, .what = PROGRESS_WAIT_BARRIER}, /* inside of the other */
     {.ns = 12000, .kind = TRACE_LEAVE},
     {.ns = 13500, .kind = TRACE_LEAVE},
     {.ns = 14000, .kind = TRACE_STEP},
-    {.ns = 14000, .kind = TRACE_PHASE, .what = HEART_ORDER},
+    {.ns = 14000, .kind = TRACE_PHASE, .what = PROGRESS_ORDER},
     {.ns = 15000, .kind = TRACE_ROWS, .value = 7},
-    {.ns = 15001, .kind = TRACE_PHASE, .what = HEART_EMBED},
-    {.ns = 16000, .kind = TRACE_PHASE, .what = HEART_QKV, .value = 4},
-    {.ns = 17000, .kind = TRACE_PHASE, .what = HEART_ATTENTION, .value = 4},
-    {.ns = 17500, .kind = TRACE_ENTER, .what = HEART_WAIT_GATHER},
+    {.ns = 15001, .kind = TRACE_PHASE, .what = PROGRESS_EMBED},
+    {.ns = 16000, .kind = TRACE_PHASE, .what = PROGRESS_QKV, .value = 4},
+    {.ns = 17000, .kind = TRACE_PHASE, .what = PROGRESS_ATTENTION, .value = 4},
+    {.ns = 17500, .kind = TRACE_ENTER, .what = PROGRESS_WAIT_GATHER},
     {.ns = 17900, .kind = TRACE_LEAVE},
-    {.ns = 18000, .kind = TRACE_PHASE, .what = HEART_O_PROJ, .value = 5}, /* a layer further */
-    {.ns = 19000, .kind = TRACE_PHASE, .what = HEART_IDLE},
-    {.ns = 19500, .kind = TRACE_PHASE, .what = HEART_SAMPLE},
-    {.ns = 20250, .kind = TRACE_PHASE, .what = HEART_IDLE},
-    {.ns = 90000, .kind = TRACE_ENTER, .what = HEART_WAIT_AGREE},
+    {.ns = 18000, .kind = TRACE_PHASE, .what = PROGRESS_O_PROJ, .value = 5}, /* a layer further */
+    {.ns = 19000, .kind = TRACE_PHASE, .what = PROGRESS_IDLE},
+    {.ns = 19500, .kind = TRACE_PHASE, .what = PROGRESS_SAMPLE},
+    {.ns = 20250, .kind = TRACE_PHASE, .what = PROGRESS_IDLE},
+    {.ns = 90000, .kind = TRACE_ENTER, .what = PROGRESS_WAIT_AGREE},
 };
 #define N_EVENTS (sizeof one_step / sizeof *one_step)
 
@@ -128,8 +128,8 @@ static void another_clock_is_brought_into_line(void **state)
         .at_ns = {1000000000, 1000020000}, .ahead_ns = {1000000000, 999999000}};
     const trace_event_t events[] = {
         {.ns = 1000000000, .kind = TRACE_STEP},
-        {.ns = 1000004000, .kind = TRACE_PHASE, .what = HEART_EMBED},
-        {.ns = 1000010000, .kind = TRACE_PHASE, .what = HEART_IDLE},
+        {.ns = 1000004000, .kind = TRACE_PHASE, .what = PROGRESS_EMBED},
+        {.ns = 1000010000, .kind = TRACE_PHASE, .what = PROGRESS_IDLE},
     };
     json_t *root = written(&clock, events, 3, 0, 1000020000);
     expect_slice(root, "step 0", "step", 0, 10.5);
@@ -142,7 +142,7 @@ static void what_was_before_the_trace_is_at_its_beginning(void **state)
     (void)state;
     const trace_event_t events[] = {
         {.ns = 500, .kind = TRACE_STEP},
-        {.ns = 3000, .kind = TRACE_PHASE, .what = HEART_IDLE},
+        {.ns = 3000, .kind = TRACE_PHASE, .what = PROGRESS_IDLE},
     };
     json_t *root = written(&same_clock, events, 2, 1000, 4000);
     expect_slice(root, "step 0", "step", 0, 2);

@@ -17,11 +17,11 @@ static const verdict_limits_t limits = {.limit = LIMIT, .quiet = QUIET, .seconds
 static void fill(verdict_view_t *views)
 {
     for (int r = 0; r < N; r++)
-        views[r] = (verdict_view_t){.heart = {.beats = 100,
+        views[r] = (verdict_view_t){.record = {.beats = 100,
                                         .step = 7,
                                         .layer = 2,
-                                        .phase = HEART_MLP,
-                                        .wait = HEART_WAIT_GATHER},
+                                        .phase = PROGRESS_MLP,
+                                        .wait = PROGRESS_WAIT_GATHER},
             .heard = true,
             .host = r < 2 ? "a" : "b",
             .pid = 70 + r};
@@ -68,7 +68,7 @@ static void having_nothing_to_do_is_no_fault(void **state)
     fill(views);
     all_still(views, 10 * LIMIT);
     for (int r = 0; r < N; r++)
-        views[r].heart.phase = HEART_IDLE;
+        views[r].record.phase = PROGRESS_IDLE;
     assert_int_equal(verdict_find(views, N, &limits), -1);
 }
 
@@ -88,7 +88,7 @@ static void a_loop_is_the_one_that_computes(void **state)
     verdict_view_t views[N];
     fill(views);
     all_still(views, LIMIT);
-    views[1].heart.wait = HEART_WAIT_NONE;
+    views[1].record.wait = PROGRESS_WAIT_NONE;
     expect(views, 1, "spin < main",
         "no progress for 10 s: rank 1 on a (process 71) has been for 10 s in step 7, layer 2, MLP; "
         "ranks 0, 2-3 wait in step 7, layer 2, MLP, gather of activations; its stack: spin < main");
@@ -100,9 +100,9 @@ static void of_those_that_wait_the_one_behind_is_named(void **state)
     verdict_view_t views[N];
     fill(views);
     all_still(views, LIMIT);
-    views[2].heart.step = 6;
-    views[2].heart.phase = HEART_SAMPLE;
-    views[2].heart.wait = HEART_WAIT_COLLECT;
+    views[2].record.step = 6;
+    views[2].record.phase = PROGRESS_SAMPLE;
+    views[2].record.wait = PROGRESS_WAIT_COLLECT;
     expect(views, 2, "",
         "no progress for 10 s: rank 2 on b (process 72) is behind the others and has waited for 10 "
         "s in step 6, sampling, collection; ranks 0-1, 3 wait in step 7, layer 2, MLP, gather of "
@@ -115,9 +115,9 @@ static void a_silent_rank_counts_more_than_one_that_computes(void **state)
     verdict_view_t views[N];
     fill(views);
     all_still(views, LIMIT);
-    views[1].heart.wait = HEART_WAIT_NONE;
+    views[1].record.wait = PROGRESS_WAIT_NONE;
     views[3].silent = LIMIT - 1;
-    views[3].heart.step = 5;
+    views[3].record.step = 5;
     expect(views, 3, "",
         "no progress for 10 s: rank 3 on b (process 73) has sent no heartbeat for 10 s (stopped, "
         "ended, or disconnected); it was last in step 5, layer 2, MLP, gather of "
@@ -130,7 +130,7 @@ static void a_silent_rank_is_missed_while_all_idle(void **state)
     verdict_view_t views[N];
     fill(views);
     for (int r = 0; r < N; r++)
-        views[r].heart.phase = HEART_IDLE, views[r].heart.wait = HEART_WAIT_NONE;
+        views[r].record.phase = PROGRESS_IDLE, views[r].record.wait = PROGRESS_WAIT_NONE;
     views[0].silent = LIMIT - 1;
     assert_int_equal(verdict_find(views, N, &limits), -1);
     views[0].silent = LIMIT;
@@ -160,7 +160,7 @@ static void a_process_that_has_ended_is_named_at_once(void **state)
     verdict_view_t views[N];
     fill(views);
     views[3].state = 'Z';
-    views[3].heart.wait = HEART_WAIT_NONE;
+    views[3].record.wait = PROGRESS_WAIT_NONE;
     expect(views, 3, "",
         "rank 3 on b (process 73) has ended; it was last in step 7, layer 2, MLP; ranks 0-2 wait "
         "in step 7, layer 2, MLP, gather of activations");
@@ -172,9 +172,9 @@ static void groups_that_run_side_by_side_are_judged_apart(void **state)
     verdict_view_t views[N];
     fill(views);
     all_still(views, LIMIT);
-    views[2].heart.group = views[3].heart.group = 2;
-    views[0].heart.phase = views[1].heart.phase = HEART_IDLE;
-    views[3].heart.wait = HEART_WAIT_NONE;
+    views[2].record.group = views[3].record.group = 2;
+    views[0].record.phase = views[1].record.phase = PROGRESS_IDLE;
+    views[3].record.wait = PROGRESS_WAIT_NONE;
     assert_int_equal(verdict_find(views, N, &limits), 3);
     views[2].still = 0;
     assert_int_equal(verdict_find(views, N, &limits), -1);
@@ -186,15 +186,15 @@ static void a_group_that_waits_for_another_one_that_gets_on_is_left_alone(void *
     verdict_view_t views[N];
     fill(views);
     all_still(views, LIMIT);
-    views[2].heart.group = views[3].heart.group = 2;
+    views[2].record.group = views[3].record.group = 2;
     for (int r = 0; r < N; r++)
-        views[r].heart.phase = HEART_LOAD;
-    views[0].heart.wait = views[1].heart.wait = HEART_WAIT_AGREE;
-    views[0].heart.wide = views[1].heart.wide = 1;
+        views[r].record.phase = PROGRESS_LOAD;
+    views[0].record.wait = views[1].record.wait = PROGRESS_WAIT_AGREE;
+    views[0].record.wide = views[1].record.wide = 1;
     views[2].still = 0;
     assert_int_equal(verdict_find(views, N, &limits), -1);
     views[2].still = LIMIT;
-    views[2].heart.wait = HEART_WAIT_NONE;
+    views[2].record.wait = PROGRESS_WAIT_NONE;
     assert_int_equal(verdict_find(views, N, &limits), 2);
 }
 
@@ -204,7 +204,7 @@ static void a_stopped_rank_needs_not_have_been_heard(void **state)
     verdict_view_t views[N];
     fill(views);
     views[3].heard = false;
-    views[3].heart = (heart_view_t){0};
+    views[3].record = (progress_view_t){0};
     views[3].state = 'T';
     views[3].silent = LIMIT - 1;
     assert_int_equal(verdict_find(views, N, &limits), -1);
@@ -222,9 +222,9 @@ static void one_that_was_never_heard_is_blamed_when_all_others_wait(void **state
     all_still(views, LIMIT);
     views[3].heard = false;
     views[3].silent = LIMIT;
-    views[3].heart = (heart_view_t){0};
+    views[3].record = (progress_view_t){0};
     assert_int_equal(verdict_find(views, N, &limits), 3);
-    views[1].heart.wait = HEART_WAIT_NONE;
+    views[1].record.wait = PROGRESS_WAIT_NONE;
     assert_int_equal(verdict_find(views, N, &limits), 1);
 }
 

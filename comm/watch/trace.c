@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "comm/internal.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "comm/watch/trace_write.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
@@ -124,7 +124,7 @@ int trace_open(trace_t **out, comm_t *comm, const char *path, size_t n_events, f
     if (path == NULL)
         return 0;
     trace_t *t = calloc(1, sizeof *t);
-    if (t == NULL || !trace_ring_open(&t->ring, n_events, HEART_IDLE))
+    if (t == NULL || !trace_ring_open(&t->ring, n_events, PROGRESS_IDLE))
         fail_set(fail, FAIL_MEMORY, "--trace: out of memory for %zu events", n_events);
     else if (comm->rank == 0)
         open_file(t, path, fail);
@@ -177,7 +177,7 @@ static const trace_event_t *piece_of(const trace_t *t, uint64_t done, uint64_t l
 static void send_events(const trace_t *t)
 {
     introduction_t own = introduce(t);
-    heart_wait_t outer = heart_enter(t->comm, HEART_WAIT_COLLECT);
+    progress_wait_t outer = progress_enter_wait(t->comm, PROGRESS_WAIT_COLLECT);
     MPI_Send(&own, sizeof own, MPI_BYTE, 0, TRACE_TAG, t->comm->world);
     for (uint64_t done = 0; done < own.n;) {
         size_t n;
@@ -185,7 +185,7 @@ static void send_events(const trace_t *t)
         MPI_Send(events, (int)(n * sizeof *events), MPI_BYTE, 0, TRACE_TAG, t->comm->world);
         done += n;
     }
-    heart_leave(t->comm, outer);
+    progress_leave_wait(t->comm, outer);
 }
 
 /* Rank 0. Events of one rank, its own or another's, through the buffer. */

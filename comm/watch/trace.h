@@ -1,4 +1,4 @@
-/* A timeline of all ranks: steps, phases and waits (heart.h), recorded when they begin and written
+/* A timeline of all ranks: steps, phases and waits (progress_record.h), recorded when they begin and written
  * to one file at the end.
  *
  * The file is in the JSON of Chrome's and Perfetto's traces (its "Trace Event Format", complete

@@ -2,7 +2,7 @@
 
 #include <inttypes.h>
 
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 
 /* The rank's time by rank 0's clock. Monotonic in ns, so that nested slices stay nested. */
 static uint64_t aligned(const trace_writer_t *w, uint64_t ns)
@@ -59,13 +59,13 @@ static void begin_slice(trace_slice_t *slice, uint64_t ns, uint64_t number)
 static void end_wait(trace_writer_t *w, uint64_t ns)
 {
     w->n_waits = 0;
-    end_slice(w, &w->wait, ns, "collective", heart_wait_name((int)w->wait.number));
+    end_slice(w, &w->wait, ns, "collective", progress_wait_name((int)w->wait.number));
 }
 
 static void end_phase(trace_writer_t *w, uint64_t ns)
 {
     end_wait(w, ns);
-    end_slice(w, &w->phase, ns, "phase", heart_phase_name((int)w->phase.number));
+    end_slice(w, &w->phase, ns, "phase", progress_phase_name((int)w->phase.number));
 }
 
 static void end_layer(trace_writer_t *w, uint64_t ns)
@@ -81,16 +81,17 @@ static void end_step(trace_writer_t *w)
 
 static void begin_phase(trace_writer_t *w, uint64_t ns, const trace_event_t *event)
 {
-    bool in_layer = event->what >= HEART_QKV && event->what <= HEART_DOWN_PROJ;
+    bool in_layer = event->what >= PROGRESS_QKV && event->what <= PROGRESS_DOWN_PROJ;
     end_phase(w, ns);
     if (w->layer.open && (!in_layer || w->layer.number != event->value))
         end_layer(w, ns);
     w->idle_ns = ns;
-    if (event->what == HEART_IDLE)
+    if (event->what == PROGRESS_IDLE)
         return;
-    if (event->what == HEART_WORK || event->what == HEART_OPEN || event->what == HEART_LOAD)
+    if (event->what == PROGRESS_WORK || event->what == PROGRESS_OPEN ||
+        event->what == PROGRESS_LOAD)
         end_step(w); /* of a model that was closed */
-    if (event->what == HEART_WORK)
+    if (event->what == PROGRESS_WORK)
         return;
     if (in_layer && !w->layer.open)
         begin_slice(&w->layer, ns, event->value);

@@ -24,8 +24,8 @@ bool verdict_answers(const verdict_view_t *view, const verdict_limits_t *limits)
 static bool waits_widely(const verdict_view_t *views, size_t n, int group)
 {
     for (size_t r = 0; r < n; r++)
-        if (views[r].heard && views[r].heart.group == group && views[r].heart.wide &&
-            views[r].heart.wait != HEART_WAIT_NONE)
+        if (views[r].heard && views[r].record.group == group && views[r].record.wide &&
+            views[r].record.wait != PROGRESS_WAIT_NONE)
             return true;
     return false;
 }
@@ -40,19 +40,19 @@ static bool is_stuck(const verdict_view_t *views, size_t n, int group, size_t li
         if (!view->heard)
             continue;
         all_still = all_still && view->still >= limit;
-        if (view->heart.group != group)
+        if (view->record.group != group)
             continue;
         if (view->still < limit)
             return false;
-        busy = busy || view->heart.phase != HEART_IDLE;
+        busy = busy || view->record.phase != PROGRESS_IDLE;
     }
     return busy && (all_still || !waits_widely(views, n, group));
 }
 
 /* A rank's position in its step: the order in which all ranks reach phases and waits. */
-static bool is_behind(const heart_view_t *a, const heart_view_t *b)
+static bool is_behind(const progress_view_t *a, const progress_view_t *b)
 {
-    bool a_waits = a->wait != HEART_WAIT_NONE, b_waits = b->wait != HEART_WAIT_NONE;
+    bool a_waits = a->wait != PROGRESS_WAIT_NONE, b_waits = b->wait != PROGRESS_WAIT_NONE;
     if (a_waits != b_waits)
         return b_waits;
     if (a->step != b->step)
@@ -69,13 +69,13 @@ static int find_behind(const verdict_view_t *views, size_t n, int group)
     bool wide = waits_widely(views, n, group);
     int culprit = -1;
     for (size_t r = 0; r < n; r++) {
-        const heart_view_t *heart = &views[r].heart;
-        bool is_idle = heart->phase == HEART_IDLE && heart->wait == HEART_WAIT_NONE;
-        if (views[r].heard && (heart->group == group || (wide && !is_idle)) &&
-            (culprit < 0 || is_behind(heart, &views[culprit].heart)))
+        const progress_view_t *record = &views[r].record;
+        bool is_idle = record->phase == PROGRESS_IDLE && record->wait == PROGRESS_WAIT_NONE;
+        if (views[r].heard && (record->group == group || (wide && !is_idle)) &&
+            (culprit < 0 || is_behind(record, &views[culprit].record)))
             culprit = (int)r;
     }
-    for (size_t r = 0; r < n && views[culprit].heart.wait != HEART_WAIT_NONE; r++)
+    for (size_t r = 0; r < n && views[culprit].record.wait != PROGRESS_WAIT_NONE; r++)
         if (!views[r].heard)
             return (int)r;
     return culprit;
@@ -105,9 +105,9 @@ int verdict_find(const verdict_view_t *views, size_t n, const verdict_limits_t *
         if (!is_known(&views[r]))
             continue;
         silent = silent || views[r].silent >= limits->limit;
-        if (stuck < 0 && views[r].heart.phase != HEART_IDLE &&
-            is_stuck(views, n, views[r].heart.group, limits->limit))
-            stuck = views[r].heart.group;
+        if (stuck < 0 && views[r].record.phase != PROGRESS_IDLE &&
+            is_stuck(views, n, views[r].record.group, limits->limit))
+            stuck = views[r].record.group;
     }
     if (!silent && stuck < 0)
         return -1;
@@ -133,24 +133,24 @@ __attribute__((format(printf, 2, 3))) static void add(text_t *text, const char *
     text->left -= used;
 }
 
-static bool has_layer(const heart_view_t *heart)
+static bool has_layer(const progress_view_t *record)
 {
-    return heart->phase >= HEART_QKV && heart->phase <= HEART_DOWN_PROJ;
+    return record->phase >= PROGRESS_QKV && record->phase <= PROGRESS_DOWN_PROJ;
 }
 
 /* "step 3, layer 2, MLP, gather of activations" */
-static void add_place(text_t *text, const heart_view_t *heart)
+static void add_place(text_t *text, const progress_view_t *record)
 {
-    if (heart->phase == HEART_IDLE)
-        add(text, heart->step == 0 ? "no step yet" : "no step since %llu",
-            (unsigned long long)heart->step);
-    else if (heart->phase > HEART_LOAD)
-        add(text, "step %llu, ", (unsigned long long)heart->step);
-    if (has_layer(heart))
-        add(text, "layer %u, ", heart->layer);
-    add(text, "%s", heart_phase_name(heart->phase));
-    if (heart->wait != HEART_WAIT_NONE)
-        add(text, ", %s", heart_wait_name(heart->wait));
+    if (record->phase == PROGRESS_IDLE)
+        add(text, record->step == 0 ? "no step yet" : "no step since %llu",
+            (unsigned long long)record->step);
+    else if (record->phase > PROGRESS_LOAD)
+        add(text, "step %llu, ", (unsigned long long)record->step);
+    if (has_layer(record))
+        add(text, "layer %u, ", record->layer);
+    add(text, "%s", progress_phase_name(record->phase));
+    if (record->wait != PROGRESS_WAIT_NONE)
+        add(text, ", %s", progress_wait_name(record->wait));
 }
 
 /* "rank 0", "ranks 0, 2-3": those for which `counts` holds; how many they are. */
@@ -193,11 +193,11 @@ static void add_culprit(
             "has sent no heartbeat for %.0f s (stopped, ended, or disconnected); "
             "it was last in ",
             silent);
-    else if (view->heart.wait == HEART_WAIT_NONE)
+    else if (view->record.wait == PROGRESS_WAIT_NONE)
         add(text, "has been for %.0f s in ", still);
     else
         add(text, "is behind the others and has waited for %.0f s in ", still);
-    add_place(text, &view->heart);
+    add_place(text, &view->record);
 }
 
 /* Ranks that became silent with the culprit, and where the others wait. */
@@ -206,7 +206,7 @@ static void add_others(text_t *text, const verdict_view_t *views, size_t n, int 
 {
     enum { MOST = 4096 };
     bool silent[MOST] = {0}, waiting[MOST] = {0};
-    const heart_view_t *place = NULL;
+    const progress_view_t *place = NULL;
     bool any_silent = false;
     if (n > MOST)
         n = MOST;
@@ -216,10 +216,10 @@ static void add_others(text_t *text, const verdict_view_t *views, size_t n, int 
             continue;
         silent[r] = !verdict_answers(view, limits);
         any_silent = any_silent || silent[r];
-        waiting[r] = !silent[r] && view->heart.wait != HEART_WAIT_NONE &&
-                     view->heart.group == views[culprit].heart.group;
-        if (waiting[r] && (place == NULL || is_behind(&view->heart, place)))
-            place = &view->heart;
+        waiting[r] = !silent[r] && view->record.wait != PROGRESS_WAIT_NONE &&
+                     view->record.group == views[culprit].record.group;
+        if (waiting[r] && (place == NULL || is_behind(&view->record, place)))
+            place = &view->record;
     }
     if (any_silent) {
         add(text, "; also silent: ");

@@ -7,16 +7,16 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 
 /* What a monitor knows of a rank. */
 typedef struct verdict_view {
-    heart_view_t heart; /* the latest that is known */
-    size_t still;       /* ticks since it changed */
-    size_t silent;      /* ticks since the last message of the rank's own watcher */
-    bool heard;         /* whether there was one: a rank whose messages never arrive is not
+    progress_view_t record; /* the latest that is known */
+    size_t still;           /* ticks since it changed */
+    size_t silent;          /* ticks since the last message of the rank's own watcher */
+    bool heard;             /* whether there was one: a rank whose messages never arrive is not
                          * judged */
-    char state;         /* of the process, as in /proc/PID/stat, reported by a rank of its host: 'T'
+    char state; /* of the process, as in /proc/PID/stat, reported by a rank of its host: 'T'
                  * stopped, 'Z' ended; 0 when nothing is known */
     const char *host;
     int pid;

@@ -8,16 +8,16 @@
 
 #include "comm/fault.h"
 #include "comm/internal.h"
-#include "comm/watch/heart.h"
 #include "comm/watch/process.h"
+#include "comm/watch/progress_record.h"
 #include "comm/watch/watcher.h"
 #include "engine/base/log.h"
 
 struct watchdog {
     comm_t *comm;
     watcher_t *watcher;
-    heart_t own;     /* this rank's record where ranks share no memory */
-    window_t hearts; /* [host ranks] */
+    progress_record_t own; /* this rank's record where ranks share no memory */
+    window_t records;      /* [host ranks] */
 };
 
 /* What ranks send each other about themselves. */
@@ -38,11 +38,11 @@ static int open_hearts(watchdog_t *w, fail_t *fail)
     MPI_Comm_size(comm->host, &host_size);
     bool shares = comm->path == COMM_AUTO && host_size > 1;
     if (shares)
-        window_open(
-            &w->hearts, comm, comm->host, (size_t)host_size * sizeof(heart_t), "heartbeats", fail);
+        window_open(&w->records, comm, comm->host, (size_t)host_size * sizeof(progress_record_t),
+            "heartbeats", fail);
     if (comm_agree(comm, fail) != 0)
         return fail->status;
-    comm->heart = shares ? (heart_t *)w->hearts.data + host_rank : &w->own;
+    comm->record = shares ? (progress_record_t *)w->records.data + host_rank : &w->own;
     return 0;
 }
 
@@ -85,8 +85,8 @@ static void fill_peers(
         /* Ranks of one host in separate containers do not see each other's processes. */
         if (on_host[r] && process_look(peer->pid).started != peer->started)
             peer->on_host = 0;
-        if (on_host[r] && w->hearts.data != NULL)
-            peer->heart = (const heart_t *)w->hearts.data + all[r].host_rank;
+        if (on_host[r] && w->records.data != NULL)
+            peer->record = (const progress_record_t *)w->records.data + all[r].host_rank;
     }
 }
 
@@ -114,7 +114,7 @@ static int begin(watchdog_t *w, size_t seconds, const watcher_judge_t *at, void 
     watcher_options_t options = {.rank = comm->rank,
         .size = comm->size,
         .seconds = seconds,
-        .heart = comm->heart,
+        .record = comm->record,
         .launcher = comm->size > 1 ? (int)getppid() : 0,
         .before_end = before_end};
     options.peers = calloc(n, sizeof *options.peers);
@@ -145,8 +145,8 @@ static void release(watchdog_t *w)
     if (w == NULL)
         return;
     watcher_close(w->watcher);
-    w->comm->heart = NULL;
-    window_close(&w->hearts);
+    w->comm->record = NULL;
+    window_close(&w->records);
     free(w);
 }
 
@@ -172,7 +172,7 @@ int watchdog_open(
         log_write(LOG_WARN, "%s: a hang of this run will not be reported", refused.message);
     else if (fail->status == 0 && open_hearts(w, fail) == 0 &&
              begin(w, seconds, &at, before_end, fail) == 0) {
-        comm_mark(comm, HEART_WORK, 0);
+        comm_set_phase(comm, PROGRESS_WORK, 0);
         *out = w;
         return 0;
     }

@@ -51,7 +51,7 @@ typedef struct word {
     uint64_t key;
     int32_t kind, from, about; /* ranks */
     int32_t state;             /* MATE: of the process */
-    heart_view_t heart;        /* HEART and MATE */
+    progress_view_t record;    /* HEART and MATE */
     char stack[STACK_BYTES];   /* STACK only: the others are sent without */
 } word_t;
 
@@ -67,7 +67,7 @@ struct watcher {
     struct sockaddr_in *places; /* [size] addresses of ranks' last messages; port 0: none came
                                  * yet */
     int host_index;             /* of the ranks on this host */
-    heart_view_t own;           /* this rank's record, with work counted as beats */
+    progress_view_t own;        /* this rank's record, with work counted as beats */
     process_work_t work;        /* at the last tick */
     uint64_t ticked_ns;         /* when that was */
     uint64_t n_moves;           /* ticks with progress but without a beat */
@@ -147,20 +147,20 @@ static int judge_index(const watcher_t *w)
     return -1;
 }
 
-static void take_heart(verdict_view_t *view, const heart_view_t *heart)
+static void take_heart(verdict_view_t *view, const progress_view_t *record)
 {
-    if (memcmp(&view->heart, heart, sizeof *heart) != 0)
+    if (memcmp(&view->record, record, sizeof *record) != 0)
         view->still = 0;
-    view->heart = *heart;
+    view->record = *record;
 }
 
-static void take_mate(watcher_t *w, int rank, char state, const heart_view_t *heart)
+static void take_mate(watcher_t *w, int rank, char state, const progress_view_t *record)
 {
     verdict_view_t *view = &w->views[rank];
     /* A later message of its own counts more. */
     view->state = state;
-    if (heart->beats > view->heart.beats)
-        take_heart(view, heart);
+    if (record->beats > view->record.beats)
+        take_heart(view, record);
 }
 
 static void tell_stack(watcher_t *w, int to)
@@ -181,10 +181,10 @@ static void take_word(watcher_t *w, word_t *word, const struct sockaddr_in *from
         view->heard = true;
         view->silent = 0;
         view->state = 0;
-        take_heart(view, &word->heart);
+        take_heart(view, &word->record);
         return;
     case WORD_MATE:
-        take_mate(w, word->about, (char)word->state, &word->heart);
+        take_mate(w, word->about, (char)word->state, &word->record);
         return;
     case WORD_CLAIM:
         w->claimed = w->n_ticks + CLAIM_TICKS;
@@ -326,20 +326,20 @@ static void tell_unheard(watcher_t *w)
 static void take_signal(watcher_t *w)
 {
     const verdict_view_t *own = &w->views[w->options.rank];
-    if (w->told_signal || own->heart.phase != HEART_IDLE || own->heart.wait != HEART_WAIT_NONE ||
-        own->still < SIGNAL_TICKS)
+    if (w->told_signal || own->record.phase != PROGRESS_IDLE ||
+        own->record.wait != PROGRESS_WAIT_NONE || own->still < SIGNAL_TICKS)
         return;
     for (int r = 0; r < w->options.size && !w->told_signal; r++)
-        if (r != w->options.rank && w->views[r].heart.signal != 0) {
+        if (r != w->options.rank && w->views[r].record.signal != 0) {
             w->told_signal = true;
-            kill(getpid(), w->views[r].heart.signal);
+            kill(getpid(), w->views[r].record.signal);
         }
 }
 
 static void judge(watcher_t *w, int which)
 {
     word_t word = word_of(w, WORD_HEART, w->options.rank);
-    word.heart = w->own;
+    word.record = w->own;
     verdict_limits_t limits = w->limits;
     limits.limit += which == 0 ? 0 : DEPUTY_TICKS;
     say_to_all(w, &word);
@@ -397,9 +397,9 @@ static void look_after_mates(watcher_t *w)
             continue;
         word_t word = word_of(w, WORD_MATE, rank);
         word.state = state == 't' ? 'T' : state;
-        if (peer->heart != NULL)
-            word.heart = heart_look(peer->heart);
-        take_mate(w, rank, (char)word.state, &word.heart);
+        if (peer->record != NULL)
+            word.record = progress_record_view(peer->record);
+        take_mate(w, rank, (char)word.state, &word.record);
         send_judges(w, &word);
     }
 }
@@ -415,23 +415,23 @@ static void end_orphan(watcher_t *w)
 /* This rank's record. While it reads its weights, bytes count as beats. In work without beats, CPU
  * time, reads and writes of the process count, and so does waiting for the other end of a stream,
  * such as a user. An idle rank that waits for a file system is at work. */
-static heart_view_t look_at_own(watcher_t *w)
+static progress_view_t look_at_own(watcher_t *w)
 {
-    heart_view_t heart = heart_look(w->options.heart);
-    if (heart.phase <= HEART_LOAD && heart.wait == HEART_WAIT_NONE) {
+    progress_view_t record = progress_record_view(w->options.record);
+    if (record.phase <= PROGRESS_LOAD && record.wait == PROGRESS_WAIT_NONE) {
         process_place_t place = process_place(w->main_thread);
         process_work_t before = w->work;
         w->work = process_work();
-        if (heart.phase == HEART_IDLE && place == PROCESS_IN_FILE)
-            heart.phase = HEART_WORK;
+        if (record.phase == PROGRESS_IDLE && place == PROCESS_IN_FILE)
+            record.phase = PROGRESS_WORK;
         bool moves = w->work.io_bytes >= before.io_bytes + WORK_BYTES;
-        if (heart.phase == HEART_WORK)
+        if (record.phase == PROGRESS_WORK)
             moves =
                 moves || place == PROCESS_IN_STREAM || w->work.cpu_ns >= before.cpu_ns + WORK_NS;
         w->n_moves += moves;
     }
-    heart.beats += w->n_moves;
-    return heart;
+    record.beats += w->n_moves;
+    return record;
 }
 
 /* A process that was stopped and continues has received nothing meanwhile: a monitor may be ending
@@ -457,7 +457,7 @@ static void tick(watcher_t *w)
     }
     w->views[w->options.rank].silent = 0;
     take_heart(&w->views[w->options.rank], &w->own);
-    word.heart = w->own;
+    word.record = w->own;
     send_judges(w, &word);
     if (w->options.launcher != 0 && getppid() != w->options.launcher)
         end_orphan(w);

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/status.h"
 
 #define WATCHER_JUDGES 2
@@ -33,17 +33,17 @@ typedef struct watcher_judge {
 typedef struct watcher_peer {
     char host[WATCHER_HOST_BYTES];
     int32_t pid;
-    int32_t on_host;      /* 1: on this rank's host */
-    uint64_t started;     /* as in /proc/PID/stat, so that another process of that id is detected */
-    const heart_t *heart; /* in memory shared with this rank; NULL: none */
+    int32_t on_host;  /* 1: on this rank's host */
+    uint64_t started; /* as in /proc/PID/stat, so that another process of that id is detected */
+    const progress_record_t *record; /* in memory shared with this rank; NULL: none */
 } watcher_peer_t;
 
 typedef struct watcher_options {
     int rank, size;
-    size_t seconds;        /* without progress; not 0 */
-    uint64_t key;          /* of this run: messages with another key are ignored */
-    heart_t *heart;        /* this rank's own; borrowed */
-    watcher_peer_t *peers; /* [size]; taken: freed by watcher_close */
+    size_t seconds;            /* without progress; not 0 */
+    uint64_t key;              /* of this run: messages with another key are ignored */
+    progress_record_t *record; /* this rank's own; borrowed */
+    watcher_peer_t *peers;     /* [size]; taken: freed by watcher_close */
     watcher_judge_t judges[WATCHER_JUDGES];
     int launcher;             /* process that started this one and whose end ends it; 0: none */
     void (*before_end)(void); /* called before the process ends; may be NULL */

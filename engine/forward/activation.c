@@ -35,15 +35,15 @@ size_t activation_stride(const model_t *m, shared_t which)
     return (lines | 1) * LINE_BYTES / m->kernels.element_bytes;
 }
 
-/* Whether the slices are whole slabs, and multiplied as such. */
-static bool can_be_slabs(const activation_t *a, const model_t *m, shared_t which, dot_t dot)
+/* Whether the slices are whole K-blocks, and multiplied as such. */
+static bool can_be_k_blocked(const activation_t *a, const model_t *m, shared_t which, dot_t dot)
 {
     if (which != SHARED_MLP || m->plan.combine != PLAN_GATHER)
         return false;
     for (size_t r = 0; r <= m->plan.n_ranks; r++)
-        if (a->begins[r] % KERNEL_SLAB != 0)
+        if (a->begins[r] % KERNEL_K_BLOCK != 0)
             return false;
-    return matrix_wants_slabs(&m->kernels, dot, KERNEL_MANY_ROWS, a->width);
+    return matrix_wants_k_blocked(&m->kernels, dot, KERNEL_MANY_ROWS, a->width);
 }
 
 static int set_slices(activation_t *a, const model_t *m, shared_t which, fail_t *fail)
@@ -85,7 +85,7 @@ int activation_open(activation_t *a, const model_t *m, comm_t *comm, shared_t wh
     }
     if (comm_agree(comm, fail) != 0)
         return fail->status;
-    a->can_be_slabs = comm_min(comm, can_be_slabs(a, m, which, dot)) != 0;
+    a->can_be_k_blocked = comm_min(comm, can_be_k_blocked(a, m, which, dot)) != 0;
     return 0;
 }
 
@@ -108,6 +108,6 @@ void activation_place(activation_t *a, bool in_own)
 void activation_lay(activation_t *a, size_t n_rows, bool tapped)
 {
     /* Columns of rows are gathered otherwise. */
-    a->slabs = a->can_be_slabs && !tapped && n_rows >= KERNEL_MANY_ROWS &&
-               (comm_stream_pays(a->stream, n_rows) || comm_buffer_is_shared(a->window));
+    a->k_blocked = a->can_be_k_blocked && !tapped && n_rows >= KERNEL_MANY_ROWS &&
+                   (comm_stream_pays(a->stream, n_rows) || comm_buffer_is_shared(a->window));
 }

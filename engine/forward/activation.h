@@ -2,10 +2,10 @@
  * exchange (exchange.h) brings the others'. Where it lies and how, is asked here alone.
  *
  * It lies in a window that ranks of a node share, or, where windows have small pages, for many rows
- * in this rank's own memory, from which the exchange copies. Its layout is rows, or slabs (kernels.h),
- * where AMX multiplies many of them: then the slabs of a rank follow each other, and the ranks' too,
+ * in this rank's own memory, from which the exchange copies. Its layout is rows, or K-blocks (kernels.h),
+ * where AMX multiplies many of them: then the K-blocks of a rank follow each other, and the ranks' too,
  * so that a slice begins at n_rows times its first column, and a tile that travels to another node
- * is one piece. A tap sees rows, so with one there are no slabs. Internal to engine/forward. */
+ * is one piece. A tap sees rows, so with one there are no K-blocks. Internal to engine/forward. */
 #ifndef CHOIR_FORWARD_ACTIVATION_H
 #define CHOIR_FORWARD_ACTIVATION_H
 
@@ -29,12 +29,12 @@ typedef struct activation {
     size_t width;  /* elements of a row */
     size_t stride; /* elements from row to row */
     size_t element_bytes;
-    size_t *begins;      /* [ranks + 1] elements: where slices begin */
-    size_t *begin_bytes; /* the same in bytes of a row, for comm_gather_columns */
-    bool can_be_slabs;   /* on every rank */
+    size_t *begins;        /* [ranks + 1] elements: where slices begin */
+    size_t *begin_bytes;   /* the same in bytes of a row, for comm_gather_columns */
+    bool can_be_k_blocked; /* on every rank */
     /* Of the current step. */
     char *data; /* the window, or own */
-    bool slabs;
+    bool k_blocked;
 } activation_t;
 
 /* A slice that travels while it is written is cut into tiles: some panels and all rows, or, of
@@ -71,8 +71,8 @@ static inline char *activation_at(const activation_t *a, size_t row, size_t colu
     return a->data + (row * a->stride + column) * a->element_bytes;
 }
 
-/* Where the first row of a slab lies, of n_rows in slabs. column: a multiple of KERNEL_SLAB */
-static inline char *activation_slab(const activation_t *a, size_t n_rows, size_t column)
+/* Where the first row of a K-block lies, of n_rows in K-blocks. column: a multiple of KERNEL_K_BLOCK */
+static inline char *activation_k_block(const activation_t *a, size_t n_rows, size_t column)
 {
     return a->data + column * n_rows * a->element_bytes;
 }

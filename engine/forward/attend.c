@@ -37,7 +37,7 @@ static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_
         .first_position = begin,
         .n_tokens = end - begin,
         .n_heads = plan_count(heads),
-        .call_tokens = s->call_tokens,
+        .ref_q_len = s->ref_q_len,
         .window = windowed ? c->sliding_window : 0,
         .tap = f->tap,
         .tap_row = row,

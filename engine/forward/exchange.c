@@ -30,7 +30,7 @@ static void begin_stream(forward_t *f, shared_t which)
     if (!comm_stream_pays(a->stream, f->rows.n))
         return;
     f->streaming = (int)which;
-    comm_stream_begin(a->stream, a->data, f->rows.n, a->slabs);
+    comm_stream_begin(a->stream, a->data, f->rows.n, a->k_blocked);
     f->n_tiles = comm_stream_tiles(a->stream);
     for (size_t i = 0; i < f->n_tiles; i++)
         atomic_store_explicit(&f->missing[i], tile_size(f, which, i), memory_order_relaxed);
@@ -100,7 +100,7 @@ static void copy_columns(char *to, const char *from, size_t begin, size_t end)
 }
 
 /* The same for the K-blocked layout, of which each thread has a share of every part's bytes. */
-static void copy_slabs(forward_t *f, size_t thread, const activation_t *a, bool out)
+static void copy_k_blocks(forward_t *f, size_t thread, const activation_t *a, bool out)
 {
     const size_t *begins = a->begin_bytes;
     size_t n_rows = f->rows.n;
@@ -120,8 +120,8 @@ static void copy_slabs(forward_t *f, size_t thread, const activation_t *a, bool 
  * rank's own columns out, or the others' in. */
 static void copy_rows(forward_t *f, size_t thread, const activation_t *a, bool out)
 {
-    if (a->slabs) {
-        copy_slabs(f, thread, a, out);
+    if (a->k_blocked) {
+        copy_k_blocks(f, thread, a, out);
         return;
     }
     size_t row_bytes = a->stride * a->element_bytes;

@@ -30,22 +30,22 @@ typedef struct forward_options {
     size_t max_context; /* keys of one sequence */
 } forward_options_t;
 
-/* Some rows of one sequence. Sequences with `lone` set (single rows) come first in a batch. */
+/* Some rows of one sequence. Sequences with `single` set (single rows) come first in a batch. */
 typedef struct forward_sequence {
     size_t first_row; /* its rows are [first_row, first_row + n_rows) of the batch */
     size_t n_rows;
     size_t first_position; /* position in the sequence of its first row */
-    size_t call_tokens; /* tokens of the call that Hugging Face would make for these rows: the whole
+    size_t ref_q_len; /* tokens of the call that Hugging Face would make for these rows: the whole
                          * prompt's length for a chunk of a prompt, 1 for a decode step */
-    bool lone; /* call_tokens == 1: a single row (M = 1), alone in its call (decode, one-token
+    bool single_row;  /* ref_q_len == 1: a single row (M = 1), alone in its call (decode, one-token
                 * prompt) */
     const int32_t
         *blocks; /* block ids of the cache covering positions 0 .. first_position + n_rows - 1 */
 } forward_sequence_t;
 
 typedef struct forward_logits_row {
-    size_t row; /* of the batch */
-    bool lone;  /* computed as a single row (generate()), or as one of its call's rows (plain
+    size_t row;      /* of the batch */
+    bool single_row; /* computed as a single row (generate()), or as one of its call's rows (plain
                  * forward) */
 } forward_logits_row_t;
 

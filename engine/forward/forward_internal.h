@@ -27,7 +27,7 @@ typedef struct thread_scratch {
 
 /* Buffers of a rank for itself. */
 typedef enum forward_place {
-    PLACE_NORMED,  /* [max(max_rows, max_logits), hidden stride] element; or in slabs */
+    PLACE_NORMED,  /* [max(max_rows, max_logits), hidden stride] element; or in K-blocks */
     PLACE_Q,       /* [max_rows, local heads * head_dim] element */
     PLACE_K,       /* [max_rows, local KV heads * head_dim] element */
     PLACE_V,       /* as PLACE_K */
@@ -57,7 +57,8 @@ struct forward {
     /* The current step. */
     const forward_batch_t *batch;
     struct {
-        size_t n, n_lone; /* current rows; the first n_lone are single rows (alone in their
+        size_t n,
+            n_single_rows; /* current rows; the first n_single_rows are single rows (alone in their
                            * calls) */
     } rows;
     bool narrows;           /* the last layer goes on with the kept rows only */
@@ -104,15 +105,15 @@ static inline size_t most_kv_group(const model_t *m)
     return m->config.num_attention_heads / m->config.num_key_value_heads;
 }
 
-/* Rows that are normalised before they are laid into slabs. */
-#define FORWARD_SLAB_ROWS 4
+/* Rows that are normalised before they are laid into K-blocks. */
+#define FORWARD_PACK_ROWS 4
 
-/* Whether this step's normalised rows lie in slabs (kernels.h). */
-static inline bool normed_in_slabs(const forward_t *f)
+/* Whether this step's normalised rows lie in K-blocks (kernels.h). */
+static inline bool normed_is_k_blocked(const forward_t *f)
 {
     const model_t *m = f->model;
     return f->tap == NULL &&
-           matrix_wants_slabs(&m->kernels, f->options.dot, f->rows.n, m->config.hidden_size);
+           matrix_wants_k_blocked(&m->kernels, f->options.dot, f->rows.n, m->config.hidden_size);
 }
 
 /* Whether the last layer will have other rows after attention than before, so that its attention's

@@ -1,7 +1,7 @@
 /* One layer of a step, phase by phase. */
 #include <string.h>
 
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/size.h"
 #include "engine/forward/exchange.h"
 #include "engine/forward/forward_internal.h"
@@ -10,18 +10,19 @@
 #include "engine/model/rope.h"
 
 /* The rows of the step for a product. */
-static matrix_rows_t rows_of(const forward_t *f, const void *x, bool slabs, size_t stride)
+static matrix_rows_t rows_of(const forward_t *f, const void *x, bool k_blocked, size_t stride)
 {
     return (matrix_rows_t){.x = x,
-        .stride = slabs ? f->rows.n * KERNEL_SLAB : stride,
-        .slabs = slabs,
+        .stride = k_blocked ? f->rows.n * KERNEL_K_BLOCK : stride,
+        .k_blocked = k_blocked,
         .n = f->rows.n,
-        .n_lone = f->rows.n_lone};
+        .n_single_rows = f->rows.n_single_rows};
 }
 
 static matrix_rows_t normed_rows(const forward_t *f)
 {
-    return rows_of(f, f->places[PLACE_NORMED].data, normed_in_slabs(f), f->shared[SHARED_X].stride);
+    return rows_of(
+        f, f->places[PLACE_NORMED].data, normed_is_k_blocked(f), f->shared[SHARED_X].stride);
 }
 
 /* Adds a matrix's bias to products in accumulators, as store() does before it rounds. The first
@@ -51,10 +52,10 @@ static void add_bias(const forward_t *f, const matrix_t *w, size_t first, size_t
 /* ---- Norm ------------------------------------------------------------------------------------ */
 
 /* Norms of this thread's rows, some at a time, which are then written in the K-blocked layout. */
-static void normalise_into_slabs(
+static void normalise_k_blocked(
     forward_t *f, size_t thread, team_part_t part, const activation_t *from, const void *weight)
 {
-    enum { TOGETHER = FORWARD_SLAB_ROWS };
+    enum { TOGETHER = FORWARD_PACK_ROWS };
     const model_t *m = f->model;
     size_t hidden = m->config.hidden_size;
     uint16_t *rows = (uint16_t *)f->threads[thread].products;
@@ -62,8 +63,8 @@ static void normalise_into_slabs(
         n = size_min(TOGETHER, part.end - row);
         m->kernels.rms_norm(n, hidden, activation_at(from, row, 0), from->stride, weight,
             m->config.rms_norm_eps, rows, hidden);
-        slabs_pack_rows(n, hidden, rows, hidden, (uint16_t *)f->places[PLACE_NORMED].data,
-            f->rows.n * KERNEL_SLAB, row);
+        k_blocks_pack_rows(n, hidden, rows, hidden, (uint16_t *)f->places[PLACE_NORMED].data,
+            f->rows.n * KERNEL_K_BLOCK, row);
     }
 }
 
@@ -75,8 +76,8 @@ static void normalise(forward_t *f, size_t thread, component_t component, size_t
     size_t hidden = f->model->config.hidden_size, stride = from->stride;
     team_part_t part = team_part(f->rows.n, thread, active_threads(f));
     char *normed = f->places[PLACE_NORMED].data + part.begin * stride * k->element_bytes;
-    if (normed_in_slabs(f)) {
-        normalise_into_slabs(f, thread, part, from, weight);
+    if (normed_is_k_blocked(f)) {
+        normalise_k_blocked(f, thread, part, from, weight);
     } else {
         k->rms_norm(part.end - part.begin, hidden, activation_at(from, part.begin, 0), stride,
             weight, f->model->config.rms_norm_eps, normed, stride);
@@ -139,7 +140,7 @@ static const forward_sequence_t *sequence_of(const forward_batch_t *batch, size_
 
 static bool has_call_tables(const forward_t *f, const forward_sequence_t *s)
 {
-    return !s->lone && rope_follows_length(&f->model->config, s->call_tokens);
+    return !s->single_row && rope_follows_length(&f->model->config, s->ref_q_len);
 }
 
 /* Tables of the rows whose calls are so long that frequencies follow their length. */
@@ -153,7 +154,7 @@ void forward_call_tables(forward_t *f, size_t thread)
         size_t begin = size_max(part.begin, s->first_row);
         size_t end = size_min(part.end, s->first_row + s->n_rows);
         if (begin < end && has_call_tables(f, s))
-            rope_call_tables(&m->config, m->mode, s->call_tokens,
+            rope_call_tables(&m->config, m->mode, s->ref_q_len,
                 s->first_position + begin - s->first_row, end - begin,
                 f->places[PLACE_COS].data + begin * row_bytes,
                 f->places[PLACE_SIN].data + begin * row_bytes);
@@ -307,10 +308,10 @@ static void project_back(forward_t *f, size_t thread, const residual_t *r, size_
 {
     const activation_t *input = &f->shared[r->input];
     bool reduce = f->model->plan.combine == PLAN_REDUCE;
-    const void *x = input->slabs ? input->data
-                                 : activation_at(input, 0,
-                                       reduce ? activation_slice(input, f->model->rank) : 0);
-    const panels_work_t work = {.rows = rows_of(f, x, input->slabs, input->stride),
+    const void *x = input->k_blocked ? input->data
+                                     : activation_at(input, 0,
+                                           reduce ? activation_slice(input, f->model->rank) : 0);
+    const panels_work_t work = {.rows = rows_of(f, x, input->k_blocked, input->stride),
         .matrices = {&f->model->layers[layer].of[r->role].matrix},
         .n_matrices = 1,
         .layer = layer,
@@ -339,15 +340,15 @@ static void store_mlp(forward_t *f, size_t thread, const panels_work_t *work, si
     add_bias(f, work->matrices[m + 1], column, n_rows, n, up, KERNEL_PANEL * accumulator(f));
     show_product(f, thread, COMPONENT_GATE_PROJ, work->layer, n_rows, first + column, n, gate);
     show_product(f, thread, COMPONENT_UP_PROJ, work->layer, n_rows, first + column, n, up);
-    if (!mlp->slabs) {
+    if (!mlp->k_blocked) {
         k->store_swiglu(
             n_rows, n, gate, up, KERNEL_PANEL, activation_at(mlp, 0, first + column), mlp->stride);
         return;
     }
-    for (size_t i = 0; i < n; i += KERNEL_SLAB)
-        k->store_swiglu(n_rows, KERNEL_SLAB, gate + i * k->accumulator_bytes,
+    for (size_t i = 0; i < n; i += KERNEL_K_BLOCK)
+        k->store_swiglu(n_rows, KERNEL_K_BLOCK, gate + i * k->accumulator_bytes,
             up + i * k->accumulator_bytes, KERNEL_PANEL,
-            activation_slab(mlp, n_rows, first + column + i), KERNEL_SLAB);
+            activation_k_block(mlp, n_rows, first + column + i), KERNEL_K_BLOCK);
 }
 
 /* Panels of gate_proj are multiplied before the same ones of up_proj, in groups: alternating at
@@ -369,33 +370,33 @@ static void project_mlp(forward_t *f, size_t thread, size_t layer)
 /* ---- A layer --------------------------------------------------------------------------------- */
 
 /* Thread 0 updates this rank's progress record. */
-static void mark(const forward_t *f, size_t thread, heart_phase_t phase, size_t layer)
+static void mark(const forward_t *f, size_t thread, progress_phase_t phase, size_t layer)
 {
     if (thread == 0)
-        comm_mark(f->comm, phase, layer);
+        comm_set_phase(f->comm, phase, layer);
 }
 
 void forward_layer(forward_t *f, size_t thread, size_t layer)
 {
     const model_weight_t *of = f->model->layers[layer].of;
-    mark(f, thread, HEART_QKV, layer);
+    mark(f, thread, PROGRESS_QKV, layer);
     normalise(f, thread, COMPONENT_NORMALIZED_INPUT, layer, SHARED_X, of[WEIGHT_INPUT_NORM].vector);
     project_qkv(f, thread, layer);
     rotate_and_cache(f, thread, layer);
     if (forward_narrows_at(f, layer) && f->kept_before[f->rows.n] == 0)
         return;
-    mark(f, thread, HEART_ATTENTION, layer);
+    mark(f, thread, PROGRESS_ATTENTION, layer);
     forward_attend(f, thread, layer);
     if (forward_narrows_at(f, layer))
         forward_narrow(f, thread);
     exchange_gather(
         f, thread, SHARED_ATTENTION, COMPONENT_ATTN_OUTPUT, layer, &f->times.attention_ns);
-    mark(f, thread, HEART_O_PROJ, layer);
+    mark(f, thread, PROGRESS_O_PROJ, layer);
     project_back(f, thread, &o_proj, layer);
-    mark(f, thread, HEART_MLP, layer);
+    mark(f, thread, PROGRESS_MLP, layer);
     normalise(f, thread, COMPONENT_NORMALIZED_AFTER_ATTN, layer, SHARED_X_MID,
         of[WEIGHT_POST_NORM].vector);
     project_mlp(f, thread, layer);
-    mark(f, thread, HEART_DOWN_PROJ, layer);
+    mark(f, thread, PROGRESS_DOWN_PROJ, layer);
     project_back(f, thread, &down_proj, layer);
 }

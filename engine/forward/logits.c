@@ -38,13 +38,13 @@ static void store_logits(forward_t *f, size_t thread, const panels_work_t *work,
 
 void forward_compute_logits(forward_t *f, size_t thread)
 {
-    size_t n = f->batch->n_logits, n_lone = 0;
-    while (n_lone < n && f->batch->logits_rows[n_lone].lone)
-        n_lone++;
+    size_t n = f->batch->n_logits, n_single_rows = 0;
+    while (n_single_rows < n && f->batch->logits_rows[n_single_rows].single_row)
+        n_single_rows++;
     const panels_work_t work = {.rows = {.x = f->places[PLACE_NORMED].data,
                                     .stride = f->shared[SHARED_X].stride,
                                     .n = n,
-                                    .n_lone = n_lone},
+                                    .n_single_rows = n_single_rows},
         .matrices = {model_lm_head(f->model)},
         .n_matrices = 1,
         .store = store_logits,

@@ -34,7 +34,7 @@ void forward_narrow(forward_t *f, size_t thread)
     if (!forward_alone(f, thread))
         return;
     f->rows.n = f->kept_before[f->rows.n];
-    f->rows.n_lone = f->kept_before[f->rows.n_lone];
+    f->rows.n_single_rows = f->kept_before[f->rows.n_single_rows];
     for (size_t i = 0; i < f->rows.n; i++)
         if (f->kept[i] != i)
             memcpy(activation_at(out, i, first), activation_at(out, f->kept[i], first), bytes);

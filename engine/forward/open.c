@@ -34,7 +34,7 @@ static size_t product_bytes(const forward_options_t *o, const model_t *m)
     size_t panels = size_max(matrix_panels_together(&m->kernels, o->dot), 2);
     size_t rows = size_max(o->max_rows, o->max_logits);
     return size_max(rows * KERNEL_PANEL * m->kernels.accumulator_bytes * panels,
-        FORWARD_SLAB_ROWS * m->config.hidden_size * m->kernels.element_bytes);
+        FORWARD_PACK_ROWS * m->config.hidden_size * m->kernels.element_bytes);
 }
 
 static size_t attention_bytes(const forward_options_t *o, const model_t *m)

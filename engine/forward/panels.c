@@ -1,6 +1,6 @@
 #include "engine/forward/panels.h"
 
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/size.h"
 #include "engine/forward/exchange.h"
 
@@ -46,7 +46,7 @@ static void run_part(
     char *sums = f->threads[thread].products;
     size_t bytes = panel_bytes(f, work), n_panels = part.end - part.begin;
     if (thread == 0)
-        comm_beat(f->comm);
+        comm_report_progress(f->comm);
     multiply(f, work, m, n, part, sums);
     for (size_t i = 0; i < n_panels; i++)
         work->store(f, thread, work, m, part.begin + i, sums + i * bytes, n_panels * bytes);

@@ -1,5 +1,5 @@
 /* One step: embedding, layers, logits. */
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "comm/watch/trace.h"
 #include "engine/base/clock.h"
 #include "engine/forward/exchange.h"
@@ -66,10 +66,10 @@ static void embed(forward_t *f, size_t thread)
 }
 
 /* Thread 0 updates this rank's progress record. */
-static void mark(const forward_t *f, size_t thread, heart_phase_t phase)
+static void mark(const forward_t *f, size_t thread, progress_phase_t phase)
 {
     if (thread == 0)
-        comm_mark(f->comm, phase, 0);
+        comm_set_phase(f->comm, phase, 0);
 }
 
 static void step_thread(void *context, size_t thread)
@@ -78,16 +78,16 @@ static void step_thread(void *context, size_t thread)
     if (thread == 0)
         f->mark_ns = clock_ns();
     f->model->kernels.amx_begin();
-    mark(f, thread, HEART_EMBED);
+    mark(f, thread, PROGRESS_EMBED);
     forward_call_tables(f, thread);
     embed(f, thread);
     for (size_t l = 0; l < f->model->config.num_hidden_layers; l++)
         forward_layer(f, thread, l);
-    mark(f, thread, HEART_LOGITS);
+    mark(f, thread, PROGRESS_LOGITS);
     if (f->batch->n_logits > 0)
         forward_compute_logits(f, thread);
     f->model->kernels.amx_end();
-    mark(f, thread, HEART_IDLE);
+    mark(f, thread, PROGRESS_IDLE);
 }
 
 /* Where windows have small pages only, many rows are computed in this rank's own memory and copied
@@ -117,9 +117,9 @@ void forward_step(forward_t *f, const forward_batch_t *batch)
     f->rows.n = batch->n_rows;
     f->streaming = NOT_STREAMING;
     forward_choose_kept(f);
-    f->rows.n_lone = 0;
-    for (size_t i = 0; i < batch->n_sequences && batch->sequences[i].lone; i++)
-        f->rows.n_lone += batch->sequences[i].n_rows;
+    f->rows.n_single_rows = 0;
+    for (size_t i = 0; i < batch->n_sequences && batch->sequences[i].single_row; i++)
+        f->rows.n_single_rows += batch->sequences[i].n_rows;
     team_run_active(f->team, step_thread, f);
     f->batch = NULL;
 }

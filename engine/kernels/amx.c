@@ -10,7 +10,7 @@
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
-enum { TILE = 16, STEP = KERNEL_SLAB }; /* rows, outputs; inputs of one instruction */
+enum { TILE = 16, STEP = KERNEL_K_BLOCK }; /* rows, outputs; inputs of one instruction */
 enum { FEW_ROWS = 1 };
 enum { LINE = 64, STEP_LINES = STEP * KERNEL_PANEL * 2 / LINE };
 #define AHEAD_BYTES 2048 /* bytes that weights are prefetched ahead for few rows */
@@ -217,7 +217,7 @@ static void plan_prefetch(block_t *s, size_t rows)
     s->next_lines = STEP_LINES / ((rows + TILE - 1) / TILE);
 }
 
-/* a: row 0. Strides as in tile_amx and tile_amx_slabs. */
+/* a: row 0. Strides as in tile_amx and tile_amx_k_blocked. */
 static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, size_t a_step,
     const void *b, size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
@@ -268,8 +268,8 @@ static void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b,
         multiply_strips(rows, a, a_stride, STEP, b, width, k, c, c_stride, mode);
 }
 
-static void tile_amx_slabs(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
-    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+static void tile_amx_k_blocked(size_t rows, const void *a, size_t a_stride, const void *b,
+    size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
     multiply_strips(rows, a, STEP, a_stride, b, width, k, c, c_stride, mode);
 }
@@ -280,7 +280,7 @@ void tiles_fill_amx(kernels_t *kernels)
         return;
     kernels->tile_amx = tile_amx;
     kernels->tile_amx_panels = NULL; /* nothing is widened */
-    kernels->tile_amx_slabs = tile_amx_slabs;
+    kernels->tile_amx_k_blocked = tile_amx_k_blocked;
     kernels->amx_begin = amx_begin;
     kernels->amx_end = amx_end;
 }

@@ -73,7 +73,7 @@ INLINE pair_t broadcast_pair(const uint16_t *x)
 
 /* Inputs [0, k), a page of weights or less, for `vectors` of a panel's outputs. odd and even may be
  * the same sums: of each pair the odd input comes first. */
-INLINE void lone_page(const int vectors, const uint16_t *x, const uint16_t *b, size_t width,
+INLINE void single_row_page(const int vectors, const uint16_t *x, const uint16_t *b, size_t width,
     size_t k, vec_f32_t *odd, vec_f32_t *even)
 {
     for (size_t i = 0; i < k; i += 2) {
@@ -91,7 +91,8 @@ INLINE void lone_page(const int vectors, const uint16_t *x, const uint16_t *b, s
 
 /* The dot product chain: all outputs at once, so that the panel is one stream and as many chains as
  * there are hide the latency. */
-INLINE void lone_chain(const int vectors, const uint16_t *x, const uint16_t *b, size_t k, float *c)
+INLINE void single_row_chain(
+    const int vectors, const uint16_t *x, const uint16_t *b, size_t k, float *c)
 {
     const size_t width = (size_t)vectors * LANES_F32;
     vec_f32_t sum[MOST_VECTORS];
@@ -99,14 +100,15 @@ INLINE void lone_chain(const int vectors, const uint16_t *x, const uint16_t *b, 
         sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
     for (size_t i = 0; i < k; i += SPAN) {
         prefetch_next_page(b + i * width, SPAN * width * sizeof *b);
-        lone_page(vectors, x + i, b + i * width, width, size_min(k - i, SPAN), sum, sum);
+        single_row_page(vectors, x + i, b + i * width, width, size_min(k - i, SPAN), sum, sum);
     }
     for (int v = 0; v < vectors; v++)
         *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
 }
 
 /* The dot product amx: two sums for an output, so fewer outputs at once; they stay on a page. */
-INLINE void lone_amx(const int vectors, const uint16_t *x, const uint16_t *b, size_t k, float *c)
+INLINE void single_row_amx(
+    const int vectors, const uint16_t *x, const uint16_t *b, size_t k, float *c)
 {
     const size_t width = (size_t)vectors * LANES_F32;
     for (size_t i = 0; i < k; i += SPAN) {
@@ -114,8 +116,8 @@ INLINE void lone_amx(const int vectors, const uint16_t *x, const uint16_t *b, si
         for (int first = 0; first < vectors; first += FEW_VECTORS) {
             const int n = vectors - first < FEW_VECTORS ? vectors - first : FEW_VECTORS;
             vec_f32_t odd[FEW_VECTORS] = {{0}}, even[FEW_VECTORS] = {{0}};
-            lone_page(n, x + i, b + i * width + 2 * LANES_F32 * first, width, size_min(k - i, SPAN),
-                odd, even);
+            single_row_page(n, x + i, b + i * width + 2 * LANES_F32 * first, width,
+                size_min(k - i, SPAN), odd, even);
             for (int v = 0; v < n; v++) {
                 mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * (first + v));
                 *sum = *sum + (even[v] + odd[v]);
@@ -137,8 +139,8 @@ INLINE void lone_amx(const int vectors, const uint16_t *x, const uint16_t *b, si
         }                                                                                          \
     }
 
-DEFINE_LONE(lone_chain_dispatch, lone_chain)
-DEFINE_LONE(lone_amx_dispatch, lone_amx)
+DEFINE_LONE(single_row_chain_dispatch, single_row_chain)
+DEFINE_LONE(single_row_amx_dispatch, single_row_amx)
 
 /* ---- More rows ------------------------------------------------------------------------------- */
 
@@ -330,13 +332,13 @@ DEFINE_DISPATCH(tile_spans)
 
 /* How a dot product is computed: c is continued. */
 typedef struct dot_kernels {
-    void (*lone)(const uint16_t *x, const uint16_t *b, size_t width, size_t k, float *c);
+    void (*single_row)(const uint16_t *x, const uint16_t *b, size_t width, size_t k, float *c);
     void (*tile)(bool packed, size_t rows, size_t vectors, const float *a, const tile_weights_t *b,
         size_t pairs, stream_t next, float *c, size_t c_stride);
 } dot_kernels_t;
 
-static const dot_kernels_t chain_kernels = {lone_chain_dispatch, tile_chain_dispatch};
-static const dot_kernels_t amx_kernels = {lone_amx_dispatch, tile_spans_dispatch};
+static const dot_kernels_t chain_kernels = {single_row_chain_dispatch, tile_chain_dispatch};
+static const dot_kernels_t amx_kernels = {single_row_amx_dispatch, tile_spans_dispatch};
 
 /* Vectors of outputs in a register tile. */
 static size_t tile_vectors(size_t rows, size_t width)
@@ -430,7 +432,7 @@ static void multiply(const job_t *whole)
 }
 
 /* A single row with one panel. */
-static void multiply_lone(const job_t *y, const uint16_t *b, float *c, tile_mode_t mode)
+static void multiply_single_rows(const job_t *y, const uint16_t *b, float *c, tile_mode_t mode)
 {
     float leaf[KERNEL_PANEL];
     float *sum = mode == TILE_ADD ? leaf : c;
@@ -438,7 +440,7 @@ static void multiply_lone(const job_t *y, const uint16_t *b, float *c, tile_mode
         memset(sum, 0, y->width * sizeof *sum);
     unsigned saved = _mm_getcsr();
     set_control(saved | FLUSH_BITS, sum);
-    y->dot->lone(y->a, b, y->width, y->k, sum);
+    y->dot->single_row(y->a, b, y->width, y->k, sum);
     set_control(saved, sum);
     for (size_t j = 0; j < y->width && mode == TILE_ADD; j++)
         c[j] += leaf[j];
@@ -477,7 +479,7 @@ static void run(const job_t *y, tile_mode_t mode)
 {
     if (y->rows == 1) {
         for (size_t p = 0; p < y->n_panels; p++)
-            multiply_lone(y, y->b[p], y->c + p * y->c_panel, mode);
+            multiply_single_rows(y, y->b[p], y->c + p * y->c_panel, mode);
         return;
     }
     if (mode == TILE_SET)

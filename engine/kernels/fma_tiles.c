@@ -55,10 +55,10 @@
 
 DEFINE_CHAIN(chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, FMA_F32, SET_F32, ROWS, VECTORS)
 DEFINE_CHAIN(
-    lone_chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, FMA_F32, SET_F32, 1, LONE_VECTORS)
+    single_row_chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, FMA_F32, SET_F32, 1, LONE_VECTORS)
 DEFINE_CHAIN(chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, FMA_F64, SET_F64, ROWS, VECTORS)
-DEFINE_CHAIN(
-    lone_chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, FMA_F64, SET_F64, 1, LONE_VECTORS)
+DEFINE_CHAIN(single_row_chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, FMA_F64, SET_F64, 1,
+    LONE_VECTORS)
 
 #define DEFINE_REGISTER_TILE(NAME, CHAIN, REAL, VEC, MEM, LANES, MOST_ROWS, MOST_VECTORS)          \
     INLINE void NAME(const int rows, const int vectors, const REAL *a, size_t a_stride,            \
@@ -83,12 +83,12 @@ DEFINE_CHAIN(
 
 DEFINE_REGISTER_TILE(
     register_tile_f32, chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, ROWS, VECTORS)
-DEFINE_REGISTER_TILE(
-    lone_register_tile_f32, lone_chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, 1, LONE_VECTORS)
+DEFINE_REGISTER_TILE(single_row_register_tile_f32, single_row_chain_f32, float, vec_f32_t,
+    mem_f32_t, LANES_F32, 1, LONE_VECTORS)
 DEFINE_REGISTER_TILE(
     register_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, ROWS, VECTORS)
-DEFINE_REGISTER_TILE(lone_register_tile_f64, lone_chain_f64, double, vec_f64_t, mem_f64_t,
-    LANES_F64, 1, LONE_VECTORS)
+DEFINE_REGISTER_TILE(single_row_register_tile_f64, single_row_chain_f64, double, vec_f64_t,
+    mem_f64_t, LANES_F64, 1, LONE_VECTORS)
 
 /* The leaves of each group, then the groups. */
 #define DEFINE_GROUPS_TILE(NAME, CHAIN, REAL, VEC, MEM, LANES, MOST_ROWS, MOST_VECTORS)            \
@@ -120,12 +120,12 @@ DEFINE_REGISTER_TILE(lone_register_tile_f64, lone_chain_f64, double, vec_f64_t, 
 
 DEFINE_GROUPS_TILE(
     groups_tile_f32, chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, ROWS, VECTORS)
-DEFINE_GROUPS_TILE(
-    lone_groups_tile_f32, lone_chain_f32, float, vec_f32_t, mem_f32_t, LANES_F32, 1, LONE_VECTORS)
+DEFINE_GROUPS_TILE(single_row_groups_tile_f32, single_row_chain_f32, float, vec_f32_t, mem_f32_t,
+    LANES_F32, 1, LONE_VECTORS)
 DEFINE_GROUPS_TILE(
     groups_tile_f64, chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, ROWS, VECTORS)
-DEFINE_GROUPS_TILE(
-    lone_groups_tile_f64, lone_chain_f64, double, vec_f64_t, mem_f64_t, LANES_F64, 1, LONE_VECTORS)
+DEFINE_GROUPS_TILE(single_row_groups_tile_f64, single_row_chain_f64, double, vec_f64_t, mem_f64_t,
+    LANES_F64, 1, LONE_VECTORS)
 
 /* Calls NAME with constant rows and vectors. */
 #define CASE(NAME, R, V)                                                                           \
@@ -141,7 +141,7 @@ DEFINE_GROUPS_TILE(
 #define CASES(NAME, R) CASE(NAME, R, 1) CASE(NAME, R, 2)
 #endif
 #define ALL_CASES(NAME)                                                                            \
-    LONE_CASES(lone_##NAME)                                                                        \
+    LONE_CASES(single_row_##NAME)                                                                  \
     CASES(NAME, 2) CASES(NAME, 3) CASES(NAME, 4) CASES(NAME, 5) CASES(NAME, 6)
 
 #define DEFINE_TILE(TILE, NAME, REAL, LANES)                                                       \

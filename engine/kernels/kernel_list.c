@@ -50,29 +50,30 @@ CALL(call_tile_groups)
         s->variant == 0 ? TILE_SET : TILE_ADD);
 }
 
-static size_t slab_stride(const kernel_shape_t *s)
+static size_t k_block_stride(const kernel_shape_t *s)
 {
-    return (s->rows + s->pad) * KERNEL_SLAB;
+    return (s->rows + s->pad) * KERNEL_K_BLOCK;
 }
 
-LAYOUT(slabs_layout)
+LAYOUT(k_blocked_layout)
 {
     tile_layout(kernels, s, b);
-    b[0].count = s->k / KERNEL_SLAB * slab_stride(s);
+    b[0].count = s->k / KERNEL_K_BLOCK * k_block_stride(s);
 }
 
-/* Tables without the kernel, scalar's among them, multiply slab after slab. */
-CALL(call_tile_amx_slabs)
+/* Tables without the kernel, scalar's among them, multiply K-block after K-block. */
+CALL(call_tile_amx_k_blocked)
 {
-    if (kernels->tile_amx_slabs != NULL) {
-        kernels->tile_amx_slabs(s->rows, d[0], slab_stride(s), d[1], s->n, s->k, d[2],
+    if (kernels->tile_amx_k_blocked != NULL) {
+        kernels->tile_amx_k_blocked(s->rows, d[0], k_block_stride(s), d[1], s->n, s->k, d[2],
             s->n + s->pad, (tile_mode_t)s->variant);
         return;
     }
     const uint16_t *a = d[0], *w = d[1];
-    for (size_t k = 0; k < s->k; k += KERNEL_SLAB)
-        kernels->tile_amx(s->rows, a + k / KERNEL_SLAB * slab_stride(s), KERNEL_SLAB, w + k * s->n,
-            s->n, KERNEL_SLAB, d[2], s->n + s->pad, k > 0 ? TILE_CHAIN : (tile_mode_t)s->variant);
+    for (size_t k = 0; k < s->k; k += KERNEL_K_BLOCK)
+        kernels->tile_amx(s->rows, a + k / KERNEL_K_BLOCK * k_block_stride(s), KERNEL_K_BLOCK,
+            w + k * s->n, s->n, KERNEL_K_BLOCK, d[2], s->n + s->pad,
+            k > 0 ? TILE_CHAIN : (tile_mode_t)s->variant);
 }
 
 static double product_flop(const kernel_shape_t *s)
@@ -382,8 +383,9 @@ const kernel_entry_t kernel_list[] = {
         tile_layout, call_tile, product_flop},
     {AMX_SLOT(tile_amx), 3, false, 70, 16, 64, 2, 130, {{1, 64, 1536, 0, 0}, {96, 64, 256, 0, 0}},
         tile_layout, call_tile_amx, product_flop},
-    {AMX_SLOT(tile_amx_slabs), 2, false, 70, 16, 64, 32, 320,
-        {{2, 64, 256, 0, 0}, {96, 64, 256, 0, 0}}, slabs_layout, call_tile_amx_slabs, product_flop},
+    {AMX_SLOT(tile_amx_k_blocked), 2, false, 70, 16, 64, 32, 320,
+        {{2, 64, 256, 0, 0}, {96, 64, 256, 0, 0}}, k_blocked_layout, call_tile_amx_k_blocked,
+        product_flop},
     {SLOT(tile_panels), PANELS_VARIANTS, false, 70, 16, 64, 2, 400,
         {{32, 64, 512, 0, 9}, {192, 64, 1024, 0, 9}}, panels_layout, call_tile_panels, panels_flop},
     {AMX_SLOT(tile_amx_panels), PANELS_VARIANTS, false, 70, 16, 64, 2, 400,

@@ -46,9 +46,9 @@
 #define KERNEL_LANES 16   /* a panel's width is a multiple of this */
 #define KERNEL_GRANULE 64 /* logits that are summed together */
 /* Inputs that the dot product amx adds in one operation, and inputs of a block of the K-blocked
- * layout (slabs): [inputs / KERNEL_SLAB][rows][KERNEL_SLAB]. An operation's 16 rows are then one
+ * layout (K-blocks): [inputs / KERNEL_K_BLOCK][rows][KERNEL_K_BLOCK]. An operation's 16 rows are then one
  * contiguous piece of 1 KiB. */
-#define KERNEL_SLAB 32
+#define KERNEL_K_BLOCK 32
 #define KERNEL_TILE_PANELS 4 /* at most, of kernels_t.tile_panels */
 /* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
  * small: the f32 logits are nearer to the f64 result than PyTorch's own (docs/parity.md). */
@@ -85,10 +85,10 @@ typedef struct kernels {
     void (*tile_amx)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
     /* The same for two or more rows in the K-blocked layout; a_stride: elements from block to
-     * block. k: a multiple of KERNEL_SLAB. NULL where no instruction is faster for it: everywhere
+     * block. k: a multiple of KERNEL_K_BLOCK. NULL where no instruction is faster for it: everywhere
      * but with AMX. */
-    void (*tile_amx_slabs)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
-        size_t k, void *c, size_t c_stride, tile_mode_t mode);
+    void (*tile_amx_k_blocked)(size_t rows, const void *a, size_t a_stride, const void *b,
+        size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode);
     /* The same by leaves and groups: a chain from +0 for each KERNEL_LEAF inputs, leaves added left
      * to right for each KERNEL_GROUP inputs, groups added left to right; TILE_SET, or TILE_ADD for
      * the next groups of a sum. Modes f32 and f64; NULL in bf16. */
@@ -254,18 +254,18 @@ typedef struct panel {
     size_t p;
 } panel_t;
 
-/* Rows that are multiplied; the first n_lone of n are single rows (M = 1), whose order may differ.
+/* Rows that are multiplied; the first n_single_rows of n are single rows (M = 1), whose order may differ.
  * x: [n, columns] element, padding inputs zero: row-major, stride elements apart, or K-blocked,
  * with stride elements from block to block. */
 typedef struct matrix_rows {
     const void *x;
     size_t stride;
-    bool slabs; /* only for DOT_AMX and kernels that have tile_amx_slabs */
-    size_t n, n_lone;
+    bool k_blocked; /* only for DOT_AMX and kernels that have tile_amx_k_blocked */
+    size_t n, n_single_rows;
 } matrix_rows_t;
 
 /* c = x W^T of n_panels panels, of matrices with the same columns, for a batch of rows in two
- * classes: single rows sum in leaves of leaf_lone inputs, the others in leaves of leaf_rows; leaves
+ * classes: single rows sum in leaves of leaf_single inputs, the others in leaves of leaf_rows; leaves
  * are added left to right. (f32 and f64: by leaves and groups, kernels_t.tile_groups.) A leaf of
  * MATRIX_ONE_LEAF is the whole row. One pass over the panels.
  * dot: DOT_AMX in mode bf16 only. c: [n_panels][n rows, KERNEL_PANEL] accumulator. The larger leaf
@@ -273,16 +273,16 @@ typedef struct matrix_rows {
 #define MATRIX_ONE_LEAF SIZE_MAX
 #define MATRIX_MAX_PANELS 16
 void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
-    const matrix_rows_t *rows, size_t leaf_lone, size_t leaf_rows, void *c);
+    const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c);
 
 /* Whether this number of rows is multiplied faster in the K-blocked layout. */
-bool matrix_wants_slabs(const kernels_t *kernels, dot_t dot, size_t n_rows, size_t columns);
+bool matrix_wants_k_blocked(const kernels_t *kernels, dot_t dot, size_t n_rows, size_t columns);
 
 /* Writes n bf16 rows into the K-blocked layout at row first_row.
- * src: [n, columns], src_stride apart; columns: a multiple of KERNEL_SLAB; slabs: slab_stride
+ * src: [n, columns], src_stride apart; columns: a multiple of KERNEL_K_BLOCK; k_blocked: k_block_stride
  * elements from block to block */
-void slabs_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_stride,
-    uint16_t *slabs, size_t slab_stride, size_t first_row);
+void k_blocks_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_stride,
+    uint16_t *k_blocked, size_t k_block_stride, size_t first_row);
 
 /* Panels per block of inputs for large M. */
 size_t matrix_panels_together(const kernels_t *kernels, dot_t dot);

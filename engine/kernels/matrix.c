@@ -119,19 +119,19 @@ void row_swap_pairs(size_t n, uint16_t *x)
     }
 }
 
-bool matrix_wants_slabs(const kernels_t *kernels, dot_t dot, size_t n_rows, size_t columns)
+bool matrix_wants_k_blocked(const kernels_t *kernels, dot_t dot, size_t n_rows, size_t columns)
 {
-    return dot == DOT_AMX && kernels->tile_amx_slabs != NULL && n_rows >= KERNEL_MANY_ROWS &&
-           columns % KERNEL_SLAB == 0;
+    return dot == DOT_AMX && kernels->tile_amx_k_blocked != NULL && n_rows >= KERNEL_MANY_ROWS &&
+           columns % KERNEL_K_BLOCK == 0;
 }
 
-void slabs_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_stride,
-    uint16_t *slabs, size_t slab_stride, size_t first_row)
+void k_blocks_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_stride,
+    uint16_t *k_blocked, size_t k_block_stride, size_t first_row)
 {
-    for (size_t i = 0; i < columns; i += KERNEL_SLAB) {
-        uint16_t *to = slabs + i / KERNEL_SLAB * slab_stride + first_row * KERNEL_SLAB;
+    for (size_t i = 0; i < columns; i += KERNEL_K_BLOCK) {
+        uint16_t *to = k_blocked + i / KERNEL_K_BLOCK * k_block_stride + first_row * KERNEL_K_BLOCK;
         for (size_t r = 0; r < n; r++)
-            memcpy(to + r * KERNEL_SLAB, src + r * src_stride + i, KERNEL_SLAB * sizeof *src);
+            memcpy(to + r * KERNEL_K_BLOCK, src + r * src_stride + i, KERNEL_K_BLOCK * sizeof *src);
     }
 }
 
@@ -140,15 +140,15 @@ typedef struct call {
     const kernels_t *kernels;
     dot_t dot;
     const matrix_rows_t *rows;
-    size_t n_lone, leaf_lone, leaf_rows, inputs;
+    size_t n_single_rows, leaf_single, leaf_rows, inputs;
 } call_t;
 
 /* Input k of a row; in the K-blocked layout k is the first of a block. */
 static const char *input_at(const call_t *y, size_t row, size_t k)
 {
     const matrix_rows_t *rows = y->rows;
-    size_t at =
-        rows->slabs ? k / KERNEL_SLAB * rows->stride + row * KERNEL_SLAB : row * rows->stride + k;
+    size_t at = rows->k_blocked ? k / KERNEL_K_BLOCK * rows->stride + row * KERNEL_K_BLOCK
+                                : row * rows->stride + k;
     return (const char *)rows->x + at * y->kernels->element_bytes;
 }
 
@@ -220,8 +220,8 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
                 rows, x, y->rows->stride, weights, width, block, to, KERNEL_PANEL, first);
         return;
     }
-    if (y->rows->slabs) {
-        kernels->tile_amx_slabs(
+    if (y->rows->k_blocked) {
+        kernels->tile_amx_k_blocked(
             rows, x, y->rows->stride, weights, width, block, to, KERNEL_PANEL, first);
         return;
     }
@@ -272,8 +272,8 @@ static void multiply_class(const call_t *y, const panel_t *panels, size_t n, siz
     size_t block, rows_class_t class, char *c)
 {
     size_t panel_bytes = panel_elements(y) * y->kernels->accumulator_bytes;
-    bool together =
-        class.n >= KERNEL_MANY_ROWS && !y->rows->slabs && tile_panels(y->kernels, y->dot) != NULL;
+    bool together = class.n >= KERNEL_MANY_ROWS && !y->rows->k_blocked &&
+                    tile_panels(y->kernels, y->dot) != NULL;
     for (size_t i = 0, m; i<n &&class.n> 0; i += m) {
         m = together ? panels_of_a_width(panels + i, n - i) : 1;
         if (together)
@@ -297,7 +297,7 @@ static size_t block_inputs(const call_t *y)
 {
     bool wide = y->kernels->mode != DTYPE_BF16;
     /* Weights that only one row uses need not stay in a cache. */
-    if (y->rows->n == 1 && y->leaf_lone == MATRIX_ONE_LEAF)
+    if (y->rows->n == 1 && y->leaf_single == MATRIX_ONE_LEAF)
         return y->inputs;
     if (y->rows->n < KERNEL_MANY_ROWS || (!wide && y->dot != DOT_AMX))
         return BLOCK_INPUTS;
@@ -306,17 +306,17 @@ static size_t block_inputs(const call_t *y)
 }
 
 void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
-    const matrix_rows_t *rows, size_t leaf_lone, size_t leaf_rows, void *c)
+    const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
 {
     const call_t y = {.kernels = kernels,
         .dot = dot,
         .rows = rows,
-        .n_lone = leaf_lone == leaf_rows ? 0 : rows->n_lone, /* else one class */
-        .leaf_lone = leaf_lone,
+        .n_single_rows = leaf_single == leaf_rows ? 0 : rows->n_single_rows, /* else one class */
+        .leaf_single = leaf_single,
         .leaf_rows = leaf_rows,
         .inputs = kernel_padded_inputs(kernels->mode, panels[0].matrix->columns)};
-    const rows_class_t lone = {0, y.n_lone, leaf_lone},
-                       others = {y.n_lone, rows->n - y.n_lone, leaf_rows};
+    const rows_class_t single_row = {0, y.n_single_rows, leaf_single},
+                       others = {y.n_single_rows, rows->n - y.n_single_rows, leaf_rows};
     size_t panel_bytes = panel_elements(&y) * kernels->accumulator_bytes;
     /* Few rows: panel after panel, in the order of memory. */
     size_t together = rows->n < KERNEL_MANY_ROWS ? 1 : n_panels, block = block_inputs(&y);
@@ -324,7 +324,7 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
         for (size_t k0 = 0; k0 < y.inputs; k0 += block) {
             char *to = (char *)c + first * panel_bytes;
             size_t n = size_min(block, y.inputs - k0);
-            multiply_class(&y, panels + first, together, k0, n, lone, to);
+            multiply_class(&y, panels + first, together, k0, n, single_row, to);
             multiply_class(&y, panels + first, together, k0, n, others, to);
         }
 }

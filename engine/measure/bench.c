@@ -251,7 +251,7 @@ static scheduler_entry_t entry_of(const bench_t *b, size_t s, size_t n_rows, boo
         .token_ids = decode ? &sequence->last : sequence->ids + sequence->n_done,
         .n_rows = n_rows,
         .first_position = sequence->n_done,
-        .call_tokens = decode ? 1 : prompt,
+        .ref_q_len = decode ? 1 : prompt,
         .decode = decode,
         .sampling = &greedy,
         .samples = decode || sequence->n_done + n_rows == prompt};
@@ -259,11 +259,11 @@ static scheduler_entry_t entry_of(const bench_t *b, size_t s, size_t n_rows, boo
 
 static int run_step(bench_t *b, size_t n_entries, size_t n_rows, fail_t *fail)
 {
-    bool lone = b->entries[0].call_tokens == 1;
+    bool single_row = b->entries[0].ref_q_len == 1;
     bool decode = b->entries[0].decode;
     const scheduler_step_t step = {.entries = b->entries,
         .n_entries = n_entries,
-        .n_lone = lone ? n_entries : 0,
+        .n_single_rows = single_row ? n_entries : 0,
         .n_rows = n_rows,
         .n_prompt_rows = decode ? 0 : n_rows};
     if (step_run(b->engine.step, &step, b->results, fail) != 0)

@@ -222,15 +222,16 @@ static void multiply_thread(void *context, size_t thread)
     const bench_gemm_options_t *o = g->options;
     const kernels_t *k = &g->kernels;
     const matrix_t *w = &g->ours[g->next % g->copies];
-    size_t n_lone = g->rows == 1;
+    size_t n_single_rows = g->rows == 1;
     char *c =
         g->products + thread * MOST_ROWS * KERNEL_PANEL * k->accumulator_bytes * MATRIX_MAX_PANELS;
     team_part_t part = team_part(matrix_n_panels(w), thread, g->threads);
     size_t panel_bytes = g->rows * KERNEL_PANEL * k->accumulator_bytes;
-    matrix_rows_t rows = {.x = g->x, .stride = g->x_stride, .n = g->rows, .n_lone = n_lone};
-    if (matrix_wants_slabs(k, o->dot, g->rows, g->inputs)) {
-        rows.slabs = true;
-        rows.stride = g->rows * KERNEL_SLAB;
+    matrix_rows_t rows = {
+        .x = g->x, .stride = g->x_stride, .n = g->rows, .n_single_rows = n_single_rows};
+    if (matrix_wants_k_blocked(k, o->dot, g->rows, g->inputs)) {
+        rows.k_blocked = true;
+        rows.stride = g->rows * KERNEL_K_BLOCK;
     }
     for (size_t p = part.begin, n; p < part.end; p += n) {
         n = size_min(

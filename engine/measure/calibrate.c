@@ -148,7 +148,7 @@ static bool is_one_step(const fit_t *f, size_t i)
 
 /* The sample of one sequence, and that of the most, in decode; in prefill the most rows of a step.
  */
-static size_t lone_sample(const fit_t *f)
+static size_t single_row_sample(const fit_t *f)
 {
     for (size_t i = 0; i < f->n; i++)
         if (f->samples[i].work.batch == 1)
@@ -237,12 +237,13 @@ static void solve(const double *a, const double *b, double *x, double *y)
 static void fit_rest(fit_t *f)
 {
     predict_rates_t *r = f->rates;
-    size_t lone = lone_sample(f), wide = wide_sample(f, true), many = wide_sample(f, false);
+    size_t single_row = single_row_sample(f), wide = wide_sample(f, true),
+           many = wide_sample(f, false);
     predict_result_t constant, wide_constant, slope, step;
-    const predict_split_t *d = &f->samples[lone].decode, *p = &f->samples[wide].prefill;
+    const predict_split_t *d = &f->samples[single_row].decode, *p = &f->samples[wide].prefill;
 
-    constant = model_of(f, lone, (predict_rates_t){.elementwise_layer_s = 1});
-    step = model_of(f, lone, (predict_rates_t){.elementwise_element_s = 1});
+    constant = model_of(f, single_row, (predict_rates_t){.elementwise_layer_s = 1});
+    step = model_of(f, single_row, (predict_rates_t){.elementwise_element_s = 1});
     slope = model_of(f, wide, (predict_rates_t){.elementwise_element_s = 1});
     wide_constant = model_of(f, wide, (predict_rates_t){.elementwise_layer_s = 1});
     solve((double[]){constant.decode.elementwise, step.decode.elementwise, d->elementwise},
@@ -254,7 +255,7 @@ static void fit_rest(fit_t *f)
         (double[]){layers, p->matrix + p->attention + p->elementwise, p->waiting},
         &r->waiting_layer_s, &r->waiting_share);
 
-    step = model_of(f, lone, (predict_rates_t){.sampling_row_s = 1});
+    step = model_of(f, single_row, (predict_rates_t){.sampling_row_s = 1});
     slope = model_of(f, many, (predict_rates_t){.sampling_row_s = 1});
     solve((double[]){1, step.decode.sampling, d->sampling},
         (double[]){1, slope.decode.sampling, f->samples[many].decode.sampling}, &r->sampling_step_s,
@@ -268,12 +269,13 @@ static double above_zero(double value)
 
 static void fit_exchange(fit_t *f)
 {
-    size_t lone = lone_sample(f), wide = wide_sample(f, true);
+    size_t single_row = single_row_sample(f), wide = wide_sample(f, true);
     if (f->plan->n_ranks == 1)
         return;
-    double messages = model_of(f, lone, (predict_rates_t){0}).decode.exchange;
-    double gathers = model_of(f, lone, (predict_rates_t){.gather_s = 1}).decode.exchange - messages;
-    f->rates->gather_s = above_zero(f->samples[lone].decode.exchange - messages) / gathers;
+    double messages = model_of(f, single_row, (predict_rates_t){0}).decode.exchange;
+    double gathers =
+        model_of(f, single_row, (predict_rates_t){.gather_s = 1}).decode.exchange - messages;
+    f->rates->gather_s = above_zero(f->samples[single_row].decode.exchange - messages) / gathers;
     double fixed =
         model_of(f, wide, (predict_rates_t){.gather_s = f->rates->gather_s}).prefill.exchange;
     double bytes = model_of(f, wide, (predict_rates_t){.copy_byte_s = 1}).prefill.exchange -

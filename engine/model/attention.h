@@ -35,7 +35,7 @@ typedef struct attention_unit {
     const int32_t *blocks;    /* of the sequence */
     size_t first_position;    /* of the first token */
     size_t n_tokens, n_heads; /* rows: token-major, then query heads of this KV head */
-    size_t call_tokens;       /* tokens of the reference's call */
+    size_t ref_q_len;         /* tokens of the reference's call */
     size_t window;            /* keys a row sees, itself included; 0: all */
     const void *q;            /* [n_tokens] rows q_stride apart, each [n_heads, head_dim] element */
     size_t q_stride;

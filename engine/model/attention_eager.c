@@ -72,7 +72,7 @@ static size_t first_key(const attention_unit_t *u, size_t row)
 /* Keys of the call that the reference makes, masked ones included. */
 static size_t call_keys(const attention_unit_t *u)
 {
-    return u->call_tokens == 1 ? u->first_position + 1 : u->call_tokens;
+    return u->ref_q_len == 1 ? u->first_position + 1 : u->ref_q_len;
 }
 
 /* Keys before a sliding window: their probability becomes exactly 0, and lanes still go by absolute
@@ -157,7 +157,7 @@ static float interleaved_dot(const float *x, const float *y, size_t n)
 static bool is_small(const attention_unit_t *u)
 {
     return u->kernels->mode == DTYPE_BF16 && u->order == ORDER_TORCH &&
-           u->total_heads * u->call_tokens * call_keys(u) * u->head_dim <= SMALL_PRODUCT;
+           u->total_heads * u->ref_q_len * call_keys(u) * u->head_dim <= SMALL_PRODUCT;
 }
 
 /* Element i of a bf16 panel's output n. */
@@ -181,7 +181,7 @@ static void small_attention(const attention_unit_t *u, eager_scratch_t *s)
     enum { MAX_SMALL = SMALL_PRODUCT };
     float x[MAX_SMALL], y[MAX_SMALL];
     size_t d = u->head_dim;
-    bool plain = u->call_tokens * call_keys(u) * d < SMALL_PLAIN;
+    bool plain = u->ref_q_len * call_keys(u) * d < SMALL_PLAIN;
     for (size_t r = 0; r < u->n_tokens * u->n_heads; r++) {
         size_t n_keys = position_of(u, r) + 1;
         uint16_t *weights = (uint16_t *)s->weights;
@@ -253,7 +253,7 @@ static void compute_outputs(
     const kernels_t *k = u->kernels;
     size_t rows = u->n_tokens * u->n_heads;
     size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(u->head_dim) - first_output);
-    size_t leaf = order_output_leaf(u->order, k->mode, call_keys(u), u->call_tokens == 1);
+    size_t leaf = order_output_leaf(u->order, k->mode, call_keys(u), u->ref_q_len == 1);
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
         const char *panel = v_block(u, key) + first_output * KV_BLOCK * k->element_bytes;
         size_t n = kernel_padded_inputs(k->mode, size_min(KV_BLOCK, n_keys - key));

@@ -65,7 +65,7 @@ typedef struct block {
 /* Rows of the reference's query block that holds the unit's tokens. */
 static size_t query_block_rows(const attention_unit_t *u)
 {
-    size_t s = u->call_tokens;
+    size_t s = u->ref_q_len;
     if (s == 1)
         return 1;
     size_t block = s >= 768 ? 256 : s >= 192 ? 64 : 32;
@@ -76,7 +76,7 @@ static size_t query_block_rows(const attention_unit_t *u)
 /* Keys that the reference's call has. */
 static size_t call_keys(const attention_unit_t *u)
 {
-    return u->call_tokens == 1 ? u->first_position + 1 : u->call_tokens;
+    return u->ref_q_len == 1 ? u->first_position + 1 : u->ref_q_len;
 }
 
 /* Scores are one chain over the inputs; otherwise they run in lanes. */
@@ -167,7 +167,7 @@ enum { ASK_PARTS = 3 };
 static void prefetch_next(const attention_unit_t *u, const block_t *b, size_t part)
 {
     const attention_unit_t *next = u->next;
-    if (b->first_key > 0 || next == NULL || next->call_tokens > 1)
+    if (b->first_key > 0 || next == NULL || next->ref_q_len > 1)
         return;
     size_t d = next->head_dim, pairs = d / 2;
     size_t n_keys = size_min(next->first_position + 1, PREFETCH_BYTES / (2 * d));
@@ -254,8 +254,8 @@ static void add_leaves(const attention_unit_t *u, sdpa_scratch_t *s, const block
 
 /* One query, the last of its call, so that it sees all keys of the block: keys in fours, then the
  * rest one by one, the last key first. */
-static void add_lone(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t rows,
-    size_t first_output, size_t width, float *out)
+static void add_single_rows(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b,
+    size_t rows, size_t first_output, size_t width, float *out)
 {
     const kernels_t *k = u->kernels;
     size_t fours = b->n_keys / 4 * 4;
@@ -280,7 +280,7 @@ static void compute_outputs(
         else if (b->n_queries > 1)
             chain(u, s, b, rows, 0, b->end, first, width, b->first_key != 0, out);
         else
-            add_lone(u, s, b, rows, first, width, out);
+            add_single_rows(u, s, b, rows, first, width, out);
     }
 }
 
@@ -288,15 +288,15 @@ static void begin_rows(const attention_unit_t *u, sdpa_scratch_t *s, size_t rows
 {
     size_t row_elements = u->n_heads * u->head_dim;
     size_t panels = (u->head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
-    bool lone = query_block_rows(u) == 1, lanes = needs_lanes(u);
+    bool single_row = query_block_rows(u) == 1, lanes = needs_lanes(u);
     for (size_t t = 0; t < u->n_tokens; t++) {
         const uint16_t *q = (const uint16_t *)u->q + t * u->q_stride;
         for (size_t i = 0; lanes && i < row_elements; i++)
             s->wide_q[t * row_elements + i] = f32_from_bf16(q[i]);
-        if (!lone)
+        if (!single_row)
             memcpy(s->q + t * row_elements, q, row_elements * sizeof *s->q);
     }
-    if (lone) /* all others set outputs at their first block */
+    if (single_row) /* all others set outputs at their first block */
         memset(s->out, 0, panels * rows * KERNEL_PANEL * sizeof *s->out);
     else
         row_swap_pairs(rows * u->head_dim, s->q);

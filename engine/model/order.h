@@ -11,7 +11,7 @@
 
 /* --order */
 typedef enum order {
-    ORDER_TORCH,  /* as Hugging Face transformers on PyTorch: prompt rows and lone rows differ */
+    ORDER_TORCH,  /* as Hugging Face transformers on PyTorch: prompt rows and single rows differ */
     ORDER_UNIFORM /* one rule for every row */
 } order_t;
 
@@ -28,16 +28,16 @@ typedef enum attention {
 #define ORDER_WIDE_LEAF KERNEL_LEAF
 #define ORDER_WIDE_KEY_LEAF 64
 
-/* Inputs of one leaf of a linear layer's sum over `inputs` inputs. lone: a single row (M = 1),
+/* Inputs of one leaf of a linear layer's sum over `inputs` inputs. single: a single row (M = 1),
  * alone in its call. With the dot product amx a leaf is the whole row in every order. */
 static inline size_t order_linear_leaf(
-    order_t order, dot_t dot, dtype_t mode, size_t inputs, bool lone)
+    order_t order, dot_t dot, dtype_t mode, size_t inputs, bool single_row)
 {
     if (mode != DTYPE_BF16)
         return ORDER_WIDE_LEAF;
     if (dot == DOT_AMX)
         return MATRIX_ONE_LEAF;
-    if (lone && order == ORDER_TORCH)
+    if (single_row && order == ORDER_TORCH)
         return 512;
     return inputs <= 1024 ? 512 : 1024;
 }
@@ -50,11 +50,12 @@ static inline size_t order_score_leaf(dtype_t mode, size_t head_dim)
 
 /* Keys of one leaf of eager attention's output. call_keys: all keys of the call, masked ones
  * included. */
-static inline size_t order_output_leaf(order_t order, dtype_t mode, size_t call_keys, bool lone)
+static inline size_t order_output_leaf(
+    order_t order, dtype_t mode, size_t call_keys, bool single_row)
 {
     if (mode != DTYPE_BF16)
         return ORDER_WIDE_KEY_LEAF;
-    return order == ORDER_UNIFORM || lone || call_keys <= 1024 ? 512 : 1024;
+    return order == ORDER_UNIFORM || single_row || call_keys <= 1024 ? 512 : 1024;
 }
 
 /* Whether eager attention sums its exponentials in 16 lanes (else left to right). */

@@ -172,12 +172,12 @@ void rope_tables(
     }
 }
 
-void rope_call_tables(const config_t *config, dtype_t mode, size_t call_tokens, size_t first,
+void rope_call_tables(const config_t *config, dtype_t mode, size_t ref_q_len, size_t first,
     size_t n, void *cosines, void *sines)
 {
     float inv_freq[MAX_HALF];
     size_t bytes = row_bytes(config, mode);
-    double factor = rope_frequencies(config, call_tokens, inv_freq);
+    double factor = rope_frequencies(config, ref_q_len, inv_freq);
     for (size_t p = 0; p < n; p++)
         table_row(inv_freq, half_of(config), factor, mode, first + p, (char *)cosines + p * bytes,
             (char *)sines + p * bytes);

@@ -24,8 +24,8 @@ void rope_tables(
 /* Whether rows of a call of `length` tokens need their own tables. */
 bool rope_follows_length(const config_t *config, size_t length);
 
-/* The same tables for positions of a call of call_tokens tokens. */
-void rope_call_tables(const config_t *config, dtype_t mode, size_t call_tokens, size_t first,
+/* The same tables for positions of a call of ref_q_len tokens. */
+void rope_call_tables(const config_t *config, dtype_t mode, size_t ref_q_len, size_t first,
     size_t n, void *cosines, void *sines);
 
 /* inv_freq: [head_dim / 2] of a call of `length` tokens; 0: of a short one. Returns the factor on

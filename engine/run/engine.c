@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "comm/fault.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/clock.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
@@ -129,11 +129,11 @@ int engine_open(engine_t **out, comm_t *comm, const engine_options_t *options, f
         free(e);
         return fail->status;
     }
-    comm_mark(comm, HEART_OPEN, 0);
+    comm_set_phase(comm, PROGRESS_OPEN, 0);
     fault_at("open");
     if (open_model(e, comm, options, fail) == 0)
         open_run(e, fail);
-    comm_mark(comm, HEART_IDLE, 0);
+    comm_set_phase(comm, PROGRESS_IDLE, 0);
     fault_at("opened");
     if (fail->status != 0) {
         engine_close(e);
@@ -160,7 +160,7 @@ void engine_close(engine_t *e)
     if (comm_rank(e->loaded.comm) == 0)
         engine_end(e, &success);
     /* It waits for no user any more, and may take its time. */
-    comm_mark(e->loaded.comm, HEART_WORK, 0);
+    comm_set_phase(e->loaded.comm, PROGRESS_WORK, 0);
     fault_at("close");
     scheduler_close(e->scheduler);
     step_close(e->step);
@@ -241,7 +241,7 @@ void engine_cancel(engine_t *e, uint64_t request)
 void engine_interrupt(engine_t *e, int signal)
 {
     atomic_store(&e->interrupted, true);
-    comm_mark_signal(e->loaded.comm, signal);
+    comm_record_signal(e->loaded.comm, signal);
 }
 
 bool engine_was_interrupted(const engine_t *e)

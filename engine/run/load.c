@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "comm/fault.h"
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/clock.h"
 #include "engine/base/digest.h"
 #include "engine/base/log.h"
@@ -242,7 +242,7 @@ int load_check(loaded_t *l, model_t *shape, capacity_t capacity, size_t cache_to
 static void tell_loading(void *context, uint64_t done, uint64_t total)
 {
     const loaded_t *l = context;
-    comm_mark(l->comm, HEART_LOAD, 0);
+    comm_set_phase(l->comm, PROGRESS_LOAD, 0);
     if (comm_rank(l->comm) == 0 && l->options.progress != NULL)
         l->options.progress(l->options.progress_context, done, total);
 }
@@ -267,7 +267,7 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
         checkpoint != NULL ? model_source_checkpoint(checkpoint) : model_source_random(&seed);
     if (checkpoint == NULL)
         log_write(LOG_INFO, "filling %zu layers with random weights", l->config.num_hidden_layers);
-    comm_mark(l->comm, HEART_LOAD, 0);
+    comm_set_phase(l->comm, PROGRESS_LOAD, 0);
     fault_at("load");
     store_loading_t loading;
     uint64_t begin = clock_ns();

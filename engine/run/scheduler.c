@@ -311,7 +311,7 @@ static bool is_decode(const sequence_t *sequence)
     return sequence->n_done >= sequence->n_prompt;
 }
 
-static size_t call_tokens(const sequence_t *sequence)
+static size_t ref_q_len(const sequence_t *sequence)
 {
     return is_decode(sequence) ? 1 : sequence->n_prompt;
 }
@@ -337,7 +337,7 @@ static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows)
         .token_ids = decode ? &sequence->last_token : sequence->ids + sequence->n_done,
         .n_rows = n_rows,
         .first_position = sequence->n_done,
-        .call_tokens = call_tokens(sequence),
+        .ref_q_len = ref_q_len(sequence),
         .decode = decode,
         .sampling = &sequence->sampling,
         .samples = reaches_end && sequence->max_tokens > 0,
@@ -384,7 +384,7 @@ static size_t affordable_rows(scheduler_t *s, sequence_t *sequence, const budget
     /* One-token prompts do not count, so that many of them cannot delay a longer one. */
     if (is_decode(sequence))
         return 1;
-    size_t rows = call_tokens(sequence) == 1 ? 1 : size_min(own_rows(s, sequence), budget->rows);
+    size_t rows = ref_q_len(sequence) == 1 ? 1 : size_min(own_rows(s, sequence), budget->rows);
     return sequence->want_prompt_logits
                ? size_min(rows, rows_before_logits(sequence) + budget->logits)
                : rows;
@@ -396,11 +396,11 @@ static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget
     scheduler_entry_t *entry = &entries[step->n_entries++];
     *entry = entry_of(sequence, n_rows);
     step->n_rows += n_rows;
-    step->n_lone += entry->call_tokens == 1;
+    step->n_single_rows += entry->ref_q_len == 1;
     if (entry->decode)
         return;
     step->n_prompt_rows += n_rows;
-    if (entry->call_tokens > 1)
+    if (entry->ref_q_len > 1)
         budget->rows -= n_rows;
     if (entry->prompt_logits) {
         size_t n_logits = n_rows - entry->first_logits_row;
@@ -414,11 +414,11 @@ scheduler_step_t scheduler_plan(scheduler_t *s)
     scheduler_step_t step = {.entries = s->entries};
     budget_t budget = {s->options.prefill_chunk, s->options.max_prompt_logits};
     admit(s);
-    for (int lone = 1; lone >= 0; lone--)
+    for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = 0; i < s->n_running; i++) {
             sequence_t *sequence = s->running[i];
             size_t n_rows = affordable_rows(s, sequence, &budget);
-            if ((call_tokens(sequence) == 1) == (lone == 1) && n_rows > 0)
+            if ((ref_q_len(sequence) == 1) == (single_row == 1) && n_rows > 0)
                 add_entry(&step, s->entries, &budget, sequence, n_rows);
         }
     return step;

@@ -72,7 +72,7 @@ typedef struct scheduler_entry {
     const int32_t *token_ids; /* [n_rows] */
     size_t n_rows;
     size_t first_position;
-    size_t call_tokens; /* the prompt's length, or 1 for a decode step (forward.h) */
+    size_t ref_q_len; /* the prompt's length, or 1 for a decode step (forward.h) */
     bool decode;
     const sampler_params_t *sampling;
     bool samples;       /* the next token is drawn from its last row */
@@ -81,8 +81,8 @@ typedef struct scheduler_entry {
 } scheduler_entry_t;
 
 typedef struct scheduler_step {
-    const scheduler_entry_t *entries; /* those of call_tokens 1 first */
-    size_t n_entries, n_lone;
+    const scheduler_entry_t *entries; /* those of ref_q_len 1 first */
+    size_t n_entries, n_single_rows;
     size_t n_rows, n_prompt_rows, n_prompt_logits;
 } scheduler_step_t;
 

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
@@ -30,7 +30,7 @@ typedef struct header {
 enum { ENTRY_ADMITTED = 1, ENTRY_SAMPLES = 2, ENTRY_PROMPT_LOGITS = 4, ENTRY_LONE = 8 };
 
 typedef struct wire_entry {
-    uint32_t slot, n_rows, first_position, call_tokens;
+    uint32_t slot, n_rows, first_position, ref_q_len;
     uint32_t n_blocks;         /* in the payload: only when admitted */
     uint32_t first_logits_row; /* of its rows: from here on with prompt logits */
     uint32_t flags;
@@ -250,12 +250,12 @@ static wire_entry_t wire_entry(const scheduler_entry_t *entry)
         .slot = (uint32_t)entry->slot,
         .n_rows = (uint32_t)entry->n_rows,
         .first_position = (uint32_t)entry->first_position,
-        .call_tokens = (uint32_t)entry->call_tokens,
+        .ref_q_len = (uint32_t)entry->ref_q_len,
         .n_blocks = entry->admitted ? (uint32_t)entry->n_blocks : 0,
         .first_logits_row = (uint32_t)entry->first_logits_row,
         .flags = (entry->admitted ? ENTRY_ADMITTED : 0) | (entry->samples ? ENTRY_SAMPLES : 0) |
                  (entry->prompt_logits ? ENTRY_PROMPT_LOGITS : 0) |
-                 (entry->call_tokens == 1 ? ENTRY_LONE : 0),
+                 (entry->ref_q_len == 1 ? ENTRY_LONE : 0),
     };
 }
 
@@ -323,8 +323,8 @@ static void read_payload(step_t *s, const header_t *header)
         s->sequences[i] = (forward_sequence_t){.first_row = row,
             .n_rows = entry->n_rows,
             .first_position = entry->first_position,
-            .call_tokens = entry->call_tokens,
-            .lone = has_flag(s, i, ENTRY_LONE),
+            .ref_q_len = entry->ref_q_len,
+            .single_row = has_flag(s, i, ENTRY_LONE),
             .blocks = slot->blocks};
         if (sampler_needs_seen(&slot->params))
             see_tokens(slot, token_ids + row, entry->n_rows);
@@ -337,9 +337,9 @@ static void read_payload(step_t *s, const header_t *header)
         .logits_rows = s->logits_rows};
 }
 
-static size_t add_logits_row(step_t *s, size_t row, bool lone)
+static size_t add_logits_row(step_t *s, size_t row, bool single_row)
 {
-    s->logits_rows[s->batch.n_logits] = (forward_logits_row_t){row, lone};
+    s->logits_rows[s->batch.n_logits] = (forward_logits_row_t){row, single_row};
     return s->batch.n_logits++;
 }
 
@@ -350,14 +350,14 @@ static void place_logits(step_t *s)
 {
     for (size_t i = 0; i < s->n_entries; i++) {
         const forward_sequence_t *sequence = &s->sequences[i];
-        bool wanted = sequence->lone && has_flag(s, i, ENTRY_PROMPT_LOGITS);
+        bool wanted = sequence->single_row && has_flag(s, i, ENTRY_PROMPT_LOGITS);
         if (has_flag(s, i, ENTRY_SAMPLES) || wanted)
             s->placed[i].sample = s->placed[i].prompt =
                 add_logits_row(s, sequence->first_row + sequence->n_rows - 1, true);
     }
     for (size_t i = 0; i < s->n_entries; i++) {
         const forward_sequence_t *sequence = &s->sequences[i];
-        if (sequence->lone || !has_flag(s, i, ENTRY_PROMPT_LOGITS))
+        if (sequence->single_row || !has_flag(s, i, ENTRY_PROMPT_LOGITS))
             continue;
         s->placed[i].prompt = s->batch.n_logits;
         for (size_t r = s->entries[i].first_logits_row; r < sequence->n_rows; r++)
@@ -455,7 +455,7 @@ static void take_step(step_t *s, const header_t *header)
     book(s, &s->times.exchange_ns);
     comm_follow_load(s->comm);
     forward_step(s->forward, &s->batch);
-    comm_mark(s->comm, HEART_SAMPLE, 0);
+    comm_set_phase(s->comm, PROGRESS_SAMPLE, 0);
     s->mark_ns = clock_ns(); /* forward_times has the step itself */
     gather_summaries(s);
     gather_prompt_logits(s);
@@ -532,7 +532,7 @@ int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fa
     if (atomic_load(s->interrupt))
         return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
     s->mark_ns = clock_ns();
-    comm_mark_step(s->comm);
+    comm_record_step(s->comm);
     header_t header = write_payload(s, plan);
     comm_bcast_idle(s->comm, &header, sizeof header);
     take_step(s, &header);
@@ -547,7 +547,7 @@ int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fa
         s->warned = true;
         log_write(LOG_WARN, "logits are not finite; NaN counts as the least likely");
     }
-    comm_mark(s->comm, HEART_IDLE, 0);
+    comm_set_phase(s->comm, PROGRESS_IDLE, 0);
     book(s, &s->times.sampling_ns);
     return fail->status;
 }
@@ -571,9 +571,9 @@ int step_follow(step_t *s, fail_t *fail)
         comm_bcast_idle(s->comm, &header, sizeof header);
         book(s, &s->times.waiting_ns);
         if (header.kind == MESSAGE_STEP) {
-            comm_mark_step(s->comm);
+            comm_record_step(s->comm);
             take_step(s, &header);
-            comm_mark(s->comm, HEART_IDLE, 0);
+            comm_set_phase(s->comm, PROGRESS_IDLE, 0);
         } else if (header.kind == MESSAGE_LOGITS) {
             gather_row(s, header.logits_row, NULL);
             book(s, &s->times.exchange_ns);

@@ -12,13 +12,13 @@
 
 /* Collective. Feeds n tokens; logits have been asked for. */
 static void feed(
-    pass_t *pass, const int32_t *ids, size_t first_position, size_t n, size_t call_tokens)
+    pass_t *pass, const int32_t *ids, size_t first_position, size_t n, size_t ref_q_len)
 {
     const verify_forward_t *v = pass->verify;
     forward_sequence_t sequence = {.n_rows = n,
         .first_position = first_position,
-        .call_tokens = call_tokens,
-        .lone = call_tokens == 1,
+        .ref_q_len = ref_q_len,
+        .single_row = ref_q_len == 1,
         .blocks = pass->blocks};
     plan_range_t vocab = model_share(v->model)->vocab;
     pass->batch.n_rows = n;

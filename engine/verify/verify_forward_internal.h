@@ -79,7 +79,7 @@ void verify_set_targets(pass_t *pass, bool decode, bool none, bool first);
 void verify_free_targets(pass_t *pass);
 
 /* Asks for the logits of a row of the batch. norm_row: of final_norm. */
-void verify_want_logits(pass_t *pass, size_t row, bool lone, size_t norm_row);
+void verify_want_logits(pass_t *pass, size_t row, bool single_row, size_t norm_row);
 /* The logits last asked for are row `row` of a tensor. kind: the tensor's; as: the report's row */
 void verify_expect_logits(pass_t *pass, size_t kind, size_t as, bool decode, size_t row);
 

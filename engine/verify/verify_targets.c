@@ -134,10 +134,10 @@ void verify_free_targets(pass_t *pass)
     pass->batch = (forward_batch_t){0};
 }
 
-void verify_want_logits(pass_t *pass, size_t row, bool lone, size_t norm_row)
+void verify_want_logits(pass_t *pass, size_t row, bool single_row, size_t norm_row)
 {
     pass->logits[pass->batch.n_logits] = (logits_target_t){.norm_row = norm_row};
-    pass->logits_rows[pass->batch.n_logits++] = (forward_logits_row_t){row, lone};
+    pass->logits_rows[pass->batch.n_logits++] = (forward_logits_row_t){row, single_row};
 }
 
 void verify_expect_logits(pass_t *pass, size_t kind, size_t as, bool decode, size_t row)

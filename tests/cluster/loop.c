@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "comm/watch/heart.h"
+#include "comm/watch/progress_record.h"
 #include "comm/watch/watchdog.h"
 #include "engine/forward/forward.h"
 #include "engine/run/engine.h"
@@ -143,17 +143,17 @@ static void run_into_loop(comm_t *comm, bool plants)
         const int32_t token = 100, blocks[N_BLOCKS] = {0, 1};
         const forward_sequence_t sequence = {.n_rows = 1,
             .first_position = position,
-            .call_tokens = 1,
-            .lone = true,
+            .ref_q_len = 1,
+            .single_row = true,
             .blocks = blocks};
-        const forward_logits_row_t logits = {.row = 0, .lone = true};
+        const forward_logits_row_t logits = {.row = 0, .single_row = true};
         const forward_batch_t batch = {.n_rows = 1,
             .n_sequences = 1,
             .n_logits = 1,
             .token_ids = &token,
             .sequences = &sequence,
             .logits_rows = &logits};
-        comm_mark_step(comm);
+        comm_record_step(comm);
         forward_step(forward, &batch);
     }
     fail_set(&fail, FAIL_USAGE, "nothing looped: there are fewer calls on this rank");
