@@ -208,7 +208,7 @@ static int store_argument(
                 continue;
             if (args_was_given(given, flag.arg->name))
                 return fail_set(fail, FAIL_USAGE,
-                    "expected one %s, found a second: \"%.80s\"; a text of several words stands in quotes",
+                    "expected one %s, found a second: \"%.80s\"; put a text of several words in quotes",
                     flag.arg->name, word);
             note_given(given, flag.arg);
             return store(&flag, word, fail);

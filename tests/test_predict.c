@@ -1,4 +1,4 @@
-/* The cost model against numbers reckoned by hand, and rates that come back from runs made of them.
+/* The cost model against numbers computed by hand, and rates that come back from runs made of them.
  */
 #include <math.h>
 #include <setjmp.h>

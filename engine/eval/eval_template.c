@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A field's path as it stands in the text, without braces and white space around it. */
+/* A field's path in the text, without braces and white space around it. */
 typedef struct path {
     const char *text;
     size_t bytes;

@@ -16,7 +16,7 @@
  *   sampling     constant + rows x vocabulary rows x s/row
  *
  * Of its last layer a prompt wants queries, keys and values of all rows, and the rest of those that
- * give logits (engine/forward/narrow.c); these are reckoned at the rates of decode steps.
+ * give logits (engine/forward/narrow.c); these are computed at the rates of decode steps.
  *
  * Rates are interpolated between measured sizes on logarithmic axes, and constant beyond them.
  * Links with a token bucket (those of virtual machines often have one) let a burst pass at once,

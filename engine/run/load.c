@@ -238,7 +238,7 @@ int load_check(loaded_t *l, model_t *shape, capacity_t capacity, size_t cache_to
 
 /* ---- Weights and cache ----------------------------------------------------------------------- */
 
-/* However slow a disk is, a rank that reads gets on. */
+/* Reading counts as progress, however slow the disk is. */
 static void tell_loading(void *context, uint64_t done, uint64_t total)
 {
     const loaded_t *l = context;

@@ -26,7 +26,7 @@ struct checkpoint {
     size_t n_tensors;
     checkpoint_tensor_t
         *tensors; /* in the order of their names; names belong to the files' headers */
-    /* A shard store: its sources stand in for the files, without descriptors. */
+    /* A shard store: its sources replace the files, without descriptors. */
     store_t *store;
     size_t *segments; /* [n_tensors] of the tensors */
     _Atomic uint64_t bytes_read;
