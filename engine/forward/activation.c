@@ -41,7 +41,7 @@ static bool can_be_k_blocked(const activation_t *a, const model_t *m, shared_t w
     if (which != SHARED_MLP || m->plan.combine != PLAN_GATHER)
         return false;
     for (size_t r = 0; r <= m->plan.n_ranks; r++)
-        if (a->begins[r] % KERNEL_K_BLOCK != 0)
+        if (activation_slice(a, r) % KERNEL_K_BLOCK != 0)
             return false;
     return matrix_wants_k_blocked(&m->kernels, dot, KERNEL_MANY_ROWS, a->width);
 }
@@ -50,14 +50,11 @@ static int set_slices(activation_t *a, const model_t *m, shared_t which, fail_t 
 {
     size_t n = m->plan.n_ranks;
     a->begins = calloc(n + 1, sizeof *a->begins);
-    a->begin_bytes = calloc(n + 1, sizeof *a->begin_bytes);
-    if (a->begins == NULL || a->begin_bytes == NULL)
+    if (a->begins == NULL)
         return fail_set(fail, FAIL_MEMORY, "activations: out of memory for %zu ranks", n);
     for (size_t r = 0; r < n; r++)
-        a->begins[r] = plan_dim_share(&m->plan, r, dim_of(which)).begin;
-    a->begins[n] = a->width;
-    for (size_t r = 0; r <= n; r++)
-        a->begin_bytes[r] = a->begins[r] * a->element_bytes;
+        a->begins[r] = plan_dim_share(&m->plan, r, dim_of(which)).begin * a->element_bytes;
+    a->begins[n] = a->width * a->element_bytes;
     return 0;
 }
 
@@ -76,7 +73,7 @@ int activation_open(activation_t *a, const model_t *m, comm_t *comm, shared_t wh
     if ((!reduce || which == SHARED_X) &&
         comm_buffer_open(comm, bytes, "activations", &a->window, fail) != 0)
         return fail->status;
-    if (!reduce && comm_stream_open(&a->stream, a->window, max_rows, row_bytes, a->begin_bytes,
+    if (!reduce && comm_stream_open(&a->stream, a->window, max_rows, row_bytes, a->begins,
                        tiling_of(m, which), fail) != 0)
         return fail->status;
     if (reduce || comm_buffer_has_small_pages(a->window)) {
@@ -96,7 +93,6 @@ void activation_close(activation_t *a)
     if (a->own_bytes != 0)
         memory_free(a->own, a->own_bytes);
     free(a->begins);
-    free(a->begin_bytes);
     *a = (activation_t){0};
 }
 

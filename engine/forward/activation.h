@@ -29,8 +29,7 @@ typedef struct activation {
     size_t width;  /* elements of a row */
     size_t stride; /* elements from row to row */
     size_t element_bytes;
-    size_t *begins;        /* [ranks + 1] elements: where slices begin */
-    size_t *begin_bytes;   /* the same in bytes of a row, for comm_gather_columns */
+    size_t *begins; /* [ranks + 1] bytes of a row: where slices begin (comm_gather_columns) */
     bool can_be_k_blocked; /* on every rank */
     /* Of the current step. */
     char *data; /* the window, or own */
@@ -62,7 +61,7 @@ void activation_lay(activation_t *activation, size_t n_rows, bool tapped);
 /* First element of a rank's slice; of the number of ranks: the end. */
 static inline size_t activation_slice(const activation_t *a, size_t rank)
 {
-    return a->begins[rank];
+    return a->begins[rank] / a->element_bytes;
 }
 
 /* Where an element lies, of an activation in rows. */

@@ -102,7 +102,7 @@ static void copy_columns(char *to, const char *from, size_t begin, size_t end)
 /* The same for the K-blocked layout, of which each thread has a share of every part's bytes. */
 static void copy_k_blocks(forward_t *f, size_t thread, const activation_t *a, bool out)
 {
-    const size_t *begins = a->begin_bytes;
+    const size_t *begins = a->begins;
     size_t n_rows = f->rows.n;
     char *window = comm_buffer_data(a->window);
     for (size_t r = 0; r < f->model->plan.n_ranks; r++) {
@@ -125,7 +125,7 @@ static void copy_rows(forward_t *f, size_t thread, const activation_t *a, bool o
         return;
     }
     size_t row_bytes = a->stride * a->element_bytes;
-    const size_t *begins = a->begin_bytes;
+    const size_t *begins = a->begins;
     size_t begin = begins[f->model->rank], end = begins[f->model->rank + 1];
     team_part_t rows = team_part(f->rows.n, thread, active_threads(f));
     for (size_t row = rows.begin; row < rows.end; row++) {
@@ -149,7 +149,7 @@ static void exchange(forward_t *f, shared_t which)
         comm_stream_end(f->shared[which].stream);
         f->streaming = NOT_STREAMING;
     } else {
-        comm_gather_columns(a->window, f->rows.n, a->stride * a->element_bytes, a->begin_bytes);
+        comm_gather_columns(a->window, f->rows.n, a->stride * a->element_bytes, a->begins);
     }
 }
 

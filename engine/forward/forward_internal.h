@@ -8,6 +8,7 @@
 
 #include <stdatomic.h>
 
+#include "comm/watch/progress_record.h"
 #include "engine/forward/activation.h"
 #include "engine/forward/forward.h"
 #include "engine/model/tap.h"
@@ -139,6 +140,9 @@ void forward_barrier(forward_t *f, size_t thread, uint64_t *kind);
  * with forward_go_on. */
 bool forward_alone(forward_t *f, size_t thread);
 void forward_go_on(forward_t *f, uint64_t *kind);
+
+/* Thread 0 tells who watches this rank which phase of a layer begins, 0 outside of layers. */
+void forward_mark(const forward_t *f, size_t thread, progress_phase_t phase, size_t layer);
 
 /* ---- Phases: each runs on all threads -------------------------------------------------------- */
 

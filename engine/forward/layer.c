@@ -1,7 +1,6 @@
 /* One layer of a step, phase by phase. */
 #include <string.h>
 
-#include "comm/watch/progress_record.h"
 #include "engine/base/size.h"
 #include "engine/forward/exchange.h"
 #include "engine/forward/forward_internal.h"
@@ -369,34 +368,27 @@ static void project_mlp(forward_t *f, size_t thread, size_t layer)
 
 /* ---- A layer --------------------------------------------------------------------------------- */
 
-/* Thread 0 updates this rank's progress record. */
-static void mark(const forward_t *f, size_t thread, progress_phase_t phase, size_t layer)
-{
-    if (thread == 0)
-        comm_set_phase(f->comm, phase, layer);
-}
-
 void forward_layer(forward_t *f, size_t thread, size_t layer)
 {
     const model_weight_t *of = f->model->layers[layer].of;
-    mark(f, thread, PROGRESS_QKV, layer);
+    forward_mark(f, thread, PROGRESS_QKV, layer);
     normalise(f, thread, COMPONENT_NORMALIZED_INPUT, layer, SHARED_X, of[WEIGHT_INPUT_NORM].vector);
     project_qkv(f, thread, layer);
     rotate_and_cache(f, thread, layer);
     if (forward_narrows_at(f, layer) && f->kept_before[f->rows.n] == 0)
         return;
-    mark(f, thread, PROGRESS_ATTENTION, layer);
+    forward_mark(f, thread, PROGRESS_ATTENTION, layer);
     forward_attend(f, thread, layer);
     if (forward_narrows_at(f, layer))
         forward_narrow(f, thread);
     exchange_gather(
         f, thread, SHARED_ATTENTION, COMPONENT_ATTN_OUTPUT, layer, &f->times.attention_ns);
-    mark(f, thread, PROGRESS_O_PROJ, layer);
+    forward_mark(f, thread, PROGRESS_O_PROJ, layer);
     project_back(f, thread, &o_proj, layer);
-    mark(f, thread, PROGRESS_MLP, layer);
+    forward_mark(f, thread, PROGRESS_MLP, layer);
     normalise(f, thread, COMPONENT_NORMALIZED_AFTER_ATTN, layer, SHARED_X_MID,
         of[WEIGHT_POST_NORM].vector);
     project_mlp(f, thread, layer);
-    mark(f, thread, PROGRESS_DOWN_PROJ, layer);
+    forward_mark(f, thread, PROGRESS_DOWN_PROJ, layer);
     project_back(f, thread, &down_proj, layer);
 }

@@ -1,5 +1,4 @@
 /* One step: embedding, layers, logits. */
-#include "comm/watch/progress_record.h"
 #include "comm/watch/trace.h"
 #include "engine/base/clock.h"
 #include "engine/forward/exchange.h"
@@ -39,6 +38,12 @@ void forward_go_on(forward_t *f, uint64_t *kind)
     team_release(f->team);
 }
 
+void forward_mark(const forward_t *f, size_t thread, progress_phase_t phase, size_t layer)
+{
+    if (thread == 0)
+        comm_set_phase(f->comm, phase, layer);
+}
+
 /* ---- A step ---------------------------------------------------------------------------------- */
 
 /* Sends the embedding's rows that this rank owns to all, directly into the residual stream where
@@ -65,29 +70,22 @@ static void embed(forward_t *f, size_t thread)
     exchange_embedding(f, thread);
 }
 
-/* Thread 0 updates this rank's progress record. */
-static void mark(const forward_t *f, size_t thread, progress_phase_t phase)
-{
-    if (thread == 0)
-        comm_set_phase(f->comm, phase, 0);
-}
-
 static void step_thread(void *context, size_t thread)
 {
     forward_t *f = context;
     if (thread == 0)
         f->mark_ns = clock_ns();
     f->model->kernels.amx_begin();
-    mark(f, thread, PROGRESS_EMBED);
+    forward_mark(f, thread, PROGRESS_EMBED, 0);
     forward_call_tables(f, thread);
     embed(f, thread);
     for (size_t l = 0; l < f->model->config.num_hidden_layers; l++)
         forward_layer(f, thread, l);
-    mark(f, thread, PROGRESS_LOGITS);
+    forward_mark(f, thread, PROGRESS_LOGITS, 0);
     if (f->batch->n_logits > 0)
         forward_compute_logits(f, thread);
     f->model->kernels.amx_end();
-    mark(f, thread, PROGRESS_IDLE);
+    forward_mark(f, thread, PROGRESS_IDLE, 0);
 }
 
 /* Where windows have small pages only, many rows are computed in this rank's own memory and copied

@@ -53,6 +53,5 @@ const component_info_t *component_info(component_t component)
 
 bool component_is_in(const config_t *config, component_t component)
 {
-    unsigned needs = components[component].needs;
-    return needs == 0 || (needs & arch_parts(config)) != 0;
+    return arch_has(config, components[component].needs);
 }

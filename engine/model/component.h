@@ -69,7 +69,7 @@ static inline const char *component_name(component_t component)
     return component_info(component)->name;
 }
 
-/* Whether the model computes it. Where it doesn't, its first input stands in for it. */
+/* Whether the model computes it. Where it doesn't, its first input is used in its place. */
 bool component_is_in(const config_t *config, component_t component);
 
 #endif

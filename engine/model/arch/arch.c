@@ -41,16 +41,11 @@ unsigned arch_parts(const config_t *config)
     return config->parts | (config->tie_word_embeddings ? 0 : ARCH_UNTIED);
 }
 
-static bool has(const config_t *config, const arch_weight_t *weight)
-{
-    return weight->needs == 0 || (weight->needs & arch_parts(config)) != 0;
-}
-
 const arch_weight_t *arch_weight(const config_t *config, size_t i)
 {
     const arch_t *arch = config->arch;
     for (size_t w = 0; w < arch->n_weights; w++)
-        if (has(config, &arch->weights[w]) && i-- == 0)
+        if (arch_has(config, arch->weights[w].needs) && i-- == 0)
             return &arch->weights[w];
     return NULL;
 }
@@ -108,7 +103,7 @@ bool arch_knows(const config_t *config, const char *name)
     for (size_t w = 0; w < config->arch->n_weights; w++) {
         weight = &config->arch->weights[w];
         /* lm_head of a tied model is known. */
-        if (!has(config, weight) && weight->needs != ARCH_UNTIED)
+        if (!arch_has(config, weight->needs) && weight->needs != ARCH_UNTIED)
             continue;
         const char *outside = skip(weight->name, "model.");
         if (weight->shape.per_layer ? in_layer != NULL && strcmp(in_layer, weight->name) == 0

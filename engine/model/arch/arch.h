@@ -84,6 +84,11 @@ void arch_list(bool model_types, char *text, size_t text_bytes);
 
 /* The parts that the model has. */
 unsigned arch_parts(const config_t *config);
+/* Whether it has what needs such a part; 0 is always there. */
+static inline bool arch_has(const config_t *config, unsigned needs)
+{
+    return needs == 0 || (needs & arch_parts(config)) != 0;
+}
 /* Weight i of those that the model has; NULL when there are no more. */
 const arch_weight_t *arch_weight(const config_t *config, size_t i);
 /* The weight with that role, whether or not the model has it; NULL when its architecture hasn't. */
