@@ -342,6 +342,42 @@ static void biases_of_llama_are_there_on_request(void **state)
     assert_false(arch_knows(&config, "model.layers.3.self_attn.o_proj.bias"));
 }
 
+#define MISTRAL "\"model_type\": \"mistral\", \"architectures\": [\"MistralForCausalLM\"]"
+
+static void mistral_has_the_defaults_of_its_own_class(void **state)
+{
+    (void)state;
+    config_t config =
+        load("{" MISTRAL ", \"eos_token_id\": \"ABSENT\", \"rms_norm_eps\": \"ABSENT\","
+             " \"rope_theta\": \"ABSENT\", \"max_position_embeddings\": \"ABSENT\","
+             " \"use_sliding_window\": false, \"attention_dropout\": 0.5}");
+    assert_ptr_equal(config.arch, &arch_mistral);
+    assert_int_equal(config.parts, 0);
+    assert_int_equal(config.head_dim, 40);
+    assert_int_equal(config.max_position_embeddings, 131072);
+    assert_true(config.rms_norm_eps == 1e-6 && config.rope_theta == 10000);
+    assert_int_equal(config.generation.stop_ids[0], 2);
+    assert_int_equal(config.generation.bos_id, 1);
+    assert_true(config.use_sliding_window);
+    assert_int_equal(config.sliding_window, 4096);
+    assert_int_equal(config.max_window_layers, 0);
+}
+
+static void mistral_has_one_window_for_all_layers_or_none(void **state)
+{
+    (void)state;
+    config_t config = load("{" MISTRAL ", \"sliding_window\": 7, \"layer_types\":"
+                           " [\"sliding_attention\", \"sliding_attention\"]}");
+    assert_true(config.use_sliding_window);
+    assert_int_equal(config.sliding_window, 7);
+    assert_int_equal(config.max_window_layers, 0);
+    config = load("{" MISTRAL ", \"sliding_window\": null, \"head_dim\": 128}");
+    assert_false(config.use_sliding_window);
+    assert_int_equal(config.sliding_window, 0);
+    assert_int_equal(config.max_window_layers, 4);
+    assert_int_equal(config.head_dim, 128);
+}
+
 static void llama3_rope_is_read_from_either_key(void **state)
 {
     (void)state;
@@ -439,7 +475,11 @@ static void shipped_shapes_have_the_published_parameter_counts(void **state)
         {"llama-3.2-1b", 1235814400, 128001, 131072, 5e5, 1e-5},
         {"llama-3.2-3b", 3212749824, 128001, 131072, 5e5, 1e-5},
         {"llama-3.1-8b", 8030261248, 128001, 131072, 5e5, 1e-5},
-        {"llama-3.3-70b", 70553706496, 128001, 131072, 5e5, 1e-5}};
+        {"llama-3.3-70b", 70553706496, 128001, 131072, 5e5, 1e-5},
+        {"mistral-7b-v0.1", 7241732096, 2, 32768, 1e4, 1e-5},
+        {"mistral-7b-v0.3", 7248023552, 2, 32768, 1e6, 1e-5},
+        {"mistral-nemo", 12247782400, 2, 131072, 1e6, 1e-5},
+        {"mistral-small-24b", 23572403200, 2, 32768, 1e8, 1e-5}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         char path[512];
         config_t config;
@@ -455,7 +495,8 @@ static void shipped_shapes_have_the_published_parameter_counts(void **state)
         assert_true(config.rope_theta == shapes[i].theta);
         assert_true(config.rms_norm_eps == shapes[i].eps);
         assert_int_equal(config.max_position_embeddings, shapes[i].positions);
-        assert_false(config.use_sliding_window);
+        assert_int_equal(
+            config.sliding_window, strcmp(shapes[i].name, "mistral-7b-v0.1") == 0 ? 4096 : 0);
         assert_true(config.generation.n_stop_ids > 0);
         assert_int_equal(config.generation.stop_ids[0], shapes[i].stop_id);
     }
@@ -481,6 +522,8 @@ int main(void)
         cmocka_unit_test(without_generation_config_the_ids_of_config_count),
         cmocka_unit_test(llama_has_the_defaults_of_its_own_class),
         cmocka_unit_test(biases_of_llama_are_there_on_request),
+        cmocka_unit_test(mistral_has_the_defaults_of_its_own_class),
+        cmocka_unit_test(mistral_has_one_window_for_all_layers_or_none),
         cmocka_unit_test(llama3_rope_is_read_from_either_key),
         cmocka_unit_test(digest_tells_every_field_apart),
         cmocka_unit_test(plan_model_carries_sizes_and_the_mode),

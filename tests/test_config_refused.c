@@ -34,7 +34,7 @@ static const bad_config_t bad_configs[] = {
     {"no_architecture_is_refused", "{\"architectures\": \"ABSENT\"}", FAIL_MODEL,
         "config.json: architectures", "Qwen2ForCausalLM", "found none"},
     {"another_model_type_is_refused", "{\"model_type\": \"falcon\"}", FAIL_MODEL,
-        "config.json: model_type", "(llama, qwen2, qwen3)", "found falcon"},
+        "config.json: model_type", "(llama, mistral, qwen2, qwen3)", "found falcon"},
     {"nested_text_config_is_refused", "{\"text_config\": {\"hidden_size\": 8}}", FAIL_MODEL,
         "config.json: text_config", "beside model_type", "inside of it"},
     {"another_activation_is_refused", "{\"hidden_act\": \"gelu\"}", FAIL_MODEL,
@@ -121,6 +121,14 @@ static const bad_config_t bad_configs[] = {
         "found sliding_attention from layer 3"},
     {"zero_window_is_refused", "{\"use_sliding_window\": true, \"sliding_window\": 0}", FAIL_FORMAT,
         "config.json: sliding_window", "expected 1 to", "found 0"},
+    {"a_window_of_some_layers_of_mistral_is_refused",
+        "{\"model_type\": \"mistral\", \"layer_types\": [\"sliding_attention\","
+        " \"full_attention\"]}",
+        FAIL_MODEL, "config.json: layer_types[1]", "expected sliding_attention in every layer",
+        "found full_attention"},
+    {"layer_types_of_mistral_that_are_no_array_are_refused",
+        "{\"model_type\": \"mistral\", \"layer_types\": 3}", FAIL_FORMAT,
+        "config.json: layer_types", "expected an array", "found something else"},
     {"stop_id_as_text_is_refused", "{\"eos_token_id\": \"</s>\"}", FAIL_FORMAT,
         "config.json: eos_token_id", "expected token ids from 0", "found something else"},
 };

@@ -69,7 +69,7 @@ def random_weights(steps, folder):
         return
     models = folder / "logits-models"
     shutil.copytree(DEMO, models / "demo")
-    for name in ("odd", "yarn", "sliding", "qwen3", "qwen3_bias"):
+    for name in ("odd", "yarn", "sliding", "qwen3", "qwen3_bias", "llama", "mistral"):
         subprocess.run([str(program), str(HERE / "shapes" / f"{name}.json"), "1", str(models / name)], check=True)
     for attention, needs in (("eager", "products"), ("sdpa", "sdpa"), ("amx", "products")):
         steps.run(f"logits, {attention}", "logits.py", "--models", models, "--attention", attention,

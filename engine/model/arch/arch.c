@@ -7,7 +7,7 @@
 
 #define LAYERS "model.layers."
 
-static const arch_t *const archs[] = {&arch_llama, &arch_qwen2, &arch_qwen3};
+static const arch_t *const archs[] = {&arch_llama, &arch_mistral, &arch_qwen2, &arch_qwen3};
 
 #define N_ARCHS (sizeof archs / sizeof *archs)
 

@@ -107,6 +107,6 @@ bool arch_knows(const config_t *config, const char *name);
 #define ARCH_DENSE_WEIGHTS 21
 extern const arch_weight_t arch_dense_weights[ARCH_DENSE_WEIGHTS];
 
-extern const arch_t arch_llama, arch_qwen2, arch_qwen3;
+extern const arch_t arch_llama, arch_mistral, arch_qwen2, arch_qwen3;
 
 #endif
