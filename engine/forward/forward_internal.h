@@ -1,6 +1,6 @@
 /* What a step works with. Internal to engine/forward.
  *
- * A step is step.c; a layer, phase by phase, layer.c; the rows' logits, logits.c. Below them lie
+ * A step, with embedding and logits, is step.c; a layer, phase by phase, layer.c. Below them lie
  * panels.h (matrices), attend.c (attention), activation.h and exchange.h (what ranks see of each
  * other's work) and show.h (what a tap sees). */
 #ifndef CHOIR_FORWARD_FORWARD_INTERNAL_H
@@ -150,9 +150,6 @@ void forward_mark(const forward_t *f, size_t thread, progress_phase_t phase, siz
 void forward_layer(forward_t *f, size_t thread, size_t layer);
 /* RoPE tables of rows whose frequencies follow their call's length, before the first layer. */
 void forward_call_tables(forward_t *f, size_t thread);
-
-/* logits.c: final norm and lm_head of the rows that logits are wanted of. */
-void forward_compute_logits(forward_t *f, size_t thread);
 
 /* attend.c: units of attention are dealt out as threads become free. */
 void forward_attend(forward_t *f, size_t thread, size_t layer);
