@@ -45,7 +45,8 @@ typedef struct sequence {
 } sequence_t;
 
 typedef struct bench {
-    engine_parts_t engine;
+    engine_t *whole;
+    engine_parts_t engine; /* of it */
     const bench_options_t *options;
     bench_report_t *report;
     bench_roof_t roof;
@@ -266,7 +267,7 @@ static int run_step(bench_t *b, size_t n_entries, size_t n_rows, fail_t *fail)
         .n_single_rows = single_row ? n_entries : 0,
         .n_rows = n_rows,
         .n_prompt_rows = decode ? 0 : n_rows};
-    if (step_run(b->engine.step, &step, b->results, fail) != 0)
+    if (engine_run(b->whole, &step, b->results, fail) != 0)
         return fail->status;
     for (size_t i = 0; i < n_entries; i++) {
         sequence_t *sequence = &b->sequences[b->entries[i].slot];
@@ -354,9 +355,9 @@ static int run_phase(bench_t *b, bench_phase_t phase, bool counted, fail_t *fail
             prefill_steps(b, fail);
         else
             decode_steps(b, fail);
-        step_end(b->engine.step, fail);
+        engine_end(b->whole, fail);
     } else {
-        step_follow(b->engine.step, fail);
+        engine_serve(b->whole, fail);
     }
     times_t end = times_now(b);
     if (counted)
@@ -551,7 +552,8 @@ static int gather_splits(bench_t *b, fail_t *fail)
 int bench_run(
     engine_t *engine, const bench_options_t *options, bench_report_t *report, fail_t *fail)
 {
-    bench_t b = {.engine = engine_parts(engine),
+    bench_t b = {.whole = engine,
+        .engine = engine_parts(engine),
         .options = options,
         .report = report,
         .dot = engine_info(engine).dot};

@@ -2,214 +2,15 @@
 
 #include <assert.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "comm/fault.h"
 #include "comm/watch/progress_record.h"
 #include "engine/base/clock.h"
-#include "engine/base/memory.h"
-#include "engine/base/size.h"
-#include "engine/forward/forward.h"
+#include "engine/base/log.h"
 #include "engine/run/engine_internal.h"
-#include "engine/run/load.h"
-#include "engine/run/scheduler.h"
-#include "engine/run/step.h"
-
-#define DEFAULT_PREFILL_CHUNK 512
-#define DEFAULT_MAX_BATCH 64
-#define DEFAULT_MAX_LOGITS_ROWS 16
-
-/* ---- Opening --------------------------------------------------------------------------------- */
-
-/* Positions that a sequence may have: after RoPE's scaling, where there is one. */
-static size_t max_positions(const config_t *config)
-{
-    size_t positions = config->max_position_embeddings, original = positions;
-    if (!config_scales(config))
-        return positions;
-    if (config->rope.type == ROPE_YARN)
-        original = config->rope.original_max_position_embeddings;
-    return size_max(positions, (size_t)(config->rope.factor * (double)original));
-}
-
-static forward_options_t forward_options(const engine_t *e)
-{
-    return (forward_options_t){.order = e->loaded.options.order,
-        .attention = forward_attention(
-            &e->loaded.config, e->loaded.options.order, e->loaded.options.attention),
-        .dot = e->loaded.options.dot,
-        .max_rows = scheduler_max_rows(&e->limits),
-        .max_logits = scheduler_max_logits(&e->limits),
-        .max_context = e->limits.max_context};
-}
-
-/* Collective. Sizes the cache and refuses what does not fit, before anything large is allocated. */
-static int plan_memory(engine_t *e, fail_t *fail)
-{
-    const engine_options_t *o = &e->loaded.options;
-    model_t shape;
-    if (load_plan(&e->loaded, &shape, fail) != 0)
-        return fail->status;
-    size_t positions = max_positions(&e->loaded.config);
-    capacity_t capacity = load_capacity(&e->loaded, &shape, positions, o->max_batch);
-    size_t tokens = o->kv_tokens;
-    if (tokens == 0)
-        tokens = capacity_choose_tokens(&capacity, KV_BLOCK);
-    tokens = size_round_up((size_t)comm_min(e->loaded.comm, (int64_t)tokens), KV_BLOCK);
-    e->kv_tokens = tokens;
-    e->limits = (scheduler_options_t){.block_tokens = KV_BLOCK,
-        .n_blocks = tokens / KV_BLOCK,
-        .max_batch = o->max_batch,
-        .prefill_chunk = o->prefill_chunk,
-        .max_prompt_logits = o->max_logits_rows,
-        .max_context = size_min(tokens, positions),
-        .reuse_prefixes = !o->no_prefix_reuse,
-        /* Keys of a longer prompt follow its length. */
-        .reuse_limit = e->loaded.config.rope.type == ROPE_DYNAMIC
-                           ? e->loaded.config.max_position_embeddings
-                           : 0,
-        .mode = o->mode,
-        .order = o->order,
-        .attention = forward_attention(&e->loaded.config, o->order, o->attention)};
-    forward_options_t forward = forward_options(e);
-    size_t scratch = forward_bytes(&shape, &forward, e->loaded.threads, comm_size(e->loaded.comm)) +
-                     step_bytes(&shape, &e->limits);
-    return load_check(&e->loaded, &shape, capacity, tokens, e->limits.max_context, scratch, fail);
-}
-
-/* Collective. */
-static int open_run(engine_t *e, fail_t *fail)
-{
-    if (comm_rank(e->loaded.comm) == 0) {
-        e->events = calloc(e->limits.max_batch, sizeof *e->events);
-        e->results = calloc(e->limits.max_batch, sizeof *e->results);
-        if (e->events == NULL || e->results == NULL)
-            fail_set(
-                fail, FAIL_MEMORY, "engine: out of memory for %zu sequences", e->limits.max_batch);
-        scheduler_open(&e->scheduler, &e->limits, fail);
-    }
-    if (comm_agree(e->loaded.comm, fail) != 0)
-        return fail->status;
-    forward_options_t forward = forward_options(e);
-    if (forward_open(&e->forward, &e->loaded.model, &e->loaded.cache, e->loaded.team,
-            e->loaded.comm, &forward, fail) != 0)
-        return fail->status;
-    if (step_open(&e->step, e->loaded.comm, e->loaded.team, e->forward, &e->loaded.model,
-            &e->limits, &e->interrupted, fail) == 0 &&
-        e->loaded.options.allow_nonfinite)
-        step_allow_nonfinite(e->step);
-    return fail->status;
-}
-
-/* Collective. */
-static int open_model(engine_t *e, comm_t *comm, const engine_options_t *options, fail_t *fail)
-{
-    engine_options_t chosen = *options;
-    if (chosen.prefill_chunk == 0)
-        chosen.prefill_chunk = DEFAULT_PREFILL_CHUNK;
-    if (chosen.max_batch == 0)
-        chosen.max_batch = DEFAULT_MAX_BATCH;
-    if (chosen.max_logits_rows == 0)
-        chosen.max_logits_rows = DEFAULT_MAX_LOGITS_ROWS;
-    load_files(&e->loaded, comm, &chosen, fail);
-    if (load_compute(&e->loaded, fail) == 0 && plan_memory(e, fail) == 0)
-        load_weights(&e->loaded, e->kv_tokens, e->limits.max_context, fail);
-    load_close_files(&e->loaded);
-    return fail->status;
-}
-
-int engine_open(engine_t **out, comm_t *comm, const engine_options_t *options, fail_t *fail)
-{
-    *out = NULL;
-    engine_t *e = calloc(1, sizeof *e);
-    if (e == NULL)
-        fail_set(fail, FAIL_MEMORY, "engine: out of memory");
-    if (comm_agree(comm, fail) != 0) {
-        free(e);
-        return fail->status;
-    }
-    comm_set_phase(comm, PROGRESS_OPEN, 0);
-    fault_at("open");
-    if (open_model(e, comm, options, fail) == 0)
-        open_run(e, fail);
-    comm_set_phase(comm, PROGRESS_IDLE, 0);
-    fault_at("opened");
-    if (fail->status != 0) {
-        engine_close(e);
-        return fail->status;
-    }
-    e->serving = true;
-    *out = e;
-    return 0;
-}
-
-void engine_end(engine_t *e, const fail_t *fail)
-{
-    /* Once: the other ranks have returned afterwards. */
-    if (e->serving)
-        step_end(e->step, fail);
-    e->serving = false;
-}
-
-void engine_close(engine_t *e)
-{
-    if (e == NULL)
-        return;
-    const fail_t success = {0};
-    if (comm_rank(e->loaded.comm) == 0)
-        engine_end(e, &success);
-    /* It waits for no user any more, and may take its time. */
-    comm_set_phase(e->loaded.comm, PROGRESS_WORK, 0);
-    fault_at("close");
-    scheduler_close(e->scheduler);
-    step_close(e->step);
-    forward_close(e->forward);
-    load_close(&e->loaded);
-    free(e->events);
-    free(e->results);
-    free(e);
-}
-
-engine_info_t engine_info(const engine_t *e)
-{
-    return (engine_info_t){
-        .config = &e->loaded.config,
-        .plan = &e->loaded.model.plan,
-        .isa = isa_name(e->loaded.isa),
-        .kernels = &e->loaded.model.kernels,
-        .mode = e->loaded.options.mode,
-        .order = e->loaded.options.order,
-        .attention = forward_attention(
-            &e->loaded.config, e->loaded.options.order, e->loaded.options.attention),
-        .max_batch = e->loaded.options.max_batch,
-        .dot = e->loaded.options.dot,
-        .ranks = (size_t)comm_size(e->loaded.comm),
-        .threads = e->loaded.threads,
-        .kv_tokens = e->kv_tokens,
-        .max_context = e->limits.max_context,
-        .weight_bytes = model_bytes(&e->loaded.model.plan, e->loaded.model.rank,
-            e->loaded.options.mode, e->limits.max_context),
-        .weight_sharers = e->loaded.weight_sharers,
-        .peak_bytes = memory_peak_bytes(),
-        .load_ns = e->loaded.load_ns,
-        .bytes_read = e->loaded.bytes_read,
-    };
-}
-
-size_t engine_stop_ids(const engine_t *e, int32_t chat_end, int32_t *ids)
-{
-    size_t n = e->loaded.config.generation.n_stop_ids;
-    memcpy(ids, e->loaded.config.generation.stop_ids, n * sizeof *ids);
-    if (chat_end >= 0)
-        ids[n++] = chat_end;
-    return n;
-}
-
-void engine_parallel(engine_t *e, void (*work)(void *context, size_t thread), void *context)
-{
-    team_run(e->loaded.team, work, context);
-}
+#include "engine/run/nonfinite.h"
+#include "engine/run/step_internal.h"
 
 /* ---- Requests -------------------------------------------------------------------------------- */
 
@@ -249,7 +50,117 @@ bool engine_was_interrupted(const engine_t *e)
     return atomic_load(&e->interrupted);
 }
 
-/* ---- Steps ----------------------------------------------------------------------------------- */
+engine_totals_t engine_totals(const engine_t *e)
+{
+    return e->totals;
+}
+
+/* ---- A step on all ranks --------------------------------------------------------------------- */
+
+/* The common part of all ranks, once the header is known. */
+static void take_step(engine_t *e, const step_header_t *header)
+{
+    step_t *s = e->step;
+    comm_bcast(s->comm, s->payload, header->payload_bytes);
+    step_read(s, header);
+    step_charge(s, &s->times.exchange_ns);
+    comm_follow_load(s->comm);
+    forward_step(s->forward, &s->batch);
+    comm_set_phase(s->comm, PROGRESS_SAMPLE, 0);
+    s->mark_ns = clock_ns(); /* forward_times has the step itself */
+    step_gather_summaries(s, atomic_load(&e->interrupted));
+    step_gather_prompt_logits(s);
+    step_charge(s, &s->times.exchange_ns);
+}
+
+static int fail_nonfinite(step_t *s, fail_t *fail)
+{
+    step_header_t header = {.kind = STEP_NONFINITE};
+    comm_bcast_idle(s->comm, &header, sizeof header);
+    return nonfinite_locate(s->forward, s->model, s->comm, &s->batch, fail);
+}
+
+static void pick_from_all(
+    step_t *s, size_t i, uint64_t position, step_result_t *result, fail_t *fail)
+{
+    step_header_t header = {.kind = STEP_LOGITS, .logits_row = (uint32_t)s->placed[i].sample};
+    comm_bcast_idle(s->comm, &header, sizeof header);
+    step_gather_row(s, s->placed[i].sample, s->row);
+    sampler_pick_full(&s->model->kernels, step_params(s, i), s->row, s->is_f64, s->vocab_size,
+        step_seen(s, i), position, &result->choice, fail);
+}
+
+/* Draws for entry i, whose summaries stand at starts, and moves those on. */
+static void pick(step_t *s, size_t i, step_result_t *result, fail_t *fail)
+{
+    const sampler_params_t *params = step_params(s, i);
+    uint64_t position = s->entries[i].first_position + s->entries[i].n_rows;
+    for (size_t r = 0; r < s->n_ranks; r++) {
+        s->summaries[r] = s->all + s->starts[r];
+        s->starts[r] += sampler_summary_bytes(params, s->n_rows[r]);
+    }
+    if (!sampler_pick(params, s->summaries, s->n_rows, s->n_ranks, position, &result->choice))
+        pick_from_all(s, i, position, result, fail);
+}
+
+/* The results of the step for each entry. */
+static void take_results(step_t *s, step_result_t *results, fail_t *fail)
+{
+    const char *logits = s->prompt_logits;
+    for (size_t i = 0; i < s->n_entries; i++) {
+        results[i] = (step_result_t){0};
+        if (step_has_flag(s, i, ENTRY_PROMPT_LOGITS)) {
+            results[i].logits = logits;
+            size_t n_logits = s->entries[i].n_rows - s->entries[i].first_logits_row;
+            logits += n_logits * s->vocab_size * s->logit_bytes;
+        }
+        if (step_has_flag(s, i, ENTRY_SAMPLES))
+            pick(s, i, &results[i], fail);
+    }
+}
+
+int engine_run(engine_t *e, const scheduler_step_t *plan, step_result_t *results, fail_t *fail)
+{
+    step_t *s = e->step;
+    e->serving = true;
+    if (atomic_load(&e->interrupted))
+        return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
+    s->mark_ns = clock_ns();
+    comm_record_step(s->comm);
+    step_header_t header = step_write(s, plan);
+    comm_bcast_idle(s->comm, &header, sizeof header);
+    take_step(e, &header);
+    int64_t flags = step_find_starts(s);
+    if ((flags & RANK_INTERRUPTED) != 0)
+        fail_set(fail, FAIL_INTERRUPTED, "interrupted");
+    else if ((flags & RANK_NONFINITE) != 0 && !e->loaded.options.allow_nonfinite)
+        fail_nonfinite(s, fail);
+    else
+        take_results(s, results, fail);
+    if (flags == RANK_NONFINITE && fail->status == 0 && !e->warned) {
+        e->warned = true;
+        log_write(LOG_WARN, "logits are not finite; NaN counts as the least likely");
+    }
+    comm_set_phase(s->comm, PROGRESS_IDLE, 0);
+    step_charge(s, &s->times.sampling_ns);
+    return fail->status;
+}
+
+void engine_end(engine_t *e, const fail_t *fail)
+{
+    step_t *s = e->step;
+    /* Once: the other ranks have returned afterwards. */
+    if (!e->serving)
+        return;
+    e->serving = false;
+    step_header_t header = {
+        .kind = STEP_END, .status = fail->status, .payload_bytes = FAIL_MESSAGE_BYTES};
+    memcpy(s->payload, fail->message, FAIL_MESSAGE_BYTES);
+    comm_bcast_idle(s->comm, &header, sizeof header);
+    comm_bcast(s->comm, s->payload, header.payload_bytes);
+}
+
+/* ---- The scheduler's steps ------------------------------------------------------------------- */
 
 static engine_finish_t finish_of(scheduler_end_t end)
 {
@@ -306,7 +217,7 @@ int engine_step(engine_t *e, const engine_event_t **events, size_t *n_events, fa
         return 0;
     assert(e->serving);
     uint64_t begin = clock_ns();
-    if (step_run(e->step, &step, e->results, fail) != 0) {
+    if (engine_run(e, &step, e->results, fail) != 0) {
         engine_end(e, fail);
         return fail->status;
     }
@@ -315,14 +226,32 @@ int engine_step(engine_t *e, const engine_event_t **events, size_t *n_events, fa
     return scheduler_pending(e->scheduler) > 0 ? 1 : 0;
 }
 
+/* ---- The others ------------------------------------------------------------------------------ */
+
 int engine_serve(engine_t *e, fail_t *fail)
 {
+    step_t *s = e->step;
     e->serving = false;
     fault_at("serve");
-    return step_follow(e->step, fail);
-}
-
-engine_totals_t engine_totals(const engine_t *e)
-{
-    return e->totals;
+    s->mark_ns = clock_ns();
+    for (;;) {
+        step_header_t header;
+        comm_bcast_idle(s->comm, &header, sizeof header);
+        step_charge(s, &s->times.waiting_ns);
+        if (header.kind == STEP_RUN) {
+            comm_record_step(s->comm);
+            take_step(e, &header);
+            comm_set_phase(s->comm, PROGRESS_IDLE, 0);
+        } else if (header.kind == STEP_LOGITS) {
+            step_gather_row(s, header.logits_row, NULL);
+            step_charge(s, &s->times.exchange_ns);
+        } else if (header.kind == STEP_NONFINITE) {
+            fail_t told_by_coordinator = {0};
+            nonfinite_locate(s->forward, s->model, s->comm, &s->batch, &told_by_coordinator);
+        } else {
+            comm_bcast(s->comm, s->payload, header.payload_bytes);
+            s->payload[FAIL_MESSAGE_BYTES - 1] = 0;
+            return header.status == 0 ? 0 : fail_set(fail, header.status, "%s", s->payload);
+        }
+    }
 }

@@ -18,6 +18,8 @@
 #include "engine/run/engine_options.h"
 #include "engine/run/request.h"
 #include "engine/run/sampler.h"
+#include "engine/run/scheduler.h"
+#include "engine/run/step.h"
 #include "sharding/plan.h"
 
 typedef struct engine engine_t;
@@ -88,12 +90,18 @@ void engine_cancel(engine_t *engine, uint64_t request);
  * the same status on the others. */
 int engine_step(engine_t *engine, const engine_event_t **events, size_t *n_events, fail_t *fail);
 
+/* Coordinator. The same for a step that the caller has planned: a measurement's. results: [n_entries]
+ * written. FAIL_INTERRUPTED when a rank was asked to stop, FAIL_MODEL when logits are NaN or
+ * infinite; then the caller calls engine_end. */
+int engine_run(
+    engine_t *engine, const scheduler_step_t *plan, step_result_t *results, fail_t *fail);
+
 /* Coordinator. Makes the others return from engine_serve with this status and message; before
  * engine_close when the coordinator's own work failed, so that all ranks end with the same
  * status. */
 void engine_end(engine_t *engine, const fail_t *fail);
 
-/* The others: runs the coordinator's steps until it closes. Returns the status that the coordinator
+/* The others: runs the coordinator's steps until it ends them or closes. Returns the status that the coordinator
  * ended with. */
 int engine_serve(engine_t *engine, fail_t *fail);
 

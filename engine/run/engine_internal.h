@@ -19,6 +19,7 @@ struct engine {
     engine_event_t *events; /* [max_batch] */
     step_result_t *results; /* [max_batch] */
     bool serving;           /* the others are in engine_serve, or will be */
+    bool warned;            /* of logits that are not finite */
     atomic_bool interrupted;
     size_t kv_tokens;
     engine_totals_t totals;

@@ -22,8 +22,9 @@ typedef struct engine_parts {
     scheduler_options_t limits;
 } engine_parts_t;
 
-/* Local. Borrowed from the engine, which can only be closed from now on. Steps run this way need
- * all ranks: the coordinator in step_run, then step_end; the others in step_follow. */
+/* Local. Borrowed from the engine, whose close ends nothing from now on. Steps run this way need all
+ * ranks: the coordinator in engine_run, then engine_end; the others in engine_serve, which may begin
+ * again after that. */
 engine_parts_t engine_parts(engine_t *engine);
 
 #endif

@@ -1,52 +1,13 @@
 #include "engine/run/step.h"
 
 #include <assert.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "comm/watch/progress_record.h"
-#include "engine/base/clock.h"
-#include "engine/base/log.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/run/nonfinite.h"
-
-enum { MESSAGE_STEP, MESSAGE_LOGITS, MESSAGE_NONFINITE, MESSAGE_END };
-
-/* What a rank sends of a step besides its summaries. */
-enum { SAYS_INTERRUPTED = 1, SAYS_NONFINITE = 2 };
-
-/* The head of every message. Ranks run the same program on machines of one kind, so structs are
- * sent as they are. */
-typedef struct header {
-    uint32_t kind;
-    int32_t status;             /* END */
-    uint32_t n_entries, n_rows; /* STEP */
-    uint32_t logits_row;        /* LOGITS */
-    uint32_t payload_bytes;     /* STEP and END */
-} header_t;
-
-enum { ENTRY_ADMITTED = 1, ENTRY_SAMPLES = 2, ENTRY_PROMPT_LOGITS = 4, ENTRY_LONE = 8 };
-
-typedef struct wire_entry {
-    uint32_t slot, n_rows, first_position, ref_q_len;
-    uint32_t n_blocks;         /* in the payload: only when admitted */
-    uint32_t first_logits_row; /* of its rows: from here on with prompt logits */
-    uint32_t flags;
-} wire_entry_t;
-
-typedef struct slot {
-    sampler_params_t params;
-    int32_t *blocks; /* [blocks of max_context] */
-    uint8_t *seen;   /* a bit for each token of the vocabulary */
-} slot_t;
-
-/* An entry's row of logits in the step, and the offset of its summary in what this rank sends. */
-typedef struct placed {
-    size_t sample, prompt;
-    size_t summary;
-} placed_t;
+#include "engine/run/step_internal.h"
 
 /* All arrays, in one allocation. */
 typedef struct layout {
@@ -55,48 +16,6 @@ typedef struct layout {
     size_t mine, all, row, prompt_logits;
     size_t bytes;
 } layout_t;
-
-struct step {
-    comm_t *comm;
-    team_t *team;
-    forward_t *forward;
-    const model_t *model;
-    scheduler_options_t limits;
-    const atomic_bool *interrupt;
-    bool is_f64;
-    size_t vocab_size, n_ranks, logit_bytes;
-    size_t blocks_per_slot, seen_bytes, payload_capacity;
-    plan_range_t vocab; /* this rank's rows */
-    char *memory;
-    size_t memory_bytes;
-    /* The current step, in memory. */
-    char *payload;
-    wire_entry_t *entries; /* in payload */
-    size_t n_entries;
-    slot_t *slots;
-    forward_sequence_t *sequences;
-    forward_logits_row_t *logits_rows;
-    placed_t *placed;
-    forward_batch_t batch;
-    size_t *counts;         /* [n_ranks] bytes to gather */
-    size_t *starts;         /* [n_ranks] where a rank's next summary begins in `all` */
-    size_t *n_rows;         /* [n_ranks] rows of the vocabulary */
-    const void **summaries; /* [n_ranks] */
-    char *mine, *all;       /* gathered: an int64_t of the rank's flags, then summaries */
-    char *row;              /* on the coordinator: [vocab_size] logits */
-    char *prompt_logits;    /* on the coordinator: [max_prompt_logits, vocab_size] */
-    bool allow_nonfinite, warned;
-    uint64_t mark_ns;
-    step_times_t times;
-};
-
-/* Charges the time since the last mark. */
-static void book(step_t *s, uint64_t *kind)
-{
-    uint64_t now = clock_ns();
-    *kind += now - s->mark_ns;
-    s->mark_ns = now;
-}
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
@@ -189,7 +108,7 @@ static void place_buffers(step_t *s, const layout_t *layout)
 }
 
 int step_open(step_t **out, comm_t *comm, team_t *team, forward_t *forward, const model_t *model,
-    const scheduler_options_t *limits, const atomic_bool *interrupt, fail_t *fail)
+    const scheduler_options_t *limits, fail_t *fail)
 {
     *out = NULL;
     layout_t layout = layout_of(model, limits);
@@ -207,7 +126,6 @@ int step_open(step_t **out, comm_t *comm, team_t *team, forward_t *forward, cons
     s->forward = forward;
     s->model = model;
     s->limits = *limits;
-    s->interrupt = interrupt;
     s->is_f64 = model->mode == DTYPE_F64;
     s->logit_bytes = s->is_f64 ? sizeof(double) : sizeof(float);
     s->vocab_size = model->plan.model.vocab_size;
@@ -221,11 +139,6 @@ int step_open(step_t **out, comm_t *comm, team_t *team, forward_t *forward, cons
     place_buffers(s, &layout);
     *out = s;
     return 0;
-}
-
-void step_allow_nonfinite(step_t *s)
-{
-    s->allow_nonfinite = true;
 }
 
 void step_close(step_t *s)
@@ -255,11 +168,11 @@ static wire_entry_t wire_entry(const scheduler_entry_t *entry)
         .first_logits_row = (uint32_t)entry->first_logits_row,
         .flags = (entry->admitted ? ENTRY_ADMITTED : 0) | (entry->samples ? ENTRY_SAMPLES : 0) |
                  (entry->prompt_logits ? ENTRY_PROMPT_LOGITS : 0) |
-                 (entry->ref_q_len == 1 ? ENTRY_LONE : 0),
+                 (entry->ref_q_len == 1 ? ENTRY_SINGLE_ROW : 0),
     };
 }
 
-static header_t write_payload(step_t *s, const scheduler_step_t *plan)
+step_header_t step_write(step_t *s, const scheduler_step_t *plan)
 {
     wire_entry_t *entries = (wire_entry_t *)s->payload;
     char *at = s->payload + plan->n_entries * sizeof *entries;
@@ -274,20 +187,10 @@ static header_t write_payload(step_t *s, const scheduler_step_t *plan)
     for (size_t i = 0; i < plan->n_entries; i++)
         at = append(at, plan->entries[i].token_ids, plan->entries[i].n_rows * sizeof(int32_t));
     assert((size_t)(at - s->payload) <= s->payload_capacity);
-    return (header_t){.kind = MESSAGE_STEP,
+    return (step_header_t){.kind = STEP_RUN,
         .n_entries = (uint32_t)plan->n_entries,
         .n_rows = (uint32_t)plan->n_rows,
         .payload_bytes = (uint32_t)(at - s->payload)};
-}
-
-static const sampler_params_t *params_of(const step_t *s, size_t i)
-{
-    return &s->slots[s->entries[i].slot].params;
-}
-
-static bool has_flag(const step_t *s, size_t i, uint32_t flag)
-{
-    return (s->entries[i].flags & flag) != 0;
 }
 
 static void see_tokens(slot_t *slot, const int32_t *ids, size_t n)
@@ -297,14 +200,14 @@ static void see_tokens(slot_t *slot, const int32_t *ids, size_t n)
 }
 
 /* Updates the slots by the payload and lists the step's sequences. */
-static void read_payload(step_t *s, const header_t *header)
+static void read_payload(step_t *s, const step_header_t *header)
 {
     s->entries = (wire_entry_t *)s->payload;
     s->n_entries = header->n_entries;
     const char *at = s->payload + s->n_entries * sizeof *s->entries;
     for (size_t i = 0; i < s->n_entries; i++) {
         slot_t *slot = &s->slots[s->entries[i].slot];
-        if (!has_flag(s, i, ENTRY_ADMITTED))
+        if (!step_has_flag(s, i, ENTRY_ADMITTED))
             continue;
         memcpy(&slot->params, at, sizeof slot->params);
         memset(slot->seen, 0, s->seen_bytes);
@@ -324,7 +227,7 @@ static void read_payload(step_t *s, const header_t *header)
             .n_rows = entry->n_rows,
             .first_position = entry->first_position,
             .ref_q_len = entry->ref_q_len,
-            .single_row = has_flag(s, i, ENTRY_LONE),
+            .single_row = step_has_flag(s, i, ENTRY_SINGLE_ROW),
             .blocks = slot->blocks};
         if (sampler_needs_seen(&slot->params))
             see_tokens(slot, token_ids + row, entry->n_rows);
@@ -350,14 +253,14 @@ static void place_logits(step_t *s)
 {
     for (size_t i = 0; i < s->n_entries; i++) {
         const forward_sequence_t *sequence = &s->sequences[i];
-        bool wanted = sequence->single_row && has_flag(s, i, ENTRY_PROMPT_LOGITS);
-        if (has_flag(s, i, ENTRY_SAMPLES) || wanted)
+        bool wanted = sequence->single_row && step_has_flag(s, i, ENTRY_PROMPT_LOGITS);
+        if (step_has_flag(s, i, ENTRY_SAMPLES) || wanted)
             s->placed[i].sample = s->placed[i].prompt =
                 add_logits_row(s, sequence->first_row + sequence->n_rows - 1, true);
     }
     for (size_t i = 0; i < s->n_entries; i++) {
         const forward_sequence_t *sequence = &s->sequences[i];
-        if (sequence->single_row || !has_flag(s, i, ENTRY_PROMPT_LOGITS))
+        if (sequence->single_row || !step_has_flag(s, i, ENTRY_PROMPT_LOGITS))
             continue;
         s->placed[i].prompt = s->batch.n_logits;
         for (size_t r = s->entries[i].first_logits_row; r < sequence->n_rows; r++)
@@ -365,13 +268,13 @@ static void place_logits(step_t *s)
     }
 }
 
-/* ---- Gathering ------------------------------------------------------------------------------- */
-
-static const uint8_t *seen_of(const step_t *s, size_t i)
+void step_read(step_t *s, const step_header_t *header)
 {
-    const slot_t *slot = &s->slots[s->entries[i].slot];
-    return sampler_needs_seen(&slot->params) ? slot->seen : NULL;
+    read_payload(s, header);
+    place_logits(s);
 }
+
+/* ---- Gathering ------------------------------------------------------------------------------- */
 
 /* Bytes that each rank sends in gather_summaries. */
 static void count_summaries(step_t *s)
@@ -379,15 +282,15 @@ static void count_summaries(step_t *s)
     for (size_t r = 0; r < s->n_ranks; r++) {
         s->counts[r] = sizeof(int64_t);
         for (size_t i = 0; i < s->n_entries; i++)
-            if (has_flag(s, i, ENTRY_SAMPLES))
-                s->counts[r] += sampler_summary_bytes(params_of(s, i), s->n_rows[r]);
+            if (step_has_flag(s, i, ENTRY_SAMPLES))
+                s->counts[r] += sampler_summary_bytes(step_params(s, i), s->n_rows[r]);
     }
 }
 
 static void summarise(step_t *s, size_t i)
 {
-    const uint8_t *seen = seen_of(s, i);
-    sampler_summarise(&s->model->kernels, params_of(s, i),
+    const uint8_t *seen = step_seen(s, i);
+    sampler_summarise(&s->model->kernels, step_params(s, i),
         forward_logits(s->forward, s->placed[i].sample), s->is_f64, s->vocab.begin,
         plan_count(s->vocab), seen != NULL ? seen + s->vocab.begin / 8 : NULL,
         s->mine + s->placed[i].summary);
@@ -398,194 +301,65 @@ static void summarise_thread(void *context, size_t thread)
 {
     step_t *s = context;
     for (size_t i = thread; i < s->n_entries; i += team_active(s->team))
-        if (has_flag(s, i, ENTRY_SAMPLES))
+        if (step_has_flag(s, i, ENTRY_SAMPLES))
             summarise(s, i);
 }
 
-/* Flags of all ranks, and summaries of all sampled rows, to the coordinator. */
-static void gather_summaries(step_t *s)
+void step_gather_summaries(step_t *s, bool interrupted)
 {
-    int64_t says = atomic_load(s->interrupt) ? SAYS_INTERRUPTED : 0;
+    int64_t flags = interrupted ? RANK_INTERRUPTED : 0;
     if (nonfinite_logits(s->forward, s->model, s->batch.n_logits, s->team))
-        says |= SAYS_NONFINITE;
-    memcpy(s->mine, &says, sizeof says);
-    size_t offset = sizeof says, n_local = plan_count(s->vocab);
+        flags |= RANK_NONFINITE;
+    memcpy(s->mine, &flags, sizeof flags);
+    size_t offset = sizeof flags, n_local = plan_count(s->vocab);
     for (size_t i = 0; i < s->n_entries; i++) {
         s->placed[i].summary = offset;
-        if (has_flag(s, i, ENTRY_SAMPLES))
-            offset += sampler_summary_bytes(params_of(s, i), n_local);
+        if (step_has_flag(s, i, ENTRY_SAMPLES))
+            offset += sampler_summary_bytes(step_params(s, i), n_local);
     }
     if (n_local > 0 && s->n_entries == 1)
         summarise_thread(s, 0);
     else if (n_local > 0)
         team_run_active(s->team, summarise_thread, s);
     count_summaries(s);
-    book(s, &s->times.sampling_ns);
+    step_charge(s, &s->times.sampling_ns);
     comm_gatherv_root(s->comm, s->mine, s->counts, s->all);
 }
 
-/* One row of logits, whole, to the coordinator. */
-static void gather_row(step_t *s, size_t logits_row, char *all)
+void step_gather_row(step_t *s, size_t logits_row, char *all)
 {
     for (size_t r = 0; r < s->n_ranks; r++)
         s->counts[r] = s->n_rows[r] * s->logit_bytes;
     comm_gatherv_root(s->comm, forward_logits(s->forward, logits_row), s->counts, all);
 }
 
-static void gather_prompt_logits(step_t *s)
+void step_gather_prompt_logits(step_t *s)
 {
     char *at = s->prompt_logits;
     for (size_t i = 0; i < s->n_entries; i++) {
-        if (!has_flag(s, i, ENTRY_PROMPT_LOGITS))
+        if (!step_has_flag(s, i, ENTRY_PROMPT_LOGITS))
             continue;
         size_t n_logits = s->sequences[i].n_rows - s->entries[i].first_logits_row;
         for (size_t r = 0; r < n_logits; r++) {
-            gather_row(s, s->placed[i].prompt + r, at);
+            step_gather_row(s, s->placed[i].prompt + r, at);
             at += s->vocab_size * s->logit_bytes;
         }
     }
 }
 
-/* The common part of all ranks, once the header is known. */
-static void take_step(step_t *s, const header_t *header)
+int64_t step_find_starts(step_t *s)
 {
-    comm_bcast(s->comm, s->payload, header->payload_bytes);
-    read_payload(s, header);
-    place_logits(s);
-    book(s, &s->times.exchange_ns);
-    comm_follow_load(s->comm);
-    forward_step(s->forward, &s->batch);
-    comm_set_phase(s->comm, PROGRESS_SAMPLE, 0);
-    s->mark_ns = clock_ns(); /* forward_times has the step itself */
-    gather_summaries(s);
-    gather_prompt_logits(s);
-    book(s, &s->times.exchange_ns);
-}
-
-/* ---- Coordinator ----------------------------------------------------------------------------- */
-
-/* Finds each rank's part of what was gathered: starts[r] becomes the offset of its first summary.
- * What any rank says. */
-static int64_t find_starts(step_t *s)
-{
-    int64_t says = 0;
+    int64_t flags = 0;
     size_t offset = 0;
     count_summaries(s);
     for (size_t r = 0; r < s->n_ranks; r++) {
-        int64_t rank_says;
-        memcpy(&rank_says, s->all + offset, sizeof rank_says);
-        says |= rank_says;
-        s->starts[r] = offset + sizeof rank_says;
+        int64_t rank_flags;
+        memcpy(&rank_flags, s->all + offset, sizeof rank_flags);
+        flags |= rank_flags;
+        s->starts[r] = offset + sizeof rank_flags;
         offset += s->counts[r];
     }
-    return says;
-}
-
-static int fail_nonfinite(step_t *s, fail_t *fail)
-{
-    header_t header = {.kind = MESSAGE_NONFINITE};
-    comm_bcast_idle(s->comm, &header, sizeof header);
-    return nonfinite_locate(s->forward, s->model, s->comm, &s->batch, fail);
-}
-
-static void pick_from_all(
-    step_t *s, size_t i, uint64_t position, step_result_t *result, fail_t *fail)
-{
-    header_t header = {.kind = MESSAGE_LOGITS, .logits_row = (uint32_t)s->placed[i].sample};
-    comm_bcast_idle(s->comm, &header, sizeof header);
-    gather_row(s, s->placed[i].sample, s->row);
-    sampler_pick_full(&s->model->kernels, params_of(s, i), s->row, s->is_f64, s->vocab_size,
-        seen_of(s, i), position, &result->choice, fail);
-}
-
-/* Draws for entry i, whose summaries stand at starts, and moves those on. */
-static void pick(step_t *s, size_t i, step_result_t *result, fail_t *fail)
-{
-    const sampler_params_t *params = params_of(s, i);
-    uint64_t position = s->entries[i].first_position + s->entries[i].n_rows;
-    for (size_t r = 0; r < s->n_ranks; r++) {
-        s->summaries[r] = s->all + s->starts[r];
-        s->starts[r] += sampler_summary_bytes(params, s->n_rows[r]);
-    }
-    if (!sampler_pick(params, s->summaries, s->n_rows, s->n_ranks, position, &result->choice))
-        pick_from_all(s, i, position, result, fail);
-}
-
-/* The results of the step for each entry. */
-static void take_results(step_t *s, step_result_t *results, fail_t *fail)
-{
-    const char *logits = s->prompt_logits;
-    for (size_t i = 0; i < s->n_entries; i++) {
-        results[i] = (step_result_t){0};
-        if (has_flag(s, i, ENTRY_PROMPT_LOGITS)) {
-            results[i].logits = logits;
-            size_t n_logits = s->entries[i].n_rows - s->entries[i].first_logits_row;
-            logits += n_logits * s->vocab_size * s->logit_bytes;
-        }
-        if (has_flag(s, i, ENTRY_SAMPLES))
-            pick(s, i, &results[i], fail);
-    }
-}
-
-int step_run(step_t *s, const scheduler_step_t *plan, step_result_t *results, fail_t *fail)
-{
-    if (atomic_load(s->interrupt))
-        return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
-    s->mark_ns = clock_ns();
-    comm_record_step(s->comm);
-    header_t header = write_payload(s, plan);
-    comm_bcast_idle(s->comm, &header, sizeof header);
-    take_step(s, &header);
-    int64_t says = find_starts(s);
-    if ((says & SAYS_INTERRUPTED) != 0)
-        fail_set(fail, FAIL_INTERRUPTED, "interrupted");
-    else if ((says & SAYS_NONFINITE) != 0 && !s->allow_nonfinite)
-        fail_nonfinite(s, fail);
-    else
-        take_results(s, results, fail);
-    if (says == SAYS_NONFINITE && fail->status == 0 && !s->warned) {
-        s->warned = true;
-        log_write(LOG_WARN, "logits are not finite; NaN counts as the least likely");
-    }
-    comm_set_phase(s->comm, PROGRESS_IDLE, 0);
-    book(s, &s->times.sampling_ns);
-    return fail->status;
-}
-
-void step_end(step_t *s, const fail_t *fail)
-{
-    header_t header = {
-        .kind = MESSAGE_END, .status = fail->status, .payload_bytes = FAIL_MESSAGE_BYTES};
-    memcpy(s->payload, fail->message, FAIL_MESSAGE_BYTES);
-    comm_bcast_idle(s->comm, &header, sizeof header);
-    comm_bcast(s->comm, s->payload, header.payload_bytes);
-}
-
-/* ---- The others ------------------------------------------------------------------------------ */
-
-int step_follow(step_t *s, fail_t *fail)
-{
-    s->mark_ns = clock_ns();
-    for (;;) {
-        header_t header;
-        comm_bcast_idle(s->comm, &header, sizeof header);
-        book(s, &s->times.waiting_ns);
-        if (header.kind == MESSAGE_STEP) {
-            comm_record_step(s->comm);
-            take_step(s, &header);
-            comm_set_phase(s->comm, PROGRESS_IDLE, 0);
-        } else if (header.kind == MESSAGE_LOGITS) {
-            gather_row(s, header.logits_row, NULL);
-            book(s, &s->times.exchange_ns);
-        } else if (header.kind == MESSAGE_NONFINITE) {
-            fail_t told_by_coordinator = {0};
-            nonfinite_locate(s->forward, s->model, s->comm, &s->batch, &told_by_coordinator);
-        } else {
-            comm_bcast(s->comm, s->payload, header.payload_bytes);
-            s->payload[FAIL_MESSAGE_BYTES - 1] = 0;
-            return header.status == 0 ? 0 : fail_set(fail, header.status, "%s", s->payload);
-        }
-    }
+    return flags;
 }
 
 step_times_t step_times(const step_t *s)

@@ -1,0 +1,122 @@
+/* A step's buffers, for the files that fill them (step.c) and run it (engine.c). Internal to
+ * engine/run. */
+#ifndef CHOIR_RUN_STEP_INTERNAL_H
+#define CHOIR_RUN_STEP_INTERNAL_H
+
+#include <stdbool.h>
+
+#include "engine/base/clock.h"
+#include "engine/run/step.h"
+
+enum { STEP_RUN, STEP_LOGITS, STEP_NONFINITE, STEP_END };
+
+/* What a rank sends of a step besides its summaries. */
+enum { RANK_INTERRUPTED = 1, RANK_NONFINITE = 2 };
+
+/* The head of every message. Ranks run the same program on machines of one kind, so structs are
+ * sent as they are. */
+typedef struct step_header {
+    uint32_t kind;
+    int32_t status;             /* END */
+    uint32_t n_entries, n_rows; /* STEP */
+    uint32_t logits_row;        /* LOGITS */
+    uint32_t payload_bytes;     /* STEP and END */
+} step_header_t;
+
+enum { ENTRY_ADMITTED = 1, ENTRY_SAMPLES = 2, ENTRY_PROMPT_LOGITS = 4, ENTRY_SINGLE_ROW = 8 };
+
+typedef struct wire_entry {
+    uint32_t slot, n_rows, first_position, ref_q_len;
+    uint32_t n_blocks;         /* in the payload: only when admitted */
+    uint32_t first_logits_row; /* of its rows: from here on with prompt logits */
+    uint32_t flags;
+} wire_entry_t;
+
+typedef struct slot {
+    sampler_params_t params;
+    int32_t *blocks; /* [blocks of max_context] */
+    uint8_t *seen;   /* a bit for each token of the vocabulary */
+} slot_t;
+
+/* An entry's row of logits in the step, and the offset of its summary in what this rank sends. */
+typedef struct placed {
+    size_t sample, prompt;
+    size_t summary;
+} placed_t;
+
+struct step {
+    comm_t *comm;
+    team_t *team;
+    forward_t *forward;
+    const model_t *model;
+    scheduler_options_t limits;
+    bool is_f64;
+    size_t vocab_size, n_ranks, logit_bytes;
+    size_t blocks_per_slot, seen_bytes, payload_capacity;
+    plan_range_t vocab; /* this rank's rows */
+    char *memory;
+    size_t memory_bytes;
+    /* The current step, in memory. */
+    char *payload;
+    wire_entry_t *entries; /* in payload */
+    size_t n_entries;
+    slot_t *slots;
+    forward_sequence_t *sequences;
+    forward_logits_row_t *logits_rows;
+    placed_t *placed;
+    forward_batch_t batch;
+    size_t *counts;         /* [n_ranks] bytes to gather */
+    size_t *starts;         /* [n_ranks] where a rank's next summary begins in `all` */
+    size_t *n_rows;         /* [n_ranks] rows of the vocabulary */
+    const void **summaries; /* [n_ranks] */
+    char *mine, *all;       /* gathered: an int64_t of the rank's flags, then summaries */
+    char *row;              /* on the coordinator: [vocab_size] logits */
+    char *prompt_logits;    /* on the coordinator: [max_prompt_logits, vocab_size] */
+    uint64_t mark_ns;
+    step_times_t times;
+};
+
+static inline const sampler_params_t *step_params(const step_t *s, size_t i)
+{
+    return &s->slots[s->entries[i].slot].params;
+}
+
+static inline bool step_has_flag(const step_t *s, size_t i, uint32_t flag)
+{
+    return (s->entries[i].flags & flag) != 0;
+}
+
+/* The tokens seen by entry i's sequence, a bit each; NULL where its parameters need none. */
+static inline const uint8_t *step_seen(const step_t *s, size_t i)
+{
+    const slot_t *slot = &s->slots[s->entries[i].slot];
+    return sampler_needs_seen(&slot->params) ? slot->seen : NULL;
+}
+
+/* Charges the time since the last mark. */
+static inline void step_charge(step_t *s, uint64_t *kind)
+{
+    uint64_t now = clock_ns();
+    *kind += now - s->mark_ns;
+    s->mark_ns = now;
+}
+
+/* Coordinator. Writes what the scheduler planned into the payload. */
+step_header_t step_write(step_t *step, const scheduler_step_t *plan);
+/* Every rank. Updates the slots by the payload, and lists the step's sequences and rows of logits
+ * as a batch. */
+void step_read(step_t *step, const step_header_t *header);
+
+/* Collective, after forward: flags of all ranks (RANK_INTERRUPTED by this one if so) and summaries
+ * of all sampled rows to the coordinator. */
+void step_gather_summaries(step_t *step, bool interrupted);
+/* Collective. Logits of prompt rows that were asked for, to the coordinator. */
+void step_gather_prompt_logits(step_t *step);
+/* Collective. One row of logits, whole, to the coordinator. all: [vocab_size] there */
+void step_gather_row(step_t *step, size_t logits_row, char *all);
+
+/* Coordinator, after step_gather_summaries. Finds each rank's part: starts[r] becomes the offset of
+ * its first summary. The flags of all ranks together. */
+int64_t step_find_starts(step_t *step);
+
+#endif
