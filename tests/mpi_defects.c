@@ -17,6 +17,8 @@
 /* Random weights of seed 1, three layers. */
 #define QWEN3 CHOIR_SOURCE_DIR "/tests/oracle/shapes/qwen3.json"
 #define QWEN3_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/qwen3-reference.safetensors"
+#define LLAMA CHOIR_SOURCE_DIR "/tests/oracle/shapes/llama.json"
+#define LLAMA_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/llama-reference.safetensors"
 #define MAX_WIDTH 2048
 
 /* A model, and what Hugging Face computed of it. */
@@ -143,6 +145,26 @@ static void forget_v_bias(bench_t *bench)
     forget_bias(bench, &bench->model.layers[0].of[WEIGHT_V].matrix);
 }
 
+static void forget_o_bias(bench_t *bench)
+{
+    forget_bias(bench, &bench->model.layers[0].of[WEIGHT_O].matrix);
+}
+
+static void forget_gate_bias(bench_t *bench)
+{
+    forget_bias(bench, &bench->model.layers[2].of[WEIGHT_GATE].matrix);
+}
+
+static void forget_up_bias(bench_t *bench)
+{
+    forget_bias(bench, &bench->model.layers[0].of[WEIGHT_UP].matrix);
+}
+
+static void forget_down_bias(bench_t *bench)
+{
+    forget_bias(bench, &bench->model.layers[2].of[WEIGHT_DOWN].matrix);
+}
+
 static void set_ones(bench_t *bench, void *vector)
 {
     for (size_t i = 0; i < bench->model.config.hidden_size; i++)
@@ -170,6 +192,20 @@ static void use_another_theta(bench_t *bench)
 {
     config_t config = bench->model.config;
     config.rope_theta = 1000000;
+    tables_from(bench, &config, 0);
+}
+
+static void use_another_rope_factor(bench_t *bench)
+{
+    config_t config = bench->model.config;
+    config.rope.factor = 32;
+    tables_from(bench, &config, 0);
+}
+
+static void forget_rope_scaling(bench_t *bench)
+{
+    config_t config = bench->model.config;
+    config.rope.type = ROPE_DEFAULT;
     tables_from(bench, &config, 0);
 }
 
@@ -353,6 +389,16 @@ static const defect_t qwen3_defects[] = {
         NORMS | BIT(COMPONENT_Q_NORM) | BIT(COMPONENT_K_NORM), EAGER, NULL},
 };
 
+static const defect_t llama_defects[] = {
+    {"another factor of llama3's RoPE", use_another_rope_factor, COMPONENT_Q_ROPE, ROPES, EAGER,
+        NULL},
+    {"llama3's RoPE is the default one", forget_rope_scaling, COMPONENT_Q_ROPE, ROPES, EAGER, NULL},
+    {"o_proj's bias is forgotten", forget_o_bias, COMPONENT_O_PROJ, 0, EAGER, NULL},
+    {"gate_proj's bias is forgotten", forget_gate_bias, COMPONENT_GATE_PROJ, 0, EAGER, NULL},
+    {"up_proj's bias is forgotten", forget_up_bias, COMPONENT_UP_PROJ, 0, EAGER, NULL},
+    {"down_proj's bias is forgotten", forget_down_bias, COMPONENT_MLP_OUTPUT, 0, EAGER, NULL},
+};
+
 static void die(const fail_t *fail)
 {
     fprintf(stderr, "mpi_defects: %s\n", fail->message);
@@ -469,19 +515,23 @@ int main(int argc, char **argv)
     static const uint64_t seed = 1;
     fail_t fail = {0};
     bench_t bench = {0};
-    subject_t demo = {.reference = REFERENCE}, qwen3 = {.reference = QWEN3_REFERENCE};
+    subject_t demo = {.reference = REFERENCE}, qwen3 = {.reference = QWEN3_REFERENCE},
+              llama = {.reference = LLAMA_REFERENCE};
     counts_t counts = {0};
     if (comm_start(&argc, &argv, &fail) != 0 ||
         comm_open_world(&bench.comm, COMM_AUTO, &fail) != 0 ||
         config_load(&demo.config, MODEL, &fail) != 0 ||
         config_load_file(&qwen3.config, QWEN3, &fail) != 0 ||
+        config_load_file(&llama.config, LLAMA, &fail) != 0 ||
         checkpoint_open(&bench.checkpoint, MODEL, &fail) != 0 ||
         team_open(&bench.team, 1, true, &fail) != 0)
         die(&fail);
     demo.source = model_source_checkpoint(bench.checkpoint);
     qwen3.source = model_source_random(&seed);
+    llama.source = model_source_random(&seed);
     try_all(&bench, &demo, defects, sizeof defects / sizeof *defects, &counts);
     try_all(&bench, &qwen3, qwen3_defects, sizeof qwen3_defects / sizeof *qwen3_defects, &counts);
+    try_all(&bench, &llama, llama_defects, sizeof llama_defects / sizeof *llama_defects, &counts);
     if (comm_rank(bench.comm) == 0)
         printf("%zu defects named, %zu failed, %zu do not exist at %d ranks\n", counts.named,
             counts.failed, counts.skipped, comm_size(bench.comm));

@@ -1,4 +1,4 @@
-/* The promise: one set of bits. Logits of eight models must equal Hugging Face's (digests in
+/* The promise: one set of bits. Logits of ten models must equal Hugging Face's (digests in
  * golden/logits.json, made by oracle/logits.py), prefill and decode, in every combination of ranks,
  * threads, chunks, batching, instruction set and communication path tried here. CHOIR_TEST_PROMPTS:
  * of each model only so many prompts. */
@@ -459,7 +459,7 @@ static void open_random(suite_t *suite, const char *name, const uint64_t *seed, 
     suite->source = model_source_random(seed);
 }
 
-enum { DEMO, ODD, YARN, SLIDING, QWEN3, QWEN3_BIAS, LLAMA, MISTRAL, N_SUITES };
+enum { DEMO, ODD, YARN, SLIDING, QWEN3, QWEN3_BIAS, LLAMA, MISTRAL, LINEAR, DYNAMIC, N_SUITES };
 
 /* Everything, or what depends on who owns what alone: kernels, chunks and threads know nothing of
  * other ranks. */
@@ -476,6 +476,8 @@ static void run_all(suite_t *s, bool everything)
     run_suite(&s[YARN], ATTENTION_SDPA, false);
     run_suite(&s[SLIDING], ATTENTION_EAGER, false);
     run_suite(&s[MISTRAL], ATTENTION_EAGER, false);
+    run_suite(&s[LINEAR], ATTENTION_EAGER, false);
+    run_suite(&s[DYNAMIC], ATTENTION_EAGER, false);
     run_suite(&s[QWEN3_BIAS], ATTENTION_SDPA, false);
     run_amx(&s[DEMO]);
     run_amx(&s[ODD]);
@@ -519,6 +521,8 @@ int main(int argc, char **argv)
     open_random(&suites[QWEN3_BIAS], "qwen3_bias", &seed, &fail);
     open_random(&suites[LLAMA], "llama", &seed, &fail);
     open_random(&suites[MISTRAL], "mistral", &seed, &fail);
+    open_random(&suites[LINEAR], "linear", &seed, &fail);
+    open_random(&suites[DYNAMIC], "dynamic", &seed, &fail);
     if (fail.status != 0)
         die(NULL, &fail);
     for (size_t i = 0; i < N_SUITES; i++)

@@ -146,7 +146,7 @@ static bool has_call_tables(const forward_t *f, const forward_sequence_t *s)
 void forward_call_tables(forward_t *f, size_t thread)
 {
     const model_t *m = f->model;
-    team_part_t part = team_part(f->rows.n, thread, f->n_threads);
+    team_part_t part = team_part(f->rows.n, thread, active_threads(f));
     size_t row_bytes = m->config.head_dim / 2 * m->kernels.accumulator_bytes;
     for (size_t i = 0; i < f->batch->n_sequences && f->places[PLACE_COS].data != NULL; i++) {
         const forward_sequence_t *s = &f->batch->sequences[i];

@@ -29,10 +29,12 @@ from emulator import Emulator
 LENGTHS = {"demo": [1, 2, 3, 7, 16, 33, 100, 300, 600], "odd": [1, 2, 5, 15, 17, 33, 67, 128, 227, 530],
            "yarn": [1, 40, 300], "sliding": [10, 64, 130, 300], "qwen3": [1, 2, 17, 67, 227, 530],
            "qwen3_bias": [1, 40, 130], "llama": [1, 2, 17, 67, 227, 530],
-           "mistral": [1, 2, 17, 38, 40, 67, 130, 227, 530]}
+           "mistral": [1, 2, 17, 38, 40, 67, 130, 227, 530],
+           "linear": [1, 40, 130], "dynamic": [40, 62, 67, 130, 227]}
 # The order of sdpa with a sliding window is not known. Of Qwen3 and Llama the emulator computes attention, so
 # that any host with avx512_bf16 can make it.
-ATTENTIONS = {"sliding": {"eager": "eager"}, "mistral": {"eager": "eager"}, "qwen3": {"eager": "eager", "sdpa": "emulated-torch"},
+ATTENTIONS = {"sliding": {"eager": "eager"}, "mistral": {"eager": "eager"},
+              "linear": {"eager": "eager"}, "dynamic": {"eager": "eager"}, "qwen3": {"eager": "eager", "sdpa": "emulated-torch"},
               "qwen3_bias": {"eager": "eager", "sdpa": "emulated-torch"},
               "llama": {"eager": "eager", "sdpa": "emulated-torch"}}
 AMX = ("demo", "odd", "qwen3", "qwen3_bias", "llama")

@@ -69,7 +69,7 @@ def random_weights(steps, folder):
         return
     models = folder / "logits-models"
     shutil.copytree(DEMO, models / "demo")
-    for name in ("odd", "yarn", "sliding", "qwen3", "qwen3_bias", "llama", "mistral"):
+    for name in ("odd", "yarn", "sliding", "qwen3", "qwen3_bias", "llama", "mistral", "linear", "dynamic"):
         subprocess.run([str(program), str(HERE / "shapes" / f"{name}.json"), "1", str(models / name)], check=True)
     for attention, needs in (("eager", "products"), ("sdpa", "sdpa"), ("amx", "products")):
         steps.run(f"logits, {attention}", "logits.py", "--models", models, "--attention", attention,
@@ -89,6 +89,12 @@ def parity(steps, folder, choir):
     steps.run("reference of a Qwen3 model", "reference.py", "--model", qwen3, "--prompts", ids, "--layers", "0,2",
               "--decode", 1, "--attention", "eager", "--runs", "prefill,decode", "--out", made)
     steps.command("golden reference of a Qwen3 model",
+                  [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="products")
+    llama, made = folder / "llama", folder / "llama-reference.safetensors"
+    subprocess.run([str(find_write_model()), str(HERE / "shapes" / "llama.json"), "1", str(llama)], check=True)
+    steps.run("reference of a Llama model", "reference.py", "--model", llama, "--prompts", ids, "--layers", "0,2",
+              "--decode", 1, "--attention", "eager", "--runs", "prefill,decode", "--out", made)
+    steps.command("golden reference of a Llama model",
                   [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="products")
     if steps.promises["sdpa"]:
         steps.run("bars of parity", "bars.py", "--choir", choir, needs="products", show=True)
