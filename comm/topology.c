@@ -230,6 +230,12 @@ void topology_binding_close(topology_binding_t *b)
     free(b);
 }
 
+size_t topology_usable_cores(const topology_t *topology)
+{
+    return topology->granted_cpus == 0 ? topology->node_cores
+                                       : size_min(topology->node_cores, topology->granted_cpus);
+}
+
 size_t topology_threads(const topology_t *topology, size_t requested, size_t ranks_sharing)
 {
     if (requested != 0)

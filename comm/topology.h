@@ -37,6 +37,9 @@ typedef struct topology_pu {
 /* Those of the node, by package, NUMA node and core. The caller frees *pus, [*n_pus]. */
 int topology_pus(topology_pu_t **pus, size_t *n_pus, fail_t *fail);
 
+/* Cores of the node, or what the control group's quota leaves of them. */
+size_t topology_usable_cores(const topology_t *topology);
+
 /* Threads that a rank should run: `requested`, unless that is 0; then its part of the cores it is
  * bound to, and of the control group's quota, at least 1. ranks_sharing: ranks whose bindings
  * overlap with this one's, itself included (comm_binding_ranks). */

@@ -1,13 +1,11 @@
 #include "launch/bench_job.h"
 
-#include "engine/base/log.h"
-#include "engine/base/memory.h"
-#include "engine/base/size.h"
+#include "engine/base/clock.h"
 #include "engine/run/engine_choices.h"
 #include "launch/engine_flags.h"
+#include "launch/signals.h"
 
 #define MIB ((size_t)1 << 20)
-#define LEAST_READ (64 * MIB) /* what a cache may hold is no measure of memory */
 
 bool bench_job_write(bench_job_t *job, json_t *row, fail_t *fail)
 {
@@ -27,44 +25,44 @@ bool bench_job_write(bench_job_t *job, json_t *row, fail_t *fail)
     return fail->status == 0 && job->json.file != stdout && job->csv.file != stdout;
 }
 
-void bench_job_describe(bench_job_t *job, const engine_info_t *info)
+void bench_job_describe(bench_job_t *job, const bench_taken_t *taken)
 {
-    job->about.isa = info->isa;
-    job->about.threads = info->threads;
-    job->about.dtype = dtype_name(info->mode);
-    job->about.attention = choice_name(engine_attentions, info->attention);
-    job->about.dot = choice_name(engine_dots, info->dot);
+    bench_about_t *about = &job->about;
+    about->isa = taken->info->isa;
+    about->threads = taken->info->threads;
+    about->dtype = dtype_name(taken->info->mode);
+    about->attention = choice_name(engine_attentions, taken->info->attention);
+    about->dot = choice_name(engine_dots, taken->info->dot);
+    about->ranks = taken->ranks;
+    about->nodes = taken->nodes;
+    about->replicas = taken->replicas;
+    about->options = *taken->options;
 }
 
-size_t bench_job_read_bytes(const bench_job_t *job, comm_t *comm)
+static void handle_signals(void *context, engine_t *engine)
 {
-    size_t wish = job->flags->read_mib * MIB, bytes = wish;
-    size_t half = memory_available_bytes() / 2 / (size_t)comm_node_size(comm);
-    if (half != 0 && bytes > half)
-        bytes = size_max(half / MIB * MIB, size_min(wish, LEAST_READ));
-    bytes = (size_t)comm_min(comm, (int64_t)bytes);
-    if (bytes < wish)
-        log_write(LOG_WARN, "memory is short: the bandwidth is measured on %zu MiB of each rank",
-            bytes / MIB);
-    return bytes;
+    bench_job_t *job = context;
+    progress_close(&job->loading);
+    job->begin_ns = clock_ns();
+    if (engine != NULL)
+        signals_install(engine);
+    else
+        signals_remove();
 }
 
-replica_options_t bench_job_replicas(const bench_job_t *job, size_t n_replicas, size_t threads,
-    const bench_options_t *runs, size_t n_runs)
+bench_part_t bench_job_part(bench_job_t *job)
 {
-    run_flags_t flags = job->flags->run;
-    flags.threads = threads;
-    flags.max_batch = flags.kv_tokens = 0;
-    for (size_t i = 0; i < n_runs; i++) {
-        flags.max_batch = size_max(flags.max_batch, runs[i].batch);
-        flags.kv_tokens = size_max(flags.kv_tokens, bench_kv_tokens(&runs[i]));
-    }
-    replica_options_t options = {
-        .engine = engine_flags_options(&flags, job->directory, flags.max_batch, 1),
-        .n_replicas = n_replicas,
-        .own_weights = flags.own_weights,
-        .path = job->flags->common.path};
-    options.engine.random_config = job->flags->config;
-    options.engine.n_layers = job->flags->layers;
-    return options;
+    const bench_flags_t *flags = job->flags;
+    bench_part_t part = {.comm = job->comm,
+        .measures = true,
+        .replica = {.engine = engine_flags_options(&flags->run, job->directory, 1, 1),
+            .n_replicas = job->about.replicas,
+            .own_weights = flags->run.own_weights,
+            .path = flags->common.path},
+        .read_bytes = flags->read_mib * MIB,
+        .opened = handle_signals,
+        .context = job};
+    part.replica.engine.random_config = flags->config;
+    part.replica.engine.n_layers = flags->layers;
+    return part;
 }

@@ -2,8 +2,9 @@
 #ifndef CHOIR_LAUNCH_BENCH_JOB_H
 #define CHOIR_LAUNCH_BENCH_JOB_H
 
+#include "engine/base/progress.h"
+#include "engine/measure/bench_part.h"
 #include "engine/model/config.h"
-#include "engine/run/replica.h"
 #include "launch/args.h"
 #include "launch/bench_report.h"
 #include "launch/flags.h"
@@ -25,7 +26,8 @@ typedef struct bench_job {
     char directory[MODEL_DIR_BYTES];
     config_t config; /* as the file has it, all layers */
     bench_sink_t json, csv;
-    uint64_t begin_ns; /* of what is measured now */
+    progress_t loading; /* shown until the engine is open */
+    uint64_t begin_ns;  /* of what is measured now */
     bench_about_t about;
 } bench_job_t;
 
@@ -33,15 +35,10 @@ typedef struct bench_job {
  * unless rows do. FAIL_MEMORY when row is NULL. */
 bool bench_job_write(bench_job_t *job, json_t *row, fail_t *fail);
 
-/* Notes in job->about what an engine has chosen. */
-void bench_job_describe(bench_job_t *job, const engine_info_t *info);
+/* Notes in job->about what was measured. */
+void bench_job_describe(bench_job_t *job, const bench_taken_t *taken);
 
-/* Collective over comm. Bytes that each of its ranks reads to measure the bandwidth: --read-mib, or
- * less where memory is short. */
-size_t bench_job_read_bytes(const bench_job_t *job, comm_t *comm);
-
-/* Replicas whose engines have room for every one of runs[n_runs]. threads: of a rank; 0: chosen. */
-replica_options_t bench_job_replicas(const bench_job_t *job, size_t n_replicas, size_t threads,
-    const bench_options_t *runs, size_t n_runs);
+/* What the flags ask for, on all ranks; its context is the job. Without runs. */
+bench_part_t bench_job_part(bench_job_t *job);
 
 #endif

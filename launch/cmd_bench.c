@@ -7,17 +7,15 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/size.h"
+#include "engine/measure/bench_cluster.h"
 #include "engine/run/engine_choices.h"
 #include "engine/run/load.h"
-#include "launch/bench_cluster.h"
 #include "launch/bench_job.h"
-#include "launch/bench_part.h"
 #include "launch/bench_sweep.h"
 #include "launch/command.h"
 #include "launch/engine_flags.h"
 #include "launch/mesh.h"
 #include "launch/model_dir.h"
-#include "launch/signals.h"
 
 /* ---- What is asked for ----------------------------------------------------------------------- */
 
@@ -147,49 +145,50 @@ static void tell_shape(void *context, size_t done, size_t total, const char *sha
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-static int measure(bench_job_t *job, engine_t *engine, fail_t *fail)
+static void take_report(void *context, const bench_taken_t *taken, fail_t *fail)
 {
-    bool coordinates = comm_rank(job->comm) == 0;
-    engine_info_t info = engine_info(engine);
-    bench_report_t report;
-    bench_job_describe(job, &info);
-    job->about.options.read_bytes = bench_job_read_bytes(job, job->comm);
-    job->about.options.beside = job->about.replicas > 1 ? job->comm : NULL;
-    job->about.options.progress = coordinates ? tell_repetition : NULL;
-    job->about.options.progress_context = job;
-    job->begin_ns = clock_ns();
-    bench_run(engine, &job->about.options, &report, fail);
-    if (fail->status == 0 && coordinates &&
-        bench_job_write(job, bench_json(&job->about, &report), fail))
-        bench_print_table(&job->about, &report, stdout);
-    bench_clear(&report);
-    return fail->status;
+    bench_job_t *job = context;
+    bench_job_describe(job, taken);
+    if (bench_job_write(job, bench_json(&job->about, taken->report), fail))
+        bench_print_table(&job->about, taken->report, stdout);
 }
 
 /* Collective. */
 static int bench_model(bench_job_t *job, fail_t *fail)
 {
     const bench_flags_t *flags = job->flags;
-    replica_t replica = {0};
-    progress_t progress;
     job->about.options = (bench_options_t){.prompt_tokens = flags->prompt_tokens,
         .gen_tokens = flags->gen_tokens,
         .batch = flags->batch,
         .context = flags->context,
         .repeat = flags->repeat,
-        .warmup = flags->warmup};
-    replica_options_t options =
-        bench_job_replicas(job, job->about.replicas, flags->run.threads, &job->about.options, 1);
-    engine_flags_show_loading(&progress, job->comm, &flags->common, &options.engine);
-    replica_open(&replica, job->comm, &options, fail);
-    progress_close(&progress);
-    if (fail->status == 0) {
-        signals_install(replica.engine);
-        measure(job, replica.engine, fail);
-        signals_remove();
-    }
-    replica_close(&replica);
-    return comm_agree(job->comm, fail);
+        .warmup = flags->warmup,
+        .progress = tell_repetition,
+        .progress_context = job};
+    bench_part_t part = bench_job_part(job);
+    part.runs = &job->about.options;
+    part.n_runs = 1;
+    part.take = take_report;
+    engine_flags_show_loading(&job->loading, job->comm, &flags->common, &part.replica.engine);
+    bench_part_run(&part, fail);
+    progress_close(&job->loading);
+    return fail->status;
+}
+
+/* Collective. */
+static int bench_cluster(bench_job_t *job, fail_t *fail)
+{
+    const bench_flags_t *flags = job->flags;
+    const bench_cluster_t options = {.part = bench_job_part(job),
+        .config = &job->config,
+        .n_layers = job->about.n_layers,
+        .model = job->about.model,
+        .cpu = job->about.cpu,
+        .sweep = flags->sweep,
+        .repeat = flags->repeat,
+        .warmup = flags->warmup,
+        .path = flags->cluster};
+    return bench_cluster_run(&options, fail);
 }
 
 /* As --bind; without it each thread on its own core if there are enough. */

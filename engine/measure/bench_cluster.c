@@ -1,4 +1,4 @@
-#include "launch/bench_cluster.h"
+#include "engine/measure/bench_cluster.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,46 +14,53 @@
 #include "engine/measure/calibrate.h"
 #include "engine/measure/cluster_file.h"
 #include "engine/measure/sweep.h"
-#include "launch/bench_part.h"
 
 #define CHUNK 512 /* prompt tokens of a step unless told (engine.h) */
 
 typedef struct cluster_job {
-    bench_job_t *job;
+    const bench_cluster_t *options;
     predict_cluster_t cluster; /* rank 0's */
     out_file_t *file;          /* rank 0's */
     size_t node_ranks, node_cores, memory_bytes;
     bool on_first_node;
+    uint64_t begin_ns; /* of the part that is measured */
     size_t n_runs;
     bench_options_t *runs;       /* [n_runs] all kinds, then all again */
     calibrate_sample_t *samples; /* [n_runs] */
 } cluster_job_t;
 
-static void take_sample(void *context, size_t run, const bench_report_t *report, fail_t *fail)
+static void take_sample(void *context, const bench_taken_t *taken, fail_t *fail)
 {
     cluster_job_t *c = context;
-    size_t chunk = c->job->flags->run.prefill_chunk;
+    size_t chunk = c->options->part.replica.engine.prefill_chunk, threads = taken->info->threads;
+    size_t done = taken->run + 1;
     (void)fail;
-    c->samples[run] = calibrate_sample(&c->runs[run], report, chunk != 0 ? chunk : CHUNK);
-    size_t threads = c->job->about.threads;
-    double seconds = (double)(clock_ns() - c->job->begin_ns) * 1e-9;
+    c->samples[taken->run] =
+        calibrate_sample(taken->options, taken->report, chunk != 0 ? chunk : CHUNK);
     log_write(LOG_INFO, "%zu rank%s x %zu thread%s, run %zu of %zu, %.0f s left for these ranks",
-        report->n_ranks, plural(report->n_ranks), threads, plural(threads), run + 1, c->n_runs,
-        seconds * (double)(c->n_runs - run - 1) / (double)(run + 1));
+        taken->ranks, plural(taken->ranks), threads, plural(threads), done, c->n_runs,
+        (double)(clock_ns() - c->begin_ns) * 1e-9 * (double)(c->n_runs - done) / (double)done);
+}
+
+/* The context is the caller's. */
+static void tell_opened(void *context, engine_t *engine)
+{
+    const bench_part_t *part = &((cluster_job_t *)context)->options->part;
+    part->opened(part->context, engine);
 }
 
 /* Rank 0. */
 static int add_rates(cluster_job_t *c, size_t ranks, size_t threads, fail_t *fail)
 {
-    const run_flags_t *flags = &c->job->flags->run;
-    config_t config = c->job->config;
-    config.num_hidden_layers = c->job->about.n_layers;
-    plan_model_t model = config_plan_model(&config, flags->mode);
+    const engine_options_t *engine = &c->options->part.replica.engine;
+    config_t config = *c->options->config;
+    config.num_hidden_layers = c->options->n_layers;
+    plan_model_t model = config_plan_model(&config, engine->mode);
     predict_rates_t rates = {
         .ranks = ranks, .threads = threads, .hidden = model.hidden, .head_dim = model.head_dim};
-    snprintf(rates.model, sizeof rates.model, "%s", c->job->about.model);
+    snprintf(rates.model, sizeof rates.model, "%s", c->options->model);
     plan_t plan;
-    if (plan_open(&plan, &model, flags->combine, ranks, fail) != 0)
+    if (plan_open(&plan, &model, engine->combine, ranks, fail) != 0)
         return fail->status;
     calibrate_sample_t medians[CALIBRATE_RUNS];
     calibrate_medians(c->samples, c->n_runs / CALIBRATE_RUNS, medians);
@@ -66,24 +73,24 @@ static int add_rates(cluster_job_t *c, size_t ranks, size_t threads, fail_t *fai
  * cores for. */
 static int measure_parts(cluster_job_t *c, fail_t *fail)
 {
-    comm_t *comm = c->job->comm;
+    bench_part_t part = c->options->part;
+    comm_t *comm = part.comm;
     size_t node_rank = c->on_first_node ? (size_t)comm_node_rank(comm) : SIZE_MAX;
+    const char *text = c->options->sweep != NULL ? c->options->sweep : "auto";
     sweep_part_t one;
     sweep_t sweep;
-    const char *text = c->job->flags->sweep;
-    if (sweep_parse(
-            text != NULL ? text : "auto", c->node_ranks, c->node_cores, 1, 1, &sweep, fail) != 0)
+    part.runs = c->runs;
+    part.n_runs = c->n_runs;
+    part.opened = tell_opened;
+    part.take = take_sample;
+    part.context = c;
+    if (sweep_parse(text, c->node_ranks, c->node_cores, 1, 1, &sweep, fail) != 0)
         return fail->status;
     for (size_t i = 0; sweep_part(&sweep, i, c->node_ranks, c->node_cores, &one); i++) {
-        const bench_part_t part = {.color = node_rank < one.ranks ? 0 : 1,
-            .threads = one.threads,
-            .replicas = 1,
-            .runs = c->runs,
-            .n_runs = c->n_runs,
-            .take = take_sample,
-            .context = c};
-        c->job->begin_ns = clock_ns();
-        if (bench_part_run(c->job, &part, fail) != 0)
+        part.measures = node_rank < one.ranks;
+        part.replica.engine.threads = one.threads;
+        c->begin_ns = clock_ns();
+        if (bench_part_run(&part, fail) != 0)
             return fail->status;
         if (comm_rank(comm) == 0)
             add_rates(c, one.ranks, one.threads, fail);
@@ -96,7 +103,7 @@ static int measure_parts(cluster_job_t *c, fail_t *fail)
 /* Collective. The first node and its resources. */
 static int look_around(cluster_job_t *c, fail_t *fail)
 {
-    comm_t *comm = c->job->comm;
+    comm_t *comm = c->options->part.comm;
     topology_t topology = {0};
     int *nodes = calloc((size_t)comm_size(comm), sizeof *nodes);
     if (nodes == NULL)
@@ -106,10 +113,8 @@ static int look_around(cluster_job_t *c, fail_t *fail)
     if (comm_agree(comm, fail) == 0) {
         ping_nodes(comm, nodes);
         c->on_first_node = nodes[comm_rank(comm)] == nodes[0];
-        size_t cores = topology.node_cores;
-        if (topology.granted_cpus > 0)
-            cores = size_min(cores, topology.granted_cpus);
-        int64_t told[] = {comm_node_size(comm), (int64_t)cores, (int64_t)topology.memory_bytes};
+        int64_t told[] = {comm_node_size(comm), (int64_t)topology_usable_cores(&topology),
+            (int64_t)topology.memory_bytes};
         comm_bcast(comm, told, sizeof told);
         c->node_ranks = (size_t)told[0];
         c->node_cores = (size_t)told[1];
@@ -123,13 +128,13 @@ static int look_around(cluster_job_t *c, fail_t *fail)
  * Whether it can be written is checked now, not after minutes. */
 static int open_file(cluster_job_t *c, fail_t *fail)
 {
-    const char *path = c->job->flags->cluster;
+    const char *path = c->options->path;
     if (access(path, F_OK) == 0 && cluster_file_read(&c->cluster, path, fail) != 0)
         return fail->status;
-    if (c->cluster.n_rates > 0 && strcmp(c->cluster.cpu, c->job->about.cpu) != 0)
+    if (c->cluster.n_rates > 0 && strcmp(c->cluster.cpu, c->options->cpu) != 0)
         return fail_set(fail, FAIL_USAGE, "%s: expected rates of %s, found those of %s", path,
-            c->job->about.cpu, c->cluster.cpu);
-    snprintf(c->cluster.cpu, sizeof c->cluster.cpu, "%s", c->job->about.cpu);
+            c->options->cpu, c->cluster.cpu);
+    snprintf(c->cluster.cpu, sizeof c->cluster.cpu, "%s", c->options->cpu);
     c->cluster.node_cores = c->node_cores;
     c->cluster.node_memory_bytes = (double)c->memory_bytes;
     return out_file_open(&c->file, path, OUT_REPLACE, fail);
@@ -137,7 +142,7 @@ static int open_file(cluster_job_t *c, fail_t *fail)
 
 static int measure_all(cluster_job_t *c, fail_t *fail)
 {
-    comm_t *comm = c->job->comm;
+    comm_t *comm = c->options->part.comm;
     predict_network_t network;
     if (calibrate_network(comm, &network, fail) != 0 || measure_parts(c, fail) != 0)
         return fail->status;
@@ -156,7 +161,7 @@ static int measure_all(cluster_job_t *c, fail_t *fail)
 /* Positions are known before anything is measured, unless RoPE is scaled. */
 static int check_positions(const cluster_job_t *c, fail_t *fail)
 {
-    const config_t *config = &c->job->config;
+    const config_t *config = c->options->config;
     size_t needed = 0;
     for (size_t i = 0; i < CALIBRATE_RUNS; i++)
         needed = size_max(
@@ -165,13 +170,13 @@ static int check_positions(const cluster_job_t *c, fail_t *fail)
         return 0;
     return fail_set(fail, FAIL_LIMIT,
         "--cluster: expected a model of at least %zu positions, which its runs need, and %s has %zu",
-        needed, c->job->about.model, config->max_position_embeddings);
+        needed, c->options->model, config->max_position_embeddings);
 }
 
 /* Every kind of run once, and then again, so that a disturbance affects one sample of each. */
 static int list_runs(cluster_job_t *c, fail_t *fail)
 {
-    size_t repeat = c->job->flags->repeat;
+    size_t repeat = c->options->repeat;
     c->n_runs = repeat * CALIBRATE_RUNS;
     c->runs = calloc(c->n_runs, sizeof *c->runs);
     c->samples = calloc(c->n_runs, sizeof *c->samples);
@@ -182,25 +187,25 @@ static int list_runs(cluster_job_t *c, fail_t *fail)
             calibrate_runs(c->runs + i);
         c->runs[i].repeat = 1;
         /* A shape's first run is slow because of the first use of memory. */
-        c->runs[i].warmup = i < CALIBRATE_RUNS ? c->job->flags->warmup : 0;
+        c->runs[i].warmup = i < CALIBRATE_RUNS ? c->options->warmup : 0;
     }
     return check_positions(c, fail);
 }
 
-int bench_cluster(bench_job_t *job, fail_t *fail)
+int bench_cluster_run(const bench_cluster_t *options, fail_t *fail)
 {
+    comm_t *comm = options->part.comm;
     cluster_job_t *c = calloc(1, sizeof *c);
     if (c == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory");
-    if (comm_agree(job->comm, fail) == 0) {
-        c->job = job;
+    if (comm_agree(comm, fail) == 0) {
+        c->options = options;
         list_runs(c, fail);
-        if (comm_agree(job->comm, fail) == 0 && look_around(c, fail) == 0 &&
-            comm_rank(job->comm) == 0)
+        if (comm_agree(comm, fail) == 0 && look_around(c, fail) == 0 && comm_rank(comm) == 0)
             open_file(c, fail);
-        if (comm_agree(job->comm, fail) == 0)
+        if (comm_agree(comm, fail) == 0)
             measure_all(c, fail);
-        comm_agree(job->comm, fail);
+        comm_agree(comm, fail);
         out_file_drop(c->file);
         predict_cluster_clear(&c->cluster);
         free(c->samples);
