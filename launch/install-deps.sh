@@ -48,6 +48,7 @@ need_library libpcre2-dev libpcre2-8
 need_library libutf8proc-dev libutf8proc
 need_library libsleef-dev sleef
 need_library libedit-dev libedit
+need_library libmicrohttpd-dev libmicrohttpd
 need_library libcmocka-dev cmocka
 case "$purpose" in
 --tests)

@@ -60,6 +60,8 @@ See how a model of 7 billion parameters is split over 5 ranks:
    build/choir plan --config configs/qwen2.5-7b.json --ranks 5
 Use a Qwen2.5 model as downloaded from its hub into DIR:
    $mpirun build/choir generate --model DIR --chat --prompt "Hello"
+Serve it to OpenAI's clients at http://127.0.0.1:8000/v1 (docs/serve.md):
+   $mpirun build/choir serve --model DIR
 
 README.md and build/choir help have the rest.
 END

@@ -18,7 +18,8 @@ allowed_folders() {
     engine/forward) echo "$model" engine/model comm ;;
     engine/run) echo "$run" ;;
     engine/verify | engine/measure | engine/doctor | engine/eval) echo "$run" engine/run ;;
-    launch | tests | bench) echo "$run" engine/run engine/verify engine/measure engine/doctor engine/eval ;;
+    engine/serve) echo engine/base engine/text engine/run ;;
+    launch | tests | bench) echo "$run" engine/run engine/verify engine/measure engine/doctor engine/eval engine/serve ;;
     tests/launch) echo "$(allowed_folders tests)" launch ;;
     esac
 }
@@ -31,7 +32,8 @@ system_folder() {
     sleef.h) echo engine/kernels engine/model engine/run ;;
     cblas.h | *intrin.h | arm_neon.h | arm_sve.h) echo engine/kernels ;;
     histedit.h) echo launch ;;
-    jansson.h) echo engine/base engine/model engine/text engine/run engine/verify engine/measure engine/eval sharding launch ;;
+    microhttpd.h) echo engine/serve ;;
+    jansson.h) echo engine/base engine/model engine/text engine/run engine/verify engine/measure engine/eval engine/serve sharding launch ;;
     pcre2.h | utf8proc.h) echo engine/text ;;
     *) echo any ;;
     esac
@@ -192,7 +194,7 @@ expect_violation() {
     shift
     tree=$scratch/tree
     rm -rf "$tree"
-    mkdir -p "$tree"/{launch,comm,sharding,tests,bench,engine/{base,kernels,model,forward,text,run,verify,measure,eval}}
+    mkdir -p "$tree"/{launch,comm,sharding,tests,bench,engine/{base,kernels,model,forward,text,run,verify,measure,eval,serve}}
     for header in launch/args comm/comm comm/internal sharding/plan tests/fixture bench/timer \
         engine/base/status engine/kernels/kernels engine/model/model engine/forward/forward \
         engine/text/tokenizer engine/run/engine engine/verify/verify; do
@@ -242,6 +244,8 @@ self_test() {
     expect_violation "zstd.h outside of sharding" engine/base/pack.c '#include <zstd.h>'
     expect_violation "cblas.h outside of kernels" engine/model/product.c '#include <cblas.h>'
     expect_violation "histedit.h outside of launch" engine/run/engine.c '#include <histedit.h>'
+    expect_violation "serve includes forward" engine/serve/serve.c '#include "engine/forward/forward.h"'
+    expect_violation "microhttpd.h outside of serve" launch/main.c '#include <microhttpd.h>'
     expect_violation "intrinsics outside of kernels" engine/model/fast.c '#include <immintrin.h>'
     expect_violation "two files that include each other" engine/base/status.h '#include "engine/base/status_b.h"' \
         engine/base/status_b.c '#include "engine/base/status.h"'

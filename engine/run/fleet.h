@@ -60,9 +60,10 @@ typedef struct fleet_result {
     /* Generated: the tokens, with the one that ended the answer, and their log-probabilities, if
      * asked for. Scored: the most likely token at each place, and the log-probability of the one
      * that is there. */
-    const int32_t *tokens;           /* [n_tokens] */
-    const double *logprobs;          /* [n_tokens] */
-    const sampler_choice_t *choices; /* [n_tokens] for requests with n_logprobs; else NULL */
+    const int32_t *tokens;  /* [n_tokens] */
+    const double *logprobs; /* [n_tokens] */
+    const sampler_choice_t
+        *choices; /* [n_tokens] for requests with n_logprobs, also scored ones; else NULL */
     size_t n_tokens;
     const char *text; /* [text_bytes] of what was generated, before the stop string, with a zero
                        * behind it; NULL without a tokenizer */

@@ -10,8 +10,8 @@
 /* A job from its arrival to its result. */
 typedef struct active {
     struct active *next;
-    uint64_t job, request; /* the fleet's handle, and the engine's */
-    size_t n_scored;
+    uint64_t job, request;  /* the fleet's handle, and the engine's */
+    size_t n_scored, n_top; /* n_top: alternatives at each place, when scoring */
     bool streams, cancelled;
     int32_t *ids; /* [n_prompt] when scoring */
     answer_t answer;
@@ -179,6 +179,7 @@ static active_t *begin(
     }
     a->job = job;
     a->n_scored = request->n_scored;
+    a->n_top = request->sampling.n_logprobs;
     a->streams = request->streams;
     a->answer.tokenizer = r->tokenizer;
     a->answer.keep_choices = request->sampling.n_logprobs > 0;
@@ -286,7 +287,7 @@ static int score(runner_t *r, active_t *a, const engine_event_t *event, fail_t *
 {
     const sampler_choice_t *choices;
     const int32_t *targets = a->ids + event->first_logits_position + 1;
-    if (scorer_rows(r->scorer, event, targets, &choices, fail) != 0)
+    if (scorer_rows(r->scorer, event, targets, a->n_top, &choices, fail) != 0)
         return fail->status;
     for (size_t i = 0; i < event->n_logits && fail->status == 0; i++)
         answer_add(&a->answer, &choices[i], choices[i].logprob, fail);

@@ -16,8 +16,14 @@ struct scorer {
     size_t scores_capacity;
 };
 
-static const sampler_params_t params = {
-    .top_p = 1, .repetition_penalty = 1, .want_logprob = 1, .want_digest = 1};
+static sampler_params_t params_of(size_t n_top)
+{
+    return (sampler_params_t){.top_p = 1,
+        .repetition_penalty = 1,
+        .n_logprobs = (uint32_t)n_top,
+        .want_logprob = 1,
+        .want_digest = 1};
+}
 
 int scorer_open(scorer_t **out, engine_t *engine, fail_t *fail)
 {
@@ -26,11 +32,12 @@ int scorer_open(scorer_t **out, engine_t *engine, fail_t *fail)
     if (r == NULL)
         return fail_set(fail, FAIL_MEMORY, "scores: out of memory");
     engine_info_t info = engine_info(engine);
+    const sampler_params_t most = params_of(SAMPLER_MAX_LOGPROBS);
     r->engine = engine;
     r->vocab_size = info.config->vocab_size;
     r->is_f64 = info.mode == DTYPE_F64;
     r->n_threads = info.threads;
-    r->summary_bytes = size_round_up(sampler_summary_bytes(&params, r->vocab_size), 64);
+    r->summary_bytes = size_round_up(sampler_summary_bytes(&most, r->vocab_size), 64);
     r->summaries = memory_alloc(r->n_threads * r->summary_bytes, "summaries of logits", fail);
     if (r->summaries == NULL) {
         free(r);
@@ -58,6 +65,7 @@ static double logit_at(const void *logits, bool is_f64, size_t i)
 typedef struct scoring {
     scorer_t *scorer;
     const engine_event_t *event;
+    sampler_params_t params;
     size_t row_bytes;
     bool *decided; /* [n_threads] */
 } scoring_t;
@@ -72,20 +80,21 @@ static void score_thread(void *context, size_t thread)
     s->decided[thread] = true;
     for (size_t i = thread; i < s->event->n_logits; i += r->n_threads) {
         const char *logits = (const char *)s->event->logits + i * s->row_bytes;
-        sampler_summarise(kernels, &params, logits, r->is_f64, 0, r->vocab_size, NULL, summary);
-        if (!sampler_pick(&params, summaries, &r->vocab_size, 1, 0, &r->scores[i]))
+        sampler_summarise(kernels, &s->params, logits, r->is_f64, 0, r->vocab_size, NULL, summary);
+        if (!sampler_pick(&s->params, summaries, &r->vocab_size, 1, 0, &r->scores[i]))
             s->decided[thread] = false;
     }
 }
 
 /* The best token of every row, with its log-probability, and the row's digest. */
-static int find_best(scorer_t *r, const engine_event_t *event, size_t row_bytes, fail_t *fail)
+static int find_best(
+    scorer_t *r, const engine_event_t *event, size_t n_top, size_t row_bytes, fail_t *fail)
 {
     if (array_reserve(&r->scores, &r->scores_capacity, event->n_logits, sizeof *r->scores,
             "job: rows", fail) != 0)
         return fail->status;
     bool *decided = calloc(r->n_threads, sizeof *decided), all = decided != NULL;
-    scoring_t scoring = {r, event, row_bytes, decided};
+    scoring_t scoring = {r, event, params_of(n_top), row_bytes, decided};
     if (all)
         engine_parallel(r->engine, score_thread, &scoring);
     for (size_t t = 0; all && t < r->n_threads; t++)
@@ -94,11 +103,11 @@ static int find_best(scorer_t *r, const engine_event_t *event, size_t row_bytes,
     return all ? 0 : fail_set(fail, FAIL_MEMORY, "job: out of memory for a row of logits");
 }
 
-int scorer_rows(scorer_t *r, const engine_event_t *event, const int32_t *targets,
+int scorer_rows(scorer_t *r, const engine_event_t *event, const int32_t *targets, size_t n_top,
     const sampler_choice_t **choices, fail_t *fail)
 {
     size_t row_bytes = r->vocab_size * (r->is_f64 ? sizeof(double) : sizeof(float));
-    if (find_best(r, event, row_bytes, fail) != 0)
+    if (find_best(r, event, n_top, row_bytes, fail) != 0)
         return fail->status;
     for (size_t i = 0; i < event->n_logits; i++) {
         const char *logits = (const char *)event->logits + i * row_bytes;

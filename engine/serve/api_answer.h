@@ -1,0 +1,53 @@
+/* Answers of /v1/completions and /v1/chat/completions as JSON: whole, and piece by piece.
+ *
+ * Pure functions of what the fleet has found; every value is new. */
+#ifndef CHOIR_SERVE_API_ANSWER_H
+#define CHOIR_SERVE_API_ANSWER_H
+
+#include <jansson.h>
+#include <stdint.h>
+
+#include "engine/run/fleet.h"
+#include "engine/serve/api_request.h"
+
+/* What all objects of an answer have. Borrows everything. */
+typedef struct api_answer {
+    const api_request_t *request;
+    const char *id, *model, *fingerprint;
+    int64_t created; /* seconds since 1970 */
+    const tokenizer_t *tokenizer;
+} api_answer_t;
+
+/* One of an answer's choices. */
+typedef struct api_choice {
+    size_t index;
+    const tokenizer_ids_t *prompt;
+    const fleet_result_t *result;
+    const fleet_result_t *scores; /* of the prompt's tokens from the second one on; NULL: none */
+} api_choice_t;
+
+/* Tokens of a piece. */
+typedef struct api_tokens {
+    const int32_t *tokens;
+    const double *logprobs;
+    const sampler_choice_t *choices; /* NULL: no alternatives */
+    size_t n;
+} api_tokens_t;
+
+/* The whole answer. choices: [n_choices] */
+json_t *api_answer_json(const api_answer_t *answer, const api_choice_t *choices, size_t n_choices);
+
+/* A piece of the answer `index`. text: [bytes]. tokens: NULL: without log-probabilities. offset: characters of
+ * the answer's tokens before, advanced. finish: NULL until the end. */
+json_t *api_piece_json(const api_answer_t *answer, size_t index, const char *text, size_t bytes,
+    const api_tokens_t *tokens, size_t *offset, const char *finish);
+/* The first piece of a chat's answer: its role. */
+json_t *api_role_json(const api_answer_t *answer, size_t index);
+
+/* The last piece of a stream that was asked for its usage. */
+json_t *api_usage_piece_json(const api_answer_t *answer, size_t n_prompt, size_t n_completion);
+
+/* "stop", "length" */
+const char *api_finish_name(engine_finish_t finish);
+
+#endif

@@ -1,0 +1,418 @@
+/* The engine's side: the queue, steps, and what they give to whom. */
+#include "engine/serve/server.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/size.h"
+#include "engine/serve/server_internal.h"
+
+#define IDLE_NS 20000000 /* between looks for signals while there is no request */
+#define SECOND_NS 1000000000
+#define FLUSH_NS UINT64_C(2000000000) /* that answers get after a failure */
+
+/* ---- Opening and closing --------------------------------------------------------------------- */
+
+int server_open(server_t **out, const server_options_t *options, fail_t *fail)
+{
+    server_t *server = *out = calloc(1, sizeof *server);
+    pthread_condattr_t monotonic;
+    if (server == NULL)
+        return fail_set(fail, FAIL_MEMORY, "serve: out of memory");
+    server->options = *options;
+    server->options.http.handler = &server_handler;
+    server->options.http.context = server;
+    server->began = (int64_t)time(NULL);
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&server->work, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    if (http_open(&server->http, &server->options.http, fail) != 0) {
+        server_close(server);
+        *out = NULL;
+    }
+    return fail->status;
+}
+
+size_t server_port(const server_t *server)
+{
+    return http_port(server->http);
+}
+
+void server_ready(server_t *server, const server_model_t *model)
+{
+    engine_t *engine = fleet_engine(model->fleet);
+    int32_t end = chat_end_id(model->chat, model->tokenizer);
+    if (end < 0)
+        end = tokenizer_special_id(model->tokenizer, "<|im_end|>");
+    server->model = *model;
+    server->info = engine_info(engine);
+    server->n_stop_ids = engine_stop_ids(engine, end, server->stop_ids);
+    pthread_mutex_lock(&server->lock);
+    server->state = SERVER_READY;
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* Frees those whose calls are over: all of them, once HTTP is closed. */
+static void free_list(ask_t *ask)
+{
+    for (ask_t *next; ask != NULL; ask = next) {
+        next = ask->next;
+        ask_free(ask);
+    }
+}
+
+void server_close(server_t *server)
+{
+    if (server == NULL)
+        return;
+    http_close(server->http);
+    free_list(server->first);
+    free_list(server->running);
+    pthread_cond_destroy(&server->work);
+    pthread_mutex_destroy(&server->lock);
+    free(server);
+}
+
+/* ---- The end of a request -------------------------------------------------------------------- */
+
+/* With the lock held. Lets HTTP send what there is. */
+static void wake(ask_t *ask)
+{
+    if (ask->call != NULL)
+        http_wake(ask->call);
+}
+
+/* With the lock held. */
+static void finish(ask_t *ask)
+{
+    ask->finished = true;
+    wake(ask);
+}
+
+/* The engine's side is done with it: whoever is last frees it. */
+static void leave(server_t *server, ask_t *ask)
+{
+    pthread_mutex_lock(&server->lock);
+    if (!ask->finished)
+        finish(ask);
+    ask->in_engine = false;
+    bool last = ask->call == NULL;
+    pthread_mutex_unlock(&server->lock);
+    if (last)
+        ask_free(ask);
+}
+
+/* With the lock held. */
+static size_t fail_list(ask_t *ask, const char *message)
+{
+    size_t n = 0;
+    for (; ask != NULL; ask = ask->next) {
+        if (ask->finished)
+            continue;
+        api_error_of(&ask->error, 500, "server_error", "engine_failed", "%s", message);
+        finish(ask);
+        n++;
+    }
+    return n;
+}
+
+void server_fail(server_t *server, const char *message)
+{
+    uint64_t end = clock_ns() + FLUSH_NS;
+    bool open = true;
+    pthread_mutex_lock(&server->lock);
+    server->state = SERVER_FAILED;
+    if (server->failure[0] == 0)
+        strncpy(server->failure, message, sizeof server->failure - 1);
+    size_t n = fail_list(server->first, message) + fail_list(server->running, message);
+    pthread_mutex_unlock(&server->lock);
+    while (n > 0 && open && clock_ns() < end) {
+        const struct timespec pause = {.tv_nsec = IDLE_NS};
+        nanosleep(&pause, NULL);
+        open = false;
+        pthread_mutex_lock(&server->lock);
+        for (const ask_t *ask = server->first; ask != NULL; ask = ask->next)
+            open = open || ask->call != NULL;
+        for (const ask_t *ask = server->running; ask != NULL; ask = ask->next)
+            open = open || ask->call != NULL;
+        pthread_mutex_unlock(&server->lock);
+    }
+}
+
+/* ---- From the queue to the fleet ------------------------------------------------------------- */
+
+static part_t **bucket_of(server_t *server, uint64_t job)
+{
+    return &server->by_job[job % SERVER_BUCKETS];
+}
+
+static part_t *part_of(server_t *server, uint64_t job)
+{
+    part_t *part = *bucket_of(server, job);
+    while (part != NULL && part->job != job)
+        part = part->next_of_bucket;
+    return part;
+}
+
+static int submit(server_t *server, ask_t *ask, fail_t *fail)
+{
+    for (size_t i = 0; i < ask->n_parts; i++) {
+        part_t *part = &ask->parts[i];
+        const request_t request = ask_request(ask, i);
+        if (fleet_submit(server->model.fleet, &request, &part->job, fail) != 0)
+            return fail->status;
+        part->submitted = true;
+        part_t **bucket = bucket_of(server, part->job);
+        part->next_of_bucket = *bucket;
+        *bucket = part;
+    }
+    return 0;
+}
+
+/* Jobs that the fleet should have: a few in reserve, and the others wait here, where it is decided whose turn
+ * it is. */
+static bool has_room(const server_t *server)
+{
+    size_t batch = server->info.max_batch;
+    return fleet_pending(server->model.fleet) <
+           fleet_n_replicas(server->model.fleet) * (batch + batch / 4 + 1);
+}
+
+/* Requests of a client that run. */
+static size_t n_running_of(const server_t *server, uint64_t client)
+{
+    size_t n = 0;
+    for (const ask_t *ask = server->running; ask != NULL; ask = ask->next)
+        n += ask->client == client;
+    return n;
+}
+
+/* With the lock held. Takes the next request out of the queue: the first of the client that has the fewest
+ * running. */
+static ask_t *next_ask(server_t *server)
+{
+    ask_t **best = NULL;
+    size_t fewest = SIZE_MAX;
+    for (ask_t **at = &server->first; *at != NULL; at = &(*at)->next) {
+        size_t n = n_running_of(server, (*at)->client);
+        if (n < fewest) {
+            fewest = n;
+            best = at;
+        }
+        if (n == 0)
+            break;
+    }
+    if (best == NULL)
+        return NULL;
+    ask_t *ask = *best;
+    *best = ask->next;
+    if (server->last == ask) {
+        server->last = server->first;
+        while (server->last != NULL && server->last->next != NULL)
+            server->last = server->last->next;
+    }
+    server->n_queued--;
+    ask->next = server->running;
+    server->running = ask;
+    return ask;
+}
+
+static int take_asks(server_t *server, fail_t *fail)
+{
+    while (fail->status == 0 && has_room(server)) {
+        pthread_mutex_lock(&server->lock);
+        ask_t *ask = next_ask(server);
+        pthread_mutex_unlock(&server->lock);
+        if (ask == NULL)
+            break;
+        submit(server, ask, fail);
+    }
+    return fail->status;
+}
+
+/* ---- Cancelling ------------------------------------------------------------------------------ */
+
+static int cancel(server_t *server, ask_t *ask, fail_t *fail)
+{
+    ask->cancelled = true;
+    for (size_t i = 0; i < ask->n_parts && fail->status == 0; i++)
+        if (ask->parts[i].submitted && !ask->parts[i].done)
+            fleet_cancel(server->model.fleet, ask->parts[i].job, fail);
+    return fail->status;
+}
+
+/* With the lock held. */
+static bool has_ended_early(ask_t *ask, uint64_t now)
+{
+    if (ask->deadline_ns != 0 && now > ask->deadline_ns && !ask->finished) {
+        api_error_of(&ask->error, 408, "timeout_error", "timeout",
+            "the answer was not complete after %g s, the request's timeout",
+            ask->request.timeout_s);
+        finish(ask);
+    }
+    return atomic_load(&ask->gone) || ask->error.status != 0;
+}
+
+/* Those that nobody waits for any more leave the queue. */
+static void drop_queued(server_t *server, uint64_t now)
+{
+    ask_t *dropped = NULL, *next;
+    pthread_mutex_lock(&server->lock);
+    server->last = NULL;
+    for (ask_t **at = &server->first; *at != NULL;) {
+        ask_t *ask = *at;
+        if (!has_ended_early(ask, now)) {
+            server->last = ask;
+            at = &ask->next;
+            continue;
+        }
+        *at = ask->next;
+        ask->next = dropped;
+        dropped = ask;
+        server->n_queued--;
+    }
+    pthread_mutex_unlock(&server->lock);
+    for (; dropped != NULL; dropped = next) {
+        next = dropped->next;
+        leave(server, dropped);
+    }
+}
+
+static int drop_running(server_t *server, uint64_t now, fail_t *fail)
+{
+    for (ask_t *ask = server->running; ask != NULL && fail->status == 0; ask = ask->next) {
+        if (ask->cancelled)
+            continue;
+        pthread_mutex_lock(&server->lock);
+        bool ended = has_ended_early(ask, now);
+        pthread_mutex_unlock(&server->lock);
+        if (ended)
+            cancel(server, ask, fail);
+    }
+    return fail->status;
+}
+
+/* ---- From the fleet to clients --------------------------------------------------------------- */
+
+/* With the lock held. Out of memory, a client gets the text with the result. */
+static void tell(part_t *part, const fleet_event_t *event)
+{
+    ask_t *ask = part->ask;
+    bool logprobs = event != NULL && ask->request.logprobs;
+    size_t bytes = event == NULL ? 0 : event->text_bytes;
+    told_t *told = malloc(sizeof *told + bytes);
+    if (told == NULL)
+        return;
+    *told = (told_t){.part = (size_t)(part - ask->parts),
+        .ends = event == NULL,
+        .has_choice = logprobs,
+        .bytes = bytes};
+    if (logprobs)
+        told->choice = *event->choice;
+    if (bytes > 0)
+        memcpy(told->text, event->text, bytes);
+    if (ask->last != NULL)
+        ask->last->next = told;
+    else
+        ask->first = told;
+    ask->last = told;
+    wake(ask);
+}
+
+static void tell_events(server_t *server)
+{
+    size_t n_events;
+    const fleet_event_t *events = fleet_events(server->model.fleet, &n_events);
+    pthread_mutex_lock(&server->lock);
+    for (size_t i = 0; i < n_events; i++) {
+        part_t *part = part_of(server, events[i].job);
+        if (part != NULL && events[i].choice != NULL && part->ask->call != NULL)
+            tell(part, &events[i]);
+    }
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void unlist(server_t *server, ask_t *ask)
+{
+    ask_t **at = &server->running;
+    while (*at != ask)
+        at = &(*at)->next;
+    pthread_mutex_lock(&server->lock);
+    *at = ask->next;
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void take_result(server_t *server, const fleet_result_t *result)
+{
+    part_t *part = part_of(server, result->job), **at = bucket_of(server, result->job);
+    if (part == NULL)
+        return;
+    while (*at != part)
+        at = &(*at)->next_of_bucket;
+    *at = part->next_of_bucket;
+    ask_t *ask = part->ask;
+    part->result = *result;
+    part->kept = fleet_keep(server->model.fleet, result);
+    part->done = true;
+    pthread_mutex_lock(&server->lock);
+    if (result->status != 0)
+        api_error_of(&ask->error,
+            result->status == FAIL_LIMIT || result->status == FAIL_USAGE ? 400 : 500,
+            result->status == FAIL_LIMIT || result->status == FAIL_USAGE ? "invalid_request_error"
+                                                                         : "server_error",
+            NULL, "%s", result->message);
+    else if (!ask->cancelled && ask->request.stream && !part->scores)
+        tell(part, NULL);
+    pthread_mutex_unlock(&server->lock);
+    if (++ask->n_done == ask->n_parts) {
+        unlist(server, ask);
+        leave(server, ask);
+    }
+}
+
+/* ---- Serving --------------------------------------------------------------------------------- */
+
+/* Without work: until there is a request, or for a moment. */
+static void wait_for_work(server_t *server)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += IDLE_NS;
+    if (until.tv_nsec >= SECOND_NS) {
+        until.tv_sec++;
+        until.tv_nsec -= SECOND_NS;
+    }
+    pthread_mutex_lock(&server->lock);
+    if (server->first == NULL)
+        pthread_cond_timedwait(&server->work, &server->lock, &until);
+    pthread_mutex_unlock(&server->lock);
+}
+
+static int step(server_t *server, fail_t *fail)
+{
+    const fleet_result_t *results;
+    size_t n_results = 0;
+    uint64_t now = clock_ns();
+    drop_queued(server, now);
+    if (drop_running(server, now, fail) != 0 || take_asks(server, fail) != 0 ||
+        fleet_step(server->model.fleet, &results, &n_results, fail) < 0)
+        return fail->status;
+    tell_events(server);
+    for (size_t i = 0; i < n_results; i++)
+        take_result(server, &results[i]);
+    return 0;
+}
+
+int server_run(server_t *server, fail_t *fail)
+{
+    while (step(server, fail) == 0)
+        if (fleet_pending(server->model.fleet) == 0)
+            wait_for_work(server);
+    server_fail(server, fail->message);
+    return fail->status;
+}

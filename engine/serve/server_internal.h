@@ -1,0 +1,104 @@
+/* Requests on their way through a server. Internal to engine/serve. */
+#ifndef CHOIR_SERVE_SERVER_INTERNAL_H
+#define CHOIR_SERVE_SERVER_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/serve/api_answer.h"
+#include "engine/serve/server.h"
+
+#define SERVER_ID_BYTES 48
+#define SERVER_BUCKETS 256
+
+/* A token of a streamed answer, or the end of one of the answers. */
+typedef struct told {
+    struct told *next;
+    size_t part;
+    bool ends, has_choice;
+    sampler_choice_t choice;
+    size_t bytes;
+    char text[];
+} told_t;
+
+/* A job of the fleet: one answer, or the log-probabilities of a prompt. */
+typedef struct part {
+    struct part *next_of_bucket;
+    struct ask *ask;
+    uint64_t job;
+    size_t prompt;
+    bool scores, submitted, done;
+    char *kept; /* what result points into */
+    fleet_result_t result;
+    /* HTTP's: what has been written of a stream. */
+    size_t n_tokens, n_text, n_characters;
+} part_t;
+
+/* A request of the API, from its arrival until both its call and its jobs are over. */
+typedef struct ask {
+    struct ask *next; /* in the queue, or among those that run */
+    struct server *server;
+    http_call_t *call; /* under the lock; NULL: over */
+    api_request_t request;
+    char id[SERVER_ID_BYTES];
+    int64_t created;
+    uint64_t client, arrived_ns, deadline_ns; /* 0: none */
+    tokenizer_ids_t *prompts;                 /* [request.n_prompts] */
+    part_t *parts;                            /* [n_parts]; answers first */
+    size_t n_parts, n_answers, n_done;
+    atomic_bool gone; /* its client has hung up */
+    bool cancelled;   /* the engine's side has taken notice */
+    /* Under the lock. */
+    bool finished; /* all parts are done, or error says why not */
+    bool in_engine;
+    api_error_t error;
+    told_t *first, *last;
+    /* HTTP's. */
+    bool begun; /* the stream's first pieces are written */
+    size_t n_ended;
+} ask_t;
+
+typedef enum server_state { SERVER_LOADING, SERVER_READY, SERVER_FAILED } server_state_t;
+
+struct server {
+    server_options_t options;
+    server_model_t model;
+    http_t *http;
+    engine_info_t info;
+    int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
+    size_t n_stop_ids;
+    pthread_mutex_t lock;
+    pthread_cond_t work; /* there is something for server_run */
+    server_state_t state;
+    char failure[FAIL_MESSAGE_BYTES];
+    ask_t *first, *last; /* the queue */
+    size_t n_queued;
+    int64_t began; /* seconds since 1970 */
+    uint64_t next_id;
+    /* server_run's. */
+    ask_t *running;
+    size_t n_running;
+    part_t *by_job[SERVER_BUCKETS];
+};
+
+/* ---- server_calls.c: HTTP's thread ----------------------------------------------------------- */
+
+extern const http_handler_t server_handler;
+
+/* ---- server_ask.c ---------------------------------------------------------------------------- */
+
+/* A request whose text is [bytes]; NULL and *error when it cannot be taken. */
+ask_t *ask_open(
+    server_t *server, api_kind_t kind, const http_request_t *request, api_error_t *error);
+void ask_free(ask_t *ask);
+/* Part i as the fleet is asked for it; it points into the ask and its server. */
+request_t ask_request(const ask_t *ask, size_t part);
+/* The whole answer, or the error. From malloc. */
+char *ask_answer(const ask_t *ask, unsigned *status, size_t *bytes);
+/* What is new of a stream; taken: of the list, which is freed. *ended: that was all. */
+void ask_stream(ask_t *ask, told_t *taken, bool finished, text_buffer_t *out, bool *ended);
+
+/* A JSON value as text from malloc; its reference is dropped. */
+char *server_json(json_t *value, size_t *bytes);
+
+#endif

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# A server answers as its clients expect, with the text of choir generate, and within its limits.
+#
+#   tests/cli/serve.sh CHOIR RANKS
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+let_ranks_finish
+
+command -v python3 >/dev/null || exit 77
+if "$choir" version | grep -q 'no libmicrohttpd'; then
+    refuses "without HTTP" 2 "libmicrohttpd-dev" "$choir" serve
+    conclude
+fi
+
+# serve ARGS...: starts a server; url, server: where it is, its process
+serve() {
+    "${run[@]}" "$choir" serve --port 0 "$@" </dev/null >"$work/out" 2>"$work/err" &
+    server=$!
+    wait_until "$patience_s" grep -q 'serving' "$work/err" || complain "serve $*: does not begin"
+    url=$(grep -o 'http://[^ ]*' "$work/err")
+}
+
+stop() {
+    kill "$server"
+    wait "$server"
+}
+
+# checks CLASS
+checks() {
+    python3 "$root/tests/serve_checks.py" "$url" "$1" >"$work/out" 2>&1 || complain "$1"
+}
+
+CHOIR_SERVE_TEXT=$(launch 0 generate --quiet --prompt ROMEO: --max-tokens 24 --temperature 0.8 --top-p 0.9 --seed 7
+    printf x)
+CHOIR_SERVE_TEXT=${CHOIR_SERVE_TEXT%?x}
+export CHOIR_SERVE_TEXT
+
+serve
+checks Answers
+refuses "a port that is taken" 1 "cannot listen ${url##*:}" "${run[@]}" "$choir" serve --port "${url##*:}"
+stop
+
+echo "secret" >"$work/keys"
+export CHOIR_SERVE_KEY=secret
+serve --api-key-file "$work/keys" --allow-origin https://a.example --max-body 1 --receive-seconds 2 --max-queue 0
+checks Limits
+stop
+
+refuses "a host that is none" 1 "--host" "${run[@]}" "$choir" serve --host no.such.host.invalid
+: >"$work/keys"
+refuses "no keys" 2 "expected a key" "${run[@]}" "$choir" serve --api-key-file "$work/keys"
+conclude

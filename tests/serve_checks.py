@@ -1,0 +1,193 @@
+"""choir serve, asked as its clients ask it: python3 tests/serve_checks.py URL [TestClass...]
+
+CHOIR_SERVE_KEY: the key of a server that has one; CHOIR_SERVE_TEXT: what choir generate says to PROMPT and SAMPLING.
+"""
+
+import os
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from serve_client import Client  # noqa: E402
+
+URL = sys.argv.pop(1)
+PROMPT = "ROMEO:"
+SAMPLING = {"max_tokens": 24, "temperature": 0.8, "top_p": 0.9, "seed": 7}
+CHAT = [{"role": "user", "content": "Julia had 38 cookies. She ate half of them. How many were left?"}]
+
+
+class Answers(unittest.TestCase):
+    client = Client(URL)
+
+    def text(self, **fields):
+        return self.client.post("/v1/completions", {"prompt": PROMPT, **SAMPLING, **fields})["choices"][0]["text"]
+
+    def refused(self, path, body, param, status=400):
+        got, _, answer = self.client.ask("POST", path, body)
+        self.assertEqual(got, status, answer)
+        self.assertEqual(answer["error"]["param"], param)
+        self.assertTrue(answer["error"]["message"])
+
+    def test_a_server_says_what_it_is(self):
+        self.assertEqual(self.client.ask("GET", "/health")[::2], (200, {"status": "ok"}))
+        model = self.client.ask("GET", "/v1/models")[2]["data"][0]
+        self.assertEqual(model["id"], "demo")
+        self.assertEqual(model["max_model_len"], 1024)
+        self.assertIn("version", self.client.ask("GET", "/version")[2])
+        self.assertEqual(self.client.ask("HEAD", "/health")[::2], (200, ""))
+
+    def test_an_answer_is_that_of_generate(self):
+        self.assertEqual(self.text(), os.environ["CHOIR_SERVE_TEXT"])
+
+    def test_a_stream_adds_up_to_the_answer(self):
+        pieces = self.client.stream("/v1/completions", {"prompt": PROMPT, **SAMPLING})
+        self.assertEqual("".join(p["choices"][0]["text"] for p in pieces), self.text())
+        self.assertEqual(pieces[-1]["choices"][0]["finish_reason"], "length")
+        self.assertTrue(all("usage" not in p for p in pieces))
+        chat = {"messages": CHAT, "temperature": 0, "max_tokens": 30}
+        whole = self.client.post("/v1/chat/completions", chat)
+        pieces = self.client.stream("/v1/chat/completions", {**chat, "stream_options": {"include_usage": True}})
+        deltas = [p["choices"][0]["delta"] for p in pieces[:-1]]
+        self.assertEqual(deltas[0], {"role": "assistant", "content": ""})
+        self.assertEqual(deltas[-1], {})
+        self.assertEqual("".join(d.get("content", "") for d in deltas), whole["choices"][0]["message"]["content"])
+        self.assertEqual(pieces[-1]["choices"], [])
+        self.assertEqual(pieces[-1]["usage"], whole["usage"])
+        self.assertEqual({p["id"] for p in pieces}, {pieces[0]["id"]})
+        self.assertEqual({p["system_fingerprint"] for p in pieces}, {whole["system_fingerprint"]})
+
+    def test_the_order_of_choices_is_that_of_prompts(self):
+        both = self.client.post("/v1/completions", {"prompt": [PROMPT, "JULIET:"], "n": 2, **SAMPLING})
+        self.assertEqual([c["index"] for c in both["choices"]], [0, 1, 2, 3])
+        texts = [c["text"] for c in both["choices"]]
+        self.assertEqual(texts[0], self.text())
+        self.assertEqual(texts[2:], [c["text"] for c in self.client.post(
+            "/v1/completions", {"prompt": "JULIET:", "n": 2, **SAMPLING})["choices"]])
+        self.assertNotEqual(texts[0], texts[1])
+        pieces = self.client.stream("/v1/completions", {"prompt": [PROMPT, "JULIET:"], "n": 2, **SAMPLING})
+        for i, text in enumerate(texts):
+            self.assertEqual("".join(p["choices"][0]["text"] for p in pieces if p["choices"][0]["index"] == i), text)
+
+    def test_without_a_seed_answers_differ(self):
+        fields = {"prompt": PROMPT, "max_tokens": 40, "temperature": 1.5}
+        texts = {self.client.post("/v1/completions", fields)["choices"][0]["text"] for _ in range(4)}
+        self.assertGreater(len(texts), 1)
+
+    def test_stops_end_an_answer_before_them(self):
+        whole = self.text(temperature=0)
+        stop = whole[6:9]
+        fields = {"prompt": PROMPT, **SAMPLING, "temperature": 0, "stop": [stop, "never"]}
+        choice = self.client.post("/v1/completions", fields)["choices"][0]
+        self.assertEqual((choice["text"], choice["finish_reason"]), (whole[: whole.index(stop)], "stop"))
+        pieces = self.client.stream("/v1/completions", fields)
+        self.assertEqual("".join(p["choices"][0]["text"] for p in pieces), choice["text"])
+
+    def test_log_probabilities_of_answer_and_prompt(self):
+        fields = {"prompt": PROMPT, **SAMPLING, "max_tokens": 5, "logprobs": 3, "echo": True}
+        choice = self.client.post("/v1/completions", fields)["choices"][0]
+        logprobs = choice["logprobs"]
+        self.assertEqual("".join(logprobs["tokens"]), choice["text"])
+        self.assertEqual({len(v) for v in logprobs.values()}, {len(logprobs["tokens"])})
+        self.assertIsNone(logprobs["token_logprobs"][0])
+        for token, own, top, at in list(zip(*(logprobs[k] for k in (
+                "tokens", "token_logprobs", "top_logprobs", "text_offset"))))[1:]:
+            self.assertEqual(top[token], own)
+            self.assertLessEqual(own, max(top.values()))
+            self.assertIn(len(top), (3, 4))
+            self.assertTrue(choice["text"][at:].startswith(token))
+        # The same of prompts alone, which is how answers are scored.
+        scored = self.client.post("/v1/completions", {**fields, "max_tokens": 0})["choices"][0]
+        n = len(scored["logprobs"]["tokens"])
+        self.assertEqual(scored["logprobs"]["token_logprobs"], logprobs["token_logprobs"][:n])
+        self.assertEqual(scored["text"], PROMPT)
+        chat = {"messages": CHAT, "temperature": 0, "max_tokens": 6, "logprobs": True, "top_logprobs": 2}
+        content = self.client.post("/v1/chat/completions", chat)["choices"][0]["logprobs"]["content"]
+        self.assertEqual(len(content), 6)
+        for token in content:
+            self.assertEqual(token["top_logprobs"][0]["logprob"], token["logprob"])
+            self.assertEqual(bytes(token["bytes"]).decode(), token["token"])
+        pieces = self.client.stream("/v1/chat/completions", chat)
+        told = [t for p in pieces if p["choices"][0]["logprobs"] for t in p["choices"][0]["logprobs"]["content"]]
+        self.assertEqual(told, content)
+
+    def test_ids_and_text_are_one_prompt(self):
+        fields = {**SAMPLING, "logits_digest": True, "logprobs": 0, "echo": True}
+        by_text = self.client.post("/v1/completions", {"prompt": PROMPT, **fields})["choices"][0]
+        self.assertRegex(by_text["logits_digest"], "^[0-9a-f]{16}$")
+        again = self.client.post("/v1/completions", {"prompt": PROMPT, **fields})["choices"][0]
+        self.assertEqual(by_text, again)
+
+    def test_what_is_wrong_is_named(self):
+        completion, chat = "/v1/completions", "/v1/chat/completions"
+        self.refused(completion, "{", None)
+        self.refused(completion, {"prompt": PROMPT, "temprature": 1}, "temprature")
+        self.refused(completion, {"prompt": PROMPT, "top_p": 2}, "top_p")
+        self.refused(completion, {"prompt": [99999999]}, "prompt")
+        self.refused(completion, {"prompt": ""}, "prompt")
+        self.refused(completion, {"prompt": "x " * 2000}, "prompt")
+        self.refused(completion, {"prompt": PROMPT, "model": "other"}, None, 404)
+        self.refused(chat, {"messages": CHAT, "response_format": {"type": "json_object"}}, "response_format")
+        self.refused(chat, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages")
+        self.refused("/v1/embeddings", {"input": "x"}, None)
+        self.refused("/v1/nothing", {}, None, 404)
+        status, headers, _ = self.client.ask("GET", completion)
+        self.assertEqual((status, headers["Allow"]), (405, "POST"))
+
+    def test_what_is_no_http_is_refused(self):
+        for data in (b"GARBAGE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /health HTTP/1.1\r\n\r\n",
+                     b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+                     b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 100000 + b"\r\n\r\n"):
+            got = self.client.raw(data)
+            self.assertIn(got[:10], (b"HTTP/1.1 4", b"HTTP/1.0 4", b"HTTP/1.1 5", b""), (data[:60], got[:200]))
+        self.assertEqual(self.client.ask("GET", "/health")[0], 200)
+
+    def test_a_timeout_is_an_error(self):
+        fields = {"prompt": PROMPT, "max_tokens": 900, "ignore_eos": True, "timeout": 0.001}
+        self.assertEqual(self.client.ask("POST", "/v1/completions", fields)[0], 408)
+
+
+class Limits(unittest.TestCase):
+    """Of a server with a key, --allow-origin https://a.example, --max-body 1, --receive-seconds 2, --max-queue 0."""
+
+    client = Client(URL, os.environ.get("CHOIR_SERVE_KEY"))
+
+    def test_only_a_key_opens(self):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}):
+            status, answered, answer = Client(URL).ask("GET", "/v1/models", headers=headers)
+            self.assertEqual((status, answer["error"]["type"]), (401, "authentication_error"))
+            self.assertEqual(answered["WWW-Authenticate"], "Bearer")
+        self.assertEqual(Client(URL).ask("GET", "/health")[0], 200)
+        self.assertEqual(self.client.ask("GET", "/v1/models")[0], 200)
+
+    def test_only_the_origin_allowed_may_ask(self):
+        status, headers, _ = self.client.ask("GET", "/v1/models", headers={"Origin": "https://a.example"})
+        self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (200, "https://a.example"))
+        self.assertEqual(self.client.ask("GET", "/v1/models", headers={"Origin": "https://b.example"})[0], 403)
+        own = {"Origin": "http://" + self.client.host}
+        self.assertEqual(self.client.ask("GET", "/v1/models", headers=own)[0], 200)
+        status, headers, _ = Client(URL).ask("OPTIONS", "/v1/models", headers={"Origin": "https://a.example"})
+        self.assertEqual((status, headers["Access-Control-Allow-Methods"]), (204, "GET, POST, OPTIONS"))
+
+    def test_a_body_that_is_too_long_is_refused(self):
+        status, _, answer = self.client.ask("POST", "/v1/completions", "x" * (1 << 20) + "y")
+        self.assertEqual(status, 413, answer)
+        key = self.client.headers["Authorization"].encode()
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: " + key
+        chunks = b"Transfer-Encoding: chunked\r\n\r\n" + b"80000\r\n" + b"x" * 0x80000 + b"\r\n"
+        chunks += b"80001\r\n" + b"x" * 0x80001 + b"\r\n0\r\n\r\n"
+        self.assertEqual(self.client.raw(head + b"\r\n" + chunks)[:12], b"HTTP/1.1 413")
+
+    def test_a_request_that_does_not_arrive_is_refused(self):
+        for data in (b"", b"POST /v1/comp", b"GET /health HTTP/1.1\r\nHost: x\r\n",
+                     b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab"):
+            self.assertEqual(self.client.raw(data, 30)[:12], b"HTTP/1.1 408", data)
+
+    def test_a_full_queue_is_an_error_that_says_when_to_come_again(self):
+        status, headers, answer = self.client.ask("POST", "/v1/completions", {"prompt": PROMPT})
+        self.assertEqual((status, answer["error"]["code"]), (429, "queue_full"))
+        self.assertGreater(int(headers["Retry-After"]), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
