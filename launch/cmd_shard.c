@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "comm/fault.h"
-#include "comm/topology.h"
+#include "comm/rank_team.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
@@ -67,9 +67,8 @@ static int open_team(const invocation_t *invocation, team_t **team, fail_t *fail
     topology_read(&topology, fail);
     if (comm_agree(comm, fail) != 0)
         return fail->status;
-    size_t threads = topology_threads(&topology, flags->threads, (size_t)comm_binding_ranks(comm));
-    comm_set_threads(comm, threads);
-    team_open(team, threads, comm_oversubscribed(comm), fail);
+    rank_team_open(
+        team, comm, rank_team_threads(comm, &topology, flags->threads), TOPOLOGY_BIND_NONE, fail);
     return comm_agree(comm, fail);
 }
 
@@ -454,7 +453,7 @@ static int cmd_shard(invocation_t *invocation, fail_t *fail)
     else
         make_store(invocation, team, fail);
     signals_remove();
-    team_close(team);
+    rank_team_close(team, invocation->comm);
     return fail->status;
 }
 

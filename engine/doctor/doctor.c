@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/rank_team.h"
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/kernels/kernels.h"
@@ -29,8 +30,7 @@ static int read_rank(
         return fail->status;
     rank->isa = isa_detect();
     rank->isa_chosen = chosen;
-    rank->threads =
-        topology_threads(&rank->topology, options->threads, (size_t)comm_binding_ranks(comm));
+    rank->threads = rank_team_threads(comm, &rank->topology, options->threads);
     if (sched_getaffinity(0, sizeof rank->mask, (cpu_set_t *)(void *)rank->mask) != 0)
         memset(rank->mask, 0xff, sizeof rank->mask);
     snprintf(rank->choir, sizeof rank->choir, "%s", options->version);
@@ -58,13 +58,12 @@ static int measure_rank(
 {
     team_t *team = NULL;
     rank_roof_t roof = {0};
-    comm_set_threads(comm, rank->threads);
-    team_open(&team, rank->threads, comm_oversubscribed(comm), fail);
+    rank_team_open(&team, comm, rank->threads, TOPOLOGY_BIND_NONE, fail);
     size_t bytes = read_bytes(comm, options);
     rank_roof_measure(comm, team, rank->isa_chosen, bytes, &roof, fail);
     rank->read_bytes_per_s = roof.read_bytes_per_s;
     rank->flop_per_s = roof.flop_per_s;
-    team_close(team);
+    rank_team_close(team, comm);
     return fail->status;
 }
 

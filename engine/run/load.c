@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "comm/fault.h"
+#include "comm/rank_team.h"
 #include "comm/watch/progress_record.h"
 #include "engine/base/clock.h"
 #include "engine/base/digest.h"
@@ -105,17 +106,6 @@ static isa_t agree_isa(comm_t *comm, isa_t isa)
     return common;
 }
 
-/* Before anything is loaded, so that pages lie where the threads that touch them first run. */
-static int bind_threads(loaded_t *l, fail_t *fail)
-{
-    topology_binding_t *binding;
-    if (topology_binding_open(&binding, l->options.bind, l->threads,
-            (size_t)comm_binding_index(l->comm), (size_t)comm_binding_ranks(l->comm), fail) == 0)
-        topology_binding_apply_team(binding, l->team);
-    topology_binding_close(binding);
-    return fail->status;
-}
-
 /* Collective. Instruction set and threads. */
 static int open_compute(loaded_t *l, fail_t *fail)
 {
@@ -130,13 +120,10 @@ static int open_compute(loaded_t *l, fail_t *fail)
     l->options.dot = load_choose_dot(l->comm, l->options.dot, l->options.mode);
     kernels_get(&kernels, l->isa, l->options.mode);
     kernels_self_test(&kernels, fail);
-    l->threads =
-        topology_threads(&topology, l->options.threads, (size_t)comm_binding_ranks(l->comm));
-    comm_set_threads(l->comm, l->threads);
-    if (team_open(&l->team, l->threads, comm_oversubscribed(l->comm), fail) == 0)
-        comm_share_waits(l->comm, l->team, l->options.bind == TOPOLOGY_BIND_NONE);
-    if (l->options.bind != TOPOLOGY_BIND_NONE && fail->status == 0)
-        bind_threads(l, fail);
+    l->threads = rank_team_threads(l->comm, &topology, l->options.threads);
+    /* Bound before anything is loaded, so that pages lie where the threads that touch them first
+     * run. */
+    rank_team_open(&l->team, l->comm, l->threads, l->options.bind, fail);
     char advice[512];
     topology_advice(&topology, l->threads, (size_t)comm_host_ranks(l->comm), advice, sizeof advice);
     if (advice[0] != 0)
@@ -295,8 +282,6 @@ void load_close(loaded_t *l)
     kv_cache_close(&l->cache);
     model_close(&l->model);
     comm_shared_close(l->weights);
-    if (l->comm != NULL)
-        comm_leave_waits(l->comm);
-    team_close(l->team);
+    rank_team_close(l->team, l->comm);
     free(l->shares);
 }
