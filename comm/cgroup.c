@@ -6,18 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* First line of DIRECTORY/NAME; false when it cannot be read. */
-static bool read_line(const char *directory, const char *name, char *line, int line_bytes)
+#include "engine/base/proc_file.h"
+
+static bool read_line(const char *directory, const char *name, char *line, size_t line_bytes)
 {
     char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/%s", directory, name) >= (int)sizeof path)
-        return false;
-    FILE *file = fopen(path, "r");
-    if (file == NULL)
-        return false;
-    bool found = fgets(line, line_bytes, file) != NULL;
-    fclose(file);
-    return found;
+    return snprintf(path, sizeof path, "%s/%s", directory, name) < (int)sizeof path &&
+           proc_line(path, line, line_bytes);
 }
 
 static size_t cpus_of(long long quota_us, long long period_us)

@@ -11,20 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define RDMA_DEVICES "/sys/class/infiniband"
+#include "engine/base/proc_file.h"
 
-/* First line of a file, without its end; false when it cannot be read. */
-static bool read_line(const char *path, char *line, int line_bytes)
-{
-    FILE *file = fopen(path, "r");
-    if (file == NULL)
-        return false;
-    bool found = fgets(line, line_bytes, file) != NULL;
-    fclose(file);
-    if (found)
-        line[strcspn(line, "\n")] = '\0';
-    return found;
-}
+#define RDMA_DEVICES "/sys/class/infiniband"
 
 static interface_t *find(interface_t *list, size_t n, const char *name)
 {
@@ -47,7 +36,7 @@ static void describe(interface_t *interface, unsigned flags)
     interface->up = (flags & IFF_UP) != 0 && (flags & IFF_RUNNING) != 0;
     /* Mbit/s; drivers that do not know it report -1, or nothing. */
     snprintf(path, sizeof path, "/sys/class/net/%s/speed", interface->name);
-    if (read_line(path, line, sizeof line) && atof(line) > 0)
+    if (proc_line(path, line, sizeof line) && atof(line) > 0)
         interface->bits_per_s = atof(line) * 1e6;
 }
 
@@ -107,14 +96,14 @@ static bool read_rdma_device(const char *name, interface_t *device)
     *device = (interface_t){.kind = INTERFACE_RDMA};
     snprintf(device->name, sizeof device->name, "%.*s", (int)sizeof device->name - 1, name);
     snprintf(path, sizeof path, RDMA_DEVICES "/%s/ports/1/state", name);
-    if (!read_line(path, line, sizeof line))
+    if (!proc_line(path, line, sizeof line))
         return false;
     device->up = strstr(line, "ACTIVE") != NULL;
     snprintf(path, sizeof path, RDMA_DEVICES "/%s/ports/1/rate", name);
-    if (read_line(path, line, sizeof line))
+    if (proc_line(path, line, sizeof line))
         device->bits_per_s = atof(line) * 1e9; /* "100 Gb/sec (4X EDR)" */
     snprintf(path, sizeof path, RDMA_DEVICES "/%s/ports/1/counters/port_xmit_data", name);
-    if (read_line(path, line, sizeof line))
+    if (proc_line(path, line, sizeof line))
         device->sent_bytes = 4 * strtoull(line, NULL, 10);
     return true;
 }

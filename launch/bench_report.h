@@ -30,9 +30,6 @@ typedef struct bench_about {
     bench_options_t options;
 } bench_about_t;
 
-/* Writes the model name of /proc/cpuinfo, or "unknown". */
-void bench_cpu_name(char name[BENCH_NAME_BYTES]);
-
 void bench_print_table(const bench_about_t *about, const bench_report_t *report, FILE *out);
 void bench_print_gemm(const bench_about_t *about, const bench_gemm_t *gemm, FILE *out);
 void bench_print_kernels(const bench_about_t *about, const bench_kernels_t *kernels, FILE *out);

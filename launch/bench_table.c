@@ -31,24 +31,6 @@ static const line_t lines[] = {
     {"time per token", BENCH_TOKEN, 1e3, 2, "ms"},
 };
 
-void bench_cpu_name(char name[BENCH_NAME_BYTES])
-{
-    char text[256];
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    strcpy(name, "unknown");
-    while (file != NULL && fgets(text, sizeof text, file) != NULL) {
-        const char *colon = strchr(text, ':');
-        if (strncmp(text, "model name", 10) != 0 || colon == NULL)
-            continue;
-        text[strcspn(text, "\n")] = 0;
-        snprintf(name, BENCH_NAME_BYTES, "%.*s", BENCH_NAME_BYTES - 1,
-            colon + 1 + strspn(colon + 1, " "));
-        break;
-    }
-    if (file != NULL)
-        fclose(file);
-}
-
 static void print_machine(const bench_about_t *about, FILE *out)
 {
     fprintf(out, "%s, ", printable_name(about->model).text);

@@ -6,6 +6,7 @@
 #include "comm/topology.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/proc_file.h"
 #include "engine/base/size.h"
 #include "engine/measure/bench_cluster.h"
 #include "engine/run/engine_choices.h"
@@ -83,7 +84,8 @@ static void describe(bench_job_t *job)
     struct tm utc;
     gmtime_r(&now, &utc);
     strftime(about->time_utc, sizeof about->time_utc, "%Y-%m-%dT%H:%M:%SZ", &utc);
-    bench_cpu_name(about->cpu);
+    if (!proc_value("/proc/cpuinfo", "model name", about->cpu, sizeof about->cpu))
+        strcpy(about->cpu, "unknown");
     name_model(flags->config != NULL ? flags->config : job->directory, about->model);
     about->random_weights = flags->config != NULL;
     about->config_digest = config_digest(&job->config);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/array.h"
 #include "engine/base/input.h"
 #include "engine/base/lines.h"
 #include "engine/base/size.h"
@@ -154,21 +155,13 @@ static void keep_fields(prompts_t *prompts, json_t *object)
 
 static tokenizer_ids_t *next_item(prompts_t *prompts, fail_t *fail)
 {
-    tokenizer_ids_t *items = realloc(prompts->items, (prompts->count + 1) * sizeof *items);
-    if (items == NULL) {
-        fail_set(fail, FAIL_MEMORY, "prompts: out of memory for %zu", prompts->count + 1);
+    size_t n = prompts->count;
+    if (array_extend(&prompts->items, n, sizeof *prompts->items, "prompts", fail) != 0 ||
+        array_extend(&prompts->fields, n, sizeof *prompts->fields, "prompts", fail) != 0)
         return NULL;
-    }
-    prompts->items = items;
-    json_t **fields = realloc(prompts->fields, (prompts->count + 1) * sizeof(json_t *));
-    if (fields == NULL) {
-        fail_set(fail, FAIL_MEMORY, "prompts: out of memory for %zu", prompts->count + 1);
-        return NULL;
-    }
-    prompts->fields = fields;
-    fields[prompts->count] = NULL;
-    items[prompts->count] = (tokenizer_ids_t){0};
-    return &items[prompts->count++];
+    prompts->fields[n] = NULL;
+    prompts->items[n] = (tokenizer_ids_t){0};
+    return &prompts->items[prompts->count++];
 }
 
 static bool is_blank(const char *text, size_t bytes)

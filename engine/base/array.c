@@ -25,3 +25,9 @@ int array_reserve(void *array, size_t *capacity, size_t n_items, size_t item_byt
     *capacity = larger;
     return 0;
 }
+
+int array_extend(void *array, size_t n_items, size_t item_bytes, const char *what, fail_t *fail)
+{
+    size_t capacity = n_items;
+    return array_reserve(array, &capacity, n_items + 1, item_bytes, what, fail);
+}

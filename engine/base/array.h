@@ -12,4 +12,7 @@
 int array_reserve(void *array, size_t *capacity, size_t n_items, size_t item_bytes,
     const char *what, fail_t *fail);
 
+/* The same for one item more than n_items, in an array of few, whose capacity is not kept. */
+int array_extend(void *array, size_t n_items, size_t item_bytes, const char *what, fail_t *fail);
+
 #endif

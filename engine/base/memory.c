@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "engine/base/proc_file.h"
 #include "engine/base/size.h"
 
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
@@ -64,27 +65,17 @@ static void *map_huge(size_t bytes)
     return base + head;
 }
 
+/* The number that a line begins with, or a value; 0: none. */
 static size_t read_number(const char *path, const char *key)
 {
-    FILE *file = fopen(path, "r");
-    if (file == NULL)
-        return 0;
-    char line[256];
-    size_t number = 0;
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (key == NULL || strncmp(line, key, strlen(key)) == 0) {
-            char *digits = line + (key == NULL ? 0 : strlen(key));
-            number = (size_t)strtoull(digits, NULL, 10);
-            break;
-        }
-    }
-    fclose(file);
-    return number;
+    char text[256];
+    proc_value(path, key, text, sizeof text);
+    return (size_t)strtoull(text, NULL, 10);
 }
 
 size_t memory_available_bytes(void)
 {
-    size_t available = read_number("/proc/meminfo", "MemAvailable:") * 1024;
+    size_t available = read_number("/proc/meminfo", "MemAvailable") * 1024;
     size_t limit = read_number("/sys/fs/cgroup/memory.max", NULL); /* "max" reads as 0 */
     size_t used = read_number("/sys/fs/cgroup/memory.current", NULL);
     if (limit != 0 && limit > used && limit - used < available)
@@ -111,8 +102,8 @@ static bool exceeds_limit(int resource, const char *key, const char *flag, const
 void memory_describe_refusal(size_t bytes, char *text, size_t text_bytes)
 {
     if (!exceeds_limit(
-            RLIMIT_AS, "VmSize:", "ulimit -v", "address space", bytes, text, text_bytes) &&
-        !exceeds_limit(RLIMIT_DATA, "VmData:", "ulimit -d", "data", bytes, text, text_bytes))
+            RLIMIT_AS, "VmSize", "ulimit -v", "address space", bytes, text, text_bytes) &&
+        !exceeds_limit(RLIMIT_DATA, "VmData", "ulimit -d", "data", bytes, text, text_bytes))
         snprintf(text, text_bytes, "the machine has %.1f MiB free",
             (double)memory_available_bytes() / MIB);
 }

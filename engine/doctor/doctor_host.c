@@ -12,39 +12,10 @@
 #include <xxhash.h>
 
 #include "engine/base/memory.h"
+#include "engine/base/proc_file.h"
 
 #define KIB 1024
 #define FILE_PIECE 65536
-
-/* First line of a file, without its end; empty when it cannot be read. */
-static void read_line(const char *path, char *line, int line_bytes)
-{
-    FILE *file = fopen(path, "r");
-    if (file == NULL || fgets(line, line_bytes, file) == NULL)
-        line[0] = '\0';
-    line[strcspn(line, "\n")] = '\0';
-    if (file != NULL)
-        fclose(file);
-}
-
-/* The value after "KEY", blanks and a colon of the first such line; empty when there is none. */
-static void read_value(const char *path, const char *key, char *value, size_t value_bytes)
-{
-    char line[512];
-    FILE *file = fopen(path, "r");
-    value[0] = '\0';
-    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, key, strlen(key)) != 0 || colon == NULL)
-            continue;
-        line[strcspn(line, "\n")] = '\0';
-        colon += 1 + strspn(colon + 1, " \t");
-        snprintf(value, value_bytes, "%.*s", (int)value_bytes - 1, colon);
-        break;
-    }
-    if (file != NULL)
-        fclose(file);
-}
 
 static uint64_t digest_file(const char *path)
 {
@@ -121,7 +92,7 @@ static void read_memory(doctor_host_t *host)
     struct statvfs shm;
     struct rlimit lock;
     host->memory_available_bytes = memory_available_bytes();
-    read_value("/proc/meminfo", "MemTotal", text, sizeof text);
+    proc_value("/proc/meminfo", "MemTotal", text, sizeof text);
     host->memory_total_bytes = strtoull(text, NULL, 10) * KIB;
     if (statvfs("/dev/shm", &shm) == 0) {
         host->shm_bytes = (uint64_t)shm.f_blocks * shm.f_frsize;
@@ -136,7 +107,7 @@ static void read_memory(doctor_host_t *host)
 static doctor_pages_t read_pages(void)
 {
     char line[128];
-    read_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof line);
+    proc_line("/sys/kernel/mm/transparent_hugepage/enabled", line, sizeof line);
     if (strstr(line, "[always]") != NULL)
         return DOCTOR_PAGES_ALWAYS;
     if (strstr(line, "[madvise]") != NULL)
@@ -147,11 +118,11 @@ static doctor_pages_t read_pages(void)
 static void read_cpu(doctor_host_t *host)
 {
     char text[64], driver[64];
-    read_value("/proc/cpuinfo", "model name", host->cpu, sizeof host->cpu);
-    read_value("/proc/cpuinfo", "cpu MHz", text, sizeof text);
+    proc_value("/proc/cpuinfo", "model name", host->cpu, sizeof host->cpu);
+    proc_value("/proc/cpuinfo", "cpu MHz", text, sizeof text);
     host->mhz = atof(text);
-    read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", text, sizeof text);
-    read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver", driver, sizeof driver);
+    proc_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", text, sizeof text);
+    proc_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver", driver, sizeof driver);
     if (text[0] != '\0')
         snprintf(host->governor, sizeof host->governor, "%.14s/%.15s", text, driver);
 }
@@ -171,7 +142,7 @@ void doctor_host_read(doctor_host_t *host)
     gethostname(host->name, sizeof host->name - 1);
     read_cpu(host);
     read_libraries(host->libraries);
-    read_line("/proc/sys/kernel/random/boot_id", boot, sizeof boot);
+    proc_line("/proc/sys/kernel/random/boot_id", boot, sizeof boot);
     host->boot = boot[0] == '\0' ? 0 : XXH3_64bits(boot, strlen(boot));
     host->program = digest_file("/proc/self/exe");
     read_memory(host);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/array.h"
 #include "engine/base/json.h"
 
 #define SCHEMA 1
@@ -175,14 +176,9 @@ int cluster_add_rates(predict_cluster_t *cluster, const predict_rates_t *rates, 
             return 0;
         }
     }
-    predict_rates_t *grown =
-        realloc(cluster->rates, (cluster->n_rates + 1) * sizeof *cluster->rates);
-    if (grown == NULL)
-        return fail_set(fail, FAIL_MEMORY, "cluster: out of memory for %zu sets of rates",
-            cluster->n_rates + 1);
-    cluster->rates = grown;
-    cluster->rates[cluster->n_rates++] = *rates;
-    return 0;
+    if (array_extend(&cluster->rates, cluster->n_rates, sizeof *rates, "cluster", fail) == 0)
+        cluster->rates[cluster->n_rates++] = *rates;
+    return fail->status;
 }
 
 /* ---- Writing --------------------------------------------------------------------------------- */

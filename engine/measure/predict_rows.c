@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/array.h"
 #include "engine/base/json.h"
 
 #define MOST_ROWS_BYTES ((size_t)1 << 28)
@@ -23,12 +24,9 @@ static int by_value(const void *a, const void *b)
 
 static int add_error(error_list_t *errors, double predicted, double measured, fail_t *fail)
 {
-    double *grown = realloc(errors->values, (errors->n + 1) * sizeof *grown);
-    if (grown == NULL)
-        return fail_set(fail, FAIL_MEMORY, "plan: out of memory for %zu rows", errors->n + 1);
-    errors->values = grown;
-    errors->values[errors->n++] = fabs(predicted / measured - 1);
-    return 0;
+    if (array_extend(&errors->values, errors->n, sizeof *errors->values, "rows", fail) == 0)
+        errors->values[errors->n++] = fabs(predicted / measured - 1);
+    return fail->status;
 }
 
 static int read_row(json_t *object, const char *path, predict_row_t *row, fail_t *fail)

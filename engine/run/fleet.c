@@ -8,13 +8,13 @@
  *   STATS    fleet_stats_t: the last letter of a leader, in answer to END
  * The coordinator's own replica takes and gives the same without letters. */
 #include "engine/run/fleet.h"
-#include "engine/base/array.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "comm/mail.h"
+#include "engine/base/array.h"
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 #include "engine/run/fleet_internal.h"
@@ -342,12 +342,10 @@ static int add_event(fleet_t *f, const fleet_event_t *event, fail_t *fail)
 /* Takes the bytes of a letter of events. */
 static int take_events(fleet_t *f, char *bytes, size_t n_bytes, fail_t *fail)
 {
-    char **letters = realloc(f->letters, (f->n_letters + 1) * sizeof *letters);
-    if (letters == NULL) {
+    if (array_extend(&f->letters, f->n_letters, sizeof *f->letters, "events", fail) != 0) {
         free(bytes);
-        return fail_set(fail, FAIL_MEMORY, "fleet: out of memory for events");
+        return fail->status;
     }
-    f->letters = letters;
     f->letters[f->n_letters++] = bytes;
     for (size_t at = 0; at < n_bytes && fail->status == 0;) {
         const fleet_event_t event = runner_read_event(bytes + at);

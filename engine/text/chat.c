@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/array.h"
 #include "engine/base/input.h"
 #include "engine/base/json.h"
 #include "engine/text/chat_internal.h"
@@ -13,11 +14,10 @@
 int chat_add_template(chat_t *chat, const char *name, const char *origin, const char *text,
     size_t bytes, fail_t *fail)
 {
-    chat_template_t *grown = realloc(chat->templates, (chat->n_templates + 1) * sizeof *grown);
-    if (grown == NULL)
-        return fail_set(fail, FAIL_MEMORY, "%s: out of memory", origin);
-    chat->templates = grown;
-    chat_template_t *added = &grown[chat->n_templates++];
+    if (array_extend(&chat->templates, chat->n_templates, sizeof *chat->templates, origin, fail) !=
+        0)
+        return fail->status;
+    chat_template_t *added = &chat->templates[chat->n_templates++];
     *added = (chat_template_t){
         .name = strdup(name), .origin = strdup(origin), .text = malloc(bytes + 1), .bytes = bytes};
     if (added->name == NULL || added->origin == NULL || added->text == NULL)

@@ -147,15 +147,13 @@ static int list_copied(store_layout_t *layout, fail_t *fail)
                 layout->directory);
         if (!is_copied(entry->d_name) || !is_small_file(layout, entry->d_name))
             continue;
-        char **grown = realloc(layout->copied, (layout->n_copied + 1) * sizeof *grown);
-        if (grown == NULL ||
-            (layout->copied = grown, grown[layout->n_copied] = strdup(entry->d_name)) == NULL)
+        if (array_extend(&layout->copied, layout->n_copied, sizeof *layout->copied,
+                layout->directory, fail) == 0 &&
+            (layout->copied[layout->n_copied++] = strdup(entry->d_name)) == NULL)
             out_of_memory(layout, fail);
-        else
-            layout->n_copied++;
     }
     closedir(listing);
-    if (layout->n_copied > 0)
+    if (layout->n_copied > 0 && fail->status == 0)
         qsort(layout->copied, layout->n_copied, sizeof *layout->copied, compare_texts);
     return fail->status;
 }
