@@ -34,7 +34,8 @@ system_folder() {
     histedit.h) echo launch ;;
     microhttpd.h) echo engine/serve ;;
     jansson.h) echo engine/base engine/model engine/text engine/run engine/verify engine/measure engine/eval engine/serve sharding launch ;;
-    pcre2.h | utf8proc.h) echo engine/text ;;
+    pcre2.h) echo engine/text engine/model ;;
+    utf8proc.h) echo engine/text ;;
     *) echo any ;;
     esac
 }

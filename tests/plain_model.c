@@ -22,7 +22,7 @@ typedef struct plain {
 static double *tensor(const plain_t *m, const char *name, size_t rows, size_t columns)
 {
     size_t width = columns == 0 ? 1 : columns, n = rows * width;
-    const model_part_t part = {name, rows, columns, 0, rows, 0, width};
+    const model_part_t part = {name, rows, columns, 0, rows, 0, width, NULL, NULL};
     const model_source_t source = model_source_random(m->seed);
     double *values = malloc(n * sizeof *values), *scratch = malloc(n * sizeof *scratch);
     void *rounded = malloc(n * dtype_bytes(m->mode));

@@ -99,7 +99,7 @@ static void check_matrix(const char *name, const matrix_t *matrix, dtype_t mode,
     assert_int_equal(matrix->rows, n == 0 ? 0 : plan_count(rows));
     for (size_t r = 0; r < matrix->rows; r++) {
         const model_part_t part = {name, all_rows, all_columns, rows.begin + r, rows.begin + r + 1,
-            columns.begin, columns.end};
+            columns.begin, columns.end, NULL, NULL};
         random.read(random.context, &part, mode, expected, scratch, &fail);
         size_t p = r / KERNEL_PANEL;
         panel_unpack_row(mode, n, matrix_panel(matrix, p, 0), matrix_panel_width(matrix, p),

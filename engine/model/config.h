@@ -10,6 +10,7 @@
 
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
+#include "engine/model/quantization.h"
 #include "sharding/plan.h"
 
 #define CONFIG_MAX_STOP_IDS 256
@@ -69,6 +70,7 @@ typedef struct config {
      * folded in. */
     size_t sliding_window, max_window_layers;
     config_rope_t rope;
+    quantization_t quantization;
     dtype_t torch_dtype; /* of the checkpoint, informative; bf16 when not given */
     config_generation_t generation;
     /* Warnings on loading: fields that contradict each other, and which one counts. */

@@ -30,6 +30,9 @@ int config_read_window(config_t *config, document_t document, fail_t *fail);
 /* rope_theta and rope; the sizes have been read. */
 int config_read_rope(config_t *config, document_t document, fail_t *fail);
 
+/* quantization; architecture, parts and sizes have been read. */
+int config_read_quantization(config_t *config, document_t document, fail_t *fail);
+
 /* Ids and sampling of generation_config.json, or of config.json where there is none. */
 int config_read_generation(config_t *config, document_t document, fail_t *fail);
 

@@ -20,7 +20,7 @@
  */
 #define MAX_HIDDEN ((size_t)1 << 20)
 #define MAX_INTERMEDIATE ((size_t)1 << 22)
-#define MAX_LAYERS ((size_t)1000)
+#define MAX_LAYERS ((size_t)QUANTIZATION_MAX_LAYERS)
 #define MAX_HEADS ((size_t)1 << 14)
 #define MAX_HEAD_DIM ((size_t)1024)
 #define MAX_VOCAB ((size_t)1 << 24)
@@ -93,13 +93,6 @@ static int check_kind(config_t *config, document_t document, fail_t *fail)
     if (strcmp(activation, "silu") != 0)
         return fail_set(fail, FAIL_MODEL, "%s: hidden_act: expected silu, found %.64s",
             document.path, activation);
-    json_t *quantization = member(document.root, "quantization_config");
-    if (quantization != NULL) {
-        const char *method = json_string_value(json_object_get(quantization, "quant_method"));
-        return fail_set(fail, FAIL_MODEL,
-            "%s: quantization_config: expected weights in bf16, f16 or f32 and no such key, found quantization %.64s",
-            document.path, method != NULL ? method : "of an unnamed method");
-    }
     return 0;
 }
 
@@ -276,7 +269,8 @@ static int read_config(config_t *config, document_t document, fail_t *fail)
 {
     if (check_kind(config, document, fail) != 0 || read_sizes(config, document, fail) != 0 ||
         config->arch->read(config, &document, fail) != 0 ||
-        config_read_rope(config, document, fail) != 0)
+        config_read_rope(config, document, fail) != 0 ||
+        config_read_quantization(config, document, fail) != 0)
         return fail->status;
     read_dtype(config, document);
     if (config_read_generation(config, document, fail) != 0)
@@ -414,6 +408,18 @@ static uint64_t digest_rope(uint64_t digest, const config_rope_t *rope)
     return digest_u64(digest, rope->truncate);
 }
 
+static uint64_t digest_quantization(uint64_t digest, const quantization_t *q, size_t n_layers)
+{
+    for (size_t s = 0; s < q->n_schemes; s++) {
+        const quantised_scheme_t *scheme = &q->schemes[s];
+        const uint64_t values[] = {scheme->layout, scheme->bits, scheme->group, scheme->zeros,
+            scheme->zeros_minus_one, scheme->act_order, scheme->activation, q->outside[s]};
+        digest = digest_bytes(digest, values, sizeof values);
+        digest = digest_bytes(digest, q->in_layers[s], n_layers * sizeof *q->in_layers[s]);
+    }
+    return digest;
+}
+
 uint64_t config_digest(const config_t *config)
 {
     const size_t sizes[] = {config->hidden_size, config->intermediate_size,
@@ -433,5 +439,6 @@ uint64_t config_digest(const config_t *config)
             digest = digest_u64(digest, (unsigned char)*c);
     if (config->arch != &arch_qwen2)
         digest = digest_u64(digest, config->parts);
+    digest = digest_quantization(digest, &config->quantization, config->num_hidden_layers);
     return digest_generation(digest, &config->generation);
 }

@@ -10,6 +10,8 @@
 #include "engine/model/rope.h"
 
 #define SHARED_ALIGN 64
+/* Of a thread's stage: quantised matrices that lie [K, N] are read in runs of some hundred bytes then. */
+#define STAGE_BYTES ((size_t)8 << 20)
 
 /* One matrix to fill, or a vector (shape_columns 0). */
 typedef struct load_item {
@@ -17,6 +19,7 @@ typedef struct load_item {
     model_part_t part; /* name is filled in when used */
     matrix_t *matrix;  /* NULL for a vector */
     void *vector;
+    size_t staged; /* panels that are read together; 0: not quantised */
 } load_item_t;
 
 typedef struct loader {
@@ -26,6 +29,7 @@ typedef struct loader {
     team_t *team;
     load_item_t *items;
     size_t n_items;
+    size_t stage_bytes;  /* of a thread */
     size_t buffer_bytes; /* of a thread: one panel's rows, and as much again in f64 */
     uint64_t total_bytes;
     atomic_uint_fast64_t done_bytes;
@@ -49,7 +53,9 @@ static void add_weight(loader_t *loader, model_weights_t *place, const arch_weig
         .row_begin = part.rows.begin,
         .row_end = part.rows.end,
         .col_begin = part.columns.begin,
-        .col_end = part.columns.end};
+        .col_end = part.columns.end,
+        .scheme = quantization_scheme(
+            &model->config.quantization, (int)weight->role, weight->shape.per_layer, layer)};
     if (is_vector) {
         item->vector =
             memory_alloc(model->format->vector_bytes(plan_count(part.rows)), "model vector", fail);
@@ -92,8 +98,26 @@ static int check_items(loader_t *loader, fail_t *fail)
                 loader->source->context, &item->part, loader->model->mode, &converted, fail) != 0)
             return fail->status;
         loader->model->n_converted += converted != 0;
+        loader->model->n_quantised += item->part.scheme != NULL;
     }
     return 0;
+}
+
+/* How many panels of a quantised matrix are read together, and the memory that this takes. */
+static void plan_stage(loader_t *loader, load_item_t *item)
+{
+    model_part_t part = item->part;
+    size_t (*bytes)(void *, const model_part_t *) = loader->source->stage_bytes;
+    part.name = item->name;
+    if (item->matrix->rows == 0 || part.scheme == NULL)
+        return;
+    part.row_end = size_min(part.row_begin + KERNEL_PANEL, part.row_end);
+    size_t one = bytes(loader->source->context, &part);
+    if (one == 0)
+        return;
+    item->staged = size_min(size_max(STAGE_BYTES / one, 1), matrix_n_panels(item->matrix));
+    part.row_end = part.row_begin + item->staged * KERNEL_PANEL;
+    loader->stage_bytes = size_max(loader->stage_bytes, bytes(loader->source->context, &part));
 }
 
 static int alloc_matrices(loader_t *loader, fail_t *fail)
@@ -114,6 +138,7 @@ static int alloc_matrices(loader_t *loader, fail_t *fail)
         }
         if (matrix->panels == NULL)
             return fail->status;
+        plan_stage(loader, &loader->items[i]);
         loader->total_bytes += matrix->bytes;
         size_t panel = KERNEL_PANEL * matrix->columns;
         loader->buffer_bytes = size_max(loader->buffer_bytes, panel * sizeof(double));
@@ -126,16 +151,31 @@ static int alloc_matrices(loader_t *loader, fail_t *fail)
     return 0;
 }
 
-static void load_panel(
-    loader_t *loader, load_item_t *item, size_t p, char *rows, char *scratch, fail_t *fail)
+/* Buffers of a thread. */
+typedef struct buffers {
+    char *rows, *scratch, *stage;
+} buffers_t;
+
+/* Rows of panels [begin, end). */
+static model_part_t part_of(const load_item_t *item, size_t begin, size_t end)
+{
+    model_part_t part = item->part;
+    part.row_begin += begin * KERNEL_PANEL;
+    part.row_end = size_min(item->part.row_begin + end * KERNEL_PANEL, part.row_end);
+    return part;
+}
+
+/* stage: NULL, or what was read of this panel and others */
+static void load_panel(loader_t *loader, load_item_t *item, size_t p, const void *stage,
+    const buffers_t *buffers, fail_t *fail)
 {
     matrix_t *matrix = item->matrix;
     model_t *model = loader->model;
-    model_part_t part = item->part;
-    part.row_begin += p * KERNEL_PANEL;
-    part.row_end = size_min(part.row_begin + KERNEL_PANEL, part.row_end);
-    if (loader->source->read(loader->source->context, &part, model->mode, rows, scratch, fail) !=
-        0) {
+    model_part_t part = part_of(item, p, p + 1);
+    char *rows = buffers->rows;
+    part.stage = stage;
+    if (loader->source->read(
+            loader->source->context, &part, model->mode, rows, buffers->scratch, fail) != 0) {
         atomic_store(&loader->failed, 1);
         return;
     }
@@ -158,13 +198,36 @@ static team_part_t panels_of(const loader_t *loader, const matrix_t *matrix, siz
     return (team_part_t){mine.begin + part.begin, mine.begin + part.end};
 }
 
+static void load_matrix(
+    loader_t *loader, load_item_t *item, size_t thread, const buffers_t *buffers, fail_t *fail)
+{
+    const model_options_t *options = loader->options;
+    team_part_t mine = panels_of(loader, item->matrix, thread);
+    model_part_t staged = {0};
+    for (size_t p = mine.begin; p < mine.end && !atomic_load(&loader->failed); p++) {
+        if (item->staged > 0 && (p - mine.begin) % item->staged == 0) {
+            staged = part_of(item, p, size_min(p + item->staged, mine.end));
+            if (loader->source->stage(loader->source->context, &staged, buffers->stage, fail) !=
+                0) {
+                atomic_store(&loader->failed, 1);
+                return;
+            }
+        }
+        load_panel(loader, item, p, staged.stage, buffers, fail);
+        if (thread == 0 && options->progress != NULL)
+            options->progress(
+                options->progress_context, atomic_load(&loader->done_bytes), loader->total_bytes);
+    }
+}
+
 static void load_thread(void *context, size_t thread)
 {
     loader_t *loader = context;
-    const model_options_t *options = loader->options;
     fail_t *fail = &loader->fails[thread];
-    char *rows = memory_alloc(loader->buffer_bytes, "loading buffer", fail);
-    char *scratch = memory_alloc(loader->buffer_bytes, "loading buffer", fail);
+    const buffers_t buffers = {memory_alloc(loader->buffer_bytes, "loading buffer", fail),
+        memory_alloc(loader->buffer_bytes, "loading buffer", fail),
+        loader->stage_bytes == 0 ? NULL
+                                 : memory_alloc(loader->stage_bytes, "loading buffer", fail)};
     if (fail->status != 0)
         atomic_store(&loader->failed, 1);
     for (size_t i = 0; i < loader->n_items; i++) {
@@ -172,20 +235,15 @@ static void load_thread(void *context, size_t thread)
         if (item->matrix == NULL) {
             if (thread == 0 && !atomic_load(&loader->failed) &&
                 loader->source->read(loader->source->context, &item->part, loader->model->mode,
-                    item->vector, scratch, fail) != 0)
+                    item->vector, buffers.scratch, fail) != 0)
                 atomic_store(&loader->failed, 1);
             continue;
         }
-        team_part_t part = panels_of(loader, item->matrix, thread);
-        for (size_t p = part.begin; p < part.end && !atomic_load(&loader->failed); p++) {
-            load_panel(loader, item, p, rows, scratch, fail);
-            if (thread == 0 && options->progress != NULL)
-                options->progress(options->progress_context, atomic_load(&loader->done_bytes),
-                    loader->total_bytes);
-        }
+        load_matrix(loader, item, thread, &buffers, fail);
     }
-    memory_free(rows, loader->buffer_bytes);
-    memory_free(scratch, loader->buffer_bytes);
+    memory_free(buffers.rows, loader->buffer_bytes);
+    memory_free(buffers.scratch, loader->buffer_bytes);
+    memory_free(buffers.stage, loader->stage_bytes);
 }
 
 static int load_items(loader_t *loader, fail_t *fail)

@@ -43,6 +43,7 @@ typedef struct model {
     size_t rope_positions;
     void *rope_cos, *rope_sin; /* [rope_positions, head_dim / 2] accumulator, see rope.h */
     bool shared;               /* the matrices lie in memory that is not the model's */
+    size_t n_quantised;        /* matrices that are quantised in the checkpoint */
     size_t n_converted;        /* tensors whose dtype was not the mode's */
 } model_t;
 

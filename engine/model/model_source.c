@@ -6,10 +6,24 @@
 #include "engine/kernels/kernels.h"
 #include "sharding/store/store.h"
 
+/* The scheme of a part; of files with FP8 the tensors say which matrices have it. */
+static const quantised_scheme_t *scheme_of(checkpoint_t *checkpoint, const model_part_t *part)
+{
+    if (part->scheme == NULL || part->scheme->layout != QUANTISED_FP8_INV)
+        return part->scheme;
+    const checkpoint_tensor_t *tensor = checkpoint_find_weight(checkpoint, part->name);
+    return tensor != NULL && tensor->readable ? NULL : part->scheme;
+}
+
 static int checkpoint_check(
     void *context, const model_part_t *part, dtype_t mode, int *converted, fail_t *fail)
 {
     const checkpoint_tensor_t *tensor;
+    quantised_t matrix;
+    const quantised_scheme_t *scheme = scheme_of(context, part);
+    if (scheme != NULL)
+        return quantised_find(
+            context, part->name, scheme, part->shape_rows, part->shape_columns, &matrix, fail);
     if (checkpoint_get(context, part->name, part->shape_rows, part->shape_columns, &tensor, fail) !=
         0)
         return fail->status;
@@ -22,10 +36,47 @@ static int checkpoint_check(
     return 0;
 }
 
+/* Whether the part is quantised, and its matrix, which a check has found before. */
+static bool find_quantised(
+    checkpoint_t *checkpoint, const model_part_t *part, quantised_t *matrix, fail_t *fail)
+{
+    const quantised_scheme_t *scheme = scheme_of(checkpoint, part);
+    return scheme != NULL && quantised_find(checkpoint, part->name, scheme, part->shape_rows,
+                                 part->shape_columns, matrix, fail) == 0;
+}
+
+static size_t checkpoint_stage_bytes(void *context, const model_part_t *part)
+{
+    quantised_t matrix;
+    fail_t unused = {0};
+    return find_quantised(context, part, &matrix, &unused)
+               ? quantised_stage_bytes(
+                     &matrix, part->row_end - part->row_begin, part->col_end - part->col_begin)
+               : 0;
+}
+
+static int checkpoint_stage(void *context, model_part_t *part, void *memory, fail_t *fail)
+{
+    quantised_t matrix;
+    const quantised_stage_t *stage;
+    const quantised_part_t rectangle = {
+        part->row_begin, part->row_end, part->col_begin, part->col_end};
+    if (find_quantised(context, part, &matrix, fail) &&
+        quantised_stage(context, &matrix, rectangle, memory, &stage, fail) == 0)
+        part->stage = stage;
+    return fail->status;
+}
+
 static int checkpoint_part(
     void *context, const model_part_t *part, dtype_t mode, void *dst, void *scratch, fail_t *fail)
 {
     const checkpoint_tensor_t *tensor;
+    if (part->stage != NULL) {
+        quantised_rows_t rows;
+        quantised_unpack(part->stage, part->row_begin, part->row_end, &rows);
+        quantised_weights(part->stage, &rows, mode, dst);
+        return 0;
+    }
     if (checkpoint_get(context, part->name, part->shape_rows, part->shape_columns, &tensor, fail) !=
         0)
         return fail->status;
@@ -35,8 +86,11 @@ static int checkpoint_part(
 
 model_source_t model_source_checkpoint(checkpoint_t *checkpoint)
 {
-    return (model_source_t){
-        .context = checkpoint, .check = checkpoint_check, .read = checkpoint_part};
+    return (model_source_t){.context = checkpoint,
+        .check = checkpoint_check,
+        .stage_bytes = checkpoint_stage_bytes,
+        .stage = checkpoint_stage,
+        .read = checkpoint_part};
 }
 
 /* SplitMix64 (Steele, Lea & Flood 2014). */
@@ -53,6 +107,18 @@ static int random_check(
 {
     (void)context, (void)part, (void)mode, (void)fail;
     *converted = 0;
+    return 0;
+}
+
+static size_t random_stage_bytes(void *context, const model_part_t *part)
+{
+    (void)context, (void)part;
+    return 0;
+}
+
+static int random_stage(void *context, model_part_t *part, void *memory, fail_t *fail)
+{
+    (void)context, (void)part, (void)memory, (void)fail;
     return 0;
 }
 
@@ -85,6 +151,9 @@ static int random_part(
 model_source_t model_source_random(const uint64_t *seed)
 {
     /* The context is only read. */
-    return (model_source_t){
-        .context = (void *)(uintptr_t)seed, .check = random_check, .read = random_part};
+    return (model_source_t){.context = (void *)(uintptr_t)seed,
+        .check = random_check,
+        .stage_bytes = random_stage_bytes,
+        .stage = random_stage,
+        .read = random_part};
 }

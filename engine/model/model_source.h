@@ -9,6 +9,7 @@
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
 #include "sharding/checkpoint/checkpoint.h"
+#include "sharding/checkpoint/quantised.h"
 
 /* A part of a tensor of shape [shape_rows, shape_columns] ([shape_rows] when shape_columns is 0):
  * rows [row_begin, row_end) and columns [col_begin, col_end). */
@@ -16,6 +17,8 @@ typedef struct model_part {
     const char *name;
     size_t shape_rows, shape_columns;
     size_t row_begin, row_end, col_begin, col_end;
+    const quantised_scheme_t *scheme; /* NULL: not quantised */
+    const void *stage;                /* of model_source_t.stage; of what is not quantised NULL */
 } model_part_t;
 
 typedef struct model_source {
@@ -24,6 +27,10 @@ typedef struct model_source {
      * *converted is set when its dtype is not the mode's. */
     int (*check)(
         void *context, const model_part_t *part, dtype_t mode, int *converted, fail_t *fail);
+    /* Of a quantised matrix: bytes of a stage for a part, and reading the part into it; other parts have none. Parts
+     * that are read from a stage have at most QUANTISED_ROWS rows. memory: of so many bytes, aligned to 64 */
+    size_t (*stage_bytes)(void *context, const model_part_t *part);
+    int (*stage)(void *context, model_part_t *part, void *memory, fail_t *fail);
     /* dst: [row_end - row_begin, col_end - col_begin] in the mode's dtype.
      * scratch: as many bytes as the part takes in f64 */
     int (*read)(void *context, const model_part_t *part, dtype_t mode, void *dst, void *scratch,

@@ -264,6 +264,12 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
     }
     l->load_ns = clock_ns() - begin;
     l->bytes_read = checkpoint != NULL ? checkpoint_bytes_read(checkpoint) : 0;
+    if (fail->status == 0 && l->model.n_quantised > 0) {
+        char scheme[QUANTISED_SCHEME_BYTES];
+        quantised_scheme_text(&l->config.quantization.schemes[0], scheme);
+        log_write(LOG_INFO, "%zu matrices are quantised (%s) and were dequantised to %s",
+            l->model.n_quantised, scheme, dtype_name(l->options.mode));
+    }
     if (fail->status == 0 && l->model.n_converted > 0)
         log_write(LOG_INFO, "%zu tensors are stored in another type and were converted to %s",
             l->model.n_converted, dtype_name(l->options.mode));

@@ -9,6 +9,7 @@
 #include "engine/model/arch/arch.h"
 #include "sharding/checkpoint/checkpoint_files.h"
 
+#define MAX_BIAS_BYTES ((size_t)1 << 24)
 #define PIECE_BYTES ((size_t)1 << 20)
 
 /* ---- lm_head --------------------------------------------------------------------------------- */
@@ -88,7 +89,27 @@ int stored_weights_resolve(
 
 /* ---- Tensors without a use ------------------------------------------------------------------- */
 
-void stored_weights_warn(const config_t *config, const checkpoint_t *checkpoint)
+/* Older writers of GPTQ give every quantised matrix a bias, of zeros where the model has none; transformers ignores
+ * them, whatever they are. */
+static bool is_zero_bias(
+    const config_t *config, checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor)
+{
+    static const char ending[] = ".bias";
+    size_t n = strlen(tensor->name), bytes = (size_t)tensor->size_bytes;
+    if (config->quantization.n_schemes == 0 || n < sizeof ending ||
+        strcmp(tensor->name + n - (sizeof ending - 1), ending) != 0 || bytes > MAX_BIAS_BYTES)
+        return false;
+    fail_t unread = {0};
+    char *values = calloc(bytes + 1, 1);
+    bool zero =
+        values != NULL && checkpoint_read_bytes(checkpoint, tensor, 0, bytes, values, &unread) == 0;
+    for (size_t i = 0; i < bytes && zero; i++)
+        zero = values[i] == 0;
+    free(values);
+    return zero;
+}
+
+void stored_weights_warn(const config_t *config, checkpoint_t *checkpoint)
 {
     size_t unused = 0;
     const char *first = NULL;
@@ -97,7 +118,8 @@ void stored_weights_warn(const config_t *config, const checkpoint_t *checkpoint)
             " is read, and the files of " CHECKPOINT_INDEX_FILE " beside it are not");
     for (size_t i = 0; i < checkpoint_count(checkpoint); i++) {
         const char *name = checkpoint_at(checkpoint, i)->name;
-        if (arch_knows(config, name))
+        if (arch_knows(config, name) ||
+            is_zero_bias(config, checkpoint, checkpoint_at(checkpoint, i)))
             continue;
         first = first == NULL ? name : first;
         unused++;

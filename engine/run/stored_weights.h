@@ -16,6 +16,6 @@ int stored_weights_resolve(
     comm_t *comm, config_t *config, checkpoint_t *checkpoint, dtype_t mode, fail_t *fail);
 
 /* Local. Warns of an index that is not read and of tensors that the model does not use. */
-void stored_weights_warn(const config_t *config, const checkpoint_t *checkpoint);
+void stored_weights_warn(const config_t *config, checkpoint_t *checkpoint);
 
 #endif

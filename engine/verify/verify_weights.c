@@ -5,11 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/memory.h"
 #include "engine/base/size.h"
 
 /* A matrix (columns > 0) or a vector of this rank, and where it comes from. */
 typedef struct item {
     size_t role, layer;
+    model_part_t part; /* of the whole, its rows this rank's */
     char name[ARCH_NAME_BYTES];
     const matrix_t *matrix;
     const void *vector;
@@ -18,11 +20,10 @@ typedef struct item {
 
 typedef struct checker {
     const model_t *model;
-    checkpoint_t *checkpoint;
+    model_source_t source;
     team_t *team;
     report_t *report;
     item_t item;
-    const checkpoint_tensor_t *tensor;
     pthread_mutex_t lock; /* of report and fail */
     fail_t *fail;
 } checker_t;
@@ -42,10 +43,29 @@ static void add(checker_t *checker, const compare_t *compare)
         .rank = checker->model->rank,
         .seen_by = checker->model->rank,
         .n_dims = item->matrix != NULL ? 2 : 1,
-        .dims = {checker->tensor->shape[0], item->columns}};
+        .dims = {item->part.shape_rows, item->columns}};
     pthread_mutex_lock(&checker->lock);
     report_add(checker->report, REPORT_WEIGHTS, compare, &where);
     pthread_mutex_unlock(&checker->lock);
+}
+
+/* Rows [from, from + n) of the matrix, from the file. */
+static int read_rows(
+    const checker_t *checker, size_t from, size_t n, void *rows, void *scratch, fail_t *fail)
+{
+    const model_source_t *source = &checker->source;
+    model_part_t part = checker->item.part;
+    part.name = checker->item.name;
+    part.row_begin = from;
+    part.row_end = from + n;
+    size_t bytes = part.scheme == NULL ? 0 : source->stage_bytes(source->context, &part);
+    void *stage = bytes == 0 ? NULL : memory_alloc(bytes, "rows of a quantised matrix", fail);
+    if (fail->status == 0 && bytes > 0)
+        source->stage(source->context, &part, stage, fail);
+    if (fail->status == 0)
+        source->read(source->context, &part, checker->model->mode, rows, scratch, fail);
+    memory_free(stage, bytes);
+    return fail->status;
 }
 
 /* Rows [first, first + n) of this rank's: got from memory, expected from the file. rows: of n rows;
@@ -57,8 +77,7 @@ static void check_rows(checker_t *checker, size_t first, size_t n, char *rows, v
     const model_t *model = checker->model;
     size_t e = model->kernels.element_bytes, from = item->first_row + first;
     fail_t fail = {0};
-    if (checkpoint_read(checker->checkpoint, checker->tensor, from, from + n, 0, item->columns,
-            rows, model->mode, scratch, &fail) != 0) {
+    if (read_rows(checker, from, n, rows, scratch, &fail) != 0) {
         fail_on(checker, &fail);
         return;
     }
@@ -105,15 +124,10 @@ static void check_thread(void *context, size_t thread)
 /* A tensor whose rows [range] this rank has. */
 static void check_item(checker_t *checker, const item_t *item)
 {
+    const size_t shape[] = {item->part.shape_rows, item->part.shape_columns};
     checker->item = *item;
-    checker->tensor = checkpoint_find_weight(checker->checkpoint, item->name);
-    if (checker->tensor == NULL) {
-        fail_set(checker->fail, FAIL_MODEL, "verify: expected tensor %s, found no such tensor",
-            item->name);
-        return;
-    }
-    report_add_shape(checker->report, REPORT_WEIGHTS, item->role, checker->tensor->n_dims,
-        checker->tensor->shape);
+    report_add_shape(
+        checker->report, REPORT_WEIGHTS, item->role, item->matrix != NULL ? 2 : 1, shape);
     team_run(checker->team, check_thread, checker);
 }
 
@@ -130,6 +144,12 @@ static void check_weight(checker_t *checker, const arch_weight_t *weight, size_t
         .first_row = part.rows.begin,
         .n_rows = plan_count(part.rows),
         .columns = plan_count(part.columns)};
+    bool vector = item.matrix == NULL;
+    item.part = (model_part_t){.shape_rows = plan_dim(&model->plan.model, weight->shape.rows),
+        .shape_columns = vector ? 0 : plan_dim(&model->plan.model, weight->shape.columns),
+        .col_end = item.columns,
+        .scheme = quantization_scheme(
+            &model->config.quantization, (int)weight->role, weight->shape.per_layer, layer)};
     arch_weight_name(weight, layer, item.name);
     check_item(checker, &item);
 }
@@ -137,8 +157,11 @@ static void check_weight(checker_t *checker, const arch_weight_t *weight, size_t
 int verify_weights(
     const model_t *model, checkpoint_t *checkpoint, team_t *team, report_t *report, fail_t *fail)
 {
-    checker_t checker = {
-        .model = model, .checkpoint = checkpoint, .team = team, .report = report, .fail = fail};
+    checker_t checker = {.model = model,
+        .source = model_source_checkpoint(checkpoint),
+        .team = team,
+        .report = report,
+        .fail = fail};
     pthread_mutex_init(&checker.lock, NULL);
     size_t n_layers = model->config.num_hidden_layers;
     const arch_weight_t *weight;

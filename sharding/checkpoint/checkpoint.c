@@ -287,3 +287,32 @@ int checkpoint_read_bytes(checkpoint_t *checkpoint, const checkpoint_tensor_t *t
     atomic_fetch_add_explicit(&checkpoint->bytes_read, end - begin, memory_order_relaxed);
     return 0;
 }
+
+int checkpoint_read_raw(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
+    size_t row_begin, size_t row_end, size_t col_begin, size_t col_end, void *dst, fail_t *fail)
+{
+    size_t rows = tensor->n_dims > 0 ? tensor->shape[0] : 1, columns = 1;
+    for (size_t d = 1; d < tensor->n_dims; d++)
+        columns *= tensor->shape[d];
+    size_t element = rows * columns == 0 ? 0 : (size_t)tensor->size_bytes / (rows * columns);
+    if (row_begin > row_end || row_end > rows || col_begin > col_end || col_end > columns)
+        return fail_set(fail, FAIL_INTERNAL,
+            "%s: tensor %s: expected a range of its [%zu, %zu], found rows %zu to %zu, columns %zu to %zu",
+            tensor->file, tensor->name, rows, columns, row_begin, row_end, col_begin, col_end);
+    size_t pitch = columns * element, width = (col_end - col_begin) * element,
+           n = row_end - row_begin;
+    uint64_t begin = row_begin * pitch + col_begin * element;
+    if (checkpoint->store != NULL) {
+        store_region_t region = {.begin = begin, .pitch = pitch, .width = width, .count = n};
+        return read_store(checkpoint, tensor, region, dst, fail);
+    }
+    if (width == pitch) {
+        width *= n;
+        n = n > 0 ? 1 : 0;
+    }
+    for (size_t r = 0; r < n; r++)
+        if (checkpoint_read_bytes(checkpoint, tensor, begin + r * pitch, begin + r * pitch + width,
+                (char *)dst + r * width, fail) != 0)
+            return fail->status;
+    return 0;
+}

@@ -72,6 +72,11 @@ size_t checkpoint_scratch_bytes(
 int checkpoint_read_bytes(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
     uint64_t begin, uint64_t end, void *dst, fail_t *fail);
 
+/* Reads elements of a tensor of any dtype as they are stored: rows [row_begin, row_end) and columns [col_begin,
+ * col_end), seen as checkpoint_read() sees it. dst: row-major. Elements are whole bytes. FAIL_FILE as above. */
+int checkpoint_read_raw(checkpoint_t *checkpoint, const checkpoint_tensor_t *tensor,
+    size_t row_begin, size_t row_end, size_t col_begin, size_t col_end, void *dst, fail_t *fail);
+
 /* Bytes of tensor data read from files so far, by all threads; compressed bytes for a store. */
 uint64_t checkpoint_bytes_read(const checkpoint_t *checkpoint);
 

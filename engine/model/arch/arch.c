@@ -84,12 +84,32 @@ static const char *skip(const char *name, const char *prefix)
     return strncmp(name, prefix, n) == 0 ? name + n : NULL;
 }
 
+/* The name of the matrix that a quantised one's tensor belongs to: "...qweight" is "...weight". text: [ARCH_NAME_BYTES] */
+static const char *quantised_matrix(const char *name, char *text)
+{
+    static const char *const endings[] = {"qweight", "qzeros", "scales", "g_idx", "weight_packed",
+        "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx", "input_scale",
+        "input_zero_point", "weight_scale_inv", "activation_scale", "scale", "qscale_weight"};
+    const char *last = strrchr(name, '.');
+    if (last == NULL || strlen(name) + sizeof "weight" > ARCH_NAME_BYTES)
+        return name;
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (strcmp(last + 1, endings[i]) == 0) {
+            snprintf(text, ARCH_NAME_BYTES, "%.*s.weight", (int)(last - name), name);
+            return text;
+        }
+    return name;
+}
+
 bool arch_knows(const config_t *config, const char *name)
 {
     /* Older versions wrote it, and nobody reads it. */
     static const char unread[] = "rotary_emb.inv_freq",
                       unread_of_layer[] = "self_attn.rotary_emb.inv_freq";
     const arch_weight_t *weight;
+    char matrix[ARCH_NAME_BYTES];
+    if (config->quantization.n_schemes > 0)
+        name = quantised_matrix(name, matrix);
     for (const char *inner; (inner = skip(name, "model.")) != NULL;)
         name = inner;
     const char *in_layer = NULL, *number = skip(name, "layers.");

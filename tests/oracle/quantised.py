@@ -1,0 +1,342 @@
+"""Quantised checkpoints of every layout that Choir reads, and what their weights are.
+
+    quantised.py golden                              writes golden/quantised.safetensors
+    quantised.py write --model DIR --kind KIND --out DIR [--plain DIR]
+    quantised.py check --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
+
+write converts a model directory (bf16), by rounding to nearest; --plain gets the same weights dequantised to bf16.
+check does this for every kind on random weights: Choir's logits of both directories must be equal at each number of
+ranks, and for the kinds that transformers loads without further packages, its weights must be the dequantised ones.
+
+Codes, scales and zeros are made here in a few lines of torch for each layout, apart from Choir's reader. The weights
+are what docs/quantised.md says: gptqmodel's R_bf16(R_f16(s (q - z))), compressed-tensors' R(R(q - z) R(s)), and
+R(f32(q) f32(s)) of FP8 with blocks.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BF16, F16, F32, F8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def gptq(bits=4, group=128, **options):
+    return dict(method="gptq", bits=bits, group=group, **options)
+
+
+def packed(bits, strategy, group=None, **options):
+    return dict(method="packed", bits=bits, strategy=strategy, group=group, **options)
+
+
+KINDS = {
+    "gptq-int4": gptq(),
+    "gptq-int4-g64-v2": gptq(group=64, v2=True),
+    "gptq-int4-asym": gptq(group=32, asym=True),
+    "gptq-int4-act-order": gptq(group=32, asym=True, act_order=True),
+    "gptq-int4-whole": gptq(group=-1),
+    "gptq-int4-g16": gptq(group=16),
+    "gptq-int8": gptq(bits=8),
+    "gptq-int8-asym-act-order": gptq(bits=8, group=32, asym=True, act_order=True),
+    "gptq-int4-wrapping": gptq(group=32, any_zeros=True),
+    "auto-round-gptq": gptq(auto_round=True),
+    "awq": dict(method="awq", group=128, asym=True),
+    "awq-bf16-scales": dict(method="awq", group=32, asym=True, scale=BF16),
+    "awq-symmetric": dict(method="awq", group=64),
+    "packed-int4": packed(4, "group", 8),
+    "packed-int4-f16": packed(4, "group", 8, scale=F16),
+    "packed-int4-asym": packed(4, "group", 8, asym=True),
+    "packed-int4-channel": packed(4, "channel"),
+    "packed-int8": packed(8, "channel"),
+    "packed-int8-asym": packed(8, "group", 8, asym=True, scale=F32),
+    "int8": dict(method="int8", scale=F32),
+    "fp8-channel": dict(method="fp8", strategy="channel"),
+    "fp8-tensor": dict(method="fp8", strategy="tensor", scale=F32),
+    "fp8-blocks": dict(method="fp8", strategy="block", scale=F32),
+    "fp8-inv": dict(method="fp8-inv", scale=F32),
+    "fp8-inv-bf16": dict(method="fp8-inv", scale=BF16),
+    "fp8-inv-tensor": dict(method="fp8-inv", scale=F32, whole=True),
+    "fp8-inv-exponents": dict(method="fp8-inv", scale=torch.uint8),
+}
+# What transformers loads with the packages of requirements.txt (compressed-tensors cannot load asymmetric ones).
+LOADED = ["packed-int4", "packed-int4-f16", "packed-int4-channel", "packed-int8", "int8", "fp8-channel", "fp8-tensor",
+          "fp8-inv", "fp8-inv-bf16", "fp8-inv-tensor"]
+
+
+def pack_words(values, bits):
+    """[rows, n] of unsigned numbers -> [rows, ceil(n bits/32)] i32, low bits first."""
+    per = 32 // bits
+    values = torch.nn.functional.pad(values.to(torch.int64), (0, -values.shape[1] % per))
+    parts = values.reshape(values.shape[0], -1, per) << (torch.arange(per) * bits)
+    words = parts.sum(-1)
+    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+
+
+def group_index(k, group):
+    return torch.arange(k) // (k if group in (-1, None) else group)
+
+
+def affine(w, bits, groups, asym, scale_type, signed=False):
+    """(q unsigned, s [N, G], z [N, G]) by rounding to nearest within groups of inputs."""
+    n, count = w.shape[0], int(groups.max()) + 1
+    low = torch.zeros(n, count).scatter_reduce(1, groups.expand(n, -1), w, "amin")
+    high = torch.zeros(n, count).scatter_reduce(1, groups.expand(n, -1), w, "amax")
+    top = 2**bits - 1
+    if asym:
+        s = ((high - low).clamp(min=1e-4) / top).to(scale_type)
+        z = torch.round(-low / s.float()).clamp(0 if signed else 1, top).to(torch.int64)
+    else:
+        s = (torch.maximum(high, -low).clamp(min=1e-4) * 2 / top).to(scale_type)
+        z = torch.full((n, count), 2 ** (bits - 1))
+    q = torch.round(w / s.float()[:, groups]).to(torch.int64) + z[:, groups]
+    return q.clamp(0, top), s, z
+
+
+def write_gptq(w, kind, generator):
+    bits, n, k = kind["bits"], *w.shape
+    groups = group_index(k, kind["group"])
+    if kind.get("act_order"):
+        groups = groups[torch.randperm(k, generator=generator)]
+    q, s, z = affine(w, bits, groups, kind.get("asym"), F16)
+    ones = 0x11111111 if bits == 4 else 0x01010101
+    zeros = pack_words(z.T, bits)
+    if kind.get("any_zeros"):  # words whose fields carry into each other
+        stored = torch.randint(-2**31, 2**31, zeros.shape, generator=generator)
+        fields = ((stored + ones) % 2**32).unsqueeze(-1) >> (torch.arange(32 // bits) * bits) & (2**bits - 1)
+        z = fields.reshape(zeros.shape[0], -1).T
+        zeros = stored.to(torch.int32)
+    elif not kind.get("v2"):
+        stored = (zeros.to(torch.int64) - ones) % 2**32
+        zeros = torch.where(stored >= 2**31, stored - 2**32, stored).to(torch.int32)
+    tensors = {"qweight": pack_words(q.T.T, bits).T.contiguous(), "qzeros": zeros, "scales": s.T.contiguous()}
+    if not kind.get("auto_round"):
+        tensors["g_idx"] = groups.to(torch.int32)
+    return tensors, (s.float()[:, groups] * (q - z[:, groups]).float()).to(F16).to(BF16)
+
+
+def write_awq(w, kind, generator):
+    groups = group_index(w.shape[1], kind["group"])
+    q, s, z = affine(w, 4, groups, kind.get("asym"), kind.get("scale", F16))
+    order = torch.cat([torch.tensor(AWQ_ORDER) + 8 * i for i in range(w.shape[0] // 8)])
+    tensors = {"qweight": pack_words(q.T[:, order], 4), "qzeros": pack_words(z.T[:, order], 4), "scales": s.T.contiguous()}
+    return tensors, (s.to(F16).float()[:, groups] * (q - z[:, groups]).float()).to(F16).to(BF16)
+
+
+def write_packed(w, kind, generator):
+    groups = group_index(w.shape[1], kind["group"])
+    q, s, z = affine(w, kind["bits"], groups, kind.get("asym"), kind.get("scale", BF16), signed=True)
+    tensors = {"weight_packed": pack_words(q, kind["bits"]), "weight_scale": s,
+               "weight_shape": torch.tensor(w.shape, dtype=torch.int64)}
+    if kind.get("asym"):
+        tensors["weight_zero_point"] = pack_words(z.T, kind["bits"]).T.contiguous()
+    return tensors, (q - z[:, groups]).to(BF16) * s.to(BF16)[:, groups]
+
+
+def write_int8(w, kind, generator):
+    q, s, z = affine(w, 8, group_index(w.shape[1], None), False, kind.get("scale", BF16))
+    q = q - 128
+    return {"weight": q.to(torch.int8), "weight_scale": s}, q.to(BF16) * s.to(BF16)
+
+
+def grid_of(w, rows, columns):
+    """The largest magnitude of each block, and a way to spread it over the matrix again."""
+    n, k = w.shape
+    r, c = torch.arange(n) // rows, torch.arange(k) // columns
+    most = torch.stack([torch.stack([w[r == i][:, c == j].abs().max() for j in range(int(c.max()) + 1)])
+                        for i in range(int(r.max()) + 1)])
+    return most, lambda grid: grid[r][:, c]
+
+
+def write_fp8(w, kind, generator):
+    n, k = w.shape
+    rows, columns = {"channel": (1, k), "tensor": (n, k), "block": (128, 128)}[kind["strategy"]]
+    most, spread = grid_of(w, rows, columns)
+    s = (most / 448).to(kind.get("scale", BF16))
+    q = (w / spread(s.float())).clamp(-448, 448).to(F8)
+    stored = s.reshape(1) if kind["strategy"] == "tensor" else s
+    return {"weight": q, "weight_scale": stored}, q.to(BF16) * spread(s.to(BF16))
+
+
+def write_fp8_inv(w, kind, generator):
+    """Blocks are what a grid that divides the matrix evenly gives."""
+    n, k = w.shape
+    cut = [next(size for size in range(128, 0, -1) if d % size == 0) for d in (n, k)]
+    most, spread = grid_of(w, *((n, k) if kind.get("whole") else cut))
+    if kind["scale"] == torch.uint8:
+        stored = torch.ceil(torch.log2(most / 448) + 127).to(torch.uint8)
+        s = torch.exp2(stored.float() - 127)
+    else:
+        stored = (most / 448).to(kind["scale"])
+        s = stored.float()
+    q = (w / spread(s)).clamp(-448, 448).to(F8)
+    return ({"weight": q, "weight_scale_inv": stored.reshape(()) if kind.get("whole") else stored},
+            (q.float() * spread(s)).to(BF16))
+
+
+WRITERS = {"gptq": write_gptq, "awq": write_awq, "packed": write_packed, "int8": write_int8, "fp8": write_fp8,
+           "fp8-inv": write_fp8_inv}
+
+
+def compressed_config(kind):
+    method = kind["method"]
+    weights = {"num_bits": kind.get("bits", 8), "type": "float" if method == "fp8" else "int",
+               "symmetric": not kind.get("asym", False), "strategy": kind.get("strategy", "channel"),
+               "group_size": kind.get("group"), "dynamic": False, "actorder": None}
+    if kind.get("strategy") == "block":
+        weights["block_structure"] = [128, 128]
+    # int-quantized is for models with quantised activations alone
+    token = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+    names = {"packed": "pack-quantized", "int8": "int-quantized", "fp8": "naive-quantized"}
+    return {"quant_method": "compressed-tensors", "format": names[method], "quantization_status": "compressed",
+            "ignore": ["lm_head"], "kv_cache_scheme": None, "sparsity_config": {}, "transform_config": {},
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights,
+                                          "input_activations": token if method == "int8" else None,
+                                          "output_activations": None}}}
+
+
+def quantization_config(kind):
+    method, group = kind["method"], kind.get("group")
+    if method == "gptq" and kind.get("auto_round"):
+        return {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": kind["bits"],
+                "group_size": group, "sym": True, "data_type": "int"}
+    if method == "gptq":
+        version = {"checkpoint_format": "gptq_v2"} if kind.get("v2") else {}
+        return {"quant_method": "gptq", "bits": kind["bits"], "group_size": group, "sym": not kind.get("asym", False),
+                "desc_act": kind.get("act_order", False), "lm_head": False, **version}
+    if method == "awq":
+        return {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm",
+                "zero_point": kind.get("asym", False), "modules_to_not_convert": None}
+    if method == "fp8-inv":
+        return {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "modules_to_not_convert": ["lm_head"],
+                "weight_block_size": None if kind.get("whole") else [128, 128]}
+    return compressed_config(kind)
+
+
+# ---- A model directory ----------------------------------------------------------
+
+
+def is_quantised(name):
+    return name.endswith("_proj.weight")
+
+
+def write(source, kind, out, plain=None):
+    tensors, dense = {}, {}
+    for number, (name, tensor) in enumerate(sorted(load_file(Path(source) / "model.safetensors").items())):
+        dense[name] = tensor
+        if not is_quantised(name):
+            tensors[name] = tensor
+            continue
+        module = name.removesuffix(".weight")
+        made, dense[name] = WRITERS[kind["method"]](tensor.float(), kind, torch.Generator().manual_seed(number))
+        tensors |= {f"{module}.{part}": value for part, value in made.items()}
+    config = json.loads((Path(source) / "config.json").read_text())
+    for folder, weights, extra in [(out, tensors, {"quantization_config": quantization_config(kind)}), (plain, dense, {})]:
+        if folder is None:
+            continue
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        save_file({name: value.contiguous() for name, value in weights.items()}, Path(folder) / "model.safetensors",
+                  metadata={"format": "pt"})
+        (Path(folder) / "config.json").write_text(json.dumps(config | extra, indent=2))
+
+
+# ---- Checks ---------------------------------------------------------------------
+
+
+def compare_weights(folder, plain):
+    """Prints how many weights of transformers' differ from the dequantised ones, and of how many."""
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=BF16)
+    with torch.no_grad():
+        model(torch.tensor([[1, 2, 3]]))
+    dense = load_file(Path(plain) / "model.safetensors")
+    pairs = [(dense[name], value) for name, value in model.state_dict().items() if is_quantised(name)]
+    print(sum(int((a != b).sum()) for a, b in pairs), sum(a.numel() for a, _ in pairs))
+
+
+def logits(choir, folder, ranks, out):
+    command = ["mpirun", "--quiet", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
+    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+                       **({} if ranks > 1 else {"OMPI_MCA_ess_singleton_isolated": "1"}))
+    ids = ",".join(str(i * 37 % 1000) for i in range(40))
+    subprocess.run([*command, choir, "generate", "--quiet", "--model", folder, "--ids", ids, "--max-tokens", "0", "--logits-out", out], check=True, env=environment, stdin=subprocess.DEVNULL)
+    return hashlib.sha256(Path(out).read_bytes()).hexdigest()
+
+
+def check(choir, ranks, kinds):
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        # compressed-tensors unpacks inputs in multiples of 32 alone
+        odd = json.loads((HERE / "shapes" / "odd.json").read_text())
+        even = odd | {"hidden_size": 256, "head_dim": 48, "intermediate_size": 224}
+        for name, config in [("odd", odd), ("even", even)]:
+            (folder / f"{name}.json").write_text(json.dumps(config))
+            subprocess.run([sys.executable, HERE / "make_model.py", "--config", folder / f"{name}.json", "--out",
+                            folder / name], check=True, stdout=subprocess.DEVNULL)
+        for name in kinds:
+            write(folder / ("even" if name in LOADED else "odd"), KINDS[name], folder / name, folder / "plain")
+            plain = logits(choir, folder / "plain", 1, folder / "logits.npy")
+            differ = [r for r in ranks if logits(choir, folder / name, r, folder / "logits.npy") != plain]
+            told = ""
+            if name in LOADED:
+                # a process of its own: what compressed-tensors keeps of one model disturbs the next
+                run = subprocess.run([sys.executable, __file__, "weights", "--model", folder / name, "--plain",
+                                      folder / "plain"], check=True, stdout=subprocess.PIPE, text=True)
+                wrong, count = run.stdout.split()[-2:]
+                told = f"; transformers: {wrong} of {count} weights differ"
+                failed += int(wrong)
+            print(f"{name}: logits differ from the dequantised model's at ranks {differ or 'none'}{told}", flush=True)
+            failed += len(differ)
+            shutil.rmtree(folder / name)
+    return failed
+
+
+def golden():
+    """One matrix of each kind: its tensors, its weights, and the config that it belongs to."""
+    tensors, metadata = {}, {}
+    for number, (name, kind) in enumerate(KINDS.items()):
+        generator = torch.Generator().manual_seed(number)
+        w = torch.randn(72, 104, generator=generator) * 0.1
+        made, weights = WRITERS[kind["method"]](w, kind, generator)
+        tensors |= {f"{name}.{part}": value.contiguous() for part, value in made.items()}
+        tensors[f"{name}.expected"] = weights.contiguous()
+        metadata[name] = json.dumps(quantization_config(kind))
+    save_file(tensors, ROOT / "tests" / "golden" / "quantised.safetensors", metadata=metadata)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["golden", "write", "check", "weights"])
+    parser.add_argument("--model")
+    parser.add_argument("--kind", choices=list(KINDS))
+    parser.add_argument("--out")
+    parser.add_argument("--plain")
+    parser.add_argument("--choir")
+    parser.add_argument("--ranks", default="1,2,3")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.what == "golden":
+        golden()
+    elif args.what == "write":
+        write(args.model, KINDS[args.kind], args.out, args.plain)
+    elif args.what == "weights":
+        compare_weights(args.model, args.plain)
+    else:
+        sys.exit(check(args.choir, [int(r) for r in args.ranks.split(",")], args.kinds.split(",")) != 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,352 @@
+/* Reading quantised matrices: every layout against weights that Python made (oracle/quantised.py), whole and in parts. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/base/memory.h"
+#include "engine/model/arch/arch.h"
+#include "engine/model/config.h"
+#include "sharding/checkpoint/checkpoint.h"
+#include "sharding/checkpoint/quantised.h"
+
+#define GOLDEN CHOIR_SOURCE_DIR "/tests/golden/quantised.safetensors"
+#define ROWS 72
+#define COLUMNS 104
+
+static const char *const kinds[] = {"gptq-int4", "gptq-int4-g64-v2", "gptq-int4-asym",
+    "gptq-int4-act-order", "gptq-int4-whole", "gptq-int4-g16", "gptq-int8",
+    "gptq-int8-asym-act-order", "gptq-int4-wrapping", "auto-round-gptq", "awq", "awq-bf16-scales",
+    "awq-symmetric", "packed-int4", "packed-int4-f16", "packed-int4-asym", "packed-int4-channel",
+    "packed-int8", "packed-int8-asym", "int8", "fp8-channel", "fp8-tensor", "fp8-blocks", "fp8-inv",
+    "fp8-inv-bf16", "fp8-inv-tensor", "fp8-inv-exponents"};
+
+typedef struct opened {
+    checkpoint_t *checkpoint;
+    quantised_scheme_t scheme;
+    quantised_t matrix;
+    uint16_t expected[ROWS * COLUMNS];
+} opened_t;
+
+/* The scheme that a model's config.json with this quantization_config gives its first q_proj. */
+static void read_scheme(const char *quantization, quantised_scheme_t *scheme)
+{
+    static config_t config;
+    char text[4096];
+    fail_t fail = {0};
+    snprintf(text, sizeof text,
+        "{\"model_type\": \"llama\", \"hidden_size\": 104, \"intermediate_size\": 8, "
+        "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"head_dim\": 36, "
+        "\"vocab_size\": 8, \"quantization_config\": %s}",
+        quantization);
+    if (config_load_text(&config, text, "config.json", &fail) != 0)
+        fail_msg("%s", fail.message);
+    assert_int_equal(config.quantization.n_schemes, 1);
+    *scheme = config.quantization.schemes[0];
+}
+
+static opened_t open_kind(const char *kind)
+{
+    opened_t o = {0};
+    fail_t fail = {0};
+    char name[64];
+    assert_int_equal(checkpoint_open_file(&o.checkpoint, GOLDEN, &fail), 0);
+    assert_non_null(checkpoint_metadata(o.checkpoint, kind));
+    read_scheme(checkpoint_metadata(o.checkpoint, kind), &o.scheme);
+    snprintf(name, sizeof name, "%s.weight", kind);
+    if (quantised_find(o.checkpoint, name, &o.scheme, ROWS, COLUMNS, &o.matrix, &fail) != 0)
+        fail_msg("%s: %s", kind, fail.message);
+    snprintf(name, sizeof name, "%s.expected", kind);
+    const checkpoint_tensor_t *tensor = checkpoint_find(o.checkpoint, name);
+    assert_int_equal(
+        checkpoint_read_bytes(o.checkpoint, tensor, 0, sizeof o.expected, o.expected, &fail), 0);
+    return o;
+}
+
+/* Rows of a part, some at a time, against the golden weights. */
+static void check_part(const char *kind, opened_t *o, quantised_part_t part, size_t together)
+{
+    size_t columns = part.col_end - part.col_begin;
+    size_t bytes = quantised_stage_bytes(&o->matrix, part.row_end - part.row_begin, columns);
+    fail_t fail = {0};
+    /* A guard behind the memory shows what is written beyond it. */
+    unsigned char *memory = aligned_alloc(64, (bytes + 127) / 64 * 64);
+    uint16_t rows[QUANTISED_ROWS * COLUMNS];
+    const quantised_stage_t *stage;
+    memset(memory, 0xa5, (bytes + 127) / 64 * 64);
+    if (quantised_stage(o->checkpoint, &o->matrix, part, memory, &stage, &fail) != 0)
+        fail_msg("%s: %s", kind, fail.message);
+    for (size_t r = part.row_begin; r < part.row_end; r += together) {
+        size_t end = r + together < part.row_end ? r + together : part.row_end;
+        quantised_rows_t unpacked;
+        quantised_unpack(stage, r, end, &unpacked);
+        quantised_weights(stage, &unpacked, DTYPE_BF16, rows);
+        for (size_t i = 0; i < (end - r) * columns; i++) {
+            size_t at = (r + i / columns) * COLUMNS + part.col_begin + i % columns;
+            if (rows[i] != o->expected[at])
+                fail_msg("%s: weight [%zu, %zu]: expected %04x, found %04x", kind, at / COLUMNS,
+                    at % COLUMNS, o->expected[at], rows[i]);
+        }
+    }
+    for (size_t i = bytes; i < (bytes + 127) / 64 * 64; i++)
+        assert_int_equal(memory[i], 0xa5);
+    free(memory);
+}
+
+static void all_layouts_give_the_weights_of_hugging_face(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        opened_t o = open_kind(kinds[i]);
+        check_part(kinds[i], &o, (quantised_part_t){0, ROWS, 0, COLUMNS}, 64);
+        checkpoint_close(o.checkpoint);
+    }
+}
+
+static void parts_that_begin_anywhere_give_the_same_weights(void **state)
+{
+    (void)state;
+    static const quantised_part_t parts[] = {{0, 16, 0, COLUMNS}, {16, 72, 0, COLUMNS},
+        {5, 6, 0, COLUMNS}, {3, 71, 0, COLUMNS}, {0, ROWS, 16, 48}, {9, 50, 13, 91},
+        {71, 72, 103, 104}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        opened_t o = open_kind(kinds[i]);
+        for (size_t p = 0; p < sizeof parts / sizeof *parts; p++)
+            check_part(kinds[i], &o, parts[p], 1 + (p * 13 + i) % 60);
+        checkpoint_close(o.checkpoint);
+    }
+}
+
+static void only_a_share_of_columns_is_read(void **state)
+{
+    (void)state;
+    opened_t o = open_kind("awq");
+    uint64_t before = checkpoint_bytes_read(o.checkpoint);
+    check_part("awq", &o, (quantised_part_t){16, 24, 0, COLUMNS}, 8);
+    /* A word of codes for each input, of zeros and eight scales for the group. */
+    assert_int_equal(checkpoint_bytes_read(o.checkpoint) - before, COLUMNS * 4 + 4 + 16);
+    checkpoint_close(o.checkpoint);
+}
+
+/* ---- What is refused ------------------------------------------------------------------------- */
+
+/* Bytes that replace those of a tensor of the golden file. */
+typedef struct damage {
+    const char *kind, *tensor;
+    size_t at, n;
+    const char *bytes;
+    const char *object, *expected, *found;
+} damage_t;
+
+/* A copy of the golden file, damaged, as a file of its own. */
+static void write_damaged(const damage_t *d, char *path)
+{
+    char name[96];
+    fail_t fail = {0};
+    checkpoint_t *checkpoint;
+    snprintf(name, sizeof name, "%s.%s", d->kind, d->tensor);
+    assert_int_equal(checkpoint_open_file(&checkpoint, GOLDEN, &fail), 0);
+    const checkpoint_tensor_t *tensor = checkpoint_find(checkpoint, name);
+    assert_non_null(tensor);
+    FILE *in = fopen(GOLDEN, "rb");
+    assert_non_null(in);
+    static char bytes[1 << 20];
+    size_t n = fread(bytes, 1, sizeof bytes, in);
+    fclose(in);
+    memcpy(bytes + tensor->offset_bytes + d->at, d->bytes, d->n);
+    checkpoint_close(checkpoint);
+    int file = mkstemp(path);
+    assert_true(file >= 0 && write(file, bytes, n) == (ssize_t)n && close(file) == 0);
+}
+
+static void stage_whole(
+    checkpoint_t *checkpoint, const char *kind, const quantised_scheme_t *scheme, fail_t *fail)
+{
+    quantised_t matrix;
+    const quantised_stage_t *stage;
+    char name[64];
+    snprintf(name, sizeof name, "%s.weight", kind);
+    if (quantised_find(checkpoint, name, scheme, ROWS, COLUMNS, &matrix, fail) != 0)
+        return;
+    size_t bytes = quantised_stage_bytes(&matrix, ROWS, COLUMNS);
+    void *memory = memory_alloc(bytes, "stage", fail);
+    quantised_stage(
+        checkpoint, &matrix, (quantised_part_t){0, ROWS, 0, COLUMNS}, memory, &stage, fail);
+    memory_free(memory, bytes);
+}
+
+static void expect_parts(const fail_t *fail, const char *a, const char *b, const char *c)
+{
+    const char *const parts[] = {a, b, c};
+    assert_int_equal(fail->status, FAIL_MODEL);
+    for (size_t i = 0; i < 3; i++)
+        if (strstr(fail->message, parts[i]) == NULL)
+            fail_msg("expected \"%s\" in \"%s\"", parts[i], fail->message);
+}
+
+static void damaged_scales_and_groups_are_refused(void **state)
+{
+    (void)state;
+    static const damage_t damages[] = {
+        {"gptq-int4", "scales", 10, 2, "\0\0", "gptq-int4.scales", "above 0 and finite",
+            "found 0 at [0, 5]"},
+        {"gptq-int4", "scales", 2, 2, "\0\x7c", "gptq-int4.scales", "above 0 and finite",
+            "found inf at [0, 1]"},
+        {"awq", "scales", 0, 2, "\0\x7e", "awq.scales", "above 0 and finite", "found nan"},
+        {"packed-int4", "weight_scale", 3, 1, "\xbf", "packed-int4.weight_scale",
+            "above 0 and finite", "found -"},
+        {"fp8-inv", "weight_scale_inv", 0, 4, "\0\0\0\x80", "fp8-inv.weight_scale_inv",
+            "above 0 and finite", "found -0 at [0, 0]"},
+        {"gptq-int4-act-order", "g_idx", 40, 4, "\4\0\0\0", "gptq-int4-act-order.g_idx",
+            "groups from 0 to 3", "found 4 at [10]"},
+        {"gptq-int4-act-order", "g_idx", 0, 4, "\xff\xff\xff\xff", "gptq-int4-act-order.g_idx",
+            "groups from 0 to 3", "found -1 at [0]"},
+        {"gptq-int4-asym", "g_idx", 0, 4, "\1\0\0\0", "gptq-int4-asym.g_idx",
+            "group 0 at [0], as desc_act is false", "found 1"},
+        {"packed-int8", "weight_shape", 0, 1, "\x49", "packed-int8.weight_shape", "72, 104",
+            "found 73, 104"},
+    };
+    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
+        const damage_t *d = &damages[i];
+        char path[] = "/tmp/choir-quantised-XXXXXX";
+        quantised_scheme_t scheme;
+        checkpoint_t *checkpoint;
+        fail_t fail = {0};
+        write_damaged(d, path);
+        assert_int_equal(checkpoint_open_file(&checkpoint, path, &fail), 0);
+        read_scheme(checkpoint_metadata(checkpoint, d->kind), &scheme);
+        stage_whole(checkpoint, d->kind, &scheme, &fail);
+        expect_parts(&fail, d->object, d->expected, d->found);
+        checkpoint_close(checkpoint);
+        unlink(path);
+    }
+}
+
+static void a_config_that_contradicts_its_tensors_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *kind, *quantization, *object, *expected, *found;
+    } cases[] = {
+        {"gptq-int4", "{\"quant_method\": \"gptq\", \"bits\": 8, \"group_size\": 128}",
+            "gptq-int4.qweight", "shape [26, 72] (GPTQ int8, group 128)", "found [13, 72]"},
+        {"gptq-int4", "{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 32}",
+            "gptq-int4.qzeros", "shape [4, 9]", "found [1, 9]"},
+        {"gptq-int4", "{\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 128}",
+            "gptq-int4.qweight", "shape [104, 9] (AWQ int4, group 128)", "found [13, 72]"},
+        {"awq", "{\"quant_method\": \"fp8\"}", "awq.weight", "fp8", "no such tensor"},
+        {"int8", "{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 128}", "int8.qweight",
+            "GPTQ int4", "found the tensor weight without it"},
+        {"int8", "{\"quant_method\": \"fp8\"}", "int8.weight", "F8_E4M3", "found I8"},
+        {"auto-round-gptq",
+            "{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 128, \"desc_act\": true}",
+            "auto-round-gptq.g_idx", "GPTQ int4", "no such tensor"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        quantised_scheme_t scheme;
+        checkpoint_t *checkpoint;
+        fail_t fail = {0};
+        read_scheme(cases[i].quantization, &scheme);
+        assert_int_equal(checkpoint_open_file(&checkpoint, GOLDEN, &fail), 0);
+        stage_whole(checkpoint, cases[i].kind, &scheme, &fail);
+        expect_parts(&fail, cases[i].object, cases[i].expected, cases[i].found);
+        checkpoint_close(checkpoint);
+    }
+}
+
+/* ---- Which matrices -------------------------------------------------------------------------- */
+
+/* Whether a weight of a model of two layers is quantised by this quantization_config. */
+static const quantised_scheme_t *scheme_in(
+    const char *quantization, weight_role_t role, bool per_layer, size_t layer)
+{
+    static config_t config;
+    char text[4096];
+    fail_t fail = {0};
+    snprintf(text, sizeof text,
+        "{\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 8, "
+        "\"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"vocab_size\": 8, "
+        "\"tie_word_embeddings\": false, \"quantization_config\": %s}",
+        quantization);
+    if (config_load_text(&config, text, "config.json", &fail) != 0)
+        fail_msg("%s", fail.message);
+    return quantization_scheme(&config.quantization, (int)role, per_layer, layer);
+}
+
+static void modules_that_are_left_out_are_not_quantised(void **state)
+{
+    (void)state;
+    static const char awq[] =
+        "{\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 128, "
+        "\"modules_to_not_convert\": [\"self_attn.q_proj\", \"model.layers.1.mlp\"]}";
+    assert_non_null(scheme_in(awq, WEIGHT_K, true, 0));
+    assert_null(scheme_in(awq, WEIGHT_Q, true, 0));
+    assert_null(scheme_in(awq, WEIGHT_Q, true, 1));
+    assert_non_null(scheme_in(awq, WEIGHT_UP, true, 0));
+    assert_null(scheme_in(awq, WEIGHT_UP, true, 1));
+    assert_null(scheme_in(awq, WEIGHT_LM_HEAD, false, 0));
+    static const char gptq[] =
+        "{\"quant_method\": \"gptq\", \"bits\": 8, \"group_size\": 32, \"lm_head\": true, "
+        "\"dynamic\": {\"-:.*\\\\.down_proj\": {}}}";
+    assert_non_null(scheme_in(gptq, WEIGHT_LM_HEAD, false, 0));
+    assert_null(scheme_in(gptq, WEIGHT_DOWN, true, 1));
+    assert_non_null(scheme_in(gptq, WEIGHT_GATE, true, 1));
+    static const char blocks[] =
+        "{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": -1, "
+        "\"modules_in_block_to_quantize\": [[\"self_attn.k_proj\"], [\"mlp.up_proj\"]]}";
+    assert_non_null(scheme_in(blocks, WEIGHT_K, true, 1));
+    assert_null(scheme_in(blocks, WEIGHT_V, true, 1));
+}
+
+static void each_module_has_the_scheme_of_its_closest_target(void **state)
+{
+    (void)state;
+    static const char mixed[] =
+        "{\"quant_method\": \"compressed-tensors\", \"format\": \"mixed-precision\", "
+        "\"ignore\": [\"re:.*o_proj$\", \"lm_head\"], \"config_groups\": {"
+        "\"a\": {\"format\": \"pack-quantized\", \"targets\": [\"Linear\"], \"weights\": "
+        "{\"num_bits\": 4, \"type\": \"int\", \"symmetric\": true, \"strategy\": \"group\", \"group_size\": 128}}, "
+        "\"b\": {\"format\": \"int-quantized\", \"targets\": [\"re:.*down_proj\"], \"weights\": "
+        "{\"num_bits\": 8, \"type\": \"int\", \"symmetric\": true, \"strategy\": \"channel\"}, "
+        "\"input_activations\": {\"num_bits\": 8, \"type\": \"int\", \"symmetric\": true, "
+        "\"strategy\": \"token\", \"dynamic\": true}}, "
+        "\"c\": {\"format\": \"float-quantized\", \"targets\": [\"model.layers.1.mlp.down_proj\"], \"weights\": "
+        "{\"num_bits\": 8, \"type\": \"float\", \"symmetric\": true, \"strategy\": \"tensor\"}}}}";
+    assert_int_equal(scheme_in(mixed, WEIGHT_Q, true, 0)->layout, QUANTISED_PACKED);
+    assert_int_equal(scheme_in(mixed, WEIGHT_DOWN, true, 0)->layout, QUANTISED_INT8);
+    assert_int_equal(scheme_in(mixed, WEIGHT_DOWN, true, 0)->activation, QUANTISED_INT8_TOKEN);
+    assert_int_equal(scheme_in(mixed, WEIGHT_DOWN, true, 1)->layout, QUANTISED_FP8);
+    assert_null(scheme_in(mixed, WEIGHT_O, true, 0));
+    assert_null(scheme_in(mixed, WEIGHT_LM_HEAD, false, 0));
+}
+
+static void f8_bytes_are_e4m3_numbers(void **state)
+{
+    (void)state;
+    assert_true(quantised_f8(0x00) == 0 && quantised_f8(0x80) == 0);
+    assert_true(quantised_f8(0x01) == 0x1p-9f && quantised_f8(0x07) == 7 * 0x1p-9f);
+    assert_true(quantised_f8(0x08) == 0x1p-6f && quantised_f8(0x38) == 1.0f);
+    assert_true(quantised_f8(0x7e) == 448.0f && quantised_f8(0xfe) == -448.0f);
+    assert_true(quantised_f8(0x7f) != quantised_f8(0x7f));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_layouts_give_the_weights_of_hugging_face),
+        cmocka_unit_test(parts_that_begin_anywhere_give_the_same_weights),
+        cmocka_unit_test(only_a_share_of_columns_is_read),
+        cmocka_unit_test(damaged_scales_and_groups_are_refused),
+        cmocka_unit_test(a_config_that_contradicts_its_tensors_is_refused),
+        cmocka_unit_test(modules_that_are_left_out_are_not_quantised),
+        cmocka_unit_test(each_module_has_the_scheme_of_its_closest_target),
+        cmocka_unit_test(f8_bytes_are_e4m3_numbers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
