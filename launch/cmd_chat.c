@@ -133,6 +133,8 @@ static int submit(talk_t *talk, const tokenizer_ids_t *prompt, uint64_t *job, fa
         .stops = fields.stops.items,
         .n_stops = fields.stops.count,
         .sampling = fields.sampling,
+        .bias = fields.bias,
+        .n_bias = fields.n_bias,
         .streams = true};
     if (fleet_check(talk->mesh->fleet, &request, fail) != 0)
         return fail->status;

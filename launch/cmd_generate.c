@@ -126,6 +126,8 @@ static int submit_all(job_t *job, fail_t *fail)
             .stops = fields.stops.items,
             .n_stops = fields.stops.count,
             .sampling = fields.sampling,
+            .bias = fields.bias,
+            .n_bias = fields.n_bias,
             .want_prompt_logits = flags->logits_out != NULL,
             .streams = !flags->json && job->prompts.tokenizer != NULL};
         uint64_t number;

@@ -188,6 +188,7 @@ static int cmd_serve(invocation_t *invocation, fail_t *fail)
     }
     const mesh_options_t options = {.directory = directory,
         .needs_tokenizer = true,
+        .follows_prefixes = true,
         .n_sequences = SEQUENCES,
         .logits_rows = LOGITS_ROWS};
     if (mesh_open(&mesh, invocation, &flags->run, &options, fail) == 0) {
@@ -221,6 +222,8 @@ static const arg_t server_args[] = {
 static const arg_group_t server_group = ARG_GROUP("Server", server_args);
 
 static const arg_t limit_args[] = {
+    FLAG_REAL("--max-step-ratio", AT(run.max_step_ratio), "X", 0, 1000,
+        "While answers are generated, a step with prompt tokens takes about X times as long as one without, at most. Changes speed, never a bit. Default 2.5; 0: no limit but --prefill-chunk."),
     FLAG_SIZE("--max-queue", AT(max_queue), "N", 0, 1048576,
         "Requests that may wait; one more is refused with status 429. Default 256."),
     FLAG_SIZE("--max-body", AT(max_body), "MIB", 1, 1024,
@@ -249,7 +252,7 @@ static const arg_rule_t rules[] = {
 };
 
 static const serve_flags_t defaults = {.common = COMMON_DEFAULTS,
-    .run = RUN_DEFAULTS,
+    .run = {.attention = ATTENTION_AUTO, .dot = DOT_AUTO, .max_step_ratio = 2.5},
     .host = "127.0.0.1",
     .port = 8000,
     .max_queue = 256,

@@ -38,6 +38,7 @@ engine_options_t engine_flags_options(
         .kv_tokens = run->kv_tokens,
         .prefill_chunk = run->prefill_chunk,
         .max_batch = max_batch,
+        .max_step_ratio = run->max_step_ratio,
         .allow_nonfinite = run->allow_nonfinite,
         .no_prefix_reuse = run->no_prefix_reuse,
         .max_logits_rows = size_max(1, logits_rows),

@@ -107,6 +107,10 @@ static const arg_t answer_args[] = {
         "Draw from tokens at least P times as likely as the most likely one. Default 0: from all."),
     FLAG_REAL("--repetition-penalty", AT(repetition_penalty), "X", 0.01, 100,
         "Above 1: tokens that occurred become less likely. Default 1."),
+    FLAG_REAL("--presence-penalty", AT(presence_penalty), "X", -2, 2,
+        "Subtracted from the logits of tokens that the answer has already. Default 0."),
+    FLAG_REAL("--frequency-penalty", AT(frequency_penalty), "X", -2, 2,
+        "The same, times the number of their occurrences in the answer. Default 0."),
     FLAG_SWITCH("--sample", AT(sample),
         "Draw with the temperature, top-k, top-p, min-p and repetition penalty that the model's "
         "generation_config.json recommends; the flags above replace single ones."),

@@ -35,6 +35,7 @@ typedef struct run_flags {
     size_t threads;
     topology_bind_t bind;
     size_t kv_tokens, prefill_chunk, max_batch;
+    double max_step_ratio; /* serve alone has a flag for it */
     bool no_prefix_reuse;
     const char *mesh;
     bool own_weights;
@@ -43,7 +44,7 @@ typedef struct run_flags {
 /* How an answer is drawn, and where it ends. */
 typedef struct answer_flags {
     size_t max_tokens, top_k;
-    double temperature, top_p, min_p, repetition_penalty;
+    double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     bool sample, ignore_eos;
     uint64_t seed;
     args_strings_t stop;

@@ -69,7 +69,8 @@ int mesh_open(mesh_t *mesh, const invocation_t *invocation, const run_flags_t *r
                                  .n_replicas = mesh->n_replicas,
                                  .own_weights = run->own_weights,
                                  .path = mesh->common->path},
-        .tokenizer = mesh->tokenizer};
+        .tokenizer = mesh->tokenizer,
+        .follows_prefixes = options->follows_prefixes};
     progress_t progress;
     engine_flags_show_loading(&progress, comm, mesh->common, &fleet.replica.engine);
     fleet_open(&mesh->fleet, comm, &fleet, fail);

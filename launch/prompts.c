@@ -345,7 +345,7 @@ static const arg_t prompt_args[] = {
     FLAG_TEXT("--prompt-file", AT(prompt_file), "FILE",
         "The prompt is the text of a file (- for standard input)."),
     FLAG_TEXT("--prompts", AT(prompts), "FILE.jsonl",
-        "Many prompts in one batch, a JSON object a line: {\"prompt\": TEXT}, {\"messages\": [{\"role\": ..., \"content\": ...}, ...], \"tools\": [...], \"documents\": [...], \"chat_template_kwargs\": {...}} or {\"prompt_ids\": [1, 2]}. A line may also have these settings, in place of the flags: max_tokens, stop, temperature, top_p, top_k, min_p, repetition_penalty, seed, ignore_eos. Answers come in the order of the lines."),
+        "Many prompts in one batch, a JSON object a line: {\"prompt\": TEXT}, {\"messages\": [{\"role\": ..., \"content\": ...}, ...], \"tools\": [...], \"documents\": [...], \"chat_template_kwargs\": {...}} or {\"prompt_ids\": [1, 2]}. A line may also have these settings, in place of the flags: max_tokens, stop, temperature, top_p, top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, ignore_eos. Answers come in the order of the lines."),
     FLAG_TEXT("--ids", AT(ids), "1,2,3",
         "The prompt as token ids. Needs no tokenizer files; without them the answer is ids too."),
     FLAG_SWITCH(

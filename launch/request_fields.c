@@ -4,12 +4,14 @@
 #include <string.h>
 
 #include "engine/base/json.h"
+#include "engine/run/logit_bias.h"
 
 #define LINE_BYTES ((size_t)8 << 20)
 #define TOKEN_BYTES 64
 
 const char *const request_field_names[REQUEST_FIELDS] = {"max_tokens", "stop", "until",
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "ignore_eos"};
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "logit_bias", "seed", "ignore_eos"};
 
 static int add_stop(
     json_t *stop, const char *name, const char *key, args_strings_t *stops, fail_t *fail)
@@ -81,6 +83,8 @@ int request_fields_of_flags(const answer_flags_t *flags, const args_given_t *giv
                                      .top_p = flags->top_p,
                                      .min_p = flags->min_p,
                                      .repetition_penalty = flags->repetition_penalty,
+                                     .presence_penalty = flags->presence_penalty,
+                                     .frequency_penalty = flags->frequency_penalty,
                                      .top_k = (uint32_t)flags->top_k,
                                      .seed = flags->seed,
                                      .request = number},
@@ -105,6 +109,10 @@ int request_fields_read(json_t *object, const char *name, request_fields_t *fiel
     json_opt_double(object, name, "min_p", 0, 1, &sampling->min_p, fail);
     json_opt_double(
         object, name, "repetition_penalty", 0.01, 100, &sampling->repetition_penalty, fail);
+    json_opt_double(object, name, "presence_penalty", -2, 2, &sampling->presence_penalty, fail);
+    json_opt_double(object, name, "frequency_penalty", -2, 2, &sampling->frequency_penalty, fail);
+    if (fail->status == 0)
+        logit_bias_read(object, name, fields->bias, &fields->n_bias, fail);
     json_opt_bool(object, name, "ignore_eos", &fields->ignore_eos, fail);
     if (fail->status != 0 || read_stops(object, name, &fields->stops, fail) != 0)
         return fail->status;

@@ -18,10 +18,12 @@ typedef struct request_fields {
     size_t max_tokens;
     bool ignore_eos;
     args_strings_t stops; /* texts that end the answer; borrowed from flags or object */
+    sampler_bias_t bias[SAMPLER_MAX_BIAS];
+    size_t n_bias;
 } request_fields_t;
 
 /* The fields' names; for json_check_keys. */
-#define REQUEST_FIELDS 10
+#define REQUEST_FIELDS 13
 extern const char *const request_field_names[REQUEST_FIELDS];
 
 /* FAIL_USAGE for a --stop without text. */

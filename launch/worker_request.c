@@ -191,7 +191,9 @@ static int submit_generate(worker_t *worker, worker_request_t *request, fail_t *
                           : engine_stop_ids(fleet_engine(worker->mesh->fleet), chat_end, stop_ids),
         .stops = fields.stops.items,
         .n_stops = fields.stops.count,
-        .sampling = fields.sampling};
+        .sampling = fields.sampling,
+        .bias = fields.bias,
+        .n_bias = fields.n_bias};
     return submit(worker, request, &job, fail);
 }
 

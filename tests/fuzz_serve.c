@@ -1,6 +1,6 @@
 /* Fuzz target: the request parser of choir serve.
  *
- * Sources (fuzzing.h): engine/serve/api_{error,request}.c engine/run/sampler.c
+ * Sources (fuzzing.h): engine/serve/api_{error,request}.c engine/run/{logit_bias,sampler}.c
  *
  * The first byte of an input says which kind of request it is; the rest is its text. */
 #include <stddef.h>

@@ -111,6 +111,31 @@ class Answers(unittest.TestCase):
         told = [t for p in pieces if p["choices"][0]["logprobs"] for t in p["choices"][0]["logprobs"]["content"]]
         self.assertEqual(told, content)
 
+    def test_penalties_and_biases_move_an_answer(self):
+        fields = {"prompt": PROMPT, "temperature": 0, "max_tokens": 60, "ignore_eos": True, "logprobs": 0}
+        a, b = 1000, 1001
+
+        def tokens(**given):
+            return self.client.post("/v1/completions", {**fields, **given})["choices"][0]["logprobs"]["tokens"]
+
+        only = tokens(logit_bias={a: 100})
+        self.assertEqual(len(set(only)), 1)
+        self.assertEqual(set(tokens(logit_bias={a: 100, b: 60}, presence_penalty=2)), set(only))
+        # Two a time: the first is overtaken after about 20 of its kind.
+        both = tokens(logit_bias={a: 100, b: 60}, frequency_penalty=2)
+        self.assertEqual(len(set(both)), 2)
+        self.assertTrue(5 < both.index(next(t for t in both if t != both[0])) < 50)
+        self.assertNotIn(tokens()[0], tokens(logit_bias={self.id_of(tokens()[0]): -100}))
+        self.assertNotEqual(tokens(), tokens(frequency_penalty=2))
+        self.assertNotEqual(tokens(), tokens(presence_penalty=2))
+
+    def id_of(self, text):
+        """By what is printed of a prompt."""
+        fields = {"prompt": "x" + text, "prompt_logprobs": 0, "max_tokens": 0}
+        listed = self.client.post("/v1/completions", fields)["choices"][0]["prompt_logprobs"]
+        self.assertIsNone(listed[0])
+        return next(i for i, t in listed[1].items() if t["decoded_token"] == text)
+
     def test_ids_and_text_are_one_prompt(self):
         fields = {**SAMPLING, "logits_digest": True, "logprobs": 0, "echo": True}
         by_text = self.client.post("/v1/completions", {"prompt": PROMPT, **fields})["choices"][0]

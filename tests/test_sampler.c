@@ -62,7 +62,20 @@ typedef struct scene {
     float single[MAX_VOCAB];
     double wide[MAX_VOCAB];
     uint8_t seen[MAX_VOCAB / 8 + 1];
+    sampler_adjust_t adjusted[MAX_VOCAB];
+    size_t n_adjusted;
 } scene_t;
+
+/* NULL when no token matters. */
+static const sampler_tokens_t *scene_tokens(
+    const scene_t *scene, const sampler_params_t *params, size_t first, sampler_tokens_t *tokens)
+{
+    bool seen = sampler_needs_seen(params);
+    *tokens = (sampler_tokens_t){.seen = seen ? scene->seen + first / 8 : NULL,
+        .adjusted = scene->adjusted,
+        .n_adjusted = scene->n_adjusted};
+    return seen || scene->n_adjusted > 0 ? tokens : NULL;
+}
 
 static const void *scene_logits(const scene_t *scene, size_t row)
 {
@@ -83,6 +96,15 @@ static void scene_fill(scene_t *scene, stream_t *stream, size_t vocab, double sp
         scene->single[i] = (float)(round(sum * spread * 16) / 16);
         if (uniform(stream) < 0.05)
             scene->seen[i / 8] |= (uint8_t)(1u << (i % 8));
+    }
+    scene->n_adjusted = 0;
+    for (size_t left = below(stream, 3) == 0 ? below(stream, vocab + 1) : 0; left > 0; left--) {
+        int32_t token = (int32_t)below(stream, vocab);
+        const sampler_bias_t bias = {token, (float)(round(uniform(stream) * 32 - 16) / 4)};
+        if (below(stream, 2) == 0)
+            sampler_count(scene->adjusted, &scene->n_adjusted, token);
+        else
+            sampler_add_bias(scene->adjusted, &scene->n_adjusted, &bias);
     }
 }
 
@@ -112,9 +134,9 @@ static bool pick_split(const scene_t *scene, const sampler_params_t *params, siz
             n_rows[r] = size_min(take * PLAN_VOCAB_GRANULE, scene->vocab - first);
         granule += take;
         summaries[r] = malloc(sampler_summary_bytes(params, n_rows[r]) + 1);
-        const uint8_t *seen = sampler_needs_seen(params) ? scene->seen + first / 8 : NULL;
+        sampler_tokens_t tokens;
         sampler_summarise(kernels_of(r), params, scene_logits(scene, first), scene->is_f64, first,
-            n_rows[r], seen, summaries[r]);
+            n_rows[r], scene_tokens(scene, params, first, &tokens), summaries[r]);
     }
     bool decided =
         sampler_pick(params, (const void *const *)summaries, n_rows, n_ranks, position, choice);
@@ -127,9 +149,10 @@ static void pick_full(const scene_t *scene, const sampler_params_t *params, uint
     sampler_choice_t *choice)
 {
     fail_t fail = {0};
-    const uint8_t *seen = sampler_needs_seen(params) ? scene->seen : NULL;
-    assert_int_equal(sampler_pick_full(kernels_of(0), params, scene_logits(scene, 0), scene->is_f64,
-                         scene->vocab, seen, position, choice, &fail),
+    sampler_tokens_t tokens;
+    assert_int_equal(
+        sampler_pick_full(kernels_of(0), params, scene_logits(scene, 0), scene->is_f64,
+            scene->vocab, scene_tokens(scene, params, 0, &tokens), position, choice, &fail),
         0);
 }
 
@@ -138,13 +161,15 @@ static sampler_params_t random_params(stream_t *stream)
     static const double temperatures[] = {0, 0.3, 1, 1, 3};
     static const double top_ps[] = {1, 1, 0.2, 0.9, 0.999, 0};
     static const double min_ps[] = {0, 0, 0.02, 0.3, 1};
-    static const double penalties[] = {1, 1, 1.2, 0.7};
+    static const double penalties[] = {1, 1, 1.2, 0.7}, subtracted[] = {0, 0, 0.3, 1.5, -2};
     static const uint32_t top_ks[] = {0, 0, 1, 20, 256, 400, 5000};
     return (sampler_params_t){
         .temperature = temperatures[below(stream, 5)],
         .top_p = top_ps[below(stream, 6)],
         .min_p = min_ps[below(stream, 5)],
         .repetition_penalty = penalties[below(stream, 4)],
+        .presence_penalty = subtracted[below(stream, 5)],
+        .frequency_penalty = subtracted[below(stream, 5)],
         .top_k = top_ks[below(stream, 7)],
         .n_logprobs = below(stream, 2) ? (uint32_t)below(stream, SAMPLER_MAX_LOGPROBS + 1) : 0,
         .want_logprob = (uint8_t)below(stream, 2),
@@ -188,6 +213,14 @@ static int32_t plain_pick(
         if (scene->seen[i / 8] >> (i % 8) & 1) {
             float penalty = (float)params->repetition_penalty;
             logit = logit < 0 ? logit * penalty : logit / penalty;
+        }
+        for (size_t k = 0; k < scene->n_adjusted; k++) {
+            const sampler_adjust_t *adjust = &scene->adjusted[k];
+            if (adjust->token != (int32_t)i)
+                continue;
+            logit += adjust->bias;
+            logit -= (float)params->frequency_penalty * (float)adjust->count;
+            logit -= adjust->count > 0 ? (float)params->presence_penalty : 0;
         }
         scores[i] = (double)(logit / (float)params->temperature);
         size_t at = i;
@@ -304,6 +337,22 @@ static void kept_tokens_and_probabilities_are_those_of_transformers(void **state
     assert_true(compared > 20000);
     json_decref(cases);
     free(scene);
+}
+
+static void adjusted_tokens_are_counted_in_order(void **state)
+{
+    (void)state;
+    sampler_adjust_t list[4];
+    size_t n = 0;
+    sampler_count(list, &n, 7);
+    sampler_count(list, &n, 3);
+    sampler_add_bias(list, &n, &(sampler_bias_t){5, 1.5f});
+    sampler_count(list, &n, 7);
+    sampler_add_bias(list, &n, &(sampler_bias_t){7, -1});
+    assert_int_equal(n, 3);
+    assert_true(list[0].token == 3 && list[0].count == 1 && list[0].bias == 0);
+    assert_true(list[1].token == 5 && list[1].count == 0 && list[1].bias == 1.5f);
+    assert_true(list[2].token == 7 && list[2].count == 2 && list[2].bias == -1);
 }
 
 static void draws_are_distributed_as_the_softmax(void **state)
@@ -444,6 +493,8 @@ static void parameters_out_of_range_are_named(void **state)
         {{.top_p = 1.5, .repetition_penalty = 1}, "top_p"},
         {{.top_p = 1, .min_p = -0.1, .repetition_penalty = 1}, "min_p"},
         {{.top_p = 1}, "repetition_penalty"},
+        {{.top_p = 1, .repetition_penalty = 1, .presence_penalty = 2.5}, "presence_penalty"},
+        {{.top_p = 1, .repetition_penalty = 1, .frequency_penalty = NAN}, "frequency_penalty"},
         {{.top_p = 1, .repetition_penalty = 1, .n_logprobs = 21}, "logprobs"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -484,6 +535,7 @@ int main(void)
         cmocka_unit_test(any_split_of_the_vocabulary_picks_what_all_logits_pick),
         cmocka_unit_test(picks_follow_the_rule_written_plainly),
         cmocka_unit_test(kept_tokens_and_probabilities_are_those_of_transformers),
+        cmocka_unit_test(adjusted_tokens_are_counted_in_order),
         cmocka_unit_test(draws_are_distributed_as_the_softmax),
         cmocka_unit_test(seed_request_and_position_each_change_the_draw),
         cmocka_unit_test(equal_logits_choose_the_lowest_id),

@@ -95,6 +95,27 @@ static void decodes_and_one_token_prompts_come_before_chunks(void **state)
     scheduler_close(scheduler);
 }
 
+static void a_limit_cuts_chunks_beside_decodes_alone(void **state)
+{
+    (void)state;
+    scheduler_t *scheduler = open_with(&small_options);
+    scheduler_limit_chunk(scheduler, 2);
+    submit(scheduler, 3, 8);
+    scheduler_step_t step = scheduler_plan(scheduler);
+    assert_int_equal(step.n_prompt_rows, 3); /* nothing decodes yet */
+    advance_all(scheduler, &step);
+    submit(scheduler, 9, 2);
+    step = scheduler_plan(scheduler);
+    assert_int_equal(step.n_entries, 2);
+    assert_int_equal(step.n_prompt_rows, 2);
+    scheduler_figures_t figures = scheduler_figures(scheduler);
+    assert_int_equal(figures.n_running, 2);
+    assert_int_equal(figures.n_blocks, 10);
+    assert_int_equal(figures.n_used_blocks, 6); /* of 4 tokens: 3 + 7 and 9 + 1 */
+    assert_int_equal(figures.queried_tokens, 12);
+    scheduler_close(scheduler);
+}
+
 static void a_request_waits_until_all_its_blocks_are_free(void **state)
 {
     (void)state;
@@ -344,6 +365,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_prompt_is_cut_into_chunks_and_then_decodes),
         cmocka_unit_test(decodes_and_one_token_prompts_come_before_chunks),
+        cmocka_unit_test(a_limit_cuts_chunks_beside_decodes_alone),
         cmocka_unit_test(a_request_waits_until_all_its_blocks_are_free),
         cmocka_unit_test(a_stop_token_ends_a_request_and_frees_its_blocks),
         cmocka_unit_test(a_request_without_tokens_to_generate_ends_with_its_prompt),

@@ -138,6 +138,11 @@ static void what_is_wrong_is_named(void **state)
         {"{\"prompt\": \"x\", \"stream\": true, \"stream_options\": {\"a\": 1}}", "stream_options",
             400},
         {"{\"prompt\": \"x\", \"timeout\": -1}", "timeout", 400},
+        {"{\"prompt\": \"x\", \"presence_penalty\": 2.5}", "presence_penalty", 400},
+        {"{\"prompt\": \"x\", \"frequency_penalty\": null, \"logit_bias\": {\"a\": 1}}",
+            "logit_bias", 400},
+        {"{\"prompt\": \"x\", \"prompt_logprobs\": 21}", "prompt_logprobs", 400},
+        {"{\"prompt\": \"x\", \"prompt_logprobs\": 1, \"stream\": true}", "prompt_logprobs", 400},
     };
     static const struct {
         const char *text, *param;

@@ -1,6 +1,7 @@
 #include "engine/run/engine.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -8,11 +9,29 @@
 #include "comm/watch/progress_record.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/size.h"
 #include "engine/run/engine_internal.h"
 #include "engine/run/nonfinite.h"
 #include "engine/run/step_internal.h"
 
 /* ---- Requests -------------------------------------------------------------------------------- */
+
+static int check_bias(const engine_t *e, const request_t *request, fail_t *fail)
+{
+    size_t vocab_size = e->loaded.config.vocab_size;
+    if (request->n_bias > SAMPLER_MAX_BIAS)
+        return fail_set(fail, FAIL_USAGE, "logit_bias: expected at most %d tokens, found %zu",
+            SAMPLER_MAX_BIAS, request->n_bias);
+    for (size_t i = 0; i < request->n_bias; i++) {
+        const sampler_bias_t *bias = &request->bias[i];
+        if (bias->token < 0 || (size_t)bias->token >= vocab_size ||
+            !(bias->bias >= -100 && bias->bias <= 100))
+            return fail_set(fail, FAIL_USAGE,
+                "logit_bias: expected -100 to 100 for ids from 0 to %zu, found %g for %d",
+                vocab_size - 1, (double)bias->bias, bias->token);
+    }
+    return 0;
+}
 
 int engine_check(const engine_t *e, const request_t *request, fail_t *fail)
 {
@@ -22,7 +41,7 @@ int engine_check(const engine_t *e, const request_t *request, fail_t *fail)
             return fail_set(fail, FAIL_USAGE,
                 "prompt: token %zu: expected an id from 0 to %zu, found %d", i, vocab_size - 1,
                 request->prompt_ids[i]);
-    if (sampler_check(&request->sampling, fail) != 0)
+    if (sampler_check(&request->sampling, fail) != 0 || check_bias(e, request, fail) != 0)
         return fail->status;
     return scheduler_check(e->scheduler, request, fail);
 }
@@ -53,6 +72,16 @@ bool engine_was_interrupted(const engine_t *e)
 engine_totals_t engine_totals(const engine_t *e)
 {
     return e->totals;
+}
+
+scheduler_figures_t engine_figures(const engine_t *e)
+{
+    return scheduler_figures(e->scheduler);
+}
+
+rank_times_t engine_rank_times(const engine_t *e, size_t rank)
+{
+    return step_rank_times(e->step, rank);
 }
 
 /* ---- A step on all ranks --------------------------------------------------------------------- */
@@ -86,8 +115,10 @@ static void pick_from_all(
     step_header_t header = {.kind = STEP_LOGITS, .logits_row = (uint32_t)s->placed[i].sample};
     comm_bcast_idle(s->comm, &header, sizeof header);
     step_gather_row(s, s->placed[i].sample, s->row);
+    sampler_tokens_t tokens;
+    bool matter = step_tokens(s, i, 0, &tokens);
     sampler_pick_full(&s->model->kernels, step_params(s, i), s->row, s->is_f64, s->vocab_size,
-        step_seen(s, i), position, &result->choice, fail);
+        matter ? &tokens : NULL, position, &result->choice, fail);
 }
 
 /* Draws for entry i, whose summaries stand at starts, and moves those on. */
@@ -184,6 +215,34 @@ static void count_step(engine_t *e, const scheduler_step_t *step, uint64_t ns)
     totals->reused_tokens = scheduler_reused_tokens(e->scheduler);
 }
 
+#define AVERAGED 0.125       /* the share of a new value in an average */
+#define MIN_MEASURED_ROWS 16 /* of a prompt: the time of fewer tells little */
+#define CHUNK_ROWS 32        /* chunks are multiples, as kernels like them */
+
+static void average(double *mean, double value)
+{
+    *mean = *mean == 0 ? value : *mean + AVERAGED * (value - *mean);
+}
+
+/* Learns what steps take, and limits the prompt rows of those to come, so that prompts hardly delay the
+ * answers beside them. */
+static void limit_chunk(engine_t *e, const scheduler_step_t *step, uint64_t ns)
+{
+    double ratio = e->loaded.options.max_step_ratio, took = (double)ns;
+    if (ratio <= 1)
+        return;
+    if (step->n_prompt_rows == 0)
+        average(&e->decode_ns, took);
+    else if (step->n_prompt_rows >= MIN_MEASURED_ROWS)
+        average(&e->prompt_row_ns,
+            fmax(took - (step->n_rows > step->n_prompt_rows ? e->decode_ns : 0), 1) /
+                (double)step->n_prompt_rows);
+    if (e->decode_ns == 0 || e->prompt_row_ns == 0)
+        return;
+    double rows = fmin((ratio - 1) * e->decode_ns / e->prompt_row_ns, 1e6);
+    scheduler_limit_chunk(e->scheduler, size_max((size_t)rows / CHUNK_ROWS, 1) * CHUNK_ROWS);
+}
+
 /* Turns results into events and moves the requests on. */
 static size_t finish_step(engine_t *e, const scheduler_step_t *step)
 {
@@ -221,7 +280,9 @@ int engine_step(engine_t *e, const engine_event_t **events, size_t *n_events, fa
         engine_end(e, fail);
         return fail->status;
     }
-    count_step(e, &step, clock_ns() - begin);
+    uint64_t took = clock_ns() - begin;
+    count_step(e, &step, took);
+    limit_chunk(e, &step, took);
     *n_events = finish_step(e, &step);
     return scheduler_pending(e->scheduler) > 0 ? 1 : 0;
 }

@@ -120,4 +120,9 @@ typedef struct engine_totals {
 } engine_totals_t;
 engine_totals_t engine_totals(const engine_t *engine);
 
+/* Coordinator. Requests, cache and prompts as they are now. */
+scheduler_figures_t engine_figures(const engine_t *engine);
+/* Coordinator. Where the time of a rank's steps went so far, as it said in the last step. */
+rank_times_t engine_rank_times(const engine_t *engine, size_t rank);
+
 #endif

@@ -23,6 +23,8 @@ struct engine {
     atomic_bool interrupted;
     size_t kv_tokens;
     engine_totals_t totals;
+    double decode_ns,
+        prompt_row_ns; /* recent averages: of a step without prompt rows; of a prompt row */
 };
 
 #endif

@@ -31,6 +31,9 @@ typedef struct engine_options {
     size_t kv_tokens;     /* 0: choose from max_position_embeddings and memory */
     size_t prefill_chunk; /* prompt tokens of one step, all sequences together; 0: 512 */
     size_t max_batch;     /* sequences running at once; 0: 64 */
+    /* A step that decodes and has prompt rows takes about so many times as long as one without; 0: no
+     * limit but prefill_chunk. */
+    double max_step_ratio;
     /* Replicas that open at the same time: all of their ranks, and of these the ones with this
      * rank's number in their replica, which have one copy of its weights on each node. Both NULL:
      * weights of its own. */

@@ -18,6 +18,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 #include "engine/run/fleet_internal.h"
+#include "engine/run/route.h"
 
 enum {
     LETTER_REQUEST,
@@ -51,6 +52,7 @@ struct fleet {
     queued_t *first, *last;
     size_t n_queued, n_pending, window;
     size_t *in_flight; /* [n_replicas] */
+    route_t *route;    /* NULL: jobs follow no prefixes */
     uint64_t next_handle;
     fleet_stats_t *stats;    /* [n_replicas] */
     fleet_result_t *results; /* [n_results] of this step */
@@ -107,6 +109,8 @@ static int open_queues(fleet_t *f, const fleet_options_t *options, fail_t *fail)
         return fail->status;
     f->in_flight = calloc(f->n_replicas, sizeof *f->in_flight);
     f->stats = calloc(f->n_replicas, sizeof *f->stats);
+    if (options->follows_prefixes && f->n_replicas > 1)
+        route_open(&f->route, fail);
     if (f->in_flight == NULL || f->stats == NULL)
         fail_set(fail, FAIL_MEMORY, "fleet: out of memory for %zu replicas", f->n_replicas);
     return fail->status;
@@ -160,6 +164,7 @@ void fleet_close(fleet_t *f)
     runner_close(f->runner);
     mail_close(f->mail);
     replica_close(&f->replica);
+    route_close(f->route);
     free(f->in_flight);
     free(f->stats);
     free(f->results);
@@ -261,6 +266,21 @@ static bool find_room(const fleet_t *f, size_t *replica)
     return f->in_flight[*replica] < size_min(f->window, left);
 }
 
+/* The replica for a job that find_room has found room for. */
+static size_t choose_replica(const fleet_t *f, const char *bytes, size_t emptiest)
+{
+    uint64_t job;
+    const char *stops;
+    if (f->route == NULL)
+        return emptiest;
+    const request_t request = runner_read_request(bytes, &job, &stops);
+    size_t replica = route_find(f->route, request.prompt_ids, request.n_prompt);
+    if (replica == ROUTE_NONE || f->in_flight[replica] >= f->window)
+        replica = emptiest;
+    route_note(f->route, request.prompt_ids, request.n_prompt, replica);
+    return replica;
+}
+
 static void unqueue(fleet_t *f, queued_t **at)
 {
     queued_t *queued = *at;
@@ -276,6 +296,7 @@ static int hand_out(fleet_t *f, fail_t *fail)
     while (f->first != NULL && find_room(f, &replica) && fail->status == 0) {
         queued_t *queued = f->first;
         unqueue(f, &f->first);
+        replica = choose_replica(f, queued->request, replica);
         f->in_flight[replica]++;
         if (replica == 0)
             runner_take(f->runner, queued->request,

@@ -24,6 +24,8 @@ typedef struct fleet fleet_t;
 typedef struct fleet_options {
     replica_options_t replica;
     const tokenizer_t *tokenizer; /* on leaders, for text and stop strings; NULL: none */
+    bool
+        follows_prefixes; /* jobs go to the replica that has their prompt's beginning, if it has room */
 } fleet_options_t;
 
 /* Whether this rank leads a replica, and so needs a tokenizer. */

@@ -30,8 +30,8 @@ static char *put(char *at, const void *data, size_t bytes)
 
 size_t runner_request_bytes(const request_t *request)
 {
-    size_t bytes =
-        sizeof(wire_request_t) + (request->n_prompt + request->n_stop_ids) * sizeof(int32_t);
+    size_t bytes = sizeof(wire_request_t) + request->n_bias * sizeof(sampler_bias_t) +
+                   (request->n_prompt + request->n_stop_ids) * sizeof(int32_t);
     for (size_t i = 0; i < request->n_stops; i++)
         bytes += strlen(request->stops[i]) + 1;
     return bytes;
@@ -42,7 +42,9 @@ void runner_write_request(const request_t *request, uint64_t job, char *bytes)
     wire_request_t wire = {.job = job, .request = *request};
     wire.request.prompt_ids = wire.request.stop_ids = NULL;
     wire.request.stops = NULL;
+    wire.request.bias = NULL;
     char *at = put(bytes, &wire, sizeof wire);
+    at = put(at, request->bias, request->n_bias * sizeof(sampler_bias_t));
     at = put(at, request->prompt_ids, request->n_prompt * sizeof(int32_t));
     at = put(at, request->stop_ids, request->n_stop_ids * sizeof(int32_t));
     for (size_t i = 0; i < request->n_stops; i++)
@@ -54,7 +56,8 @@ request_t runner_read_request(const char *bytes, uint64_t *job, const char **sto
     wire_request_t wire;
     memcpy(&wire, bytes, sizeof wire);
     request_t request = wire.request;
-    request.prompt_ids = (const int32_t *)(bytes + sizeof wire);
+    request.bias = (const sampler_bias_t *)(bytes + sizeof wire);
+    request.prompt_ids = (const int32_t *)(request.bias + request.n_bias);
     request.stop_ids = request.prompt_ids + request.n_prompt;
     *stops = (const char *)(request.stop_ids + request.n_stop_ids);
     *job = wire.job;

@@ -22,6 +22,8 @@ typedef struct request {
     const char *const *stops; /* [n_stops] texts that end the answer before them; fleets only */
     size_t n_stops;
     sampler_params_t sampling;  /* of a continuation */
+    const sampler_bias_t *bias; /* [n_bias] added to the scores of tokens, -100 to 100 */
+    size_t n_bias;
     bool want_prompt_logits;    /* logits of prompt positions, as a plain forward gives them */
     size_t first_prompt_logits; /* the position from which they are wanted; 0: all */
     bool streams;               /* tokens are told one by one, beside the result; fleets only */

@@ -70,6 +70,8 @@ int sampler_check(const sampler_params_t *params, fail_t *fail)
     check_range(params->top_p, 0, 1, "top_p", fail);
     check_range(params->min_p, 0, 1, "min_p", fail);
     check_range(params->repetition_penalty, 0.01, 100, "repetition_penalty", fail);
+    check_range(params->presence_penalty, -2, 2, "presence_penalty", fail);
+    check_range(params->frequency_penalty, -2, 2, "frequency_penalty", fail);
     if (params->n_logprobs > SAMPLER_MAX_LOGPROBS)
         fail_set(fail, FAIL_USAGE, "logprobs: expected 0 to %d, found %u", SAMPLER_MAX_LOGPROBS,
             params->n_logprobs);
@@ -83,18 +85,70 @@ static bool is_seen(const uint8_t *seen, size_t i)
     return (seen[i / 8] >> (i % 8) & 1) != 0;
 }
 
-/* The logit of a token that was seen, after repetition penalty and temperature. */
-static double penalised_score(const sampler_params_t *params, double logit, bool is_f64)
+static double round_as(double value, bool is_f64)
+{
+    return is_f64 ? value : (double)(float)value;
+}
+
+static double after_temperature(const sampler_params_t *params, double logit, bool is_f64)
 {
     double temperature = sampler_is_greedy(params) ? 1 : params->temperature;
-    double penalty = params->repetition_penalty;
-    if (is_f64) {
-        double penalised = logit < 0 ? logit * penalty : logit / penalty;
-        return penalised / temperature;
+    return is_f64 ? logit / temperature : (double)((float)logit / (float)temperature);
+}
+
+/* The logit of a token that was seen, after the repetition penalty. */
+static double penalised(const sampler_params_t *params, double logit, bool is_f64)
+{
+    double penalty = round_as(params->repetition_penalty, is_f64);
+    return round_as(logit < 0 ? logit * penalty : logit / penalty, is_f64);
+}
+
+/* After bias and penalties of generated tokens. A product or sum of two floats is exact in double, or
+ * rounds to the same float. */
+static double adjusted(
+    const sampler_params_t *params, double logit, bool is_f64, const sampler_adjust_t *adjust)
+{
+    double frequency = round_as(params->frequency_penalty, is_f64);
+    double presence = round_as(params->presence_penalty, is_f64);
+    double score = round_as(logit + (double)adjust->bias, is_f64);
+    score = round_as(score - round_as(frequency * (double)adjust->count, is_f64), is_f64);
+    return adjust->count > 0 ? round_as(score - presence, is_f64) : score;
+}
+
+/* The first adjusted token from `token` on. */
+static size_t find_adjusted(const sampler_adjust_t *list, size_t n, int64_t token)
+{
+    size_t first = 0;
+    while (first < n) {
+        size_t middle = first + (n - first) / 2;
+        if (list[middle].token < token)
+            first = middle + 1;
+        else
+            n = middle;
     }
-    float single = (float)logit;
-    float penalised = single < 0 ? single * (float)penalty : single / (float)penalty;
-    return (double)(penalised / (float)temperature);
+    return first;
+}
+
+/* The entry of a token, which is made where there is none. */
+static sampler_adjust_t *entry_of(sampler_adjust_t *list, size_t *n, int32_t token)
+{
+    size_t at = find_adjusted(list, *n, token);
+    if (at < *n && list[at].token == token)
+        return &list[at];
+    memmove(list + at + 1, list + at, (*n - at) * sizeof *list);
+    list[at] = (sampler_adjust_t){.token = token};
+    ++*n;
+    return &list[at];
+}
+
+void sampler_count(sampler_adjust_t *list, size_t *n, int32_t token)
+{
+    entry_of(list, n, token)->count++;
+}
+
+void sampler_add_bias(sampler_adjust_t *list, size_t *n, const sampler_bias_t *bias)
+{
+    entry_of(list, n, bias->token)->bias += bias->bias;
 }
 
 /* ---- Best candidates ------------------------------------------------------------------------- */
@@ -145,9 +199,32 @@ typedef struct rows {
     const double *scores; /* processed, or the logits where nothing changes them */
 } rows_t;
 
-/* logits and seen: as for sampler_summarise, from row `begin` on. */
+/* Few tokens were seen, and few are adjusted. */
+static void apply_tokens(const sampler_params_t *params, bool is_f64,
+    const sampler_tokens_t *tokens, size_t first_row, size_t begin, rows_t *rows)
+{
+    const uint8_t *seen = tokens->seen;
+    for (size_t i = 0; i < rows->n && seen != NULL; i++)
+        if (seen[(begin + i) / 8] == 0)
+            i |= 7;
+        else if (is_seen(seen, begin + i))
+            rows->processed[i] =
+                after_temperature(params, penalised(params, rows->logits[i], is_f64), is_f64);
+    size_t n = tokens->n_adjusted, first = first_row + begin;
+    for (size_t k = find_adjusted(tokens->adjusted, n, (int64_t)first);
+         k < n && (size_t)tokens->adjusted[k].token < first + rows->n; k++) {
+        size_t i = (size_t)tokens->adjusted[k].token - first;
+        double logit = rows->logits[i];
+        if (seen != NULL && is_seen(seen, begin + i))
+            logit = penalised(params, logit, is_f64);
+        rows->processed[i] = after_temperature(
+            params, adjusted(params, logit, is_f64, &tokens->adjusted[k]), is_f64);
+    }
+}
+
+/* logits and tokens: as for sampler_summarise, from row `begin` on. */
 static void load_rows(const sampler_params_t *params, const void *logits, bool is_f64,
-    const uint8_t *seen, size_t begin, rows_t *rows)
+    const sampler_tokens_t *tokens, size_t first_row, size_t begin, rows_t *rows)
 {
     const double *wide = (const double *)logits + begin;
     const float *single = (const float *)logits + begin;
@@ -156,21 +233,15 @@ static void load_rows(const sampler_params_t *params, const void *logits, bool i
     for (size_t i = 0; i < rows->n && !is_f64; i++)
         rows->logits[i] = isnan(single[i]) ? -INFINITY : (double)single[i];
     double temperature = sampler_is_greedy(params) ? 1 : params->temperature;
-    rows->scores = temperature == 1 && seen == NULL ? rows->logits : rows->processed;
+    rows->scores = temperature == 1 && tokens == NULL ? rows->logits : rows->processed;
     if (rows->scores == rows->logits)
         return;
     for (size_t i = 0; i < rows->n; i++)
         rows->processed[i] = temperature == 1 ? rows->logits[i]
                              : is_f64         ? rows->logits[i] / temperature
                                       : (double)((float)rows->logits[i] / (float)temperature);
-    if (seen == NULL)
-        return;
-    /* Few tokens were seen. */
-    for (size_t i = 0; i < rows->n; i++)
-        if (seen[(begin + i) / 8] == 0)
-            i |= 7;
-        else if (is_seen(seen, begin + i))
-            rows->processed[i] = penalised_score(params, rows->logits[i], is_f64);
+    if (tokens != NULL)
+        apply_tokens(params, is_f64, tokens, first_row, begin, rows);
 }
 
 static double larger(double a, double b)
@@ -259,14 +330,14 @@ static void keep_rows(entry_t *kept, size_t *n_kept, size_t capacity, const rows
 
 /* Rows from `begin` on, as many granules as are worked on at once. */
 static void load_group(const sampler_params_t *params, const void *logits, bool is_f64,
-    const uint8_t *seen, size_t begin, size_t n_rows, group_t *group)
+    const sampler_tokens_t *tokens, size_t first_row, size_t begin, size_t n_rows, group_t *group)
 {
     group->count = 0;
     for (; begin < n_rows && group->count < TOGETHER; begin += PLAN_VOCAB_GRANULE) {
         size_t g = group->count++;
         rows_t *rows = &group->rows[g];
         rows->n = size_min(PLAN_VOCAB_GRANULE, n_rows - begin);
-        load_rows(params, logits, is_f64, seen, begin, rows);
+        load_rows(params, logits, is_f64, tokens, first_row, begin, rows);
         group->max_logits[g] = max_of(rows->logits, rows->n);
         group->max_scores[g] =
             rows->scores == rows->logits ? group->max_logits[g] : max_of(rows->scores, rows->n);
@@ -275,10 +346,10 @@ static void load_group(const sampler_params_t *params, const void *logits, bool 
 
 /* The most common case, one pass over the raw logits: the likeliest token and its
  * log-probability. */
-static bool is_plain(const sampler_params_t *params, bool is_f64, const uint8_t *seen)
+static bool is_plain(const sampler_params_t *params, bool is_f64, const sampler_tokens_t *tokens)
 {
     return sampler_is_greedy(params) && params->n_logprobs == 0 && params->want_logprob &&
-           !is_f64 && seen == NULL;
+           !is_f64 && tokens == NULL;
 }
 
 static void summarise_plain(const kernels_t *kernels, const float *logits, size_t first_row,
@@ -299,18 +370,18 @@ static void summarise_plain(const kernels_t *kernels, const float *logits, size_
 }
 
 void sampler_summarise(const kernels_t *kernels, const sampler_params_t *params, const void *logits,
-    bool is_f64, size_t first_row, size_t n_rows, const uint8_t *seen, void *summary)
+    bool is_f64, size_t first_row, size_t n_rows, const sampler_tokens_t *tokens, void *summary)
 {
     assert(first_row % PLAN_VOCAB_GRANULE == 0);
     view_t view = sampler_view_of(params, n_rows, summary);
     const layout_t *layout = &view.layout;
     size_t n_candidates = 0, n_alternatives = 0, n_done = 0;
     group_t group;
-    bool plain = n_rows > 0 && is_plain(params, is_f64, seen);
+    bool plain = n_rows > 0 && is_plain(params, is_f64, tokens);
     if (plain)
         summarise_plain(kernels, logits, first_row, n_rows, &view);
     for (size_t begin = 0; !plain && begin < n_rows; n_done += group.count) {
-        load_group(params, logits, is_f64, seen, begin, n_rows, &group);
+        load_group(params, logits, is_f64, tokens, first_row, begin, n_rows, &group);
         for (size_t g = 0; g < group.count; g++, begin += PLAN_VOCAB_GRANULE) {
             const rows_t *rows = &group.rows[g];
             keep_rows(view.candidates, &n_candidates, layout->n_candidates, rows, rows->scores,
@@ -330,13 +401,13 @@ void sampler_summarise(const kernels_t *kernels, const sampler_params_t *params,
 }
 
 size_t sampler_rank_best(const sampler_params_t *params, const void *logits, bool is_f64,
-    size_t vocab_size, const uint8_t *seen, size_t n, entry_t *entries)
+    size_t vocab_size, const sampler_tokens_t *tokens, size_t n, entry_t *entries)
 {
     size_t n_kept = 0;
     rows_t rows;
     for (size_t begin = 0; begin < vocab_size; begin += PLAN_VOCAB_GRANULE) {
         rows.n = size_min(PLAN_VOCAB_GRANULE, vocab_size - begin);
-        load_rows(params, logits, is_f64, seen, begin, &rows);
+        load_rows(params, logits, is_f64, tokens, 0, begin, &rows);
         keep_rows(entries, &n_kept, n, &rows, rows.scores, max_of(rows.scores, rows.n), begin);
     }
     qsort(entries, n_kept, sizeof *entries, sampler_compare_entries);

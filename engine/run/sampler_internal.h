@@ -62,6 +62,6 @@ view_t sampler_view_of(const sampler_params_t *params, size_t n_rows, void *summ
 /* The best n of the whole vocabulary by processed score, in order: their number. Arguments as for
  * sampler_pick_full; entries: [n], written. */
 size_t sampler_rank_best(const sampler_params_t *params, const void *logits, bool is_f64,
-    size_t vocab_size, const uint8_t *seen, size_t n, entry_t *entries);
+    size_t vocab_size, const sampler_tokens_t *tokens, size_t n, entry_t *entries);
 
 #endif

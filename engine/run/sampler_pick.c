@@ -216,7 +216,7 @@ bool sampler_pick(const sampler_params_t *params, const void *const *summaries,
 }
 
 int sampler_pick_full(const kernels_t *kernels, const sampler_params_t *params, const void *logits,
-    bool is_f64, size_t vocab_size, const uint8_t *seen, uint64_t position,
+    bool is_f64, size_t vocab_size, const sampler_tokens_t *tokens, uint64_t position,
     sampler_choice_t *choice, fail_t *fail)
 {
     size_t summary_bytes = sampler_summary_bytes(params, vocab_size);
@@ -225,7 +225,7 @@ int sampler_pick_full(const kernels_t *kernels, const sampler_params_t *params, 
     entry_t *entries = NULL;
     if (summary == NULL)
         return fail->status;
-    sampler_summarise(kernels, params, logits, is_f64, 0, vocab_size, seen, summary);
+    sampler_summarise(kernels, params, logits, is_f64, 0, vocab_size, tokens, summary);
     const void *summaries[1] = {summary};
     bool decided = sampler_pick(params, summaries, &vocab_size, 1, position, choice);
     if (!decided)
@@ -235,7 +235,7 @@ int sampler_pick_full(const kernels_t *kernels, const sampler_params_t *params, 
     /* Rarely is more than a few thousand needed, and sorting all takes long. */
     for (size_t n = 16 * SAMPLER_CANDIDATES; !decided && entries != NULL; n *= 16) {
         size_t n_kept = sampler_rank_best(
-            params, logits, is_f64, vocab_size, seen, size_min(n, vocab_size), entries);
+            params, logits, is_f64, vocab_size, tokens, size_min(n, vocab_size), entries);
         const ranking_t ranking = {entries, n_kept, n_kept == vocab_size};
         decided =
             pick_gathered(params, &gathered, &ranking, entries + vocab_size, position, choice);

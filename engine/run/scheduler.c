@@ -23,7 +23,8 @@ typedef struct sequence {
     int32_t last_token; /* the last one drawn */
     int32_t *blocks;    /* [n_blocks] */
     size_t n_blocks;
-    int32_t ids[]; /* prompt_ids, then stop_ids */
+    sampler_bias_t *bias; /* [sampling.n_bias] */
+    int32_t ids[];        /* prompt_ids, then stop_ids */
 } sequence_t;
 
 struct scheduler {
@@ -33,7 +34,8 @@ struct scheduler {
     sequence_t **running; /* [max_batch] in order of admission */
     sequence_t **by_slot; /* [max_batch] */
     prefix_t *blocks;
-    size_t reused_tokens;
+    size_t queried_tokens, reused_tokens;
+    size_t decoding_chunk;      /* prompt rows of steps that also decode */
     scheduler_entry_t *entries; /* [max_batch] */
     uint64_t next_handle;
 };
@@ -56,6 +58,7 @@ int scheduler_open(scheduler_t **out, const scheduler_options_t *options, fail_t
     scheduler_t *s = calloc(1, sizeof *s);
     if (s != NULL) {
         s->options = *options;
+        s->decoding_chunk = options->prefill_chunk;
         s->running = calloc(options->max_batch, sizeof(sequence_t *));
         s->by_slot = calloc(options->max_batch, sizeof(sequence_t *));
         s->entries = calloc(options->max_batch, sizeof *s->entries);
@@ -75,6 +78,7 @@ int scheduler_open(scheduler_t **out, const scheduler_options_t *options, fail_t
 static void sequence_free(sequence_t *sequence)
 {
     free(sequence->blocks);
+    free(sequence->bias);
     free(sequence);
 }
 
@@ -128,9 +132,11 @@ int scheduler_submit(scheduler_t *s, const request_t *request, uint64_t *handle,
     size_t n_cached = request->n_prompt + (max_tokens > 0 ? max_tokens - 1 : 0);
     size_t n_blocks = size_round_up(n_cached, s->options.block_tokens) / s->options.block_tokens;
     int32_t *blocks = calloc(n_blocks, sizeof *blocks);
-    if (sequence == NULL || blocks == NULL) {
+    sampler_bias_t *bias = calloc(request->n_bias + 1, sizeof *bias);
+    if (sequence == NULL || blocks == NULL || bias == NULL) {
         free(sequence);
         free(blocks);
+        free(bias);
         return fail_set(fail, FAIL_MEMORY, "request: out of memory for %zu tokens", n_ids);
     }
     sequence->handle = s->next_handle++;
@@ -140,7 +146,11 @@ int scheduler_submit(scheduler_t *s, const request_t *request, uint64_t *handle,
     sequence->want_prompt_logits = request->want_prompt_logits;
     sequence->first_prompt_logits = request->first_prompt_logits;
     sequence->sampling = request->sampling;
+    sequence->sampling.n_bias = (uint32_t)request->n_bias;
+    sequence->bias = bias;
     sequence->blocks = blocks;
+    if (request->n_bias > 0)
+        memcpy(bias, request->bias, request->n_bias * sizeof *bias);
     sequence->n_blocks = n_blocks;
     memcpy(sequence->ids, request->prompt_ids, request->n_prompt * sizeof(int32_t));
     if (request->n_stop_ids > 0)
@@ -208,6 +218,21 @@ void scheduler_cancel(scheduler_t *s, uint64_t handle)
 size_t scheduler_reused_tokens(const scheduler_t *s)
 {
     return s->reused_tokens;
+}
+
+scheduler_figures_t scheduler_figures(const scheduler_t *s)
+{
+    return (scheduler_figures_t){.n_waiting = s->n_waiting,
+        .n_running = s->n_running,
+        .n_blocks = s->options.n_blocks,
+        .n_used_blocks = s->options.n_blocks - prefix_available(s->blocks),
+        .queried_tokens = s->queried_tokens,
+        .reused_tokens = s->reused_tokens};
+}
+
+void scheduler_limit_chunk(scheduler_t *s, size_t rows)
+{
+    s->decoding_chunk = size_min(size_max(rows, 1), s->options.prefill_chunk);
 }
 
 size_t scheduler_pending(const scheduler_t *s)
@@ -302,6 +327,7 @@ static void admit(scheduler_t *s)
         while (s->by_slot[sequence->slot] != NULL)
             sequence->slot++;
         s->by_slot[sequence->slot] = sequence;
+        s->queried_tokens += sequence->n_prompt;
         s->running[s->n_running++] = sequence;
     }
 }
@@ -340,6 +366,7 @@ static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows)
         .ref_q_len = ref_q_len(sequence),
         .decode = decode,
         .sampling = &sequence->sampling,
+        .bias = sequence->bias,
         .samples = reaches_end && sequence->max_tokens > 0,
         .prompt_logits = logits,
         .first_logits_row = logits ? rows_before_logits(sequence) : 0,
@@ -409,11 +436,20 @@ static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget
     }
 }
 
+static bool any_decodes(const scheduler_t *s)
+{
+    for (size_t i = 0; i < s->n_running; i++)
+        if (is_decode(s->running[i]))
+            return true;
+    return false;
+}
+
 scheduler_step_t scheduler_plan(scheduler_t *s)
 {
     scheduler_step_t step = {.entries = s->entries};
-    budget_t budget = {s->options.prefill_chunk, s->options.max_prompt_logits};
     admit(s);
+    budget_t budget = {any_decodes(s) ? s->decoding_chunk : s->options.prefill_chunk,
+        s->options.max_prompt_logits};
     for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = 0; i < s->n_running; i++) {
             sequence_t *sequence = s->running[i];

@@ -57,6 +57,16 @@ void scheduler_cancel(scheduler_t *scheduler, uint64_t handle);
 /* Tokens of prompts that were found in the cache so far. */
 size_t scheduler_reused_tokens(const scheduler_t *scheduler);
 
+typedef struct scheduler_figures {
+    size_t n_waiting, n_running;
+    size_t n_blocks, n_used_blocks;       /* of the cache; used: held by sequences that run */
+    size_t queried_tokens, reused_tokens; /* of prompts admitted so far; found in the cache */
+} scheduler_figures_t;
+scheduler_figures_t scheduler_figures(const scheduler_t *scheduler);
+
+/* At most so many prompt rows, and one at least, in steps that also decode; prefill_chunk otherwise. */
+void scheduler_limit_chunk(scheduler_t *scheduler, size_t rows);
+
 /* Requests that have not ended. */
 size_t scheduler_pending(const scheduler_t *scheduler);
 
@@ -75,8 +85,9 @@ typedef struct scheduler_entry {
     size_t ref_q_len; /* the prompt's length, or 1 for a decode step (forward.h) */
     bool decode;
     const sampler_params_t *sampling;
-    bool samples;       /* the next token is drawn from its last row */
-    bool prompt_logits; /* the logits of its rows are needed, from first_logits_row on */
+    const sampler_bias_t *bias; /* [sampling->n_bias] */
+    bool samples;               /* the next token is drawn from its last row */
+    bool prompt_logits;         /* the logits of its rows are needed, from first_logits_row on */
     size_t first_logits_row;
 } scheduler_entry_t;
 

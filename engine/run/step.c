@@ -11,9 +11,9 @@
 
 /* All arrays, in one allocation. */
 typedef struct layout {
-    size_t payload, slots, blocks, seen, sequences, logits_rows, placed, counts, starts, n_rows,
-        summaries;
-    size_t mine, all, row, prompt_logits;
+    size_t payload, slots, blocks, seen, adjusted, sequences, logits_rows, placed, counts, starts,
+        n_rows, summaries;
+    size_t mine, all, row, prompt_logits, rank_times;
     size_t bytes;
 } layout_t;
 
@@ -39,11 +39,18 @@ static size_t blocks_per_slot(const scheduler_options_t *limits)
     return size_round_up(limits->max_context, limits->block_tokens) / limits->block_tokens;
 }
 
+/* Tokens of a sequence that may be adjusted: those with a bias, and all that it generates. */
+static size_t most_adjusted(const model_t *model, const scheduler_options_t *limits)
+{
+    return SAMPLER_MAX_BIAS + size_min(limits->max_context, model->plan.model.vocab_size);
+}
+
 static size_t payload_capacity(const scheduler_options_t *limits)
 {
     /* Sequences may share blocks, so their tables can name more than there are. */
     size_t tables = limits->max_batch * blocks_per_slot(limits);
-    size_t steps = limits->max_batch * (sizeof(wire_entry_t) + sizeof(sampler_params_t)) +
+    size_t steps = limits->max_batch * (sizeof(wire_entry_t) + sizeof(sampler_params_t) +
+                                           SAMPLER_MAX_BIAS * sizeof(sampler_bias_t)) +
                    (tables + scheduler_max_rows(limits)) * sizeof(int32_t);
     return size_max(steps, FAIL_MESSAGE_BYTES);
 }
@@ -55,14 +62,17 @@ static layout_t layout_of(const model_t *model, const scheduler_options_t *limit
     size_t batch = limits->max_batch, vocab = plan->model.vocab_size, all = 0;
     size_t logit_bytes = model->mode == DTYPE_F64 ? sizeof(double) : sizeof(float);
     size_t mine =
-        sizeof(int64_t) + batch * most_summary_bytes(plan_count(model_share(model)->vocab));
+        sizeof(rank_report_t) + batch * most_summary_bytes(plan_count(model_share(model)->vocab));
     bool coordinates = model->rank == 0;
     for (size_t r = 0; r < plan->n_ranks && coordinates; r++)
-        all += sizeof(int64_t) + batch * most_summary_bytes(plan_count(plan->shares[r].vocab));
+        all +=
+            sizeof(rank_report_t) + batch * most_summary_bytes(plan_count(plan->shares[r].vocab));
     layout.payload = reserve(&layout, payload_capacity(limits), 1);
     layout.slots = reserve(&layout, batch, sizeof(slot_t));
     layout.blocks = reserve(&layout, batch * blocks_per_slot(limits), sizeof(int32_t));
     layout.seen = reserve(&layout, batch, vocab / 8 + 1);
+    layout.adjusted =
+        reserve(&layout, batch * most_adjusted(model, limits), sizeof(sampler_adjust_t));
     layout.sequences = reserve(&layout, batch, sizeof(forward_sequence_t));
     layout.logits_rows =
         reserve(&layout, scheduler_max_logits(limits), sizeof(forward_logits_row_t));
@@ -74,6 +84,7 @@ static layout_t layout_of(const model_t *model, const scheduler_options_t *limit
     layout.mine = reserve(&layout, mine, 1);
     layout.all = reserve(&layout, all, 1);
     layout.row = reserve(&layout, coordinates ? vocab : 0, logit_bytes);
+    layout.rank_times = reserve(&layout, coordinates ? plan->n_ranks : 0, sizeof(rank_times_t));
     layout.prompt_logits =
         reserve(&layout, coordinates ? limits->max_prompt_logits * vocab : 0, logit_bytes);
     return layout;
@@ -99,9 +110,12 @@ static void place_buffers(step_t *s, const layout_t *layout)
     s->all = s->memory + layout->all;
     s->row = s->memory + layout->row;
     s->prompt_logits = s->memory + layout->prompt_logits;
+    s->rank_times = (rank_times_t *)(s->memory + layout->rank_times);
     for (size_t i = 0; i < s->limits.max_batch; i++) {
         s->slots[i].blocks = (int32_t *)(s->memory + layout->blocks) + i * s->blocks_per_slot;
         s->slots[i].seen = (uint8_t *)(s->memory + layout->seen) + i * s->seen_bytes;
+        s->slots[i].adjusted = (sampler_adjust_t *)(s->memory + layout->adjusted) +
+                               i * most_adjusted(s->model, &s->limits);
     }
     for (size_t r = 0; r < s->n_ranks; r++)
         s->n_rows[r] = plan_count(s->model->plan.shares[r].vocab);
@@ -168,7 +182,8 @@ static wire_entry_t wire_entry(const scheduler_entry_t *entry)
         .first_logits_row = (uint32_t)entry->first_logits_row,
         .flags = (entry->admitted ? ENTRY_ADMITTED : 0) | (entry->samples ? ENTRY_SAMPLES : 0) |
                  (entry->prompt_logits ? ENTRY_PROMPT_LOGITS : 0) |
-                 (entry->ref_q_len == 1 ? ENTRY_SINGLE_ROW : 0),
+                 (entry->ref_q_len == 1 ? ENTRY_SINGLE_ROW : 0) |
+                 (entry->decode ? ENTRY_DECODE : 0),
     };
 }
 
@@ -178,8 +193,11 @@ step_header_t step_write(step_t *s, const scheduler_step_t *plan)
     char *at = s->payload + plan->n_entries * sizeof *entries;
     for (size_t i = 0; i < plan->n_entries; i++) {
         entries[i] = wire_entry(&plan->entries[i]);
-        if (plan->entries[i].admitted)
-            at = append(at, plan->entries[i].sampling, sizeof(sampler_params_t));
+        if (!plan->entries[i].admitted)
+            continue;
+        at = append(at, plan->entries[i].sampling, sizeof(sampler_params_t));
+        at = append(
+            at, plan->entries[i].bias, plan->entries[i].sampling->n_bias * sizeof(sampler_bias_t));
     }
     for (size_t i = 0; i < plan->n_entries; i++)
         if (plan->entries[i].admitted)
@@ -199,6 +217,22 @@ static void see_tokens(slot_t *slot, const int32_t *ids, size_t n)
         slot->seen[ids[i] / 8] |= (uint8_t)(1u << (ids[i] % 8));
 }
 
+/* A sequence's parameters and biases. */
+static const char *read_sampling(step_t *s, slot_t *slot, const char *at)
+{
+    memcpy(&slot->params, at, sizeof slot->params);
+    memset(slot->seen, 0, s->seen_bytes);
+    slot->n_adjusted = 0;
+    at += sizeof slot->params;
+    for (size_t i = 0; i < slot->params.n_bias; i++) {
+        sampler_bias_t bias;
+        memcpy(&bias, at, sizeof bias);
+        sampler_add_bias(slot->adjusted, &slot->n_adjusted, &bias);
+        at += sizeof bias;
+    }
+    return at;
+}
+
 /* Updates the slots by the payload and lists the step's sequences. */
 static void read_payload(step_t *s, const step_header_t *header)
 {
@@ -206,12 +240,8 @@ static void read_payload(step_t *s, const step_header_t *header)
     s->n_entries = header->n_entries;
     const char *at = s->payload + s->n_entries * sizeof *s->entries;
     for (size_t i = 0; i < s->n_entries; i++) {
-        slot_t *slot = &s->slots[s->entries[i].slot];
-        if (!step_has_flag(s, i, ENTRY_ADMITTED))
-            continue;
-        memcpy(&slot->params, at, sizeof slot->params);
-        memset(slot->seen, 0, s->seen_bytes);
-        at += sizeof slot->params;
+        if (step_has_flag(s, i, ENTRY_ADMITTED))
+            at = read_sampling(s, &s->slots[s->entries[i].slot], at);
     }
     for (size_t i = 0; i < s->n_entries; i++) {
         size_t bytes = s->entries[i].n_blocks * sizeof(int32_t);
@@ -231,6 +261,8 @@ static void read_payload(step_t *s, const step_header_t *header)
             .blocks = slot->blocks};
         if (sampler_needs_seen(&slot->params))
             see_tokens(slot, token_ids + row, entry->n_rows);
+        if (sampler_needs_counts(&slot->params) && step_has_flag(s, i, ENTRY_DECODE))
+            sampler_count(slot->adjusted, &slot->n_adjusted, token_ids[row]);
         row += entry->n_rows;
     }
     s->batch = (forward_batch_t){.n_rows = row,
@@ -280,7 +312,7 @@ void step_read(step_t *s, const step_header_t *header)
 static void count_summaries(step_t *s)
 {
     for (size_t r = 0; r < s->n_ranks; r++) {
-        s->counts[r] = sizeof(int64_t);
+        s->counts[r] = sizeof(rank_report_t);
         for (size_t i = 0; i < s->n_entries; i++)
             if (step_has_flag(s, i, ENTRY_SAMPLES))
                 s->counts[r] += sampler_summary_bytes(step_params(s, i), s->n_rows[r]);
@@ -289,11 +321,11 @@ static void count_summaries(step_t *s)
 
 static void summarise(step_t *s, size_t i)
 {
-    const uint8_t *seen = step_seen(s, i);
+    sampler_tokens_t tokens;
+    bool matter = step_tokens(s, i, s->vocab.begin, &tokens);
     sampler_summarise(&s->model->kernels, step_params(s, i),
         forward_logits(s->forward, s->placed[i].sample), s->is_f64, s->vocab.begin,
-        plan_count(s->vocab), seen != NULL ? seen + s->vocab.begin / 8 : NULL,
-        s->mine + s->placed[i].summary);
+        plan_count(s->vocab), matter ? &tokens : NULL, s->mine + s->placed[i].summary);
 }
 
 /* Sequences are assigned to threads in turn. */
@@ -305,13 +337,22 @@ static void summarise_thread(void *context, size_t thread)
             summarise(s, i);
 }
 
+static rank_times_t times_of(const step_t *s)
+{
+    forward_times_t f = forward_times(s->forward);
+    return (rank_times_t){.compute_ns = f.matrix_ns + f.attention_ns + f.elementwise_ns +
+                                        f.waiting_ns + s->times.sampling_ns,
+        .exchange_ns = f.exchange_ns + s->times.exchange_ns,
+        .waiting_ns = s->times.waiting_ns};
+}
+
 void step_gather_summaries(step_t *s, bool interrupted)
 {
-    int64_t flags = interrupted ? RANK_INTERRUPTED : 0;
+    rank_report_t report = {.flags = interrupted ? RANK_INTERRUPTED : 0, .times = times_of(s)};
     if (nonfinite_logits(s->forward, s->model, s->batch.n_logits, s->team))
-        flags |= RANK_NONFINITE;
-    memcpy(s->mine, &flags, sizeof flags);
-    size_t offset = sizeof flags, n_local = plan_count(s->vocab);
+        report.flags |= RANK_NONFINITE;
+    memcpy(s->mine, &report, sizeof report);
+    size_t offset = sizeof report, n_local = plan_count(s->vocab);
     for (size_t i = 0; i < s->n_entries; i++) {
         s->placed[i].summary = offset;
         if (step_has_flag(s, i, ENTRY_SAMPLES))
@@ -353,13 +394,19 @@ int64_t step_find_starts(step_t *s)
     size_t offset = 0;
     count_summaries(s);
     for (size_t r = 0; r < s->n_ranks; r++) {
-        int64_t rank_flags;
-        memcpy(&rank_flags, s->all + offset, sizeof rank_flags);
-        flags |= rank_flags;
-        s->starts[r] = offset + sizeof rank_flags;
+        rank_report_t report;
+        memcpy(&report, s->all + offset, sizeof report);
+        flags |= report.flags;
+        s->rank_times[r] = report.times;
+        s->starts[r] = offset + sizeof report;
         offset += s->counts[r];
     }
     return flags;
+}
+
+rank_times_t step_rank_times(const step_t *s, size_t rank)
+{
+    return s->rank_times[rank];
 }
 
 step_times_t step_times(const step_t *s)

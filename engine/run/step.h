@@ -56,4 +56,12 @@ typedef struct step_times {
 } step_times_t;
 step_times_t step_times(const step_t *step);
 
+/* Where the time of a rank's steps went so far, in nanoseconds: its own work, summaries and draws
+ * included; messages and what they wait for; waiting for the coordinator's next message. */
+typedef struct rank_times {
+    uint64_t compute_ns, exchange_ns, waiting_ns;
+} rank_times_t;
+/* Coordinator. As the rank said in the last step. */
+rank_times_t step_rank_times(const step_t *step, size_t rank);
+
 #endif

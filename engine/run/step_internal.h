@@ -13,6 +13,12 @@ enum { STEP_RUN, STEP_LOGITS, STEP_NONFINITE, STEP_END };
 /* What a rank sends of a step besides its summaries. */
 enum { RANK_INTERRUPTED = 1, RANK_NONFINITE = 2 };
 
+/* What every rank sends of a step before its summaries. */
+typedef struct rank_report {
+    int64_t flags;
+    rank_times_t times;
+} rank_report_t;
+
 /* The head of every message. Ranks run the same program on machines of one kind, so structs are
  * sent as they are. */
 typedef struct step_header {
@@ -23,7 +29,13 @@ typedef struct step_header {
     uint32_t payload_bytes;     /* STEP and END */
 } step_header_t;
 
-enum { ENTRY_ADMITTED = 1, ENTRY_SAMPLES = 2, ENTRY_PROMPT_LOGITS = 4, ENTRY_SINGLE_ROW = 8 };
+enum {
+    ENTRY_ADMITTED = 1,
+    ENTRY_SAMPLES = 2,
+    ENTRY_PROMPT_LOGITS = 4,
+    ENTRY_SINGLE_ROW = 8,
+    ENTRY_DECODE = 16
+};
 
 typedef struct wire_entry {
     uint32_t slot, n_rows, first_position, ref_q_len;
@@ -34,8 +46,10 @@ typedef struct wire_entry {
 
 typedef struct slot {
     sampler_params_t params;
-    int32_t *blocks; /* [blocks of max_context] */
-    uint8_t *seen;   /* a bit for each token of the vocabulary */
+    int32_t *blocks;            /* [blocks of max_context] */
+    uint8_t *seen;              /* a bit for each token of the vocabulary */
+    sampler_adjust_t *adjusted; /* [n_adjusted] */
+    size_t n_adjusted;
 } slot_t;
 
 /* An entry's row of logits in the step, and the offset of its summary in what this rank sends. */
@@ -65,13 +79,14 @@ struct step {
     forward_logits_row_t *logits_rows;
     placed_t *placed;
     forward_batch_t batch;
-    size_t *counts;         /* [n_ranks] bytes to gather */
-    size_t *starts;         /* [n_ranks] where a rank's next summary begins in `all` */
-    size_t *n_rows;         /* [n_ranks] rows of the vocabulary */
-    const void **summaries; /* [n_ranks] */
-    char *mine, *all;       /* gathered: an int64_t of the rank's flags, then summaries */
-    char *row;              /* on the coordinator: [vocab_size] logits */
-    char *prompt_logits;    /* on the coordinator: [max_prompt_logits, vocab_size] */
+    size_t *counts;           /* [n_ranks] bytes to gather */
+    size_t *starts;           /* [n_ranks] where a rank's next summary begins in `all` */
+    size_t *n_rows;           /* [n_ranks] rows of the vocabulary */
+    const void **summaries;   /* [n_ranks] */
+    char *mine, *all;         /* gathered: the rank's report, then summaries */
+    rank_times_t *rank_times; /* on the coordinator: [n_ranks] */
+    char *row;                /* on the coordinator: [vocab_size] logits */
+    char *prompt_logits;      /* on the coordinator: [max_prompt_logits, vocab_size] */
     uint64_t mark_ns;
     step_times_t times;
 };
@@ -86,11 +101,17 @@ static inline bool step_has_flag(const step_t *s, size_t i, uint32_t flag)
     return (s->entries[i].flags & flag) != 0;
 }
 
-/* The tokens seen by entry i's sequence, a bit each; NULL where its parameters need none. */
-static inline const uint8_t *step_seen(const step_t *s, size_t i)
+/* What the tokens of entry i's sequence do to the scores of rows from first_row on. False when it is
+ * nothing. */
+static inline bool step_tokens(
+    const step_t *s, size_t i, size_t first_row, sampler_tokens_t *tokens)
 {
     const slot_t *slot = &s->slots[s->entries[i].slot];
-    return sampler_needs_seen(&slot->params) ? slot->seen : NULL;
+    bool needs_seen = sampler_needs_seen(&slot->params);
+    *tokens = (sampler_tokens_t){.seen = needs_seen ? slot->seen + first_row / 8 : NULL,
+        .adjusted = slot->adjusted,
+        .n_adjusted = slot->n_adjusted};
+    return needs_seen || slot->n_adjusted > 0;
 }
 
 /* Charges the time since the last mark. */

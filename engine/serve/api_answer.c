@@ -158,6 +158,31 @@ static api_tokens_t tokens_of(const fleet_result_t *result)
     return (api_tokens_t){result->tokens, result->logprobs, result->choices, result->n_tokens};
 }
 
+/* vLLM's form: for each token of the prompt the likeliest ones and itself, by their ids. */
+static json_t *prompt_logprobs(const api_answer_t *answer, const api_choice_t *choice)
+{
+    const fleet_result_t *scores = choice->scores;
+    json_t *array = json_array();
+    json_array_append_new(array, json_null());
+    for (size_t i = 0; scores != NULL && i < scores->n_tokens; i++) {
+        const sampler_choice_t *c = scores->choices == NULL ? NULL : &scores->choices[i];
+        json_t *tokens = json_object();
+        for (uint32_t k = 0; c != NULL && k <= c->n_top; k++) {
+            bool own = k == c->n_top;
+            int32_t id = own ? choice->prompt->ids[i + 1] : c->top_tokens[k];
+            char key[16];
+            snprintf(key, sizeof key, "%d", id);
+            if (json_object_get(tokens, key) == NULL)
+                json_object_set_new(tokens, key,
+                    json_pack("{s:o, s:o}", "logprob",
+                        json_from_double(own ? scores->logprobs[i] : c->top_logprobs[k]),
+                        "decoded_token", token_text(answer, id)));
+        }
+        json_array_append_new(array, tokens);
+    }
+    return array;
+}
+
 static json_t *completion_choice(const api_answer_t *answer, const api_choice_t *choice)
 {
     const fleet_result_t *result = choice->result;
@@ -231,6 +256,8 @@ json_t *api_answer_json(const api_answer_t *answer, const api_choice_t *choices,
             chat ? chat_choice(answer, &choices[i]) : completion_choice(answer, &choices[i]);
         if (answer->request->want_digest)
             json_object_set_new(choice, "logits_digest", digest_json(choices[i].result->digest));
+        if (answer->request->tells_prompt)
+            json_object_set_new(choice, "prompt_logprobs", prompt_logprobs(answer, &choices[i]));
         json_array_append_new(array, choice);
         n_completion += choices[i].result->n_tokens;
         n_prompt += choices[i].index % answer->request->n == 0 ? choices[i].prompt->count : 0;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/base/json.h"
+#include "engine/run/logit_bias.h"
 
 /* ---- Fields ---------------------------------------------------------------------------------- */
 
@@ -38,6 +39,7 @@ static const struct field {
     {"ignore_eos", IN_BOTH, READ},
     {"logprobs", IN_BOTH, READ},
     {"top_logprobs", IN_CHAT, READ},
+    {"prompt_logprobs", IN_BOTH, READ},
     {"echo", IN_COMPLETION, READ},
     {"logits_digest", IN_BOTH, READ},
     {"timeout", IN_BOTH, READ},
@@ -55,9 +57,9 @@ static const struct field {
     {"prediction", IN_CHAT, IGNORED},
     {"reasoning_effort", IN_CHAT, IGNORED},
     {"verbosity", IN_CHAT, IGNORED},
-    {"presence_penalty", IN_BOTH, REFUSED},
-    {"frequency_penalty", IN_BOTH, REFUSED},
-    {"logit_bias", IN_BOTH, REFUSED},
+    {"presence_penalty", IN_BOTH, READ},
+    {"frequency_penalty", IN_BOTH, READ},
+    {"logit_bias", IN_BOTH, READ},
     {"best_of", IN_COMPLETION, READ},
     {"suffix", IN_COMPLETION, REFUSED},
     {"tools", IN_CHAT, REFUSED},
@@ -156,6 +158,13 @@ static void read_top_k(api_request_t *r, json_t *o, api_error_t *error)
     r->sampling.top_k = (uint32_t)top_k;
 }
 
+static void read_bias(api_request_t *r, json_t *o, api_error_t *error)
+{
+    fail_t fail = {0};
+    logit_bias_read(o, "request", r->bias, &r->n_bias, &fail);
+    take(&fail, "logit_bias", error);
+}
+
 static void read_sampling(api_request_t *r, json_t *o, api_error_t *error)
 {
     sampler_params_t *s = &r->sampling;
@@ -164,6 +173,9 @@ static void read_sampling(api_request_t *r, json_t *o, api_error_t *error)
     read_real(o, "top_p", 0, 1, &s->top_p, error);
     read_real(o, "min_p", 0, 1, &s->min_p, error);
     read_real(o, "repetition_penalty", 0.01, 100, &s->repetition_penalty, error);
+    read_real(o, "presence_penalty", -2, 2, &s->presence_penalty, error);
+    read_real(o, "frequency_penalty", -2, 2, &s->frequency_penalty, error);
+    read_bias(r, o, error);
     read_top_k(r, o, error);
     read_seed(r, o, error);
     if (error->status == 0 && sampler_check(s, &wrong) != 0)
@@ -231,6 +243,19 @@ static void read_logprobs(api_request_t *r, json_t *o, api_error_t *error)
     r->sampling.want_logprob = r->logprobs;
     read_bool(o, "logits_digest", &r->want_digest, error);
     r->sampling.want_digest = r->want_digest;
+}
+
+static void read_prompt_logprobs(api_request_t *r, json_t *o, api_error_t *error)
+{
+    size_t n_top = 0;
+    read_size(o, "prompt_logprobs", 0, SAMPLER_MAX_LOGPROBS, &n_top, error);
+    r->tells_prompt = is_given(o, "prompt_logprobs");
+    r->prompt_logprobs = r->tells_prompt || (r->echo && r->logprobs);
+    r->n_prompt_logprobs = (uint32_t)n_top;
+    if (r->echo && r->logprobs && n_top < r->sampling.n_logprobs)
+        r->n_prompt_logprobs = r->sampling.n_logprobs;
+    if (r->tells_prompt && r->stream)
+        api_error_set(error, "prompt_logprobs", "prompt_logprobs: not implemented for streams");
 }
 
 static void read_stream_options(api_request_t *r, json_t *o, api_error_t *error)
@@ -389,8 +414,7 @@ int api_request_read(api_request_t *r, api_kind_t kind, const char *text, size_t
     read_stream_options(r, o, error);
     read_format(o, error);
     read_bool(o, "echo", &r->echo, error);
-    r->prompt_logprobs = r->echo && r->logprobs;
-    r->n_prompt_logprobs = r->sampling.n_logprobs;
+    read_prompt_logprobs(r, o, error);
     if (r->echo && r->stream)
         api_error_set(error, "echo", "echo: not implemented for streams");
     if (error->status != 0)

@@ -32,14 +32,17 @@ typedef struct api_request {
     bool has_max_tokens;
     sampler_params_t sampling;
     bool has_seed;
+    sampler_bias_t bias[SAMPLER_MAX_BIAS];
+    size_t n_bias;
     const char *stops[API_MAX_STOPS];
     size_t n_stops;
     bool stream, include_usage, echo, ignore_eos;
     bool logprobs;        /* of an answer's tokens, with sampling.n_logprobs alternatives */
     bool prompt_logprobs; /* of the prompt's tokens, with n_prompt_logprobs alternatives */
     uint32_t n_prompt_logprobs;
-    bool want_digest; /* of the logits, for comparisons */
-    double timeout_s; /* 0: none */
+    bool tells_prompt; /* the answer lists them apart from those of its tokens */
+    bool want_digest;  /* of the logits, for comparisons */
+    double timeout_s;  /* 0: none */
 } api_request_t;
 
 /* Reads text (bytes long). On an error *request is empty. */

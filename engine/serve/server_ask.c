@@ -109,11 +109,13 @@ request_t ask_request(const ask_t *ask, size_t part)
         request.n_scored = prompt->count - 1;
         request.sampling = (sampler_params_t){.top_p = 1,
             .repetition_penalty = 1,
-            .n_logprobs = r->n_prompt_logprobs,
+            .n_logprobs = r->n_prompt_logprobs > 0 ? r->n_prompt_logprobs : 1,
             .want_logprob = 1};
         return request;
     }
     request.sampling.request = part % r->n;
+    request.bias = r->bias;
+    request.n_bias = r->n_bias;
     request.max_tokens = r->max_tokens;
     request.stop_ids = ask->server->stop_ids;
     request.n_stop_ids = r->ignore_eos ? 0 : ask->server->n_stop_ids;

@@ -46,6 +46,27 @@ serve --api-key-file "$work/keys" --allow-origin https://a.example --max-body 1 
 checks Limits
 stop
 
+# The same answers alone, under load, at other numbers of ranks, on a mesh, and without a cache of prefixes.
+replay() { # NAME THREADS
+    python3 "$root/tests/serve_replay.py" "$url" "${CHOIR_SERVE_REQUESTS:-24}" "$2" "$work/$1" >"$work/out" 2>&1 ||
+        complain "replay $1"
+    [ "$1" = alone ] || same "replay $1" "$work/alone" "$work/$1"
+}
+serve
+replay alone 1
+replay loaded 12
+stop
+ranks_before=$ranks
+run=("${mpi[@]}" -n 3)
+serve --no-prefix-reuse --max-batch 5
+replay elsewhere 8
+stop
+run=("${mpi[@]}" -n 2)
+serve --mesh 2x1 --kv-tokens 1024 --prefill-chunk 64
+replay mesh 12
+stop
+run=("${mpi[@]}" -n "$ranks_before")
+
 refuses "a host that is none" 1 "--host" "${run[@]}" "$choir" serve --host no.such.host.invalid
 : >"$work/keys"
 refuses "no keys" 2 "expected a key" "${run[@]}" "$choir" serve --api-key-file "$work/keys"

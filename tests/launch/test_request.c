@@ -91,7 +91,8 @@ static void what_a_line_says_goes_over_the_flags(void **state)
     assert_int_equal(
         read_fields("{\"max_tokens\": 7, \"stop\": [\"a\", \"b\"], \"seed\": 5, \"temperature\": "
                     "1e-6, \"top_p\": 0.5, \"top_k\": 4, \"min_p\": 0.1, "
-                    "\"repetition_penalty\": 1.5, \"ignore_eos\": true}",
+                    "\"repetition_penalty\": 1.5, \"ignore_eos\": true, \"presence_penalty\": 1, "
+                    "\"frequency_penalty\": -2, \"logit_bias\": {\"5\": -100, \"7\": 1.5}}",
             &fields, &fail),
         0);
     assert_int_equal(fields.max_tokens, 7);
@@ -103,6 +104,10 @@ static void what_a_line_says_goes_over_the_flags(void **state)
     assert_true(fields.sampling.temperature == 1e-6 && fields.sampling.top_p == 0.5);
     assert_true(fields.sampling.min_p == 0.1 && fields.sampling.repetition_penalty == 1.5);
     assert_true(fields.ignore_eos);
+    assert_true(fields.sampling.presence_penalty == 1 && fields.sampling.frequency_penalty == -2);
+    assert_int_equal(fields.n_bias, 2);
+    assert_true(fields.bias[0].token == 5 && fields.bias[0].bias == -100);
+    assert_true(fields.bias[1].token == 7 && fields.bias[1].bias == 1.5f);
     assert_int_equal(read_fields("{\"until\": \"x\"}", &fields, &fail), 0);
     assert_string_equal(fields.stops.items[0], "x");
     assert_int_equal(read_fields("{\"stop\": []}", &fields, &fail), 0);
@@ -124,6 +129,11 @@ static void wrong_values_are_named_with_their_line(void **state)
         {"{\"until\": [\"a\\u0000b\"]}", "p.jsonl: line 2: until"},
         {"{\"stop\": \"a\", \"until\": \"b\"}", "expected stop or until"},
         {"{\"ignore_eos\": 1}", "ignore_eos"},
+        {"{\"presence_penalty\": 3}", "presence_penalty"},
+        {"{\"logit_bias\": [1]}", "p.jsonl: line 2: logit_bias"},
+        {"{\"logit_bias\": {\"x\": 1}}", "found \"x\""},
+        {"{\"logit_bias\": {\"-1\": 1}}", "found \"-1\""},
+        {"{\"logit_bias\": {\"1\": 101}}", "logit_bias"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         request_fields_t fields;
