@@ -32,7 +32,7 @@ void bench_job_describe(bench_job_t *job, const bench_taken_t *taken)
     about->threads = taken->info->threads;
     about->dtype = dtype_name(taken->info->mode);
     about->attention = choice_name(engine_attentions, taken->info->attention);
-    about->dot = choice_name(engine_dots, taken->info->dot);
+    about->dot = choice_name(engine_used_dots, taken->info->dot);
     about->ranks = taken->ranks;
     about->nodes = taken->nodes;
     about->replicas = taken->replicas;

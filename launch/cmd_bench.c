@@ -215,7 +215,7 @@ static int bench_gemm(bench_job_t *job, fail_t *fail)
     const bench_gemm_options_t options = {.config = &job->config,
         .mode = mode,
         .isa = isa,
-        .dot = load_choose_dot(job->comm, flags->run.dot, mode),
+        .dot = load_choose_dot(job->comm, flags->run.dot, mode, flags->run.order),
         .order = flags->run.order,
         .threads = threads,
         .bind = gemm_bind(job, &topology, threads),
@@ -226,7 +226,7 @@ static int bench_gemm(bench_job_t *job, fail_t *fail)
     job->about.options.repeat = flags->repeat;
     job->about.isa = isa_name(isa);
     job->about.dtype = dtype_name(mode);
-    job->about.dot = choice_name(engine_dots, options.dot);
+    job->about.dot = choice_name(engine_used_dots, options.dot);
     job->about.threads = options.threads;
     if (bench_gemm_run(&options, &gemm, fail) == 0 &&
         bench_job_write(job, bench_gemm_json(&job->about, &gemm), fail))
@@ -381,6 +381,7 @@ static const arg_rule_t rules[] = {
     {has_random_weights, 0, "with --config", false, " --stage "},
     {has_one_replica, 0, "without --mesh", false, " --own-weights "},
     RULE_NO_AMX(AT(run)),
+    RULE_OWN_DOT(AT(run)),
     RULES_END,
 };
 

@@ -478,6 +478,7 @@ static bool is_raw(const void *values, const args_given_t *given)
 static const arg_rule_t rules[] = {
     {is_raw, 0, "with --raw", false, " --chat-template --template-vars "},
     RULE_NO_AMX(AT(run)),
+    RULE_OWN_DOT(AT(run)),
     RULES_END,
 };
 

@@ -212,6 +212,7 @@ static const arg_rule_t rules[] = {
     {prints_results, 0, "with --canonical", true, " --canonical "},
     RULE_ONE_REPLICA(AT(run)),
     RULE_NO_AMX(AT(run)),
+    RULE_OWN_DOT(AT(run)),
     RULES_END,
 };
 

@@ -359,6 +359,7 @@ static const arg_rule_t rules[] = {
     {is_greedy, 0, "without --temperature or --sample", false, " --top-k --top-p --min-p --seed "},
     RULE_ONE_REPLICA(AT(run)),
     RULE_NO_AMX(AT(run)),
+    RULE_OWN_DOT(AT(run)),
     RULES_END,
 };
 

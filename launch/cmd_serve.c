@@ -125,7 +125,7 @@ static int make_fingerprint(job_t *job, const mesh_t *mesh, const char *director
     int bytes = snprintf(text, sizeof text, "%s %016" PRIx64 " %016" PRIx64 " %s %s %s %s %s %zu",
         CHOIR_VERSION, weights, config_digest(info.config), choice_name(engine_modes, info.mode),
         choice_name(engine_orders, info.order), choice_name(engine_attentions, info.attention),
-        choice_name(engine_dots, info.dot), choice_name(engine_combines, info.plan->combine),
+        choice_name(engine_used_dots, info.dot), choice_name(engine_combines, info.plan->combine),
         ranks);
     snprintf(job->fingerprint, sizeof job->fingerprint, "fp_%016" PRIx64,
         (uint64_t)XXH3_64bits(text, (size_t)bytes));
@@ -248,6 +248,7 @@ static const arg_part_t parts[] = {
 static const arg_rule_t rules[] = {
     RULE_ONE_REPLICA(AT(run)),
     RULE_NO_AMX(AT(run)),
+    RULE_OWN_DOT(AT(run)),
     RULES_END,
 };
 

@@ -16,6 +16,7 @@ typedef struct verify_flags {
     bool isolated, chained, partial, skip_digest, json;
     compared_t attention;
     dtype_t mode;
+    order_t order;
     dot_t dot;
     double tolerance;
     size_t threads;
@@ -63,6 +64,8 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
         .has_mode = args_was_given(&invocation->given, "--dtype"),
         .mode = flags->mode,
         .attentions = {flags->attention != COMPARE_SDPA, flags->attention != COMPARE_EAGER},
+        .has_order = args_was_given(&invocation->given, "--order"),
+        .order = flags->order,
         .dot = flags->dot,
         .isolated = flags->isolated || !flags->chained,
         .chained = flags->chained || !flags->isolated,
@@ -121,6 +124,8 @@ static const arg_t verify_args[] = {
     FLAG_CHOICE("--attention", AT(attention), attention_choices,
         "Which attention to compare. Default both, where the reference has both."),
     FLAG_CHOICE("--dtype", AT(mode), engine_modes, "Numeric mode. Default: the reference's."),
+    FLAG_CHOICE("--order", AT(order), engine_orders,
+        "Order of additions to compare: torch, torch-avx2 or uniform. Default: PyTorch's on the host that wrote the reference, where it is known."),
     FLAG_CHOICE("--dot", AT(dot), engine_dots,
         "How bf16 linear layers add products. Default chain, whose bits are PyTorch's."),
     FLAG_REAL("--tolerance", AT(tolerance), "X", 0, 1e30,
@@ -157,10 +162,18 @@ static bool has_no_amx(const void *values, const args_given_t *given)
     return flags->mode != DTYPE_BF16 && flags->dot == DOT_AMX;
 }
 
+static bool has_own_dot(const void *values, const args_given_t *given)
+{
+    const verify_flags_t *flags = values;
+    (void)given;
+    return flags->order == ORDER_TORCH_AVX2;
+}
+
 static const arg_rule_t rules[] = {
     {has_candidate, 0, "with --candidate", true,
         " --candidate --reference --layers --tolerance --partial --json "},
     {has_no_amx, 0, NO_AMX_WHY, false, " --dot "},
+    {has_own_dot, 0, OWN_DOT_WHY, false, " --dot "},
     RULES_END,
 };
 

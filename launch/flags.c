@@ -37,8 +37,9 @@ static const arg_t numerics_args[] = {
         "Numeric mode: the type of weights, activations and cache. Default bf16."),
     FLAG_CHOICE("--order", AT(order), engine_orders,
         "Order of additions. torch (default): the bits of Hugging Face transformers, prompt and "
-        "decode steps as there. uniform: one order for every row, so that decoding gives the bits "
-        "of a prefill."),
+        "decode steps as there, on a CPU with AVX512-BF16; torch-avx2: on one with AVX2 only, bf16. "
+        "Every CPU can compute both. uniform: one order for every row, so that decoding gives the "
+        "bits of a prefill."),
     FLAG_CHOICE("--attention", AT(attention), engine_attentions,
         "Which of transformers' attention implementations to match. Default auto: sdpa, as in transformers, or eager where sdpa's order is not defined (--order uniform, sliding windows)."),
     FLAG_CHOICE("--dot", AT(dot), engine_dots,
@@ -142,6 +143,13 @@ bool flags_one_replica(const void *run, const args_given_t *given)
 {
     (void)given;
     return ((const run_flags_t *)run)->mesh == NULL;
+}
+
+/* That order has a dot product of its own. */
+bool flags_own_dot(const void *run, const args_given_t *given)
+{
+    (void)given;
+    return ((const run_flags_t *)run)->order == ORDER_TORCH_AVX2;
 }
 
 /* Where weights are not bf16, products are added as by chain. */

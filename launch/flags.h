@@ -85,6 +85,7 @@ extern const arg_group_t flags_template; /* of chat_choice_t */
 /* Rules (args.h) of run_flags_t. */
 bool flags_one_replica(const void *run, const args_given_t *given);
 bool flags_no_amx(const void *run, const args_given_t *given);
+bool flags_own_dot(const void *run, const args_given_t *given);
 #define NO_AMX_WHY "with --dtype f32 or f64"
 #define RULE_ONE_REPLICA(run)                                                                      \
     {                                                                                              \
@@ -93,6 +94,11 @@ bool flags_no_amx(const void *run, const args_given_t *given);
 #define RULE_NO_AMX(run)                                                                           \
     {                                                                                              \
         flags_no_amx, run, NO_AMX_WHY, false, " --dot "                                            \
+    }
+#define OWN_DOT_WHY "with --order torch-avx2, which has a dot product of its own"
+#define RULE_OWN_DOT(run)                                                                          \
+    {                                                                                              \
+        flags_own_dot, run, OWN_DOT_WHY, false, " --dot "                                          \
     }
 #define RULES_END                                                                                  \
     {                                                                                              \

@@ -31,6 +31,7 @@ void forward_fixture_open(forward_fixture_t *f, const forward_case_t *c, const c
     const model_options_t model_options = {.combine = c->combine,
         .n_ranks = 1,
         .mode = c->mode,
+        .dot = c->dot,
         .isa = c->isa,
         .max_positions = FORWARD_MAX_CONTEXT};
     const forward_options_t options = {.order = c->order,

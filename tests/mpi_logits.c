@@ -239,6 +239,7 @@ static void open_run(run_t *run, const suite_t *suite, const variant_t *v)
     const model_options_t model_options = {.n_ranks = (size_t)comm_size(run->comm),
         .rank = (size_t)comm_rank(run->comm),
         .mode = DTYPE_BF16,
+        .dot = v->dot,
         .isa = v->isa,
         .max_positions = MAX_CONTEXT};
     const forward_options_t options = {.order = v->order,

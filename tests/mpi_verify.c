@@ -11,6 +11,8 @@
 #define MODEL CHOIR_SOURCE_DIR "/configs/demo"
 #define REFERENCE CHOIR_SOURCE_DIR "/tests/golden/demo-reference.safetensors"
 
+#define AVX2_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/demo-reference-avx2.safetensors"
+
 #define MAKES_NAN 0x4280 /* of the 0x3d54 that the first o_proj of the reference is */
 
 typedef struct suite {
@@ -67,13 +69,13 @@ static uint64_t n_reference_elements(const reference_t *reference, attention_t a
 }
 
 /* Every element of the reference is compared once, but for keys and values that ranks share. */
-static void check_coverage(suite_t *suite, const report_t *report)
+static void check_coverage(suite_t *suite, const report_t *report, const char *path)
 {
     reference_t reference;
     fail_t fail = {0};
     if (comm_rank(suite->comm) != 0)
         return;
-    expect(suite, reference_open(&reference, REFERENCE, &fail) == 0, "the reference opens");
+    expect(suite, reference_open(&reference, path, &fail) == 0, "the reference opens");
     for (size_t a = 0; a < REFERENCE_ATTENTIONS; a++)
         for (size_t kind = 0; kind < KIND_COUNT; kind++) {
             uint64_t all = n_reference_elements(&reference, (attention_t)a, kind);
@@ -89,9 +91,10 @@ static void check_coverage(suite_t *suite, const report_t *report)
     reference_close(&reference);
 }
 
-static void check_demo(suite_t *suite)
+/* sentence: what is shown */
+static void check_demo(suite_t *suite, const char *reference, const char *sentence)
 {
-    verify_options_t options = options_for(REFERENCE);
+    verify_options_t options = options_for(reference);
     options.threads = 2;
     report_t *report = run(suite, &options);
     if (report == NULL)
@@ -101,9 +104,25 @@ static void check_demo(suite_t *suite)
         report_summary(report, summary, sizeof summary);
         printf("%s\n", summary);
     }
-    expect(suite, comm_rank(suite->comm) != 0 || report_passes(report),
-        "the demo model equals its reference in every bit");
-    check_coverage(suite, report);
+    expect(suite, comm_rank(suite->comm) != 0 || report_passes(report), sentence);
+    check_coverage(suite, report, reference);
+    report_close(report);
+}
+
+/* An order that is asked for is taken, whatever the reference's host has. */
+static void check_another_order(suite_t *suite)
+{
+    verify_options_t options = options_for(AVX2_REFERENCE);
+    options.has_order = true;
+    options.order = ORDER_TORCH;
+    options.chained = false;
+    options.attentions[ATTENTION_SDPA] = false;
+    options.skip_digest = true;
+    report_t *report = run(suite, &options);
+    if (report == NULL)
+        return;
+    expect(suite, comm_rank(suite->comm) != 0 || !report_passes(report),
+        "the order torch has other bits than a CPU with AVX2 only");
     report_close(report);
 }
 
@@ -224,7 +243,10 @@ int main(int argc, char **argv)
         close(fd);
     }
     comm_bcast(suite.comm, suite.altered, sizeof suite.altered);
-    check_demo(&suite);
+    check_demo(&suite, REFERENCE, "the demo model equals its reference in every bit");
+    check_demo(&suite, AVX2_REFERENCE,
+        "the demo model equals its reference of a CPU with AVX2 only in every bit");
+    check_another_order(&suite);
     check_layers(&suite);
     check_alterations(&suite);
     bool root = comm_rank(suite.comm) == 0;

@@ -29,6 +29,8 @@ static const struct {
     {"sdpa with amx", DTYPE_BF16, ORDER_TORCH, ATTENTION_SDPA, DOT_AMX, 0.125},
     {"f32", DTYPE_F32, ORDER_TORCH, ATTENTION_EAGER, DOT_CHAIN, 0x1p-18},
     {"f64", DTYPE_F64, ORDER_TORCH, ATTENTION_EAGER, DOT_CHAIN, 0x1p-46},
+    {"eager avx2", DTYPE_BF16, ORDER_TORCH_AVX2, ATTENTION_EAGER, DOT_FOLD, 0.125},
+    {"sdpa avx2", DTYPE_BF16, ORDER_TORCH_AVX2, ATTENTION_SDPA, DOT_FOLD, 0.125},
 };
 enum { N_ORDERS = sizeof orders / sizeof *orders };
 
@@ -116,7 +118,7 @@ static void every_shape_is_near_plain_double_precision(void **state)
     llama.parts |= ARCH_O_BIAS | ARCH_MLP_BIAS;
     const config_t *const configs[] = {
         &tied, &windowed, &layers, &stretched, &odd, &qwen3, &qwen3_biased, &llama};
-    const size_t eager[] = {0, 1, 4, 5};
+    const size_t eager[] = {0, 1, 4, 5, 6};
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++)
         for (size_t o = 0; o < sizeof eager / sizeof *eager; o++) {
             forward_fixture_t f;
@@ -360,7 +362,7 @@ static void orders_that_are_not_defined_are_refused(void **state)
         .attention = ATTENTION_SDPA, .max_rows = 8, .max_logits = 8, .max_context = 64};
     forward_fixture_open(&f, &c, &forward_small);
     options.order = ORDER_UNIFORM;
-    refuse(&f, &options, FAIL_USAGE, "--order torch only");
+    refuse(&f, &options, FAIL_USAGE, "--order torch and torch-avx2 only");
     options.order = ORDER_TORCH;
     f.model.config.head_dim = 12;
     refuse(&f, &options, FAIL_USAGE, "multiple of 8, found 12");

@@ -86,11 +86,11 @@ void scores_without_scale(size_t n, const void *c, double scale, void *s)
     right.scale_scores(n, c, 1, s);
 }
 
-void softmax_in_bf16(size_t n, bool lanes, void *s, void *scratch)
+void softmax_in_bf16(size_t n, size_t n_lanes, void *s, void *scratch)
 {
     uint16_t *values = s;
     float sum = 0;
-    (void)lanes, (void)scratch;
+    (void)n_lanes, (void)scratch;
     for (size_t i = 0; i < n; i++) {
         values[i] = bf16_from_f32(expf(f32_from_bf16(values[i])));
         sum = f32_round_bf16(sum + f32_from_bf16(values[i]));
@@ -99,13 +99,13 @@ void softmax_in_bf16(size_t n, bool lanes, void *s, void *scratch)
         values[i] = bf16_from_f32(f32_from_bf16(values[i]) / sum);
 }
 
-void softmax_of_one_key_less(size_t n, bool lanes, void *s, void *scratch)
+void softmax_of_one_key_less(size_t n, size_t n_lanes, void *s, void *scratch)
 {
     if (n > 1) {
-        right.softmax(n - 1, lanes, s, scratch);
+        right.softmax(n - 1, n_lanes, s, scratch);
         ((uint16_t *)s)[n - 1] = 0;
     } else {
-        right.softmax(n, lanes, s, scratch);
+        right.softmax(n, n_lanes, s, scratch);
     }
 }
 
@@ -177,16 +177,20 @@ void tile_of_the_next_head(size_t rows, const void *a, size_t a_stride, const vo
     right.tile(rows, a, a_stride, panel, width, k, c, c_stride, mode);
 }
 
-void sdpa_without_scale(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
-    float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
+void sdpa_without_scale(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block,
+    size_t n_written, float scale, float *max, float *sum, float *scores, uint16_t *weights,
+    size_t stride)
 {
     (void)scale;
-    right.sdpa_weights(rows, n_kept, n_block, n_written, 1, max, sum, scores, weights, stride);
+    right.sdpa_weights(
+        n_lanes, rows, n_kept, n_block, n_written, 1, max, sum, scores, weights, stride);
 }
 
-void sdpa_of_one_key_less(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
-    float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
+void sdpa_of_one_key_less(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block,
+    size_t n_written, float scale, float *max, float *sum, float *scores, uint16_t *weights,
+    size_t stride)
 {
     size_t fewer = n_kept > 1 ? n_kept - 1 : n_kept;
-    right.sdpa_weights(rows, fewer, n_block, n_written, scale, max, sum, scores, weights, stride);
+    right.sdpa_weights(
+        n_lanes, rows, fewer, n_block, n_written, scale, max, sum, scores, weights, stride);
 }

@@ -18,9 +18,9 @@ void norm_without_eps(size_t rows, size_t n, const void *x, size_t x_stride, con
     double eps, void *y, size_t y_stride);
 void scores_without_scale(size_t n, const void *c, double scale, void *s);
 /* Everything in bf16, where it should be f32. */
-void softmax_in_bf16(size_t n, bool lanes, void *s, void *scratch);
+void softmax_in_bf16(size_t n, size_t n_lanes, void *s, void *scratch);
 /* The mask hides a row's own key. */
-void softmax_of_one_key_less(size_t n, bool lanes, void *s, void *scratch);
+void softmax_of_one_key_less(size_t n, size_t n_lanes, void *s, void *scratch);
 void swiglu_rounded_once(size_t rows, size_t width, const void *gate, const void *up,
     size_t c_stride, void *y, size_t y_stride);
 void swiglu_of_the_other(size_t rows, size_t width, const void *gate, const void *up,
@@ -38,9 +38,11 @@ void tile_of_short_leaves(size_t rows, const void *a, size_t a_stride, const voi
 /* Query heads read the keys of the next KV head. */
 void tile_of_the_next_head(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode);
-void sdpa_without_scale(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
-    float *max, float *sum, float *scores, uint16_t *weights, size_t stride);
-void sdpa_of_one_key_less(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
-    float *max, float *sum, float *scores, uint16_t *weights, size_t stride);
+void sdpa_without_scale(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block,
+    size_t n_written, float scale, float *max, float *sum, float *scores, uint16_t *weights,
+    size_t stride);
+void sdpa_of_one_key_less(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block,
+    size_t n_written, float scale, float *max, float *sum, float *scores, uint16_t *weights,
+    size_t stride);
 
 #endif

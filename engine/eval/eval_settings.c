@@ -40,7 +40,7 @@ static void add_model(json_t *settings, const engine_info_t *info)
     } choices[] = {{"dtype", choice_name(engine_modes, info->mode)},
         {"order", choice_name(engine_orders, info->order)},
         {"attention", choice_name(engine_attentions, info->attention)},
-        {"dot", choice_name(engine_dots, info->dot)},
+        {"dot", choice_name(engine_used_dots, info->dot)},
         {"combine", choice_name(engine_combines, combine)}};
     for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
         json_object_set_new(settings, choices[i].key, json_string(choices[i].name));

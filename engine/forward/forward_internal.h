@@ -11,6 +11,7 @@
 #include "comm/watch/progress_record.h"
 #include "engine/forward/activation.h"
 #include "engine/forward/forward.h"
+#include "engine/kernels/fold.h"
 #include "engine/model/tap.h"
 
 typedef struct forward_buffer {
@@ -38,6 +39,9 @@ typedef enum forward_place {
      * (rope.h); empty where there are none. */
     PLACE_COS,
     PLACE_SIN,
+    /* [max(max_rows, max_logits), most fold_row_elements] element: rows of a product, permuted; empty
+     * but with DOT_FOLD. */
+    PLACE_FOLDED,
     PLACE_COUNT
 } forward_place_t;
 
@@ -108,6 +112,15 @@ static inline size_t most_kv_group(const model_t *m)
 
 /* Rows that are normalised before they are laid into K-blocks. */
 #define FORWARD_PACK_ROWS 4
+
+/* Elements from row to row of PLACE_FOLDED, for products with so many inputs: an odd number of cache
+ * lines. */
+static inline size_t folded_stride(size_t inputs)
+{
+    enum { LINE = 32 };
+    size_t lines = (fold_row_elements(inputs) + LINE - 1) / LINE;
+    return (lines | 1) * LINE;
+}
 
 /* Whether this step's normalised rows lie in K-blocks (kernels.h). */
 static inline bool normed_is_k_blocked(const forward_t *f)

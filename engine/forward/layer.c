@@ -116,7 +116,8 @@ static void store_qkv(forward_t *f, size_t thread, const panels_work_t *work, si
 
 static void project_qkv(forward_t *f, size_t thread, size_t layer)
 {
-    panels_work_t work = {.rows = normed_rows(f),
+    panels_work_t work = {
+        .rows = panels_rows(f, thread, normed_rows(f), f->model->config.hidden_size),
         .n_matrices = 3,
         .layer = layer,
         .store = store_qkv,
@@ -310,8 +311,10 @@ static void project_back(forward_t *f, size_t thread, const residual_t *r, size_
     const void *x = input->k_blocked ? input->data
                                      : activation_at(input, 0,
                                            reduce ? activation_slice(input, f->model->rank) : 0);
-    const panels_work_t work = {.rows = rows_of(f, x, input->k_blocked, input->stride),
-        .matrices = {&f->model->layers[layer].of[r->role].matrix},
+    const matrix_t *w = &f->model->layers[layer].of[r->role].matrix;
+    const matrix_rows_t rows = rows_of(f, x, input->k_blocked, input->stride);
+    const panels_work_t work = {.rows = panels_rows(f, thread, rows, w->columns),
+        .matrices = {w},
         .n_matrices = 1,
         .layer = layer,
         .phase = r,
@@ -355,7 +358,8 @@ static void store_mlp(forward_t *f, size_t thread, const panels_work_t *work, si
 static void project_mlp(forward_t *f, size_t thread, size_t layer)
 {
     const model_weight_t *of = f->model->layers[layer].of;
-    const panels_work_t work = {.rows = normed_rows(f),
+    const panels_work_t work = {
+        .rows = panels_rows(f, thread, normed_rows(f), f->model->config.hidden_size),
         .matrices = {&of[WEIGHT_GATE].matrix, &of[WEIGHT_UP].matrix},
         .n_matrices = 2,
         .side_by_side = true,

@@ -11,6 +11,8 @@ static void size_places(forward_t *f)
     const model_t *m = f->model;
     const forward_options_t *o = &f->options;
     size_t kv = o->max_rows * local_kv(m) * element(f), tables = 0;
+    const size_t q = plan_dim(&m->plan.model, PLAN_DIM_HEADS);
+    size_t folded = size_max(m->config.hidden_size, size_max(m->config.intermediate_size, q));
     if (rope_follows_length(&m->config, o->max_context))
         tables = o->max_rows * (m->config.head_dim / 2) * accumulator(f);
     const size_t bytes[PLACE_COUNT] = {[PLACE_NORMED] = size_max(o->max_rows, o->max_logits) *
@@ -23,7 +25,10 @@ static void size_places(forward_t *f)
                               : 0,
         [PLACE_LOGITS] = o->max_logits * plan_count(model_share(m)->vocab) * accumulator(f),
         [PLACE_COS] = tables,
-        [PLACE_SIN] = tables};
+        [PLACE_SIN] = tables,
+        [PLACE_FOLDED] = o->dot == DOT_FOLD ? size_max(o->max_rows, o->max_logits) *
+                                                  folded_stride(folded) * element(f)
+                                            : 0};
     for (size_t i = 0; i < PLACE_COUNT; i++)
         f->places[i].bytes = bytes[i];
 }
@@ -77,7 +82,7 @@ static void open_thread(void *context, size_t thread)
 static int open_private(forward_t *f, fail_t *fail)
 {
     static const char *const names[PLACE_COUNT] = {"activations", "activations", "activations",
-        "activations", "activations", "logits", "RoPE tables", "RoPE tables"};
+        "activations", "activations", "logits", "RoPE tables", "RoPE tables", "activations"};
     f->threads = calloc(f->n_threads, sizeof *f->threads);
     f->owners = calloc(f->options.max_rows, sizeof *f->owners);
     f->missing = calloc(activation_max_tiles(f->model, f->options.max_rows), sizeof *f->missing);
@@ -102,7 +107,8 @@ attention_t forward_attention(const config_t *config, order_t order, attention_t
 {
     if (attention != ATTENTION_AUTO)
         return attention;
-    bool defined = order == ORDER_TORCH && config->head_dim % 8 == 0 && !config->use_sliding_window;
+    bool defined =
+        order_has_sdpa(order) && config->head_dim % 8 == 0 && !config->use_sliding_window;
     return defined ? ATTENTION_SDPA : ATTENTION_EAGER;
 }
 
@@ -110,9 +116,9 @@ static int check_options(const model_t *m, const forward_options_t *o, fail_t *f
 {
     if (o->attention != ATTENTION_SDPA || m->mode != DTYPE_BF16)
         return fail->status;
-    if (o->order != ORDER_TORCH)
+    if (!order_has_sdpa(o->order))
         return fail_set(fail, FAIL_USAGE,
-            "--attention sdpa: its order exists with --order torch only; use --attention eager with --order uniform");
+            "--attention sdpa: its order exists with --order torch and torch-avx2 only; use --attention eager with --order uniform");
     if (m->config.head_dim % 8 != 0)
         return fail_set(fail, FAIL_USAGE,
             "--attention sdpa: expected a head_dim that is a multiple of 8, found %zu; use --attention eager",

@@ -13,6 +13,21 @@ static size_t panel_bytes(const forward_t *f, const panels_work_t *work)
     return work->rows.n * KERNEL_PANEL * accumulator(f);
 }
 
+matrix_rows_t panels_rows(forward_t *f, size_t thread, matrix_rows_t rows, size_t columns)
+{
+    if (f->options.dot != DOT_FOLD)
+        return rows;
+    uint16_t *folded = (uint16_t *)f->places[PLACE_FOLDED].data;
+    size_t stride = folded_stride(columns);
+    team_part_t mine = team_part(rows.n, thread, active_threads(f));
+    for (size_t r = mine.begin; r < mine.end; r++)
+        fold_pack_row(columns, (const uint16_t *)rows.x + r * rows.stride, folded + r * stride);
+    forward_barrier(f, thread, &f->times.elementwise_ns);
+    rows.x = folded;
+    rows.stride = stride;
+    return rows;
+}
+
 /* Panels that a thread takes at once of each of n matrices: as many as its scratch holds; sums of
  * few rows are rounded and written while they are in the first-level cache. */
 static size_t most_panels(const forward_t *f, const panels_work_t *work, size_t n)

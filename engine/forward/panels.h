@@ -25,6 +25,10 @@ typedef struct panels_work {
 
 #define NOT_SHARED (-1)
 
+/* All threads. With DOT_FOLD rows are permuted before their products: the same rows, of so many columns,
+ * as the product wants them. */
+matrix_rows_t panels_rows(forward_t *f, size_t thread, matrix_rows_t rows, size_t columns);
+
 /* All threads; ends without a barrier. */
 void panels_run(forward_t *f, size_t thread, const panels_work_t *work);
 

@@ -113,15 +113,16 @@ static void compute_logits(forward_t *f, size_t thread)
     size_t n = f->batch->n_logits, n_single_rows = 0;
     while (n_single_rows < n && f->batch->logits_rows[n_single_rows].single_row)
         n_single_rows++;
-    const panels_work_t work = {.rows = {.x = f->places[PLACE_NORMED].data,
-                                    .stride = f->shared[SHARED_X].stride,
-                                    .n = n,
-                                    .n_single_rows = n_single_rows},
+    const matrix_rows_t rows = {.x = f->places[PLACE_NORMED].data,
+        .stride = f->shared[SHARED_X].stride,
+        .n = n,
+        .n_single_rows = n_single_rows};
+    normalise_rows(f, thread, n);
+    const panels_work_t work = {.rows = panels_rows(f, thread, rows, f->model->config.hidden_size),
         .matrices = {model_lm_head(f->model)},
         .n_matrices = 1,
         .store = store_logits,
         .writes = NOT_SHARED};
-    normalise_rows(f, thread, n);
     panels_run(f, thread, &work);
     forward_barrier(f, thread, &f->times.matrix_ns);
 }

@@ -366,16 +366,18 @@ static inline void put_weights(__m512 e, float *scores, uint16_t *weights)
         _mm256_storeu_si256((__m256i *)weights, _mm256_rol_epi32(bits, 16));
 }
 
-/* Exponentials of the whole vectors of n keys, rounded, and their sum in two alternating chains. */
-static float fast_weights(size_t n, float largest, float *scores, uint16_t *weights)
+/* Exponentials of the whole vectors of n keys, rounded, and their sum in two alternating chains; those
+ * of 8 lanes are the halves of one. */
+static float fast_weights(size_t n_lanes, size_t n, float largest, float *scores, uint16_t *weights)
 {
+    const bool halves_alternate = n_lanes != LANES;
     __m512 sum_of_last = _mm512_setzero_ps(), sum_before = _mm512_setzero_ps();
     for (size_t i = 0; i < n; i += LANES) {
         __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(scores + i), _mm512_set1_ps(largest));
         __m512 e = _mm512_maskz_mov_ps(lanes_of(n, i), fast_exp(apart));
         put_weights(e, scores + i, weights == NULL ? NULL : weights + i);
-        __m512 sum_of_this = _mm512_add_ps(sum_before, e);
-        sum_before = sum_of_last;
+        __m512 sum_of_this = _mm512_add_ps(halves_alternate ? sum_of_last : sum_before, e);
+        sum_before = halves_alternate ? sum_before : sum_of_last;
         sum_of_last = sum_of_this;
     }
     __m512 lane = _mm512_add_ps(sum_before, sum_of_last);
@@ -389,14 +391,15 @@ static float fast_weights(size_t n, float largest, float *scores, uint16_t *weig
  * the largest, in one or two vectors of doubles: */
 static void exact_distances(size_t n, float largest, const float *scores, double *e)
 {
-    __m512 apart = _mm512_sub_ps(_mm512_loadu_ps(scores), _mm512_set1_ps(largest));
-    _mm512_storeu_pd(e, _mm512_cvtps_pd(_mm512_castps512_ps256(apart)));
+    const __m256 most = _mm256_set1_ps(largest);
+    _mm512_storeu_pd(e, _mm512_cvtps_pd(_mm256_sub_ps(_mm256_loadu_ps(scores), most)));
     if (n > 8)
-        _mm512_storeu_pd(e + 8, _mm512_cvtps_pd(_mm512_extractf32x8_ps(apart, 1)));
+        _mm512_storeu_pd(e + 8, _mm512_cvtps_pd(_mm256_sub_ps(_mm256_loadu_ps(scores + 8), most)));
 }
 
-/* The exponentials are added to sum one by one. */
-static float exact_weights(size_t n, const double *e, float *scores, uint16_t *weights, float sum)
+/* The exponentials are added to sum one by one; n_lanes of them are written. */
+static float exact_weights(
+    size_t n_lanes, size_t n, const double *e, float *scores, uint16_t *weights, float sum)
 {
     __m512 all = _mm512_castps256_ps512(_mm512_cvtpd_ps(_mm512_loadu_pd(e)));
     if (n > 8)
@@ -406,44 +409,53 @@ static float exact_weights(size_t n, const double *e, float *scores, uint16_t *w
     _mm512_storeu_ps(single, all);
     for (size_t i = 0; i < n; i++)
         sum += single[i];
-    put_weights(all, scores, weights);
+    if (n_lanes == LANES) {
+        put_weights(all, scores, weights);
+        return sum;
+    }
+    uint16_t rounded[LANES];
+    put_weights(all, single, rounded);
+    _mm256_storeu_ps(scores, _mm256_loadu_ps(single));
+    if (weights != NULL)
+        _mm_storeu_si128((__m128i *)weights, _mm_loadu_si128((const __m128i *)rounded));
     return sum;
 }
 
 /* Several rows at once, so that their chains of additions and exponentials overlap. */
 enum { WEIGHT_ROWS = 4 };
 
-static void weights_of_rows(size_t rows, size_t n_kept, size_t n_block, float scale, float *max,
-    float *sum, float *scores, uint16_t *weights, size_t stride)
+static void weights_of_rows(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block, float scale,
+    float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
 {
-    size_t vectors_end = n_block / LANES * LANES;
+    size_t vectors_end = n_block / n_lanes * n_lanes;
     size_t fast_end = n_kept < vectors_end ? n_kept : vectors_end;
+    size_t n = n_kept - fast_end, lanes = n > 8 ? LANES : 8;
     double e[WEIGHT_ROWS * LANES];
     for (size_t r = 0; r < rows; r++)
         max[r] = scale_scores(n_kept, scale, max[r], scores + r * stride);
-    for (size_t r = 0; r < rows; r++)
-        sum[r] = fast_weights(
-            fast_end, max[r], scores + r * stride, weights == NULL ? NULL : weights + r * stride);
-    if (n_kept <= vectors_end)
-        return;
-    size_t n = n_kept - vectors_end, lanes = n > 8 ? LANES : 8;
-    for (size_t r = 0; r < rows; r++)
+    for (size_t r = 0; n > 0 && r < rows; r++)
         exact_distances(n, max[r], scores + r * stride + vectors_end, e + r * lanes);
+    for (size_t r = 0; r < rows; r++)
+        sum[r] = fast_weights(n_lanes, fast_end, max[r], scores + r * stride,
+            weights == NULL ? NULL : weights + r * stride);
+    if (n == 0)
+        return;
     exp_f64_all(rows * lanes, e);
     for (size_t r = 0; r < rows; r++) {
         size_t at = r * stride + vectors_end;
         sum[r] = exact_weights(
-            n, e + r * lanes, scores + at, weights == NULL ? NULL : weights + at, sum[r]);
+            n_lanes, n, e + r * lanes, scores + at, weights == NULL ? NULL : weights + at, sum[r]);
     }
 }
 
-static void sdpa_weights(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
-    float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
+static void sdpa_weights(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block,
+    size_t n_written, float scale, float *max, float *sum, float *scores, uint16_t *weights,
+    size_t stride)
 {
     for (size_t r = 0; r < rows; r += WEIGHT_ROWS)
-        weights_of_rows(rows - r < WEIGHT_ROWS ? rows - r : WEIGHT_ROWS, n_kept, n_block, scale,
-            max + r, sum + r, scores + r * stride, weights == NULL ? NULL : weights + r * stride,
-            stride);
+        weights_of_rows(n_lanes, rows - r < WEIGHT_ROWS ? rows - r : WEIGHT_ROWS, n_kept, n_block,
+            scale, max + r, sum + r, scores + r * stride,
+            weights == NULL ? NULL : weights + r * stride, stride);
     for (size_t r = 0; weights != NULL && r < rows; r++)
         for (size_t i = (n_kept + LANES - 1) / LANES * LANES; i < n_written; i++)
             weights[r * stride + i] = 0;

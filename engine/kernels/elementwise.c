@@ -140,25 +140,27 @@ static inline double middle_f64(double x)
 
 /* Sum of exponentials: in 16 lanes by index, folded by halves, or left to right. */
 #define DEFINE_SUM(NAME, REAL)                                                                     \
-    static REAL NAME(size_t n, bool lanes, const REAL *x)                                          \
+    static inline __attribute__((always_inline))                                                   \
+    REAL NAME##_in_lanes(size_t n, const size_t n_lanes, const REAL *x)                            \
     {                                                                                              \
-        if (!lanes) {                                                                              \
-            REAL sum = 0;                                                                          \
-            for (size_t i = 0; i < n; i++)                                                         \
-                sum += x[i];                                                                       \
-            return sum;                                                                            \
-        }                                                                                          \
         REAL lane[16] = {0};                                                                       \
         size_t i = 0;                                                                              \
-        for (; i + 16 <= n; i += 16)                                                               \
-            for (size_t j = 0; j < 16; j++)                                                        \
+        for (; i + n_lanes <= n; i += n_lanes)                                                     \
+            for (size_t j = 0; j < n_lanes; j++)                                                   \
                 lane[j] += x[i + j];                                                               \
         for (size_t j = 0; i + j < n; j++)                                                         \
             lane[j] += x[i + j];                                                                   \
-        for (size_t width = 8; width > 0; width /= 2)                                              \
+        for (size_t width = n_lanes / 2; width > 0; width /= 2)                                    \
             for (size_t j = 0; j < width; j++)                                                     \
                 lane[j] += lane[j + width];                                                        \
         return lane[0];                                                                            \
+    }                                                                                              \
+                                                                                                   \
+    static REAL NAME(size_t n, size_t n_lanes, const REAL *x)                                      \
+    {                                                                                              \
+        if (n_lanes == 16)                                                                         \
+            return NAME##_in_lanes(n, 16, x);                                                      \
+        return n_lanes == 8 ? NAME##_in_lanes(n, 8, x) : NAME##_in_lanes(n, 1, x);                 \
     }
 
 /* RMSNorm and RoPE compute in WIDE; middle_MODE is what the reference rounds to halfway
@@ -262,7 +264,7 @@ static inline double middle_f64(double x)
         for (size_t i = 0; i < n; i++)                                                             \
             to[i] = round_##MODE(load_##MODE(round_##MODE(from[i])) * factor);                     \
     }                                                                                              \
-    static void softmax_##MODE(size_t n, bool lanes, void *s, void *scratch)                       \
+    static void softmax_##MODE(size_t n, size_t n_lanes, void *s, void *scratch)                   \
     {                                                                                              \
         ELEMENT *row = s;                                                                          \
         REAL *e = scratch;                                                                         \
@@ -273,7 +275,7 @@ static inline double middle_f64(double x)
         }                                                                                          \
         for (size_t i = 0; i < n; i++)                                                             \
             e[i] = EXP(load_##MODE(row[i]) - max);                                                 \
-        REAL factor = 1 / sum_##MODE(n, lanes, e);                                                 \
+        REAL factor = 1 / sum_##MODE(n, n_lanes, e);                                               \
         for (size_t i = 0; i < n; i++)                                                             \
             row[i] = round_##MODE(e[i] * factor);                                                  \
     }                                                                                              \

@@ -5,13 +5,7 @@
 
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
-
-#define LAYOUT(NAME)                                                                               \
-    static void NAME(                                                                              \
-        const kernels_t *kernels, const kernel_shape_t *s, kernel_buffer_t b[KERNEL_BUFFERS])
-#define CALL(NAME)                                                                                 \
-    static void NAME(                                                                              \
-        const kernels_t *kernels, const kernel_shape_t *s, void *const d[KERNEL_BUFFERS])
+#include "engine/kernels/kernel_list_internal.h"
 
 static dtype_t accumulator(const kernels_t *kernels)
 {
@@ -25,26 +19,26 @@ static size_t inputs_stride(const kernel_shape_t *s)
     return s->k + 2 * s->pad;
 }
 
-LAYOUT(tile_layout)
+static LAYOUT(tile_layout)
 {
     b[0] = (kernel_buffer_t){kernels->mode, s->rows * inputs_stride(s), false, false};
     b[1] = (kernel_buffer_t){kernels->mode, s->k * s->n, false, true};
     b[2] = (kernel_buffer_t){accumulator(kernels), s->rows * (s->n + s->pad), true, true};
 }
 
-CALL(call_tile)
+static CALL(call_tile)
 {
     kernels->tile(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k, d[2], s->n + s->pad,
         (tile_mode_t)s->variant);
 }
 
-CALL(call_tile_amx)
+static CALL(call_tile_amx)
 {
     kernels->tile_amx(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k, d[2], s->n + s->pad,
         (tile_mode_t)s->variant);
 }
 
-CALL(call_tile_groups)
+static CALL(call_tile_groups)
 {
     kernels->tile_groups(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k, d[2], s->n + s->pad,
         s->variant == 0 ? TILE_SET : TILE_ADD);
@@ -55,14 +49,14 @@ static size_t k_block_stride(const kernel_shape_t *s)
     return (s->rows + s->pad) * KERNEL_K_BLOCK;
 }
 
-LAYOUT(k_blocked_layout)
+static LAYOUT(k_blocked_layout)
 {
     tile_layout(kernels, s, b);
     b[0].count = s->k / KERNEL_K_BLOCK * k_block_stride(s);
 }
 
 /* Tables without the kernel, scalar's among them, multiply K-block after K-block. */
-CALL(call_tile_amx_k_blocked)
+static CALL(call_tile_amx_k_blocked)
 {
     if (kernels->tile_amx_k_blocked != NULL) {
         kernels->tile_amx_k_blocked(s->rows, d[0], k_block_stride(s), d[1], s->n, s->k, d[2],
@@ -88,7 +82,7 @@ static size_t n_panels(const kernel_shape_t *s)
     return 1 + s->variant / 3;
 }
 
-LAYOUT(panels_layout)
+static LAYOUT(panels_layout)
 {
     tile_layout(kernels, s, b);
     b[1].count *= n_panels(s);
@@ -118,12 +112,12 @@ static void call_panels(
             c_stride, mode);
 }
 
-CALL(call_tile_panels)
+static CALL(call_tile_panels)
 {
     call_panels(kernels->tile_panels, kernels->tile, s, d);
 }
 
-CALL(call_tile_amx_panels)
+static CALL(call_tile_amx_panels)
 {
     call_panels(kernels->tile_amx_panels, kernels->tile_amx, s, d);
 }
@@ -135,120 +129,121 @@ static double panels_flop(const kernel_shape_t *s)
 
 /* ---- What stores a panel's products: rows x n ------------------------------------------------ */
 
-LAYOUT(store_layout)
+static LAYOUT(store_layout)
 {
     b[0] = (kernel_buffer_t){accumulator(kernels), s->rows * (s->n + s->pad), false, false};
     b[1] = (kernel_buffer_t){kernels->mode, s->n, false, false};
     b[2] = (kernel_buffer_t){kernels->mode, s->rows * (s->n + s->pad), true, false};
 }
 
-CALL(call_store)
+static CALL(call_store)
 {
     kernels->store(
         s->rows, s->n, d[0], s->n + s->pad, s->variant == 0 ? NULL : d[1], d[2], s->n + s->pad);
 }
 
-LAYOUT(residual_layout)
+static LAYOUT(residual_layout)
 {
     store_layout(kernels, s, b);
     b[1].count = b[2].count;
 }
 
-CALL(call_store_residual)
+static CALL(call_store_residual)
 {
     kernels->store_residual(s->rows, s->n, d[0], s->n + s->pad, d[1], d[2], s->n + s->pad);
 }
 
-LAYOUT(swiglu_layout)
+static LAYOUT(swiglu_layout)
 {
     store_layout(kernels, s, b);
     b[1] = b[0];
 }
 
-CALL(call_store_swiglu)
+static CALL(call_store_swiglu)
 {
     kernels->store_swiglu(s->rows, s->n, d[0], d[1], s->n + s->pad, d[2], s->n + s->pad);
 }
 
-LAYOUT(logits_layout)
+static LAYOUT(logits_layout)
 {
     b[0] = (kernel_buffer_t){accumulator(kernels), s->rows * (s->n + s->pad), false, false};
     b[1] = (kernel_buffer_t){accumulator(kernels), s->rows * (s->n + s->pad), true, false};
 }
 
-CALL(call_store_logits)
+static CALL(call_store_logits)
 {
     kernels->store_logits(s->rows, s->n, d[0], s->n + s->pad, d[1], s->n + s->pad);
 }
 
-LAYOUT(add_layout)
+static LAYOUT(add_layout)
 {
     b[0] = (kernel_buffer_t){accumulator(kernels), s->n, false, false};
     b[1] = (kernel_buffer_t){accumulator(kernels), s->n, true, true};
 }
 
-CALL(call_add)
+static CALL(call_add)
 {
     kernels->add(s->n, d[0], d[1]);
 }
 
 /* ---- Rows: rows x n; rope: heads x 2 n ------------------------------------------------------- */
 
-LAYOUT(norm_layout)
+static LAYOUT(norm_layout)
 {
     b[0] = (kernel_buffer_t){kernels->mode, s->rows * (s->n + s->pad), false, false};
     b[1] = (kernel_buffer_t){kernels->mode, s->n, false, false};
     b[2] = (kernel_buffer_t){kernels->mode, s->rows * (s->n + s->pad), true, false};
 }
 
-CALL(call_rms_norm)
+static CALL(call_rms_norm)
 {
     kernels->rms_norm(s->rows, s->n, d[0], s->n + s->pad, d[1], 1e-6, d[2], s->n + s->pad);
 }
 
-LAYOUT(rope_layout)
+static LAYOUT(rope_layout)
 {
     b[0] = (kernel_buffer_t){accumulator(kernels), s->n, false, false};
     b[1] = (kernel_buffer_t){accumulator(kernels), s->n, false, false};
     b[2] = (kernel_buffer_t){kernels->mode, s->rows * 2 * s->n, true, false};
 }
 
-CALL(call_rope)
+static CALL(call_rope)
 {
     kernels->rope(s->rows, s->n, d[0], d[1], d[2]);
 }
 
 /* ---- Eager attention: a row of n keys -------------------------------------------------------- */
 
-LAYOUT(scores_layout)
+static LAYOUT(scores_layout)
 {
     b[0] = (kernel_buffer_t){accumulator(kernels), s->n, false, false};
     b[1] = (kernel_buffer_t){kernels->mode, s->n, true, false};
 }
 
-CALL(call_scale_scores)
+static CALL(call_scale_scores)
 {
     kernels->scale_scores(s->n, d[0], 0.125, d[1]);
 }
 
 /* Its scratch is not part of the result. */
-CALL(call_softmax)
+static CALL(call_softmax)
 {
-    kernels->softmax(s->n, s->variant == 1, d[1], d[0]);
+    static const size_t n_lanes[] = {1, 16, 8};
+    kernels->softmax(s->n, n_lanes[s->variant], d[1], d[0]);
 }
 
-LAYOUT(exp_layout)
+static LAYOUT(exp_layout)
 {
     (void)kernels;
     b[0] = (kernel_buffer_t){DTYPE_F64, s->n, true, false};
 }
 
-CALL(call_exp_f64)
+static CALL(call_exp_f64)
 {
     kernels->exp_f64(s->n, d[0]);
 }
 
-LAYOUT(granules_layout)
+static LAYOUT(granules_layout)
 {
     (void)kernels;
     b[0] = (kernel_buffer_t){DTYPE_F32, s->n, false, false};
@@ -256,7 +251,7 @@ LAYOUT(granules_layout)
         DTYPE_F64, 2 * ((s->n + KERNEL_GRANULE - 1) / KERNEL_GRANULE), true, false};
 }
 
-CALL(call_sum_granules)
+static CALL(call_sum_granules)
 {
     kernels->sum_granules(s->n, d[0], d[1]);
 }
@@ -271,7 +266,7 @@ static void clear_columns(size_t rows, size_t from, size_t to, size_t stride, si
 }
 
 /* rows queries, n of KERNEL_PANEL keys, k inputs */
-LAYOUT(sdpa_scores_layout)
+static LAYOUT(sdpa_scores_layout)
 {
     (void)kernels;
     b[0] = (kernel_buffer_t){DTYPE_BF16, KERNEL_PANEL * s->k, false, true};
@@ -281,7 +276,7 @@ LAYOUT(sdpa_scores_layout)
 }
 
 /* Queries are f32 of bf16 values. */
-CALL(call_sdpa_scores)
+static CALL(call_sdpa_scores)
 {
     dtype_convert(d[3], DTYPE_F32, d[2], DTYPE_BF16, s->rows * s->k);
     kernels->sdpa_scores(
@@ -295,7 +290,7 @@ static size_t weights_stride(const kernel_shape_t *s)
     return (s->n + s->pad + 15) / 16 * 16;
 }
 
-LAYOUT(sdpa_weights_layout)
+static LAYOUT(sdpa_weights_layout)
 {
     (void)kernels;
     b[0] = (kernel_buffer_t){DTYPE_F32, s->rows * weights_stride(s), true, false};
@@ -304,20 +299,20 @@ LAYOUT(sdpa_weights_layout)
     b[3] = (kernel_buffer_t){DTYPE_F32, s->rows, true, false};
 }
 
-CALL(call_sdpa_weights)
+static CALL(call_sdpa_weights)
 {
     size_t kept = size_min(s->k, s->n), written = (kept + 3) / 4 * 4, stride = weights_stride(s);
     float *max = d[2];
     for (size_t r = 0; r < s->rows; r++)
         max[r] = r % 3 == 1 ? 0.25f : -INFINITY;
-    kernels->sdpa_weights(s->rows, kept, s->n, written, 0.125f, max, d[3], d[0],
-        s->variant == 0 ? d[1] : NULL, stride);
+    kernels->sdpa_weights(s->variant < 2 ? 16 : 8, s->rows, kept, s->n, written, 0.125f, max, d[3],
+        d[0], s->variant % 2 == 0 ? d[1] : NULL, stride);
     clear_columns(s->rows, kept, stride, stride, sizeof(float), d[0]);
     clear_columns(s->rows, written, stride, stride, sizeof(uint16_t), d[1]);
 }
 
 /* rows queries, n outputs, k keys */
-LAYOUT(sdpa_outputs_layout)
+static LAYOUT(sdpa_outputs_layout)
 {
     (void)kernels;
     b[0] = (kernel_buffer_t){DTYPE_F32, s->rows * (KERNEL_PANEL + s->pad), false, false};
@@ -325,44 +320,44 @@ LAYOUT(sdpa_outputs_layout)
     b[2] = (kernel_buffer_t){DTYPE_F32, s->rows * (s->n + s->pad), true, true};
 }
 
-CALL(call_sdpa_outputs)
+static CALL(call_sdpa_outputs)
 {
     kernels->sdpa_outputs(
         s->rows, s->k, d[0], KERNEL_PANEL + s->pad, d[1], s->n, d[2], s->n + s->pad);
 }
 
 /* The panel up to the one key that is read. */
-LAYOUT(sdpa_key_layout)
+static LAYOUT(sdpa_key_layout)
 {
     sdpa_outputs_layout(kernels, s, b);
     b[1].count = (s->k + 1) / 2 * 2 * s->n;
 }
 
-CALL(call_sdpa_output_key)
+static CALL(call_sdpa_output_key)
 {
     kernels->sdpa_output_key(
         s->rows, s->k - 1, d[0], KERNEL_PANEL + s->pad, d[1], s->n, d[2], s->n + s->pad);
 }
 
-LAYOUT(sdpa_scale_layout)
+static LAYOUT(sdpa_scale_layout)
 {
     (void)kernels;
     b[0] = (kernel_buffer_t){DTYPE_F32, s->n, true, false};
 }
 
-CALL(call_sdpa_scale)
+static CALL(call_sdpa_scale)
 {
     kernels->sdpa_scale(s->n, 0.7f, d[0]);
 }
 
-LAYOUT(sdpa_store_layout)
+static LAYOUT(sdpa_store_layout)
 {
     (void)kernels;
     b[0] = (kernel_buffer_t){DTYPE_F32, s->n, false, false};
     b[1] = (kernel_buffer_t){DTYPE_BF16, s->n, true, false};
 }
 
-CALL(call_sdpa_store)
+static CALL(call_sdpa_store)
 {
     kernels->sdpa_store(s->n, d[0], 0.7f, d[1]);
 }
@@ -393,6 +388,14 @@ const kernel_entry_t kernel_list[] = {
         panels_flop},
     {SLOT(tile_groups), 2, false, 70, 16, 64, 1, 400, {{1, 64, 1536, 0, 0}, {96, 64, 128, 0, 0}},
         tile_layout, call_tile_groups, product_flop},
+    {SLOT(tile_fold), FOLD_VARIANTS, false, 70, 16, 64, 1, 700,
+        {{1, 64, 1536, 0, 4}, {192, 64, 1536, 0, 7}}, kernel_fold_layout, kernel_call_tile_fold,
+        kernel_fold_flop},
+    {SLOT(fold_scores), 1, false, 13, 16, 64, 2, 150, {{1, 64, 128, 0, 0}, {12, 64, 128, 0, 0}},
+        kernel_fold_scores_layout, kernel_call_fold_scores, product_flop},
+    {SLOT(interleaved_outputs), 1, false, 13, 16, 64, 2, 64,
+        {{1, 64, 64, 0, 0}, {12, 64, 64, 0, 0}}, kernel_interleaved_layout,
+        kernel_call_interleaved_outputs, product_flop},
     {SLOT(store), 2, false, 11, 1, 1100, 0, 0, {{1, 64, 0, 0, 1}, {96, 64, 0, 0, 1}}, store_layout,
         call_store, NULL},
     {SLOT(store_residual), 1, false, 11, 1, 1100, 0, 0, {{1, 64, 0, 0, 0}, {96, 64, 0, 0, 0}},
@@ -409,7 +412,7 @@ const kernel_entry_t kernel_list[] = {
         call_rope, NULL},
     {SLOT(scale_scores), 1, false, 1, 1, 9000, 0, 0, {{1, 512, 0, 0, 0}, {1, 4096, 0, 0, 0}},
         scores_layout, call_scale_scores, NULL},
-    {SLOT(softmax), 2, false, 1, 1, 9000, 0, 0, {{1, 512, 0, 0, 1}, {1, 4096, 0, 0, 1}},
+    {SLOT(softmax), 3, false, 1, 1, 9000, 0, 0, {{1, 512, 0, 0, 1}, {1, 4096, 0, 0, 1}},
         scores_layout, call_softmax, NULL},
     {SLOT(exp_f64), 1, false, 1, 1, 9000, 0, 0, {{1, 512, 0, 0, 0}, {1, 4096, 0, 0, 0}}, exp_layout,
         call_exp_f64, NULL},
@@ -417,7 +420,7 @@ const kernel_entry_t kernel_list[] = {
         granules_layout, call_sum_granules, NULL},
     {SLOT(sdpa_scores), 2, true, 13, 1, 64, 8, 136, {{1, 64, 128, 0, 1}, {12, 64, 128, 0, 0}},
         sdpa_scores_layout, call_sdpa_scores, product_flop},
-    {SLOT(sdpa_weights), 2, true, 13, 1, 400, 1, 400, {{1, 512, 512, 0, 0}, {12, 512, 512, 0, 0}},
+    {SLOT(sdpa_weights), 4, true, 13, 1, 400, 1, 400, {{1, 512, 512, 0, 0}, {12, 512, 512, 0, 0}},
         sdpa_weights_layout, call_sdpa_weights, NULL},
     {SLOT(sdpa_outputs), 1, true, 13, 16, 128, 4, 64, {{1, 128, 64, 0, 0}, {12, 128, 64, 0, 0}},
         sdpa_outputs_layout, call_sdpa_outputs, product_flop},

@@ -10,6 +10,7 @@ static const struct kernel_source {
     {0, elementwise_fill_baseline},
     {0, sdpa_fill_baseline},
     {0, tiles_fill_scalar},
+    {0, fold_fill_scalar},
 #if defined(__x86_64__)
     {ISA_AVX2, elementwise_fill_avx2},
     {ISA_AVX2, sdpa_fill_avx2},

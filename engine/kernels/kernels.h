@@ -25,6 +25,7 @@
  *   bf16 amx  for linear layers (TDPBF16PS): of every 32 inputs, counted from the first of the
  *             call, one chain over the even ones from +0 and one over the odd ones; the sum of the
  *             two is added to the accumulator; denormals are taken as zero in every operation
+ *   bf16 fold for linear layers: 64 chains whose inputs are permuted when they are packed; fold.h
  *   f32, f64  ascending fused multiply-adds */
 #ifndef CHOIR_KERNELS_H
 #define CHOIR_KERNELS_H
@@ -66,7 +67,8 @@ typedef enum tile_mode {
 typedef enum dot {
     DOT_CHAIN, /* pair after pair, as vdpbf16ps */
     DOT_AMX,   /* 32 inputs at a time, as TDPBF16PS */
-    DOT_AUTO   /* amx where every rank has AMX, else chain */
+    DOT_AUTO,  /* amx where every rank has AMX, else chain */
+    DOT_FOLD   /* 64 chains, folded by halves: with --order torch-avx2, and only there */
 } dot_t;
 
 typedef struct kernels {
@@ -103,6 +105,12 @@ typedef struct kernels {
     void (*tile_amx_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,
         const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
         tile_mode_t mode);
+    /* By the dot product fold, of whole rows; mode bf16 only, NULL otherwise. Panels of the same width,
+     * 1 to KERNEL_TILE_PANELS, of `inputs` inputs, and rows as fold.h lays them, a_stride elements apart;
+     * c_panel accumulators from panel to panel in c. Denormals are kept. */
+    void (*tile_fold)(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+        const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel,
+        size_t c_stride);
     /* Around many calls of tile_amx by a thread: configures and releases the CPU's tile registers;
      * no other code may use them in between. Optional; no effect without such registers. */
     void (*amx_begin)(void), (*amx_end)(void);
@@ -142,9 +150,17 @@ typedef struct kernels {
     /* Scores of eager attention: s = R(R(c) * scale). c: [n] accumulator, s: [n] element */
     void (*scale_scores)(size_t n, const void *c, double scale, void *s);
     /* Softmax of eager attention over the n kept keys of one row, in place: p = R(exp(s - max) *
-     * (1 / sum)). lanes: sum in 16 lanes by index and fold by halves; else left to right.
+     * (1 / sum)). n_lanes: sum in 16 or 8 lanes by index and fold by halves; 1: left to right.
      * s: [n] element; scratch: [n] accumulator */
-    void (*softmax)(size_t n, bool lanes, void *s, void *scratch);
+    void (*softmax)(size_t n, size_t n_lanes, void *s, void *scratch);
+    /* Products of eager attention with --order torch-avx2, rows and panels in the dense layout; mode
+     * bf16 only, NULL otherwise. Scores by the dot product fold of k inputs, k even: c is set. */
+    void (*fold_scores)(size_t rows, const uint16_t *a, size_t a_stride, const void *b,
+        size_t width, size_t k, float *c, size_t c_stride);
+    /* Outputs, in four chains: those of the first n_interleaved inputs to chain k mod 4, the others to
+     * chain 0. k: even. c: [rows][4][width], rows c_stride apart, continued */
+    void (*interleaved_outputs)(size_t rows, const uint16_t *a, size_t a_stride, const void *b,
+        size_t width, size_t k, size_t n_interleaved, float *c, size_t c_stride);
 
     /* x = exp(x) in f64, n of them, in every mode: SLEEF's exp of 1 ulp without fused multiply-add;
      * exp(0) is 1 */
@@ -167,12 +183,14 @@ typedef struct kernels {
     void (*sdpa_scores)(size_t rows, size_t keys, size_t inputs, const float *q, const void *panel,
         size_t n_lanes, float *scores, size_t stride);
     /* Exponentials of some rows and one key block, of whose n_block keys the first n_kept are not
-     * masked. max: [rows] their maxima so far, updated; sum: [rows] sums of the exponentials;
+     * masked. n_lanes: 16, or 8 with --order torch-avx2: of the vectors that take the fast exponential,
+     * and that are added alternately to two sums. max: [rows] their maxima so far, updated; sum: [rows] sums of the exponentials;
      * scores: [rows, n_block] f32, overwritten with the n_kept exponentials as rounded; weights:
      * [rows, n_written] bf16 swapped, n_written >= n_kept and even: the same, then zeros; or NULL.
      * Rows of both are stride apart, with room for a multiple of 16 */
-    void (*sdpa_weights)(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
-        float *max, float *sum, float *scores, uint16_t *weights, size_t stride);
+    void (*sdpa_weights)(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block,
+        size_t n_written, float scale, float *max, float *sum, float *scores, uint16_t *weights,
+        size_t stride);
     /* out += weights * values, single rows (M = 1): keys in fours.
      * keys: a multiple of 4; weights: [rows, keys] f32 of bf16 values, not swapped, stride apart;
      * panel: of width outputs; out: [rows, width] f32, out_stride apart */
@@ -205,6 +223,9 @@ typedef struct matrix {
     void *panels; /* packed */
     void *bias;   /* [rows rounded up to KERNEL_LANES] element, or NULL */
 } matrix_t;
+
+/* The layout of a linear layer's weights. */
+const format_t *matrix_format(dtype_t mode, dot_t dot);
 
 /* Inputs rounded up as packed: even for bf16. */
 static inline size_t kernel_padded_inputs(dtype_t mode, size_t inputs)
@@ -268,7 +289,8 @@ typedef struct matrix_rows {
  * classes: single rows sum in leaves of leaf_single inputs, the others in leaves of leaf_rows; leaves
  * are added left to right. (f32 and f64: by leaves and groups, kernels_t.tile_groups.) A leaf of
  * MATRIX_ONE_LEAF is the whole row. One pass over the panels.
- * dot: DOT_AMX in mode bf16 only. c: [n_panels][n rows, KERNEL_PANEL] accumulator. The larger leaf
+ * dot: DOT_AMX and DOT_FOLD in mode bf16 only; with DOT_FOLD rows and panels are laid as in fold.h, and
+ * there are no leaves. c: [n_panels][n rows, KERNEL_PANEL] accumulator. The larger leaf
  * is a multiple of the smaller. */
 #define MATRIX_ONE_LEAF SIZE_MAX
 #define MATRIX_MAX_PANELS 16

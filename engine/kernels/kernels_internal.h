@@ -29,6 +29,9 @@ void tiles_fill_avx512(kernels_t *kernels);
 void tiles_fill_avx512_bf16(kernels_t *kernels);
 void tiles_fill_amx(kernels_t *kernels);
 
+/* The dot product fold and what goes with it: fold_scalar.c. Mode bf16 */
+void fold_fill_scalar(kernels_t *kernels);
+
 /* kernels_t.tile_amx with AVX-512 and without tile registers: for single rows on CPUs with AMX. */
 void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode);

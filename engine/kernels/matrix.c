@@ -3,6 +3,7 @@
 
 #include "engine/base/size.h"
 #include "engine/base/team.h"
+#include "engine/kernels/fold.h"
 #include "engine/kernels/kernels.h"
 
 /* Inputs of a block of a panel: as many as the largest leaf of the orders, and few enough for the
@@ -289,7 +290,7 @@ size_t matrix_panels_together(const kernels_t *kernels, dot_t dot)
     /* Rows come from L3, which would delay tile instructions and wide elements, or are widened; a
      * block of rows serves several panels. */
     bool wide = kernels->mode != DTYPE_BF16 || tile_panels(kernels, dot) != NULL;
-    return wide || dot == DOT_AMX ? KERNEL_TILE_PANELS : 1;
+    return wide || dot != DOT_CHAIN ? KERNEL_TILE_PANELS : 1;
 }
 
 /* Inputs of a block; whole groups of leaves. */
@@ -305,9 +306,29 @@ static size_t block_inputs(const call_t *y)
     return wide ? size_max(near / KERNEL_GROUP * KERNEL_GROUP, KERNEL_GROUP) : near;
 }
 
+/* By the dot product fold, which has one order for all rows. */
+static void fold_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
+    const matrix_rows_t *rows, float *c)
+{
+    size_t c_panel = rows->n * KERNEL_PANEL, columns = panels[0].matrix->columns;
+    for (size_t i = 0, n; i < n_panels; i += n) {
+        const void *weights[KERNEL_TILE_PANELS];
+        n = panels_of_a_width(panels + i, n_panels - i);
+        for (size_t j = 0; j < n; j++)
+            weights[j] = matrix_panel(panels[i + j].matrix, panels[i + j].p, 0);
+        kernels->tile_fold(rows->n, rows->x, rows->stride, n, weights,
+            matrix_panel_width(panels[i].matrix, panels[i].p), columns, c + i * c_panel, c_panel,
+            KERNEL_PANEL);
+    }
+}
+
 void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
 {
+    if (dot == DOT_FOLD) {
+        fold_product(kernels, panels, n_panels, rows, c);
+        return;
+    }
     const call_t y = {.kernels = kernels,
         .dot = dot,
         .rows = rows,
@@ -367,4 +388,9 @@ DENSE(f64, DTYPE_F64)
 const format_t *format_dense(dtype_t mode)
 {
     return mode == DTYPE_F64 ? &f64 : mode == DTYPE_F32 ? &f32 : &bf16;
+}
+
+const format_t *matrix_format(dtype_t mode, dot_t dot)
+{
+    return dot == DOT_FOLD ? format_fold() : format_dense(mode);
 }

@@ -262,8 +262,9 @@ static float scale_and_find_largest(size_t n, float scale, float largest, float 
     return fold_largest(most);
 }
 
-/* Of the vectors of n keys, in two alternating sums; elements beyond the keys become 0. */
-static float fast_weights(size_t n, float largest, float *scores)
+/* Of the vectors of n keys, in two alternating sums; elements beyond the keys become 0. The two sums of
+ * 8 lanes are the halves of one of 16. */
+static float fast_weights(size_t n_lanes, size_t n, float largest, float *scores)
 {
     vec_t sums[2][PARTS] = {{{0}}};
     for (size_t i = 0; i < n; i += LANES) {
@@ -275,7 +276,7 @@ static float fast_weights(size_t n, float largest, float *scores)
             if (i + LANES > n)
                 x = choose(below(n, at), x, (vec_t){0});
             *(vec_in_memory_t *)(scores + at) = x;
-            sums[i / LANES % 2][p] += x;
+            sums[n_lanes == LANES ? i / LANES % 2 : 0][p] += x;
         }
     }
     for (size_t p = 0; p < PARTS; p++)
@@ -283,15 +284,18 @@ static float fast_weights(size_t n, float largest, float *scores)
     return fold_by_halves(sums[0]);
 }
 
-/* The last keys of a block, fewer than a vector: exact exponentials, added to sum one by one;
- * elements beyond them become 0. */
-static float exact_weights(size_t n, float largest, float *scores, float sum)
+/* The last keys of a block, fewer than a vector, have exact exponentials. e: [LANES], 0 beyond them */
+static void exact_exponentials(size_t n, float largest, const float *scores, double *e)
 {
-    double e[LANES];
     for (size_t i = 0; i < LANES; i++)
         e[i] = i < n ? (double)(scores[i] - largest) : -INFINITY;
     exp_f64_all(LANES, e);
-    for (size_t i = 0; i < LANES; i++)
+}
+
+/* They are added to sum one by one; elements beyond them, up to n_lanes, become 0. */
+static float exact_weights(size_t n_lanes, size_t n, const double *e, float *scores, float sum)
+{
+    for (size_t i = 0; i < n_lanes; i++)
         scores[i] = (float)e[i];
     for (size_t i = 0; i < n; i++)
         sum += scores[i];
@@ -310,15 +314,18 @@ static inline void round_weights(float *x, uint16_t *y)
         y[j] = rounded[j ^ 1];
 }
 
-static float weights_of_row(size_t n_kept, size_t n_block, size_t n_written, float scale,
-    float *max, float *scores, uint16_t *weights)
+static float weights_of_row(size_t n_lanes, size_t n_kept, size_t n_block, size_t n_written,
+    float scale, float *max, float *scores, uint16_t *weights)
 {
-    size_t vectors_end = n_block / LANES * LANES;
+    size_t vectors_end = n_block / n_lanes * n_lanes;
     size_t fast_end = n_kept < vectors_end ? n_kept : vectors_end;
     float largest = scale_and_find_largest(n_kept, scale, *max, scores);
-    float sum = fast_weights(fast_end, largest, scores);
+    double e[LANES];
     if (n_kept > vectors_end)
-        sum = exact_weights(n_kept - vectors_end, largest, scores + vectors_end, sum);
+        exact_exponentials(n_kept - vectors_end, largest, scores + vectors_end, e);
+    float sum = fast_weights(n_lanes, fast_end, largest, scores);
+    if (n_kept > vectors_end)
+        sum = exact_weights(n_lanes, n_kept - vectors_end, e, scores + vectors_end, sum);
     *max = largest;
     size_t i = 0;
     for (; i < n_kept; i += LANES)
@@ -328,12 +335,13 @@ static float weights_of_row(size_t n_kept, size_t n_block, size_t n_written, flo
     return sum;
 }
 
-static void sdpa_weights(size_t rows, size_t n_kept, size_t n_block, size_t n_written, float scale,
-    float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
+static void sdpa_weights(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block,
+    size_t n_written, float scale, float *max, float *sum, float *scores, uint16_t *weights,
+    size_t stride)
 {
     for (size_t r = 0; r < rows; r++)
-        sum[r] = weights_of_row(n_kept, n_block, n_written, scale, &max[r], scores + r * stride,
-            weights == NULL ? NULL : weights + r * stride);
+        sum[r] = weights_of_row(n_lanes, n_kept, n_block, n_written, scale, &max[r],
+            scores + r * stride, weights == NULL ? NULL : weights + r * stride);
 }
 
 /* o + ((x0 + x2) + (x1 + x3)) for every four keys, x = weight * value, for n_rows rows of weights

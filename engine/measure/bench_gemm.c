@@ -11,6 +11,7 @@
 #include "engine/base/size.h"
 #include "engine/base/team.h"
 #include "engine/kernels/blas.h"
+#include "engine/kernels/fold.h"
 #include "engine/model/arch/arch.h"
 
 #define CACHES ((size_t)256 << 20) /* bytes of weights, more than any cache */
@@ -90,11 +91,13 @@ static void set_shape(gemm_bench_t *g, const shape_t *shape)
     dtype_t mode = g->options->mode;
     g->outputs = shape->outputs;
     g->inputs = shape->inputs;
-    g->weight_bytes = format_dense(mode)->matrix_bytes(shape->outputs, shape->inputs);
+    bool fold = g->options->dot == DOT_FOLD;
+    g->weight_bytes =
+        matrix_format(mode, g->options->dot)->matrix_bytes(shape->outputs, shape->inputs);
     g->blas_bytes = shape->outputs * shape->inputs * dtype_bytes(g->blas_type);
     g->copies = copies_of(g->weight_bytes);
     g->blas_copies = copies_of(g->blas_bytes);
-    g->x_stride = size_round_up(shape->inputs, 64);
+    g->x_stride = size_round_up(fold ? fold_row_elements(shape->inputs) : shape->inputs, 64);
     g->next = 0;
 }
 
@@ -187,6 +190,19 @@ static void close_shape(gemm_bench_t *g)
     g->ours = NULL;
 }
 
+/* With DOT_FOLD rows and panels say how small their values are; random_value's are at least 2^-31. */
+static void set_depths(gemm_bench_t *g)
+{
+    enum { DEEPEST = 256 - (127 - 31) };
+    const uint32_t depth = DEEPEST;
+    for (size_t r = 0; r < MOST_ROWS; r++)
+        memcpy((uint16_t *)g->x + r * g->x_stride + fold_inputs(g->inputs), &depth, sizeof depth);
+    for (size_t i = 0; i < g->copies; i++)
+        for (size_t p = 0; p < matrix_n_panels(&g->ours[i]); p++)
+            memcpy((char *)(uintptr_t)matrix_panel(&g->ours[i], p, fold_inputs(g->inputs)), &depth,
+                sizeof depth);
+}
+
 static int open_shape(gemm_bench_t *g, const shape_t *shape, fail_t *fail)
 {
     dtype_t mode = g->options->mode;
@@ -203,11 +219,13 @@ static int open_shape(gemm_bench_t *g, const shape_t *shape, fail_t *fail)
     if (g->ours == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory for %zu matrices", g->copies);
     for (size_t i = 0; fail->status == 0 && i < g->copies; i++)
-        g->ours[i] = (matrix_t){.format = format_dense(mode),
+        g->ours[i] = (matrix_t){.format = matrix_format(mode, g->options->dot),
             .rows = g->outputs,
             .columns = g->inputs,
             .bytes = g->weight_bytes,
             .panels = g->weights + i * g->weight_bytes};
+    if (g->options->dot == DOT_FOLD && fail->status == 0)
+        set_depths(g);
     if (fail->status != 0)
         close_shape(g);
     return fail->status;

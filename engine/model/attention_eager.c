@@ -13,12 +13,13 @@
  * another order. */
 #define SMALL_PRODUCT 4096
 #define SMALL_PLAIN 400
+#define OUT_CHAINS 4 /* of an output, with --order torch-avx2 */
 
 typedef struct eager_scratch {
     char *q;       /* [rows, head_dim] element */
     char *weights; /* [rows, keys] element: scores, then probabilities */
     char *block;   /* [rows, KERNEL_PANEL] accumulator: scores of one block, chains of one leaf */
-    char *out;     /* [rows, KERNEL_PANEL] accumulator: one panel of outputs */
+    char *out;     /* [rows, OUT_CHAINS, KERNEL_PANEL] accumulator: one panel of outputs */
     char *exponentials; /* [keys] accumulator */
     size_t weights_stride;
 } eager_scratch_t;
@@ -38,7 +39,7 @@ static size_t lay_out(
     place(base, &used, &s->q, rows * kernel_padded_inputs(k->mode, head_dim) * k->element_bytes);
     place(base, &used, &s->weights, rows * s->weights_stride * k->element_bytes);
     place(base, &used, &s->block, rows * KERNEL_PANEL * k->accumulator_bytes);
-    place(base, &used, &s->out, rows * KERNEL_PANEL * k->accumulator_bytes);
+    place(base, &used, &s->out, rows * OUT_CHAINS * KERNEL_PANEL * k->accumulator_bytes);
     return place(base, &used, &s->exponentials, s->weights_stride * k->accumulator_bytes);
 }
 
@@ -156,6 +157,8 @@ static float interleaved_dot(const float *x, const float *y, size_t n)
 
 static bool is_small(const attention_unit_t *u)
 {
+    if (u->order == ORDER_TORCH_AVX2)
+        return u->ref_q_len * call_keys(u) * u->head_dim < SMALL_PLAIN;
     return u->kernels->mode == DTYPE_BF16 && u->order == ORDER_TORCH &&
            u->total_heads * u->ref_q_len * call_keys(u) * u->head_dim <= SMALL_PRODUCT;
 }
@@ -233,7 +236,7 @@ static void compute_scores(const attention_unit_t *u, eager_scratch_t *s, size_t
 static void compute_probabilities(const attention_unit_t *u, eager_scratch_t *s, size_t n_keys)
 {
     const kernels_t *k = u->kernels;
-    bool lanes = order_softmax_lanes(u->order, call_keys(u));
+    size_t lanes = order_softmax_lanes(u->order, call_keys(u));
     for (size_t r = 0; r < u->n_tokens * u->n_heads; r++) {
         char *row = s->weights + r * s->weights_stride * k->element_bytes;
         size_t end = position_of(u, r) + 1;
@@ -274,6 +277,48 @@ static void compute_outputs(
                 0);
 }
 
+/* ---- The order of CPUs with AVX2 only -------------------------------------------------------- */
+
+static void compute_folded_scores(const attention_unit_t *u, eager_scratch_t *s, size_t n_keys)
+{
+    const kernels_t *k = u->kernels;
+    size_t rows = u->n_tokens * u->n_heads;
+    for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
+        k->fold_scores(rows, (const uint16_t *)s->q, u->head_dim, k_block(u, key), KV_BLOCK,
+            u->head_dim, (float *)s->block, KERNEL_PANEL);
+        for (size_t r = 0; r < rows; r++)
+            k->scale_scores(KV_BLOCK, (const float *)s->block + r * KERNEL_PANEL, u->scale,
+                (uint16_t *)s->weights + r * s->weights_stride + key);
+    }
+}
+
+/* One panel of outputs: the keys of the call, masked ones included, go to four chains, the last one to
+ * three of them to the first. */
+static void compute_interleaved_outputs(
+    const attention_unit_t *u, eager_scratch_t *s, size_t n_keys, size_t first_output)
+{
+    const kernels_t *k = u->kernels;
+    size_t rows = u->n_tokens * u->n_heads, interleaved = call_keys(u) / 4 * 4;
+    size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(u->head_dim) - first_output);
+    size_t outputs = size_min(width, u->head_dim - first_output), stride = OUT_CHAINS * width;
+    memset(s->out, 0, rows * stride * sizeof(float));
+    for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
+        size_t n = kernel_padded_inputs(k->mode, size_min(KV_BLOCK, n_keys - key));
+        k->interleaved_outputs(rows, (const uint16_t *)s->weights + key, s->weights_stride,
+            v_block(u, key) + first_output * KV_BLOCK * sizeof(uint16_t), width, n,
+            interleaved > key ? size_min(interleaved - key, n) : 0, (float *)s->out, stride);
+    }
+    for (size_t r = 0; r < rows; r++) {
+        float *sums = (float *)s->out + r * stride;
+        for (size_t chain = 1; chain < OUT_CHAINS; chain++)
+            k->add(width, sums + chain * width, sums);
+        k->store(1, outputs, sums, width, NULL,
+            (uint16_t *)u->out + r / u->n_heads * u->out_stride + r % u->n_heads * u->head_dim +
+                first_output,
+            0);
+    }
+}
+
 void attention_eager(const attention_unit_t *u, void *scratch)
 {
     eager_scratch_t s;
@@ -284,8 +329,9 @@ void attention_eager(const attention_unit_t *u, void *scratch)
         small_attention(u, &s);
         return;
     }
-    compute_scores(u, &s, n_keys);
+    bool avx2 = u->order == ORDER_TORCH_AVX2;
+    (avx2 ? compute_folded_scores : compute_scores)(u, &s, n_keys);
     compute_probabilities(u, &s, n_keys);
     for (size_t first = 0; first < u->head_dim; first += KERNEL_PANEL)
-        compute_outputs(u, &s, n_keys, first);
+        (avx2 ? compute_interleaved_outputs : compute_outputs)(u, &s, n_keys, first);
 }

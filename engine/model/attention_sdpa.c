@@ -188,8 +188,8 @@ static void compute_weights(
             memcpy(s->old_max, s->max + first, heads * sizeof *s->max);
             memcpy(s->old_sum, s->sum + first, heads * sizeof *s->sum);
         }
-        u->kernels->sdpa_weights(heads, keys_kept(u, b, first), b->n_keys, written, (float)u->scale,
-            s->max + first, s->sum + first, s->scores + first * KEY_BLOCK,
+        u->kernels->sdpa_weights(order_lanes(u->order), heads, keys_kept(u, b, first), b->n_keys,
+            written, (float)u->scale, s->max + first, s->sum + first, s->scores + first * KEY_BLOCK,
             b->n_queries == 1 ? NULL : s->weights + first * KEY_BLOCK, KEY_BLOCK);
         for (size_t h = 0, r = first; b->first_key > 0 && h < heads; h++, r++) {
             float shrink = libm_exp(s->old_max[h] - s->max[r]);

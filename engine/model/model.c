@@ -292,17 +292,24 @@ static int load_rope(loader_t *loader, fail_t *fail)
     return fail->status;
 }
 
+plan_model_t model_sizes(const config_t *config, dtype_t mode, dot_t dot)
+{
+    plan_model_t sizes = config_plan_model(config, mode);
+    sizes.matrix_bytes = matrix_format(mode, dot)->matrix_bytes;
+    return sizes;
+}
+
 int model_load(model_t *model, const config_t *config, const model_source_t *source,
     const model_options_t *options, team_t *team, fail_t *fail)
 {
     *model = (model_t){.config = *config,
         .rank = options->rank,
         .mode = options->mode,
-        .format = format_dense(options->mode)};
+        .format = matrix_format(options->mode, options->dot)};
     kernels_get(&model->kernels, options->isa, options->mode);
     loader_t loader = {.model = model, .source = source, .options = options, .team = team};
     size_t n_layers = config->num_hidden_layers;
-    plan_model_t sizes = config_plan_model(config, options->mode);
+    plan_model_t sizes = model_sizes(config, options->mode, options->dot);
     if (plan_open_weighted(
             &model->plan, &sizes, options->combine, options->n_ranks, options->weights, fail) != 0)
         return fail->status;

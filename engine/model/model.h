@@ -52,6 +52,7 @@ typedef struct model_options {
     size_t n_ranks, rank;
     const size_t *weights; /* of the plan: [n_ranks]; NULL: even shares */
     dtype_t mode;
+    dot_t dot; /* of linear layers; decides the layout */
     isa_t isa;
     size_t max_positions; /* rows of the RoPE tables */
     /* Zeroed memory of model_shared_bytes() for the matrices, which ranks with the same share have
@@ -63,6 +64,9 @@ typedef struct model_options {
     progress_fn progress;
     void *progress_context;
 } model_options_t;
+
+/* Sizes for the plan, matrices laid out for this dot product. */
+plan_model_t model_sizes(const config_t *config, dtype_t mode, dot_t dot);
 
 /* Local. Checks that every tensor is there, then reads this rank's parts only, all threads of the
  * team packing. On failure nothing is kept. */

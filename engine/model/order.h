@@ -11,8 +11,9 @@
 
 /* --order */
 typedef enum order {
-    ORDER_TORCH,  /* as Hugging Face transformers on PyTorch: prompt rows and single rows differ */
-    ORDER_UNIFORM /* one rule for every row */
+    ORDER_TORCH,   /* as Hugging Face transformers on PyTorch: prompt rows and single rows differ */
+    ORDER_UNIFORM, /* one rule for every row */
+    ORDER_TORCH_AVX2 /* as there on CPUs with AVX2 only; mode bf16 */
 } order_t;
 
 /* --attention: transformers' attn_implementation */
@@ -28,14 +29,26 @@ typedef enum attention {
 #define ORDER_WIDE_LEAF KERNEL_LEAF
 #define ORDER_WIDE_KEY_LEAF 64
 
+/* Whether transformers' sdpa attention is defined in this order. */
+static inline bool order_has_sdpa(order_t order)
+{
+    return order != ORDER_UNIFORM;
+}
+
+/* Lanes of the vectors of PyTorch's own kernels. */
+static inline size_t order_lanes(order_t order)
+{
+    return order == ORDER_TORCH_AVX2 ? 8 : 16;
+}
+
 /* Inputs of one leaf of a linear layer's sum over `inputs` inputs. single: a single row (M = 1),
- * alone in its call. With the dot product amx a leaf is the whole row in every order. */
+ * alone in its call. With the dot products amx and fold a leaf is the whole row in every order. */
 static inline size_t order_linear_leaf(
     order_t order, dot_t dot, dtype_t mode, size_t inputs, bool single_row)
 {
     if (mode != DTYPE_BF16)
         return ORDER_WIDE_LEAF;
-    if (dot == DOT_AMX)
+    if (dot == DOT_AMX || dot == DOT_FOLD)
         return MATRIX_ONE_LEAF;
     if (single_row && order == ORDER_TORCH)
         return 512;
@@ -58,10 +71,11 @@ static inline size_t order_output_leaf(
     return order == ORDER_UNIFORM || single_row || call_keys <= 1024 ? 512 : 1024;
 }
 
-/* Whether eager attention sums its exponentials in 16 lanes (else left to right). */
-static inline bool order_softmax_lanes(order_t order, size_t call_keys)
+/* Lanes that eager attention sums its exponentials in; 1: left to right. */
+static inline size_t order_softmax_lanes(order_t order, size_t call_keys)
 {
-    return order == ORDER_UNIFORM || call_keys >= 16;
+    size_t lanes = order_lanes(order);
+    return order == ORDER_UNIFORM || call_keys >= lanes ? lanes : 1;
 }
 
 #endif

@@ -4,11 +4,14 @@
 
 const choice_t engine_modes[] = {
     {"bf16", DTYPE_BF16}, {"f32", DTYPE_F32}, {"f64", DTYPE_F64}, {NULL, 0}};
-const choice_t engine_orders[] = {{"torch", ORDER_TORCH}, {"uniform", ORDER_UNIFORM}, {NULL, 0}};
+const choice_t engine_orders[] = {{"torch", ORDER_TORCH}, {"torch-avx2", ORDER_TORCH_AVX2},
+    {"uniform", ORDER_UNIFORM}, {NULL, 0}};
 const choice_t engine_attentions[] = {
     {"eager", ATTENTION_EAGER}, {"sdpa", ATTENTION_SDPA}, {"auto", ATTENTION_AUTO}, {NULL, 0}};
 const choice_t engine_dots[] = {
     {"chain", DOT_CHAIN}, {"amx", DOT_AMX}, {"auto", DOT_AUTO}, {NULL, 0}};
+const choice_t engine_used_dots[] = {
+    {"chain", DOT_CHAIN}, {"amx", DOT_AMX}, {"fold", DOT_FOLD}, {NULL, 0}};
 const choice_t engine_combines[] = {{"gather", PLAN_GATHER}, {"reduce", PLAN_REDUCE}, {NULL, 0}};
 const choice_t engine_paths[] = {{"auto", COMM_AUTO}, {"mpi", COMM_MPI}, {NULL, 0}};
 const choice_t engine_binds[] = {{"none", TOPOLOGY_BIND_NONE}, {"core", TOPOLOGY_BIND_CORE},

@@ -70,6 +70,9 @@ int load_files(loaded_t *l, comm_t *comm, const engine_options_t *options, fail_
 {
     l->comm = comm;
     l->options = *options;
+    if (options->order == ORDER_TORCH_AVX2 && options->mode != DTYPE_BF16)
+        fail_set(fail, FAIL_USAGE, "--order torch-avx2: expected --dtype bf16, found %s",
+            dtype_name(options->mode));
     if (fail->status == 0 && load_config(l, fail) == 0 && options->random_config == NULL)
         checkpoint_open(&l->checkpoint, options->model_dir, fail);
     return agree_on_inputs(l, fail);
@@ -85,9 +88,11 @@ void load_close_files(loaded_t *l)
 
 /* ---- Instruction set, threads and shares ----------------------------------------------------- */
 
-dot_t load_choose_dot(comm_t *comm, dot_t wish, dtype_t mode)
+dot_t load_choose_dot(comm_t *comm, dot_t wish, dtype_t mode, order_t order)
 {
     int64_t everywhere = comm_min(comm, isa_has(isa_detect(), ISA_AMX));
+    if (order == ORDER_TORCH_AVX2)
+        return DOT_FOLD;
     if (mode != DTYPE_BF16)
         return DOT_CHAIN;
     if (wish != DOT_AUTO)
@@ -117,7 +122,7 @@ static int open_compute(loaded_t *l, fail_t *fail)
     if (comm_agree(l->comm, fail) != 0)
         return fail->status;
     l->isa = agree_isa(l->comm, l->isa);
-    l->options.dot = load_choose_dot(l->comm, l->options.dot, l->options.mode);
+    l->options.dot = load_choose_dot(l->comm, l->options.dot, l->options.mode, l->options.order);
     kernels_get(&kernels, l->isa, l->options.mode);
     kernels_self_test(&kernels, fail);
     l->threads = rank_team_threads(l->comm, &topology, l->options.threads);
@@ -185,7 +190,7 @@ static size_t own_weight_bytes(const loaded_t *l, const model_t *shape, size_t p
 
 int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
 {
-    plan_model_t sizes = config_plan_model(&l->config, l->options.mode);
+    plan_model_t sizes = model_sizes(&l->config, l->options.mode, l->options.dot);
     *shape =
         (model_t){.config = l->config, .rank = (size_t)comm_rank(l->comm), .mode = l->options.mode};
     kernels_get(&shape->kernels, l->isa, l->options.mode);
@@ -241,6 +246,7 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
         .rank = (size_t)comm_rank(l->comm),
         .weights = l->shares,
         .mode = l->options.mode,
+        .dot = l->options.dot,
         .isa = l->isa,
         .max_positions = max_positions,
         .shared = l->weights != NULL ? comm_shared_data(l->weights) : NULL,

@@ -33,7 +33,7 @@ typedef struct loaded {
 
 /* Collective over comm. What DOT_AUTO stands for: the CPUs decide, whatever CHOIR_ISA says. Groups
  * whose results must be alike choose together, before they open their engines. */
-dot_t load_choose_dot(comm_t *comm, dot_t wish, dtype_t mode);
+dot_t load_choose_dot(comm_t *comm, dot_t wish, dtype_t mode, order_t order);
 
 /* Opens config and checkpoint, which must be the same on all ranks. What the options point to is borrowed until
  * load_close_files. */

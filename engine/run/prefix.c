@@ -14,6 +14,10 @@ uint32_t prefix_class(
 {
     if (mode != DTYPE_BF16 || order == ORDER_UNIFORM)
         return 0;
+    /* The keys that torch-avx2 treats apart are the last three of a prompt at most, and of an sdpa key
+     * block fewer than a vector of them; blocks of the cache are longer and whole. */
+    if (attention == ATTENTION_EAGER && order == ORDER_TORCH_AVX2)
+        return 0;
     if (attention == ATTENTION_EAGER)
         return (uint32_t)order_output_leaf(order, mode, n_prompt, false);
     /* The key block that the prefix ends in; the prompt has `keys` of its keys. The prefix's rows

@@ -7,6 +7,7 @@
 #include "engine/run/load.h"
 #include "engine/verify/verify_checks.h"
 #include "engine/verify/verify_forward.h"
+#include "engine/verify/verify_origin.h"
 #include "engine/verify/verify_weights.h"
 #include "sharding/checkpoint/content_digest.h"
 
@@ -47,6 +48,7 @@ static int open_files(verifier_t *v, fail_t *fail)
     reference_open(&v->reference, o->reference, fail);
     engine_options_t options = {.model_dir = o->model_dir,
         .mode = o->has_mode ? o->mode : v->reference.dtype,
+        .order = o->has_order ? o->order : ORDER_TORCH,
         .dot = o->dot,
         .combine = PLAN_GATHER,
         .shares = o->shares,
@@ -54,6 +56,12 @@ static int open_files(verifier_t *v, fail_t *fail)
         .max_batch = 1,
         .progress = progress_of(v, "loading"),
         .progress_context = v};
+    if (!o->has_order && fail->status == 0 && options.mode == DTYPE_BF16)
+        options.order = origin_order(&v->reference);
+    if (options.order == ORDER_TORCH_AVX2 && o->dot != DOT_CHAIN)
+        fail_set(fail, FAIL_USAGE,
+            "--dot: the reference's order is torch-avx2, which has a dot product of its own; without "
+            "--dot, or with --order torch");
     if (load_files(&v->loaded, v->comm, &options, fail) != 0)
         return fail->status;
     return comm_agree_same(
@@ -101,7 +109,7 @@ static int check_reference(verifier_t *v, fail_t *fail)
     choose_attentions(v, attentions);
     choose_layers(v, fail);
     if (coordinates(v) && fail->status == 0) {
-        check_origin(&v->reference, NULL, v->report);
+        check_origin(&v->reference, v->loaded.options.order, o->has_order, v->report);
         describe(v);
         check_configuration(&v->reference, &v->loaded.config, v->report, fail);
         if (fail->status == 0 && o->skip_digest)
@@ -126,8 +134,9 @@ static int open_model(verifier_t *v, fail_t *fail)
     if (load_compute(&v->loaded, fail) != 0 || load_plan(&v->loaded, &shape, fail) != 0)
         return fail->status;
     for (size_t a = 0; a < REFERENCE_ATTENTIONS; a++)
-        scratch = size_max(scratch, verify_forward_bytes(&shape, &v->reference, (attention_t)a,
-                                        v->loaded.threads, comm_size(v->comm)));
+        scratch = size_max(scratch,
+            verify_forward_bytes(&shape, &v->reference, v->loaded.options.order,
+                v->loaded.options.dot, (attention_t)a, v->loaded.threads, comm_size(v->comm)));
     capacity_t capacity = load_capacity(&v->loaded, &shape, tokens, 1);
     if (load_check(&v->loaded, &shape, capacity, tokens, tokens, scratch, fail) != 0)
         return fail->status;
@@ -161,6 +170,7 @@ static int run_forwards(verifier_t *v, fail_t *fail)
             .cache = &v->loaded.cache,
             .reference = &v->reference,
             .attention = (attention_t)a,
+            .order = v->loaded.options.order,
             .dot = v->loaded.options.dot,
             .isolated = v->options->isolated,
             .chained = v->options->chained,
@@ -175,10 +185,11 @@ static int run_forwards(verifier_t *v, fail_t *fail)
 
 static void fill_header(verifier_t *v)
 {
-    json_t *header = json_pack("{s:s, s:s, s:i, s:I, s:s, s:s}", "model", v->options->model_dir,
-        "reference", v->options->reference, "ranks", comm_size(v->comm), "threads",
-        (json_int_t)v->loaded.threads, "isa", isa_name(v->loaded.isa), "dtype",
-        dtype_name(v->loaded.options.mode));
+    json_t *header = json_pack("{s:s, s:s, s:i, s:I, s:s, s:s, s:s}", "model",
+        v->options->model_dir, "reference", v->options->reference, "ranks", comm_size(v->comm),
+        "threads", (json_int_t)v->loaded.threads, "isa", isa_name(v->loaded.isa), "dtype",
+        dtype_name(v->loaded.options.mode), "order",
+        choice_name(engine_orders, (int)v->loaded.options.order));
     if (header != NULL)
         json_object_update(v->report->header, header);
     json_decref(header);

@@ -22,6 +22,8 @@ typedef struct verify_options {
     bool has_mode; /* else the mode is the reference's */
     dtype_t mode;
     bool attentions[REFERENCE_ATTENTIONS];
+    bool has_order; /* else the order is that of the reference's host */
+    order_t order;
     dot_t dot; /* of bf16 linear layers */
     bool isolated, chained;
     bool skip_digest;

@@ -1,4 +1,4 @@
-/* Checks of a reference without a forward pass: its model, where it was made, what it lacks. The
+/* Checks of a reference without a forward pass: its model, what it lacks. The
  * coordinator's work, all of it Local. */
 #ifndef CHOIR_VERIFY_VERIFY_CHECKS_H
 #define CHOIR_VERIFY_VERIFY_CHECKS_H
@@ -8,10 +8,6 @@
 #include "engine/base/dtype.h"
 #include "engine/verify/reference.h"
 #include "engine/verify/verify_report.h"
-
-/* Notes about versions and CPUs; the first one says what a difference means between these hosts.
- * candidate: the dump that is compared with the reference; NULL: this run on this host. */
-void check_origin(const reference_t *reference, const checkpoint_t *candidate, report_t *report);
 
 /* Compares the configuration field by field. FAIL_MODEL when sizes differ, so that nothing could be
  * compared, or a prompt has an id outside of the vocabulary. */

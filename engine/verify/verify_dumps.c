@@ -4,7 +4,7 @@
 #include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "engine/verify/verify.h"
-#include "engine/verify/verify_checks.h"
+#include "engine/verify/verify_origin.h"
 
 typedef struct dumps {
     reference_t reference;
@@ -213,7 +213,7 @@ int verify_dumps(report_t **report, const char *candidate, const char *reference
         json_object_set_new(d.report->header, "candidate", json_string(candidate));
         d.report->partial = partial;
         d.report->relative = d.reference.dtype != DTYPE_BF16;
-        check_origin(&d.reference, d.candidate, d.report);
+        check_origins(&d.reference, d.candidate, d.report);
         note_metadata(&d);
         note_extra(&d);
         compare_all(&d, fail);

@@ -185,10 +185,11 @@ size_t verify_forward_positions(const reference_t *reference)
     return longest;
 }
 
-static forward_options_t options_of(const reference_t *reference, attention_t attention, dot_t dot)
+static forward_options_t options_of(
+    const reference_t *reference, order_t order, attention_t attention, dot_t dot)
 {
     size_t max_rows = size_min(longest_prompt(reference), CHUNK);
-    return (forward_options_t){.order = ORDER_TORCH,
+    return (forward_options_t){.order = order,
         .attention = attention,
         .dot = dot,
         .max_rows = max_rows,
@@ -196,10 +197,10 @@ static forward_options_t options_of(const reference_t *reference, attention_t at
         .max_context = size_round_up(verify_forward_positions(reference), KV_BLOCK)};
 }
 
-size_t verify_forward_bytes(const model_t *model, const reference_t *reference,
-    attention_t attention, size_t n_threads, int comm_size)
+size_t verify_forward_bytes(const model_t *model, const reference_t *reference, order_t order,
+    dot_t dot, attention_t attention, size_t n_threads, int comm_size)
 {
-    forward_options_t options = options_of(reference, attention, DOT_CHAIN);
+    forward_options_t options = options_of(reference, order, attention, dot);
     return forward_bytes(model, &options, n_threads, comm_size);
 }
 
@@ -220,7 +221,8 @@ static int allocate(pass_t *pass, size_t n_blocks, fail_t *fail)
 int verify_forward(const verify_forward_t *verify, report_t *report, fail_t *fail)
 {
     const model_t *model = verify->model;
-    forward_options_t options = options_of(verify->reference, verify->attention, verify->dot);
+    forward_options_t options =
+        options_of(verify->reference, verify->order, verify->attention, verify->dot);
     pass_t pass = {.verify = verify,
         .report = report,
         .mode = model->mode,

@@ -24,6 +24,7 @@ typedef struct verify_forward {
     kv_cache_t *cache; /* blocks for verify_forward_positions() tokens */
     const reference_t *reference;
     attention_t attention;
+    order_t order;
     dot_t dot;
     bool isolated, chained;
     const bool *layers;   /* [num_hidden_layers] whose components are compared; NULL: all */
@@ -35,8 +36,8 @@ typedef struct verify_forward {
 size_t verify_forward_positions(const reference_t *reference);
 
 /* Bytes that the forward takes beside model and cache. */
-size_t verify_forward_bytes(const model_t *model, const reference_t *reference,
-    attention_t attention, size_t n_threads, int comm_size);
+size_t verify_forward_bytes(const model_t *model, const reference_t *reference, order_t order,
+    dot_t dot, attention_t attention, size_t n_threads, int comm_size);
 
 /* Collective. Fills tables of the report: every rank its own parts. FAIL_FILE, FAIL_MEMORY. */
 int verify_forward(const verify_forward_t *verify, report_t *report, fail_t *fail);

@@ -82,17 +82,25 @@ changed host ' avx512_bf16' ' avx512_none'
 LC_ALL=C sed -i 's| avx2 | avxx |' "$work/host.safetensors" # whatever this host has, it is another
 verify "another host" 0 --model "$demo" --reference "$work/host.safetensors" --chained
 says "another host" out "note: the reference was made on a host with another instruction set"
-head -n 1 "$work/out" | grep -q "^note: a difference may be PyTorch's own" ||
+head -n 1 "$work/out" | grep -q "^note: order torch; PyTorch's on the reference's host (avx512f; .* is not known: .* may be PyTorch's own" ||
     complain "another host: what a difference means is not said at the top"
-# A reference whose bits are promised, and this host: its CPU alone decides.
-verify "this host" 0 --model "$demo" --reference "$good" --isolated --attention eager
-if grep -qw avx512_bf16 /proc/cpuinfo; then
-    ! grep -q "every difference" "$work/out" || complain "this host: has avx512_bf16"
-else
-    head -n 1 "$work/out" | grep -q "^note: this host has no avx512_bf16: .* every difference .* is an error" ||
-        complain "this host: what a difference means is not said at the top"
-fi
-says "this host" out "without their inputs in the reference"
+# References whose bits are promised: the order is that of the host that wrote them.
+verify "a host with AVX512-BF16" 0 --model "$demo" --reference "$good" --isolated --attention eager
+head -n 1 "$work/out" | grep -q "^note: order torch, PyTorch's on the reference's host (avx2 .*): every difference is an error" ||
+    complain "a host with AVX512-BF16: the order is not at the top"
+says "a host with AVX512-BF16" out "without their inputs in the reference"
+avx2=${good%.safetensors}-avx2.safetensors
+verify "a host with AVX2" 0 --model "$demo" --reference "$avx2" --isolated
+head -n 1 "$work/out" | grep -q "^note: order torch-avx2, PyTorch's on the reference's host (avx2; PyTorch's kernels AVX2): every" ||
+    complain "a host with AVX2: the order is not at the top"
+verify "another order" 1 --model "$demo" --reference "$avx2" --order torch --isolated --attention eager
+head -n 1 "$work/out" | grep -q "^note: order torch by --order; PyTorch's on the reference's host (.*) is torch-avx2, so products will differ" ||
+    complain "another order: what a difference means is not said at the top"
+verify "a dot product of another order" 2 --model "$demo" --reference "$avx2" --dot amx
+says "a dot product of another order" err "--dot: the reference's order is torch-avx2"
+LC_ALL=C sed 's|"torch_capability":"AVX2"|"torch_capability":"AVXX"|' "$avx2" >"$work/mixed.safetensors"
+verify "an unknown host" 1 --model "$demo" --reference "$work/mixed.safetensors" --isolated --attention eager
+says "an unknown host" out "is not known: PyTorch and oneDNN are limited to different instruction sets"
 
 changed format 'choir-reference 1' 'choir-reference 2'
 verify "a reference of another version" 1 --model "$demo" --reference "$work/format.safetensors"

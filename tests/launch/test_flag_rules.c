@@ -60,6 +60,10 @@ static void flags_that_are_not_read_are_named(void **state)
         {"generate --template-vars {} Hello",
             "--template-vars: has no effect without --chat or --prompts"},
         {"generate --dtype f32 --dot amx Hello", "--dot: has no effect with --dtype f32 or f64"},
+        {"generate --order torch-avx2 --dot chain Hello",
+            "--dot: has no effect with --order torch-avx2, which has a dot product of its own"},
+        {"verify --order torch-avx2 --dot amx --reference B",
+            "--dot: has no effect with --order torch-avx2, which has a dot product of its own"},
         {"chat --raw --chat-template F", "--chat-template: has no effect with --raw"},
         {"worker --own-weights", "--own-weights: has no effect without --mesh"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -81,6 +85,7 @@ static void flags_that_are_read_pass(void **state)
         "generate --sample --top-k 3 Hello", "generate --prompts F --seed 3 --chat-template F",
         "generate --chat --template-vars {} Hello", "generate --dtype bf16 --dot amx Hello",
         "generate --dtype f32 --trace F Hello", "generate --dtype f32 --dot auto Hello",
+        "generate --order torch-avx2 Hello", "generate --order torch --dot chain Hello",
         "chat --seed 3 --top-p 0.5"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         assert_string_equal(verdict_on(lines[i]), "");

@@ -62,8 +62,9 @@ ids are I64. Rows are tokens, in order; all tensors are contiguous.
 
 The metadata of the file (strings): format = "choir-reference 1", dtype, attention, runs,
 layers, decode, threads, prompts (their number), model_digest, config (config.json), torch,
-transformers, tokenizers, safetensors, numpy, onednn, onednn_max_cpu_isa, mkl, cpu_model, cpu_flags, torch_capability
-(the instruction set that PyTorch's own kernels use).
+transformers, tokenizers, safetensors, numpy, onednn, onednn_max_cpu_isa, onednn_bf16 (1: oneDNN multiplies bf16
+on this CPU, within that limit), mkl, mkl_enable_instructions, cpu_model, cpu_flags, torch_capability (the instruction
+set that PyTorch's own kernels use).
 
 model_digest is XXH3 of 64 bits, seed 0, in 16 hexadecimal digits, over all tensors in byte
 order of their names: the name, then the tensor's bytes as stored.
@@ -304,7 +305,9 @@ def host():
         "cpu_model": " ".join(facts.get(key, "") for key in ("vendor_id", "model name")) +
                      f" family {facts.get('cpu family')} model {facts.get('model')}",
         "cpu_flags": facts.get("flags", ""), "torch_capability": torch.backends.cpu.get_cpu_capability(),
-        "onednn": line("MKL-DNN"), "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""), "mkl": line("Math Kernel Library"),
+        "onednn": line("MKL-DNN"), "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+        "onednn_bf16": str(int(torch.ops.mkldnn._is_mkldnn_bf16_supported())),
+        "mkl": line("Math Kernel Library"), "mkl_enable_instructions": os.environ.get("MKL_ENABLE_INSTRUCTIONS", ""),
         **{name: version(name) for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy")}}
 
 

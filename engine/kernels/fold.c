@@ -1,0 +1,146 @@
+/* The layout of the dot product fold. */
+#include "engine/kernels/fold.h"
+
+#include <string.h>
+
+#include "engine/kernels/kernels.h"
+
+/* Of a chain of `chain` places that holds `n` inputs, where its i-th lies: inputs come last, and the odd
+ * place of a pair before the even one. */
+static size_t place_in_chain(size_t chain, size_t n, size_t i)
+{
+    return (i + chain - n) ^ 1;
+}
+
+size_t fold_position(size_t inputs, size_t k)
+{
+    fold_shape_t s = fold_shape(inputs);
+    size_t at = FOLD_CHAINS * s.chain;
+    if (k < FOLD_CHAINS * s.chunks) {
+        size_t r = k % FOLD_CHAINS / FOLD_LANES, l = k % FOLD_LANES;
+        return (fold_order(l) * FOLD_LANES + fold_order(r)) * s.chain +
+               place_in_chain(s.chain, s.chunks, k / FOLD_CHAINS);
+    }
+    k -= FOLD_CHAINS * s.chunks;
+    if (k < FOLD_LANES * s.short_chain)
+        return at + fold_order(k % FOLD_LANES) * s.short_chain + (k / FOLD_LANES ^ 1);
+    return at + k;
+}
+
+/* Of a value; 0 for zero. A denormal is deeper than anything may be. */
+static uint32_t depth_of(uint16_t x)
+{
+    enum { DENORMAL = 1024 };
+    uint32_t exponent = x >> 7 & 0xff;
+    return exponent != 0 ? 256 - exponent : (x & 0x7f) != 0 ? DENORMAL : 0;
+}
+
+static uint32_t depth_of_row(size_t inputs, const uint16_t *x)
+{
+    uint32_t depth = 0;
+    for (size_t k = 0; k < inputs; k++) {
+        uint32_t d = depth_of(x[k]);
+        depth = d > depth ? d : depth;
+    }
+    return depth;
+}
+
+void fold_pack_row(size_t inputs, const uint16_t *src, uint16_t *dst)
+{
+    fold_shape_t s = fold_shape(inputs);
+    size_t whole = FOLD_CHAINS * s.chunks, elements = fold_inputs(inputs);
+    uint32_t depth = depth_of_row(inputs, src);
+    for (size_t q = 0; q < FOLD_CHAINS; q++) {
+        const uint16_t *from =
+            src + FOLD_LANES * fold_order(q % FOLD_LANES) + fold_order(q / FOLD_LANES);
+        uint16_t *to = dst + q * s.chain;
+        if (s.chunks != s.chain)
+            to[1] = 0;
+        for (size_t i = 0; i < s.chunks; i++)
+            to[place_in_chain(s.chain, s.chunks, i)] = from[FOLD_CHAINS * i];
+    }
+    for (size_t k = whole; k < inputs; k++)
+        dst[fold_position(inputs, k)] = src[k];
+    if (s.last % 2 != 0)
+        dst[elements - 1] = 0;
+    memset(dst + elements, 0, FOLD_DEPTH_BYTES);
+    memcpy(dst + elements, &depth, sizeof depth);
+}
+
+/* ---- Panels ---------------------------------------------------------------------------------- */
+
+static size_t panel_bytes(size_t columns, size_t width)
+{
+    return fold_inputs(columns) * width * sizeof(uint16_t) + FOLD_DEPTH_BYTES;
+}
+
+static size_t matrix_bytes(size_t rows, size_t columns)
+{
+    size_t outputs = kernel_padded_outputs(rows), whole = outputs / KERNEL_PANEL;
+    size_t rest = outputs % KERNEL_PANEL;
+    return columns == 0 ? 0
+                        : whole * panel_bytes(columns, KERNEL_PANEL) +
+                              (rest > 0 ? panel_bytes(columns, rest) : 0);
+}
+
+static size_t vector_bytes(size_t elements)
+{
+    return format_dense(DTYPE_BF16)->vector_bytes(elements);
+}
+
+static size_t offset(size_t columns, size_t width, size_t p, size_t k)
+{
+    return p * panel_bytes(columns, KERNEL_PANEL) + k * width * sizeof(uint16_t);
+}
+
+/* One pair of inputs of all rows: cache lines of each are used for 64 pairs that follow. */
+static void pack_pair(
+    size_t rows, size_t columns, const uint16_t *first, const uint16_t *second, uint32_t *to)
+{
+    if (first == NULL)
+        for (size_t r = 0; r < rows; r++)
+            to[r] = second[r * columns];
+    else
+        for (size_t r = 0; r < rows; r++)
+            to[r] = (uint32_t)first[r * columns] << 16 | second[r * columns];
+}
+
+static void pack_rows(
+    size_t rows, size_t columns, const void *src, void *panel, size_t width, size_t first_output)
+{
+    fold_shape_t s = fold_shape(columns);
+    const uint16_t *x = src;
+    uint32_t *to = (uint32_t *)panel + first_output;
+    for (size_t pair = 0; pair < s.chain / 2; pair++)
+        for (size_t p = 0; p < FOLD_CHAINS; p++) {
+            size_t chain = fold_order(p % FOLD_LANES) * FOLD_LANES + fold_order(p / FOLD_LANES);
+            size_t chunk = 2 * pair + s.chunks - s.chain; /* wraps where a zero comes first */
+            bool zero = pair == 0 && s.chunks != s.chain;
+            const uint16_t *first = zero ? NULL : x + chunk * FOLD_CHAINS + p;
+            pack_pair(rows, columns, first, x + (chunk + 1) * FOLD_CHAINS + p,
+                to + (chain * s.chain / 2 + pair) * width);
+        }
+    for (size_t k = FOLD_CHAINS * s.chunks; k < columns; k++) {
+        size_t at = fold_position(columns, k);
+        for (size_t r = 0; r < rows; r++)
+            ((uint16_t *)(to + at / 2 * width + r))[at % 2] = x[r * columns + k];
+    }
+    uint32_t *depth = (uint32_t *)panel + fold_inputs(columns) / 2 * width;
+    uint32_t deepest = depth_of_row(rows * columns, x);
+    *depth = deepest > *depth ? deepest : *depth;
+}
+
+static void unpack_row(size_t columns, const void *panel, size_t width, size_t output, void *dst)
+{
+    for (size_t k = 0; k < columns; k++) {
+        size_t at = fold_position(columns, k);
+        ((uint16_t *)dst)[k] = ((const uint16_t *)panel)[(at / 2 * width + output) * 2 + at % 2];
+    }
+}
+
+const format_t *format_fold(void)
+{
+    static const format_t fold = {
+        "bf16", DTYPE_BF16, matrix_bytes, vector_bytes, offset, pack_rows, unpack_row};
+    return &fold;
+}

@@ -1,0 +1,24 @@
+/* How functions of the list are written, and those of the dot product fold, which have a file of their
+ * own. Internal to engine/kernels. */
+#ifndef CHOIR_KERNELS_KERNEL_LIST_INTERNAL_H
+#define CHOIR_KERNELS_KERNEL_LIST_INTERNAL_H
+
+#include "engine/kernels/kernel_list.h"
+
+#define LAYOUT(NAME)                                                                               \
+    void NAME(const kernels_t *kernels, const kernel_shape_t *s, kernel_buffer_t b[KERNEL_BUFFERS])
+#define CALL(NAME)                                                                                 \
+    void NAME(const kernels_t *kernels, const kernel_shape_t *s, void *const d[KERNEL_BUFFERS])
+
+/* kernel_list_fold.c. Variants of tile_fold: 1 panel, 2, ...; and the same with rows and panels that lie
+ * permuted already, to be timed. */
+#define FOLD_VARIANTS KERNEL_TILE_PANELS
+LAYOUT(kernel_fold_layout);
+CALL(kernel_call_tile_fold);
+double kernel_fold_flop(const kernel_shape_t *s);
+LAYOUT(kernel_fold_scores_layout);
+CALL(kernel_call_fold_scores);
+LAYOUT(kernel_interleaved_layout);
+CALL(kernel_call_interleaved_outputs);
+
+#endif
