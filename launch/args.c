@@ -313,11 +313,21 @@ static bool is_in(const char *flags, const char *name)
     return false;
 }
 
+static bool any_given(const char *flags, const args_given_t *given)
+{
+    for (size_t i = 0; i < given->count; i++)
+        if (is_in(flags, given->args[i]->name))
+            return true;
+    return false;
+}
+
 int args_check_rules(
     const arg_rule_t *rule, const void *values, const args_given_t *given, fail_t *fail)
 {
     for (; rule != NULL && rule->why != NULL; rule++) {
-        if (!rule->holds((const char *)values + rule->base, given))
+        if ((rule->with != NULL && !any_given(rule->with, given)) ||
+            (rule->without != NULL && any_given(rule->without, given)) ||
+            (rule->holds != NULL && !rule->holds((const char *)values + rule->base)))
             continue;
         for (size_t i = 0; i < given->count; i++) {
             const char *name = given->args[i]->name;

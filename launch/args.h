@@ -112,14 +112,15 @@ int args_parse(const arg_part_t *parts, int argc, char **argv, void *values, arg
 bool args_was_given(const args_given_t *given, const char *name);
 
 /* Flags that a command does not read beside others: a flag that would change nothing is an
- * error. */
+ * error. Lists of flags have a space before and after each. */
 typedef struct arg_rule {
-    /* values: the command's struct from `base` on. */
-    bool (*holds)(const void *values, const args_given_t *given);
-    size_t base;
-    const char *why;   /* "with --check" */
-    bool reads;        /* whether `flags` are all that is read, or all that is not */
-    const char *flags; /* with a space before and after each */
+    const char *why;     /* "with --check" */
+    const char *with;    /* the rule holds where one of these was given; NULL: whatever was */
+    const char *without; /* and none of these; NULL: whatever was */
+    bool reads;          /* whether `flags` are all that is read then, or all that is not */
+    const char *flags;
+    bool (*holds)(const void *values); /* and this is true; NULL: always */
+    size_t base;                       /* of what `holds` takes in the command's struct */
 } arg_rule_t;
 
 /* rules: ends with a NULL why; NULL: none. FAIL_USAGE names the first flag of `given` that the

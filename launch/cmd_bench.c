@@ -329,57 +329,25 @@ static const arg_part_t parts[] = {
     PARTS_END,
 };
 
-static bool measures_matrices(const void *values, const args_given_t *given)
-{
-    const bench_flags_t *flags = values;
-    (void)given;
-    return flags->gemm && !flags->kernels;
-}
-
-static bool measures_kernels(const void *values, const args_given_t *given)
-{
-    const bench_flags_t *flags = values;
-    (void)given;
-    return flags->kernels && !flags->gemm;
-}
-
-static bool measures_rates(const void *values, const args_given_t *given)
-{
-    const bench_flags_t *flags = values;
-    (void)given;
-    return flags->cluster != NULL;
-}
-
-static bool sweeps(const void *values, const args_given_t *given)
-{
-    const bench_flags_t *flags = values;
-    (void)given;
-    return flags->sweep != NULL;
-}
-
-static bool has_random_weights(const void *values, const args_given_t *given)
-{
-    const bench_flags_t *flags = values;
-    (void)given;
-    return flags->config != NULL;
-}
-
-static bool has_one_replica(const void *values, const args_given_t *given)
-{
-    const bench_flags_t *flags = values;
-    (void)given;
-    return flags->run.mesh == NULL && flags->sweep == NULL;
-}
-
 static const arg_rule_t rules[] = {
-    {measures_matrices, 0, "with --gemm", true,
-        " --gemm --config --model --dtype --dot --order --threads --bind --repeat --json --csv "},
-    {measures_kernels, 0, "with --kernels", true, " --kernels --dtype --repeat --json --csv "},
-    {measures_rates, 0, "with --cluster", false,
-        " --prompt-tokens --gen-tokens --batch --context --threads --own-weights --json --csv "},
-    {sweeps, 0, "with --sweep, which has threads=", false, " --threads "},
-    {has_random_weights, 0, "with --config", false, " --stage "},
-    {has_one_replica, 0, "without --mesh", false, " --own-weights "},
+    {.why = "with --gemm",
+        .with = " --gemm ",
+        .without = " --kernels ",
+        .reads = true,
+        .flags =
+            " --gemm --config --model --dtype --dot --order --threads --bind --repeat --json --csv "},
+    {.why = "with --kernels",
+        .with = " --kernels ",
+        .without = " --gemm ",
+        .reads = true,
+        .flags = " --kernels --dtype --repeat --json --csv "},
+    {.why = "with --cluster",
+        .with = " --cluster ",
+        .flags =
+            " --prompt-tokens --gen-tokens --batch --context --threads --own-weights --json --csv "},
+    {.why = "with --sweep, which has threads=", .with = " --sweep ", .flags = " --threads "},
+    {.why = "with --config", .with = " --config ", .flags = " --stage "},
+    {.why = "without --mesh", .without = " --mesh --sweep ", .flags = " --own-weights "},
     RULE_NO_AMX(AT(run)),
     RULE_OWN_DOT(AT(run)),
     RULES_END,

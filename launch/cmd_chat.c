@@ -469,14 +469,8 @@ static const arg_part_t parts[] = {
     PARTS_END,
 };
 
-static bool is_raw(const void *values, const args_given_t *given)
-{
-    (void)given;
-    return ((const chat_flags_t *)values)->raw;
-}
-
 static const arg_rule_t rules[] = {
-    {is_raw, 0, "with --raw", false, " --chat-template --template-vars "},
+    {.why = "with --raw", .with = " --raw ", .flags = " --chat-template --template-vars "},
     RULE_NO_AMX(AT(run)),
     RULE_OWN_DOT(AT(run)),
     RULES_END,

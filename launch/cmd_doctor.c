@@ -133,15 +133,10 @@ static const arg_part_t parts[] = {
     PARTS_END,
 };
 
-static bool has_no_model(const void *values, const args_given_t *given)
-{
-    const doctor_flags_t *flags = values;
-    (void)given;
-    return flags->common.model == NULL && flags->config == NULL;
-}
-
 static const arg_rule_t rules[] = {
-    {has_no_model, 0, "without --model or --config", false, " --dtype --kv-tokens "},
+    {.why = "without --model or --config",
+        .without = " --model --config ",
+        .flags = " --dtype --kv-tokens "},
     RULES_END,
 };
 

@@ -193,24 +193,10 @@ static const arg_part_t parts[] = {
     PARTS_END,
 };
 
-static bool compares_results(const void *values, const args_given_t *given)
-{
-    const eval_flags_t *flags = values;
-    (void)given;
-    return flags->compare[0] != NULL;
-}
-
-static bool prints_results(const void *values, const args_given_t *given)
-{
-    const eval_flags_t *flags = values;
-    (void)given;
-    return flags->canonical != NULL;
-}
-
 static const arg_rule_t rules[] = {
-    {compares_results, 0, "with --compare", true, " --compare "},
-    {prints_results, 0, "with --canonical", true, " --canonical "},
-    RULE_ONE_REPLICA(AT(run)),
+    {.why = "with --compare", .with = " --compare ", .reads = true, .flags = " --compare "},
+    {.why = "with --canonical", .with = " --canonical ", .reads = true, .flags = " --canonical "},
+    RULE_ONE_REPLICA,
     RULE_NO_AMX(AT(run)),
     RULE_OWN_DOT(AT(run)),
     RULES_END,

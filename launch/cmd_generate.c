@@ -339,25 +339,15 @@ static const arg_part_t parts[] = {
     PARTS_END,
 };
 
-static bool has_no_template(const void *values, const args_given_t *given)
-{
-    const generate_flags_t *flags = values;
-    (void)given;
-    return !flags->prompt.chat && flags->prompt.prompts == NULL;
-}
-
-/* Lines of --prompts may say a temperature of their own; one that is given as 0 is meant. */
-static bool is_greedy(const void *values, const args_given_t *given)
-{
-    const generate_flags_t *flags = values;
-    return !flags->answer.sample && flags->prompt.prompts == NULL &&
-           !args_was_given(given, "--temperature");
-}
-
 static const arg_rule_t rules[] = {
-    {has_no_template, 0, "without --chat or --prompts", false, " --chat-template --template-vars "},
-    {is_greedy, 0, "without --temperature or --sample", false, " --top-k --top-p --min-p --seed "},
-    RULE_ONE_REPLICA(AT(run)),
+    {.why = "without --chat or --prompts",
+        .without = " --chat --prompts ",
+        .flags = " --chat-template --template-vars "},
+    /* Lines of --prompts may say a temperature of their own; one that is given as 0 is meant. */
+    {.why = "without --temperature or --sample",
+        .without = " --temperature --sample --prompts ",
+        .flags = " --top-k --top-p --min-p --seed "},
+    RULE_ONE_REPLICA,
     RULE_NO_AMX(AT(run)),
     RULE_OWN_DOT(AT(run)),
     RULES_END,

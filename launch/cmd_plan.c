@@ -117,33 +117,19 @@ static const arg_part_t parts[] = {
     PARTS_END,
 };
 
-static bool predicts_nothing(const void *values, const args_given_t *given)
-{
-    const plan_flags_t *flags = values;
-    (void)given;
-    return !flags->predict && flags->against == NULL;
-}
-
-static bool predicts_rows(const void *values, const args_given_t *given)
-{
-    const plan_flags_t *flags = values;
-    (void)given;
-    return flags->against != NULL;
-}
-
-static bool predicts_more(const void *values, const args_given_t *given)
-{
-    const plan_flags_t *flags = values;
-    (void)given;
-    return flags->predict && flags->against == NULL;
-}
-
 static const arg_rule_t rules[] = {
-    {predicts_nothing, 0, "without --predict or --against", false,
-        " --cluster --what-if --threads --layers --prompt-tokens --gen-tokens --batch --context --json "},
-    {predicts_more, 0, "with --predict", false, " --shares "},
-    {predicts_rows, 0, "with --against", true,
-        " --against --predict --cluster --what-if --config --model --dtype --combine "},
+    {.why = "without --predict or --against",
+        .without = " --predict --against ",
+        .flags =
+            " --cluster --what-if --threads --layers --prompt-tokens --gen-tokens --batch --context --json "},
+    {.why = "with --predict",
+        .with = " --predict ",
+        .without = " --against ",
+        .flags = " --shares "},
+    {.why = "with --against",
+        .with = " --against ",
+        .reads = true,
+        .flags = " --against --predict --cluster --what-if --config --model --dtype --combine "},
     RULES_END,
 };
 

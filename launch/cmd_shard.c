@@ -483,31 +483,10 @@ static const arg_part_t parts[] = {
     PARTS_END,
 };
 
-static bool checks(const void *values, const args_given_t *given)
-{
-    const shard_flags_t *flags = values;
-    (void)given;
-    return flags->check != NULL;
-}
-
-static bool lists(const void *values, const args_given_t *given)
-{
-    const shard_flags_t *flags = values;
-    (void)given;
-    return flags->list != NULL;
-}
-
-static bool unpacks(const void *values, const args_given_t *given)
-{
-    const shard_flags_t *flags = values;
-    (void)given;
-    return flags->unpack != NULL;
-}
-
 static const arg_rule_t rules[] = {
-    {checks, 0, "with --check", false, " --level --file-size --layers "},
-    {lists, 0, "with --list", false, " --level --file-size --layers --threads "},
-    {unpacks, 0, "with --unpack", false, " --level --file-size --layers "},
+    {.why = "with --check", .with = " --check ", .flags = " --level --file-size --layers "},
+    {.why = "with --list", .with = " --list ", .flags = " --level --file-size --layers --threads "},
+    {.why = "with --unpack", .with = " --unpack ", .flags = " --level --file-size --layers "},
     RULES_END,
 };
 

@@ -148,32 +148,24 @@ static const arg_part_t parts[] = {
     PARTS_END,
 };
 
-static bool has_candidate(const void *values, const args_given_t *given)
+static bool has_no_amx(const void *values)
 {
     const verify_flags_t *flags = values;
-    (void)given;
-    return flags->candidate != NULL;
-}
-
-static bool has_no_amx(const void *values, const args_given_t *given)
-{
-    const verify_flags_t *flags = values;
-    (void)given;
     return flags->mode != DTYPE_BF16 && flags->dot == DOT_AMX;
 }
 
-static bool has_own_dot(const void *values, const args_given_t *given)
+static bool has_own_dot(const void *values)
 {
-    const verify_flags_t *flags = values;
-    (void)given;
-    return flags->order == ORDER_TORCH_AVX2;
+    return ((const verify_flags_t *)values)->order == ORDER_TORCH_AVX2;
 }
 
 static const arg_rule_t rules[] = {
-    {has_candidate, 0, "with --candidate", true,
-        " --candidate --reference --layers --tolerance --partial --json "},
-    {has_no_amx, 0, NO_AMX_WHY, false, " --dot "},
-    {has_own_dot, 0, OWN_DOT_WHY, false, " --dot "},
+    {.why = "with --candidate",
+        .with = " --candidate ",
+        .reads = true,
+        .flags = " --candidate --reference --layers --tolerance --partial --json "},
+    {.why = NO_AMX_WHY, .flags = " --dot ", .holds = has_no_amx},
+    {.why = OWN_DOT_WHY, .flags = " --dot ", .holds = has_own_dot},
     RULES_END,
 };
 

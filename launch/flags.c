@@ -139,23 +139,15 @@ const arg_group_t flags_template = ARG_GROUP("Chat template", template_args);
 
 /* ---- Rules ----------------------------------------------------------------------------------- */
 
-bool flags_one_replica(const void *run, const args_given_t *given)
-{
-    (void)given;
-    return ((const run_flags_t *)run)->mesh == NULL;
-}
-
 /* That order has a dot product of its own. */
-bool flags_own_dot(const void *run, const args_given_t *given)
+bool flags_own_dot(const void *run)
 {
-    (void)given;
     return ((const run_flags_t *)run)->order == ORDER_TORCH_AVX2;
 }
 
 /* Where weights are not bf16, products are added as by chain. */
-bool flags_no_amx(const void *run, const args_given_t *given)
+bool flags_no_amx(const void *run)
 {
     const run_flags_t *flags = run;
-    (void)given;
     return flags->mode != DTYPE_BF16 && flags->dot == DOT_AMX;
 }

@@ -82,27 +82,26 @@ extern const arg_group_t flags_template; /* of chat_choice_t */
         NULL, 0                                                                                    \
     }
 
-/* Rules (args.h) of run_flags_t. */
-bool flags_one_replica(const void *run, const args_given_t *given);
-bool flags_no_amx(const void *run, const args_given_t *given);
-bool flags_own_dot(const void *run, const args_given_t *given);
+/* Rules (args.h). run: offset of the run_flags_t. */
+bool flags_no_amx(const void *run);
+bool flags_own_dot(const void *run);
 #define NO_AMX_WHY "with --dtype f32 or f64"
-#define RULE_ONE_REPLICA(run)                                                                      \
+#define RULE_ONE_REPLICA                                                                           \
     {                                                                                              \
-        flags_one_replica, run, "without --mesh", false, " --own-weights "                         \
+        .why = "without --mesh", .without = " --mesh ", .flags = " --own-weights "                 \
     }
 #define RULE_NO_AMX(run)                                                                           \
     {                                                                                              \
-        flags_no_amx, run, NO_AMX_WHY, false, " --dot "                                            \
+        .why = NO_AMX_WHY, .flags = " --dot ", .holds = flags_no_amx, .base = run                  \
     }
 #define OWN_DOT_WHY "with --order torch-avx2, which has a dot product of its own"
 #define RULE_OWN_DOT(run)                                                                          \
     {                                                                                              \
-        flags_own_dot, run, OWN_DOT_WHY, false, " --dot "                                          \
+        .why = OWN_DOT_WHY, .flags = " --dot ", .holds = flags_own_dot, .base = run                \
     }
 #define RULES_END                                                                                  \
     {                                                                                              \
-        NULL, 0, NULL, false, NULL                                                                 \
+        .why = NULL                                                                                \
     }
 
 /* Flags that commands with tables of their own have too. */
