@@ -40,7 +40,7 @@ static int load_config(const doctor_flags_t *flags, config_t *config, bool *has,
 }
 
 /* Bad findings are the command's failure. */
-static void judge(const doctor_findings_t *findings, fail_t *fail)
+static void check_findings(const doctor_findings_t *findings, fail_t *fail)
 {
     size_t bad = 0;
     for (size_t i = 0; i < findings->n; i++)
@@ -72,7 +72,7 @@ static void tell(const doctor_facts_t *facts, bench_sink_t *json, fail_t *fail)
     }
     if (json->file != stdout)
         doctor_print(facts, findings, command, stdout);
-    judge(findings, fail);
+    check_findings(findings, fail);
     free(findings);
 }
 

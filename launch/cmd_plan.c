@@ -8,8 +8,8 @@
 #include "launch/model_dir.h"
 #include "launch/plan_predict.h"
 #include "sharding/plan.h"
+#include "sharding/rank_shares.h"
 #include "sharding/store/store.h"
-#include "sharding/weights.h"
 
 /* The numbers of --shares set the number of ranks, unless --ranks does. */
 static size_t count_ranks(const invocation_t *invocation)
@@ -35,12 +35,12 @@ static int open_plan(
     if (strcmp(flags->shares, "auto") == 0)
         return fail_set(fail, FAIL_USAGE,
             "--shares auto is measured when a model runs; choir plan takes numbers, such as those that choir doctor proposes");
-    size_t *weights = calloc(n_ranks, sizeof *weights);
-    if (weights == NULL)
+    size_t *shares = calloc(n_ranks, sizeof *shares);
+    if (shares == NULL)
         return fail_set(fail, FAIL_MEMORY, "plan: no memory for the shares of %zu ranks", n_ranks);
-    if (weights_parse(flags->shares, n_ranks, weights, fail) == 0)
-        plan_open_weighted(plan, sizes, flags->combine, n_ranks, weights, fail);
-    free(weights);
+    if (rank_shares_parse(flags->shares, n_ranks, shares, fail) == 0)
+        plan_open_shares(plan, sizes, flags->combine, n_ranks, shares, fail);
+    free(shares);
     return fail->status;
 }
 

@@ -196,7 +196,7 @@ void mesh_report(const mesh_t *mesh, double seconds, bool waits_for_end)
         reused += stats[r].totals.reused_tokens;
         peak = size_max(peak, stats[r].peak_bytes);
         weights = size_max(weights, stats[r].weight_bytes);
-        sharers = size_max(sharers, stats[r].weight_sharers);
+        sharers = size_max(sharers, stats[r].n_weight_sharers);
         idle += (double)stats[r].idle_ns * 1e-9;
         tail += (double)stats[r].tail_ns * 1e-9;
     }

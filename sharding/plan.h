@@ -1,6 +1,6 @@
 /* Which part of the model each rank of a tensor-parallel group owns.
  *
- * A plan is a pure function of the model's sizes, the number of ranks and their weights: every rank
+ * A plan is a pure function of the model's sizes, the number of ranks and their shares: every rank
  * computes the same one, and nothing about it is exchanged. It holds for any number of ranks, also
  * more ranks than query heads. Owns its arrays; immutable after plan_open, so safe to read from any
  * thread.
@@ -13,11 +13,11 @@
  * in ascending order of what they own: share r begins where share r-1 ends (but for KV heads). A
  * share may be empty.
  *
- * With weights (unequal machines, weights.h) a rank gets whole granules in proportion to its
- * weight, to within one. Every phase of a layer ends when its slowest rank does, so what
- * decides is the largest share by weight in each phase: granules that are left over go to whom they
+ * With shares (unequal machines, rank_shares.h) a rank gets whole granules in proportion to its
+ * share, to within one. Every phase of a layer ends when its slowest rank does, so what
+ * decides is the largest part for its share in each phase: granules that are left over go to whom they
  * bring the least of, and query heads are cut so that no rank has more rows of q, k and v by its
- * weight than need be, and then with the fewest copies of KV heads. */
+ * share than need be, and then with the fewest copies of KV heads. */
 #ifndef CHOIR_SHARDING_PLAN_H
 #define CHOIR_SHARDING_PLAN_H
 
@@ -97,17 +97,17 @@ typedef struct plan {
     plan_combine_t combine;
     size_t n_ranks;
     plan_share_t *shares; /* [n_ranks] */
-    size_t *weights;      /* [n_ranks]; NULL: all equal */
+    size_t *rank_shares;  /* [n_ranks]; NULL: all equal */
 } plan_t;
 
 /* FAIL_USAGE when n_ranks is 0, FAIL_MODEL when sizes are zero or heads are not divisible by KV
  * heads. */
 int plan_open(
     plan_t *plan, const plan_model_t *model, plan_combine_t combine, size_t n_ranks, fail_t *fail);
-/* weights: [n_ranks] as in weights.h; NULL, or all equal: plan_open. FAIL_USAGE, too, for weights
+/* rank_shares: [n_ranks] as in rank_shares.h; NULL, or all equal: plan_open. FAIL_USAGE, too, for shares
  * that are all 0 or too large; FAIL_LIMIT for more heads times ranks than can be searched. */
-int plan_open_weighted(plan_t *plan, const plan_model_t *model, plan_combine_t combine,
-    size_t n_ranks, const size_t *weights, fail_t *fail);
+int plan_open_shares(plan_t *plan, const plan_model_t *model, plan_combine_t combine,
+    size_t n_ranks, const size_t *rank_shares, fail_t *fail);
 void plan_close(plan_t *plan);
 
 /* The size of a dimension, 1 for PLAN_DIM_NONE; and a rank's share of it, in the same units. */
@@ -142,7 +142,7 @@ size_t plan_exchange_bytes_per_token(const plan_t *plan, size_t rank, size_t act
 size_t plan_network_bytes_per_token(
     const plan_t *plan, size_t first, size_t n_ranks, size_t activation_bytes);
 
-/* The table of `choir plan`: a row a rank, then largest/mean of each phase; with weights also the
+/* The table of `choir plan`: a row a rank, then largest/mean of each phase; with shares also the
  * requested shares. Activations are assumed to be as wide as cache elements. */
 void plan_print(const plan_t *plan, FILE *out);
 /* A line on nodes of ranks_per_node ranks, at least 1, the last with the rest: how many there are,

@@ -7,7 +7,7 @@
 
 /* Heads times ranks that a search for uneven shares may have. */
 #define MOST_CHOICES ((size_t)1 << 26)
-/* Rows by weight are compared in steps of less than 1/(a*b) for any two weights a and b, so two
+/* Rows by share are compared in steps of less than 1/(a*b) for any two shares a and b, so two
  * different values are never taken for the same. */
 #define SCALE ((size_t)1 << 20)
 
@@ -97,7 +97,7 @@ static int divide_evenly(plan_t *plan, fail_t *fail)
     return fail->status;
 }
 
-/* ---- Shares by weight ------------------------------------------------------------------------ */
+/* ---- Shares by share ------------------------------------------------------------------------ */
 
 /* Rows of q, k and v, in heads, that a run of query heads needs. */
 static size_t rows_of(size_t begin, size_t end, size_t group)
@@ -106,10 +106,10 @@ static size_t rows_of(size_t begin, size_t end, size_t group)
     return plan_count(heads) + 2 * plan_count(kv_heads_of(heads, group));
 }
 
-/* Whether a rank of this weight may have these rows; limit: rows by weight, times SCALE. */
-static bool allowed(size_t rows, size_t weight, size_t limit)
+/* Whether a rank of this share may have these rows; limit: rows by share, times SCALE. */
+static bool allowed(size_t rows, size_t share, size_t limit)
 {
-    return rows * SCALE <= limit * weight;
+    return rows * SCALE <= limit * share;
 }
 
 /* The end of the longest run that is allowed. */
@@ -117,7 +117,7 @@ static size_t longest_run(const plan_t *plan, size_t rank, size_t begin, size_t 
 {
     size_t group = plan->model.n_heads / plan->model.n_kv_heads, end = begin;
     while (end < plan->model.n_heads &&
-           allowed(rows_of(begin, end + 1, group), plan->weights[rank], limit))
+           allowed(rows_of(begin, end + 1, group), plan->rank_shares[rank], limit))
         end++;
     return end;
 }
@@ -146,7 +146,7 @@ static size_t least_limit(const plan_t *plan)
     return possible;
 }
 
-/* What a way to cut costs: KV heads in total, then how far the runs are from the weights. */
+/* What a way to cut costs: KV heads in total, then how far the runs are from the shares. */
 typedef struct cut_cost {
     size_t copies, distance;
 } cut_cost_t;
@@ -163,7 +163,7 @@ static size_t distance(size_t a, size_t b)
 
 typedef struct cut_search {
     const plan_t *plan;
-    size_t limit, total; /* total: of all weights */
+    size_t limit, total; /* total: of all shares */
     cut_cost_t *costs;   /* [2, n_heads + 1] of the best way to give so many heads to the ranks
                           * before, and to those with this one; copies SIZE_MAX: no way */
     uint16_t *lengths;   /* [n_ranks, n_heads + 1] the last run of that way */
@@ -187,7 +187,8 @@ static void search_rank(cut_search_t *search, size_t rank)
         for (size_t end = begin; end <= last; end++) {
             cut_cost_t cost = before[begin];
             cost.copies += plan_count(kv_heads_of((plan_range_t){begin, end}, group));
-            cost.distance += distance((end - begin) * search->total, n_heads * plan->weights[rank]);
+            cost.distance +=
+                distance((end - begin) * search->total, n_heads * plan->rank_shares[rank]);
             if (!is_less(cost, with[end]))
                 continue;
             with[end] = cost;
@@ -212,7 +213,7 @@ static void cut_heads(cut_search_t *search, plan_share_t *shares)
     }
 }
 
-static int divide_by_weight(plan_t *plan, fail_t *fail)
+static int divide_by_share(plan_t *plan, fail_t *fail)
 {
     size_t n_heads = plan->model.n_heads;
     if (n_heads > UINT16_MAX || plan->n_ranks > MOST_CHOICES / (n_heads + 1))
@@ -221,7 +222,7 @@ static int divide_by_weight(plan_t *plan, fail_t *fail)
             MOST_CHOICES, plan->n_ranks, n_heads);
     cut_search_t search = {.plan = plan, .limit = least_limit(plan)};
     for (size_t r = 0; r < plan->n_ranks; r++)
-        search.total += plan->weights[r];
+        search.total += plan->rank_shares[r];
     search.costs = malloc(2 * (n_heads + 1) * sizeof *search.costs);
     search.lengths = calloc(plan->n_ranks * (n_heads + 1), sizeof *search.lengths);
     if (search.costs == NULL || search.lengths == NULL)
@@ -237,8 +238,8 @@ static int divide_by_weight(plan_t *plan, fail_t *fail)
 int plan_divide_heads(plan_t *plan, fail_t *fail)
 {
     const plan_model_t *model = &plan->model;
-    if (plan->weights != NULL)
-        divide_by_weight(plan, fail);
+    if (plan->rank_shares != NULL)
+        divide_by_share(plan, fail);
     else if (plan->n_ranks > model->n_heads)
         spread_heads(plan);
     else

@@ -6,7 +6,7 @@
 
 #include "engine/base/size.h"
 #include "sharding/plan_heads.h"
-#include "sharding/weights.h"
+#include "sharding/rank_shares.h"
 
 #define PLAN_MAX_RANKS ((size_t)1 << 16)
 /* Far above any model; keeps every product below within 64 bits. */
@@ -72,15 +72,15 @@ static size_t share_weight_bytes(
 
 /* A rank in the queue for remaining granules, when all have their whole ones. */
 typedef struct rank_load {
-    size_t granules, weight, rank; /* granules: so far */
-    double bytes;                  /* of weights so far, by the rank's weight */
+    size_t granules, share, rank; /* granules: so far */
+    double bytes;                 /* of matrices so far, by the rank's share */
 } rank_load_t;
 
-/* First those who would then have the least for their weight. */
+/* First those who would then have the least for their share. */
 static int compare_loads(const void *a, const void *b)
 {
     const rank_load_t *x = a, *y = b;
-    size_t mine = (x->granules + 1) * y->weight, theirs = (y->granules + 1) * x->weight;
+    size_t mine = (x->granules + 1) * y->share, theirs = (y->granules + 1) * x->share;
     if (mine != theirs)
         return mine < theirs ? -1 : 1;
     if (x->bytes != y->bytes)
@@ -88,29 +88,29 @@ static int compare_loads(const void *a, const void *b)
     return x->rank < y->rank ? -1 : 1;
 }
 
-static size_t weight_of(const plan_t *plan, size_t rank)
+static size_t share_of(const plan_t *plan, size_t rank)
 {
-    return plan->weights == NULL ? 1 : plan->weights[rank];
+    return plan->rank_shares == NULL ? 1 : plan->rank_shares[rank];
 }
 
 /* Divides `items` in granules: every rank gets its whole ones, and those with the least for their
- * weight get the remaining ones. loads: [n_ranks] scratch */
+ * share get the remaining ones. loads: [n_ranks] scratch */
 static void deal(plan_t *plan, dealt_t part, plan_combine_t combine, size_t items, size_t granule,
     rank_load_t *loads)
 {
     size_t n_granules = size_round_up(items, granule) / granule;
     size_t n_loads = 0, total = 0, dealt = 0;
     for (size_t r = 0; r < plan->n_ranks; r++)
-        total += weight_of(plan, r);
+        total += share_of(plan, r);
     for (size_t r = 0; r < plan->n_ranks; r++) {
-        size_t weight = weight_of(plan, r);
-        /* n_granules * weight / total; the product may be too large. */
-        size_t granules = n_granules / total * weight + n_granules % total * weight / total;
+        size_t share = share_of(plan, r);
+        /* n_granules * share / total; the product may be too large. */
+        size_t granules = n_granules / total * share + n_granules % total * share / total;
         size_t bytes = share_weight_bytes(&plan->model, combine, &plan->shares[r]);
         part_of(&plan->shares[r], part)->end = granules;
         dealt += granules;
-        if (weight != 0)
-            loads[n_loads++] = (rank_load_t){granules, weight, r, (double)bytes / (double)weight};
+        if (share != 0)
+            loads[n_loads++] = (rank_load_t){granules, share, r, (double)bytes / (double)share};
     }
     qsort(loads, n_loads, sizeof *loads, compare_loads);
     for (size_t i = 0; i < n_granules - dealt; i++)
@@ -176,28 +176,28 @@ static int fill_shares(plan_t *plan, fail_t *fail)
     return fail->status;
 }
 
-/* Keeps the weights, unless they are even. */
-static int keep_weights(plan_t *plan, const size_t *weights, fail_t *fail)
+/* Keeps the shares, unless they are even. */
+static int keep_rank_shares(plan_t *plan, const size_t *shares, fail_t *fail)
 {
-    if (weights == NULL || weights_check(weights, plan->n_ranks, fail) != 0 ||
-        weights_are_even(weights, plan->n_ranks))
+    if (shares == NULL || rank_shares_check(shares, plan->n_ranks, fail) != 0 ||
+        rank_shares_are_even(shares, plan->n_ranks))
         return fail->status;
-    plan->weights = malloc(plan->n_ranks * sizeof *plan->weights);
-    if (plan->weights == NULL)
+    plan->rank_shares = malloc(plan->n_ranks * sizeof *plan->rank_shares);
+    if (plan->rank_shares == NULL)
         return fail_set(
-            fail, FAIL_MEMORY, "plan: no memory for the weights of %zu ranks", plan->n_ranks);
-    memcpy(plan->weights, weights, plan->n_ranks * sizeof *plan->weights);
+            fail, FAIL_MEMORY, "plan: no memory for the shares of %zu ranks", plan->n_ranks);
+    memcpy(plan->rank_shares, shares, plan->n_ranks * sizeof *plan->rank_shares);
     return 0;
 }
 
 int plan_open(
     plan_t *plan, const plan_model_t *model, plan_combine_t combine, size_t n_ranks, fail_t *fail)
 {
-    return plan_open_weighted(plan, model, combine, n_ranks, NULL, fail);
+    return plan_open_shares(plan, model, combine, n_ranks, NULL, fail);
 }
 
-int plan_open_weighted(plan_t *plan, const plan_model_t *model, plan_combine_t combine,
-    size_t n_ranks, const size_t *weights, fail_t *fail)
+int plan_open_shares(plan_t *plan, const plan_model_t *model, plan_combine_t combine,
+    size_t n_ranks, const size_t *rank_shares, fail_t *fail)
 {
     *plan = (plan_t){.model = *model, .combine = combine, .n_ranks = n_ranks};
     if (n_ranks == 0 || n_ranks > PLAN_MAX_RANKS)
@@ -205,7 +205,7 @@ int plan_open_weighted(plan_t *plan, const plan_model_t *model, plan_combine_t c
             PLAN_MAX_RANKS, n_ranks);
     if (check_model(model, fail) != 0)
         return fail->status;
-    if (keep_weights(plan, weights, fail) != 0 || fill_shares(plan, fail) != 0)
+    if (keep_rank_shares(plan, rank_shares, fail) != 0 || fill_shares(plan, fail) != 0)
         plan_close(plan);
     return fail->status;
 }
@@ -213,9 +213,9 @@ int plan_open_weighted(plan_t *plan, const plan_model_t *model, plan_combine_t c
 void plan_close(plan_t *plan)
 {
     free(plan->shares);
-    free(plan->weights);
+    free(plan->rank_shares);
     plan->shares = NULL;
-    plan->weights = NULL;
+    plan->rank_shares = NULL;
 }
 
 /* ---- Questions ------------------------------------------------------------------------------- */
@@ -394,7 +394,7 @@ static double percent(const plan_t *plan, size_t rank, measure_t what)
 }
 
 /* The requested shares against those that whole heads and granules allow. */
-static void print_weights(const plan_t *plan, FILE *out)
+static void print_rank_shares(const plan_t *plan, FILE *out)
 {
     static const struct {
         measure_t what;
@@ -405,11 +405,11 @@ static void print_weights(const plan_t *plan, FILE *out)
     bool heads_are_far = false;
     double total = 0;
     for (size_t r = 0; r < plan->n_ranks; r++)
-        total += (double)plan->weights[r];
+        total += (double)plan->rank_shares[r];
     fprintf(out, "\nshares in %%\n%5s  %7s  %7s  %11s  %10s  %11s\n", "rank", "asked", "q heads",
         "MLP columns", "vocabulary", "weights");
     for (size_t r = 0; r < plan->n_ranks; r++) {
-        double asked = 100 * (double)plan->weights[r] / total;
+        double asked = 100 * (double)plan->rank_shares[r] / total;
         double heads = percent(plan, r, MEASURE_HEADS);
         heads_are_far = heads_are_far || heads > asked + far || heads < asked - far;
         fprintf(out, "%5zu  %7.1f", r, asked);
@@ -475,8 +475,8 @@ void plan_print(const plan_t *plan, FILE *out)
             human_bytes(plan_kv_bytes_per_token(plan, r)).text,
             human_bytes(plan_exchange_bytes_per_token(plan, r, model->cache_bytes)).text);
     }
-    if (plan->weights != NULL)
-        print_weights(plan, out);
+    if (plan->rank_shares != NULL)
+        print_rank_shares(plan, out);
     print_summary(plan, out);
 }
 

@@ -157,7 +157,7 @@ static size_t run_jobs(comm_t *comm, size_t n_replicas, bool own_weights,
         for (size_t r = 0; r < n_replicas; r++) {
             reused += fleet_stats(fleet)[r].totals.reused_tokens;
             n_jobs += fleet_stats(fleet)[r].n_jobs;
-            check(fleet_stats(fleet)[r].weight_sharers == (own_weights ? 1 : n_replicas),
+            check(fleet_stats(fleet)[r].n_weight_sharers == (own_weights ? 1 : n_replicas),
                 "sharers of the weights", r, n_replicas);
         }
         check(n_jobs == N_JOBS, "jobs of the replicas", n_jobs, n_replicas);

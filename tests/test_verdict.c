@@ -1,4 +1,4 @@
-/* Who holds a run up, told from a judge's table. */
+/* Who holds a run up, told from a monitor's table. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -167,12 +167,12 @@ void tile_of_the_next_head(size_t rows, const void *a, size_t a_stride, const vo
 {
     const kv_cache_t *cache = wrong_cache;
     const char *panel = b;
-    size_t n_panels = cache->n_layers * cache->n_heads * cache->n_blocks;
+    size_t n_panels = cache->n_layers * cache->n_kv_heads * cache->n_blocks;
     if (panel >= cache->k && panel < cache->k + n_panels * cache->k_block_bytes) {
         size_t head_bytes = cache->n_blocks * cache->k_block_bytes;
-        size_t head = (size_t)(panel - cache->k) / head_bytes % cache->n_heads;
-        panel = head + 1 < cache->n_heads ? panel + head_bytes
-                                          : panel - (cache->n_heads - 1) * head_bytes;
+        size_t head = (size_t)(panel - cache->k) / head_bytes % cache->n_kv_heads;
+        panel = head + 1 < cache->n_kv_heads ? panel + head_bytes
+                                             : panel - (cache->n_kv_heads - 1) * head_bytes;
     }
     right.tile(rows, a, a_stride, panel, width, k, c, c_stride, mode);
 }

@@ -100,7 +100,7 @@ static void end_run(
 }
 
 /* Whether a phase has taken too many ticks. */
-static void judge(const guard_t *g, const char *phase, size_t ticks)
+static void check(const guard_t *g, const char *phase, size_t ticks)
 {
     launched_peer_t stopped = {0};
     size_t patience = size_max(g->limit, START_TICKS);
@@ -124,7 +124,7 @@ static void *keep_guard(void *context)
             continue;
         const char *phase = g->phase;
         pthread_mutex_unlock(&g->lock);
-        judge(g, phase, ticks);
+        check(g, phase, ticks);
         pthread_mutex_lock(&g->lock);
     }
     pthread_mutex_unlock(&g->lock);

@@ -3,8 +3,8 @@
  *
  * One record a process; all groups of ranks that the process is in share it. Only the thread that
  * communicates with other ranks updates it. */
-#ifndef CHOIR_COMM_HEART_H
-#define CHOIR_COMM_HEART_H
+#ifndef CHOIR_COMM_PROGRESS_RECORD_H
+#define CHOIR_COMM_PROGRESS_RECORD_H
 
 #include <stdatomic.h>
 #include <stddef.h>

@@ -25,12 +25,12 @@ typedef struct introduction {
     char host[WATCHER_HOST_BYTES];
     int32_t pid, host_rank;
     uint64_t started;
-    watcher_judge_t at;
+    watcher_monitor_t at;
 } introduction_t;
 
 /* Collective. Records in memory that the ranks of a host share, unless the user wants no shared
  * memory. */
-static int open_hearts(watchdog_t *w, fail_t *fail)
+static int open_records(watchdog_t *w, fail_t *fail)
 {
     comm_t *comm = w->comm;
     int host_rank, host_size;
@@ -46,7 +46,7 @@ static int open_hearts(watchdog_t *w, fail_t *fail)
     return 0;
 }
 
-static introduction_t introduce(const watchdog_t *w, const watcher_judge_t *at)
+static introduction_t introduce(const watchdog_t *w, const watcher_monitor_t *at)
 {
     introduction_t own = {.pid = (int32_t)getpid(), .at = *at};
     int host_rank;
@@ -91,21 +91,22 @@ static void fill_peers(
 }
 
 /* The first rank, and the first of another host, or else the next one. */
-static void choose_judges(const comm_t *comm, const introduction_t *all, watcher_judge_t *judges)
+static void choose_monitors(
+    const comm_t *comm, const introduction_t *all, watcher_monitor_t *monitors)
 {
-    int deputy = comm->size > 1 ? 1 : -1;
+    int backup = comm->size > 1 ? 1 : -1;
     for (int r = comm->size - 1; r > 0; r--)
         if (strcmp(all[r].host, all[0].host) != 0)
-            deputy = r;
-    judges[0] = all[0].at;
-    judges[0].rank = 0;
-    judges[1] = deputy < 0 ? (watcher_judge_t){0} : all[deputy].at;
-    judges[1].rank = deputy;
+            backup = r;
+    monitors[0] = all[0].at;
+    monitors[0].rank = 0;
+    monitors[1] = backup < 0 ? (watcher_monitor_t){0} : all[backup].at;
+    monitors[1].rank = backup;
 }
 
 /* Collective. */
-static int begin(watchdog_t *w, size_t seconds, const watcher_judge_t *at, void (*before_end)(void),
-    fail_t *fail)
+static int begin(watchdog_t *w, size_t seconds, const watcher_monitor_t *at,
+    void (*before_end)(void), fail_t *fail)
 {
     comm_t *comm = w->comm;
     size_t n = (size_t)comm->size;
@@ -129,7 +130,7 @@ static int begin(watchdog_t *w, size_t seconds, const watcher_judge_t *at, void 
     }
     if (fail->status == 0) {
         fill_peers(w, all, on_host, options.peers);
-        choose_judges(comm, all, options.judges);
+        choose_monitors(comm, all, options.monitors);
         watcher_begin(w->watcher, &options, fail);
     } else {
         free(options.peers);
@@ -153,7 +154,7 @@ static void release(watchdog_t *w)
 int watchdog_open(
     watchdog_t **out, comm_t *comm, size_t seconds, void (*before_end)(void), fail_t *fail)
 {
-    watcher_judge_t at = {0};
+    watcher_monitor_t at = {0};
     fail_t refused = {0};
     *out = NULL;
     seconds = (size_t)comm_max(comm, (int64_t)seconds);
@@ -170,7 +171,7 @@ int watchdog_open(
     /* A machine that forbids sockets can still run the model. */
     if (comm_agree(comm, fail) == 0 && comm_agree(comm, &refused) != 0)
         log_write(LOG_WARN, "%s: a hang of this run will not be reported", refused.message);
-    else if (fail->status == 0 && open_hearts(w, fail) == 0 &&
+    else if (fail->status == 0 && open_records(w, fail) == 0 &&
              begin(w, seconds, &at, before_end, fail) == 0) {
         comm_set_phase(comm, PROGRESS_WORK, 0);
         *out = w;

@@ -28,7 +28,7 @@
 #define TICK_MS 250
 #define TICKS_A_SECOND (1000 / TICK_MS)
 #define QUIET_TICKS (3 * TICKS_A_SECOND)      /* a rank without a message for this long is silent */
-#define DEPUTY_TICKS (TICKS_A_SECOND * 3 / 4) /* extra time of the backup before it acts */
+#define BACKUP_TICKS (TICKS_A_SECOND * 3 / 4) /* extra time of the backup before it acts */
 #define ALONE_TICKS (2 * TICKS_A_SECOND)      /* extra time of other ranks before they act */
 #define CLAIM_TICKS (4 * TICKS_A_SECOND)
 #define UNHEARD_TICKS (10 * TICKS_A_SECOND)
@@ -37,23 +37,23 @@
 #define FLUSH_MS 300    /* for a launcher to pass a message on */
 #define STACK_BYTES 900 /* of a datagram that no network fragments */
 #define STOPPED_NS UINT64_C(1500000000)
-#define MATES_A_TICK 16
+#define PEERS_A_TICK 16
 /* CPU time and bytes in a tick from which a process counts as working: more than MPI's helper
  * threads. */
 #define WORK_NS 2000000
 #define WORK_BYTES 512
 
-enum { WORD_HEART, WORD_MATE, WORD_CLAIM, WORD_ASK, WORD_STACK, WORD_END };
+enum { MESSAGE_PROGRESS, MESSAGE_PEER, MESSAGE_CLAIM, MESSAGE_ASK, MESSAGE_STACK, MESSAGE_END };
 
 /* A datagram. Ranks run the same program on machines of one kind, so structs are sent as they
  * are. */
-typedef struct word {
+typedef struct message {
     uint64_t key;
     int32_t kind, from, about; /* ranks */
-    int32_t state;             /* MATE: of the process */
-    progress_view_t record;    /* HEART and MATE */
+    int32_t state;             /* PEER: of the process */
+    progress_view_t record;    /* PROGRESS and PEER */
     char stack[STACK_BYTES];   /* STACK only: the others are sent without */
-} word_t;
+} message_t;
 
 struct watcher {
     watcher_options_t options;
@@ -71,7 +71,7 @@ struct watcher {
     process_work_t work;        /* at the last tick */
     uint64_t ticked_ns;         /* when that was */
     uint64_t n_moves;           /* ticks with progress but without a beat */
-    int next_mate;
+    int next_peer;
     size_t n_ticks;
     size_t claimed; /* tick until which another monitor is going to write the message */
     char stack[STACK_BYTES];
@@ -90,114 +90,115 @@ static void end_process(watcher_t *w)
 
 /* ---- Sending --------------------------------------------------------------------------------- */
 
-static void send_to(watcher_t *w, const word_t *word, const struct sockaddr_in *place)
+static void send_to(watcher_t *w, const message_t *message, const struct sockaddr_in *place)
 {
-    size_t bytes = word->kind == WORD_STACK ? sizeof *word : offsetof(word_t, stack);
+    size_t bytes = message->kind == MESSAGE_STACK ? sizeof *message : offsetof(message_t, stack);
     /* Lost datagrams are sent again. But a call may fail because of an earlier one to another
      * rank. */
     for (int tries = 0; tries < 3; tries++)
-        if (sendto(w->socket, word, bytes, MSG_DONTWAIT | MSG_NOSIGNAL,
+        if (sendto(w->socket, message, bytes, MSG_DONTWAIT | MSG_NOSIGNAL,
                 (const struct sockaddr *)place, sizeof *place) >= 0 ||
             errno != ECONNREFUSED)
             return;
 }
 
-static word_t word_of(const watcher_t *w, int kind, int about)
+static message_t message_of(const watcher_t *w, int kind, int about)
 {
-    return (word_t){.key = w->options.key, .kind = kind, .from = w->options.rank, .about = about};
+    return (message_t){
+        .key = w->options.key, .kind = kind, .from = w->options.rank, .about = about};
 }
 
-static void send_rank(watcher_t *w, const word_t *word, int rank)
+static void send_rank(watcher_t *w, const message_t *message, int rank)
 {
     if (w->places[rank].sin_port != 0)
-        send_to(w, word, &w->places[rank]);
+        send_to(w, message, &w->places[rank]);
 }
 
 /* To the address that answers came from, or to all while none came. */
-static void send_judge(watcher_t *w, const word_t *word, const watcher_judge_t *judge)
+static void send_monitor(watcher_t *w, const message_t *message, const watcher_monitor_t *monitor)
 {
-    if (judge->rank < 0 || judge->rank == w->options.rank)
+    if (monitor->rank < 0 || monitor->rank == w->options.rank)
         return;
-    if (w->views[judge->rank].heard && w->views[judge->rank].silent < w->limits.quiet) {
-        send_rank(w, word, judge->rank);
+    if (w->views[monitor->rank].heard && w->views[monitor->rank].silent < w->limits.quiet) {
+        send_rank(w, message, monitor->rank);
         return;
     }
-    for (size_t i = 0; i < judge->n_addresses; i++) {
+    for (size_t i = 0; i < monitor->n_addresses; i++) {
         struct sockaddr_in place = {.sin_family = AF_INET,
-            .sin_port = htons(judge->port),
-            .sin_addr = {.s_addr = judge->addresses[i]}};
-        send_to(w, word, &place);
+            .sin_port = htons(monitor->port),
+            .sin_addr = {.s_addr = monitor->addresses[i]}};
+        send_to(w, message, &place);
     }
 }
 
-static void send_judges(watcher_t *w, const word_t *word)
+static void send_monitors(watcher_t *w, const message_t *message)
 {
-    for (size_t j = 0; j < WATCHER_JUDGES; j++)
-        send_judge(w, word, &w->options.judges[j]);
+    for (size_t j = 0; j < WATCHER_MONITORS; j++)
+        send_monitor(w, message, &w->options.monitors[j]);
 }
 
 /* ---- Hearing --------------------------------------------------------------------------------- */
 
 /* The index of this rank as a monitor; -1: none. */
-static int judge_index(const watcher_t *w)
+static int monitor_index(const watcher_t *w)
 {
-    for (int j = 0; j < WATCHER_JUDGES; j++)
-        if (w->options.judges[j].rank == w->options.rank)
+    for (int j = 0; j < WATCHER_MONITORS; j++)
+        if (w->options.monitors[j].rank == w->options.rank)
             return j;
     return -1;
 }
 
-static void take_heart(verdict_view_t *view, const progress_view_t *record)
+static void take_progress(verdict_view_t *view, const progress_view_t *record)
 {
     if (memcmp(&view->record, record, sizeof *record) != 0)
         view->still = 0;
     view->record = *record;
 }
 
-static void take_mate(watcher_t *w, int rank, char state, const progress_view_t *record)
+static void take_peer(watcher_t *w, int rank, char state, const progress_view_t *record)
 {
     verdict_view_t *view = &w->views[rank];
     /* A later message of its own counts more. */
     view->state = state;
     if (record->beats > view->record.beats)
-        take_heart(view, record);
+        take_progress(view, record);
 }
 
 static void tell_stack(watcher_t *w, int to)
 {
-    word_t word = word_of(w, WORD_STACK, w->options.rank);
-    stack_of_busy(w->main_thread, word.stack, sizeof word.stack);
-    send_rank(w, &word, to);
+    message_t message = message_of(w, MESSAGE_STACK, w->options.rank);
+    stack_of_busy(w->main_thread, message.stack, sizeof message.stack);
+    send_rank(w, &message, to);
 }
 
-static void take_word(watcher_t *w, word_t *word, const struct sockaddr_in *from)
+static void take_message(watcher_t *w, message_t *message, const struct sockaddr_in *from)
 {
-    verdict_view_t *view = &w->views[word->from];
-    switch (word->kind) {
-    case WORD_HEART:
-        if (word->from != word->about)
+    verdict_view_t *view = &w->views[message->from];
+    switch (message->kind) {
+    case MESSAGE_PROGRESS:
+        if (message->from != message->about)
             return;
-        w->places[word->from] = *from;
+        w->places[message->from] = *from;
         view->heard = true;
         view->silent = 0;
         view->state = 0;
-        take_heart(view, &word->record);
+        take_progress(view, &message->record);
         return;
-    case WORD_MATE:
-        take_mate(w, word->about, (char)word->state, &word->record);
+    case MESSAGE_PEER:
+        take_peer(w, message->about, (char)message->state, &message->record);
         return;
-    case WORD_CLAIM:
+    case MESSAGE_CLAIM:
         w->claimed = w->n_ticks + CLAIM_TICKS;
         return;
-    case WORD_ASK:
-        tell_stack(w, word->from);
+    case MESSAGE_ASK:
+        tell_stack(w, message->from);
         return;
-    case WORD_STACK:
-        word->stack[STACK_BYTES - 1] = 0;
-        memcpy(w->stack, word->stack, STACK_BYTES);
+    case MESSAGE_STACK:
+        message->stack[STACK_BYTES - 1] = 0;
+        memcpy(w->stack, message->stack, STACK_BYTES);
         w->has_stack = true;
         return;
-    case WORD_END:
+    case MESSAGE_END:
         if (!atomic_load(&w->resting))
             end_process(w);
     }
@@ -235,20 +236,21 @@ static void hear(watcher_t *w)
 {
     hear_refusals(w);
     for (;;) {
-        word_t word = {0};
+        message_t message = {0};
         struct sockaddr_in from;
         socklen_t from_bytes = sizeof from;
-        ssize_t n = recvfrom(
-            w->socket, &word, sizeof word, MSG_DONTWAIT, (struct sockaddr *)&from, &from_bytes);
+        ssize_t n = recvfrom(w->socket, &message, sizeof message, MSG_DONTWAIT,
+            (struct sockaddr *)&from, &from_bytes);
         /* Errors of sent datagrams are reported here too, once each. */
         if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
             continue;
         if (n < 0)
             return;
-        if ((size_t)n < offsetof(word_t, stack) || word.key != w->options.key || word.from < 0 ||
-            word.from >= w->options.size || word.about < 0 || word.about >= w->options.size)
+        if ((size_t)n < offsetof(message_t, stack) || message.key != w->options.key ||
+            message.from < 0 || message.from >= w->options.size || message.about < 0 ||
+            message.about >= w->options.size)
             continue;
-        take_word(w, &word, &from);
+        take_message(w, &message, &from);
     }
 }
 
@@ -269,31 +271,31 @@ static bool hear_for(watcher_t *w, uint64_t ms, const bool *enough)
 
 /* ---- Judging --------------------------------------------------------------------------------- */
 
-static void say_to_all(watcher_t *w, const word_t *word)
+static void say_to_all(watcher_t *w, const message_t *message)
 {
     for (int r = 0; r < w->options.size; r++)
         if (r != w->options.rank)
-            send_rank(w, word, r);
+            send_rank(w, message, r);
 }
 
 static void say(watcher_t *w, int kind)
 {
-    const word_t word = word_of(w, kind, w->options.rank);
-    say_to_all(w, &word);
+    const message_t message = message_of(w, kind, w->options.rank);
+    say_to_all(w, &message);
 }
 
 /* Asks the culprit for its stack, writes the message, and ends the run. */
 static void pronounce(watcher_t *w, int culprit)
 {
     char text[2000];
-    say(w, WORD_CLAIM);
+    say(w, MESSAGE_CLAIM);
     w->has_stack = false;
     w->stack[0] = 0;
     if (culprit == w->options.rank) {
         stack_of_busy(w->main_thread, w->stack, sizeof w->stack);
     } else if (verdict_answers(&w->views[culprit], &w->limits)) {
-        word_t word = word_of(w, WORD_ASK, culprit);
-        send_rank(w, &word, culprit);
+        message_t message = message_of(w, MESSAGE_ASK, culprit);
+        send_rank(w, &message, culprit);
         if (!hear_for(w, STACK_MS, &w->has_stack))
             return;
     }
@@ -304,9 +306,9 @@ static void pronounce(watcher_t *w, int culprit)
     /* The launcher knows of a process that has ended. */
     if (!verdict_has_ended(&w->views[culprit]))
         process_see_launcher_off(w->options.launcher);
-    say(w, WORD_END);
-    const word_t word = word_of(w, WORD_END, w->options.rank);
-    send_judges(w, &word); /* which may not have received it yet */
+    say(w, MESSAGE_END);
+    const message_t message = message_of(w, MESSAGE_END, w->options.rank);
+    send_monitors(w, &message); /* which may not have received it yet */
     end_process(w);
 }
 
@@ -336,13 +338,13 @@ static void take_signal(watcher_t *w)
         }
 }
 
-static void judge(watcher_t *w, int which)
+static void monitor(watcher_t *w, int which)
 {
-    word_t word = word_of(w, WORD_HEART, w->options.rank);
-    word.record = w->own;
+    message_t message = message_of(w, MESSAGE_PROGRESS, w->options.rank);
+    message.record = w->own;
     verdict_limits_t limits = w->limits;
-    limits.limit += which == 0 ? 0 : DEPUTY_TICKS;
-    say_to_all(w, &word);
+    limits.limit += which == 0 ? 0 : BACKUP_TICKS;
+    say_to_all(w, &message);
     if (w->options.rank == 0)
         take_signal(w);
     if (which == 0 && w->n_ticks == UNHEARD_TICKS)
@@ -356,8 +358,8 @@ static void judge(watcher_t *w, int which)
 static bool is_alone(const watcher_t *w)
 {
     bool any = false;
-    for (size_t j = 0; j < WATCHER_JUDGES; j++) {
-        int rank = w->options.judges[j].rank;
+    for (size_t j = 0; j < WATCHER_MONITORS; j++) {
+        int rank = w->options.monitors[j].rank;
         if (rank < 0 || !w->views[rank].heard)
             continue;
         any = true;
@@ -372,9 +374,9 @@ static void end_alone(watcher_t *w)
     const verdict_view_t *own = &w->views[w->options.rank];
     log_write(LOG_ERROR,
         "rank %d on %s (process %d) is disconnected: no message from rank %d on %s for %.0f s; this rank ends",
-        w->options.rank, own->host, own->pid, w->options.judges[0].rank,
-        w->views[w->options.judges[0].rank].host,
-        (double)w->views[w->options.judges[0].rank].silent * w->limits.seconds_a_tick);
+        w->options.rank, own->host, own->pid, w->options.monitors[0].rank,
+        w->views[w->options.monitors[0].rank].host,
+        (double)w->views[w->options.monitors[0].rank].silent * w->limits.seconds_a_tick);
     process_pause_ms(FLUSH_MS);
     process_see_launcher_off(w->options.launcher);
     end_process(w);
@@ -385,22 +387,22 @@ static void end_alone(watcher_t *w)
 /* Checks some of the host's other processes, on its first two ranks. */
 static void look_after_mates(watcher_t *w)
 {
-    for (int i = 0; i < MATES_A_TICK && i < w->options.size; i++) {
-        int rank = w->next_mate;
+    for (int i = 0; i < PEERS_A_TICK && i < w->options.size; i++) {
+        int rank = w->next_peer;
         const watcher_peer_t *peer = &w->options.peers[rank];
-        w->next_mate = (rank + 1) % w->options.size;
+        w->next_peer = (rank + 1) % w->options.size;
         if (rank == w->options.rank || !peer->on_host || peer->pid == 0)
             continue;
         const process_t process = process_look(peer->pid);
         char state = process.started == peer->started ? process.state : 'X';
         if (state != 'T' && state != 't' && state != 'Z' && state != 'X')
             continue;
-        word_t word = word_of(w, WORD_MATE, rank);
-        word.state = state == 't' ? 'T' : state;
+        message_t message = message_of(w, MESSAGE_PEER, rank);
+        message.state = state == 't' ? 'T' : state;
         if (peer->record != NULL)
-            word.record = progress_record_view(peer->record);
-        take_mate(w, rank, (char)word.state, &word.record);
-        send_judges(w, &word);
+            message.record = progress_record_view(peer->record);
+        take_peer(w, rank, (char)message.state, &message.record);
+        send_monitors(w, &message);
     }
 }
 
@@ -448,17 +450,17 @@ static void tick(watcher_t *w)
 {
     note_stop(w);
     w->own = look_at_own(w);
-    word_t word = word_of(w, WORD_HEART, w->options.rank);
-    int which = judge_index(w);
+    message_t message = message_of(w, MESSAGE_PROGRESS, w->options.rank);
+    int which = monitor_index(w);
     w->n_ticks++;
     for (int r = 0; r < w->options.size; r++) {
         w->views[r].still++;
         w->views[r].silent++;
     }
     w->views[w->options.rank].silent = 0;
-    take_heart(&w->views[w->options.rank], &w->own);
-    word.record = w->own;
-    send_judges(w, &word);
+    take_progress(&w->views[w->options.rank], &w->own);
+    message.record = w->own;
+    send_monitors(w, &message);
     if (w->options.launcher != 0 && getppid() != w->options.launcher)
         end_orphan(w);
     if (atomic_load(&w->resting))
@@ -466,7 +468,7 @@ static void tick(watcher_t *w)
     if (w->host_index < 2)
         look_after_mates(w);
     if (which >= 0)
-        judge(w, which);
+        monitor(w, which);
     else if (is_alone(w))
         end_alone(w);
 }
@@ -482,7 +484,7 @@ static void *watch(void *context)
 
 /* ---- Opening and closing --------------------------------------------------------------------- */
 
-static void find_addresses(watcher_judge_t *at)
+static void find_addresses(watcher_monitor_t *at)
 {
     struct ifaddrs *all;
     if (getifaddrs(&all) != 0)
@@ -495,11 +497,11 @@ static void find_addresses(watcher_judge_t *at)
     freeifaddrs(all);
 }
 
-int watcher_open(watcher_t **out, watcher_judge_t *at, fail_t *fail)
+int watcher_open(watcher_t **out, watcher_monitor_t *at, fail_t *fail)
 {
     struct sockaddr_in place = {.sin_family = AF_INET, .sin_addr = {.s_addr = INADDR_ANY}};
     socklen_t bytes = sizeof place;
-    *at = (watcher_judge_t){.rank = -1};
+    *at = (watcher_monitor_t){.rank = -1};
     watcher_t *w = *out = calloc(1, sizeof *w);
     if (w == NULL)
         return fail_set(fail, FAIL_MEMORY, "watchdog: out of memory");

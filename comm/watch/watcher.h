@@ -1,7 +1,7 @@
 /* The monitoring thread of a rank, and its messages to those of other ranks: UDP datagrams, without
  * MPI.
  *
- * Four times a second every rank sends its progress record to two monitors (judges): the primary on
+ * Four times a second every rank sends its progress record to two monitors: the primary on
  * rank 0, and a backup on another host where there is one. Monitors answer and keep the table that
  * verdict.h reads. When one finds the rank that blocks the run, it prints the message and all ranks
  * end. A rank that gets no answer from either monitor ends by itself. The first two ranks of a host
@@ -18,17 +18,17 @@
 #include "comm/watch/progress_record.h"
 #include "engine/base/status.h"
 
-#define WATCHER_JUDGES 2
+#define WATCHER_MONITORS 2
 #define WATCHER_HOST_BYTES 64
 #define WATCHER_ADDRESSES 8
 
 /* A monitor's port and addresses. */
-typedef struct watcher_judge {
+typedef struct watcher_monitor {
     int32_t rank; /* -1: no such monitor */
     uint16_t port;
     uint16_t n_addresses;
     uint32_t addresses[WATCHER_ADDRESSES]; /* IPv4, in network order */
-} watcher_judge_t;
+} watcher_monitor_t;
 
 typedef struct watcher_peer {
     char host[WATCHER_HOST_BYTES];
@@ -44,7 +44,7 @@ typedef struct watcher_options {
     uint64_t key;              /* of this run: messages with another key are ignored */
     progress_record_t *record; /* this rank's own; borrowed */
     watcher_peer_t *peers;     /* [size]; taken: freed by watcher_close */
-    watcher_judge_t judges[WATCHER_JUDGES];
+    watcher_monitor_t monitors[WATCHER_MONITORS];
     int launcher;             /* process that started this one and whose end ends it; 0: none */
     void (*before_end)(void); /* called before the process ends; may be NULL */
 } watcher_options_t;
@@ -52,7 +52,7 @@ typedef struct watcher_options {
 typedef struct watcher watcher_t;
 
 /* Local. Opens the socket. *at: its port and addresses, for watcher_begin on other ranks. */
-int watcher_open(watcher_t **watcher, watcher_judge_t *at, fail_t *fail);
+int watcher_open(watcher_t **watcher, watcher_monitor_t *at, fail_t *fail);
 /* Local. Starts the thread. */
 int watcher_begin(watcher_t *watcher, const watcher_options_t *options, fail_t *fail);
 /* Local. For the end of a run: from here on it ends no run, and still answers. */

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "engine/doctor/doctor_internal.h"
-#include "sharding/weights.h"
+#include "sharding/rank_shares.h"
 
 #define COST_TCP_IN_NODE 0.3
 #define COST_NO_PINNING 0.3
@@ -229,11 +229,11 @@ static void check_network(finder_t *f)
 static void propose_shares(const finder_t *f, char *text, size_t text_bytes)
 {
     double rates[PING_MATRIX_RANKS];
-    size_t weights[PING_MATRIX_RANKS], n = f->facts->n_ranks;
+    size_t shares[PING_MATRIX_RANKS], n = f->facts->n_ranks;
     for (size_t r = 0; r < n; r++)
         rates[r] = f->facts->ranks[r].read_bytes_per_s;
-    weights_from_rates(rates, n, weights);
-    weights_text(weights, n, text, text_bytes);
+    rank_shares_from_rates(rates, n, shares);
+    rank_shares_text(shares, n, text, text_bytes);
 }
 
 /* With even shares all ranks wait for the slowest. */

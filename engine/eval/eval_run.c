@@ -301,7 +301,7 @@ static json_t *results_digest(const run_t *run, fail_t *fail)
  * them. */
 static size_t own_bytes(const fleet_stats_t *stats)
 {
-    size_t others = stats->weight_bytes - stats->weight_bytes / stats->weight_sharers;
+    size_t others = stats->weight_bytes - stats->weight_bytes / stats->n_weight_sharers;
     return stats->peak_bytes - size_min(stats->peak_bytes, others);
 }
 
@@ -317,7 +317,7 @@ static json_t *replicas_json(const fleet_t *fleet)
             (json_int_t)totals->generated_tokens, "idle_s", (double)stats[r].idle_ns * 1e-9,
             "waiting_at_end_s", (double)stats[r].tail_ns * 1e-9, "weight_bytes",
             (json_int_t)stats[r].weight_bytes, "weight_sharers",
-            (json_int_t)stats[r].weight_sharers, "peak_bytes", (json_int_t)stats[r].peak_bytes,
+            (json_int_t)stats[r].n_weight_sharers, "peak_bytes", (json_int_t)stats[r].peak_bytes,
             "own_bytes", (json_int_t)own_bytes(&stats[r]));
         json_array_append_new(array, object);
     }

@@ -131,8 +131,9 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
         walk_t ahead = walk;
         size_t expected = number + active_threads(f);
         unit->next = f->sdpa && find_unit(f, &ahead, expected, next) ? next : NULL;
-        const size_t *kept_before = &f->kept_before[unit->tap_row];
-        bool wanted = !forward_narrows_at(f, layer) || kept_before[unit->n_tokens] > kept_before[0];
+        const size_t *logit_rows_before = &f->logit_rows_before[unit->tap_row];
+        bool wanted = !forward_narrows_at(f, layer) ||
+                      logit_rows_before[unit->n_tokens] > logit_rows_before[0];
         if (wanted && f->sdpa)
             attention_sdpa(unit, scratch);
         else if (wanted)

@@ -63,10 +63,10 @@ static void move(forward_t *f, size_t thread, shared_t which, uint64_t *kind)
 {
     if (thread != 0 || !is_burst(f))
         return;
-    forward_book(f, thread, kind);
+    forward_charge(f, thread, kind);
     send_tiles(f, which);
     comm_stream_poll(f->shared[which].stream);
-    forward_book(f, thread, &f->times.exchange_ns);
+    forward_charge(f, thread, &f->times.exchange_ns);
 }
 
 void exchange_panels_written(
@@ -179,7 +179,7 @@ void exchange_gather(forward_t *f, size_t thread, shared_t which, component_t co
         forward_barrier(f, thread, kind);
         return;
     }
-    forward_book(f, thread, kind);
+    forward_charge(f, thread, kind);
     bool copied = activation_is_copied(a);
     if (copied) {
         /* A thread's rows hold columns of all threads. */

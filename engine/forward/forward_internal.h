@@ -66,11 +66,11 @@ struct forward {
             n_single_rows; /* current rows; the first n_single_rows are single rows (alone in their
                            * calls) */
     } rows;
-    bool narrows;           /* the last layer goes on with the kept rows only */
-    size_t *kept;           /* [max_rows] rows that logits are wanted of, ascending */
-    size_t *kept_before;    /* [max_rows + 1] how many of them come before a row */
-    int streaming;          /* the shared activation that travels now, or NOT_STREAMING */
-    atomic_size_t *missing; /* [activation_max_tiles] of the gather under way; exchange.c */
+    bool narrows;              /* the last layer goes on with logit_rows only */
+    size_t *logit_rows;        /* [max_rows] rows that logits are wanted of, ascending */
+    size_t *logit_rows_before; /* [max_rows + 1] how many of them come before a row */
+    int streaming;             /* the shared activation that travels now, or NOT_STREAMING */
+    atomic_size_t *missing;    /* [activation_max_tiles] of the gather under way; exchange.c */
     size_t n_tiles;
     atomic_size_t next_unit; /* of attention; attend.c */
     uint64_t mark_ns;
@@ -146,7 +146,7 @@ static inline bool forward_has_narrowed(const forward_t *f)
 /* ---- Time, and threads of a step ------------------------------------------------------------- */
 
 /* Thread 0 charges the time since the last mark to one kind of work. */
-void forward_book(forward_t *f, size_t thread, uint64_t *kind);
+void forward_charge(forward_t *f, size_t thread, uint64_t *kind);
 /* Ends a phase: charges its time, and the waiting. */
 void forward_barrier(forward_t *f, size_t thread, uint64_t *kind);
 /* All threads have come; true on thread 0, which goes on alone. The others wait until it ends that
@@ -169,7 +169,7 @@ void forward_attend(forward_t *f, size_t thread, size_t layer);
 
 /* narrow.c: which rows the last layer goes on with, before a step; and after its attention, which
  * computes no more than that: lays this rank's part of their outputs side by side. */
-void forward_choose_kept(forward_t *f);
+void forward_choose_logit_rows(forward_t *f);
 void forward_narrow(forward_t *f, size_t thread);
 
 #endif

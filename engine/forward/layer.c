@@ -238,7 +238,7 @@ static const residual_t down_proj = {
     WEIGHT_DOWN, SHARED_MLP, SHARED_X_MID, SHARED_X, COMPONENT_MLP_OUTPUT, COMPONENT_LAYER_OUTPUT};
 
 /* Whether the residual stream has all rows, and the product only those whose logits are needed. */
-static bool gathers_kept(const forward_t *f, const residual_t *r)
+static bool has_narrow_product(const forward_t *f, const residual_t *r)
 {
     return forward_has_narrowed(f) && r->input == SHARED_ATTENTION;
 }
@@ -249,15 +249,15 @@ static void add_residual(const forward_t *f, const residual_t *r, size_t first_r
 {
     const kernels_t *k = &f->model->kernels;
     const activation_t *from = &f->shared[r->from], *to = &f->shared[r->to];
-    if (!gathers_kept(f, r)) {
+    if (!has_narrow_product(f, r)) {
         k->store_residual(n_rows, n, sums, sums_stride, activation_at(from, first_row, column),
             activation_at(to, first_row, column), to->stride);
         return;
     }
     for (size_t row = first_row; row < first_row + n_rows; row++)
         k->store_residual(1, n, sums + (row - first_row) * sums_stride * k->accumulator_bytes,
-            sums_stride, activation_at(from, f->kept[row], column), activation_at(to, row, column),
-            to->stride);
+            sums_stride, activation_at(from, f->logit_rows[row], column),
+            activation_at(to, row, column), to->stride);
 }
 
 static void store_back(forward_t *f, size_t thread, const panels_work_t *work, size_t m, size_t p,
@@ -295,7 +295,7 @@ static void sum_back(forward_t *f, size_t thread, const panels_work_t *work)
     if (w->rows == 0 && thread == 0)
         memset(partial, 0, f->rows.n * row_bytes);
     panels_run(f, thread, work);
-    forward_book(f, thread, &f->times.matrix_ns);
+    forward_charge(f, thread, &f->times.matrix_ns);
     exchange_sum(f, thread, partial, hidden);
     team_part_t mine = team_part(f->rows.n, thread, active_threads(f));
     char *sums = partial + mine.begin * row_bytes;
@@ -379,7 +379,7 @@ void forward_layer(forward_t *f, size_t thread, size_t layer)
     normalise(f, thread, COMPONENT_NORMALIZED_INPUT, layer, SHARED_X, of[WEIGHT_INPUT_NORM].vector);
     project_qkv(f, thread, layer);
     rotate_and_cache(f, thread, layer);
-    if (forward_narrows_at(f, layer) && f->kept_before[f->rows.n] == 0)
+    if (forward_narrows_at(f, layer) && f->logit_rows_before[f->rows.n] == 0)
         return;
     forward_mark(f, thread, PROGRESS_ATTENTION, layer);
     forward_attend(f, thread, layer);

@@ -5,16 +5,16 @@
 #include "engine/forward/forward_internal.h"
 
 /* Kept rows ascend, and batches come with the rows of one class first, so they do too. */
-void forward_choose_kept(forward_t *f)
+void forward_choose_logit_rows(forward_t *f)
 {
     const forward_batch_t *batch = f->batch;
-    size_t *before = f->kept_before;
+    size_t *before = f->logit_rows_before;
     memset(before, 0, (batch->n_rows + 1) * sizeof *before);
     for (size_t i = 0; i < batch->n_logits; i++)
         before[batch->logits_rows[i].row + 1] = 1;
     for (size_t row = 0; row < batch->n_rows; row++) {
         if (before[row + 1] == 1)
-            f->kept[before[row]] = row;
+            f->logit_rows[before[row]] = row;
         before[row + 1] += before[row];
     }
     size_t n_kept = before[batch->n_rows];
@@ -30,14 +30,15 @@ void forward_narrow(forward_t *f, size_t thread)
     const activation_t *out = &f->shared[SHARED_ATTENTION];
     size_t d = f->model->config.head_dim, first = share->heads.begin * d;
     size_t bytes = plan_count(share->heads) * d * element(f);
-    forward_book(f, thread, &f->times.attention_ns);
+    forward_charge(f, thread, &f->times.attention_ns);
     if (!forward_alone(f, thread))
         return;
-    f->rows.n = f->kept_before[f->rows.n];
-    f->rows.n_single_rows = f->kept_before[f->rows.n_single_rows];
+    f->rows.n = f->logit_rows_before[f->rows.n];
+    f->rows.n_single_rows = f->logit_rows_before[f->rows.n_single_rows];
     for (size_t i = 0; i < f->rows.n; i++)
-        if (f->kept[i] != i)
-            memcpy(activation_at(out, i, first), activation_at(out, f->kept[i], first), bytes);
+        if (f->logit_rows[i] != i)
+            memcpy(
+                activation_at(out, i, first), activation_at(out, f->logit_rows[i], first), bytes);
     for (shared_t b = 0; b < SHARED_COUNT; b++)
         activation_lay(&f->shared[b], f->rows.n, f->tap != NULL);
     forward_go_on(f, &f->times.attention_ns);

@@ -86,10 +86,10 @@ static int open_private(forward_t *f, fail_t *fail)
     f->threads = calloc(f->n_threads, sizeof *f->threads);
     f->owners = calloc(f->options.max_rows, sizeof *f->owners);
     f->missing = calloc(activation_max_tiles(f->model, f->options.max_rows), sizeof *f->missing);
-    f->kept = calloc(f->options.max_rows, sizeof *f->kept);
-    f->kept_before = calloc(f->options.max_rows + 1, sizeof *f->kept_before);
-    if (f->threads == NULL || f->owners == NULL || f->missing == NULL || f->kept == NULL ||
-        f->kept_before == NULL)
+    f->logit_rows = calloc(f->options.max_rows, sizeof *f->logit_rows);
+    f->logit_rows_before = calloc(f->options.max_rows + 1, sizeof *f->logit_rows_before);
+    if (f->threads == NULL || f->owners == NULL || f->missing == NULL || f->logit_rows == NULL ||
+        f->logit_rows_before == NULL)
         return fail_set(fail, FAIL_MEMORY, "forward: out of memory");
     for (size_t i = 0; i < PLACE_COUNT; i++)
         if (f->places[i].bytes > 0)
@@ -176,8 +176,8 @@ void forward_close(forward_t *f)
     free(f->threads);
     free(f->owners);
     free(f->missing);
-    free(f->kept);
-    free(f->kept_before);
+    free(f->logit_rows);
+    free(f->logit_rows_before);
     for (size_t i = 0; i < PLACE_COUNT; i++)
         memory_free(f->places[i].data, f->places[i].bytes);
     free(f);

@@ -9,7 +9,7 @@
 
 /* ---- Time, and threads of a step ------------------------------------------------------------- */
 
-void forward_book(forward_t *f, size_t thread, uint64_t *kind)
+void forward_charge(forward_t *f, size_t thread, uint64_t *kind)
 {
     if (thread != 0)
         return;
@@ -20,16 +20,16 @@ void forward_book(forward_t *f, size_t thread, uint64_t *kind)
 
 void forward_barrier(forward_t *f, size_t thread, uint64_t *kind)
 {
-    forward_book(f, thread, kind);
+    forward_charge(f, thread, kind);
     team_barrier(f->team, thread);
-    forward_book(f, thread, &f->times.waiting_ns);
+    forward_charge(f, thread, &f->times.waiting_ns);
 }
 
 bool forward_alone(forward_t *f, size_t thread)
 {
     team_arrive(f->team, thread);
     if (thread == 0)
-        forward_book(f, thread, &f->times.waiting_ns);
+        forward_charge(f, thread, &f->times.waiting_ns);
     else
         team_await(f->team, thread);
     return thread == 0;
@@ -37,7 +37,7 @@ bool forward_alone(forward_t *f, size_t thread)
 
 void forward_go_on(forward_t *f, uint64_t *kind)
 {
-    forward_book(f, 0, kind);
+    forward_charge(f, 0, kind);
     team_release(f->team);
 }
 
@@ -69,7 +69,7 @@ static void embed(forward_t *f, size_t thread)
             matrix_panel_width(embedding, p), output % KERNEL_PANEL,
             window + row * x->stride * x->element_bytes);
     }
-    forward_book(f, thread, &f->times.elementwise_ns);
+    forward_charge(f, thread, &f->times.elementwise_ns);
     exchange_embedding(f, thread);
 }
 
@@ -86,7 +86,7 @@ static void normalise_rows(forward_t *f, size_t thread, size_t n)
         char *normed = f->places[PLACE_NORMED].data + i * x->stride * k->element_bytes;
         size_t row = f->batch->logits_rows[i].row;
         if (forward_has_narrowed(f))
-            row = f->kept_before[row];
+            row = f->logit_rows_before[row];
         k->rms_norm(1, hidden, activation_at(x, row, 0), x->stride,
             m->outside.of[WEIGHT_FINAL_NORM].vector, m->config.rms_norm_eps, normed, x->stride);
         show_replicated(f, COMPONENT_FINAL_NORM, 0, i, 1, hidden, normed, x->stride);
@@ -173,7 +173,7 @@ void forward_step(forward_t *f, const forward_batch_t *batch)
     f->batch = batch;
     f->rows.n = batch->n_rows;
     f->streaming = NOT_STREAMING;
-    forward_choose_kept(f);
+    forward_choose_logit_rows(f);
     f->rows.n_single_rows = 0;
     for (size_t i = 0; i < batch->n_sequences && batch->sequences[i].single_row; i++)
         f->rows.n_single_rows += batch->sequences[i].n_rows;

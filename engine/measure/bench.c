@@ -131,7 +131,7 @@ static isa_t matrix_isa(const bench_t *b)
 /* All that are measured at the same time. */
 static comm_t *everyone(const bench_t *b)
 {
-    return b->options->beside != NULL ? b->options->beside : b->engine.comm;
+    return b->options->all_replicas != NULL ? b->options->all_replicas : b->engine.comm;
 }
 
 /* Collective. */
@@ -391,11 +391,11 @@ static void fill_thread(void *context, size_t thread)
     kv_cache_t *cache = b->engine.cache;
     size_t prompt = size_round_up(b->options->prompt_tokens, KV_BLOCK) / KV_BLOCK;
     team_part_t part =
-        team_part(cache->n_layers * cache->n_heads, thread, team_size(b->engine.team));
+        team_part(cache->n_layers * cache->n_kv_heads, thread, team_size(b->engine.team));
     for (size_t i = part.begin; i < part.end; i++)
         for (size_t s = 0; s < b->options->batch; s++)
             for (size_t j = prompt; j < b->blocks_each; j++) {
-                size_t layer = i / cache->n_heads, head = i % cache->n_heads;
+                size_t layer = i / cache->n_kv_heads, head = i % cache->n_kv_heads;
                 size_t to = s * b->blocks_each + j, from = s * b->blocks_each + j % prompt;
                 memcpy(kv_cache_k(cache, layer, head, to), kv_cache_k(cache, layer, head, from),
                     cache->k_block_bytes);
@@ -474,18 +474,18 @@ static void add_replica(const double *replica, double *all)
  * hardware were measured on all ranks anyway. */
 static int combine_replicas(bench_t *b, double values[BENCH_METRICS], fail_t *fail)
 {
-    comm_t *beside = b->options->beside;
-    if (beside == NULL)
+    comm_t *all_replicas = b->options->all_replicas;
+    if (all_replicas == NULL)
         return 0;
-    size_t ranks = (size_t)comm_size(beside), each = (size_t)comm_size(b->engine.comm);
-    bool first = comm_rank(beside) == 0;
+    size_t ranks = (size_t)comm_size(all_replicas), each = (size_t)comm_size(b->engine.comm);
+    bool first = comm_rank(all_replicas) == 0;
     double *all = first ? calloc(ranks * BENCH_METRICS, sizeof *all) : NULL;
     uint64_t digest = b->report->logits_digest;
     if (first && all == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory for %zu ranks", ranks);
     comm_bcast(b->engine.comm, &digest, sizeof digest);
-    if (comm_agree_same(beside, digest, "logits of the replicas", fail) == 0)
-        comm_gather_root(beside, values, BENCH_METRICS * sizeof *values, all);
+    if (comm_agree_same(all_replicas, digest, "logits of the replicas", fail) == 0)
+        comm_gather_root(all_replicas, values, BENCH_METRICS * sizeof *values, all);
     for (size_t r = each; first && fail->status == 0 && r < ranks; r += each)
         add_replica(all + r * BENCH_METRICS, values);
     free(all);

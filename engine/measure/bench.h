@@ -61,7 +61,7 @@ typedef struct bench_options {
     size_t read_bytes; /* that each rank reads once to measure the bandwidth; > last-level cache */
     /* All ranks of the replicas that are measured at the same time, rank r in replica r / T, T
      * ranks each; rank 0 gets the sums of all. NULL: this engine alone. */
-    comm_t *beside;
+    comm_t *all_replicas;
     /* On the coordinator after each repetition, warm-ups too; may be NULL. values: [BENCH_METRICS]
      */
     void (*progress)(void *context, size_t done, size_t total, const double *values);

@@ -31,7 +31,7 @@ static int run_all(const bench_part_t *part, comm_t *ranks, engine_t *engine, fa
         bench_report_t report;
         bench_options_t options = part->runs[i];
         options.read_bytes = bytes;
-        options.beside = part->replica.n_replicas > 1 ? ranks : NULL;
+        options.all_replicas = part->replica.n_replicas > 1 ? ranks : NULL;
         if (!first)
             options.progress = NULL;
         bench_run(engine, &options, &report, fail);

@@ -22,20 +22,20 @@
 
 typedef struct kv_cache {
     dtype_t dtype; /* of elements; weights may have another format */
-    size_t n_layers, n_heads, head_dim, n_blocks;
+    size_t n_layers, n_kv_heads, head_dim, n_blocks;
     size_t k_block_bytes, v_block_bytes; /* one block of one head and layer */
     size_t bytes;                        /* of k and v together */
-    char *k, *v;                         /* [n_layers][n_heads][n_blocks][block] */
+    char *k, *v;                         /* [n_layers][n_kv_heads][n_blocks][block] */
 } kv_cache_t;
 
-/* n_heads: this rank's KV heads, may be 0. */
-int kv_cache_open(kv_cache_t *cache, dtype_t dtype, size_t n_layers, size_t n_heads,
+/* n_kv_heads: this rank's KV heads, may be 0. */
+int kv_cache_open(kv_cache_t *cache, dtype_t dtype, size_t n_layers, size_t n_kv_heads,
     size_t head_dim, size_t n_blocks, fail_t *fail);
 void kv_cache_close(kv_cache_t *cache);
 
 /* Bytes that kv_cache_open would allocate. */
 size_t kv_cache_bytes(
-    dtype_t dtype, size_t n_layers, size_t n_heads, size_t head_dim, size_t n_blocks);
+    dtype_t dtype, size_t n_layers, size_t n_kv_heads, size_t head_dim, size_t n_blocks);
 
 /* Writes a token's key and value of one head into its place in a block. swapped: pairs of inputs of
  * keys, and of tokens of values, lie swapped, as the sdpa order wants them (kernels.h).
@@ -46,13 +46,13 @@ void kv_cache_append(const kv_cache_t *cache, size_t layer, size_t head, size_t 
 static inline char *kv_cache_k(const kv_cache_t *cache, size_t layer, size_t head, size_t block)
 {
     return cache->k +
-           ((layer * cache->n_heads + head) * cache->n_blocks + block) * cache->k_block_bytes;
+           ((layer * cache->n_kv_heads + head) * cache->n_blocks + block) * cache->k_block_bytes;
 }
 
 static inline char *kv_cache_v(const kv_cache_t *cache, size_t layer, size_t head, size_t block)
 {
     return cache->v +
-           ((layer * cache->n_heads + head) * cache->n_blocks + block) * cache->v_block_bytes;
+           ((layer * cache->n_kv_heads + head) * cache->n_blocks + block) * cache->v_block_bytes;
 }
 
 #endif

@@ -175,7 +175,7 @@ engine_info_t engine_info(const engine_t *e)
         .max_context = e->limits.max_context,
         .weight_bytes = model_bytes(&e->loaded.model.plan, e->loaded.model.rank,
             e->loaded.options.mode, e->limits.max_context),
-        .weight_sharers = e->loaded.weight_sharers,
+        .n_weight_sharers = e->loaded.n_weight_sharers,
         .peak_bytes = memory_peak_bytes(),
         .load_ns = e->loaded.load_ns,
         .bytes_read = e->loaded.bytes_read,

@@ -37,7 +37,7 @@ typedef struct engine_options {
     /* Replicas that open at the same time: all of their ranks, and of these the ones with this
      * rank's number in their replica, which have one copy of its weights on each node. Both NULL:
      * weights of its own. */
-    comm_t *beside, *sharers;
+    comm_t *all_replicas, *weight_sharers;
     bool allow_nonfinite;   /* logits that are NaN or infinite do not end the run */
     bool no_prefix_reuse;   /* compute prompts whole, also where they begin alike */
     size_t max_logits_rows; /* prompt positions whose logits one step may give; 0: 16 */

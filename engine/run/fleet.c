@@ -223,7 +223,7 @@ static fleet_stats_t stats_of(const fleet_t *f)
         .idle_ns = f->idle_ns + tail,
         .tail_ns = tail,
         .weight_bytes = info.weight_bytes,
-        .weight_sharers = info.weight_sharers,
+        .n_weight_sharers = info.n_weight_sharers,
         .peak_bytes = info.peak_bytes};
 }
 

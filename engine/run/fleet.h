@@ -114,9 +114,9 @@ size_t fleet_pending(const fleet_t *fleet);
 typedef struct fleet_stats {
     size_t n_jobs;
     engine_totals_t totals;
-    uint64_t idle_ns;                    /* without a job, between opening and the end */
-    uint64_t tail_ns;                    /* the last part of it: waiting for the others to end */
-    size_t weight_bytes, weight_sharers; /* of its leader, as in engine_info_t */
+    uint64_t idle_ns;                      /* without a job, between opening and the end */
+    uint64_t tail_ns;                      /* the last part of it: waiting for the others to end */
+    size_t weight_bytes, n_weight_sharers; /* of its leader, as in engine_info_t */
     size_t peak_bytes; /* the largest resident set of its leader, shared weights included */
 } fleet_stats_t;
 

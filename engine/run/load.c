@@ -18,7 +18,7 @@
 
 comm_t *load_everyone(const loaded_t *l)
 {
-    return l->options.beside != NULL ? l->options.beside : l->comm;
+    return l->options.all_replicas != NULL ? l->options.all_replicas : l->comm;
 }
 
 /* What decides which rows and collectives a step has. */
@@ -83,7 +83,7 @@ void load_close_files(loaded_t *l)
     checkpoint_close(l->checkpoint);
     l->checkpoint = NULL;
     l->options.model_dir = l->options.stage = l->options.shares = l->options.random_config = NULL;
-    l->options.beside = l->options.sharers = NULL;
+    l->options.all_replicas = l->options.weight_sharers = NULL;
 }
 
 /* ---- Instruction set, threads and shares ----------------------------------------------------- */
@@ -139,7 +139,7 @@ static int open_compute(loaded_t *l, fail_t *fail)
 /* Collective over all replicas. */
 static int choose_shares(loaded_t *l, fail_t *fail)
 {
-    const share_group_t group = {l->comm, load_everyone(l), l->options.sharers};
+    const share_group_t group = {l->comm, load_everyone(l), l->options.weight_sharers};
     l->shares = calloc((size_t)comm_size(l->comm), sizeof *l->shares);
     if (l->shares == NULL)
         fail_set(fail, FAIL_MEMORY, "shares: out of memory");
@@ -168,14 +168,14 @@ int load_compute(loaded_t *l, fail_t *fail)
 /* Collective over all replicas. Where nothing can be shared, each has weights of its own. */
 static void share_weights(loaded_t *l, const model_t *shape)
 {
-    comm_t *sharers = l->options.sharers;
+    comm_t *sharers = l->options.weight_sharers;
     fail_t refused = {0};
     size_t bytes = model_shared_bytes(&shape->plan, shape->rank);
-    l->weight_sharers = 1;
+    l->n_weight_sharers = 1;
     if (sharers == NULL || comm_max(sharers, comm_node_size(sharers)) == 1)
         return;
     if (comm_shared_open(&l->weights, sharers, bytes, &refused) == 0)
-        l->weight_sharers = (size_t)comm_node_size(sharers);
+        l->n_weight_sharers = (size_t)comm_node_size(sharers);
     else
         log_write(LOG_WARN, "each replica keeps weights of its own: %s", refused.message);
 }
@@ -185,7 +185,7 @@ static size_t own_weight_bytes(const loaded_t *l, const model_t *shape, size_t p
 {
     size_t all = model_bytes(&shape->plan, shape->rank, l->options.mode, positions);
     size_t shared = model_shared_bytes(&shape->plan, shape->rank);
-    return all - shared + (shared + l->weight_sharers - 1) / l->weight_sharers;
+    return all - shared + (shared + l->n_weight_sharers - 1) / l->n_weight_sharers;
 }
 
 int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
@@ -194,7 +194,7 @@ int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
     *shape =
         (model_t){.config = l->config, .rank = (size_t)comm_rank(l->comm), .mode = l->options.mode};
     kernels_get(&shape->kernels, l->isa, l->options.mode);
-    plan_open_weighted(
+    plan_open_shares(
         &shape->plan, &sizes, l->options.combine, (size_t)comm_size(l->comm), l->shares, fail);
     if (comm_agree(load_everyone(l), fail) != 0)
         return fail->status;
@@ -250,8 +250,8 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
         .isa = l->isa,
         .max_positions = max_positions,
         .shared = l->weights != NULL ? comm_shared_data(l->weights) : NULL,
-        .sharer = l->weights != NULL ? (size_t)comm_node_rank(l->options.sharers) : 0,
-        .n_sharers = l->weight_sharers,
+        .sharer = l->weights != NULL ? (size_t)comm_node_rank(l->options.weight_sharers) : 0,
+        .n_sharers = l->n_weight_sharers,
         .progress = tell_loading,
         .progress_context = l};
     static const uint64_t seed = 1;

@@ -25,7 +25,7 @@ typedef struct loaded {
     team_t *team;
     size_t *shares;         /* [ranks] how much each takes, for the plan */
     comm_shared_t *weights; /* NULL: the model's own */
-    size_t weight_sharers;
+    size_t n_weight_sharers;
     model_t model;
     kv_cache_t cache;
     uint64_t load_ns, bytes_read;

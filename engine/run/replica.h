@@ -12,15 +12,17 @@
 #include "engine/run/engine.h"
 
 typedef struct replica_options {
-    engine_options_t engine; /* of every replica; beside and sharers are not looked at */
-    size_t n_replicas;       /* divides the number of ranks */
-    bool own_weights;        /* else replicas on a node have one copy of each share of weights */
+    engine_options_t
+        engine;        /* of every replica; all_replicas and weight_sharers are not looked at */
+    size_t n_replicas; /* divides the number of ranks */
+    bool own_weights;  /* else replicas on a node have one copy of each share of weights */
     comm_path_t path;
 } replica_options_t;
 
 typedef struct replica {
-    comm_t *comm;    /* its ranks: the group itself where it is the only one */
-    comm_t *sharers; /* those with this rank's number in the other replicas; NULL: no one shares */
+    comm_t *comm; /* its ranks: the group itself where it is the only one */
+    comm_t *
+        weight_sharers; /* those with this rank's number in the other replicas; NULL: no one shares */
     engine_t *engine;
     bool owns_comm;
 } replica_t;

@@ -7,7 +7,7 @@
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/run/rank_roof.h"
-#include "sharding/weights.h"
+#include "sharding/rank_shares.h"
 
 #define MIB ((size_t)1 << 20)
 #define HOST_READ_BYTES (512 * MIB) /* of all ranks of a host, larger than most caches */
@@ -25,7 +25,7 @@ static size_t read_bytes(const comm_t *comm)
 }
 
 /* Collective over all. */
-static int measure(const share_group_t *group, team_t *team, size_t *weights, fail_t *fail)
+static int measure(const share_group_t *group, team_t *team, size_t *shares, fail_t *fail)
 {
     comm_t *comm = group->replica;
     size_t n = (size_t)comm_size(comm);
@@ -37,29 +37,29 @@ static int measure(const share_group_t *group, team_t *team, size_t *weights, fa
         rank_roof_bandwidth(group->all, team, read_bytes(comm), &rate, fail) == 0) {
         /* Whole bytes a second, at least one: what ranks agree on is an integer. */
         int64_t whole = rate < 1 ? 1 : (int64_t)rate;
-        if (group->sharers != NULL)
-            whole = comm_min(group->sharers, whole);
+        if (group->weight_sharers != NULL)
+            whole = comm_min(group->weight_sharers, whole);
         rate = (double)whole;
         comm_allgather(comm, &rate, sizeof rate, rates);
-        weights_from_rates(rates, n, weights);
-        weights_text(weights, n, text, sizeof text);
+        rank_shares_from_rates(rates, n, shares);
+        rank_shares_text(shares, n, text, sizeof text);
         log_write(LOG_INFO, "--shares auto: rank 0 reads %.1f GB/s; shares %s", rates[0] * 1e-9,
-            weights_are_even(weights, n) ? "even" : text);
+            rank_shares_are_even(shares, n) ? "even" : text);
     }
     free(rates);
     return fail->status;
 }
 
 int share_choice(
-    const share_group_t *group, team_t *team, const char *text, size_t *weights, fail_t *fail)
+    const share_group_t *group, team_t *team, const char *text, size_t *shares, fail_t *fail)
 {
     size_t n = (size_t)comm_size(group->replica);
     for (size_t r = 0; r < n; r++)
-        weights[r] = 1;
+        shares[r] = 1;
     if (text == NULL || strcmp(text, "even") == 0)
         return 0;
     if (strcmp(text, "auto") == 0)
-        return n == 1 ? 0 : measure(group, team, weights, fail);
-    weights_parse(text, n, weights, fail);
+        return n == 1 ? 0 : measure(group, team, shares, fail);
+    rank_shares_parse(text, n, shares, fail);
     return comm_agree(group->all, fail);
 }

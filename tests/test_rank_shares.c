@@ -8,30 +8,30 @@
 
 #include <cmocka.h>
 
-#include "sharding/weights.h"
+#include "sharding/rank_shares.h"
 
 static void numbers_are_read(void **state)
 {
     (void)state;
-    size_t weights[3];
+    size_t shares[3];
     char text[32];
     fail_t fail = {0};
-    assert_int_equal(weights_parse("20,0,1000", 3, weights, &fail), 0);
-    assert_int_equal(weights[0], 20);
-    assert_int_equal(weights[1], 0);
-    assert_int_equal(weights[2], 1000);
-    weights_text(weights, 3, text, sizeof text);
+    assert_int_equal(rank_shares_parse("20,0,1000", 3, shares, &fail), 0);
+    assert_int_equal(shares[0], 20);
+    assert_int_equal(shares[1], 0);
+    assert_int_equal(shares[2], 1000);
+    rank_shares_text(shares, 3, text, sizeof text);
     assert_string_equal(text, "20,0,1000");
-    weights_text(weights, 3, text, 6);
+    rank_shares_text(shares, 3, text, 6);
     assert_string_equal(text, "20,0,");
-    assert_int_equal(weights_parse("7", 1, weights, &fail), 0);
+    assert_int_equal(rank_shares_parse("7", 1, shares, &fail), 0);
 }
 
 static void refuse(const char *text, size_t n, const char *expected)
 {
-    size_t weights[3] = {0};
+    size_t shares[3] = {0};
     fail_t fail = {0};
-    assert_int_equal(weights_parse(text, n, weights, &fail), FAIL_USAGE);
+    assert_int_equal(rank_shares_parse(text, n, shares, &fail), FAIL_USAGE);
     assert_non_null(strstr(fail.message, "--shares"));
     if (strstr(fail.message, expected) == NULL)
         fail_msg("\"%s\" is not in \"%s\"", expected, fail.message);
@@ -56,10 +56,10 @@ static void other_words_are_refused(void **state)
 
 static void expect_weights(size_t n, const double *rates, const char *expected)
 {
-    size_t weights[4];
+    size_t shares[4];
     char text[64];
-    weights_from_rates(rates, n, weights);
-    weights_text(weights, n, text, sizeof text);
+    rank_shares_from_rates(rates, n, shares);
+    rank_shares_text(shares, n, text, sizeof text);
     assert_string_equal(text, expected);
 }
 
