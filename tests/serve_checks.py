@@ -143,6 +143,41 @@ class Answers(unittest.TestCase):
         again = self.client.post("/v1/completions", {"prompt": PROMPT, **fields})["choices"][0]
         self.assertEqual(by_text, again)
 
+    def test_text_becomes_ids_and_text_again(self):
+        answer = self.client.post("/tokenize", {"prompt": "ROMEO: héllo"})
+        self.assertEqual((answer["count"], answer["max_model_len"]), (len(answer["tokens"]), 1024))
+        self.assertEqual(self.client.post("/detokenize", {"tokens": answer["tokens"]}), {"prompt": "ROMEO: héllo"})
+        chat = self.client.post("/tokenize", {"messages": CHAT})
+        usage = self.client.post("/v1/chat/completions", {"messages": CHAT, "max_tokens": 1})["usage"]
+        self.assertEqual(chat["count"], usage["prompt_tokens"])
+        self.refused("/tokenize", {"prompt": 1}, "prompt")
+        self.refused("/detokenize", {"tokens": [99999999]}, "tokens")
+
+    def test_tools_are_for_the_template(self):
+        tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+        chat = {"messages": CHAT, "temperature": 0, "max_tokens": 8}
+        plain = self.client.post("/v1/chat/completions", chat)
+        path = "/v1/chat/completions"
+        self.refused(path, {**chat, "tools": [{"type": "x"}]}, "tools")
+        self.refused(path, {**chat, "tools": tools, "tool_choice": "required"}, "tool_choice")
+        self.refused(path, {**chat, "tool_choice": "auto"}, "tool_choice")
+        none = self.client.post(path, {**chat, "tools": tools, "tool_choice": "none"})
+        self.assertEqual(none["choices"], plain["choices"])
+        given = self.client.ask("POST", path, {**chat, "tools": tools})
+        if os.environ.get("CHOIR_SERVE_TOOLS"):
+            self.assertGreater(given[2]["usage"]["prompt_tokens"], plain["usage"]["prompt_tokens"])
+            turn = [*CHAT, {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{\"a\": 1}"}}]},
+                {"role": "tool", "tool_call_id": "1", "content": "2"}]
+            text = self.client.post("/detokenize", {"tokens": self.client.post(
+                "/tokenize", {"messages": turn, "tools": tools})["tokens"]})["prompt"]
+            self.assertIn('{"name": "add", "arguments": {"a": 1}}', text)
+            pieces = self.client.stream(path, {**chat, "tools": tools})
+            told = "".join(p["choices"][0]["delta"].get("content", "") for p in pieces)
+            self.assertEqual(told, given[2]["choices"][0]["message"]["content"])
+        else:
+            self.assertEqual((given[0], given[2]["error"]["param"]), (400, "tools"))
+
     def test_what_is_wrong_is_named(self):
         completion, chat = "/v1/completions", "/v1/chat/completions"
         self.refused(completion, "{", None)
@@ -170,6 +205,20 @@ class Answers(unittest.TestCase):
     def test_a_timeout_is_an_error(self):
         fields = {"prompt": PROMPT, "max_tokens": 900, "ignore_eos": True, "timeout": 0.001}
         self.assertEqual(self.client.ask("POST", "/v1/completions", fields)[0], 408)
+
+
+class Reasoning(unittest.TestCase):
+    """Of a server whose template begins an answer with <think>."""
+
+    def test_what_stands_before_its_end_is_no_content(self):
+        client = Client(URL)
+        chat = {"messages": CHAT, "temperature": 0, "max_tokens": 12}
+        message = client.post("/v1/chat/completions", chat)["choices"][0]["message"]
+        self.assertEqual(message["content"], "")
+        self.assertTrue(message["reasoning_content"])
+        pieces = client.stream("/v1/chat/completions", chat)
+        told = "".join(p["choices"][0]["delta"].get("reasoning_content", "") for p in pieces)
+        self.assertEqual(told, message["reasoning_content"])
 
 
 class Limits(unittest.TestCase):

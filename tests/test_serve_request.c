@@ -161,6 +161,12 @@ static void what_is_wrong_is_named(void **state)
         {"{\"messages\": [{\"role\": \"user\"}], \"response_format\": \"text\"}",
             "response_format"},
         {"{\"messages\": [{\"role\": \"user\"}], \"functions\": [{}]}", "functions"},
+        {"{\"messages\": [{\"role\": \"user\"}], \"tools\": [{}]}", "tools"},
+        {"{\"messages\": [{\"role\": \"user\"}], \"tools\": {}}", "tools"},
+        {"{\"messages\": [{\"role\": \"user\"}], \"tool_choice\": \"auto\"}", "tool_choice"},
+        {"{\"messages\": [{\"role\": \"user\"}], \"tools\": [{\"type\": \"function\", \"function\": "
+         "{\"name\": \"f\"}}], \"tool_choice\": {\"type\": \"function\"}}",
+            "tool_choice"},
         {"{\"messages\": [{\"role\": \"user\"}], \"modalities\": [\"audio\"]}", "modalities"},
         {"{\"messages\": [{\"role\": \"user\"}], \"echo\": true}", "echo"},
     };

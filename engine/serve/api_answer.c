@@ -8,11 +8,11 @@
 
 #define TOKEN_TEXT_BYTES 512
 
-const char *api_finish_name(engine_finish_t finish)
+const char *api_finish_name(engine_finish_t finish, bool has_calls)
 {
     switch (finish) {
     case ENGINE_STOP:
-        return "stop";
+        return has_calls ? "tool_calls" : "stop";
     case ENGINE_LENGTH:
         return "length";
     default:
@@ -209,20 +209,51 @@ static json_t *completion_choice(const api_answer_t *answer, const api_choice_t 
     }
     json_t *value = json_pack("{s:I, s:o, s:o, s:s}", "index", (json_int_t)choice->index, "text",
         json_stringn(text.text != NULL ? text.text : "", text.bytes), "logprobs", logprobs,
-        "finish_reason", api_finish_name(result->finish));
+        "finish_reason", api_finish_name(result->finish, false));
     text_buffer_clear(&text);
     return value;
+}
+
+static json_t *text_of(const text_buffer_t *text)
+{
+    return json_stringn(text->text != NULL ? text->text : "", text->bytes);
+}
+
+/* Ids follow from the answer's, so that no two calls of a conversation have one. */
+static json_t *call_json(
+    const api_answer_t *answer, size_t index, const json_t *call, size_t number)
+{
+    char id[96];
+    const char *name = strchr(answer->id, '-');
+    snprintf(id, sizeof id, "call_%s_%zu_%zu", name != NULL ? name + 1 : answer->id, index, number);
+    return json_pack("{s:s, s:s, s:{s:O, s:O}}", "id", id, "type", "function", "function", "name",
+        json_object_get(call, "name"), "arguments", json_object_get(call, "arguments"));
+}
+
+static json_t *calls_json(const api_answer_t *answer, const api_choice_t *choice)
+{
+    json_t *array = json_array(), *call;
+    size_t i;
+    json_array_foreach (choice->message->calls, i, call)
+        json_array_append_new(array, call_json(answer, choice->index, call, i));
+    return array;
 }
 
 static json_t *chat_choice(const api_answer_t *answer, const api_choice_t *choice)
 {
     const fleet_result_t *result = choice->result;
     const api_tokens_t tokens = tokens_of(result);
+    const api_message_t *said = choice->message;
     json_t *message = json_pack("{s:s, s:o, s:n}", "role", "assistant", "content",
-        json_stringn(result->text, result->text_bytes), "refusal");
+        said->calls != NULL && said->content.bytes == 0 ? json_null() : text_of(&said->content),
+        "refusal");
+    if (said->reasoning.bytes > 0)
+        json_object_set_new(message, "reasoning_content", text_of(&said->reasoning));
+    if (said->calls != NULL)
+        json_object_set_new(message, "tool_calls", calls_json(answer, choice));
     return json_pack("{s:I, s:o, s:o, s:s}", "index", (json_int_t)choice->index, "message", message,
         "logprobs", answer->request->logprobs ? chat_logprobs(answer, &tokens) : json_null(),
-        "finish_reason", api_finish_name(result->finish));
+        "finish_reason", api_finish_name(result->finish, said->calls != NULL));
 }
 
 static json_t *usage_json(size_t n_prompt, size_t n_completion)
@@ -306,11 +337,27 @@ json_t *api_piece_json(const api_answer_t *answer, size_t index, const char *tex
     return piece(answer, choice);
 }
 
+static json_t *delta(const api_answer_t *answer, size_t index, json_t *said)
+{
+    return piece(answer, json_pack("{s:I, s:o, s:n, s:n}", "index", (json_int_t)index, "delta",
+                             said, "logprobs", "finish_reason"));
+}
+
+json_t *api_reasoning_json(const api_answer_t *answer, size_t index, const char *text, size_t bytes)
+{
+    return delta(answer, index, json_pack("{s:o}", "reasoning_content", json_stringn(text, bytes)));
+}
+
+json_t *api_call_json(const api_answer_t *answer, size_t index, const json_t *call, size_t number)
+{
+    json_t *said = call_json(answer, index, call, number);
+    json_object_set_new(said, "index", json_integer((json_int_t)number));
+    return delta(answer, index, json_pack("{s:[o]}", "tool_calls", said));
+}
+
 json_t *api_role_json(const api_answer_t *answer, size_t index)
 {
-    return piece(
-        answer, json_pack("{s:I, s:{s:s, s:s}, s:n, s:n}", "index", (json_int_t)index, "delta",
-                    "role", "assistant", "content", "", "logprobs", "finish_reason"));
+    return delta(answer, index, json_pack("{s:s, s:s}", "role", "assistant", "content", ""));
 }
 
 json_t *api_usage_piece_json(const api_answer_t *answer, size_t n_prompt, size_t n_completion)

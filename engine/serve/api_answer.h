@@ -18,11 +18,18 @@ typedef struct api_answer {
     const tokenizer_t *tokenizer;
 } api_answer_t;
 
+/* What a chat's answer says, apart from its text (split.h). */
+typedef struct api_message {
+    text_buffer_t content, reasoning;
+    json_t *calls; /* array of {"name", "arguments"}; NULL: none */
+} api_message_t;
+
 /* One of an answer's choices. */
 typedef struct api_choice {
     size_t index;
     const tokenizer_ids_t *prompt;
     const fleet_result_t *result;
+    const api_message_t *message; /* of chats */
     const fleet_result_t *scores; /* of the prompt's tokens from the second one on; NULL: none */
 } api_choice_t;
 
@@ -41,13 +48,17 @@ json_t *api_answer_json(const api_answer_t *answer, const api_choice_t *choices,
  * the answer's tokens before, advanced. finish: NULL until the end. */
 json_t *api_piece_json(const api_answer_t *answer, size_t index, const char *text, size_t bytes,
     const api_tokens_t *tokens, size_t *offset, const char *finish);
+/* A piece of reasoning, or a call, of which it is number `number`. */
+json_t *api_reasoning_json(
+    const api_answer_t *answer, size_t index, const char *text, size_t bytes);
+json_t *api_call_json(const api_answer_t *answer, size_t index, const json_t *call, size_t number);
 /* The first piece of a chat's answer: its role. */
 json_t *api_role_json(const api_answer_t *answer, size_t index);
 
 /* The last piece of a stream that was asked for its usage. */
 json_t *api_usage_piece_json(const api_answer_t *answer, size_t n_prompt, size_t n_completion);
 
-/* "stop", "length" */
-const char *api_finish_name(engine_finish_t finish);
+/* "stop", "length", "tool_calls" */
+const char *api_finish_name(engine_finish_t finish, bool has_calls);
 
 #endif

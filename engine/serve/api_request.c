@@ -53,7 +53,7 @@ static const struct field {
     {"safety_identifier", IN_CHAT, IGNORED},
     {"prompt_cache_key", IN_CHAT, IGNORED},
     {"prompt_cache_retention", IN_CHAT, IGNORED},
-    {"parallel_tool_calls", IN_CHAT, IGNORED},
+    {"parallel_tool_calls", IN_CHAT, READ},
     {"prediction", IN_CHAT, IGNORED},
     {"reasoning_effort", IN_CHAT, IGNORED},
     {"verbosity", IN_CHAT, IGNORED},
@@ -62,8 +62,8 @@ static const struct field {
     {"logit_bias", IN_BOTH, READ},
     {"best_of", IN_COMPLETION, READ},
     {"suffix", IN_COMPLETION, REFUSED},
-    {"tools", IN_CHAT, REFUSED},
-    {"tool_choice", IN_CHAT, REFUSED},
+    {"tools", IN_CHAT, READ},
+    {"tool_choice", IN_CHAT, READ},
     {"functions", IN_CHAT, REFUSED},
     {"function_call", IN_CHAT, REFUSED},
     {"audio", IN_CHAT, REFUSED},
@@ -363,6 +363,47 @@ static void read_messages(api_request_t *r, json_t *o, api_error_t *error)
     }
 }
 
+/* ---- Tools ----------------------------------------------------------------------------------- */
+
+static void read_tool_choice(api_request_t *r, json_t *o, api_error_t *error)
+{
+    json_t *choice = json_object_get(o, "tool_choice");
+    const char *name = json_is_string(choice) ? json_string_value(choice) : "";
+    bool none = strcmp(name, "none") == 0;
+    if (!is_given(o, "tool_choice"))
+        return;
+    /* A choice that is asked for and not kept to would be a free answer. */
+    if (!none && strcmp(name, "auto") != 0)
+        api_error_set(error, "tool_choice",
+            "tool_choice: expected \"auto\" or \"none\"; this server does not force calls");
+    else if (!none && r->tools == NULL)
+        api_error_set(error, "tool_choice", "tool_choice: needs tools");
+    if (none)
+        r->tools = NULL;
+}
+
+static void read_tools(api_request_t *r, json_t *o, api_error_t *error)
+{
+    json_t *tools = json_object_get(o, "tools"), *tool;
+    bool several = true;
+    size_t i;
+    read_bool(o, "parallel_tool_calls", &several, error);
+    r->one_call = !several;
+    if (is_given(o, "tools") && !json_is_array(tools))
+        api_error_set(error, "tools", "tools: expected an array");
+    json_array_foreach (tools, i, tool) {
+        json_t *function = json_object_get(tool, "function");
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        if (type == NULL || strcmp(type, "function") != 0 ||
+            !json_is_string(json_object_get(function, "name")))
+            api_error_set(error, "tools",
+                "tools: expected {\"type\": \"function\", \"function\": {\"name\": ...}} at index %zu",
+                i);
+    }
+    r->tools = json_array_size(tools) > 0 ? tools : NULL;
+    read_tool_choice(r, o, error);
+}
+
 /* ---- Whole requests -------------------------------------------------------------------------- */
 
 static void read_model(json_t *o, const api_rules_t *rules, api_error_t *error)
@@ -413,6 +454,7 @@ int api_request_read(api_request_t *r, api_kind_t kind, const char *text, size_t
     read_logprobs(r, o, error);
     read_stream_options(r, o, error);
     read_format(o, error);
+    read_tools(r, o, error);
     read_bool(o, "echo", &r->echo, error);
     read_prompt_logprobs(r, o, error);
     if (r->echo && r->stream)

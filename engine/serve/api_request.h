@@ -43,6 +43,8 @@ typedef struct api_request {
     bool tells_prompt; /* the answer lists them apart from those of its tokens */
     bool want_digest;  /* of the logits, for comparisons */
     double timeout_s;  /* 0: none */
+    json_t *tools;     /* an array, in document; NULL: none that may be called */
+    bool one_call;
 } api_request_t;
 
 /* Reads text (bytes long). On an error *request is empty. */

@@ -52,6 +52,11 @@ void server_ready(server_t *server, const server_model_t *model)
     server->model = *model;
     server->info = engine_info(engine);
     server->n_stop_ids = engine_stop_ids(engine, end, server->stop_ids);
+    server->thinks = chat_templates_have(model->chat, "</think>");
+    if (chat_templates_have(model->chat, "<tool_call>"))
+        server->call_form = SPLIT_HERMES;
+    else if (chat_templates_have(model->chat, "\"parameters\""))
+        server->call_form = SPLIT_LLAMA;
     pthread_mutex_lock(&server->lock);
     server->state = SERVER_READY;
     pthread_mutex_unlock(&server->lock);

@@ -41,16 +41,59 @@ static int encode_completion(const ask_t *ask, size_t i, tokenizer_ids_t *ids, f
         json_string_length(prompt), ids, fail);
 }
 
-static int encode_chat(const ask_t *ask, tokenizer_ids_t *ids, fail_t *fail)
+/* Earlier calls have their arguments as text, where templates expect objects. */
+static void parse_arguments(json_t *messages)
 {
-    const server_model_t *model = &ask->server->model;
-    text_buffer_t text = {0};
-    const chat_input_t input = chat_input_of(ask->request.document);
-    if (model->chat == NULL)
+    json_t *message, *call;
+    size_t i, k;
+    json_array_foreach (messages, i, message) {
+        json_array_foreach (json_object_get(message, "tool_calls"), k, call) {
+            json_t *function = json_object_get(call, "function"), *object = NULL;
+            json_t *text = json_object_get(function, "arguments");
+            if (json_is_string(text))
+                object = json_loads(json_string_value(text), 0, NULL);
+            if (json_is_object(object))
+                json_object_set(function, "arguments", object);
+            json_decref(object);
+        }
+    }
+}
+
+static bool ends_with_think(const text_buffer_t *text)
+{
+    static const char think[] = "<think>";
+    size_t n = text->bytes, length = strlen(think);
+    while (n > 0 && strchr(" \n\t\r", text->text[n - 1]) != NULL)
+        n--;
+    return n >= length && memcmp(text->text + n - length, think, length) == 0;
+}
+
+int ask_render_chat(
+    const server_t *server, json_t *document, text_buffer_t *text, bool prompts, fail_t *fail)
+{
+    chat_input_t input = chat_input_of(document);
+    input.no_generation_prompt = !prompts;
+    const char *choice = json_string_value(json_object_get(document, "tool_choice"));
+    if (server->model.chat == NULL)
         return fail_set(fail, FAIL_MODEL,
             "the model has no chat template; /v1/completions does without, --chat-template gives one");
-    if (chat_render(model->chat, &input, &text, fail) == 0)
-        tokenizer_encode(model->tokenizer, text.text, text.bytes, true, ids, fail);
+    if (json_array_size(input.tools) == 0 || (choice != NULL && strcmp(choice, "none") == 0))
+        input.tools = NULL;
+    parse_arguments(json_object_get(document, "messages"));
+    return chat_render(server->model.chat, &input, text, fail);
+}
+
+static int encode_chat(ask_t *ask, tokenizer_ids_t *ids, fail_t *fail)
+{
+    const server_t *server = ask->server;
+    const api_request_t *r = &ask->request;
+    text_buffer_t text = {0};
+    if (ask_render_chat(server, r->document, &text, true, fail) == 0)
+        tokenizer_encode(server->model.tokenizer, text.text, text.bytes, true, ids, fail);
+    ask->split = (split_options_t){.reasons = server->thinks,
+        .begins_reasoning = server->thinks && ends_with_think(&text),
+        .tools = r->tools != NULL ? server->call_form : SPLIT_NO_TOOLS,
+        .one_call = r->one_call};
     text_buffer_clear(&text);
     return fail->status;
 }
@@ -90,7 +133,7 @@ static void make_parts(ask_t *ask, api_error_t *error)
         return;
     }
     for (size_t i = 0; i < ask->n_answers; i++)
-        ask->parts[i] = (part_t){.ask = ask, .prompt = i / r->n};
+        ask->parts[i] = (part_t){.ask = ask, .prompt = i / r->n, .split.options = ask->split};
     ask->n_parts = ask->n_answers;
     /* The log-probabilities of a prompt of one token are nobody's. */
     for (size_t i = 0; r->prompt_logprobs && i < r->n_prompts; i++)
@@ -154,6 +197,9 @@ ask_t *ask_open(
     ask->arrived_ns = clock_ns();
     api_request_t *r = &ask->request;
     api_request_read(r, kind, request->body, request->body_bytes, &rules, error);
+    if (r->tools != NULL && server->call_form == SPLIT_NO_TOOLS)
+        api_error_set(error, "tools",
+            "tools: the model's chat template has no form of calls that this server knows");
     if (error->status == 0)
         encode_prompts(ask, error);
     if (error->status == 0)
@@ -176,8 +222,10 @@ ask_t *ask_open(
 
 void ask_free(ask_t *ask)
 {
-    for (size_t i = 0; i < ask->n_parts; i++)
+    for (size_t i = 0; i < ask->n_parts; i++) {
         free(ask->parts[i].kept);
+        split_clear(&ask->parts[i].split);
+    }
     for (size_t i = 0; ask->prompts != NULL && i < ask->request.n_prompts; i++)
         tokenizer_ids_clear(&ask->prompts[i]);
     for (told_t *told = ask->first, *next; told != NULL; told = next) {
@@ -192,7 +240,7 @@ void ask_free(ask_t *ask)
 
 /* ---- Whole answers --------------------------------------------------------------------------- */
 
-static api_answer_t answer_of(const ask_t *ask)
+api_answer_t ask_head(const ask_t *ask)
 {
     const server_t *server = ask->server;
     return (api_answer_t){.request = &ask->request,
@@ -211,115 +259,58 @@ static const fleet_result_t *scores_of(const ask_t *ask, size_t prompt)
     return NULL;
 }
 
+static void add_to_message(
+    void *context, split_kind_t kind, const char *text, size_t bytes, json_t *call)
+{
+    api_message_t *message = context;
+    fail_t fail = {0};
+    if (kind != SPLIT_CALL) {
+        text_buffer_append(
+            kind == SPLIT_CONTENT ? &message->content : &message->reasoning, text, bytes, &fail);
+        return;
+    }
+    if (message->calls == NULL)
+        message->calls = json_array();
+    json_array_append(message->calls, call);
+}
+
+static void split_message(const ask_t *ask, const fleet_result_t *result, api_message_t *message)
+{
+    split_t split = {.options = ask->split};
+    fail_t fail = {0};
+    if (split_push(&split, result->text, result->text_bytes, add_to_message, message, &fail) == 0)
+        split_end(&split, add_to_message, message);
+    split_clear(&split);
+}
+
+static void clear_message(api_message_t *message)
+{
+    text_buffer_clear(&message->content);
+    text_buffer_clear(&message->reasoning);
+    json_decref(message->calls);
+}
+
 char *ask_answer(const ask_t *ask, unsigned *status, size_t *bytes)
 {
-    const api_answer_t answer = answer_of(ask);
+    const api_answer_t answer = ask_head(ask);
     *status = ask->error.status != 0 ? ask->error.status : 200;
     if (ask->error.status != 0)
         return server_json(api_error_json(&ask->error), bytes);
     api_choice_t *choices = calloc(ask->n_answers, sizeof *choices);
-    if (choices == NULL)
-        return NULL;
-    for (size_t i = 0; i < ask->n_answers; i++) {
+    api_message_t *messages = calloc(ask->n_answers, sizeof *messages);
+    char *text = NULL;
+    for (size_t i = 0; choices != NULL && messages != NULL && i < ask->n_answers; i++) {
         const part_t *part = &ask->parts[i];
-        choices[i] = (api_choice_t){
-            i, &ask->prompts[part->prompt], &part->result, scores_of(ask, part->prompt)};
+        if (ask->request.kind == API_CHAT)
+            split_message(ask, &part->result, &messages[i]);
+        choices[i] = (api_choice_t){i, &ask->prompts[part->prompt], &part->result, &messages[i],
+            scores_of(ask, part->prompt)};
     }
-    char *text = server_json(api_answer_json(&answer, choices, ask->n_answers), bytes);
+    if (choices != NULL && messages != NULL)
+        text = server_json(api_answer_json(&answer, choices, ask->n_answers), bytes);
+    for (size_t i = 0; messages != NULL && i < ask->n_answers; i++)
+        clear_message(&messages[i]);
     free(choices);
+    free(messages);
     return text;
-}
-
-/* ---- Streams --------------------------------------------------------------------------------- */
-
-static void append(text_buffer_t *out, const char *text, size_t bytes)
-{
-    fail_t fail = {0};
-    text_buffer_append(out, text, bytes, &fail); /* a client that gets less sees no [DONE] */
-}
-
-/* One server-sent event. */
-static void send_event(text_buffer_t *out, json_t *value)
-{
-    size_t bytes;
-    char *text = server_json(value, &bytes);
-    if (text == NULL)
-        return;
-    append(out, "data: ", 6);
-    append(out, text, bytes);
-    append(out, "\n\n", 2);
-    free(text);
-}
-
-static void send_token(
-    ask_t *ask, const api_answer_t *answer, const told_t *told, text_buffer_t *out)
-{
-    part_t *part = &ask->parts[told->part];
-    const api_tokens_t tokens = {&told->choice.token, &told->choice.logprob, &told->choice, 1};
-    part->n_tokens++;
-    part->n_text += told->bytes;
-    if (told->bytes > 0 || told->has_choice)
-        send_event(out, api_piece_json(answer, told->part, told->text, told->bytes,
-                            told->has_choice ? &tokens : NULL, &part->n_characters, NULL));
-}
-
-/* What the result has beyond the tokens told, and why the answer has ended. */
-static void send_end(ask_t *ask, const api_answer_t *answer, size_t number, text_buffer_t *out)
-{
-    part_t *part = &ask->parts[number];
-    const fleet_result_t *result = &part->result;
-    size_t first = size_min(part->n_tokens, result->n_tokens);
-    const api_tokens_t rest = {result->tokens + first, result->logprobs + first,
-        result->choices == NULL ? NULL : result->choices + first, result->n_tokens - first};
-    bool logprobs = ask->request.logprobs && rest.n > 0;
-    size_t bytes = result->text_bytes - size_min(part->n_text, result->text_bytes);
-    if (bytes > 0 || logprobs)
-        send_event(out, api_piece_json(answer, number, result->text + part->n_text, bytes,
-                            logprobs ? &rest : NULL, &part->n_characters, NULL));
-    json_t *end = api_piece_json(
-        answer, number, "", 0, NULL, &part->n_characters, api_finish_name(result->finish));
-    if (ask->request.want_digest) {
-        char digest[17];
-        snprintf(digest, sizeof digest, "%016llx", (unsigned long long)result->digest);
-        json_object_set_new(json_array_get(json_object_get(end, "choices"), 0), "logits_digest",
-            json_string(digest));
-    }
-    send_event(out, end);
-    ask->n_ended++;
-}
-
-static void send_usage(const ask_t *ask, const api_answer_t *answer, text_buffer_t *out)
-{
-    size_t n_prompt = 0, n_completion = 0;
-    for (size_t i = 0; i < ask->request.n_prompts; i++)
-        n_prompt += ask->prompts[i].count;
-    for (size_t i = 0; i < ask->n_answers; i++)
-        n_completion += ask->parts[i].result.n_tokens;
-    send_event(out, api_usage_piece_json(answer, n_prompt, n_completion));
-}
-
-void ask_stream(ask_t *ask, told_t *taken, bool finished, text_buffer_t *out, bool *ended)
-{
-    const api_answer_t answer = answer_of(ask);
-    for (size_t i = 0; i < ask->n_answers && !ask->begun && ask->request.kind == API_CHAT; i++)
-        send_event(out, api_role_json(&answer, i));
-    ask->begun = true;
-    for (told_t *told = taken, *next; told != NULL; told = next) {
-        next = told->next;
-        if (told->ends)
-            send_end(ask, &answer, told->part, out);
-        else
-            send_token(ask, &answer, told, out);
-        free(told);
-    }
-    *ended = finished;
-    if (!finished)
-        return;
-    if (ask->error.status != 0) {
-        send_event(out, api_error_json(&ask->error));
-        return;
-    }
-    if (ask->request.include_usage)
-        send_usage(ask, &answer, out);
-    append(out, "data: [DONE]\n\n", 14);
 }

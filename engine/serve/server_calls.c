@@ -60,6 +60,26 @@ static void take_models(server_t *server, http_call_t *call, const http_request_
     reply_json(call, 200, json_pack("{s:s, s:[o]}", "object", "list", "data", model));
 }
 
+static void take_tokenize(server_t *server, http_call_t *call, const http_request_t *request)
+{
+    api_error_t error = {0};
+    json_t *answer = server_tokenize(server, request, &error);
+    if (error.status != 0)
+        reply_error(call, &error);
+    else
+        reply_json(call, 200, answer);
+}
+
+static void take_detokenize(server_t *server, http_call_t *call, const http_request_t *request)
+{
+    api_error_t error = {0};
+    json_t *answer = server_detokenize(server, request, &error);
+    if (error.status != 0)
+        reply_error(call, &error);
+    else
+        reply_json(call, 200, answer);
+}
+
 static void take_embeddings(server_t *server, http_call_t *call, const http_request_t *request)
 {
     api_error_t error = {0};
@@ -141,6 +161,8 @@ static const struct route {
     {"POST", "/v1/completions", false, take_completion},
     {"POST", "/v1/chat/completions", false, take_chat},
     {"POST", "/v1/embeddings", false, take_embeddings},
+    {"POST", "/tokenize", false, take_tokenize},
+    {"POST", "/detokenize", false, take_detokenize},
 };
 
 static const struct route *find_route(

@@ -7,6 +7,7 @@
 
 #include "engine/serve/api_answer.h"
 #include "engine/serve/server.h"
+#include "engine/serve/split.h"
 
 #define SERVER_ID_BYTES 48
 #define SERVER_BUCKETS 256
@@ -31,7 +32,8 @@ typedef struct part {
     char *kept; /* what result points into */
     fleet_result_t result;
     /* HTTP's: what has been written of a stream. */
-    size_t n_tokens, n_text, n_characters;
+    size_t n_tokens, n_text, n_characters, n_calls;
+    split_t split;
 } part_t;
 
 /* A request of the API, from its arrival until both its call and its jobs are over. */
@@ -54,8 +56,8 @@ typedef struct ask {
     api_error_t error;
     told_t *first, *last;
     /* HTTP's. */
+    split_options_t split;
     bool begun; /* the stream's first pieces are written */
-    size_t n_ended;
 } ask_t;
 
 typedef enum server_state { SERVER_LOADING, SERVER_READY, SERVER_FAILED } server_state_t;
@@ -67,6 +69,8 @@ struct server {
     engine_info_t info;
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
     size_t n_stop_ids;
+    bool thinks;             /* the model's template knows of reasoning */
+    split_tools_t call_form; /* and how its calls look */
     pthread_mutex_t lock;
     pthread_cond_t work; /* there is something for server_run */
     server_state_t state;
@@ -91,12 +95,28 @@ extern const http_handler_t server_handler;
 ask_t *ask_open(
     server_t *server, api_kind_t kind, const http_request_t *request, api_error_t *error);
 void ask_free(ask_t *ask);
+/* The text of a conversation. document: with messages and what else a template takes; the arguments of its calls are
+ * changed. prompts: with the beginning of an answer. */
+int ask_render_chat(
+    const server_t *server, json_t *document, text_buffer_t *text, bool prompts, fail_t *fail);
 /* Part i as the fleet is asked for it; it points into the ask and its server. */
 request_t ask_request(const ask_t *ask, size_t part);
 /* The whole answer, or the error. From malloc. */
 char *ask_answer(const ask_t *ask, unsigned *status, size_t *bytes);
+/* What all objects of its answer have. */
+api_answer_t ask_head(const ask_t *ask);
+
+/* ---- server_stream.c ------------------------------------------------------------------------- */
+
 /* What is new of a stream; taken: of the list, which is freed. *ended: that was all. */
 void ask_stream(ask_t *ask, told_t *taken, bool finished, text_buffer_t *out, bool *ended);
+
+/* ---- server_text.c --------------------------------------------------------------------------- */
+
+/* The answers; NULL and *error when the request is wrong. */
+json_t *server_tokenize(const server_t *server, const http_request_t *request, api_error_t *error);
+json_t *server_detokenize(
+    const server_t *server, const http_request_t *request, api_error_t *error);
 
 /* A JSON value as text from malloc; its reference is dropped. */
 char *server_json(json_t *value, size_t *bytes);

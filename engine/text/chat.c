@@ -146,6 +146,14 @@ int32_t chat_end_id(const chat_t *chat, const tokenizer_t *tokenizer)
     return tokenizer_special_id(tokenizer, "<|im_end|>");
 }
 
+bool chat_templates_have(const chat_t *chat, const char *text)
+{
+    const chat_template_t *usual = chat != NULL ? find_template(chat, "default") : NULL;
+    const chat_template_t *tools = chat != NULL ? find_template(chat, "tool_use") : NULL;
+    return (usual != NULL && strstr(usual->text, text) != NULL) ||
+           (tools != NULL && strstr(tools->text, text) != NULL);
+}
+
 static int choose(chat_t *chat, bool with_tools, chat_template_t **chosen, fail_t *fail)
 {
     *chosen = with_tools ? find_template(chat, "tool_use") : NULL;

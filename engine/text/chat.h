@@ -74,6 +74,9 @@ int chat_render_text(chat_t *chat, const char *json, size_t bytes, text_buffer_t
 /* The clock of strftime_now, in seconds since 1970; without it, the machine's. */
 void chat_set_time(chat_t *chat, int64_t seconds);
 
+/* Whether one of the templates that may be chosen has this text in it. */
+bool chat_templates_have(const chat_t *chat, const char *text);
+
 /* The token that ends a turn beside those of generation_config.json: <|im_end|>, if the default
  * template writes it. -1: none, or no chat (NULL). */
 int32_t chat_end_id(const chat_t *chat, const tokenizer_t *tokenizer);

@@ -14,9 +14,10 @@ fi
 
 # serve ARGS...: starts a server; url, server: where it is, its process
 serve() {
+    rm -f "$work/err" # of the server before
     "${run[@]}" "$choir" serve --port 0 "$@" </dev/null >"$work/out" 2>"$work/err" &
     server=$!
-    wait_until "$patience_s" grep -q 'serving' "$work/err" || complain "serve $*: does not begin"
+    wait_until "$patience_s" grep -qs serving "$work/err" || complain "serve $*: does not begin"
     url=$(grep -o 'http://[^ ]*' "$work/err")
 }
 
@@ -38,6 +39,14 @@ export CHOIR_SERVE_TEXT
 serve
 checks Answers
 refuses "a port that is taken" 1 "cannot listen ${url##*:}" "${run[@]}" "$choir" serve --port "${url##*:}"
+stop
+
+serve --chat-template "$root/tests/golden/tokenizer/templates/qwen2.5.jinja"
+CHOIR_SERVE_TOOLS=1 checks Answers.test_tools_are_for_the_template
+stop
+printf '%s' '{% for m in messages %}{{ m.content }}{% endfor %}{# </think> #}<think>' >"$work/think.jinja"
+serve --chat-template "$work/think.jinja"
+checks Reasoning
 stop
 
 echo "secret" >"$work/keys"
