@@ -6,9 +6,9 @@
  * thread.
  *
  * Query heads go out in contiguous runs; a rank keeps the KV heads that its query heads read
- * (copied where two ranks need the same one). Rows of o_proj and down_proj (hidden) and columns of
- * the MLP (intermediate) go out in granules of PLAN_GRANULE, vocabulary rows in granules of
- * PLAN_VOCAB_GRANULE; the last granule may be short, and what is left over goes to the ranks that
+ * (copied where two ranks need the same one). Rows of o_proj and down_proj (hidden), columns of
+ * the MLP (intermediate) and of every expert go out in granules of PLAN_GRANULE, vocabulary rows in
+ * granules of PLAN_VOCAB_GRANULE; the last granule may be short, and what is left over goes to the ranks that
  * hold the fewest bytes so far. Ranks without a head are spread evenly among the others. Ranks are
  * in ascending order of what they own: share r begins where share r-1 ends (but for KV heads). A
  * share may be empty.
@@ -38,6 +38,9 @@ typedef enum plan_dim {
     PLAN_DIM_KV_HEADS, /* KV heads x head_dim */
     PLAN_DIM_HEAD,     /* head_dim */
     PLAN_DIM_MLP,
+    PLAN_DIM_EXPERTS,    /* of a mixture */
+    PLAN_DIM_CHOSEN,     /* experts that a token is sent to */
+    PLAN_DIM_EXPERT_MLP, /* columns of one expert */
     PLAN_DIM_VOCAB
 } plan_dim_t;
 
@@ -47,18 +50,26 @@ typedef enum plan_split {
     PLAN_ROWS_OR_COLUMNS /* likewise; with PLAN_REDUCE its share of the columns */
 } plan_split_t;
 
+/* Which layers have a weight, or compute something: layers with one MLP, or with a mixture of
+ * experts. */
+typedef enum plan_layers { PLAN_ALL_LAYERS, PLAN_DENSE_LAYERS, PLAN_SPARSE_LAYERS } plan_layers_t;
+
 /* The shape of a weight, [rows, columns], and how ranks share it. */
 typedef struct plan_weight {
     plan_dim_t rows, columns; /* columns PLAN_DIM_NONE: a vector, [rows] */
     plan_split_t split;
-    bool per_layer; /* there is one in every layer */
+    bool per_layer; /* there is one in every layer of `layers` */
+    plan_layers_t layers;
+    bool per_expert; /* there is one for every expert of these */
 } plan_weight_t;
 
-#define PLAN_MAX_WEIGHTS 24
+#define PLAN_MAX_WEIGHTS 28
 
 /* The inputs of a plan. Sizes in elements. */
 typedef struct plan_model {
     size_t hidden, intermediate, n_layers;
+    /* Of mixtures; 0 without. Each of n_experts has expert_intermediate columns. */
+    size_t n_sparse_layers, n_experts, n_chosen, expert_intermediate;
     size_t n_heads, n_kv_heads, head_dim;
     size_t vocab_size;
     size_t cache_bytes; /* of one K or V element */
@@ -85,11 +96,12 @@ typedef enum plan_combine {
 } plan_combine_t;
 
 typedef struct plan_share {
-    plan_range_t heads;    /* query heads */
-    plan_range_t kv_heads; /* KV heads these need; empty if heads is */
-    plan_range_t hidden;   /* output rows of o_proj and down_proj (PLAN_GATHER) */
-    plan_range_t columns;  /* MLP columns: rows of gate_proj and up_proj */
-    plan_range_t vocab;    /* rows of the embedding and of lm_head */
+    plan_range_t heads;          /* query heads */
+    plan_range_t kv_heads;       /* KV heads these need; empty if heads is */
+    plan_range_t hidden;         /* output rows of o_proj and down_proj (PLAN_GATHER) */
+    plan_range_t columns;        /* MLP columns: rows of gate_proj and up_proj */
+    plan_range_t expert_columns; /* the same of every expert */
+    plan_range_t vocab;          /* rows of the embedding and of lm_head */
 } plan_share_t;
 
 typedef struct plan {
@@ -120,7 +132,10 @@ typedef struct plan_part {
 } plan_part_t;
 plan_part_t plan_weight_part(const plan_t *plan, size_t rank, const plan_weight_t *weight);
 
-/* Bytes of that part as packed: 0 where it has no element. */
+/* How many there are of it: layers, times experts. */
+size_t plan_weight_count(const plan_model_t *model, const plan_weight_t *weight);
+
+/* Bytes of that part of one as packed: 0 where it has no element. */
 size_t plan_part_bytes(const plan_model_t *model, const plan_weight_t *weight, plan_part_t part);
 
 /* The rank that owns an item of a partition, e.g. the embedding row of a token. */
@@ -128,6 +143,9 @@ size_t plan_vocab_owner(const plan_t *plan, size_t row);
 
 /* Bytes of rank's weights as packed, all of model.weights. */
 size_t plan_weight_bytes(const plan_t *plan, size_t rank);
+
+/* The same of those that one token needs: of the experts, the chosen ones. */
+size_t plan_active_bytes(const plan_t *plan, size_t rank);
 
 /* Bytes of K and V that one token takes on a rank, all layers. */
 size_t plan_kv_bytes_per_token(const plan_t *plan, size_t rank);

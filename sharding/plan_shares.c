@@ -15,12 +15,13 @@
 
 /* ---- Granules -------------------------------------------------------------------------------- */
 
-typedef enum dealt { DEALT_HIDDEN, DEALT_COLUMNS, DEALT_VOCAB } dealt_t;
+typedef enum dealt { DEALT_HIDDEN, DEALT_COLUMNS, DEALT_EXPERTS, DEALT_VOCAB } dealt_t;
 
 static plan_range_t *part_of(plan_share_t *share, dealt_t part)
 {
     return part == DEALT_HIDDEN    ? &share->hidden
            : part == DEALT_COLUMNS ? &share->columns
+           : part == DEALT_EXPERTS ? &share->expert_columns
                                    : &share->vocab;
 }
 
@@ -40,6 +41,8 @@ static plan_range_t dim_share(const plan_model_t *model, const plan_share_t *sha
         return scaled(share->kv_heads, model->head_dim);
     case PLAN_DIM_MLP:
         return share->columns;
+    case PLAN_DIM_EXPERT_MLP:
+        return share->expert_columns;
     case PLAN_DIM_VOCAB:
         return share->vocab;
     default:
@@ -58,14 +61,25 @@ static plan_part_t weight_part(const plan_model_t *model, plan_combine_t combine
     return part;
 }
 
+static size_t layers_of(const plan_model_t *model, const plan_weight_t *weight)
+{
+    if (!weight->per_layer)
+        return 1;
+    return weight->layers == PLAN_ALL_LAYERS     ? model->n_layers
+           : weight->layers == PLAN_DENSE_LAYERS ? model->n_layers - model->n_sparse_layers
+                                                 : model->n_sparse_layers;
+}
+
+/* experts: of each layer, that count */
 static size_t share_weight_bytes(
-    const plan_model_t *model, plan_combine_t combine, const plan_share_t *share)
+    const plan_model_t *model, plan_combine_t combine, const plan_share_t *share, size_t experts)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < model->n_weights; i++) {
         const plan_weight_t *weight = &model->weights[i];
         plan_part_t part = weight_part(model, combine, share, weight);
-        bytes += (weight->per_layer ? model->n_layers : 1) * plan_part_bytes(model, weight, part);
+        bytes += layers_of(model, weight) * (weight->per_expert ? experts : 1) *
+                 plan_part_bytes(model, weight, part);
     }
     return bytes;
 }
@@ -106,7 +120,8 @@ static void deal(plan_t *plan, dealt_t part, plan_combine_t combine, size_t item
         size_t share = share_of(plan, r);
         /* n_granules * share / total; the product may be too large. */
         size_t granules = n_granules / total * share + n_granules % total * share / total;
-        size_t bytes = share_weight_bytes(&plan->model, combine, &plan->shares[r]);
+        size_t bytes =
+            share_weight_bytes(&plan->model, combine, &plan->shares[r], plan->model.n_experts);
         part_of(&plan->shares[r], part)->end = granules;
         dealt += granules;
         if (share != 0)
@@ -149,7 +164,7 @@ static int check_model(const plan_model_t *model, fail_t *fail)
         const plan_weight_t *weight = &model->weights[i];
         double elements =
             (double)plan_dim(model, weight->rows) * (double)plan_dim(model, weight->columns);
-        bytes += elements * (weight->per_layer ? (double)model->n_layers : 1) * MAX_WEIGHT_BYTES;
+        bytes += elements * (double)plan_weight_count(model, weight) * MAX_WEIGHT_BYTES;
     }
     double cache = (double)model->n_layers * heads * 2 * (double)model->cache_bytes;
     if (bytes > PLAN_MAX_WEIGHT_BYTES || cache > PLAN_MAX_WEIGHT_BYTES)
@@ -169,6 +184,7 @@ static int fill_shares(plan_t *plan, fail_t *fail)
         /* The largest granules in bytes first, so that the later ones can even out. The rows of
          * o_proj and down_proj are those of PLAN_GATHER in either case. */
         deal(plan, DEALT_HIDDEN, PLAN_GATHER, model->hidden, PLAN_GRANULE, loads);
+        deal(plan, DEALT_EXPERTS, plan->combine, model->expert_intermediate, PLAN_GRANULE, loads);
         deal(plan, DEALT_COLUMNS, plan->combine, model->intermediate, PLAN_GRANULE, loads);
         deal(plan, DEALT_VOCAB, plan->combine, model->vocab_size, PLAN_VOCAB_GRANULE, loads);
     }
@@ -233,6 +249,12 @@ size_t plan_dim(const plan_model_t *model, plan_dim_t dim)
         return model->head_dim;
     case PLAN_DIM_MLP:
         return model->intermediate;
+    case PLAN_DIM_EXPERTS:
+        return model->n_experts;
+    case PLAN_DIM_CHOSEN:
+        return model->n_chosen;
+    case PLAN_DIM_EXPERT_MLP:
+        return model->expert_intermediate;
     case PLAN_DIM_VOCAB:
         return model->vocab_size;
     default:
@@ -248,6 +270,11 @@ plan_range_t plan_dim_share(const plan_t *plan, size_t rank, plan_dim_t dim)
 plan_part_t plan_weight_part(const plan_t *plan, size_t rank, const plan_weight_t *weight)
 {
     return weight_part(&plan->model, plan->combine, &plan->shares[rank], weight);
+}
+
+size_t plan_weight_count(const plan_model_t *model, const plan_weight_t *weight)
+{
+    return layers_of(model, weight) * (weight->per_expert ? model->n_experts : 1);
 }
 
 size_t plan_part_bytes(const plan_model_t *model, const plan_weight_t *weight, plan_part_t part)
@@ -276,7 +303,14 @@ size_t plan_vocab_owner(const plan_t *plan, size_t row)
 
 size_t plan_weight_bytes(const plan_t *plan, size_t rank)
 {
-    return share_weight_bytes(&plan->model, plan->combine, &plan->shares[rank]);
+    return share_weight_bytes(
+        &plan->model, plan->combine, &plan->shares[rank], plan->model.n_experts);
+}
+
+size_t plan_active_bytes(const plan_t *plan, size_t rank)
+{
+    return share_weight_bytes(
+        &plan->model, plan->combine, &plan->shares[rank], plan->model.n_chosen);
 }
 
 size_t plan_kv_bytes_per_token(const plan_t *plan, size_t rank)
@@ -284,6 +318,13 @@ size_t plan_kv_bytes_per_token(const plan_t *plan, size_t rank)
     const plan_model_t *model = &plan->model;
     return model->n_layers * plan_count(plan->shares[rank].kv_heads) * model->head_dim * 2 *
            model->cache_bytes;
+}
+
+/* Columns between gate and down of all layers, for a token: of an MLP, or of its chosen experts. */
+static size_t mlp_columns(const plan_model_t *model, size_t dense, size_t expert)
+{
+    return (model->n_layers - model->n_sparse_layers) * dense +
+           model->n_sparse_layers * model->n_chosen * expert;
 }
 
 size_t plan_exchange_bytes_per_token(const plan_t *plan, size_t rank, size_t activation_bytes)
@@ -300,8 +341,10 @@ size_t plan_exchange_bytes_per_token(const plan_t *plan, size_t rank, size_t act
     }
     size_t heads = (model->n_heads - plan_count(share->heads)) * model->head_dim;
     size_t hidden = model->hidden - plan_count(share->hidden);
-    size_t columns = model->intermediate - plan_count(share->columns);
-    return embedding + model->n_layers * (heads + 2 * hidden + columns) * activation_bytes;
+    size_t columns =
+        mlp_columns(model, model->intermediate, model->expert_intermediate) -
+        mlp_columns(model, plan_count(share->columns), plan_count(share->expert_columns));
+    return embedding + (model->n_layers * (heads + 2 * hidden) + columns) * activation_bytes;
 }
 
 size_t plan_network_bytes_per_token(
@@ -309,18 +352,20 @@ size_t plan_network_bytes_per_token(
 {
     const plan_model_t *m = &plan->model;
     size_t end = size_min(first + n_ranks, plan->n_ranks), own = 0, most = 0;
-    size_t width = m->n_heads * m->head_dim + 2 * m->hidden + m->intermediate;
+    size_t width = m->n_layers * (m->n_heads * m->head_dim + 2 * m->hidden) +
+                   mlp_columns(m, m->intermediate, m->expert_intermediate);
     if (end - first == plan->n_ranks)
         return 0;
     for (size_t r = first; r < end; r++) {
         const plan_share_t *share = &plan->shares[r];
-        own += plan_count(share->heads) * m->head_dim + 2 * plan_count(share->hidden) +
-               plan_count(share->columns);
+        own +=
+            m->n_layers * (plan_count(share->heads) * m->head_dim + 2 * plan_count(share->hidden)) +
+            mlp_columns(m, plan_count(share->columns), plan_count(share->expert_columns));
         most = size_max(most, plan_exchange_bytes_per_token(plan, r, activation_bytes));
     }
     if (plan->combine == PLAN_REDUCE)
         return most;
-    return (m->hidden + m->n_layers * (width - own)) * activation_bytes;
+    return (m->hidden + width - own) * activation_bytes;
 }
 
 /* ---- Table ----------------------------------------------------------------------------------- */
@@ -365,12 +410,18 @@ static size_t measure(const plan_t *plan, size_t rank, measure_t what)
     case MEASURE_HIDDEN:
         return plan_count(share->hidden);
     case MEASURE_COLUMNS:
-        return plan_count(share->columns);
+        return plan_count(plan->model.n_sparse_layers > 0 ? share->expert_columns : share->columns);
     case MEASURE_VOCAB:
         return plan_count(share->vocab);
     default:
         return plan_weight_bytes(plan, rank);
     }
+}
+
+/* What MEASURE_COLUMNS counts: a mixture's experts hold nearly all of its weights. */
+static const char *columns_name(const plan_t *plan)
+{
+    return plan->model.n_sparse_layers > 0 ? "expert cols" : "MLP columns";
 }
 
 static double largest_to_mean(const plan_t *plan, measure_t what)
@@ -407,7 +458,7 @@ static void print_rank_shares(const plan_t *plan, FILE *out)
     for (size_t r = 0; r < plan->n_ranks; r++)
         total += (double)plan->rank_shares[r];
     fprintf(out, "\nshares in %%\n%5s  %7s  %7s  %11s  %10s  %11s\n", "rank", "asked", "q heads",
-        "MLP columns", "vocabulary", "weights");
+        columns_name(plan), "vocabulary", "weights");
     for (size_t r = 0; r < plan->n_ranks; r++) {
         double asked = 100 * (double)plan->rank_shares[r] / total;
         double heads = percent(plan, r, MEASURE_HEADS);
@@ -426,19 +477,22 @@ static void print_rank_shares(const plan_t *plan, FILE *out)
 
 static void print_summary(const plan_t *plan, FILE *out)
 {
-    static const char *const names[MEASURE_COUNT] = {"attention, query heads",
-        "attention, KV heads", "o/down rows", "MLP columns", "vocabulary rows", "weight bytes"};
+    const char *const names[MEASURE_COUNT] = {"attention, query heads", "attention, KV heads",
+        "o/down rows", columns_name(plan), "vocabulary rows", "weight bytes"};
     fprintf(out, "\nlargest/mean\n");
     for (measure_t what = 0; what < MEASURE_COUNT; what++)
         if (what != MEASURE_HIDDEN || plan->combine == PLAN_GATHER)
             fprintf(out, "  %-22s  %7.3f\n", names[what], largest_to_mean(plan, what));
-    size_t weights = 0, kv = 0;
+    size_t weights = 0, active = 0, kv = 0;
     for (size_t r = 0; r < plan->n_ranks; r++) {
         weights += plan_weight_bytes(plan, r);
+        active += plan_active_bytes(plan, r);
         kv += plan_kv_bytes_per_token(plan, r);
     }
-    fprintf(out, "all ranks together: weights %s, KV cache %s a token\n", human_bytes(weights).text,
-        human_bytes(kv).text);
+    fprintf(out, "all ranks together: weights %s, ", human_bytes(weights).text);
+    if (plan->model.n_experts > 0)
+        fprintf(out, "%s of them active for a token, ", human_bytes(active).text);
+    fprintf(out, "KV cache %s a token\n", human_bytes(kv).text);
 }
 
 /* Whether one weight is embedding and lm_head. */
@@ -450,19 +504,28 @@ static bool is_tied(const plan_model_t *model)
     return n < 2;
 }
 
+static void print_model(const plan_model_t *model, FILE *out)
+{
+    fprintf(out, "%zu layers, hidden %zu, ", model->n_layers, model->hidden);
+    if (model->n_sparse_layers > 0)
+        fprintf(out, "%zu experts of %zu (%zu for a token) in %zu layers, ", model->n_experts,
+            model->expert_intermediate, model->n_chosen, model->n_sparse_layers);
+    if (model->n_sparse_layers < model->n_layers)
+        fprintf(out, "MLP %zu, ", model->intermediate);
+    fprintf(out, "%zu query heads and %zu KV heads of %zu, vocabulary %zu (%s), weights in %s\n",
+        model->n_heads, model->n_kv_heads, model->head_dim, model->vocab_size,
+        is_tied(model) ? "tied" : "untied", model->format);
+}
+
 void plan_print(const plan_t *plan, FILE *out)
 {
     const plan_model_t *model = &plan->model;
     bool gather = plan->combine == PLAN_GATHER;
-    fprintf(out,
-        "%zu layers, hidden %zu, MLP %zu, %zu query heads and %zu KV heads of %zu, vocabulary %zu "
-        "(%s), weights in %s\n",
-        model->n_layers, model->hidden, model->intermediate, model->n_heads, model->n_kv_heads,
-        model->head_dim, model->vocab_size, is_tied(model) ? "tied" : "untied", model->format);
+    print_model(model, out);
     fprintf(out, "%zu %s, combined by %s\n\n", plan->n_ranks, plan->n_ranks == 1 ? "rank" : "ranks",
         gather ? "gather" : "reduce");
     fprintf(out, "%5s  %7s  %8s  %11s  %11s  %10s  %11s  %11s  %14s\n", "rank", "q heads",
-        "KV heads", "MLP columns", "o/down rows", "vocabulary", "weights", "KV/token",
+        "KV heads", columns_name(plan), "o/down rows", "vocabulary", "weights", "KV/token",
         "received/token");
     for (size_t r = 0; r < plan->n_ranks; r++) {
         char rows[24] = "-"; /* with reduce, o_proj and down_proj are split by columns */

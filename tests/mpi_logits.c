@@ -1,4 +1,4 @@
-/* The promise: one set of bits. Logits of ten models must equal Hugging Face's (digests in
+/* The promise: one set of bits. Logits of twelve models must equal Hugging Face's (digests in
  * golden/logits.json, made by oracle/logits.py), prefill and decode, in every combination of ranks,
  * threads, chunks, batching, instruction set and communication path tried here. CHOIR_TEST_PROMPTS:
  * of each model only so many prompts. */
@@ -128,13 +128,16 @@ static void want_logits(step_t *s, size_t row, bool single_row, XXH3_state_t *di
 }
 
 /* Appends the next rows of a prompt when they are of the class asked for. */
-static void add_sequence(step_t *s, prompt_t *p, const variant_t *v, bool single_row)
+static void add_sequence(
+    step_t *s, prompt_t *p, const variant_t *v, bool whole_prompts, bool single_row)
 {
     bool prompt = p->done < p->n_prompt;
     if (p->done == p->n_all || single_row != (!prompt || p->n_prompt == 1))
         return;
-    size_t n = prompt ? size_min(v->chunk, p->n_prompt - p->done) : 1;
-    n = size_min(n, MAX_ROWS - s->batch.n_rows);
+    size_t left = prompt ? p->n_prompt - p->done : 1, room = MAX_ROWS - s->batch.n_rows;
+    size_t n = size_min(size_min(left, v->chunk), room);
+    if (whole_prompts)
+        n = left <= room ? left : 0;
     if (n == 0)
         return;
     s->sequences[s->batch.n_sequences++] = (forward_sequence_t){.first_row = s->batch.n_rows,
@@ -174,10 +177,12 @@ static bool step(run_t *run, prompt_t *prompts, size_t n, const variant_t *v)
     prompt_t *of[MAX_PROMPTS];
     s.batch =
         (forward_batch_t){.token_ids = s.ids, .sequences = s.sequences, .logits_rows = s.logits};
+    bool whole =
+        forward_wants_whole_prompts(&run->suite->config, v->order, v->dot, run->model.mode);
     for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = 0; i < n; i++) {
             size_t before = s.batch.n_sequences;
-            add_sequence(&s, &prompts[i], v, single_row);
+            add_sequence(&s, &prompts[i], v, whole, single_row);
             if (s.batch.n_sequences > before)
                 of[before] = &prompts[i];
         }
@@ -460,7 +465,21 @@ static void open_random(suite_t *suite, const char *name, const uint64_t *seed, 
     suite->source = model_source_random(seed);
 }
 
-enum { DEMO, ODD, YARN, SLIDING, QWEN3, QWEN3_BIAS, LLAMA, MISTRAL, LINEAR, DYNAMIC, N_SUITES };
+enum {
+    DEMO,
+    ODD,
+    YARN,
+    SLIDING,
+    QWEN3,
+    QWEN3_BIAS,
+    LLAMA,
+    MISTRAL,
+    LINEAR,
+    DYNAMIC,
+    MOE,
+    MOE_WIDE,
+    N_SUITES
+};
 
 /* Everything, or what depends on who owns what alone: kernels, chunks and threads know nothing of
  * other ranks. */
@@ -470,8 +489,12 @@ static void run_all(suite_t *s, bool everything)
     run_suite(&s[ODD], ATTENTION_SDPA, everything);
     run_suite(&s[QWEN3], ATTENTION_SDPA, everything);
     run_suite(&s[LLAMA], ATTENTION_SDPA, everything);
+    run_suite(&s[MOE], ATTENTION_SDPA, everything);
+    run_suite(&s[MOE_WIDE], ATTENTION_SDPA, everything);
     run_streams(&s[DEMO]);
     run_kept(&s[ODD]);
+    run_streams(&s[MOE]);
+    run_kept(&s[MOE_WIDE]);
     if (!everything)
         return;
     run_suite(&s[YARN], ATTENTION_SDPA, false);
@@ -485,10 +508,15 @@ static void run_all(suite_t *s, bool everything)
     run_amx(&s[QWEN3]);
     run_amx(&s[QWEN3_BIAS]);
     run_amx(&s[LLAMA]);
+    run_amx(&s[MOE]);
+    run_amx(&s[MOE_WIDE]);
     run_streams(&s[ODD]);
     run_kept(&s[DEMO]);
     run_uniform(&s[DEMO]);
     run_uniform(&s[ODD]);
+    run_kept(&s[MOE]);
+    run_uniform(&s[MOE]);
+    run_uniform(&s[MOE_WIDE]);
 }
 
 static int count_ranks(void)
@@ -524,6 +552,8 @@ int main(int argc, char **argv)
     open_random(&suites[MISTRAL], "mistral", &seed, &fail);
     open_random(&suites[LINEAR], "linear", &seed, &fail);
     open_random(&suites[DYNAMIC], "dynamic", &seed, &fail);
+    open_random(&suites[MOE], "qwen3_moe", &seed, &fail);
+    open_random(&suites[MOE_WIDE], "qwen3_moe_wide", &seed, &fail);
     if (fail.status != 0)
         die(NULL, &fail);
     for (size_t i = 0; i < N_SUITES; i++)

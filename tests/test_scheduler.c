@@ -116,6 +116,74 @@ static void a_limit_cuts_chunks_beside_decodes_alone(void **state)
     scheduler_close(scheduler);
 }
 
+static void whole_prompts_run_whole_or_wait(void **state)
+{
+    (void)state;
+    scheduler_options_t options = small_options;
+    options.whole_prompts = true;
+    scheduler_t *scheduler = open_with(&options);
+    submit(scheduler, 4, 2);
+    submit(scheduler, 3, 2); /* does not fit beside the first */
+    submit(scheduler, 2, 2); /* does */
+    scheduler_step_t step = scheduler_plan(scheduler);
+    assert_int_equal(step.n_entries, 2);
+    assert_int_equal(step.entries[0].n_rows, 4);
+    assert_int_equal(step.entries[1].handle, 2);
+    advance_all(scheduler, &step);
+    step = scheduler_plan(scheduler);
+    assert_int_equal(step.n_entries, 3); /* two decode */
+    assert_int_equal(step.entries[2].handle, 1);
+    assert_int_equal(step.entries[2].n_rows, 3);
+    advance_all(scheduler, &step);
+    scheduler_close(scheduler);
+}
+
+static void a_whole_prompt_longer_than_a_step_is_refused(void **state)
+{
+    (void)state;
+    scheduler_options_t options = small_options;
+    options.whole_prompts = true;
+    options.row_bytes = (size_t)1 << 29;
+    scheduler_t *scheduler = open_with(&options);
+    static const int32_t ids[8];
+    const request_t request = {.prompt_ids = ids, .n_prompt = 8, .max_tokens = 1};
+    fail_t fail = {0};
+    assert_int_equal(scheduler_check(scheduler, &request, &fail), FAIL_LIMIT);
+    assert_non_null(strstr(fail.message, "at most 6 tokens, found 8"));
+    assert_non_null(strstr(fail.message, "1.00 GiB more"));
+    scheduler_close(scheduler);
+}
+
+static void a_whole_prompt_runs_again_for_more_logits(void **state)
+{
+    (void)state;
+    scheduler_options_t options = small_options;
+    options.whole_prompts = true;
+    scheduler_t *scheduler = open_with(&options);
+    static const int32_t ids[6];
+    request_t request = {.prompt_ids = ids,
+        .n_prompt = 6,
+        .max_tokens = 1,
+        .want_prompt_logits = true,
+        .first_prompt_logits = 1};
+    uint64_t handle;
+    fail_t fail = {0};
+    assert_int_equal(scheduler_submit(scheduler, &request, &handle, &fail), 0);
+    for (size_t i = 0; i < 2; i++) {
+        scheduler_step_t step = scheduler_plan(scheduler);
+        assert_int_equal(step.n_entries, 1);
+        assert_int_equal(step.entries[0].first_position, 0);
+        assert_int_equal(step.entries[0].n_rows, 6);
+        assert_int_equal(step.entries[0].first_logits_row, i == 0 ? 1 : 5);
+        assert_int_equal(step.entries[0].n_logits_rows, i == 0 ? 4 : 1);
+        assert_int_equal(step.entries[0].samples, i == 1);
+        assert_int_equal(scheduler_advance(scheduler, &step.entries[0], 7),
+            i == 0 ? SCHEDULER_GOES_ON : SCHEDULER_FULL);
+    }
+    assert_int_equal(scheduler_pending(scheduler), 0);
+    scheduler_close(scheduler);
+}
+
 static void a_request_waits_until_all_its_blocks_are_free(void **state)
 {
     (void)state;
@@ -366,6 +434,9 @@ int main(void)
         cmocka_unit_test(a_prompt_is_cut_into_chunks_and_then_decodes),
         cmocka_unit_test(decodes_and_one_token_prompts_come_before_chunks),
         cmocka_unit_test(a_limit_cuts_chunks_beside_decodes_alone),
+        cmocka_unit_test(whole_prompts_run_whole_or_wait),
+        cmocka_unit_test(a_whole_prompt_longer_than_a_step_is_refused),
+        cmocka_unit_test(a_whole_prompt_runs_again_for_more_logits),
         cmocka_unit_test(a_request_waits_until_all_its_blocks_are_free),
         cmocka_unit_test(a_stop_token_ends_a_request_and_frees_its_blocks),
         cmocka_unit_test(a_request_without_tokens_to_generate_ends_with_its_prompt),

@@ -68,28 +68,47 @@ static void put_all(writer_t *w, const config_t *c)
     const plan_model_t sizes = config_plan_model(c, DTYPE_BF16);
     const arch_weight_t *weight;
     for (size_t i = 0; (weight = arch_weight(c, i)) != NULL; i++)
-        for (size_t l = 0; l < (weight->shape.per_layer ? c->num_hidden_layers : 1); l++) {
-            char name[ARCH_NAME_BYTES];
-            bool is_vector = weight->shape.columns == PLAN_DIM_NONE;
-            arch_weight_name(weight, l, name);
-            put(w, name, plan_dim(&sizes, weight->shape.rows),
-                is_vector ? 0 : plan_dim(&sizes, weight->shape.columns));
-        }
+        for (size_t l = 0; l < (weight->shape.per_layer ? c->num_hidden_layers : 1); l++)
+            for (size_t e = 0; e < arch_weight_experts(c, weight); e++) {
+                char name[ARCH_NAME_BYTES];
+                bool is_vector = weight->shape.columns == PLAN_DIM_NONE;
+                if (!arch_layer_is(c, weight->shape.layers, l))
+                    continue;
+                arch_weight_name(weight, l, e, name);
+                put(w, name, plan_dim(&sizes, weight->shape.rows),
+                    is_vector ? 0 : plan_dim(&sizes, weight->shape.columns));
+            }
 }
 
-/* A line of JSON for each weight: the table that oracle/make_model.py reads. */
-static void list_all(const config_t *c)
+/* A line of JSON for each tensor of a weight, in a layer or outside of all. */
+static void list_weight(const config_t *c, const arch_weight_t *weight, size_t layer)
 {
     const plan_model_t sizes = config_plan_model(c, DTYPE_BF16);
-    const arch_weight_t *weight;
-    for (size_t i = 0; (weight = arch_weight(c, i)) != NULL; i++) {
-        printf("{\"name\": \"%s\", \"label\": \"%s\", \"per_layer\": %s, \"shape\": [%zu",
-            weight->name, weight->label, weight->shape.per_layer ? "true" : "false",
+    for (size_t e = 0; e < arch_weight_experts(c, weight); e++) {
+        char name[ARCH_NAME_BYTES];
+        arch_weight_name(weight, layer, e, name);
+        printf("{\"name\": \"%s\", \"label\": \"%s\", \"shape\": [%zu", name, weight->label,
             plan_dim(&sizes, weight->shape.rows));
         if (weight->shape.columns != PLAN_DIM_NONE)
             printf(", %zu", plan_dim(&sizes, weight->shape.columns));
         printf("]}\n");
     }
+}
+
+/* What oracle/make_model.py reads: tensors in the order of a forward pass. */
+static void list_all(const config_t *c)
+{
+    const arch_weight_t *weight;
+    size_t i = 0, first;
+    for (; (weight = arch_weight(c, i)) != NULL && !weight->shape.per_layer; i++)
+        list_weight(c, weight, 0);
+    first = i;
+    for (size_t l = 0; l < c->num_hidden_layers; l++)
+        for (i = first; (weight = arch_weight(c, i)) != NULL && weight->shape.per_layer; i++)
+            if (arch_layer_is(c, weight->shape.layers, l))
+                list_weight(c, weight, l);
+    for (; (weight = arch_weight(c, i)) != NULL; i++)
+        list_weight(c, weight, 0);
 }
 
 int main(int argc, char **argv)

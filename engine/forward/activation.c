@@ -9,12 +9,13 @@ static plan_dim_t dim_of(shared_t which)
 {
     return which == SHARED_ATTENTION ? PLAN_DIM_HEADS
            : which == SHARED_MLP     ? PLAN_DIM_MLP
+           : which == SHARED_EXPERTS ? PLAN_DIM_EXPERT_MLP
                                      : PLAN_DIM_HIDDEN;
 }
 
 static comm_tiling_t tiling_of(const model_t *m, shared_t which)
 {
-    if (which == SHARED_ATTENTION)
+    if (which == SHARED_ATTENTION || which == SHARED_EXPERTS)
         return (comm_tiling_t){SIZE_MAX, TILE_ROWS};
     return (comm_tiling_t){TILE_PANELS * KERNEL_PANEL * m->kernels.element_bytes, SIZE_MAX};
 }
@@ -22,7 +23,16 @@ static comm_tiling_t tiling_of(const model_t *m, shared_t which)
 size_t activation_max_tiles(const model_t *m, size_t max_rows)
 {
     size_t columns = size_max(m->config.intermediate_size, m->config.hidden_size);
-    return size_max(columns / (TILE_PANELS * KERNEL_PANEL), max_rows / TILE_ROWS) + 1;
+    size_t rows = max_rows * size_max(activation_each(m, SHARED_EXPERTS), 1);
+    return size_max(columns / (TILE_PANELS * KERNEL_PANEL), rows / TILE_ROWS) + 1;
+}
+
+size_t activation_each(const model_t *m, shared_t which)
+{
+    size_t n_sparse = config_sparse_layers(&m->config);
+    if (which == SHARED_EXPERTS)
+        return n_sparse > 0 ? m->config.n_experts_per_token : 0;
+    return which != SHARED_MLP || n_sparse < m->config.num_hidden_layers;
 }
 
 /* An odd number of cache lines, so that rows do not all meet in the same few sets of a cache; an odd
@@ -62,9 +72,13 @@ int activation_open(activation_t *a, const model_t *m, comm_t *comm, shared_t wh
     size_t max_rows, dot_t dot, fail_t *fail)
 {
     bool reduce = m->plan.combine == PLAN_REDUCE;
-    *a = (activation_t){.width = plan_dim(&m->plan.model, dim_of(which)),
+    *a = (activation_t){.each = activation_each(m, which),
+        .width = plan_dim(&m->plan.model, dim_of(which)),
         .stride = activation_stride(m, which),
         .element_bytes = m->kernels.element_bytes};
+    if (a->each == 0)
+        return 0;
+    max_rows *= a->each;
     size_t row_bytes = a->stride * a->element_bytes, bytes = max_rows * row_bytes;
     set_slices(a, m, which, fail);
     if (comm_agree(comm, fail) != 0)
@@ -98,12 +112,15 @@ void activation_close(activation_t *a)
 
 void activation_place(activation_t *a, bool in_own)
 {
+    if (a->each == 0)
+        return;
     a->data = a->own != NULL && in_own ? a->own : comm_buffer_data(a->window);
 }
 
 void activation_lay(activation_t *a, size_t n_rows, bool tapped)
 {
     /* Columns of rows are gathered otherwise. */
+    n_rows *= a->each;
     a->k_blocked = a->can_be_k_blocked && !tapped && n_rows >= KERNEL_MANY_ROWS &&
                    (comm_stream_pays(a->stream, n_rows) || comm_buffer_is_shared(a->window));
 }

@@ -19,13 +19,21 @@
 
 /* Which of them. The residual stream alternates between two, so that no rank writes what another
  * still reads (comm.h). */
-typedef enum shared { SHARED_X, SHARED_X_MID, SHARED_ATTENTION, SHARED_MLP, SHARED_COUNT } shared_t;
+typedef enum shared {
+    SHARED_X,
+    SHARED_X_MID,
+    SHARED_ATTENTION,
+    SHARED_MLP,
+    SHARED_EXPERTS, /* of pairs of a row and an expert, by expert (routing.h) */
+    SHARED_COUNT
+} shared_t;
 
 typedef struct activation {
     comm_buffer_t *window; /* NULL where ranks keep it to themselves */
     comm_stream_t *stream; /* of the window; NULL on one node */
     char *own;             /* this rank's memory; NULL where never used */
     size_t own_bytes;
+    size_t each;   /* rows of it for a row of the step; 0: the model has no use for it */
     size_t width;  /* elements of a row */
     size_t stride; /* elements from row to row */
     size_t element_bytes;
@@ -37,12 +45,15 @@ typedef struct activation {
 } activation_t;
 
 /* A slice that travels while it is written is cut into tiles: some panels and all rows, or, of
- * attention's output, some rows and all columns. Tiles of panels are a cache line's multiple wide
+ * attention's output and of experts, some rows and all columns. Tiles of panels are a cache line's multiple wide
  * enough for the hardware to fetch ahead, and still many to a slice. */
 #define TILE_PANELS ((size_t)4)
 #define TILE_ROWS ((size_t)32)
 /* Tiles of any activation's slice. */
 size_t activation_max_tiles(const model_t *model, size_t max_rows);
+
+/* Rows for each row of a step: as many as a row has experts, or 1; 0 where a model has no use for it. */
+size_t activation_each(const model_t *model, shared_t which);
 
 /* Elements from row to row. */
 size_t activation_stride(const model_t *model, shared_t which);

@@ -138,8 +138,8 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
             attention_sdpa(unit, scratch);
         else if (wanted)
             attention_eager(unit, scratch);
-        exchange_heads_written(
-            f, thread, unit->tap_row, unit->n_tokens, unit->n_heads, &f->times.attention_ns);
+        exchange_rows_written(f, thread, SHARED_ATTENTION, unit->tap_row, unit->n_tokens,
+            unit->n_heads, &f->times.attention_ns);
         number = take_number(f);
         if (unit->next != NULL && number == expected) {
             attention_unit_t *done = unit;

@@ -12,25 +12,33 @@
 
 #define TILE_SENT SIZE_MAX
 
-/* Of tile i: rows times heads, or panels. */
+static size_t rows_of(const forward_t *f, const activation_t *a)
+{
+    return f->rows.n * a->each;
+}
+
+/* Of tile i: rows times heads or panels, or panels. */
 static size_t tile_size(const forward_t *f, shared_t which, size_t i)
 {
     const model_t *m = f->model;
     const activation_t *a = &f->shared[which];
-    if (which == SHARED_ATTENTION)
-        return size_min(TILE_ROWS, f->rows.n - i * TILE_ROWS) * plan_count(model_share(m)->heads);
     size_t columns = activation_slice(a, m->rank + 1) - activation_slice(a, m->rank);
     size_t panels = (columns + KERNEL_PANEL - 1) / KERNEL_PANEL;
+    size_t rows = size_min(TILE_ROWS, rows_of(f, a) - i * TILE_ROWS);
+    if (which == SHARED_ATTENTION)
+        return rows * plan_count(model_share(m)->heads);
+    if (which == SHARED_EXPERTS)
+        return rows * panels;
     return size_min(TILE_PANELS, panels - i * TILE_PANELS);
 }
 
 static void begin_stream(forward_t *f, shared_t which)
 {
     const activation_t *a = &f->shared[which];
-    if (!comm_stream_pays(a->stream, f->rows.n))
+    if (!comm_stream_pays(a->stream, rows_of(f, a)))
         return;
     f->streaming = (int)which;
-    comm_stream_begin(a->stream, a->data, f->rows.n, a->k_blocked);
+    comm_stream_begin(a->stream, a->data, rows_of(f, a), a->k_blocked);
     f->n_tiles = comm_stream_tiles(a->stream);
     for (size_t i = 0; i < f->n_tiles; i++)
         atomic_store_explicit(&f->missing[i], tile_size(f, which, i), memory_order_relaxed);
@@ -79,17 +87,17 @@ void exchange_panels_written(
     move(f, thread, which, kind);
 }
 
-void exchange_heads_written(
-    forward_t *f, size_t thread, size_t row, size_t n_rows, size_t n_heads, uint64_t *kind)
+void exchange_rows_written(forward_t *f, size_t thread, shared_t which, size_t row, size_t n_rows,
+    size_t n_items, uint64_t *kind)
 {
-    if (f->streaming != SHARED_ATTENTION)
+    if (f->streaming != (int)which)
         return;
     for (size_t end = row + n_rows, next; row < end; row = next) {
         size_t tile = row / TILE_ROWS;
         next = size_min((tile + 1) * TILE_ROWS, end);
-        atomic_fetch_sub_explicit(&f->missing[tile], (next - row) * n_heads, memory_order_release);
+        atomic_fetch_sub_explicit(&f->missing[tile], (next - row) * n_items, memory_order_release);
     }
-    move(f, thread, SHARED_ATTENTION, kind);
+    move(f, thread, which, kind);
 }
 
 /* ---- Gathers --------------------------------------------------------------------------------- */
@@ -103,7 +111,7 @@ static void copy_columns(char *to, const char *from, size_t begin, size_t end)
 static void copy_k_blocks(forward_t *f, size_t thread, const activation_t *a, bool out)
 {
     const size_t *begins = a->begins;
-    size_t n_rows = f->rows.n;
+    size_t n_rows = rows_of(f, a);
     char *window = comm_buffer_data(a->window);
     for (size_t r = 0; r < f->model->plan.n_ranks; r++) {
         team_part_t part =
@@ -127,7 +135,7 @@ static void copy_rows(forward_t *f, size_t thread, const activation_t *a, bool o
     size_t row_bytes = a->stride * a->element_bytes;
     const size_t *begins = a->begins;
     size_t begin = begins[f->model->rank], end = begins[f->model->rank + 1];
-    team_part_t rows = team_part(f->rows.n, thread, active_threads(f));
+    team_part_t rows = team_part(rows_of(f, a), thread, active_threads(f));
     for (size_t row = rows.begin; row < rows.end; row++) {
         char *window = (char *)comm_buffer_data(a->window) + row * row_bytes;
         char *own = a->own + row * row_bytes;
@@ -149,7 +157,7 @@ static void exchange(forward_t *f, shared_t which)
         comm_stream_end(f->shared[which].stream);
         f->streaming = NOT_STREAMING;
     } else {
-        comm_gather_columns(a->window, f->rows.n, a->stride * a->element_bytes, a->begins);
+        comm_gather_columns(a->window, rows_of(f, a), a->stride * a->element_bytes, a->begins);
     }
 }
 
@@ -163,8 +171,11 @@ void exchange_begin_attention(forward_t *f, size_t layer)
  * (comm.h). */
 static void begin_next(forward_t *f, shared_t which, size_t layer)
 {
-    static const shared_t nexts[] = {
-        [SHARED_ATTENTION] = SHARED_X_MID, [SHARED_X_MID] = SHARED_MLP, [SHARED_MLP] = SHARED_X};
+    bool sparse = config_layer_is_sparse(&f->model->config, layer);
+    const shared_t nexts[] = {[SHARED_ATTENTION] = SHARED_X_MID,
+        [SHARED_X_MID] = sparse ? SHARED_EXPERTS : SHARED_MLP,
+        [SHARED_MLP] = SHARED_X,
+        [SHARED_EXPERTS] = SHARED_X};
     if (which == SHARED_X)
         exchange_begin_attention(f, layer + 1);
     else

@@ -10,12 +10,12 @@
 /* Thread 0, between phases: all ranks write the attention of that layer next, if there is one. */
 void exchange_begin_attention(forward_t *f, size_t layer);
 
-/* This thread has written panels [begin, end) of the rank's slice, or some heads of rows of
- * attention's output. Books its own time, and before that the time of the work so far to `kind`. */
+/* This thread has written panels [begin, end) of the rank's slice; or of rows some heads of
+ * attention's output, or some panels of experts. Books its own time, and before that the time of the work so far to `kind`. */
 void exchange_panels_written(
     forward_t *f, size_t thread, shared_t which, size_t begin, size_t end, uint64_t *kind);
-void exchange_heads_written(
-    forward_t *f, size_t thread, size_t row, size_t n_rows, size_t n_heads, uint64_t *kind);
+void exchange_rows_written(forward_t *f, size_t thread, shared_t which, size_t row, size_t n_rows,
+    size_t n_items, uint64_t *kind);
 
 /* All threads. Ends a phase in which every rank wrote its slice of a component: every rank sees it
  * whole. With --combine reduce ranks keep what they wrote to themselves. */

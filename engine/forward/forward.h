@@ -59,6 +59,10 @@ typedef struct forward_batch {
 /* The attention of ATTENTION_AUTO; other values are returned unchanged. */
 attention_t forward_attention(const config_t *config, order_t order, attention_t attention);
 
+/* Whether a step has to hold whole prompts: where an expert's row is summed in another order when it
+ * is the only one of its call to choose the expert (docs/numerics.md, "Experts"). */
+bool forward_wants_whole_prompts(const config_t *config, order_t order, dot_t dot, dtype_t mode);
+
 /* Collective over the model's group. options->attention: not ATTENTION_AUTO. */
 int forward_open(forward_t **forward, const model_t *model, kv_cache_t *cache, team_t *team,
     comm_t *comm, const forward_options_t *options, fail_t *fail);

@@ -24,7 +24,8 @@ typedef struct thread_scratch {
     char *products; /* panels of [rows, KERNEL_PANEL] accumulator */
     char *shown;    /* the same, once a tap was set: products as rounded, to look at */
     char *attention;
-    size_t product_bytes, attention_bytes;
+    char *outputs; /* panels of [pairs, KERNEL_PANEL] element (mixture.c) */
+    size_t product_bytes, attention_bytes, output_bytes;
 } thread_scratch_t;
 
 /* Buffers of a rank for itself. */
@@ -35,6 +36,8 @@ typedef enum forward_place {
     PLACE_V,       /* as PLACE_K */
     PLACE_PARTIAL, /* [max_rows, hidden] accumulator: --combine reduce; else empty */
     PLACE_LOGITS,  /* [max_logits, local vocabulary] accumulator */
+    PLACE_ROUTER,  /* [max_rows, experts] element */
+    PLACE_ROUTED, /* [max_rows x chosen, stride] element: rows by expert, those of one in rows or K-blocks */
     /* [max_rows, head_dim / 2] accumulator: of rows whose frequencies follow their call's length
      * (rope.h); empty where there are none. */
     PLACE_COS,
@@ -44,6 +47,22 @@ typedef enum forward_place {
     PLACE_FOLDED,
     PLACE_COUNT
 } forward_place_t;
+
+/* Which pairs of a row and an expert the current layer has (routing.h). */
+typedef struct routing {
+    kernels_t kernels; /* of probabilities: f32, or f64 in that mode */
+    bool by_call;      /* a pair's order depends on its call's choices */
+    int32_t *experts;  /* [max_rows, chosen] */
+    double *weights;   /* [max_rows, chosen] as rounded to the mode */
+    uint32_t *pairs;   /* [max_rows x chosen] by expert */
+    uint8_t *single;   /* [max_rows x chosen] by pair */
+    size_t *first;     /* [experts + 1] where an expert's pairs begin */
+    size_t *n_single;  /* [experts] */
+    size_t *counts[2]; /* [experts] scratch */
+    uint32_t *active;  /* [n_active] experts that have rows, ascending */
+    size_t n_active;
+    matrix_rows_t rows; /* of the step, as products want them */
+} routing_t;
 
 struct forward {
     const model_t *model;
@@ -55,6 +74,7 @@ struct forward {
     double scale;     /* of scores */
     bool sdpa;        /* attention in PyTorch's fused order; f32 and f64 have one order for both */
     activation_t shared[SHARED_COUNT];
+    routing_t routing; /* of the current layer; empty without experts */
     forward_buffer_t places[PLACE_COUNT];
     thread_scratch_t *threads; /* [n_threads] */
     const tap_t *tap;          /* NULL: none */
@@ -128,6 +148,17 @@ static inline bool normed_is_k_blocked(const forward_t *f)
     const model_t *m = f->model;
     return f->tap == NULL &&
            matrix_wants_k_blocked(&m->kernels, f->options.dot, f->rows.n, m->config.hidden_size);
+}
+
+/* Normalised rows, for a product. */
+static inline matrix_rows_t forward_normed_rows(const forward_t *f)
+{
+    bool k_blocked = normed_is_k_blocked(f);
+    return (matrix_rows_t){.x = f->places[PLACE_NORMED].data,
+        .stride = k_blocked ? f->rows.n * KERNEL_K_BLOCK : f->shared[SHARED_X].stride,
+        .k_blocked = k_blocked,
+        .n = f->rows.n,
+        .n_single_rows = f->rows.n_single_rows};
 }
 
 /* Whether the last layer will have other rows after attention than before, so that its attention's

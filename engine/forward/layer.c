@@ -4,6 +4,7 @@
 #include "engine/base/size.h"
 #include "engine/forward/exchange.h"
 #include "engine/forward/forward_internal.h"
+#include "engine/forward/mixture.h"
 #include "engine/forward/panels.h"
 #include "engine/forward/show.h"
 #include "engine/model/rope.h"
@@ -16,12 +17,6 @@ static matrix_rows_t rows_of(const forward_t *f, const void *x, bool k_blocked, 
         .k_blocked = k_blocked,
         .n = f->rows.n,
         .n_single_rows = f->rows.n_single_rows};
-}
-
-static matrix_rows_t normed_rows(const forward_t *f)
-{
-    return rows_of(
-        f, f->places[PLACE_NORMED].data, normed_is_k_blocked(f), f->shared[SHARED_X].stride);
 }
 
 /* Adds a matrix's bias to products in accumulators, as store() does before it rounds. The first
@@ -117,7 +112,7 @@ static void store_qkv(forward_t *f, size_t thread, const panels_work_t *work, si
 static void project_qkv(forward_t *f, size_t thread, size_t layer)
 {
     panels_work_t work = {
-        .rows = panels_rows(f, thread, normed_rows(f), f->model->config.hidden_size),
+        .rows = panels_rows(f, thread, forward_normed_rows(f), f->model->config.hidden_size),
         .n_matrices = 3,
         .layer = layer,
         .store = store_qkv,
@@ -359,7 +354,7 @@ static void project_mlp(forward_t *f, size_t thread, size_t layer)
 {
     const model_weight_t *of = f->model->layers[layer].of;
     const panels_work_t work = {
-        .rows = panels_rows(f, thread, normed_rows(f), f->model->config.hidden_size),
+        .rows = panels_rows(f, thread, forward_normed_rows(f), f->model->config.hidden_size),
         .matrices = {&of[WEIGHT_GATE].matrix, &of[WEIGHT_UP].matrix},
         .n_matrices = 2,
         .side_by_side = true,
@@ -392,6 +387,10 @@ void forward_layer(forward_t *f, size_t thread, size_t layer)
     forward_mark(f, thread, PROGRESS_MLP, layer);
     normalise(f, thread, COMPONENT_NORMALIZED_AFTER_ATTN, layer, SHARED_X_MID,
         of[WEIGHT_POST_NORM].vector);
+    if (config_layer_is_sparse(&f->model->config, layer)) {
+        forward_mixture(f, thread, layer);
+        return;
+    }
     project_mlp(f, thread, layer);
     forward_mark(f, thread, PROGRESS_DOWN_PROJ, layer);
     project_back(f, thread, &down_proj, layer);

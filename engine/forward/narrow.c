@@ -1,5 +1,6 @@
 /* The last layer computes keys and values of all rows, and the rest only for rows whose logits are
- * needed: the last row of a prompt. No row's bits depend on the others. */
+ * needed: the last row of a prompt. No row's bits depend on the others, but where experts' do
+ * (routing.h). */
 #include <string.h>
 
 #include "engine/forward/forward_internal.h"
@@ -21,7 +22,10 @@ void forward_choose_logit_rows(forward_t *f)
     /* A tap needs every row of every layer. With --combine reduce a step of one layer ends with a
      * sum, so that no rank gets a step ahead. */
     bool ends = f->model->plan.combine == PLAN_GATHER || n_kept > 0;
-    f->narrows = f->tap == NULL && n_kept < batch->n_rows && ends;
+    /* Where a prompt's rows depend on each other's experts, all choose theirs. */
+    bool prompts = batch->n_sequences > 0 && !batch->sequences[batch->n_sequences - 1].single_row;
+    f->narrows =
+        f->tap == NULL && n_kept < batch->n_rows && ends && !(f->routing.by_call && prompts);
 }
 
 void forward_narrow(forward_t *f, size_t thread)

@@ -3,6 +3,8 @@
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/forward/forward_internal.h"
+#include "engine/forward/mixture.h"
+#include "engine/forward/routing.h"
 #include "engine/model/attention.h"
 #include "engine/model/rope.h"
 
@@ -24,6 +26,8 @@ static void size_places(forward_t *f)
                               ? o->max_rows * m->config.hidden_size * accumulator(f)
                               : 0,
         [PLACE_LOGITS] = o->max_logits * plan_count(model_share(m)->vocab) * accumulator(f),
+        [PLACE_ROUTER] = o->max_rows * m->config.n_experts * element(f),
+        [PLACE_ROUTED] = routing_input_bytes(m, o),
         [PLACE_COS] = tables,
         [PLACE_SIN] = tables,
         [PLACE_FOLDED] = o->dot == DOT_FOLD ? size_max(o->max_rows, o->max_logits) *
@@ -38,8 +42,9 @@ static size_t product_bytes(const forward_options_t *o, const model_t *m)
     /* Panels of gate_proj and of up_proj go together. */
     size_t panels = size_max(matrix_panels_together(&m->kernels, o->dot), 2);
     size_t rows = size_max(o->max_rows, o->max_logits);
+    size_t packed = FORWARD_PACK_ROWS * m->config.hidden_size * m->kernels.element_bytes;
     return size_max(rows * KERNEL_PANEL * m->kernels.accumulator_bytes * panels,
-        FORWARD_PACK_ROWS * m->config.hidden_size * m->kernels.element_bytes);
+        size_max(packed, routing_thread_bytes(&m->config)));
 }
 
 static size_t attention_bytes(const forward_options_t *o, const model_t *m)
@@ -59,8 +64,11 @@ size_t forward_bytes(
     for (size_t i = 0; i < PLACE_COUNT; i++)
     private += f.places[i].bytes;
     for (shared_t b = 0; b < SHARED_COUNT; b++)
-        shared += options->max_rows * activation_stride(model, b) * element(&f);
-    size_t per_thread = product_bytes(options, model) + attention_bytes(options, model);
+        shared += options->max_rows * activation_each(model, b) * activation_stride(model, b) *
+                  element(&f);
+    private += routing_bytes(model, options);
+    size_t per_thread = product_bytes(options, model) + attention_bytes(options, model) +
+                        mixture_output_bytes(model, options);
     /* The window of a node is one memory for all its ranks, counted in equal parts. Each rank also
      * has its own copy where windows get small pages, which is known only when they are open. */
     return shared / (size_t)comm_size + (comm_size > 1 ? shared : 0) + private +
@@ -75,14 +83,18 @@ static void open_thread(void *context, size_t thread)
     fail_t fail = {0};
     s->product_bytes = product_bytes(&f->options, f->model);
     s->attention_bytes = attention_bytes(&f->options, f->model);
+    s->output_bytes = mixture_output_bytes(f->model, &f->options);
     s->products = memory_alloc(s->product_bytes, "scratch", &fail);
     s->attention = memory_alloc(s->attention_bytes, "scratch", &fail);
+    if (s->output_bytes > 0)
+        s->outputs = memory_alloc(s->output_bytes, "scratch", &fail);
 }
 
 static int open_private(forward_t *f, fail_t *fail)
 {
     static const char *const names[PLACE_COUNT] = {"activations", "activations", "activations",
-        "activations", "activations", "logits", "RoPE tables", "RoPE tables", "activations"};
+        "activations", "activations", "logits", "router", "activations", "RoPE tables",
+        "RoPE tables", "activations"};
     f->threads = calloc(f->n_threads, sizeof *f->threads);
     f->owners = calloc(f->options.max_rows, sizeof *f->owners);
     f->missing = calloc(activation_max_tiles(f->model, f->options.max_rows), sizeof *f->missing);
@@ -94,11 +106,12 @@ static int open_private(forward_t *f, fail_t *fail)
     for (size_t i = 0; i < PLACE_COUNT; i++)
         if (f->places[i].bytes > 0)
             f->places[i].data = memory_alloc(f->places[i].bytes, names[i], fail);
-    if (fail->status != 0)
+    if (fail->status != 0 || routing_open(f, fail) != 0)
         return fail->status;
     team_run(f->team, open_thread, f);
     for (size_t t = 0; t < f->n_threads; t++)
-        if (f->threads[t].products == NULL || f->threads[t].attention == NULL)
+        if (f->threads[t].products == NULL || f->threads[t].attention == NULL ||
+            (f->threads[t].output_bytes > 0 && f->threads[t].outputs == NULL))
             return fail_set(fail, FAIL_MEMORY, "scratch of thread %zu: out of memory", t);
     return 0;
 }
@@ -114,6 +127,10 @@ attention_t forward_attention(const config_t *config, order_t order, attention_t
 
 static int check_options(const model_t *m, const forward_options_t *o, fail_t *fail)
 {
+    if (m->config.n_experts > 0 && m->plan.combine == PLAN_REDUCE)
+        return fail_set(fail, FAIL_USAGE,
+            "--combine reduce: expected a model without experts, found %zu; use --combine gather",
+            m->config.n_experts);
     if (o->attention != ATTENTION_SDPA || m->mode != DTYPE_BF16)
         return fail->status;
     if (!order_has_sdpa(o->order))
@@ -172,7 +189,9 @@ void forward_close(forward_t *f)
         memory_free(f->threads[t].products, f->threads[t].product_bytes);
         memory_free(f->threads[t].shown, f->threads[t].product_bytes);
         memory_free(f->threads[t].attention, f->threads[t].attention_bytes);
+        memory_free(f->threads[t].outputs, f->threads[t].output_bytes);
     }
+    routing_close(f);
     free(f->threads);
     free(f->owners);
     free(f->missing);

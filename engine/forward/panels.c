@@ -28,13 +28,11 @@ matrix_rows_t panels_rows(forward_t *f, size_t thread, matrix_rows_t rows, size_
     return rows;
 }
 
-/* Panels that a thread takes at once of each of n matrices: as many as its scratch holds; sums of
- * few rows are rounded and written while they are in the first-level cache. */
-static size_t most_panels(const forward_t *f, const panels_work_t *work, size_t n)
+size_t panels_most(const forward_t *f, size_t n_rows, size_t columns, size_t n)
 {
-    size_t bytes = panel_bytes(f, work), columns = work->matrices[0]->columns;
+    size_t bytes = n_rows * KERNEL_PANEL * accumulator(f);
     size_t most = size_min(f->threads[0].product_bytes / bytes, MATRIX_MAX_PANELS);
-    if (work->rows.n * columns * element(f) <= NEAR_ROWS_BYTES)
+    if (n_rows * columns * element(f) <= NEAR_ROWS_BYTES)
         most = size_min(most, size_max(NEAR_SUMS_BYTES / bytes, n));
     return most / n;
 }
@@ -87,7 +85,7 @@ static void run_listed(forward_t *f, size_t thread, const panels_work_t *work, t
 void panels_run(forward_t *f, size_t thread, const panels_work_t *work)
 {
     size_t together = work->side_by_side ? work->n_matrices : 1, total = 0;
-    size_t most = most_panels(f, work, together);
+    size_t most = panels_most(f, work->rows.n, work->matrices[0]->columns, together);
     team_part_t part;
     for (size_t m = 0; m < work->n_matrices; m += together)
         total += matrix_n_panels(work->matrices[m]);

@@ -29,6 +29,11 @@ typedef struct panels_work {
  * as the product wants them. */
 matrix_rows_t panels_rows(forward_t *f, size_t thread, matrix_rows_t rows, size_t columns);
 
+/* Panels that a thread takes at once of each of n matrices with so many columns, for n_rows rows: as
+ * many as its scratch holds; sums of few rows are rounded and written while they are in the
+ * first-level cache. */
+size_t panels_most(const forward_t *f, size_t n_rows, size_t columns, size_t n);
+
 /* All threads; ends without a barrier. */
 void panels_run(forward_t *f, size_t thread, const panels_work_t *work);
 

@@ -42,20 +42,37 @@ void show_replicated(const forward_t *f, component_t component, size_t layer, si
     }
 }
 
-void show_product(const forward_t *f, size_t thread, component_t component, size_t layer,
-    size_t n_rows, size_t column, size_t n_columns, void *c)
+/* pairs: numbers of the rows; NULL: 0, 1, ... */
+static void show_rows(const forward_t *f, size_t thread, component_t component, size_t layer,
+    const uint32_t *pairs, size_t n_rows, size_t column, size_t n_columns, void *c)
 {
-    if (f->tap == NULL)
-        return;
     const kernels_t *k = &f->model->kernels;
     char *shown = f->threads[thread].shown;
     dtype_t accumulator_type = k->accumulator_bytes == 8 ? DTYPE_F64 : DTYPE_F32;
     k->store(n_rows, n_columns, c, KERNEL_PANEL, NULL, shown, KERNEL_PANEL);
-    show(f, component, layer, 0, n_rows, column, n_columns, shown, KERNEL_PANEL);
+    if (pairs == NULL)
+        show(f, component, layer, 0, n_rows, column, n_columns, shown, KERNEL_PANEL);
+    for (size_t r = 0; pairs != NULL && r < n_rows; r++)
+        show(f, component, layer, pairs[r], 1, column, n_columns,
+            shown + r * KERNEL_PANEL * k->element_bytes, KERNEL_PANEL);
     /* Rounding again changes nothing, so the fused step continues from here. */
     for (size_t r = 0; r < n_rows; r++)
         dtype_convert((char *)c + r * KERNEL_PANEL * k->accumulator_bytes, accumulator_type,
             shown + r * KERNEL_PANEL * k->element_bytes, k->mode, n_columns);
+}
+
+void show_product(const forward_t *f, size_t thread, component_t component, size_t layer,
+    size_t n_rows, size_t column, size_t n_columns, void *c)
+{
+    if (f->tap != NULL)
+        show_rows(f, thread, component, layer, NULL, n_rows, column, n_columns, c);
+}
+
+void show_pairs(const forward_t *f, size_t thread, component_t component, size_t layer,
+    const uint32_t *pairs, size_t n_rows, size_t column, size_t n_columns, void *c)
+{
+    if (f->tap != NULL)
+        show_rows(f, thread, component, layer, pairs, n_rows, column, n_columns, c);
 }
 
 /* Every rank checks its left neighbour's slice, as it arrived here. */
@@ -72,7 +89,12 @@ static void refill_gathered(
     if (f->tap->refill == NULL)
         return;
     comm_barrier(f->comm);
-    refill(f, component, layer, 0, f->rows.n, a->width, activation_at(a, 0, 0), a->stride);
+    if (a == &f->shared[SHARED_EXPERTS])
+        for (size_t i = 0; i < f->rows.n * a->each; i++)
+            refill(f, component, layer, f->routing.pairs[i], 1, a->width, activation_at(a, i, 0),
+                a->stride);
+    else
+        refill(f, component, layer, 0, f->rows.n, a->width, activation_at(a, 0, 0), a->stride);
     comm_barrier(f->comm);
 }
 
@@ -82,8 +104,13 @@ void show_gathered(const forward_t *f, component_t component, size_t layer, shar
         return;
     const activation_t *a = &f->shared[which];
     size_t from = shown_rank(f), begin = activation_slice(a, from);
-    show(f, component, layer, 0, f->rows.n, begin, activation_slice(a, from + 1) - begin,
-        activation_at(a, 0, begin), a->stride);
+    size_t n = activation_slice(a, from + 1) - begin;
+    if (which == SHARED_EXPERTS)
+        for (size_t i = 0; i < f->rows.n * a->each; i++)
+            show(f, component, layer, f->routing.pairs[i], 1, begin, n, activation_at(a, i, begin),
+                a->stride);
+    else
+        show(f, component, layer, 0, f->rows.n, begin, n, activation_at(a, 0, begin), a->stride);
     refill_gathered(f, component, layer, a);
 }
 

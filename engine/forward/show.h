@@ -25,6 +25,10 @@ void show_replicated(const forward_t *f, component_t component, size_t layer, si
 void show_product(const forward_t *f, size_t thread, component_t component, size_t layer,
     size_t n_rows, size_t column, size_t n_columns, void *c);
 
+/* The same for rows that are some pairs of a row and an expert. pairs: [n_rows] */
+void show_pairs(const forward_t *f, size_t thread, component_t component, size_t layer,
+    const uint32_t *pairs, size_t n_rows, size_t column, size_t n_columns, void *c);
+
 /* Collective, thread 0 alone, right after a gather: shows each slice on a rank that received it. */
 void show_gathered(const forward_t *f, component_t component, size_t layer, shared_t which);
 

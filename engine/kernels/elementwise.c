@@ -256,6 +256,13 @@ static inline double middle_f64(double x)
         for (size_t i = 0; i < n; i++)                                                             \
             to[i] += from[i];                                                                      \
     }                                                                                              \
+    static void add_elements_##MODE(size_t n, const void *x, void *sum)                            \
+    {                                                                                              \
+        const ELEMENT *from = x;                                                                   \
+        REAL *to = sum;                                                                            \
+        for (size_t i = 0; i < n; i++)                                                             \
+            to[i] += load_##MODE(from[i]);                                                         \
+    }                                                                                              \
     static void scale_scores_##MODE(size_t n, const void *c, double scale, void *s)                \
     {                                                                                              \
         const REAL *from = c;                                                                      \
@@ -288,6 +295,7 @@ static inline double middle_f64(double x)
         kernels->store_swiglu = store_swiglu_##MODE;                                               \
         kernels->store_logits = store_logits_##MODE;                                               \
         kernels->add = add_##MODE;                                                                 \
+        kernels->add_elements = add_elements_##MODE;                                               \
         kernels->rms_norm = rms_norm_##MODE;                                                       \
         kernels->rope = rope_##MODE;                                                               \
         kernels->scale_scores = scale_scores_##MODE;                                               \

@@ -186,6 +186,17 @@ static CALL(call_add)
     kernels->add(s->n, d[0], d[1]);
 }
 
+LAYOUT(add_elements_layout)
+{
+    add_layout(kernels, s, b);
+    b[0].type = kernels->mode;
+}
+
+CALL(call_add_elements)
+{
+    kernels->add_elements(s->n, d[0], d[1]);
+}
+
 /* ---- Rows: rows x n; rope: heads x 2 n ------------------------------------------------------- */
 
 static LAYOUT(norm_layout)
@@ -406,6 +417,8 @@ const kernel_entry_t kernel_list[] = {
         logits_layout, call_store_logits, NULL},
     {SLOT(add), 1, false, 1, 1, 9000, 0, 0, {{1, 1536, 0, 0, 0}, {1, 6144, 0, 0, 0}}, add_layout,
         call_add, NULL},
+    {SLOT(add_elements), 1, false, 1, 1, 9000, 0, 0, {{1, 64, 0, 0, 0}, {1, 2048, 0, 0, 0}},
+        add_elements_layout, call_add_elements, NULL},
     {SLOT(rms_norm), 1, false, 11, 1, 2100, 0, 0, {{1, 1536, 0, 0, 0}, {32, 1536, 0, 0, 0}},
         norm_layout, call_rms_norm, NULL},
     {SLOT(rope), 1, false, 14, 1, 130, 0, 0, {{12, 64, 0, 0, 0}, {28, 64, 0, 0, 0}}, rope_layout,

@@ -133,6 +133,8 @@ typedef struct kernels {
 
     /* sum = sum + c, n accumulators */
     void (*add)(size_t n, const void *c, void *sum);
+    /* sum = sum + x, x: [n] element, sum: [n] accumulators */
+    void (*add_elements)(size_t n, const void *x, void *sum);
 
     /* RMSNorm of rows (Zhang & Sennrich 2019; transformers' Qwen2RMSNorm): y = R(w * R(x /
      * sqrt(mean(x^2) + eps))), the mean in the order of pytorch-orders.md section 3.

@@ -148,6 +148,10 @@ static int open_bench(bench_t *b, fail_t *fail)
         fail_set(fail, FAIL_LIMIT,
             "bench: expected at most %zu sequences of %zu tokens, found %zu of %zu",
             limits->max_batch, limits->max_context, b->options->batch, most_tokens(b->options));
+    if (limits->whole_prompts && b->options->prompt_tokens > limits->prefill_chunk)
+        fail_set(fail, FAIL_LIMIT,
+            "bench: expected prompts of at most %zu tokens, found %zu: in this order a step holds whole prompts; --prefill-chunk %zu would help",
+            limits->prefill_chunk, b->options->prompt_tokens, b->options->prompt_tokens);
     b->logit_counts = calloc(m->plan.n_ranks, sizeof *b->logit_counts);
     if (b->logit_counts == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory");
@@ -291,6 +295,8 @@ static int prefill_steps(bench_t *b, fail_t *fail)
         for (size_t s = first; s < batch && rows < b->engine.limits.prefill_chunk; s++) {
             size_t left = b->options->prompt_tokens - b->sequences[s].n_done;
             size_t n_rows = size_min(left, b->engine.limits.prefill_chunk - rows);
+            if (b->engine.limits.whole_prompts && n_rows < left)
+                break;
             b->entries[n] = entry_of(b, s, n_rows, false);
             drawn += b->entries[n++].samples;
             rows += n_rows;

@@ -28,10 +28,19 @@ typedef enum component {
     COMPONENT_GATE_PROJ,             /* [rows, intermediate] */
     COMPONENT_UP_PROJ,               /* [rows, intermediate] */
     COMPONENT_MLP_ACTIVATION,        /* [rows, intermediate]: silu(gate) * up */
-    COMPONENT_MLP_OUTPUT,            /* [rows, hidden] */
-    COMPONENT_LAYER_OUTPUT,          /* [rows, hidden] */
-    COMPONENT_FINAL_NORM,            /* [logits rows, hidden] */
-    COMPONENT_LOGITS,                /* [logits rows, vocabulary], accumulator type */
+    /* Of layers with experts; a pair is a row and one of its k experts, in order of probability. */
+    COMPONENT_ROUTER_LOGITS,     /* [rows, experts] */
+    COMPONENT_CHOSEN_EXPERTS,    /* [rows, k] numbers of experts; accumulator type */
+    COMPONENT_ROUTING_WEIGHTS,   /* [rows, k] */
+    COMPONENT_EXPERT_GATE_PROJ,  /* [rows * k, expert's columns]: row r * k + j */
+    COMPONENT_EXPERT_UP_PROJ,    /* likewise */
+    COMPONENT_EXPERT_ACTIVATION, /* likewise: silu(gate) * up */
+    COMPONENT_EXPERT_DOWN_PROJ,  /* [rows * k, hidden] */
+    COMPONENT_EXPERT_OUTPUT,     /* [rows * k, hidden]: times the weight */
+    COMPONENT_MLP_OUTPUT,        /* [rows, hidden]; of experts: their sum */
+    COMPONENT_LAYER_OUTPUT,      /* [rows, hidden] */
+    COMPONENT_FINAL_NORM,        /* [logits rows, hidden] */
+    COMPONENT_LOGITS,            /* [logits rows, vocabulary], accumulator type */
     COMPONENT_COUNT
 } component_t;
 
@@ -58,7 +67,10 @@ typedef struct component_info {
     bool exchanged; /* ranks send their slices of it to each other */
     bool
         of_fused; /* PyTorch's fused attention (sdpa) shows it too: attention's inputs and output */
-    unsigned needs; /* ARCH_...: the part that it belongs to; 0: always there */
+    unsigned needs;       /* ARCH_...: the part that it belongs to; 0: always there */
+    plan_layers_t layers; /* that have it */
+    bool of_pairs;        /* rows are pairs of a row and an expert */
+    bool wide;            /* values have the accumulator type, not the element's */
     component_input_t inputs[COMPONENT_MAX_INPUTS];
 } component_info_t;
 
@@ -69,7 +81,14 @@ static inline const char *component_name(component_t component)
     return component_info(component)->name;
 }
 
-/* Whether the model computes it. Where it doesn't, its first input is used in its place. */
-bool component_is_in(const config_t *config, component_t component);
+/* Whether a layer of the model computes it; layer: 0 for those outside of layers. Where it doesn't, its
+ * first input is used in its place. */
+bool component_is_in(const config_t *config, component_t component, size_t layer);
+
+/* Rows of it for each row of a batch. */
+static inline size_t component_rows(const config_t *config, component_t component)
+{
+    return component_info(component)->of_pairs ? config->n_experts_per_token : 1;
+}
 
 #endif

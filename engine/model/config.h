@@ -16,6 +16,7 @@
 #define CONFIG_MAX_STOP_IDS 256
 #define CONFIG_MAX_NOTES 4
 #define CONFIG_NOTE_BYTES 320
+#define CONFIG_MAX_LAYERS QUANTIZATION_MAX_LAYERS
 
 typedef enum rope_type {
     ROPE_DEFAULT,
@@ -69,6 +70,10 @@ typedef struct config {
      * file's unused values are, these are 0 and num_hidden_layers. layer_types of the file is
      * folded in. */
     size_t sliding_window, max_window_layers;
+    /* Of a mixture of experts; all 0 without. Which layers have one: config_layer_is_sparse */
+    size_t n_experts, n_experts_per_token, expert_intermediate_size;
+    bool norm_topk_prob; /* the chosen experts' weights are divided by their sum */
+    uint8_t sparse_layers[(CONFIG_MAX_LAYERS + 7) / 8]; /* a bit for each layer */
     config_rope_t rope;
     quantization_t quantization;
     dtype_t torch_dtype; /* of the checkpoint, informative; bf16 when not given */
@@ -88,6 +93,13 @@ int config_load_file(config_t *config, const char *path, fail_t *fail);
 
 /* The text of a config.json from elsewhere; name: for messages. */
 int config_load_text(config_t *config, const char *text, const char *name, fail_t *fail);
+
+/* Whether a layer has a mixture of experts in place of one MLP; how many have. */
+static inline bool config_layer_is_sparse(const config_t *config, size_t layer)
+{
+    return (config->sparse_layers[layer / 8] >> layer % 8 & 1) != 0;
+}
+size_t config_sparse_layers(const config_t *config);
 
 /* Whether positions reach beyond max_position_embeddings: llama3's length is the scaled one. */
 static inline bool config_scales(const config_t *config)

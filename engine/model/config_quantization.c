@@ -308,20 +308,30 @@ static size_t scheme_of(const reader_t *r, const char *module)
     return best;
 }
 
-static void assign(reader_t *r, const arch_weight_t *weight, size_t layer)
+/* A weight of a layer; all of its experts have one scheme. */
+static int assign(reader_t *r, const arch_weight_t *weight, size_t layer, fail_t *fail)
 {
     quantization_t *q = &r->config->quantization;
     char module[ARCH_NAME_BYTES];
-    arch_weight_name(weight, layer, module);
-    *strrchr(module, '.') = 0; /* ".weight" */
-    size_t s = scheme_of(r, module);
+    size_t s = 0;
+    for (size_t e = 0; e < arch_weight_experts(r->config, weight); e++) {
+        arch_weight_name(weight, layer, e, module);
+        *strrchr(module, '.') = 0; /* ".weight" */
+        size_t of_expert = scheme_of(r, module);
+        if (e > 0 && of_expert != s)
+            return fail_set(fail, FAIL_MODEL,
+                "%s: expected one kind of quantisation for all experts of a layer, found another for %s",
+                r->path, module);
+        s = of_expert;
+    }
     if (s == q->n_schemes)
-        return;
+        return 0;
     uint64_t *word = weight->shape.per_layer ? &q->in_layers[s][layer] : &q->outside[s];
     *word |= (uint64_t)1 << weight->role;
+    return 0;
 }
 
-static void assign_all(reader_t *r)
+static int assign_all(reader_t *r, fail_t *fail)
 {
     config_t *c = r->config;
     const arch_weight_t *weight;
@@ -330,8 +340,10 @@ static void assign_all(reader_t *r)
             (!weight->shape.per_layer && !r->lm_head))
             continue;
         for (size_t l = 0; l < (weight->shape.per_layer ? c->num_hidden_layers : 1); l++)
-            assign(r, weight, l);
+            if (arch_layer_is(c, weight->shape.layers, l) && assign(r, weight, l, fail) != 0)
+                return fail->status;
     }
+    return 0;
 }
 
 int config_read_quantization(config_t *config, document_t document, fail_t *fail)
@@ -355,7 +367,7 @@ int config_read_quantization(config_t *config, document_t document, fail_t *fail
             &r, "quant_method", "gptq, awq, compressed-tensors, fp8 or auto-round", method, fail);
     config->quantization.n_schemes = 1;
     if (methods[i].read(&r, fail) == 0)
-        assign_all(&r);
+        assign_all(&r, fail);
     for (size_t s = 0; s < QUANTIZATION_MAX_SCHEMES; s++)
         name_patterns_close(&r.targets[s]);
     name_patterns_close(&r.ignored);

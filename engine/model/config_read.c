@@ -20,7 +20,7 @@
  */
 #define MAX_HIDDEN ((size_t)1 << 20)
 #define MAX_INTERMEDIATE ((size_t)1 << 22)
-#define MAX_LAYERS ((size_t)QUANTIZATION_MAX_LAYERS)
+#define MAX_LAYERS ((size_t)CONFIG_MAX_LAYERS)
 #define MAX_HEADS ((size_t)1 << 14)
 #define MAX_HEAD_DIM ((size_t)1024)
 #define MAX_VOCAB ((size_t)1 << 24)
@@ -356,12 +356,24 @@ int config_load(config_t *config, const char *directory, fail_t *fail)
 
 /* ---- For others ------------------------------------------------------------------------------ */
 
+size_t config_sparse_layers(const config_t *config)
+{
+    size_t n = 0;
+    for (size_t l = 0; l < config->num_hidden_layers && config->n_experts > 0; l++)
+        n += config_layer_is_sparse(config, l);
+    return n;
+}
+
 plan_model_t config_plan_model(const config_t *config, dtype_t mode)
 {
     const format_t *format = format_dense(mode);
     plan_model_t model = {.hidden = config->hidden_size,
         .intermediate = config->intermediate_size,
         .n_layers = config->num_hidden_layers,
+        .n_sparse_layers = config_sparse_layers(config),
+        .n_experts = config->n_experts,
+        .n_chosen = config->n_experts_per_token,
+        .expert_intermediate = config->expert_intermediate_size,
         .n_heads = config->num_attention_heads,
         .n_kv_heads = config->num_key_value_heads,
         .head_dim = config->head_dim,
@@ -440,5 +452,12 @@ uint64_t config_digest(const config_t *config)
     if (config->arch != &arch_qwen2)
         digest = digest_u64(digest, config->parts);
     digest = digest_quantization(digest, &config->quantization, config->num_hidden_layers);
+    if (config->n_experts > 0) {
+        digest = digest_u64(digest, config->n_experts);
+        digest = digest_u64(digest, config->n_experts_per_token);
+        digest = digest_u64(digest, config->expert_intermediate_size);
+        digest = digest_u64(digest, config->norm_topk_prob);
+        digest = digest_bytes(digest, config->sparse_layers, sizeof config->sparse_layers);
+    }
     return digest_generation(digest, &config->generation);
 }

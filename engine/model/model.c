@@ -13,11 +13,13 @@
 /* Of a thread's stage: quantised matrices that lie [K, N] are read in runs of some hundred bytes then. */
 #define STAGE_BYTES ((size_t)8 << 20)
 
-/* One matrix to fill, or a vector (shape_columns 0). */
+/* The matrices to fill of one weight of a layer, one or one for each expert, or a vector
+ * (shape_columns 0). */
 typedef struct load_item {
-    char name[ARCH_NAME_BYTES];
-    model_part_t part; /* name is filled in when used */
-    matrix_t *matrix;  /* NULL for a vector */
+    const arch_weight_t *weight;
+    size_t layer, n_experts; /* 1 without experts */
+    model_part_t part;       /* of each; name is filled in when used */
+    matrix_t *matrices;      /* [n_experts]; NULL for a vector */
     void *vector;
     size_t staged; /* panels that are read together; 0: not quantised */
 } load_item_t;
@@ -46,8 +48,11 @@ static void add_weight(loader_t *loader, model_weights_t *place, const arch_weig
     const plan_model_t *sizes = &model->plan.model;
     const plan_part_t part = plan_weight_part(&model->plan, model->rank, &weight->shape);
     load_item_t *item = &loader->items[loader->n_items++];
+    model_weight_t *to = &place->of[weight->role];
     bool is_vector = weight->shape.columns == PLAN_DIM_NONE;
-    arch_weight_name(weight, layer, item->name);
+    item->weight = weight;
+    item->layer = layer;
+    item->n_experts = arch_weight_experts(&model->config, weight);
     item->part = (model_part_t){.shape_rows = plan_dim(sizes, weight->shape.rows),
         .shape_columns = is_vector ? 0 : plan_dim(sizes, weight->shape.columns),
         .row_begin = part.rows.begin,
@@ -59,16 +64,22 @@ static void add_weight(loader_t *loader, model_weights_t *place, const arch_weig
     if (is_vector) {
         item->vector =
             memory_alloc(model->format->vector_bytes(plan_count(part.rows)), "model vector", fail);
-        place->of[weight->role].vector = item->vector;
+        to->vector = item->vector;
         if (weight->adds != weight->role)
             place->of[weight->adds].matrix.bias = item->vector;
-    } else {
-        item->matrix = &place->of[weight->role].matrix;
-        item->matrix->format = model->format;
-        item->matrix->rows = plan_count(part.columns) == 0 ? 0 : plan_count(part.rows);
-        item->matrix->columns = plan_count(part.columns);
-        item->matrix->bytes = plan_part_bytes(sizes, &weight->shape, part);
+        return;
     }
+    item->matrices = &to->matrix;
+    if (weight->shape.per_expert) {
+        item->matrices = to->experts = calloc(item->n_experts, sizeof *to->experts);
+        if (to->experts == NULL)
+            fail_set(fail, FAIL_MEMORY, "model: out of memory for %zu experts", item->n_experts);
+    }
+    for (size_t e = 0; e < item->n_experts && item->matrices != NULL; e++)
+        item->matrices[e] = (matrix_t){.format = model->format,
+            .rows = plan_count(part.columns) == 0 ? 0 : plan_count(part.rows),
+            .columns = plan_count(part.columns),
+            .bytes = plan_part_bytes(sizes, &weight->shape, part)};
 }
 
 /* Lists every weight of this rank. */
@@ -81,25 +92,33 @@ static int list_weights(loader_t *loader, fail_t *fail)
             add_weight(loader, &model->outside, weight, 0, fail);
     for (size_t l = 0; l < model->config.num_hidden_layers && fail->status == 0; l++)
         for (size_t i = 0; (weight = arch_weight(&model->config, i)) != NULL; i++)
-            if (weight->shape.per_layer)
+            if (weight->shape.per_layer && arch_layer_is(&model->config, weight->shape.layers, l))
                 add_weight(loader, &model->layers[l], weight, l, fail);
     return fail->status;
+}
+
+static void name_part(const load_item_t *item, size_t expert, char *name, model_part_t *part)
+{
+    arch_weight_name(item->weight, item->layer, expert, name);
+    part->name = name;
 }
 
 /* Also checks parts that this rank does not own, so that all ranks agree about a broken
  * checkpoint. */
 static int check_items(loader_t *loader, fail_t *fail)
 {
-    for (size_t i = 0; i < loader->n_items; i++) {
-        load_item_t *item = &loader->items[i];
-        int converted = 0;
-        item->part.name = item->name;
-        if (loader->source->check(
-                loader->source->context, &item->part, loader->model->mode, &converted, fail) != 0)
-            return fail->status;
-        loader->model->n_converted += converted != 0;
-        loader->model->n_quantised += item->part.scheme != NULL;
-    }
+    char name[ARCH_NAME_BYTES];
+    for (size_t i = 0; i < loader->n_items; i++)
+        for (size_t e = 0; e < loader->items[i].n_experts; e++) {
+            model_part_t part = loader->items[i].part;
+            int converted = 0;
+            name_part(&loader->items[i], e, name, &part);
+            if (loader->source->check(
+                    loader->source->context, &part, loader->model->mode, &converted, fail) != 0)
+                return fail->status;
+            loader->model->n_converted += converted != 0;
+            loader->model->n_quantised += part.scheme != NULL;
+        }
     return 0;
 }
 
@@ -108,16 +127,31 @@ static void plan_stage(loader_t *loader, load_item_t *item)
 {
     model_part_t part = item->part;
     size_t (*bytes)(void *, const model_part_t *) = loader->source->stage_bytes;
-    part.name = item->name;
-    if (item->matrix->rows == 0 || part.scheme == NULL)
+    char name[ARCH_NAME_BYTES];
+    name_part(item, 0, name, &part);
+    if (item->matrices[0].rows == 0 || part.scheme == NULL)
         return;
     part.row_end = size_min(part.row_begin + KERNEL_PANEL, part.row_end);
     size_t one = bytes(loader->source->context, &part);
     if (one == 0)
         return;
-    item->staged = size_min(size_max(STAGE_BYTES / one, 1), matrix_n_panels(item->matrix));
+    item->staged = size_min(size_max(STAGE_BYTES / one, 1), matrix_n_panels(&item->matrices[0]));
     part.row_end = part.row_begin + item->staged * KERNEL_PANEL;
     loader->stage_bytes = size_max(loader->stage_bytes, bytes(loader->source->context, &part));
+}
+
+/* Memory for the matrices of a weight. */
+static char *alloc_panels(loader_t *loader, const load_item_t *item, size_t *used, fail_t *fail)
+{
+    size_t bytes = item->n_experts * item->matrices[0].bytes;
+    char name[ARCH_NAME_BYTES], *shared = loader->options->shared;
+    if (shared != NULL) {
+        shared += *used;
+        *used += size_round_up(bytes, SHARED_ALIGN);
+        return shared;
+    }
+    arch_weight_name(item->weight, item->layer, 0, name);
+    return memory_alloc(bytes, name, fail);
 }
 
 static int alloc_matrices(loader_t *loader, fail_t *fail)
@@ -127,20 +161,17 @@ static int alloc_matrices(loader_t *loader, fail_t *fail)
     size_t shared_bytes = model_shared_bytes(&model->plan, model->rank), used = 0;
     loader->model->shared = shared != NULL;
     for (size_t i = 0; i < loader->n_items; i++) {
-        matrix_t *matrix = loader->items[i].matrix;
-        if (matrix == NULL)
+        const load_item_t *item = &loader->items[i];
+        if (item->matrices == NULL)
             continue;
-        if (shared != NULL) {
-            matrix->panels = shared + used;
-            used += size_round_up(matrix->bytes, SHARED_ALIGN);
-        } else {
-            matrix->panels = memory_alloc(matrix->bytes, loader->items[i].name, fail);
-        }
-        if (matrix->panels == NULL)
+        char *panels = alloc_panels(loader, item, &used, fail);
+        if (panels == NULL)
             return fail->status;
         plan_stage(loader, &loader->items[i]);
-        loader->total_bytes += matrix->bytes;
-        size_t panel = KERNEL_PANEL * matrix->columns;
+        for (size_t e = 0; e < item->n_experts; e++)
+            item->matrices[e].panels = panels + e * item->matrices[0].bytes;
+        loader->total_bytes += item->n_experts * item->matrices[0].bytes;
+        size_t panel = KERNEL_PANEL * item->matrices[0].columns;
         loader->buffer_bytes = size_max(loader->buffer_bytes, panel * sizeof(double));
     }
     if (shared != NULL && used != shared_bytes)
@@ -156,24 +187,35 @@ typedef struct buffers {
     char *rows, *scratch, *stage;
 } buffers_t;
 
-/* Rows of panels [begin, end). */
-static model_part_t part_of(const load_item_t *item, size_t begin, size_t end)
+/* Panels that a matrix of the item has, of which panels of all are counted. */
+static size_t panels_each(const load_item_t *item)
 {
+    return matrix_n_panels(&item->matrices[0]);
+}
+
+/* Rows of panels [begin, end) of one matrix. */
+static model_part_t part_of(const load_item_t *item, size_t begin, size_t end, char *name)
+{
+    size_t each = panels_each(item), expert = begin / each;
     model_part_t part = item->part;
+    name_part(item, expert, name, &part);
+    begin -= expert * each;
+    end -= expert * each;
     part.row_begin += begin * KERNEL_PANEL;
     part.row_end = size_min(item->part.row_begin + end * KERNEL_PANEL, part.row_end);
     return part;
 }
 
-/* stage: NULL, or what was read of this panel and others */
+/* p: of the panels of all matrices; stage: NULL, or what was read of this one and others */
 static void load_panel(loader_t *loader, load_item_t *item, size_t p, const void *stage,
     const buffers_t *buffers, fail_t *fail)
 {
-    matrix_t *matrix = item->matrix;
+    matrix_t *matrix = &item->matrices[p / panels_each(item)];
     model_t *model = loader->model;
-    model_part_t part = part_of(item, p, p + 1);
-    char *rows = buffers->rows;
+    char name[ARCH_NAME_BYTES], *rows = buffers->rows;
+    model_part_t part = part_of(item, p, p + 1, name);
     part.stage = stage;
+    p %= panels_each(item);
     if (loader->source->read(
             loader->source->context, &part, model->mode, rows, buffers->scratch, fail) != 0) {
         atomic_store(&loader->failed, 1);
@@ -188,9 +230,9 @@ static void load_panel(loader_t *loader, load_item_t *item, size_t p, const void
 
 /* Panels that a thread packs: those that it will compute with, so that their pages are on its NUMA
  * node; of shared ones its share. */
-static team_part_t panels_of(const loader_t *loader, const matrix_t *matrix, size_t thread)
+static team_part_t panels_of(const loader_t *loader, const load_item_t *item, size_t thread)
 {
-    size_t n = matrix_n_panels(matrix);
+    size_t n = item->n_experts * matrix_n_panels(&item->matrices[0]);
     team_part_t mine = {0, n};
     if (loader->options->shared != NULL)
         mine = team_part(n, loader->options->sharer, loader->options->n_sharers);
@@ -198,15 +240,25 @@ static team_part_t panels_of(const loader_t *loader, const matrix_t *matrix, siz
     return (team_part_t){mine.begin + part.begin, mine.begin + part.end};
 }
 
-static void load_matrix(
+/* Whether panel p begins a stage: of each matrix, a thread's first panel and every staged one. */
+static bool begins_stage(const load_item_t *item, size_t p, size_t staged_until)
+{
+    return item->staged > 0 && (p >= staged_until || p % panels_each(item) == 0);
+}
+
+static void load_matrices(
     loader_t *loader, load_item_t *item, size_t thread, const buffers_t *buffers, fail_t *fail)
 {
     const model_options_t *options = loader->options;
-    team_part_t mine = panels_of(loader, item->matrix, thread);
+    team_part_t mine = panels_of(loader, item, thread);
     model_part_t staged = {0};
+    char name[ARCH_NAME_BYTES];
+    size_t staged_until = 0;
     for (size_t p = mine.begin; p < mine.end && !atomic_load(&loader->failed); p++) {
-        if (item->staged > 0 && (p - mine.begin) % item->staged == 0) {
-            staged = part_of(item, p, size_min(p + item->staged, mine.end));
+        if (begins_stage(item, p, staged_until)) {
+            size_t of_matrix = (p / panels_each(item) + 1) * panels_each(item);
+            staged_until = size_min(p + item->staged, size_min(mine.end, of_matrix));
+            staged = part_of(item, p, staged_until, name);
             if (loader->source->stage(loader->source->context, &staged, buffers->stage, fail) !=
                 0) {
                 atomic_store(&loader->failed, 1);
@@ -218,6 +270,16 @@ static void load_matrix(
             options->progress(
                 options->progress_context, atomic_load(&loader->done_bytes), loader->total_bytes);
     }
+}
+
+static void load_vector(loader_t *loader, load_item_t *item, char *scratch, fail_t *fail)
+{
+    model_part_t part = item->part;
+    char name[ARCH_NAME_BYTES];
+    name_part(item, 0, name, &part);
+    if (loader->source->read(
+            loader->source->context, &part, loader->model->mode, item->vector, scratch, fail) != 0)
+        atomic_store(&loader->failed, 1);
 }
 
 static void load_thread(void *context, size_t thread)
@@ -232,14 +294,10 @@ static void load_thread(void *context, size_t thread)
         atomic_store(&loader->failed, 1);
     for (size_t i = 0; i < loader->n_items; i++) {
         load_item_t *item = &loader->items[i];
-        if (item->matrix == NULL) {
-            if (thread == 0 && !atomic_load(&loader->failed) &&
-                loader->source->read(loader->source->context, &item->part, loader->model->mode,
-                    item->vector, buffers.scratch, fail) != 0)
-                atomic_store(&loader->failed, 1);
-            continue;
-        }
-        load_matrix(loader, item, thread, &buffers, fail);
+        if (item->matrices != NULL)
+            load_matrices(loader, item, thread, &buffers, fail);
+        else if (thread == 0 && !atomic_load(&loader->failed))
+            load_vector(loader, item, buffers.scratch, fail);
     }
     memory_free(buffers.rows, loader->buffer_bytes);
     memory_free(buffers.scratch, loader->buffer_bytes);
@@ -251,7 +309,7 @@ static int load_items(loader_t *loader, fail_t *fail)
     size_t n_threads = team_size(loader->team);
     /* Vectors are read through the same buffers. */
     for (size_t i = 0; i < loader->n_items; i++)
-        if (loader->items[i].matrix == NULL)
+        if (loader->items[i].matrices == NULL)
             loader->buffer_bytes =
                 size_max(loader->buffer_bytes, loader->items[i].part.shape_rows * sizeof(double));
     loader->fails = calloc(n_threads, sizeof *loader->fails);
@@ -305,6 +363,7 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
     *model = (model_t){.config = *config,
         .rank = options->rank,
         .mode = options->mode,
+        .isa = options->isa,
         .format = matrix_format(options->mode, options->dot)};
     kernels_get(&model->kernels, options->isa, options->mode);
     loader_t loader = {.model = model, .source = source, .options = options, .team = team};
@@ -332,10 +391,12 @@ static void free_weight(const model_t *model, model_weights_t *place, const arch
 {
     const plan_part_t part = plan_weight_part(&model->plan, model->rank, &weight->shape);
     model_weight_t *of = &place->of[weight->role];
+    size_t n_experts = arch_weight_experts(&model->config, weight);
     if (weight->shape.columns == PLAN_DIM_NONE)
         memory_free(of->vector, model->format->vector_bytes(plan_count(part.rows)));
-    else if (!model->shared)
-        memory_free(of->matrix.panels, of->matrix.bytes);
+    else if (!model->shared && (of->experts != NULL || !weight->shape.per_expert))
+        memory_free(model_matrix(of, 0)->panels, n_experts * model_matrix(of, 0)->bytes);
+    free(of->experts);
 }
 
 void model_close(model_t *model)
@@ -361,11 +422,14 @@ size_t model_shared_bytes(const plan_t *plan, size_t rank)
     size_t bytes = 0;
     for (size_t i = 0; i < plan->model.n_weights; i++) {
         const plan_weight_t *weight = &plan->model.weights[i];
-        if (weight->columns != PLAN_DIM_NONE)
-            bytes += (weight->per_layer ? plan->model.n_layers : 1) *
-                     size_round_up(plan_part_bytes(
-                                       &plan->model, weight, plan_weight_part(plan, rank, weight)),
-                         SHARED_ALIGN);
+        if (weight->columns != PLAN_DIM_NONE) {
+            /* The experts of a layer lie side by side. */
+            size_t each =
+                plan_part_bytes(&plan->model, weight, plan_weight_part(plan, rank, weight));
+            size_t experts = weight->per_expert ? plan->model.n_experts : 1;
+            bytes += plan_weight_count(&plan->model, weight) / experts *
+                     size_round_up(experts * each, SHARED_ALIGN);
+        }
     }
     return bytes;
 }

@@ -21,9 +21,11 @@
 #include "sharding/plan.h"
 
 /* A weight as its role wants it: a matrix with this rank's rows and columns (arch/arch.h, plan.h),
- * or a vector, [rows] element. Empty and NULL where the model has none. */
+ * a matrix for each expert, whose panels follow each other, or a vector, [rows] element. Empty and
+ * NULL where the model has none. */
 typedef struct model_weight {
-    matrix_t matrix; /* its bias, if it has one, is that weight's vector */
+    matrix_t matrix;   /* its bias, if it has one, is that weight's vector */
+    matrix_t *experts; /* [n_experts] */
     void *vector;
 } model_weight_t;
 
@@ -36,6 +38,7 @@ typedef struct model {
     plan_t plan;
     size_t rank; /* of the plan */
     dtype_t mode;
+    isa_t isa;
     kernels_t kernels;
     const format_t *format;
     model_weights_t outside; /* of layers: embedding, final norm, lm_head unless tied */
@@ -87,6 +90,12 @@ static inline const model_weight_t *model_weight(
     const model_weights_t *place =
         weight->shape.per_layer ? &model->layers[layer] : &model->outside;
     return &place->of[weight->role];
+}
+
+/* A matrix of a weight; expert: 0 where it has one only. */
+static inline const matrix_t *model_matrix(const model_weight_t *weight, size_t expert)
+{
+    return weight->experts != NULL ? &weight->experts[expert] : &weight->matrix;
 }
 
 static inline const plan_share_t *model_share(const model_t *model)

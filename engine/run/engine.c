@@ -142,8 +142,7 @@ static void take_results(step_t *s, step_result_t *results, fail_t *fail)
         results[i] = (step_result_t){0};
         if (step_has_flag(s, i, ENTRY_PROMPT_LOGITS)) {
             results[i].logits = logits;
-            size_t n_logits = s->entries[i].n_rows - s->entries[i].first_logits_row;
-            logits += n_logits * s->vocab_size * s->logit_bytes;
+            logits += s->entries[i].n_logits_rows * s->vocab_size * s->logit_bytes;
         }
         if (step_has_flag(s, i, ENTRY_SAMPLES))
             pick(s, i, &results[i], fail);
@@ -256,7 +255,7 @@ static size_t finish_step(engine_t *e, const scheduler_step_t *step)
         }
         if (entry->prompt_logits) {
             event.logits = e->results[i].logits;
-            event.n_logits = entry->n_rows - entry->first_logits_row;
+            event.n_logits = entry->n_logits_rows;
             event.first_logits_position = entry->first_position + entry->first_logits_row;
         }
         scheduler_end_t end = scheduler_advance(e->scheduler, entry, event.choice.token);

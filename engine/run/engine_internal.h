@@ -22,6 +22,7 @@ struct engine {
     bool warned;            /* of logits that are not finite */
     atomic_bool interrupted;
     size_t kv_tokens;
+    bool chunk_given; /* the user chose prefill_chunk */
     engine_totals_t totals;
     double decode_ns,
         prompt_row_ns; /* recent averages: of a step without prompt rows; of a prompt row */

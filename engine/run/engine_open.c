@@ -40,6 +40,40 @@ static forward_options_t forward_options(const engine_t *e)
         .max_context = e->limits.max_context};
 }
 
+/* Rows of a step of whole prompts, where the user says nothing: as many as a quarter of the memory
+ * beside weights and cache holds. */
+#define MEMORY_PART 4
+
+/* About what a row of a step takes. */
+static size_t row_bytes(const engine_t *e, const model_t *shape)
+{
+    forward_options_t few = forward_options(e), more = few;
+    more.max_rows += DEFAULT_PREFILL_CHUNK;
+    size_t ranks = (size_t)comm_size(e->loaded.comm), threads = e->loaded.threads;
+    return (forward_bytes(shape, &more, threads, (int)ranks) -
+               forward_bytes(shape, &few, threads, (int)ranks)) /
+           DEFAULT_PREFILL_CHUNK;
+}
+
+/* Collective. Where an expert's rows depend on their whole prompt, a step holds whole prompts, and
+ * no prefix has the bits of another prompt's. */
+static void plan_whole_prompts(engine_t *e, const model_t *shape, const capacity_t *capacity)
+{
+    const engine_options_t *o = &e->loaded.options;
+    scheduler_options_t *limits = &e->limits;
+    if (!forward_wants_whole_prompts(&e->loaded.config, o->order, o->dot, o->mode))
+        return;
+    limits->whole_prompts = true;
+    limits->reuse_prefixes = false;
+    limits->row_bytes = row_bytes(e, shape);
+    size_t taken = capacity->weight_bytes + e->kv_tokens * capacity->cache_bytes_per_token;
+    size_t free_bytes = capacity->available_bytes - size_min(capacity->available_bytes, taken);
+    size_t rows = size_max(free_bytes / MEMORY_PART / limits->row_bytes, DEFAULT_PREFILL_CHUNK);
+    rows = (size_t)comm_min(e->loaded.comm, (int64_t)size_min(rows, limits->max_context));
+    if (!e->chunk_given)
+        limits->prefill_chunk = size_max(rows, 1);
+}
+
 /* Collective. Sizes the cache and refuses what does not fit, before anything large is allocated. */
 static int plan_memory(engine_t *e, fail_t *fail)
 {
@@ -68,6 +102,7 @@ static int plan_memory(engine_t *e, fail_t *fail)
         .mode = o->mode,
         .order = o->order,
         .attention = forward_attention(&e->loaded.config, o->order, o->attention)};
+    plan_whole_prompts(e, &shape, &capacity);
     forward_options_t forward = forward_options(e);
     size_t scratch = forward_bytes(&shape, &forward, e->loaded.threads, comm_size(e->loaded.comm)) +
                      step_bytes(&shape, &e->limits);
@@ -99,6 +134,7 @@ static int open_run(engine_t *e, fail_t *fail)
 static int open_model(engine_t *e, comm_t *comm, const engine_options_t *options, fail_t *fail)
 {
     engine_options_t chosen = *options;
+    e->chunk_given = chosen.prefill_chunk != 0;
     if (chosen.prefill_chunk == 0)
         chosen.prefill_chunk = DEFAULT_PREFILL_CHUNK;
     if (chosen.max_batch == 0)

@@ -98,7 +98,8 @@ static void look(void *context, const tap_part_t *part)
     search_t *search = context;
     const model_t *m = search->model;
     dtype_t dtype = m->mode;
-    if (part->component == COMPONENT_LOGITS && dtype == DTYPE_BF16)
+    if ((part->component == COMPONENT_LOGITS || component_info(part->component)->wide) &&
+        dtype == DTYPE_BF16)
         dtype = DTYPE_F32;
     if (part->component == COMPONENT_ATTN_WEIGHTS) /* attention's output shows them */
         return;

@@ -7,6 +7,8 @@
 #include "engine/base/size.h"
 #include "engine/run/prefix.h"
 
+#define GIB 1073741824.0
+
 /* A request from submission to end. */
 typedef struct sequence {
     struct sequence *next; /* in the queue */
@@ -114,6 +116,12 @@ int scheduler_check(const scheduler_t *s, const request_t *request, fail_t *fail
         return fail_set(fail, FAIL_LIMIT,
             "prompt: its %zu tokens leave no room to generate; a sequence may have %zu here",
             request->n_prompt, limit);
+    if (s->options.whole_prompts && request->n_prompt > s->options.prefill_chunk)
+        return fail_set(fail, FAIL_LIMIT,
+            "prompt: expected at most %zu tokens, found %zu: in this order its experts depend on the whole prompt, which has to fit into one step; --prefill-chunk %zu (%.2f GiB more on each rank) or --order uniform would help",
+            s->options.prefill_chunk, request->n_prompt, request->n_prompt,
+            (double)(request->n_prompt - s->options.prefill_chunk) * (double)s->options.row_bytes /
+                GIB);
     if (request->want_prompt_logits && request->first_prompt_logits >= request->n_prompt)
         return fail_set(fail, FAIL_USAGE,
             "prompt: logits are requested from position %zu, but it has %zu tokens",
@@ -349,11 +357,14 @@ static size_t rows_before_logits(const sequence_t *sequence)
     return first > sequence->n_done ? first - sequence->n_done : 0;
 }
 
-static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows)
+/* n_logits: the most that the step may still give */
+static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows, size_t n_logits)
 {
     bool decode = is_decode(sequence);
     bool reaches_end = sequence->n_done + n_rows >= sequence->n_prompt;
     bool logits = !decode && sequence->want_prompt_logits && n_rows > rows_before_logits(sequence);
+    size_t wanted = logits ? n_rows - rows_before_logits(sequence) : 0;
+    bool again = wanted > n_logits;
     return (scheduler_entry_t){
         .handle = sequence->handle,
         .slot = sequence->slot,
@@ -367,9 +378,11 @@ static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows)
         .decode = decode,
         .sampling = &sequence->sampling,
         .bias = sequence->bias,
-        .samples = reaches_end && sequence->max_tokens > 0,
+        .samples = reaches_end && sequence->max_tokens > 0 && !again,
         .prompt_logits = logits,
         .first_logits_row = logits ? rows_before_logits(sequence) : 0,
+        .n_logits_rows = size_min(wanted, n_logits),
+        .again = again,
     };
 }
 
@@ -412,6 +425,10 @@ static size_t affordable_rows(scheduler_t *s, sequence_t *sequence, const budget
     if (is_decode(sequence))
         return 1;
     size_t rows = ref_q_len(sequence) == 1 ? 1 : size_min(own_rows(s, sequence), budget->rows);
+    if (s->options.whole_prompts) {
+        bool waits = sequence->want_prompt_logits && budget->logits == 0;
+        return rows == sequence->n_prompt && !waits ? rows : 0;
+    }
     return sequence->want_prompt_logits
                ? size_min(rows, rows_before_logits(sequence) + budget->logits)
                : rows;
@@ -421,7 +438,7 @@ static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget
     const sequence_t *sequence, size_t n_rows)
 {
     scheduler_entry_t *entry = &entries[step->n_entries++];
-    *entry = entry_of(sequence, n_rows);
+    *entry = entry_of(sequence, n_rows, budget->logits);
     step->n_rows += n_rows;
     step->n_single_rows += entry->ref_q_len == 1;
     if (entry->decode)
@@ -430,9 +447,8 @@ static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget
     if (entry->ref_q_len > 1)
         budget->rows -= n_rows;
     if (entry->prompt_logits) {
-        size_t n_logits = n_rows - entry->first_logits_row;
-        step->n_prompt_logits += n_logits;
-        budget->logits -= n_logits;
+        step->n_prompt_logits += entry->n_logits_rows;
+        budget->logits -= entry->n_logits_rows;
     }
 }
 
@@ -448,8 +464,9 @@ scheduler_step_t scheduler_plan(scheduler_t *s)
 {
     scheduler_step_t step = {.entries = s->entries};
     admit(s);
-    budget_t budget = {any_decodes(s) ? s->decoding_chunk : s->options.prefill_chunk,
-        s->options.max_prompt_logits};
+    bool cuts = any_decodes(s) && !s->options.whole_prompts;
+    budget_t budget = {
+        cuts ? s->decoding_chunk : s->options.prefill_chunk, s->options.max_prompt_logits};
     for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = 0; i < s->n_running; i++) {
             sequence_t *sequence = s->running[i];
@@ -475,6 +492,10 @@ scheduler_end_t scheduler_advance(scheduler_t *s, const scheduler_entry_t *entry
     scheduler_end_t end = SCHEDULER_GOES_ON;
     size_t tokens = s->options.block_tokens, first = sequence->n_done / tokens;
     sequence->begun = true;
+    if (entry->again) {
+        sequence->first_prompt_logits = entry->first_logits_row + entry->n_logits_rows;
+        return SCHEDULER_GOES_ON;
+    }
     sequence->n_done += entry->n_rows;
     for (size_t i = first; (i + 1) * tokens <= size_min(sequence->n_done, sequence->n_prompt); i++)
         prefix_set_ready(s->blocks, sequence->blocks[i]);

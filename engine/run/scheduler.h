@@ -31,10 +31,14 @@ typedef struct scheduler_options {
     size_t max_batch;         /* sequences running at once */
     size_t prefill_chunk;     /* prompt rows of one step, one-token prompts aside */
     size_t max_prompt_logits; /* prompt rows of one step whose logits are needed */
-    size_t max_context;       /* tokens of one sequence; fits into the cache */
-    bool reuse_prefixes;      /* with block_tokens of 64 and its multiples */
-    size_t reuse_limit;       /* prompts of more tokens share no blocks; 0: all may */
-    dtype_t mode;             /* which prefixes have the same bits */
+    /* Steps hold whole prompts, because rows depend on their whole prompt (forward.h): of at most
+     * prefill_chunk rows. A prompt with more logits than a step may give runs again for the rest. */
+    bool whole_prompts;
+    size_t row_bytes;    /* about what a row of prefill_chunk takes on a rank; for messages */
+    size_t max_context;  /* tokens of one sequence; fits into the cache */
+    bool reuse_prefixes; /* with block_tokens of 64 and its multiples */
+    size_t reuse_limit;  /* prompts of more tokens share no blocks; 0: all may */
+    dtype_t mode;        /* which prefixes have the same bits */
     order_t order;
     attention_t attention;
 } scheduler_options_t;
@@ -87,8 +91,9 @@ typedef struct scheduler_entry {
     const sampler_params_t *sampling;
     const sampler_bias_t *bias; /* [sampling->n_bias] */
     bool samples;               /* the next token is drawn from its last row */
-    bool prompt_logits;         /* the logits of its rows are needed, from first_logits_row on */
-    size_t first_logits_row;
+    bool prompt_logits; /* the logits of n_logits_rows rows are needed, from first_logits_row on */
+    size_t first_logits_row, n_logits_rows;
+    bool again; /* all of its rows run again, for the logits of others */
 } scheduler_entry_t;
 
 typedef struct scheduler_step {

@@ -180,6 +180,7 @@ static wire_entry_t wire_entry(const scheduler_entry_t *entry)
         .ref_q_len = (uint32_t)entry->ref_q_len,
         .n_blocks = entry->admitted ? (uint32_t)entry->n_blocks : 0,
         .first_logits_row = (uint32_t)entry->first_logits_row,
+        .n_logits_rows = (uint32_t)entry->n_logits_rows,
         .flags = (entry->admitted ? ENTRY_ADMITTED : 0) | (entry->samples ? ENTRY_SAMPLES : 0) |
                  (entry->prompt_logits ? ENTRY_PROMPT_LOGITS : 0) |
                  (entry->ref_q_len == 1 ? ENTRY_SINGLE_ROW : 0) |
@@ -295,8 +296,8 @@ static void place_logits(step_t *s)
         if (sequence->single_row || !step_has_flag(s, i, ENTRY_PROMPT_LOGITS))
             continue;
         s->placed[i].prompt = s->batch.n_logits;
-        for (size_t r = s->entries[i].first_logits_row; r < sequence->n_rows; r++)
-            add_logits_row(s, sequence->first_row + r, false);
+        for (size_t r = 0; r < s->entries[i].n_logits_rows; r++)
+            add_logits_row(s, sequence->first_row + s->entries[i].first_logits_row + r, false);
     }
 }
 
@@ -380,8 +381,7 @@ void step_gather_prompt_logits(step_t *s)
     for (size_t i = 0; i < s->n_entries; i++) {
         if (!step_has_flag(s, i, ENTRY_PROMPT_LOGITS))
             continue;
-        size_t n_logits = s->sequences[i].n_rows - s->entries[i].first_logits_row;
-        for (size_t r = 0; r < n_logits; r++) {
+        for (size_t r = 0; r < s->entries[i].n_logits_rows; r++) {
             step_gather_row(s, s->placed[i].prompt + r, at);
             at += s->vocab_size * s->logit_bytes;
         }

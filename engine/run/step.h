@@ -45,7 +45,7 @@ size_t step_bytes(const model_t *model, const scheduler_options_t *limits);
 /* The result of a step for one entry. */
 typedef struct step_result {
     sampler_choice_t choice; /* when the entry samples */
-    const void *logits;      /* [n_rows - first_logits_row, vocab_size] when it wants prompt logits,
+    const void *logits;      /* [n_logits_rows, vocab_size] when it wants prompt logits,
                               * valid until the next step */
 } step_result_t;
 

@@ -39,8 +39,8 @@ enum {
 
 typedef struct wire_entry {
     uint32_t slot, n_rows, first_position, ref_q_len;
-    uint32_t n_blocks;         /* in the payload: only when admitted */
-    uint32_t first_logits_row; /* of its rows: from here on with prompt logits */
+    uint32_t n_blocks;                        /* in the payload: only when admitted */
+    uint32_t first_logits_row, n_logits_rows; /* of its rows, with prompt logits */
     uint32_t flags;
 } wire_entry_t;
 

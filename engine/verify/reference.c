@@ -106,6 +106,7 @@ size_t reference_shape(const reference_t *reference, const config_t *config,
     }
     if (place->kind < COMPONENT_COUNT) {
         plan_model_t sizes = config_plan_model(config, DTYPE_BF16);
+        dims[0] *= component_rows(config, (component_t)place->kind);
         dims[1] = plan_dim(&sizes, component_info((component_t)place->kind)->width);
     }
     return 2;

@@ -81,6 +81,13 @@ int check_configuration(
             true},
         {"head_dim", (double)r.head_dim, (double)m->head_dim, true},
         {"vocab_size", (double)r.vocab_size, (double)m->vocab_size, true},
+        {"num_experts", (double)r.n_experts, (double)m->n_experts, true},
+        {"num_experts_per_tok", (double)r.n_experts_per_token, (double)m->n_experts_per_token,
+            true},
+        {"moe_intermediate_size", (double)r.expert_intermediate_size,
+            (double)m->expert_intermediate_size, true},
+        {"sparse layers", (double)config_sparse_layers(&r), (double)config_sparse_layers(m), true},
+        {"norm_topk_prob", r.norm_topk_prob, m->norm_topk_prob, false},
         {"rope_theta", r.rope_theta, m->rope_theta, false},
         {"rms_norm_eps", r.rms_norm_eps, m->rms_norm_eps, false},
         {"tie_word_embeddings", r.tie_word_embeddings, m->tie_word_embeddings, false},
@@ -206,9 +213,10 @@ static void check_place(const reference_t *reference, const config_t *config,
 }
 
 /* With sdpa the reference holds what attention is given and gives. */
-static bool is_kept(const config_t *config, attention_t attention, component_t component)
+static bool is_kept(
+    const config_t *config, attention_t attention, component_t component, size_t layer)
 {
-    return component_is_in(config, component) &&
+    return component_is_in(config, component, layer) &&
            (attention == ATTENTION_EAGER || component_info(component)->of_fused);
 }
 
@@ -218,7 +226,9 @@ static void check_components(const reference_t *reference, const config_t *confi
     for (size_t c = 0; c < COMPONENT_LOGITS; c++) {
         bool layered = reference_kind_has_layer(c);
         size_t n_layers = layered ? config->num_hidden_layers : 1;
-        for (size_t l = 0; l < n_layers && is_kept(config, place.attention, (component_t)c); l++) {
+        for (size_t l = 0; l < n_layers; l++) {
+            if (!is_kept(config, place.attention, (component_t)c, l))
+                continue;
             place.kind = c;
             place.layer = l;
             if (!layered || (reference_has_layer(reference, l) && (layers == NULL || layers[l])))

@@ -5,7 +5,7 @@
 #include "engine/base/size.h"
 #include "engine/verify/verify_forward_internal.h"
 
-/* Tokens of a prompt that one step takes. */
+/* Tokens of a prompt that one step takes, unless it takes all. */
 #define CHUNK 512
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
@@ -185,10 +185,12 @@ size_t verify_forward_positions(const reference_t *reference)
     return longest;
 }
 
-static forward_options_t options_of(
-    const reference_t *reference, order_t order, attention_t attention, dot_t dot)
+static forward_options_t options_of(const model_t *model, const reference_t *reference,
+    order_t order, attention_t attention, dot_t dot)
 {
-    size_t max_rows = size_min(longest_prompt(reference), CHUNK);
+    size_t max_rows = longest_prompt(reference);
+    if (!forward_wants_whole_prompts(&model->config, order, dot, model->mode))
+        max_rows = size_min(max_rows, CHUNK);
     return (forward_options_t){.order = order,
         .attention = attention,
         .dot = dot,
@@ -200,7 +202,7 @@ static forward_options_t options_of(
 size_t verify_forward_bytes(const model_t *model, const reference_t *reference, order_t order,
     dot_t dot, attention_t attention, size_t n_threads, int comm_size)
 {
-    forward_options_t options = options_of(reference, order, attention, dot);
+    forward_options_t options = options_of(model, reference, order, attention, dot);
     return forward_bytes(model, &options, n_threads, comm_size);
 }
 
@@ -222,7 +224,7 @@ int verify_forward(const verify_forward_t *verify, report_t *report, fail_t *fai
 {
     const model_t *model = verify->model;
     forward_options_t options =
-        options_of(verify->reference, verify->order, verify->attention, verify->dot);
+        options_of(model, verify->reference, verify->order, verify->attention, verify->dot);
     pass_t pass = {.verify = verify,
         .report = report,
         .mode = model->mode,

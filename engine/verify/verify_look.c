@@ -127,12 +127,14 @@ static void look_at_weights(
 static void look_at_rows(
     pass_t *pass, const target_t *target, const tap_part_t *part, compare_t *compare, bool writes)
 {
+    size_t first = pass->first_row * component_rows(&pass->verify->model->config, part->component);
+    dtype_t type = component_info(part->component)->wide ? pass->logits_type : pass->mode;
     for (size_t r = 0; r < part->n_rows; r++) {
         const logits_target_t *logits =
             part->component == COMPONENT_FINAL_NORM ? &pass->logits[part->row + r] : NULL;
-        size_t row = logits != NULL ? logits->norm_row : pass->first_row + part->row + r;
+        size_t row = logits != NULL ? logits->norm_row : first + part->row + r;
         run_t run = {target, row, part->column, part->n_columns,
-            (char *)part->values + r * part->stride * dtype_bytes(pass->mode), pass->mode};
+            (char *)part->values + r * part->stride * dtype_bytes(type), type};
         look_at_run(pass, &run, logits != NULL && logits->again ? NULL : compare, writes);
     }
 }

@@ -29,7 +29,7 @@ static bool held(const pass_t *pass, size_t layer, component_t component)
 static bool input_held(const pass_t *pass, size_t layer, component_input_t input)
 {
     const component_info_t *info = component_info(input.component);
-    if (!component_is_in(&pass->verify->model->config, input.component))
+    if (!component_is_in(&pass->verify->model->config, input.component, layer))
         return input_held(pass, layer, info->inputs[0]);
     if (input.from == FROM_BEFORE && layer == 0)
         return held(pass, 0, COMPONENT_EMBEDDING_OUTPUT);

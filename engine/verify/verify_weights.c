@@ -10,7 +10,7 @@
 
 /* A matrix (columns > 0) or a vector of this rank, and where it comes from. */
 typedef struct item {
-    size_t role, layer;
+    size_t role, layer, expert;
     model_part_t part; /* of the whole, its rows this rank's */
     char name[ARCH_NAME_BYTES];
     const matrix_t *matrix;
@@ -126,20 +126,23 @@ static void check_item(checker_t *checker, const item_t *item)
 {
     const size_t shape[] = {item->part.shape_rows, item->part.shape_columns};
     checker->item = *item;
-    report_add_shape(
-        checker->report, REPORT_WEIGHTS, item->role, item->matrix != NULL ? 2 : 1, shape);
+    if (item->expert == 0)
+        report_add_shape(
+            checker->report, REPORT_WEIGHTS, item->role, item->matrix != NULL ? 2 : 1, shape);
     team_run(checker->team, check_thread, checker);
 }
 
 /* layer: the number of layers for what comes after them */
-static void check_weight(checker_t *checker, const arch_weight_t *weight, size_t layer)
+static void check_weight(
+    checker_t *checker, const arch_weight_t *weight, size_t layer, size_t expert)
 {
     const model_t *model = checker->model;
     const model_weight_t *packed = model_weight(model, weight, layer);
     const plan_part_t part = plan_weight_part(&model->plan, model->rank, &weight->shape);
     item_t item = {.role = weight->role,
         .layer = layer,
-        .matrix = weight->shape.columns == PLAN_DIM_NONE ? NULL : &packed->matrix,
+        .expert = expert,
+        .matrix = weight->shape.columns == PLAN_DIM_NONE ? NULL : model_matrix(packed, expert),
         .vector = packed->vector,
         .first_row = part.rows.begin,
         .n_rows = plan_count(part.rows),
@@ -150,7 +153,7 @@ static void check_weight(checker_t *checker, const arch_weight_t *weight, size_t
         .col_end = item.columns,
         .scheme = quantization_scheme(
             &model->config.quantization, (int)weight->role, weight->shape.per_layer, layer)};
-    arch_weight_name(weight, layer, item.name);
+    arch_weight_name(weight, layer, expert, item.name);
     check_item(checker, &item);
 }
 
@@ -168,8 +171,12 @@ int verify_weights(
     for (size_t i = 0; (weight = arch_weight(&model->config, i)) != NULL; i++) {
         size_t end = weight->shape.per_layer ? n_layers : 1;
         size_t after = weight->role == WEIGHT_EMBEDDING ? 0 : n_layers;
-        for (size_t l = 0; l < end && fail->status == 0; l++)
-            check_weight(&checker, weight, weight->shape.per_layer ? l : after);
+        size_t n_experts = arch_weight_experts(&model->config, weight);
+        for (size_t l = 0; l < end; l++)
+            for (size_t e = 0; e < n_experts && fail->status == 0; e++)
+                if (!weight->shape.per_layer ||
+                    arch_layer_is(&model->config, weight->shape.layers, l))
+                    check_weight(&checker, weight, weight->shape.per_layer ? l : after, e);
     }
     pthread_mutex_destroy(&checker.lock);
     return fail->status;

@@ -30,14 +30,17 @@ LENGTHS = {"demo": [1, 2, 3, 7, 16, 33, 100, 300, 600], "odd": [1, 2, 5, 15, 17,
            "yarn": [1, 40, 300], "sliding": [10, 64, 130, 300], "qwen3": [1, 2, 17, 67, 227, 530],
            "qwen3_bias": [1, 40, 130], "llama": [1, 2, 17, 67, 227, 530],
            "mistral": [1, 2, 17, 38, 40, 67, 130, 227, 530],
-           "linear": [1, 40, 130], "dynamic": [40, 62, 67, 130, 227]}
+           "linear": [1, 40, 130], "dynamic": [40, 62, 67, 130, 227],
+           "qwen3_moe": [1, 2, 17, 67, 227, 530], "qwen3_moe_wide": [1, 2, 3, 5, 8, 17, 67]}
 # The order of sdpa with a sliding window is not known. Of Qwen3 and Llama the emulator computes attention, so
 # that any host with avx512_bf16 can make it.
 ATTENTIONS = {"sliding": {"eager": "eager"}, "mistral": {"eager": "eager"},
               "linear": {"eager": "eager"}, "dynamic": {"eager": "eager"}, "qwen3": {"eager": "eager", "sdpa": "emulated-torch"},
               "qwen3_bias": {"eager": "eager", "sdpa": "emulated-torch"},
-              "llama": {"eager": "eager", "sdpa": "emulated-torch"}}
-AMX = ("demo", "odd", "qwen3", "qwen3_bias", "llama")
+              "llama": {"eager": "eager", "sdpa": "emulated-torch"},
+              "qwen3_moe": {"eager": "eager", "sdpa": "emulated-torch"},
+              "qwen3_moe_wide": {"eager": "eager", "sdpa": "emulated-torch"}}
+AMX = ("demo", "odd", "qwen3", "qwen3_bias", "llama", "qwen3_moe", "qwen3_moe_wide")
 FED = 3
 
 
@@ -62,18 +65,45 @@ def run(model, ids, fed):
 
 
 def use_amx_order(model, emulator):
-    """Replaces the linear layers' arithmetic."""
-    def forward(layer):
-        def linear(x):
-            rows = x.reshape(-1, x.shape[-1]).contiguous()
-            y = torch.empty(rows.shape[0], layer.out_features, dtype=torch.bfloat16)
-            bias = None if layer.bias is None else layer.bias.data
-            emulator.linear_amx(y, rows, layer.weight.data, bias, rows.shape[0], layer.out_features, layer.in_features)
-            return y.reshape(*x.shape[:-1], layer.out_features)
-        return linear
+    """Replaces the arithmetic of linear layers, routers and experts."""
+    def product(x, weight, bias=None):
+        rows, (n, k) = x.reshape(-1, x.shape[-1]).contiguous(), weight.shape
+        y = torch.empty(rows.shape[0], n, dtype=torch.bfloat16)
+        emulator.linear_amx(y, rows, weight.data.contiguous(), bias, rows.shape[0], n, k)
+        return y.reshape(*x.shape[:-1], n)
+
+    def linear(layer):
+        return lambda x: product(x, layer.weight, None if layer.bias is None else layer.bias.data)
+
+    def router(layer):
+        def choose(x):
+            logits = product(x.reshape(-1, layer.hidden_dim), layer.weight)
+            values, experts = torch.topk(torch.softmax(logits, dim=-1, dtype=torch.float), layer.top_k, dim=-1)
+            if layer.norm_topk_prob:
+                values /= values.sum(dim=-1, keepdim=True)
+            return logits, values.to(logits.dtype), experts
+        return choose
+
+    def experts(layer):
+        def forward(x, chosen, weights):
+            pairs = torch.empty(chosen.numel(), x.shape[-1], dtype=x.dtype)
+            for e in range(layer.num_experts):
+                mine = torch.where(chosen.reshape(-1) == e)[0]
+                if len(mine) == 0:
+                    continue
+                both = product(x[mine // chosen.shape[1]], layer.gate_up_proj[e])
+                down = product(layer._apply_gate(both), layer.down_proj[e])
+                pairs[mine] = down * weights.reshape(-1)[mine, None]
+            return pairs.view(*chosen.shape, -1).sum(dim=1)
+        return forward
+
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
-            module.forward = forward(module)
+            module.forward = linear(module)
+        elif type(module).__name__.endswith("TopKRouter"):
+            module.forward = router(module)
+        elif type(module).__name__.endswith("Experts"):
+            module.forward = experts(module)
 
 
 def emulated_attention(function):

@@ -51,22 +51,13 @@ def kind_of(label):
     return "bias" if label.endswith(".bias") else {"embed_tokens": "embedding"}.get(label, label)
 
 
-def tensor_list(path, config):
+def tensor_list(path):
     """(name, shape, kind) of every tensor, in the order of the file. path: of the config.json"""
     programs = sorted(ROOT.glob("build*/tests/write_model"), key=lambda program: program.stat().st_mtime)
     if not programs:
         raise SystemExit("expected build*/tests/write_model, found none: build the tree first")
     lines = subprocess.run([programs[-1], "--list", path], check=True, stdout=subprocess.PIPE, text=True).stdout
-    weights = [json.loads(line) for line in lines.splitlines()]
-    first = next(at for at, weight in enumerate(weights) if weight["per_layer"])
-    last = next(at for at, weight in enumerate(weights) if weight["per_layer"] and not
-                (weights + [{"per_layer": False}])[at + 1]["per_layer"])
-    for weight in weights[:first]:
-        yield weight["name"], tuple(weight["shape"]), kind_of(weight["label"])
-    for layer in range(config["num_hidden_layers"]):
-        for weight in weights[first:last + 1]:
-            yield f"model.layers.{layer}.{weight['name']}", tuple(weight["shape"]), kind_of(weight["label"])
-    for weight in weights[last + 1:]:
+    for weight in map(json.loads, lines.splitlines()):
         yield weight["name"], tuple(weight["shape"]), kind_of(weight["label"])
 
 
@@ -112,6 +103,7 @@ class Pairs:
         self.hidden_size = config["hidden_size"]
         self.hidden = self.shuffled(seed, "hidden", config["hidden_size"])
         self.mlp = self.shuffled(seed, "mlp", config["intermediate_size"])
+        self.expert = self.shuffled(seed, "expert", config.get("moe_intermediate_size", 0))
         value = self.shuffled(seed, "value", dim)
         self.values = [np.concatenate([part + head * dim for head in range(kv_heads)]) for part in value]
         self.outputs = [np.concatenate([part + head * dim for head in range(heads)]) for part in value]
@@ -126,8 +118,9 @@ class Pairs:
     def apply(self, kind, values):
         """Makes a tensor obey the pairs, in place."""
         same_rows = {"o_proj": self.hidden, "down_proj": self.hidden, "gate_proj": self.mlp, "up_proj": self.mlp,
-                     "v_proj": self.values}
-        opposite_columns = {"o_proj": self.outputs, "down_proj": self.mlp}
+                     "v_proj": self.values, "experts.gate_proj": self.expert, "experts.up_proj": self.expert,
+                     "experts.down_proj": self.hidden}
+        opposite_columns = {"o_proj": self.outputs, "down_proj": self.mlp, "experts.down_proj": self.expert}
         if kind == "bias":
             values[:] = 0
         elif kind == "norm" and len(values) == self.hidden_size:
@@ -233,7 +226,7 @@ def main():
             if (args.tokenizer / name).exists():
                 shutil.copyfile(args.tokenizer / name, args.out / name)
 
-    tensors = list(tensor_list(args.out / "config.json", config))
+    tensors = list(tensor_list(args.out / "config.json"))
     pairs = Pairs(config, args.seed) if args.cancelling else None
     if args.shards == 1:
         write_file(args.out / "model.safetensors", args, config, pairs, tensors)

@@ -33,7 +33,18 @@ ids are I64. Rows are tokens, in order; all tensors are contiguous.
     prompt.K.layer.L.normalized_after_attn    [S, hidden]
     prompt.K.layer.L.gate_proj, up_proj       [S, MLP]
     prompt.K.layer.L.mlp_activation           [S, MLP]         silu(gate) * up, input of down_proj
-    prompt.K.layer.L.mlp_output               [S, hidden]      output of down_proj
+    prompt.K.layer.L.mlp_output               [S, hidden]      output of down_proj; of a mixture: the sum
+
+  In layers with a mixture, in place of gate_proj, up_proj and mlp_activation; C experts are chosen, row
+  s * C + j of a pair is token s and the j-th of its list:
+
+    prompt.K.layer.L.router_logits            [S, experts]
+    prompt.K.layer.L.chosen_experts           [S, C]           their numbers (F32), most probable first
+    prompt.K.layer.L.routing_weights          [S, C]
+    prompt.K.layer.L.expert_gate_proj, expert_up_proj, expert_activation   [S * C, MLP of an expert]
+    prompt.K.layer.L.expert_down_proj         [S * C, hidden]
+    prompt.K.layer.L.expert_output            [S * C, hidden]  times the weight
+
     prompt.K.layer.L.layer_output             [S, hidden]      after the residual addition
     prompt.K.final_norm                       [S, hidden]
     prompt.K.logits                           [S, vocabulary]
@@ -86,6 +97,7 @@ from pathlib import Path
 
 import torch
 import transformers
+import transformers.integrations.moe as moe
 import xxhash
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -118,6 +130,12 @@ def eager_f64(module, query, key, value, attention_mask, scaling, **_):
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def router_f64(self, x):
+    logits = torch.nn.functional.linear(x.reshape(-1, self.hidden_dim), self.weight)
+    values, experts = torch.topk(torch.softmax(logits, dim=-1), self.top_k, dim=-1)
+    return logits, values / values.sum(dim=-1, keepdim=True) if self.norm_topk_prob else values, experts
+
+
 def modeling_of(folder):
     """The module of transformers that implements the model."""
     kind = AutoConfig.from_pretrained(folder).model_type
@@ -130,6 +148,9 @@ def patch_f64(modeling):
             value.forward = rms_norm_f64
         elif name.endswith("RotaryEmbedding"):
             value.forward = torch.no_grad()(rotary_f64)
+        elif name.endswith("TopKRouter"):
+            value.forward = router_f64
+    moe._can_use_grouped_mm = lambda *_: False  # it has no float64
     modeling.eager_attention_forward = eager_f64
 
 
@@ -160,10 +181,13 @@ class Capture:
                 lambda _m, _x, y, number=number: self.keep("attn_weights", y[1], number) if y[1] is not None else None)
             self.input(layer.post_attention_layernorm, "hidden_after_attn", number)
             self.output(layer.post_attention_layernorm, "normalized_after_attn", number)
-            self.output(mlp.gate_proj, "gate_proj", number)
-            self.output(mlp.up_proj, "up_proj", number)
-            self.input(mlp.down_proj, "mlp_activation", number)
-            self.output(mlp.down_proj, "mlp_output", number)
+            if hasattr(mlp, "experts"):
+                self.experts(mlp, number)
+            else:
+                self.output(mlp.gate_proj, "gate_proj", number)
+                self.output(mlp.up_proj, "up_proj", number)
+                self.input(mlp.down_proj, "mlp_activation", number)
+            self.output(mlp, "mlp_output", number)
             self.output(layer, "layer_output", number)
 
         modeling = sys.modules[type(model).__module__]
@@ -175,8 +199,37 @@ class Capture:
                 self.keep(name, value.transpose(1, 2).flatten(2), self.layer)
             return q, k
 
-        modeling.apply_rotary_pos_emb = rotate_and_keep
-        self.undo = lambda: setattr(modeling, "apply_rotary_pos_emb", rotate)
+        grouped = moe._grouped_linear
+        self.products = []  # of the experts of a layer: (input, output) of gate_up, and of down
+
+        def multiply_and_keep(x, *args, **kwargs):
+            self.products.append((x, grouped(x, *args, **kwargs)))
+            return self.products[-1][1]
+
+        def undo():
+            modeling.apply_rotary_pos_emb, moe._grouped_linear = rotate, grouped
+
+        modeling.apply_rotary_pos_emb, moe._grouped_linear = rotate_and_keep, multiply_and_keep
+        self.undo = undo
+
+    def experts(self, mlp, number):
+        def keep_choice(_module, _input, output):
+            for name, value in zip(("router_logits", "routing_weights", "chosen_experts"), output):
+                self.keep(name, value[None].float() if name == "chosen_experts" else value[None], number)
+
+        def keep_pairs(_module, args, _output):
+            _, chosen, weights = args
+            # rows are sorted by expert: back to pairs
+            back = torch.argsort(torch.sort(chosen.reshape(-1))[1])
+            (_, both), (activation, down) = (tuple(part[back] for part in product) for product in self.products)
+            self.products.clear()
+            for name, value in (*zip(("expert_gate_proj", "expert_up_proj"), both.chunk(2, dim=-1)),
+                                ("expert_activation", activation), ("expert_down_proj", down),
+                                ("expert_output", down * weights.reshape(-1, 1))):
+                self.keep(name, value[None], number)
+
+        mlp.gate.register_forward_hook(keep_choice)
+        mlp.experts.register_forward_hook(keep_pairs)
 
     def output(self, module, name, layer=None):
         module.register_forward_hook(lambda _m, _x, y: self.keep(name, y, layer))

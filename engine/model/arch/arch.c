@@ -7,7 +7,8 @@
 
 #define LAYERS "model.layers."
 
-static const arch_t *const archs[] = {&arch_llama, &arch_mistral, &arch_qwen2, &arch_qwen3};
+static const arch_t *const archs[] = {
+    &arch_llama, &arch_mistral, &arch_qwen2, &arch_qwen3, &arch_qwen3_moe};
 
 #define N_ARCHS (sizeof archs / sizeof *archs)
 
@@ -41,11 +42,19 @@ unsigned arch_parts(const config_t *config)
     return config->parts | (config->tie_word_embeddings ? 0 : ARCH_UNTIED);
 }
 
+bool arch_has_layers(const config_t *config, plan_layers_t layers)
+{
+    size_t n_sparse = config_sparse_layers(config);
+    return layers == PLAN_ALL_LAYERS ||
+           (layers == PLAN_SPARSE_LAYERS ? n_sparse > 0 : n_sparse < config->num_hidden_layers);
+}
+
 const arch_weight_t *arch_weight(const config_t *config, size_t i)
 {
     const arch_t *arch = config->arch;
     for (size_t w = 0; w < arch->n_weights; w++)
-        if (arch_has(config, arch->weights[w].needs) && i-- == 0)
+        if (arch_has(config, arch->weights[w].needs) &&
+            arch_has_layers(config, arch->weights[w].shape.layers) && i-- == 0)
             return &arch->weights[w];
     return NULL;
 }
@@ -61,9 +70,13 @@ const arch_weight_t *arch_weight_of(const config_t *config, weight_role_t role)
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
-void arch_weight_name(const arch_weight_t *weight, size_t layer, char *name)
+void arch_weight_name(const arch_weight_t *weight, size_t layer, size_t expert, char *name)
 {
-    if (weight->shape.per_layer)
+    const char *mark = weight->shape.per_expert ? strchr(weight->name, ARCH_EXPERT_MARK) : NULL;
+    if (mark != NULL)
+        snprintf(name, ARCH_NAME_BYTES, LAYERS "%zu.%.*s%zu%s", layer, (int)(mark - weight->name),
+            weight->name, expert, mark + 1);
+    else if (weight->shape.per_layer)
         snprintf(name, ARCH_NAME_BYTES, LAYERS "%zu.%s", layer, weight->name);
     else
         snprintf(name, ARCH_NAME_BYTES, "%s", weight->name);
@@ -101,6 +114,20 @@ static const char *quantised_matrix(const char *name, char *text)
     return name;
 }
 
+/* Whether a name, inside of a layer or outside of all, is the weight's. */
+static bool is_name_of(const config_t *config, const arch_weight_t *weight, const char *name)
+{
+    const char *own = weight->name, *outside = skip(own, "model.");
+    const char *mark = weight->shape.per_expert ? strchr(own, ARCH_EXPERT_MARK) : NULL;
+    if (mark == NULL)
+        return strcmp(name, weight->shape.per_layer || outside == NULL ? own : outside) == 0;
+    size_t before = (size_t)(mark - own);
+    char *end = NULL;
+    if (strncmp(name, own, before) != 0 || !isdigit((unsigned char)name[before]))
+        return false;
+    return strtoul(name + before, &end, 10) < config->n_experts && strcmp(end, mark + 1) == 0;
+}
+
 bool arch_knows(const config_t *config, const char *name)
 {
     /* Older versions wrote it, and nobody reads it. */
@@ -113,10 +140,11 @@ bool arch_knows(const config_t *config, const char *name)
     for (const char *inner; (inner = skip(name, "model.")) != NULL;)
         name = inner;
     const char *in_layer = NULL, *number = skip(name, "layers.");
+    size_t layer = 0;
     if (number != NULL && isdigit((unsigned char)*number)) {
         char *end;
-        in_layer =
-            strtoul(number, &end, 10) < config->num_hidden_layers && *end == '.' ? end + 1 : NULL;
+        layer = strtoul(number, &end, 10);
+        in_layer = layer < config->num_hidden_layers && *end == '.' ? end + 1 : NULL;
     }
     if (strcmp(name, unread) == 0 || (in_layer != NULL && strcmp(in_layer, unread_of_layer) == 0))
         return true;
@@ -125,9 +153,10 @@ bool arch_knows(const config_t *config, const char *name)
         /* lm_head of a tied model is known. */
         if (!arch_has(config, weight->needs) && weight->needs != ARCH_UNTIED)
             continue;
-        const char *outside = skip(weight->name, "model.");
-        if (weight->shape.per_layer ? in_layer != NULL && strcmp(in_layer, weight->name) == 0
-                                    : strcmp(name, outside == NULL ? weight->name : outside) == 0)
+        if (weight->shape.per_layer &&
+            (in_layer == NULL || !arch_layer_is(config, weight->shape.layers, layer)))
+            continue;
+        if (is_name_of(config, weight, weight->shape.per_layer ? in_layer : name))
             return true;
     }
     return false;

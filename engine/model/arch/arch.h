@@ -33,6 +33,10 @@ typedef enum weight_role {
     WEIGHT_UP_BIAS,
     WEIGHT_DOWN,
     WEIGHT_DOWN_BIAS,
+    WEIGHT_ROUTER,
+    WEIGHT_EXPERT_GATE,
+    WEIGHT_EXPERT_UP,
+    WEIGHT_EXPERT_DOWN,
     WEIGHT_FINAL_NORM,
     WEIGHT_LM_HEAD,
     WEIGHT_COUNT
@@ -48,6 +52,8 @@ enum {
 };
 
 #define ARCH_NAME_BYTES 96
+/* Stands for the expert's number in names of weights. */
+#define ARCH_EXPERT_MARK '*'
 
 typedef struct arch_weight {
     weight_role_t role;
@@ -94,19 +100,33 @@ const arch_weight_t *arch_weight(const config_t *config, size_t i);
 /* The weight with that role, whether or not the model has it; NULL when its architecture hasn't. */
 const arch_weight_t *arch_weight_of(const config_t *config, weight_role_t role);
 
-/* The tensor's name. name: [ARCH_NAME_BYTES]. layer: ignored outside of layers */
-void arch_weight_name(const arch_weight_t *weight, size_t layer, char *name);
+/* Whether a layer is one of these. */
+static inline bool arch_layer_is(const config_t *config, plan_layers_t layers, size_t layer)
+{
+    return layers == PLAN_ALL_LAYERS ||
+           (layers == PLAN_SPARSE_LAYERS) == config_layer_is_sparse(config, layer);
+}
+/* Whether the model has any of them. */
+bool arch_has_layers(const config_t *config, plan_layers_t layers);
+/* How many there are of a weight in a layer that has it. */
+static inline size_t arch_weight_experts(const config_t *config, const arch_weight_t *weight)
+{
+    return weight->shape.per_expert ? config->n_experts : 1;
+}
+
+/* The tensor's name. name: [ARCH_NAME_BYTES]. layer, expert: ignored for what has none */
+void arch_weight_name(const arch_weight_t *weight, size_t layer, size_t expert, char *name);
 /* "q_proj", "q_proj.bias"; "" for a role that no architecture has. */
 const char *arch_role_label(weight_role_t role);
 /* Whether a tensor of that name, with or without "model." before it, is used, or known to be
  * without use. */
 bool arch_knows(const config_t *config, const char *name);
 
-/* ---- dense.c: tables of decoders with one MLP a layer ---------------------------------------- */
+/* ---- decoder.c: the table of decoders with an MLP or a mixture of experts in each layer ------- */
 
-#define ARCH_DENSE_WEIGHTS 21
-extern const arch_weight_t arch_dense_weights[ARCH_DENSE_WEIGHTS];
+#define ARCH_DECODER_WEIGHTS 25
+extern const arch_weight_t arch_decoder_weights[ARCH_DECODER_WEIGHTS];
 
-extern const arch_t arch_llama, arch_mistral, arch_qwen2, arch_qwen3;
+extern const arch_t arch_llama, arch_mistral, arch_qwen2, arch_qwen3, arch_qwen3_moe;
 
 #endif

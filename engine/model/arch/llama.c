@@ -17,8 +17,8 @@ static int read_llama(config_t *config, const document_t *document, fail_t *fail
 
 const arch_t arch_llama = {.architecture = "LlamaForCausalLM",
     .model_type = "llama",
-    .weights = arch_dense_weights,
-    .n_weights = ARCH_DENSE_WEIGHTS,
+    .weights = arch_decoder_weights,
+    .n_weights = ARCH_DECODER_WEIGHTS,
     .max_positions = 2048,
     .kv_heads_follow = true,
     .bos_id = 1,

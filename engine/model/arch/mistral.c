@@ -40,8 +40,8 @@ static int read_mistral(config_t *config, const document_t *document, fail_t *fa
 
 const arch_t arch_mistral = {.architecture = "MistralForCausalLM",
     .model_type = "mistral",
-    .weights = arch_dense_weights,
-    .n_weights = ARCH_DENSE_WEIGHTS,
+    .weights = arch_decoder_weights,
+    .n_weights = ARCH_DECODER_WEIGHTS,
     .max_positions = 131072,
     .bos_id = 1,
     .eos_id = 2,

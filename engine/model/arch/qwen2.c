@@ -10,7 +10,7 @@ static int read_qwen2(config_t *config, const document_t *document, fail_t *fail
 
 const arch_t arch_qwen2 = {.architecture = "Qwen2ForCausalLM",
     .model_type = "qwen2",
-    .weights = arch_dense_weights,
-    .n_weights = ARCH_DENSE_WEIGHTS,
+    .weights = arch_decoder_weights,
+    .n_weights = ARCH_DECODER_WEIGHTS,
     .max_positions = 32768,
     .read = read_qwen2};

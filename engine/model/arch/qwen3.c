@@ -14,8 +14,8 @@ static int read_qwen3(config_t *config, const document_t *document, fail_t *fail
 
 const arch_t arch_qwen3 = {.architecture = "Qwen3ForCausalLM",
     .model_type = "qwen3",
-    .weights = arch_dense_weights,
-    .n_weights = ARCH_DENSE_WEIGHTS,
+    .weights = arch_decoder_weights,
+    .n_weights = ARCH_DECODER_WEIGHTS,
     .head_dim = 128,
     .max_positions = 32768,
     .read = read_qwen3};
