@@ -1,10 +1,11 @@
 """The bars of docs/parity.md: `choir verify` against references made here, on real shapes.
 
     bars.py --choir PROGRAM [--ranks 1,2,3,4,7] [--models demo,0.5b,..]  [--dtypes bf16,f64,f32]
-                            [--attention eager,sdpa]
+                            [--attention eager,sdpa] [--sdpa torch|emulated]
 
 Random weights in real shapes with fewer layers and 1,000 tokens of vocabulary, prompts of
-1, 2, 7, 33, 100 and 512 tokens (and of 1,100 for the 0.5B shape).
+1, 2, 7, 33, 100 and 512 tokens (and of 1,100 for the 0.5B shape and the odd ones). --sdpa emulated
+has sdpa attention computed by emulator.c, on hosts where PyTorch's adds in another order (host.py).
 
     bf16  every component and every logit equal in bits, isolated and chained, eager and
           sdpa, at each number of ranks, and on each instruction set
@@ -25,12 +26,22 @@ import sys
 import tempfile
 from pathlib import Path
 
+import host
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 LENGTHS = [1, 2, 7, 33, 100, 512]
-SHAPES = {"0.5b": ("qwen2.5-0.5b", 2), "1.5b": ("qwen2.5-1.5b", 1), "7b": ("qwen2.5-7b", 1),
-          "cancelling": ("qwen2.5-0.5b", 2), "qwen3-0.6b": ("qwen3-0.6b", 2), "qwen3-4b": ("qwen3-4b", 1),
-          "qwen3-cancelling": ("qwen3-0.6b", 2)}
+# name: (a file of configs/ or of shapes/, layers, changes of its keys). With windows of 100 keys most prompts are longer.
+ODD = {"llama-odd": ("llama", 3, []), "mistral-odd": ("mistral", 3, []), "qwen2-window": ("sliding", 3, [])}
+SHAPES = {"0.5b": ("qwen2.5-0.5b", 2, []), "1.5b": ("qwen2.5-1.5b", 1, []), "7b": ("qwen2.5-7b", 1, []),
+          "cancelling": ("qwen2.5-0.5b", 2, []), "qwen3-0.6b": ("qwen3-0.6b", 2, []), "qwen3-4b": ("qwen3-4b", 1, []),
+          "qwen3-cancelling": ("qwen3-0.6b", 2, []),
+          "qwen3-window": ("qwen3-0.6b", 2, ["use_sliding_window=true", "sliding_window=100", "max_window_layers=1"]),
+          "llama-1b": ("llama-3.2-1b", 2, []), "llama-8b": ("llama-3.1-8b", 1, []),
+          "llama-cancelling": ("llama-3.2-1b", 1, []),
+          "mistral-7b": ("mistral-7b-v0.1", 1, ["sliding_window=100"]), "mistral-nemo": ("mistral-nemo", 1, []),
+          "mistral-cancelling": ("mistral-7b-v0.1", 1, ["sliding_window=70", "hidden_size=1024", "intermediate_size=1536"]),
+          **ODD}
 
 
 def python(script, *arguments):
@@ -47,10 +58,11 @@ def make(name, folder):
     """The model directory of a name, and its vocabulary."""
     if name == "demo":
         return ROOT / "configs" / "demo", 2048
-    config, layers = SHAPES[name]
-    out = folder / name
-    python("make_model.py", "--config", ROOT / "configs" / f"{config}.json", "--layers", layers, "--vocab", 1000,
-           "--out", out, *(["--cancelling"] if name.endswith("cancelling") else []))
+    config, layers, changes = SHAPES[name]
+    out, path = folder / name, HERE / "shapes" if name in ODD else ROOT / "configs"
+    sizes = [] if name in ODD else ["--layers", layers, "--vocab", 1000]
+    python("make_model.py", "--config", path / f"{config}.json", *sizes, "--out", out,
+           *(f"--set={change}" for change in changes), *(["--cancelling"] if name.endswith("cancelling") else []))
     return out, 1000
 
 
@@ -126,7 +138,7 @@ def no_worse(bars, name, model, torch_f32, truth):
                           f"PyTorch's" + "".join(f"; worse: {w}" for w in worse))
 
 
-def check(bars, name, folder, ranks, dtypes, attention):
+def check(bars, name, folder, ranks, dtypes, attention, sdpa):
     model, vocabulary = make(name, folder)
     prompts = folder / f"{name}.jsonl"
     write_prompts(prompts, LENGTHS, vocabulary)
@@ -134,16 +146,16 @@ def check(bars, name, folder, ranks, dtypes, attention):
     for dtype in {"bf16", "f64", "f32"} & (set(dtypes) | ({"f64"} if "f32" in dtypes else set())):
         references[dtype] = folder / f"{name}-{dtype}.safetensors"
         python("reference.py", "--model", model, "--prompts", prompts, "--dtype", dtype, "--decode", 4,
-               "--attention", attention,
+               "--attention", attention, "--sdpa", sdpa,
                *(["--layers", "0"] if name == "demo" else []), "--out", references[dtype])
     if "bf16" in dtypes:
         # Scalar C is checked in full by the unit tests; here on the small model only.
-        equal_bits(bars, name, model, references["bf16"], ranks, ["scalar", "avx2", "avx512"] if name == "demo" else ["avx2", "avx512"])
-    if "bf16" in dtypes and name == "0.5b":
+        equal_bits(bars, name, model, references["bf16"], ranks, ["scalar", "avx2", "avx512"] if name == "demo" or name in ODD else ["avx2", "avx512"])
+    if "bf16" in dtypes and (name == "0.5b" or name in ODD):
         long_prompt, long_reference = folder / "long.jsonl", folder / "long.safetensors"
         write_prompts(long_prompt, [1100], vocabulary)
         python("reference.py", "--model", model, "--prompts", long_prompt, "--dtype", "bf16", "--decode", 3,
-               "--attention", attention, "--runs", "prefill,decode,generate", "--layers", "0", "--out", long_reference)
+               "--attention", attention, "--sdpa", sdpa, "--runs", "prefill,decode,generate", "--layers", "0", "--out", long_reference)
         equal_bits(bars, name + ", 1,100 tokens", model, long_reference, [1, 3], [])
     # The logits of cancelling weights are rounding errors and nothing else: no truth to be near to.
     if "f64" in dtypes and "cancelling" not in name:
@@ -160,14 +172,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choir", required=True)
     parser.add_argument("--ranks", default="1,2,3,4,7")
-    parser.add_argument("--models", default="demo,0.5b,1.5b,7b,cancelling,qwen3-0.6b,qwen3-4b,qwen3-cancelling")
+    parser.add_argument("--models", default=",".join(["demo", *SHAPES]))
     parser.add_argument("--dtypes", default="bf16,f64,f32")
     parser.add_argument("--attention", default="eager,sdpa")
+    parser.add_argument("--sdpa", choices=["torch", "emulated"], default="torch" if host.promises()["sdpa"] else "emulated")
     args = parser.parse_args()
+    host.limit()
     bars = Bars(Path(args.choir).resolve())
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models.split(","):
-            check(bars, name, Path(folder), [int(n) for n in args.ranks.split(",")], args.dtypes.split(","), args.attention)
+            check(bars, name, Path(folder), [int(n) for n in args.ranks.split(",")], args.dtypes.split(","), args.attention,
+                  args.sdpa)
     print("all bars hold" if bars.failed == 0 else f"{bars.failed} bars fail")
     sys.exit(bars.failed != 0)
 

@@ -452,6 +452,7 @@ typedef struct {
     long S, T, d;
     float scale;
     int causal;  /* keys after T - S + row are masked */
+    long window; /* 0, or keys that a row sees, its own the last; causal */
     long worker; /* the thread that has this head: it matters to blocks of 2 or 3 rows */
     int amx; /* blocks of 4 rows and more: AMX's products, without leaves, as Choir's --dot amx */
 } sdpa_t;
@@ -463,6 +464,7 @@ static float sdpa_row(const sdpa_t *call, float *o, const float *q, const float 
     float max = -INFINITY, sum = 0;
     long S = call->S, T = call->T, d = call->d;
     long last = call->causal ? T - S + row : T - 1; /* the last key that this row sees */
+    long from = call->window > 0 && last >= call->window ? last + 1 - call->window : 0;
     long w = call->worker, room = (w + 1) * S * (min_long(T, 512) + 2) + w * S * d;
     long odd = n < 4 && S > 1 && S < 4 ? room % 4 : 0; /* how far a buffer is from alignment */
     memset(o, 0, (size_t)d * sizeof(float));
@@ -471,10 +473,12 @@ static float sdpa_row(const sdpa_t *call, float *o, const float *q, const float 
         float top = max, lanes[2][16] = {{0}}, block;
         for (long j = 0; j < b; j++) {
             s[j] = score(q, k + (at + j) * d, d, n, b, j, call->amx) * call->scale;
-            if (at + j > last)
+            if (at + j > last || at + j < from)
                 s[j] = -INFINITY;
             top = s[j] > top ? s[j] : top;
         }
+        if (top == -INFINITY) /* only masked keys so far: zeros are added to zeros */
+            continue;
         for (long j = 0; j < b; j++)
             e[j] = j < b / 16 * 16 ? fast_exp(s[j] - top) : (float)exp((double)(s[j] - top));
         for (long j = 0; j < b / 16 * 16; j++)
@@ -500,12 +504,12 @@ static float sdpa_row(const sdpa_t *call, float *o, const float *q, const float 
     return max + logf(sum);
 }
 
-/* Scaled dot product attention; amx: in the order of Choir's --dot amx. q, y: [H, S, d]. k, v: [KV,
+/* Scaled dot product attention; window: 0, or as in sdpa_t; amx: in the order of Choir's --dot amx. q, y: [H, S, d]. k, v: [KV,
  * T, d]. lse: [H, S]. */
 static void run_sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H,
-    long KV, long S, long T, long d, float scale, int causal, long threads, int amx)
+    long KV, long S, long T, long d, float scale, int causal, long threads, long window, int amx)
 {
-    sdpa_t call = {S, T, d, scale, causal, 0, amx};
+    sdpa_t call = {S, T, d, scale, causal, window, 0, amx};
     long block = S >= 768 ? 256 : S >= 192 ? 64 : 32;
     float *keys = floats(T * d), *vals = floats(T * d), *row = floats(d), *o = floats(d);
     float *s = floats(512), *e = floats(512);
@@ -529,13 +533,13 @@ static void run_sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf
 }
 
 void sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H, long KV, long S,
-    long T, long d, float scale, int causal, long threads)
+    long T, long d, float scale, int causal, long threads, long window)
 {
-    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, 0);
+    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, window, 0);
 }
 
 void sdpa_amx(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H, long KV,
-    long S, long T, long d, float scale, int causal, long threads)
+    long S, long T, long d, float scale, int causal, long threads, long window)
 {
-    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, 1);
+    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, window, 1);
 }

@@ -294,7 +294,7 @@ def check_sdpa(emulator, table):
                         q[None], group(k), group(v), is_causal=call == "prefill", scale=d ** -0.5,
                         attn_mask=None if mask is None else mask == 0)
                     y, total = torch.empty(H, S, d, dtype=BF16), torch.empty(H, S)
-                    emulator.sdpa(y, total, q, k, v, H, KV, S, T, d, d ** -0.5, call != "decode", torch.get_num_threads())
+                    emulator.sdpa(y, total, q, k, v, H, KV, S, T, d, d ** -0.5, call != "decode", torch.get_num_threads(), 0)
                     lse = lse[0] if lse.shape[1] == H else lse[0].transpose(0, 1)
                     compared, different = compared + y.numel(), different + differ(through[0], y)
                     assert differ(expected, through) == 0
@@ -303,8 +303,30 @@ def check_sdpa(emulator, table):
             table.row("10", f"{call}, {data}: f32 log-sum-exp", sums, bad_sums)
 
 
+def check_windows(emulator, table):
+    """Prompts longer than the window, with a mask; and decode steps with a full window, whose mask hides nothing."""
+    prompts = [(S, W) for S in (8, 33, 35, 100, 195, 300, 770) for W in (4, 16, 37, 100, 600) if S >= W]
+    for call, cases in {"prefill": prompts, "decode": [(1, W) for W in (2, 7, 12, 24, 33, 64, 191, 300, 513, 1030)]}.items():
+        for data in ("random", "peaked", "cancelling"):
+            compared = different = 0
+            for H, KV, d in [(6, 3, 40), (8, 2, 32), (6, 2, 64), (4, 4, 64), (28, 4, 128)]:
+                for S, W in cases:
+                    q, k, v = sdpa_data(data, H, KV, S, max(S, W), d)
+                    at, rows = torch.arange(max(S, W))[None, :], torch.arange(S)[:, None] + max(S, W) - S
+                    mask = ((at <= rows) & (at > rows - W))[None, None]
+                    through = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=d ** -0.5,
+                                                             enable_gqa=H != KV)
+                    y, total = torch.empty(H, S, d, dtype=BF16), torch.empty(H, S)
+                    if S > 1:
+                        emulator.sdpa(y, total, q, k, v, H, KV, S, S, d, d ** -0.5, True, torch.get_num_threads(), W)
+                    else:
+                        emulator.sdpa(y, total, q, k, v, KV, KV, H // KV, W, d, d ** -0.5, False, torch.get_num_threads(), 0)
+                    compared, different = compared + y.numel(), different + differ(through[0], y)
+            table.row("10.8", f"{call} with a window, {data}: outputs", compared, different)
+
+
 CHECKS = {"products": check_products, "norm": check_norm, "rotary": check_rotary, "eager": check_eager,
-          "elementwise": check_elementwise, "sdpa": check_sdpa}
+          "elementwise": check_elementwise, "sdpa": check_sdpa, "windows": check_windows}
 
 
 def main():
@@ -323,7 +345,7 @@ def main():
     for name, check in CHECKS.items():
         if args.only in (None, name):
             torch.manual_seed(args.seed)
-            table.promised = promises["sdpa" if name == "sdpa" else "products"]
+            table.promised = promises["sdpa" if name in ("sdpa", "windows") else "products"]
             check(emulator, table)
     print("all promised rows hold" if not table.failed else "some promised rows do not hold")
     sys.exit(table.failed)

@@ -21,8 +21,7 @@ host.limit()
 
 import torch
 import xxhash
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
-from transformers.masking_utils import sdpa_mask
+from transformers import AutoModelForCausalLM
 
 from emulator import Emulator
 
@@ -104,22 +103,6 @@ def use_amx_order(model, emulator):
             module.forward = router(module)
         elif type(module).__name__.endswith("Experts"):
             module.forward = experts(module)
-
-
-def emulated_attention(function):
-    """sdpa of one sequence, causal, as an attention function of transformers."""
-    def attention(module, query, key, value, mask, scaling, **rest):
-        (_, heads, rows, size), (_, kv_heads, keys, _) = query.shape, key.shape
-        y, sums = torch.empty(heads, rows, size, dtype=torch.bfloat16), torch.empty(heads, rows)
-        function(Emulator.shared())(y, sums, query[0].contiguous(), key[0].contiguous(), value[0].contiguous(), heads,
-                                    kv_heads, rows, keys, size, float(scaling), True, 1)
-        return y.transpose(0, 1)[None].contiguous(), None
-    return attention
-
-
-for NAME, FUNCTION in (("emulated-amx", lambda e: e.sdpa_amx), ("emulated-torch", lambda e: e.sdpa)):
-    AttentionInterface.register(NAME, emulated_attention(FUNCTION))
-    AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def make(directory, name):

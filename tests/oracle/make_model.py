@@ -2,9 +2,10 @@
 
     make_model.py --config CONFIG.json --out DIR [--seed N] [--dtype bf16|f16|f32]
                   [--shards K] [--layers N] [--vocab N] [--tokenizer DIR] [--cancelling]
+                  [--set KEY=JSON]...
 
 CONFIG.json is a config.json of any architecture that Choir knows; what weights it has, the
-program write_model tells, which a build of the tree makes. --layers and --vocab replace its sizes. The directory
+program write_model tells, which a build of the tree makes. --layers and --vocab replace its sizes, --set any key. The directory
 gets config.json, generation_config.json, and model.safetensors, or, with --shards, K
 files and model.safetensors.index.json. The same arguments give the same bytes on every
 machine and with every version of numpy: only the raw output of PCG64, integer arithmetic
@@ -192,6 +193,9 @@ def make_config(args):
     for place, key in enumerate(("eos_token_id", "bos_token_id", "pad_token_id")):
         if isinstance(config.get(key), int) and config[key] >= config["vocab_size"]:
             config[key] = config["vocab_size"] - 1 - place
+    for text in args.set:
+        key, _, value = text.partition("=")
+        config[key] = json.loads(value)
     if args.cancelling:
         config["tie_word_embeddings"] = False
     config.pop("dtype", None)
@@ -214,6 +218,7 @@ def main():
     parser.add_argument("--vocab", type=int)
     parser.add_argument("--tokenizer", type=Path, help="folder to copy tokenizer files from")
     parser.add_argument("--cancelling", action="store_true")
+    parser.add_argument("--set", action="append", default=[], help="a key of config.json and its value, as KEY=JSON")
     args = parser.parse_args()
 
     config = make_config(args)

@@ -2,7 +2,7 @@
 
     reference.py --model DIR --prompts FILE.jsonl --dtype bf16|f32|f64 --out REF.safetensors
                  [--layers 0,5-7] [--decode N] [--attention eager,sdpa]
-                 [--runs prefill,decode,stepwise,generate] [--threads N]
+                 [--runs prefill,decode,stepwise,generate] [--threads N] [--sdpa torch|emulated]
 
 FILE.jsonl holds one object a line, {"text": "..."} (tokenized as it stands, special
 tokens recognised) or {"ids": [...]}. Every prompt runs alone (batch of one, no padding).
@@ -71,7 +71,7 @@ ids are I64. Rows are tokens, in order; all tensors are contiguous.
     prompt.K.sdpa.layer.L.q_rope, k_rope, v_proj (what attention was given; with a cache
     prompt.K.sdpa.decode.layer.L.k_rope and v_proj are those of the new token alone)
 
-The metadata of the file (strings): format = "choir-reference 1", dtype, attention, runs,
+The metadata of the file (strings): format = "choir-reference 1", dtype, attention, sdpa, runs,
 layers, decode, threads, prompts (their number), model_digest, config (config.json), torch,
 transformers, tokenizers, safetensors, numpy, onednn, onednn_max_cpu_isa, onednn_bf16 (1: oneDNN multiplies bf16
 on this CPU, within that limit), mkl, mkl_enable_instructions, cpu_model, cpu_flags, torch_capability (the instruction
@@ -307,7 +307,11 @@ def run_prompt(model, capture, attention, ids, runs, count, prefix):
         store[prefix + "stepwise_logits"] = stepwise(model, ids)
 
 
-def load(folder, dtype, attention):
+def load(folder, dtype, attention, emulated):
+    """emulated: sdpa is that of emulator.c, for hosts whose PyTorch adds otherwise there (host.py)."""
+    if emulated and attention == "sdpa" and dtype == "bf16":
+        import emulator  # registers the attention
+        attention = "emulated-torch"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention).eval()
     if model.model.rotary_emb.inv_freq.dtype != torch.float32:
         raise SystemExit("the inverse frequencies are not float32: this is another model")
@@ -400,6 +404,7 @@ def main():
     parser.add_argument("--attention", default="eager,sdpa")
     parser.add_argument("--runs", default=",".join(RUNS))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sdpa", choices=["torch", "emulated"], default="torch")
     args = parser.parse_args()
     runs, attentions = args.runs.split(","), args.attention.split(",")
     if not set(runs) <= set(RUNS) or not set(attentions) <= {"eager", "sdpa"}:
@@ -415,7 +420,7 @@ def main():
         if text is not None:
             tensors[f"prompt.{number}.text"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     for attention in attentions:
-        model = load(args.model, args.dtype, attention)
+        model = load(args.model, args.dtype, attention, args.sdpa == "emulated")
         capture = Capture(model, parse_layers(args.layers, model.config.num_hidden_layers))
         for number, (_, ids) in enumerate(prompts):
             prefix = f"prompt.{number}." + ("sdpa." if attention == "sdpa" else "")
@@ -424,7 +429,7 @@ def main():
         tensors.update(capture.store)
 
     metadata = {
-        "format": "choir-reference 1", "dtype": args.dtype, "attention": args.attention, "runs": args.runs,
+        "format": "choir-reference 1", "dtype": args.dtype, "attention": args.attention, "sdpa": args.sdpa, "runs": args.runs,
         "layers": ",".join(map(str, sorted(capture.layers))), "decode": str(args.decode), "threads": str(args.threads),
         "prompts": str(len(prompts)), "model_digest": model_digest(args.model),
         "config": (args.model / "config.json").read_text(encoding="utf-8"), **host()}
