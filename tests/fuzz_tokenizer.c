@@ -31,9 +31,10 @@ static void check_stream(const tokenizer_t *tokenizer, const tokenizer_ids_t *id
         require(out.bytes == before ||
                 utf8_valid_prefix(out.text + before, out.bytes - before) == out.bytes - before);
     }
-    require(detokenizer_flush(&detokenizer, &out, &fail) == 0);
+    require(detokenizer_flush(&detokenizer, tokenizer, &out, &fail) == 0);
     require(out.bytes == bytes && (bytes == 0 || memcmp(out.text, text, bytes) == 0));
     text_buffer_clear(&out);
+    detokenizer_clear(&detokenizer);
 }
 
 /* Decoding gives back the text, repaired and normalised: what encoding without added tokens
@@ -74,7 +75,11 @@ static void check_encoding(const tokenizer_t *tokenizer, const json_t *descripti
                 tokenizer, ids.ids, ids.count, !special, &decoded, &decoded_bytes, &fail) == 0);
     require(utf8_valid_prefix(decoded, decoded_bytes) == decoded_bytes);
     check_stream(tokenizer, &ids, !special, decoded, decoded_bytes);
-    if (json_array_size(json_object_get(description, "added_tokens")) == 0)
+    /* Tokens that are texts have marks for spaces, and lose one at the beginning. */
+    const char *kind =
+        json_string_value(json_object_get(json_object_get(description, "pre_tokenizer"), "type"));
+    bool is_bytes = kind != NULL && strcmp(kind, "Metaspace") != 0;
+    if (is_bytes && json_array_size(json_object_get(description, "added_tokens")) == 0)
         check_round_trip(json_is_object(json_object_get(description, "normalizer")), text, bytes,
             decoded, decoded_bytes);
     free(decoded);
@@ -122,6 +127,44 @@ static json_t *byte_vocabulary(void)
     return vocab;
 }
 
+/* A seed: the tokenizer, which has to be a good one, and a text. */
+static void put_seed(text_buffer_t *out, json_t *root, const char *text, size_t bytes)
+{
+    char *json = json_dumps(root, JSON_COMPACT);
+    tokenizer_t *tokenizer;
+    fail_t fail = {0};
+    require(
+        json != NULL && tokenizer_open_json(&tokenizer, json, strlen(json), "seed", &fail) == 0);
+    tokenizer_close(tokenizer);
+    require(text_buffer_append(out, json, strlen(json) + 1, &fail) == 0);
+    require(text_buffer_append(out, text, bytes, &fail) == 0);
+    free(json);
+    json_decref(root);
+}
+
+/* Tokens that are texts. */
+static void make_text_seed(text_buffer_t *out, const char *text, size_t bytes)
+{
+    json_t *vocab = json_object();
+    static const char *const more[] = {"h", "e", "he", "_", "_he", "\xE4\xB8\xAD"};
+    for (int i = 0; i < 256; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", (unsigned)i);
+        json_object_set_new(vocab, name, json_integer(i));
+    }
+    for (int i = 0; i < 6; i++)
+        json_object_set_new(vocab, more[i], json_integer(256 + i));
+    put_seed(out,
+        json_pack("{s:{s:s,s:[[ss],[ss]],s:b,s:o},s:[{s:i,s:s,s:b}],s:{s:s,s:s,s:b},"
+                  "s:{s:s,s:[{s:s,s:{s:s},s:s},{s:s},{s:s},{s:s,s:s,s:i,s:i}]}}",
+            "model", "type", "BPE", "merges", "h", "e", "_", "he", "byte_fallback", 1, "vocab",
+            vocab, "added_tokens", "id", 262, "content", "<s>", "special", 1, "pre_tokenizer",
+            "type", "Metaspace", "replacement", "_", "split", 0, "decoder", "type", "Sequence",
+            "decoders", "type", "Replace", "pattern", "String", "_", "content", " ", "type",
+            "ByteFallback", "type", "Fuse", "type", "Strip", "content", " ", "start", 1, "stop", 0),
+        text, bytes);
+}
+
 static void make_seed(text_buffer_t *out, bool added, const char *text, size_t bytes)
 {
     json_t *vocab = byte_vocabulary();
@@ -142,29 +185,22 @@ static void make_seed(text_buffer_t *out, bool added, const char *text, size_t b
             json_pack("[{s:i,s:s,s:b},{s:i,s:s,s:b,s:b},{s:i,s:s,s:b}]", "id", 264, "content",
                 "<s>", "special", 1, "id", 265, "content", "<l>", "lstrip", 1, "normalized", 0,
                 "id", 266, "content", "e\xCC\x81", "rstrip", 1));
-    char *json = json_dumps(root, JSON_COMPACT);
-    tokenizer_t *tokenizer;
-    fail_t fail = {0};
-    require(
-        json != NULL && tokenizer_open_json(&tokenizer, json, strlen(json), "seed", &fail) == 0);
-    tokenizer_close(tokenizer);
-    require(text_buffer_append(out, json, strlen(json) + 1, &fail) == 0);
-    require(text_buffer_append(out, text, bytes, &fail) == 0);
-    free(json);
-    json_decref(root);
+    put_seed(out, root, text, bytes);
 }
+
+enum { N_SEEDS = 3 };
 
 static void run_round(void *context, unsigned long i, uint64_t *state)
 {
     const fuzz_words_t put = {
         .bytes = "0123456789{}[],:\"\\x-.eE \n\x80\xff<ls>'\xCC\x81\xE3\xF0\x9F"};
     uint8_t data[INPUT_BYTES_MAX];
-    const text_buffer_t *seed = (const text_buffer_t *)context + i % 2;
+    const text_buffer_t *seed = (const text_buffer_t *)context + i % N_SEEDS;
     size_t json_bytes = strlen(seed->text) + 1;
     memcpy(data, seed->text, seed->bytes);
     /* Half of the rounds leave the tokenizer whole and change the text; many bytes of it are
      * vocabulary, so the others mostly change what comes before and behind it. */
-    size_t from = i % 4 < 2 ? json_bytes : 0;
+    size_t from = i / N_SEEDS % 2 == 0 ? json_bytes : 0;
     if (from == 0 && fuzz_random(state) % 4 != 0)
         from = json_bytes - 400;
     fuzz_input(data, fuzz_mutate(data, from, seed->bytes, sizeof data, &put, state));
@@ -174,12 +210,13 @@ int main(int argc, char **argv)
 {
     static const char text[] =
         "hello <s> thing  \n\n<l>e\xCC\x81 'S 12\xE4\xB8\xAD\xCC\xB4\xCC\x81";
-    text_buffer_t seeds[2] = {{0}, {0}};
+    text_buffer_t seeds[N_SEEDS] = {{0}};
     make_seed(&seeds[0], false, text, sizeof text - 1);
     make_seed(&seeds[1], true, text, sizeof text - 1);
+    make_text_seed(&seeds[2], text, sizeof text - 1);
     int failed = fuzz_main(argc, argv, 20000, run_round, seeds);
-    text_buffer_clear(&seeds[0]);
-    text_buffer_clear(&seeds[1]);
+    for (int i = 0; i < N_SEEDS; i++)
+        text_buffer_clear(&seeds[i]);
     return failed;
 }
 

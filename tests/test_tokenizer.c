@@ -55,6 +55,29 @@ static void qwen_tokenizer_gives_hugging_face_ids_in_both_forms(void **state)
     remove_vocab_form(directory);
 }
 
+#define MISTRAL CHOIR_SOURCE_DIR "/tests/golden/tokenizer/mistral-small"
+
+/* Tokens that are texts: marked spaces, characters that fall back to bytes. */
+static void tokens_that_are_texts_give_hugging_face_ids(void **state)
+{
+    (void)state;
+    tokenizer_t *tokenizer = open_directory(MISTRAL);
+    check_golden(tokenizer, "mistral-small.jsonl");
+    tokenizer_ids_t ids = {0};
+    fail_t fail = {0};
+    assert_int_equal(tokenizer_encode_whole(tokenizer, "x=y", 3, &ids, &fail), 0);
+    assert_int_equal(ids.count, 2);
+    assert_int_equal(ids.ids[0], tokenizer_special_id(tokenizer, "<s>"));
+    /* The token has its space for those who ask, and the text of an answer has none. */
+    assert_int_equal(ids.ids[1], token_of(tokenizer, " x=y", 4));
+    size_t bytes;
+    char *text = decode(tokenizer, ids.ids + 1, 1, true, &bytes);
+    assert_string_equal(text, "x=y");
+    free(text);
+    tokenizer_ids_clear(&ids);
+    tokenizer_close(tokenizer);
+}
+
 #define LLAMA3 CHOIR_SOURCE_DIR "/tests/golden/tokenizer/llama3-small"
 
 /* Words that the merges do not lead to, digits in threes, BOS by a TemplateProcessing inside of a
@@ -210,6 +233,7 @@ int main(void)
         cmocka_unit_test(demo_vocab_and_merges_give_hugging_face_ids),
         cmocka_unit_test(qwen_tokenizer_gives_hugging_face_ids_in_both_forms),
         cmocka_unit_test(llama3_tokenizer_gives_hugging_face_ids),
+        cmocka_unit_test(tokens_that_are_texts_give_hugging_face_ids),
         cmocka_unit_test(special_tokens_are_found_by_content_and_known_by_id),
         cmocka_unit_test(special_text_is_ordinary_text_when_not_parsed),
         cmocka_unit_test(encoding_appends_to_ids_that_are_there),

@@ -42,7 +42,10 @@ static void change(json_t *root, const char *path, json_t *value)
 /* The directory whose files a line changes. */
 static const char *base_of(json_t *line)
 {
-    return json_object_get(line, "base") == NULL ? DEMO : GOLDEN "llama3-small";
+    const char *base = json_string_value(json_object_get(line, "base"));
+    return base == NULL                        ? DEMO
+           : strcmp(base, "llama3-small") == 0 ? GOLDEN "llama3-small"
+                                               : GOLDEN "mistral-small";
 }
 
 static void write_changed(

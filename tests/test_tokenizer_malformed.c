@@ -11,6 +11,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "engine/base/json.h"
 #include "engine/text/nfc.h"
 #include "engine/text/pretokenize.h"
 #include "tests/tokenizer_fixture.h"
@@ -24,11 +25,13 @@ static void check_message(const fail_t *fail, int status, const char *part, cons
 }
 
 /* What is put where in a tokenizer.json, and what is said about it. */
-static const struct {
+typedef struct malformed {
     const char *path, *value;
     int status;
     const char *message;
-} malformed[] = {
+} malformed_t;
+
+static const malformed_t malformed[] = {
     {"model", "3", FAIL_FORMAT, "model: expected an object"},
     {"model/type", "\"Unigram\"", FAIL_MODEL, "expected type BPE, found \"Unigram\""},
     {"model/dropout", "0.1", FAIL_MODEL, "dropout"},
@@ -53,8 +56,8 @@ static const struct {
     {"model/merges/3", "[\"a\",\"nope\"]", FAIL_FORMAT, "the second is not in"},
     {"model/merges/3", "\"~ ~\"", FAIL_FORMAT, "their union is not in"},
     {"model/merges/3", "[\"a\",\"\xE4\xB8\xAD\"]", FAIL_FORMAT, "alphabet"},
-    {"normalizer", "{\"type\":\"NFKC\"}", FAIL_MODEL, "expected null or NFC"},
-    {"normalizer", "7", FAIL_MODEL, "expected null or NFC"},
+    {"normalizer", "{\"type\":\"NFKC\"}", FAIL_MODEL, "expected null, NFC, Prepend, Replace or"},
+    {"normalizer", "7", FAIL_MODEL, "expected null, NFC, Prepend, Replace or"},
     {"pre_tokenizer", "null", FAIL_MODEL, "pre_tokenizer"},
     {"pre_tokenizer", "{\"type\":\"Metaspace\"}", FAIL_MODEL, "Metaspace"},
     {"pre_tokenizer/pretokenizers/0/behavior", "\"Removed\"", FAIL_MODEL, "Removed"},
@@ -63,7 +66,12 @@ static const struct {
     {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"a(\"", FAIL_FORMAT, "at byte 2"},
     {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\\\\s*\"", FAIL_MODEL, "match nothing"},
     {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\"", FAIL_MODEL, "nothing in it"},
+    {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\\\\p{Sc}+\"", FAIL_MODEL, "property"},
     {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"\\\\p{Lu}+\"", FAIL_MODEL, "property"},
+    {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"[\\\\p{Lu}\\\\p{Lo}]+\"", FAIL_MODEL,
+        "class with \\p{Lu}"},
+    {"pre_tokenizer/pretokenizers/0/pattern/Regex", "\"(?i:a)|\\\\p{Ll}+\"", FAIL_MODEL,
+        "where case counts"},
     {"pre_tokenizer/pretokenizers/1/add_prefix_space", "true", FAIL_MODEL, "prefix space"},
     {"pre_tokenizer/pretokenizers/1/use_regex", "true", FAIL_MODEL, "and regex"},
     {"post_processor", "{\"type\":\"TemplateProcessing\"}", FAIL_MODEL, "post_processor"},
@@ -77,20 +85,65 @@ static const struct {
     {"added_tokens/1/single_word", "1", FAIL_FORMAT, "single_word"},
 };
 
+/* Of tokens that are texts. */
+static const malformed_t malformed_text[] = {
+    {"model/type", "\"Unigram\"", FAIL_MODEL, "expected type BPE, found \"Unigram\""},
+    {"model/byte_fallback", "false", FAIL_MODEL, "byte_fallback: expected true, as pre_tokenizer"},
+    {"model/vocab", "{\"a\":0,\"<0x00>\":1}", FAIL_MODEL, "as <0x00>, none for byte 0x01"},
+    {"normalizer", "{\"type\":\"Lowercase\"}", FAIL_MODEL,
+        "normalizer: expected null, NFC, Prepend, Replace or a Sequence of these, found"},
+    {"normalizer/normalizers/0", "{\"type\":\"Precompiled\"}", FAIL_MODEL, "Precompiled"},
+    {"normalizer/normalizers/0/prepend", "\"\"", FAIL_MODEL, "Prepend with a text \"prepend\""},
+    {"normalizer/normalizers/1/pattern", "{\"Regex\":\" \"}", FAIL_MODEL, "Replace with a pattern"},
+    {"normalizer/normalizers/1/content", "3", FAIL_MODEL, "Replace with a pattern"},
+    {"pre_tokenizer", "{\"type\":\"Whitespace\"}", FAIL_MODEL,
+        "pre_tokenizer: expected a Sequence of Split and ByteLevel, Metaspace or null, found"},
+    {"pre_tokenizer", "{\"type\":\"Metaspace\"}", FAIL_MODEL, "a text \"replacement\""},
+    {"pre_tokenizer", "{\"type\":\"Metaspace\",\"replacement\":\"__\"}", FAIL_MODEL,
+        "a replacement of one character"},
+    {"pre_tokenizer", "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"last\"}",
+        FAIL_MODEL, "prepend_scheme never, first or always"},
+    {"pre_tokenizer", "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"split\":3}", FAIL_FORMAT,
+        "split"},
+    {"decoder", "null", FAIL_MODEL, "decoder: expected a Sequence of Replace, ByteFallback, Fuse"},
+    {"decoder/decoders/1", "{\"type\":\"WordPiece\"}", FAIL_MODEL,
+        "found {\"type\":\"WordPiece\"}"},
+    {"decoder/decoders/3/stop", "1", FAIL_MODEL, "Strip of spaces at the start"},
+    {"decoder/decoders/3/content", "\"x\"", FAIL_MODEL, "Strip of spaces at the start"},
+    {"decoder/decoders/0/pattern", "3", FAIL_MODEL, "decoder: expected Replace with a pattern"},
+    {"post_processor", "{\"type\":\"BertProcessing\"}", FAIL_MODEL,
+        "post_processor: expected null, ByteLevel or TemplateProcessing, found"},
+};
+
+static json_t *mistral_json(void)
+{
+    fail_t fail = {0};
+    json_t *root;
+    if (json_file_read(GOLDEN "mistral-small/tokenizer.json", &root, &fail) != 0)
+        fail_msg("%s", fail.message);
+    return root;
+}
+
+static void check_malformed(json_t *root, const malformed_t *m)
+{
+    json_t *value = json_loads(m->value, JSON_DECODE_ANY, NULL);
+    assert_non_null(value);
+    json_set_path(root, m->path, value);
+    tokenizer_t *tokenizer;
+    fail_t fail = {0};
+    open_json(root, &tokenizer, &fail);
+    check_message(&fail, m->status, m->message, m->path);
+    assert_null(tokenizer);
+    json_decref(root);
+}
+
 static void malformed_tokenizer_json_is_told_what_is_wrong(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof malformed / sizeof malformed[0]; i++) {
-        json_t *root = demo_json(), *value = json_loads(malformed[i].value, JSON_DECODE_ANY, NULL);
-        assert_non_null(value);
-        json_set_path(root, malformed[i].path, value);
-        tokenizer_t *tokenizer;
-        fail_t fail = {0};
-        open_json(root, &tokenizer, &fail);
-        check_message(&fail, malformed[i].status, malformed[i].message, malformed[i].path);
-        assert_null(tokenizer);
-        json_decref(root);
-    }
+    for (size_t i = 0; i < sizeof malformed / sizeof malformed[0]; i++)
+        check_malformed(demo_json(), &malformed[i]);
+    for (size_t i = 0; i < sizeof malformed_text / sizeof malformed_text[0]; i++)
+        check_malformed(mistral_json(), &malformed_text[i]);
 }
 
 static void text_that_is_no_tokenizer_json_is_told_so(void **state)

@@ -39,7 +39,7 @@ static void check_stream(const tokenizer_t *tokenizer, const char *bytes, const 
             detokenizer_push(
                 &detokenizer, tokenizer, token_of(tokenizer, bytes + i, 1), false, &out, &fail);
         else
-            detokenizer_flush(&detokenizer, &out, &fail);
+            detokenizer_flush(&detokenizer, tokenizer, &out, &fail);
         assert_string_equal(out.text, pieces[i]);
     }
     text_buffer_clear(&out);

@@ -96,11 +96,12 @@ char *decode(
             assert_int_equal(utf8_valid_prefix(stream.text + before, stream.bytes - before),
                 stream.bytes - before);
     }
-    assert_int_equal(detokenizer_flush(&detokenizer, &stream, &fail), 0);
+    assert_int_equal(detokenizer_flush(&detokenizer, tokenizer, &stream, &fail), 0);
     assert_int_equal(stream.bytes, *bytes);
     if (stream.bytes > 0)
         assert_memory_equal(stream.text, text, *bytes);
     text_buffer_clear(&stream);
+    detokenizer_clear(&detokenizer);
     return text;
 }
 

@@ -29,6 +29,7 @@ void answer_clear(answer_t *answer)
     free(answer->tokens);
     free(answer->logprobs);
     free(answer->choices);
+    detokenizer_clear(&answer->detokenizer);
     text_buffer_clear(&answer->text);
     *answer = (answer_t){0};
 }
@@ -103,7 +104,7 @@ int answer_end(answer_t *a, fail_t *fail)
     a->ended = true;
     if (a->tokenizer == NULL || a->cut)
         return 0;
-    if (detokenizer_flush(&a->detokenizer, &a->text, fail) == 0)
+    if (detokenizer_flush(&a->detokenizer, a->tokenizer, &a->text, fail) == 0)
         look_for_stop(a, before);
     return fail->status;
 }

@@ -1,8 +1,10 @@
 #include "engine/text/bpe.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "engine/base/size.h"
+#include "engine/text/unicode.h"
 
 /* Up to this many bytes a scan for the lowest rank beats the heap. */
 #define BPE_SHORT_WORD 40
@@ -14,17 +16,32 @@ static size_t hash_pair(uint32_t left, uint32_t right)
     return (size_t)(key >> 32 ^ key >> 15);
 }
 
-int bpe_init(
-    bpe_t *bpe, const vocabulary_t *vocabulary, size_t n_merges, const char *file, fail_t *fail)
+static int find_bytes(
+    bpe_t *bpe, const vocabulary_t *vocabulary, bool is_text, const char *file, fail_t *fail)
 {
     for (int byte = 0; byte < 256; byte++) {
-        char text = (char)byte;
-        bpe->byte_ids[byte] = vocabulary_find(vocabulary, &text, 1);
+        char text[8] = {(char)byte};
+        if (is_text)
+            snprintf(text, sizeof text, "<0x%02X>", byte);
+        bpe->byte_ids[byte] = vocabulary_find(vocabulary, text, is_text ? 6 : 1);
         if (bpe->byte_ids[byte] < 0)
             return fail_set(fail, FAIL_MODEL,
-                "%s: expected byte-level BPE with a token for each of the 256 bytes, none for byte 0x%02X",
-                file, byte);
+                "%s: expected BPE with a token for each of the 256 bytes%s, none for byte 0x%02X",
+                file, is_text ? ", as <0x00>" : "", byte);
+        if (is_text && byte < 128) {
+            text[0] = (char)byte;
+            bpe->ascii_ids[byte] = vocabulary_find(vocabulary, text, 1);
+        }
     }
+    return 0;
+}
+
+int bpe_init(bpe_t *bpe, const vocabulary_t *vocabulary, bool is_text, size_t n_merges,
+    const char *file, fail_t *fail)
+{
+    if (find_bytes(bpe, vocabulary, is_text, file, fail) != 0)
+        return fail->status;
+    bpe->characters = is_text ? vocabulary : NULL;
     bpe->n_slots = 16;
     while (bpe->n_slots < n_merges * 2)
         bpe->n_slots *= 2;
@@ -60,11 +77,11 @@ void bpe_add(bpe_t *bpe, int32_t left, int32_t right, uint32_t rank, int32_t mer
 }
 
 /* Arrays on the stack, the lowest rank found by looking at all of them. */
-static void merge_short(const bpe_t *bpe, const unsigned char *word, size_t n, tokenizer_ids_t *ids)
+static size_t merge_short(const bpe_t *bpe, size_t n, int32_t *ids)
 {
     uint32_t id[BPE_SHORT_WORD], rank[BPE_SHORT_WORD], merged[BPE_SHORT_WORD];
     for (size_t i = 0; i < n; i++)
-        id[i] = (uint32_t)bpe->byte_ids[word[i]];
+        id[i] = (uint32_t)ids[i];
     for (size_t i = 0; i + 1 < n; i++) {
         const bpe_merge_t *merge = find_merge(bpe, id[i], id[i + 1]);
         rank[i] = merge->rank;
@@ -91,7 +108,8 @@ static void merge_short(const bpe_t *bpe, const unsigned char *word, size_t n, t
         }
     }
     for (size_t i = 0; i < n; i++)
-        ids->ids[ids->count++] = (int32_t)id[i];
+        ids[i] = (int32_t)id[i];
+    return n;
 }
 
 static int scratch_reserve(bpe_scratch_t *scratch, size_t n, fail_t *fail)
@@ -107,7 +125,7 @@ static int scratch_reserve(bpe_scratch_t *scratch, size_t n, fail_t *fail)
     scratch->heap = malloc(2 * n * sizeof *scratch->heap);
     if (scratch->ids == NULL || scratch->ranks == NULL || scratch->next == NULL ||
         scratch->previous == NULL || scratch->heap == NULL)
-        return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory for a word of %zu bytes", n);
+        return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory for a word of %zu tokens", n);
     scratch->capacity = n;
     return 0;
 }
@@ -164,11 +182,11 @@ static uint64_t heap_pop(uint64_t *heap, size_t *n)
 
 /* Fills the linked list of positions and the heap of the pairs that can merge; returns the heap's
  * size. */
-static size_t start_long(const bpe_t *bpe, const unsigned char *word, size_t n, bpe_scratch_t *s)
+static size_t start_long(const bpe_t *bpe, const int32_t *ids, size_t n, bpe_scratch_t *s)
 {
     size_t n_heap = 0;
     for (size_t i = 0; i < n; i++) {
-        s->ids[i] = (uint32_t)bpe->byte_ids[word[i]];
+        s->ids[i] = (uint32_t)ids[i];
         s->previous[i] = i > 0 ? (uint32_t)(i - 1) : BPE_NO_POSITION;
         s->next[i] = i + 1 < n ? (uint32_t)(i + 1) : BPE_NO_POSITION;
     }
@@ -193,12 +211,11 @@ static void update_pair(const bpe_t *bpe, bpe_scratch_t *s, uint32_t at, size_t 
         heap_push(s->heap, n_heap, (uint64_t)s->ranks[at] << 32 | at);
 }
 
-static int merge_long(const bpe_t *bpe, const unsigned char *word, size_t n, bpe_scratch_t *s,
-    tokenizer_ids_t *ids, fail_t *fail)
+static size_t merge_long(const bpe_t *bpe, size_t n, bpe_scratch_t *s, int32_t *ids, fail_t *fail)
 {
     if (scratch_reserve(s, n, fail) != 0)
-        return fail->status;
-    size_t n_heap = start_long(bpe, word, n, s);
+        return 0;
+    size_t n_heap = start_long(bpe, ids, n, s), n_left = 0;
     while (n_heap > 0) {
         uint64_t entry = heap_pop(s->heap, &n_heap);
         uint32_t at = (uint32_t)entry;
@@ -217,8 +234,26 @@ static int merge_long(const bpe_t *bpe, const unsigned char *word, size_t n, bpe
             update_pair(bpe, s, s->previous[at], &n_heap);
     }
     for (uint32_t at = 0; at != BPE_NO_POSITION; at = s->next[at])
-        ids->ids[ids->count++] = (int32_t)s->ids[at];
-    return 0;
+        ids[n_left++] = (int32_t)s->ids[at];
+    return n_left;
+}
+
+/* The tokens that a word begins as: its bytes, or its characters. Returns their number. */
+static size_t start_word(const bpe_t *bpe, const char *word, size_t bytes, int32_t *ids)
+{
+    const unsigned char *text = (const unsigned char *)word;
+    size_t n = 0;
+    for (size_t i = 0, length; i < bytes; i += length) {
+        length = bpe->characters == NULL ? 1 : utf8_length(text[i]);
+        int32_t id = bpe->characters == NULL ? bpe->byte_ids[text[i]]
+                     : length == 1           ? bpe->ascii_ids[text[i]]
+                                             : vocabulary_find(bpe->characters, word + i, length);
+        if (id >= 0)
+            ids[n++] = id;
+        for (size_t byte = 0; id < 0 && byte < length; byte++)
+            ids[n++] = bpe->byte_ids[text[i + byte]];
+    }
+    return n;
 }
 
 int bpe_append(const bpe_t *bpe, const char *word, size_t bytes, bpe_scratch_t *scratch,
@@ -229,10 +264,9 @@ int bpe_append(const bpe_t *bpe, const char *word, size_t bytes, bpe_scratch_t *
             fail, FAIL_LIMIT, "tokenizer: a word of %zu bytes, expected fewer than 4 GiB", bytes);
     if (tokenizer_ids_reserve(ids, bytes, fail) != 0)
         return fail->status;
-    const unsigned char *text = (const unsigned char *)word;
-    if (bytes <= BPE_SHORT_WORD)
-        merge_short(bpe, text, bytes, ids);
-    else
-        merge_long(bpe, text, bytes, scratch, ids, fail);
+    int32_t *to = ids->ids + ids->count;
+    size_t n = start_word(bpe, word, bytes, to);
+    ids->count +=
+        n <= BPE_SHORT_WORD ? merge_short(bpe, n, to) : merge_long(bpe, n, scratch, to, fail);
     return fail->status;
 }

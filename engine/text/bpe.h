@@ -3,6 +3,7 @@
 #ifndef CHOIR_TEXT_BPE_H
 #define CHOIR_TEXT_BPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,9 @@ typedef struct bpe {
     bpe_merge_t *slots; /* hash table by (left, right); n_slots is a power of two */
     size_t n_slots;
     int32_t byte_ids[256];
+    /* Words are texts: a character that is no token of its own falls back to its bytes. */
+    const vocabulary_t *characters; /* borrowed; NULL: words are bytes */
+    int32_t ascii_ids[128];         /* of characters, -1 for none */
 } bpe_t;
 
 /* Working memory of one caller; zero-initialise. */
@@ -31,15 +35,16 @@ typedef struct bpe_scratch {
     size_t capacity, heap_capacity;
 } bpe_scratch_t;
 
-/* Finds the ids of the 256 bytes and makes an empty table with room for n_merges. */
-int bpe_init(
-    bpe_t *bpe, const vocabulary_t *vocabulary, size_t n_merges, const char *file, fail_t *fail);
+/* Finds the ids of the 256 bytes (of <0x00> and following where words are texts) and makes an empty
+ * table with room for n_merges. */
+int bpe_init(bpe_t *bpe, const vocabulary_t *vocabulary, bool is_text, size_t n_merges,
+    const char *file, fail_t *fail);
 void bpe_clear(bpe_t *bpe);
 
 /* Each pair of ids at most n_merges times in all; the last rank given for a pair holds. */
 void bpe_add(bpe_t *bpe, int32_t left, int32_t right, uint32_t rank, int32_t merged);
 
-/* Appends the ids of a word. Time is at most proportional to bytes * log(bytes). */
+/* Appends the ids of a word, which is valid UTF-8 where words are texts. Time is at most proportional to bytes * log(bytes). */
 int bpe_append(const bpe_t *bpe, const char *word, size_t bytes, bpe_scratch_t *scratch,
     tokenizer_ids_t *ids, fail_t *fail);
 void bpe_scratch_clear(bpe_scratch_t *scratch);

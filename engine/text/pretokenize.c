@@ -130,13 +130,22 @@ int pretokenize_next(const pretokenizer_t *pretokenizer, pretokenize_scratch_t *
 
 /* Stand-ins by class and UTF-8 length. They have been in Unicode since long before any PCRE2, and
  * have no case relation to ASCII. No space has four bytes. */
-static const char *const stand_ins[5][5] = {
+static const char *const stand_ins[7][5] = {
     [UNICODE_OTHER] = {NULL, NULL, "\xC2\xA7", "\xE2\x80\x94", "\xF0\x9D\x84\x9E"},
-    [UNICODE_LETTER] = {NULL, NULL, "\xC3\xA6", "\xE4\xB8\x80", "\xF0\xA0\x80\x80"},
+    [UNICODE_LETTER] = {NULL, NULL, "\xC6\xBB", "\xE4\xB8\x80", "\xF0\xA0\x80\x80"},
     [UNICODE_NUMBER] = {NULL, NULL, "\xC2\xB2", "\xE2\x85\xA0", "\xF0\x9D\x9F\x8E"},
     [UNICODE_MARK] = {NULL, NULL, "\xCC\x81", "\xE2\x83\x90", "\xF0\x9D\x85\xA7"},
     [UNICODE_SPACE] = {NULL, NULL, "\xC2\xA0", "\xE2\x80\x83", NULL},
+    [5] = {NULL, NULL, "\xC3\x86", "\xE1\xB8\x80", "\xF0\x90\x90\x80"}, /* upper case */
+    [6] = {NULL, NULL, "\xC3\xA6", "\xE1\xB8\x81", "\xF0\x90\x90\xA8"}, /* lower case */
 };
+
+static size_t kind_of(uint8_t properties)
+{
+    return (properties & UNICODE_UPPER) != 0   ? 5
+           : (properties & UNICODE_LOWER) != 0 ? 6
+                                               : properties & UNICODE_CLASS;
+}
 
 void pretokenize_shadow(const uint8_t *properties, const char *text, size_t bytes, char *shadow)
 {
@@ -147,7 +156,7 @@ void pretokenize_shadow(const uint8_t *properties, const char *text, size_t byte
             continue;
         }
         uint32_t point = utf8_decode(text + i, &length);
-        const char *stand_in = stand_ins[properties[point] & UNICODE_CLASS][length];
+        const char *stand_in = stand_ins[kind_of(properties[point])][length];
         /* The long s and the Kelvin sign are letters that match s and k where case is ignored. */
         if (point == 0x17F || point == 0x212A || stand_in == NULL)
             stand_in = text + i;

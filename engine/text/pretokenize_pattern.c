@@ -3,13 +3,14 @@
  *
  *   literals of ASCII, | and groups ( (?: (?i: (?= (?!
  *   \r \n \t \s \S and backslash before punctuation
- *   \p{L} \p{N} \p{M} and \P of these
+ *   \p{L} \p{N} \p{M} \p{Ll}, in [...] \p{Lu} together with \p{Lt}, \p{Lm} with \p{Lo}; \P of
+ *   the first three
  *   [...] of these, ranges of ASCII, ^ at its start
  *   * + ? with ? or + behind them, {n} {n,} {n,m} without
  *
  * Not the same: anchors and dot (line modes), \h \w \d \b (other tables), nested classes and &&,
- * {,n}, {n}? and {n,m}+, and letter pairs such as "ss" where case is ignored, which Oniguruma also
- * finds in one character. */
+ * {,n}, {n}? and {n,m}+, letter pairs such as "ss" where case is ignored, which Oniguruma also
+ * finds in one character, and classes of one case there. */
 #include <ctype.h>
 #include <string.h>
 
@@ -19,6 +20,8 @@ typedef struct scanner {
     const char *at, *end;
     const char *why;
     char previous_literal; /* a letter that the next one may stand right behind, or 0 */
+    bool ignores_case;
+    unsigned kinds; /* of letters in the class that is scanned */
 } scanner_t;
 
 static bool refuse(scanner_t *s, const char *why)
@@ -33,23 +36,44 @@ static bool starts_with(const scanner_t *s, const char *text)
     return (size_t)(s->end - s->at) >= n && memcmp(s->at, text, n) == 0;
 }
 
-static bool scan_property(scanner_t *s)
+/* Kinds of letters that a stand-in tells apart only from the other pair. */
+enum { KIND_LU = 1, KIND_LT = 2, KIND_LM = 4, KIND_LO = 8 };
+
+/* \p{Lu} and the like. */
+static bool scan_letters(scanner_t *s, bool in_class)
+{
+    static const struct {
+        const char *text;
+        unsigned kind;
+    } known[] = {{"\\p{Ll}", 0}, {"\\p{Lu}", KIND_LU}, {"\\p{Lt}", KIND_LT}, {"\\p{Lm}", KIND_LM},
+        {"\\p{Lo}", KIND_LO}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (!s->ignores_case && starts_with(s, known[i].text) && (in_class || known[i].kind == 0)) {
+            s->kinds |= known[i].kind;
+            s->at += strlen(known[i].text);
+            return true;
+        }
+    return refuse(s,
+        "a property other than \\p{L}, \\p{N}, \\p{M} (where case counts, \\p{Ll}, \\p{Lu} with \\p{Lt} and \\p{Lm} with \\p{Lo} in a class)");
+}
+
+static bool scan_property(scanner_t *s, bool in_class)
 {
     if (s->end - s->at >= 5 && s->at[2] == '{' && strchr("LNM", s->at[3]) != NULL &&
         s->at[3] != 0 && s->at[4] == '}') {
         s->at += 5;
         return true;
     }
-    return refuse(s, "a property other than \\p{L}, \\p{N}, \\p{M}");
+    return scan_letters(s, in_class);
 }
 
-static bool scan_escape(scanner_t *s)
+static bool scan_escape(scanner_t *s, bool in_class)
 {
     if (s->end - s->at < 2)
         return refuse(s, "a backslash at its end");
     unsigned char c = (unsigned char)s->at[1];
     if (c == 'p' || c == 'P')
-        return scan_property(s);
+        return scan_property(s, in_class);
     if (c >= 0x80 || c < 0x20 || (isalnum(c) && strchr("rntsS", c) == NULL))
         return refuse(s, "an escape other than \\r \\n \\t \\s \\S \\p \\P or before punctuation");
     s->at += 2;
@@ -60,17 +84,21 @@ static bool scan_class(scanner_t *s)
 {
     s->at += starts_with(s, "[^") ? 2 : 1;
     bool empty = true;
+    s->kinds = 0;
     while (s->at < s->end && (*s->at != ']' || empty)) {
         if (*s->at == '[' || starts_with(s, "&&") || (empty && *s->at == ']'))
             return refuse(s, "a nested class");
         empty = false;
         if (*s->at != '\\')
             s->at++;
-        else if (!scan_escape(s))
+        else if (!scan_escape(s, true))
             return false;
     }
     if (s->at == s->end)
         return refuse(s, "a class that does not end");
+    if (((s->kinds & KIND_LU) != 0) != ((s->kinds & KIND_LT) != 0) ||
+        ((s->kinds & KIND_LM) != 0) != ((s->kinds & KIND_LO) != 0))
+        return refuse(s, "a class with \\p{Lu} or \\p{Lt} alone, or \\p{Lm} or \\p{Lo} alone");
     s->at++;
     return true;
 }
@@ -119,7 +147,7 @@ static bool scan_repetition(scanner_t *s)
     return true;
 }
 
-static bool scan_literal(scanner_t *s, bool ignores_case)
+static bool scan_literal(scanner_t *s)
 {
     static const char *const ligatures[] = {"ss", "st", "ff", "fi", "fl"};
     char c = *s->at;
@@ -130,7 +158,7 @@ static bool scan_literal(scanner_t *s, bool ignores_case)
     if (c == '}' || c == ']')
         return refuse(s, "a bracket that closes nothing");
     char lower = (char)tolower((unsigned char)c);
-    if (ignores_case)
+    if (s->ignores_case)
         for (size_t i = 0; i < sizeof ligatures / sizeof ligatures[0]; i++)
             if (s->previous_literal == ligatures[i][0] && lower == ligatures[i][1])
                 return refuse(s, "letters that one character can stand for where case is ignored");
@@ -139,7 +167,7 @@ static bool scan_literal(scanner_t *s, bool ignores_case)
     return true;
 }
 
-static bool scan_item(scanner_t *s, bool ignores_case)
+static bool scan_item(scanner_t *s)
 {
     switch (*s->at) {
     case '*':
@@ -158,22 +186,24 @@ static bool scan_item(scanner_t *s, bool ignores_case)
         return true;
     case '\\':
         s->previous_literal = 0;
-        return scan_escape(s);
+        return scan_escape(s, false);
     case '[':
         s->previous_literal = 0;
         return scan_class(s);
     default:
-        return scan_literal(s, ignores_case);
+        return scan_literal(s);
     }
 }
 
 bool pretokenize_pattern_supported(const char *pattern, size_t bytes, const char **why)
 {
-    scanner_t s = {.at = pattern, .end = pattern + bytes, .why = "nothing in it"};
-    bool ignores_case = memmem(pattern, bytes, "(?i:", 4) != NULL;
+    scanner_t s = {.at = pattern,
+        .end = pattern + bytes,
+        .why = "nothing in it",
+        .ignores_case = memmem(pattern, bytes, "(?i:", 4) != NULL};
     bool ok = bytes > 0;
     while (ok && s.at < s.end)
-        ok = scan_item(&s, ignores_case);
+        ok = scan_item(&s);
     *why = s.why;
     return ok;
 }

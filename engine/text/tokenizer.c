@@ -5,7 +5,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/text/nfc.h"
 #include "engine/text/tokenizer_internal.h"
 #include "engine/text/unicode.h"
 
@@ -20,6 +19,12 @@ void tokenizer_close(tokenizer_t *tokenizer)
     bpe_clear(&tokenizer->bpe);
     added_tokens_clear(&tokenizer->added);
     pretokenizer_close(tokenizer->pretokenizer);
+    normalizer_clear(&tokenizer->normalizer);
+    text_buffer_clear(&tokenizer->metaspace.mark);
+    text_buffer_clear(&tokenizer->decode_from);
+    text_buffer_clear(&tokenizer->decode_to);
+    text_buffer_clear(&tokenizer->texts_arena);
+    free(tokenizer->texts);
     tokenizer_ids_clear(&tokenizer->prefix);
     tokenizer_ids_clear(&tokenizer->suffix);
     free(tokenizer->properties);
@@ -103,6 +108,10 @@ const char *tokenizer_bytes(const tokenizer_t *tokenizer, int32_t id, size_t *by
     const vocabulary_token_t *token = vocabulary_token(&tokenizer->vocabulary, id);
     if (token == NULL)
         return NULL;
+    if (tokenizer->is_text) {
+        *bytes = tokenizer->texts[id].bytes;
+        return tokenizer->texts_arena.text + tokenizer->texts[id].begin;
+    }
     *bytes = token->bytes;
     return tokenizer->vocabulary.arena.text + token->begin;
 }
@@ -111,7 +120,8 @@ const char *tokenizer_bytes(const tokenizer_t *tokenizer, int32_t id, size_t *by
 typedef struct encoder {
     const tokenizer_t *tokenizer;
     bool specials;
-    text_buffer_t normalized, shadow;
+    bool at_start; /* of the whole text is the text that is encoded now */
+    text_buffer_t normalized, shadow, marked;
     pretokenize_scratch_t *matching;
     bpe_scratch_t merging;
     tokenizer_ids_t *ids;
@@ -132,9 +142,40 @@ static int encode_word(encoder_t *e, const char *word, size_t bytes)
     return bpe_append(&tokenizer->bpe, word, bytes, &e->merging, e->ids, e->fail);
 }
 
+/* Text without added tokens where tokens are texts. */
+static int encode_texts(encoder_t *e, const char *text, size_t bytes)
+{
+    const metaspace_t *m = &e->tokenizer->metaspace;
+    static const text_buffer_t space = {.text = " ", .bytes = 1};
+    text_buffer_t *marked = &e->marked;
+    if (!m->replaces)
+        return encode_word(e, text, bytes);
+    bool begins = text[0] == ' ' ||
+                  (bytes >= m->mark.bytes && memcmp(text, m->mark.text, m->mark.bytes) == 0);
+    bool prepends =
+        !begins && (m->scheme == METASPACE_ALWAYS || (m->scheme == METASPACE_FIRST && e->at_start));
+    marked->bytes = 0;
+    if (text_buffer_append(marked, m->mark.text, prepends ? m->mark.bytes : 0, e->fail) != 0 ||
+        text_replace(marked, text, bytes, &space, &m->mark, e->fail) != 0)
+        return e->fail->status;
+    const char *word = marked->text, *end = word + marked->bytes;
+    while (word < end) {
+        const char *next = NULL;
+        if (m->splits)
+            next = memmem(word + 1, (size_t)(end - word) - 1, m->mark.text, m->mark.bytes);
+        next = next == NULL ? end : next;
+        if (encode_word(e, word, (size_t)(next - word)) != 0)
+            return e->fail->status;
+        word = next;
+    }
+    return 0;
+}
+
 /* Text without added tokens: its matches are words, and so is what lies between two matches. */
 static int encode_words(encoder_t *e, const char *text, size_t bytes)
 {
+    if (e->tokenizer->is_text)
+        return encode_texts(e, text, bytes);
     const char *shadow = text;
     if (utf8_ascii_prefix(text, bytes) < bytes) {
         e->shadow.bytes = 0;
@@ -166,6 +207,7 @@ static int encode_added(
 {
     const tokenizer_t *tokenizer = e->tokenizer;
     size_t at = 0, from = 0;
+    bool at_start = e->at_start;
     added_match_t match;
     while (added_tokens_find(&tokenizer->added, tokenizer->properties, text, bytes, from, at,
         normalized, e->specials, &match)) {
@@ -176,23 +218,24 @@ static int encode_added(
         e->ids->ids[e->ids->count++] = match.token->id;
         at = match.end;
         from = match.resume;
+        e->at_start = at_start && at == 0;
     }
-    return at < bytes ? between(e, text + at, bytes - at) : 0;
+    if (at < bytes)
+        between(e, text + at, bytes - at);
+    e->at_start = at_start;
+    return e->fail->status;
 }
 
 /* Text without tokens that are looked for in the original. */
 static int encode_original(encoder_t *e, const char *text, size_t bytes)
 {
-    if (e->tokenizer->normalizes) {
-        bool changed;
-        e->normalized.bytes = 0;
-        if (nfc_append(e->tokenizer->properties, text, bytes, &e->normalized, &changed, e->fail) !=
-            0)
-            return e->fail->status;
-        if (changed) {
-            text = e->normalized.text;
-            bytes = e->normalized.bytes;
-        }
+    bool changed;
+    if (normalizer_apply(&e->tokenizer->normalizer, e->tokenizer->properties, text, bytes,
+            &e->normalized, &changed, e->fail) != 0)
+        return e->fail->status;
+    if (changed) {
+        text = e->normalized.text;
+        bytes = e->normalized.bytes;
     }
     return encode_added(e, text, bytes, true, encode_words);
 }
@@ -206,6 +249,7 @@ int tokenizer_encode(const tokenizer_t *tokenizer, const char *text, size_t byte
     size_t count_before = ids->count;
     encoder_t e = {.tokenizer = tokenizer,
         .specials = parse_special && !tokenizer->splits_specials,
+        .at_start = true,
         .ids = ids,
         .fail = fail};
     text_buffer_t replaced = {0};
@@ -214,13 +258,14 @@ int tokenizer_encode(const tokenizer_t *tokenizer, const char *text, size_t byte
         text = replaced.text;
         bytes = replaced.bytes;
     }
-    if (fail->status == 0 &&
-        pretokenize_scratch_open(&e.matching, tokenizer->pretokenizer, fail) == 0)
+    if (fail->status == 0 && (tokenizer->is_text || pretokenize_scratch_open(&e.matching,
+                                                        tokenizer->pretokenizer, fail) == 0))
         encode_added(&e, text, bytes, false, encode_original);
     pretokenize_scratch_close(e.matching);
     bpe_scratch_clear(&e.merging);
     text_buffer_clear(&e.normalized);
     text_buffer_clear(&e.shadow);
+    text_buffer_clear(&e.marked);
     text_buffer_clear(&replaced);
     if (fail->status != 0)
         ids->count = count_before;

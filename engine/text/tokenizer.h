@@ -1,4 +1,5 @@
-/* Byte-level BPE as Hugging Face `tokenizers` does it for Qwen2, Qwen2.5 and Llama 3.
+/* BPE as Hugging Face `tokenizers` does it: of bytes, for Qwen, Llama 3 and Mistral's Tekken, or of
+ * texts with a fall back to bytes, as SentencePiece makes them, for Llama 2 and Mistral 7B.
  *
  * Reads tokenizer.json, or vocab.json + merges.txt; and from a directory the added tokens as
  * transformers merges them from its files (tokenizer_directory.c). A tokenizer that opens gives the
@@ -56,15 +57,21 @@ int tokenizer_encode_whole(const tokenizer_t *tokenizer, const char *text, size_
 int tokenizer_decode(const tokenizer_t *tokenizer, const int32_t *ids, size_t count,
     bool skip_special, char **text, size_t *bytes, fail_t *fail);
 
-/* The raw bytes of one id (borrowed); NULL when the id does not exist. */
+/* The raw bytes of one id (borrowed), a space for a mark; NULL when the id does not exist. */
 const char *tokenizer_bytes(const tokenizer_t *tokenizer, int32_t id, size_t *bytes);
 
 /* Streaming: takes ids one by one and returns only whole UTF-8 sequences. The concatenation of all
- * pieces and of the flush equals tokenizer_decode. Zero-initialise; owns nothing. */
+ * pieces and of the flush equals tokenizer_decode. Zero-initialise; clear. */
 typedef struct detokenizer {
     unsigned char pending[8];
     size_t n_pending;
+    /* Where tokens are texts: bytes that follow each other are characters all together, or not. */
+    text_buffer_t run;
+    size_t n_stripped; /* spaces at the beginning that were left out */
+    bool began;        /* something was said, or all was stripped that may be */
 } detokenizer_t;
+
+void detokenizer_clear(detokenizer_t *detokenizer);
 
 /* Appends to *out the text that is complete after this id. An id that the tokenizer does not have
  * adds nothing, as with `tokenizers`: models have more rows in lm_head than their tokenizers have
@@ -73,6 +80,7 @@ int detokenizer_push(detokenizer_t *detokenizer, const tokenizer_t *tokenizer, i
     bool skip_special, text_buffer_t *out, fail_t *fail);
 
 /* The end of the text: an incomplete sequence becomes U+FFFD. */
-int detokenizer_flush(detokenizer_t *detokenizer, text_buffer_t *out, fail_t *fail);
+int detokenizer_flush(
+    detokenizer_t *detokenizer, const tokenizer_t *tokenizer, text_buffer_t *out, fail_t *fail);
 
 #endif

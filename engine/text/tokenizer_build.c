@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "engine/base/size.h"
-#include "engine/text/nfc.h"
 #include "engine/text/tokenizer_internal.h"
 
 /* Longest token a file may hold, in bytes of its spelling. */
@@ -29,6 +28,8 @@ static int add_spelled(tokenizer_t *tokenizer, const char *file, int32_t id, con
         return fail_set(fail, FAIL_FORMAT,
             "%s: token %.*s...: expected at most %zu bytes, found %zu", file, quoted(bytes), token,
             sizeof raw, bytes);
+    if (tokenizer->is_text)
+        return vocabulary_add(&tokenizer->vocabulary, file, id, token, bytes, findable, fail);
     if (vocabulary_bytes_of(token, bytes, raw, &raw_bytes))
         return vocabulary_add(&tokenizer->vocabulary, file, id, raw, raw_bytes, findable, fail);
     if (vocabulary_add(&tokenizer->vocabulary, file, id, token, bytes, false, fail) == 0 &&
@@ -58,6 +59,17 @@ int tokenizer_add_vocab(tokenizer_t *tokenizer, json_t *vocab, const char *file,
     return 0;
 }
 
+/* A token's spelling as it is held: bytes, or the text itself. */
+static bool spelled(
+    const tokenizer_t *tokenizer, const char *text, size_t bytes, char *out, size_t *out_bytes)
+{
+    if (!tokenizer->is_text)
+        return vocabulary_bytes_of(text, bytes, out, out_bytes);
+    memcpy(out, text, bytes);
+    *out_bytes = bytes;
+    return true;
+}
+
 int tokenizer_add_merge(tokenizer_t *tokenizer, const char *left, size_t left_bytes,
     const char *right, size_t right_bytes, uint32_t rank, const char *file, fail_t *fail)
 {
@@ -65,8 +77,8 @@ int tokenizer_add_merge(tokenizer_t *tokenizer, const char *left, size_t left_by
     char raw[2 * TOKEN_BYTES_MAX];
     size_t l = 0, r = 0;
     if (left_bytes > TOKEN_BYTES_MAX || right_bytes > TOKEN_BYTES_MAX ||
-        !vocabulary_bytes_of(left, left_bytes, raw, &l) ||
-        !vocabulary_bytes_of(right, right_bytes, raw + l, &r))
+        !spelled(tokenizer, left, left_bytes, raw, &l) ||
+        !spelled(tokenizer, right, right_bytes, raw + l, &r))
         return fail_set(fail, FAIL_FORMAT,
             "%s: merge %u (%.*s %.*s): expected two tokens in the alphabet of byte-level BPE", file,
             rank, quoted(left_bytes), left, quoted(right_bytes), right);
@@ -128,8 +140,8 @@ static added_token_t *get_token(tokenizer_t *tokenizer, const added_spec_t *spec
         return token;
     text_buffer_t normal = {0};
     bool changed = false;
-    if (tokenizer->normalizes)
-        nfc_append(tokenizer->properties, spec->content, spec->bytes, &normal, &changed, fail);
+    normalizer_apply(&tokenizer->normalizer, tokenizer->properties, spec->content, spec->bytes,
+        &normal, &changed, fail);
     if (fail->status == 0)
         token = added_tokens_get(&tokenizer->added, spec->content, spec->bytes,
             changed ? normal.text : spec->content, changed ? normal.bytes : spec->bytes, fail);
@@ -143,7 +155,7 @@ static int32_t known_id(const tokenizer_t *tokenizer, const added_spec_t *spec)
     char raw[TOKEN_BYTES_MAX];
     size_t raw_bytes = 0;
     if (spec->bytes <= sizeof raw &&
-        vocabulary_bytes_of(spec->content, spec->bytes, raw, &raw_bytes))
+        spelled(tokenizer, spec->content, spec->bytes, raw, &raw_bytes))
         return vocabulary_find(&tokenizer->vocabulary, raw, raw_bytes);
     return vocabulary_find_literal(&tokenizer->vocabulary, spec->content, spec->bytes);
 }
@@ -212,7 +224,13 @@ int tokenizer_finish_added(tokenizer_t *tokenizer, const char *file, fail_t *fai
             add_spelled(tokenizer, file, token->id, normal ? token->normal : token->content,
                 normal ? token->normal_bytes : token->bytes, false, fail) != 0)
             return fail->status;
-        tokenizer->vocabulary.tokens[token->id].special = token->special;
+        /* Its content makes it special, so that one which is decoded to another is not left out. */
+        bool other = token->is_new && normal &&
+                     (token->normal_bytes != token->bytes ||
+                         memcmp(token->normal, token->content, token->bytes) != 0);
+        tokenizer->vocabulary.tokens[token->id].special = token->special && !other;
     }
-    return added_tokens_finish(added, fail);
+    if (added_tokens_finish(added, fail) == 0 && tokenizer->is_text)
+        tokenizer_make_texts(tokenizer, fail);
+    return fail->status;
 }

@@ -1,6 +1,6 @@
 /* Which added tokens a model directory has, where its files say different things: as transformers 5
- * merges them for Qwen2, or by its general class for other families (docs/compatibility.md has the
- * table).
+ * merges them for Qwen2 and for LlamaTokenizer, which have their own rules, or by its general class
+ * (docs/compatibility.md has the table).
  *
  *   tokenizer_config.json    added_tokens_decoder {"id": token}, which wins over all lists; else
  *   added_tokens.json        {content: id}
@@ -26,9 +26,13 @@
 static const char *const attributes[] = {
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
 #define N_ATTRIBUTES (sizeof attributes / sizeof *attributes)
-/* Those of Qwen2's class in transformers where no file names one; no other family has any. */
-static const char *const fallbacks[N_ATTRIBUTES] = {
-    NULL, "<|endoftext|>", "<|endoftext|>", NULL, "<|endoftext|>", NULL, NULL};
+/* The class of transformers that reads a directory. */
+typedef enum rules { RULES_GENERAL, RULES_QWEN2, RULES_LLAMA } rules_t;
+
+/* Those of a class where no file names one. */
+static const char *const fallbacks[][N_ATTRIBUTES] = {[RULES_GENERAL] = {NULL},
+    [RULES_QWEN2] = {NULL, "<|endoftext|>", "<|endoftext|>", NULL, "<|endoftext|>", NULL, NULL},
+    [RULES_LLAMA] = {"<s>", "</s>", "<unk>", NULL, NULL, NULL, NULL}};
 
 typedef struct spec_list {
     added_spec_t *items;
@@ -42,7 +46,7 @@ typedef struct directory {
     json_t *config; /* tokenizer_config.json, or NULL */
     json_t *map;    /* special_tokens_map.json where it counts, or NULL */
     json_t *added;  /* added_tokens.json where it counts, or NULL */
-    bool is_qwen;   /* the rules of Qwen2's class, and not those of the general one */
+    rules_t rules;
     char config_name[PATH_BYTES], map_name[PATH_BYTES], added_name[PATH_BYTES],
         root_name[PATH_BYTES];
     spec_list_t listed, named, extra;
@@ -255,9 +259,10 @@ static int add_fallbacks(directory_t *d)
 {
     for (size_t i = 0; i < N_ATTRIBUTES && d->fail->status == 0; i++) {
         const char *file;
-        if (!d->is_qwen || fallbacks[i] == NULL || said(d, attributes[i], &file) != NULL)
+        const char *fallback = fallbacks[d->rules][i];
+        if (fallback == NULL || said(d, attributes[i], &file) != NULL)
             continue;
-        added_spec_t spec = special_spec(fallbacks[i], strlen(fallbacks[i]));
+        added_spec_t spec = special_spec(fallback, strlen(fallback));
         append(d, &d->named, &spec);
     }
     if (add_customs(d, d->map, d->map_name) == 0)
@@ -311,7 +316,7 @@ static int read_extra(directory_t *d)
 static int add_first(directory_t *d)
 {
     spec_list_t batch = {0};
-    if (!d->is_qwen && d->root != NULL &&
+    if (d->rules == RULES_GENERAL && d->root != NULL &&
         tokenizer_read_json_added(d->tokenizer, d->root, d->root_name, d->fail) != 0)
         return d->fail->status;
     for (size_t i = 0; i < d->listed.count; i++) {
@@ -335,7 +340,7 @@ static int add_first(directory_t *d)
 static int add_second(directory_t *d)
 {
     spec_list_t batch = {0};
-    if (!d->is_qwen)
+    if (d->rules == RULES_GENERAL)
         return 0;
     const spec_list_t *lists[] = {&d->named, &d->extra};
     for (size_t list = 0; list < 2; list++)
@@ -401,19 +406,46 @@ static int open_file(
     return d->fail->status;
 }
 
-/* Whether the model is a Qwen, or no config.json tells another family. */
-static bool is_of_qwen(const char *directory)
+/* Of a Qwen, and of a directory whose config.json tells no family, Qwen2's. LlamaTokenizer, where
+ * tokenizer_config.json names it, has no part in byte-level tokenizers and in Mistral's. */
+static rules_t rules_of(const directory_t *d, const char *directory)
 {
     char path[PATH_BYTES];
     json_t *config = NULL;
     fail_t ignored = {0};
     snprintf(path, sizeof path, "%s/config.json", directory);
     if (access(path, F_OK) != 0 || json_python_file_read(path, &config, &ignored) != 0)
-        return true;
+        return RULES_QWEN2;
     const char *type = json_string_value(json_object_get(config, "model_type"));
-    bool is_qwen = type == NULL || strncmp(type, "qwen", 4) == 0;
+    const char *named = json_string_value(json_object_get(d->config, "tokenizer_class"));
+    bool is_llama =
+        named != NULL && d->tokenizer->is_text &&
+        (strcmp(named, "LlamaTokenizer") == 0 || strcmp(named, "LlamaTokenizerFast") == 0);
+    rules_t rules = type == NULL || strncmp(type, "qwen", 4) == 0 ? RULES_QWEN2
+                    : is_llama && strcmp(type, "mistral") != 0    ? RULES_LLAMA
+                                                                  : RULES_GENERAL;
     json_decref(config);
-    return is_qwen;
+    return rules;
+}
+
+/* LlamaTokenizer marks spaces by its own rules, whatever tokenizer.json says. */
+static int take_rules_of_llama(directory_t *d)
+{
+    static const char mark[] = "\xE2\x96\x81"; /* U+2581 */
+    tokenizer_t *t = d->tokenizer;
+    bool legacy = false, prepends = true;
+    json_opt_bool(d->config, d->config_name, "legacy", &legacy, d->fail);
+    json_opt_bool(d->config, d->config_name, "add_prefix_space", &prepends, d->fail);
+    normalizer_clear(&t->normalizer);
+    t->ignores_merges = t->metaspace.splits = false;
+    t->metaspace.replaces = true;
+    t->metaspace.scheme = !prepends ? METASPACE_NEVER : legacy ? METASPACE_ALWAYS : METASPACE_FIRST;
+    t->strip = prepends ? 1 : 0;
+    t->metaspace.mark.bytes = t->decode_from.bytes = t->decode_to.bytes = 0;
+    if (text_buffer_append(&t->metaspace.mark, mark, sizeof mark - 1, d->fail) == 0 &&
+        text_buffer_append(&t->decode_from, mark, sizeof mark - 1, d->fail) == 0)
+        text_buffer_append(&t->decode_to, " ", 1, d->fail);
+    return d->fail->status;
 }
 
 /* Without a tokenizer.json, the config says whether bos and eos stand around a text. */
@@ -453,7 +485,7 @@ static int read_settings(directory_t *d)
     json_opt_bool(d->config, d->config_name, "add_prefix_space", &prefix_space, d->fail);
     json_opt_bool(
         d->config, d->config_name, "split_special_tokens", &d->tokenizer->splits_specials, d->fail);
-    if (d->fail->status == 0 && prefix_space)
+    if (d->fail->status == 0 && prefix_space && !d->tokenizer->is_text)
         fail_set(
             d->fail, FAIL_MODEL, "%s: add_prefix_space: true is not supported", d->config_name);
     return d->fail->status;
@@ -467,10 +499,12 @@ int tokenizer_read_directory_added(
         return fail_set(fail, FAIL_MEMORY, "tokenizer: no memory");
     d->tokenizer = tokenizer;
     d->root = root;
-    d->is_qwen = is_of_qwen(directory);
     d->fail = fail;
     snprintf(d->root_name, sizeof d->root_name, "%s/tokenizer.json", directory);
-    open_file(d, directory, "tokenizer_config.json", d->config_name, &d->config);
+    if (open_file(d, directory, "tokenizer_config.json", d->config_name, &d->config) == 0)
+        d->rules = rules_of(d, directory);
+    if (d->rules == RULES_LLAMA)
+        take_rules_of_llama(d);
     if (fail->status == 0 && says_nothing(json_object_get(d->config, "added_tokens_decoder")) &&
         open_file(d, directory, "special_tokens_map.json", d->map_name, &d->map) == 0)
         open_file(d, directory, "added_tokens.json", d->added_name, &d->added);

@@ -35,7 +35,8 @@ static int read_merges(tokenizer_t *tokenizer, const char *path, fail_t *fail)
         fail_set(fail, FAIL_FORMAT, "%s: not valid UTF-8 at byte %zu", path,
             utf8_valid_prefix(text, bytes));
     else
-        bpe_init(&tokenizer->bpe, &tokenizer->vocabulary, count_lines(text, bytes), path, fail);
+        bpe_init(
+            &tokenizer->bpe, &tokenizer->vocabulary, false, count_lines(text, bytes), path, fail);
     for (size_t number = 1; line < end && fail->status == 0; line = stop + 1, number++) {
         stop = memchr(line, '\n', (size_t)(end - line));
         if (stop == NULL)
@@ -71,7 +72,7 @@ int tokenizer_read_vocab(tokenizer_t *tokenizer, const char *directory, fail_t *
     json_t *vocab;
     if (json_file_read(paths[0], &vocab, fail) != 0)
         return fail->status;
-    tokenizer->normalizes = true;
+    normalizer_set_nfc(&tokenizer->normalizer);
     tokenizer_add_vocab(tokenizer, vocab, paths[0], fail);
     json_decref(vocab);
     if (fail->status == 0 && read_merges(tokenizer, paths[1], fail) == 0)

@@ -12,6 +12,14 @@ int unicode_table_make(uint8_t **table, fail_t *fail)
         const unicode_range_t *range = &unicode_ranges[i];
         memset(*table + range->first, range->flags, range->last - range->first + 1);
     }
+    for (size_t i = 0; i < unicode_n_cases; i++) {
+        const unicode_range_t *range = &unicode_cases[i];
+        bool by_turns = range->flags == (UNICODE_UPPER | UNICODE_LOWER);
+        for (uint32_t c = range->first; c <= range->last; c++)
+            (*table)[c] |= !by_turns                     ? range->flags
+                           : (c - range->first) % 2 == 0 ? UNICODE_UPPER
+                                                         : UNICODE_LOWER;
+    }
     return 0;
 }
 

@@ -26,13 +26,17 @@ enum { UNICODE_OTHER, UNICODE_LETTER, UNICODE_NUMBER, UNICODE_MARK, UNICODE_SPAC
 #define UNICODE_NFC_FIRST 16u
 /* Of words, for added tokens with single_word. */
 #define UNICODE_WORD 32u
+/* Letters: upper or title case (Lu, Lt), lower case (Ll); neither of Lm and Lo. Both flags in a range
+ * of unicode_cases: upper and lower case by turns. */
+#define UNICODE_UPPER 64u
+#define UNICODE_LOWER 128u
 
 typedef struct unicode_range {
     uint32_t first, last;
     uint8_t flags;
 } unicode_range_t;
-extern const unicode_range_t unicode_ranges[];
-extern const size_t unicode_n_ranges;
+extern const unicode_range_t unicode_ranges[], unicode_cases[];
+extern const size_t unicode_n_ranges, unicode_n_cases;
 
 /* A table of UNICODE_SIZE property bytes (pages without any stay untouched); the caller frees it.
  */

@@ -125,6 +125,8 @@ def all_steps(steps, folder, quick):
     remake("tokenizer", "tokenizer.py", "golden", DEMO, None, "--random", 100, golden=GOLDEN / "tokenizer" / "demo.jsonl")
     remake("Llama 3's kind of tokenizer", "tokenizer.py", "golden", GOLDEN / "tokenizer" / "llama3-small", None,
            "--random", 60, golden=GOLDEN / "tokenizer" / "llama3-small.jsonl")
+    remake("SentencePiece's kind of tokenizer", "tokenizer.py", "golden", GOLDEN / "tokenizer" / "mistral-small", None,
+           "--random", 60, golden=GOLDEN / "tokenizer" / "mistral-small.jsonl")
     remake("added tokens", "tokenizer_directories.py", "golden", None,
            golden=GOLDEN / "tokenizer" / "directories.jsonl")
     remake("chat templates", "chat.py", "golden", None, golden=GOLDEN / "tokenizer" / "chat.jsonl")

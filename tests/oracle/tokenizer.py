@@ -40,7 +40,8 @@ class Buffer(ctypes.Structure):
 
 
 class Detokenizer(ctypes.Structure):
-    _fields_ = [("pending", ctypes.c_ubyte * 8), ("n_pending", ctypes.c_size_t)]
+    _fields_ = [("pending", ctypes.c_ubyte * 8), ("n_pending", ctypes.c_size_t), ("run", Buffer),
+                ("n_stripped", ctypes.c_size_t), ("began", ctypes.c_bool)]
 
 
 def build_library(folder):
@@ -95,7 +96,8 @@ class Choir:
             if buffer.bytes:
                 pieces.append(ctypes.string_at(buffer.text, buffer.bytes).decode("utf-8"))
             buffer.bytes = 0
-        self.library.detokenizer_flush(ctypes.byref(stream), ctypes.byref(buffer), ctypes.byref(fail))
+        self.library.detokenizer_flush(ctypes.byref(stream), self.handle, ctypes.byref(buffer), ctypes.byref(fail))
+        self.library.detokenizer_clear(ctypes.byref(stream))
         if buffer.bytes:
             pieces.append(ctypes.string_at(buffer.text, buffer.bytes).decode("utf-8"))
         self.library.text_buffer_clear(ctypes.byref(buffer))

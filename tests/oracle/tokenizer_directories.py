@@ -21,6 +21,7 @@ from tokenizer import ROOT, Choir
 DELETE = {"delete": True}
 DEMO = os.path.join(ROOT, "configs/demo")
 LLAMA = os.path.join(ROOT, "tests/golden/tokenizer/llama3-small")  # another class, without vocab.json
+TEXT = os.path.join(ROOT, "tests/golden/tokenizer/mistral-small")  # tokens that are texts
 
 
 def token(content, **flags):
@@ -113,8 +114,40 @@ def variants(first):
         "type": "Sequence", "processors": [byte_level, template]}}}
 
 
+def text_variants():
+    """Of tokens that are texts: how spaces are marked and go, and LlamaTokenizer's own rules."""
+    def marks(scheme, split=False):
+        return {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581",
+                                                      "prepend_scheme": scheme, "split": split}}
+    for scheme in ("never", "first", "always"):
+        yield f"Metaspace, {scheme}", [], {"tokenizer.json": marks(scheme)}
+    yield "Metaspace that splits", [], {"tokenizer.json": marks("always", True)}
+    yield "Metaspace of older files", [], {"tokenizer.json": {"normalizer": None, "pre_tokenizer": {
+        "type": "Metaspace", "replacement": "\u2581", "add_prefix_space": True}}}
+    yield "Metaspace in a sequence", [], {"tokenizer.json": {"normalizer": None, "pre_tokenizer": {
+        "type": "Sequence", "pretokenizers": [marks("first")["pre_tokenizer"]]}}}
+    yield "Metaspace behind a normalizer", [], {"tokenizer.json": {"pre_tokenizer": marks("first")["pre_tokenizer"]}}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    yield "replaced only", [], {"tokenizer.json": {"normalizer": replace}}
+    yield "NFC before", [], {"tokenizer.json": {"normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "NFC"}, replace, {"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": "yy"},
+                                                                         "content": ""}]}}}
+    decoders = [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    yield "no strip", [], {"tokenizer.json": {"decoder/decoders": decoders}}
+    yield "three spaces go", [], {"tokenizer.json": {"decoder/decoders": [
+        *decoders, {"type": "Strip", "content": " ", "start": 3, "stop": 0}]}}
+    yield "ignore_merges", [], {"tokenizer.json": {"model/ignore_merges": True}}
+    llama, config = {"": {"model_type": "llama"}}, "tokenizer_config.json"
+    for name, keys in (("", {}), (", legacy", {"legacy": True}), (", no prefix space", {"add_prefix_space": False}),
+                       (", no names", {"bos_token": DELETE, "eos_token": DELETE, "added_tokens_decoder": DELETE})):
+        yield f"LlamaTokenizer{name}", [], {"config.json": llama, config: {"tokenizer_class": "LlamaTokenizer"} | keys}
+    yield "LlamaTokenizer of Mistral", [], {config: {"tokenizer_class": "LlamaTokenizer", "legacy": True}}
+    yield "the general class of a Llama", [], {"config.json": llama}
+
+
 TEXTS = ["a <x> b<x>c <y>  yy  ayy yy1 (yy)_yy yy\u0301", "<|im_start|>user\nHi <|im_end|> \n<pad><x><x>the then",
          "<\u00e9> <e\u0301> <o\u0301>\u3000<\u00f3> \u00e9 \u00e9a \u00e9- e\u0301 12 a12 12. <|endoftext|>", ""]
+TEXT_TEXTS = ["     five spaces", " <s> \u2581a", "\U0001f600\u4e2d\u0001 <0x41>"]
 
 
 def set_path(value, path, new):
@@ -149,10 +182,10 @@ def make(base, folder, remove, files, end):
             json.dump(value, file)
 
 
-def cases_of(folder):
+def cases_of(folder, texts):
     from transformers import AutoTokenizer
     theirs = AutoTokenizer.from_pretrained(folder)
-    for text in TEXTS:
+    for text in texts:
         ids = theirs.encode(text, add_special_tokens=False)
         yield text, ids, theirs.encode(text), theirs.decode(ids, skip_special_tokens=True)
 
@@ -162,14 +195,14 @@ def run_base(base):
     with open(os.path.join(base, "tokenizer_config.json"), encoding="utf-8") as file:
         ids = {int(i): t["content"] for i, t in json.load(file)["added_tokens_decoder"].items()}
     first = max(ids) + 1
-    end = next(str(i) for i, content in ids.items() if content in ("<|im_end|>", "<|eot_id|>"))
+    end = next(str(i) for i, content in ids.items() if content in ("<|im_end|>", "<|eot_id|>", "[/INST]"))
     lines, bad = [], 0
-    for name, remove, files in variants(first):
-        if base == LLAMA and "vocab.json" in name:
+    for name, remove, files in [*variants(first), *(text_variants() if base == TEXT else [])]:
+        if base != DEMO and "vocab.json" in name:
             continue
         with tempfile.TemporaryDirectory() as folder:
             make(base, folder, remove, files, end)
-            cases = [list(case) for case in cases_of(folder)]
+            cases = [list(case) for case in cases_of(folder, TEXTS + (TEXT_TEXTS if base == TEXT else []))]
             ours = Choir(folder)
             for text, expected, _, skipped in cases:
                 found = ours.encode(text.encode())
@@ -178,12 +211,12 @@ def run_base(base):
                     print(f"{name}: {text!r}\n    theirs {expected} {skipped!r}\n    ours   {found}")
             ours.close()
         files = {f: {k.replace("<end>", end): v for k, v in changes.items()} for f, changes in files.items()}
-        lines.append(({"base": "llama3-small"} if base == LLAMA else {}) | {"name": name, "remove": remove, "files": files, "cases": cases})
+        lines.append(({} if base == DEMO else {"base": os.path.basename(base)}) | {"name": name, "remove": remove, "files": files, "cases": cases})
     return lines, bad
 
 
 def run(args):
-    results = [run_base(base) for base in ([os.path.abspath(args.path)] if args.what == "compare" else [DEMO, LLAMA])]
+    results = [run_base(base) for base in ([os.path.abspath(args.path)] if args.what == "compare" else [DEMO, LLAMA, TEXT])]
     lines, bad = [line for result in results for line in result[0]], sum(result[1] for result in results)
     print(f"{len(lines)} directories, {bad} mismatches")
     if args.what == "golden":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes engine/text/unicode_data.c: the character properties that tokenization depends on.
+"""Writes engine/text/unicode_data.c and engine/text/unicode_case.c: the character properties that tokenization depends on.
 
 The ids of a text depend on which Unicode version decided what a letter is and what composes. Hugging
 Face `tokenizers` carries two versions of its own (one in its regular expressions, an older one in its
 normaliser), so the properties are measured from that library rather than taken from a Unicode release:
 
-    python unicode_tables.py OUT.c
+    python unicode_tables.py DATA.c CASE.c
 """
 import sys
 import unicodedata
@@ -13,7 +13,8 @@ import unicodedata
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-LETTER, NUMBER, MARK, SPACE, TRIGGER, FIRST, WORD = 1, 2, 3, 4, 8, 16, 32
+LETTER, NUMBER, MARK, SPACE, TRIGGER, FIRST, WORD, UPPER, LOWER = 1, 2, 3, 4, 8, 16, 32, 64, 128
+ALTERNATING = UPPER | LOWER
 
 
 def matching(pattern):
@@ -59,6 +60,38 @@ def normalisation():
     return trigger, first - trigger
 
 
+def cases(letters):
+    """Ranges of letters (first, last, flags) that are upper or title case, or lower case; of ALTERNATING the first is
+    upper case and every other one."""
+    upper, lower, other = (matching(p) for p in (r"[\p{Lu}\p{Lt}]", r"\p{Ll}", r"[\p{Lm}\p{Lo}]"))
+    assert upper | lower | other == letters and not upper & lower and not (upper | lower) & other
+    ranges = []
+    for c in sorted(upper | lower):
+        kind = UPPER if c in upper else LOWER
+        last = ranges[-1] if ranges and ranges[-1][1] == c - 1 else None
+        if last and last[2] == kind:
+            last[1] = c
+        elif last and last[0] == c - 1 and last[2] == UPPER or last and last[2] == ALTERNATING and (c - last[0]) % 2 == (kind == LOWER):
+            last[1:] = [c, ALTERNATING]
+        else:
+            ranges.append([c, c, kind])
+    return ranges
+
+
+def write(path, head, ranges, tail):
+    lines, line = [], "   "
+    for a, b, f in ranges:
+        item = f" {{0x{a:X}, 0x{b:X}, {f}}},"
+        if len(line) + len(item) > 100:
+            lines.append(line)
+            line = "   "
+        line += item
+    lines.append(line)
+    with open(path, "w") as out:
+        out.write(head + "\n".join(lines) + "\n};\n" + tail)
+    print(f"{path}: {len(ranges)} ranges", file=sys.stderr)
+
+
 def main():
     flags = [0] * 0x110000
     for value, pattern in ((LETTER, r"\p{L}"), (NUMBER, r"\p{N}"), (MARK, r"\p{M}"), (SPACE, r"\s")):
@@ -78,28 +111,20 @@ def main():
             ranges[-1][1] = c
         elif f:
             ranges.append([c, c, f])
-    lines, line = [], "   "
-    for a, b, f in ranges:
-        item = f" {{0x{a:X}, 0x{b:X}, {f}}},"
-        if len(line) + len(item) > 100:
-            lines.append(line)
-            line = "   "
-        line += item
-    lines.append(line)
-    with open(sys.argv[1], "w") as out:
-        out.write(HEAD + "\n".join(lines) + "\n};\n" + TAIL)
-    print(f"{len(ranges)} ranges", file=sys.stderr)
+    write(sys.argv[1], HEAD % "ranges", ranges, TAIL.replace("%s", "ranges"))
+    letters = {c for c in CODE_POINTS if flags[c] & 7 == LETTER}
+    write(sys.argv[2], HEAD % "cases", cases(letters), TAIL.replace("%s", "cases"))
 
 
 HEAD = """/* Made by tests/oracle/unicode_tables.py; not to be edited by hand. */
 #include "engine/text/unicode.h"
 
 /* clang-format off */
-const unicode_range_t unicode_ranges[] = {
+const unicode_range_t unicode_%s[] = {
 """
 TAIL = """/* clang-format on */
 
-const size_t unicode_n_ranges = sizeof unicode_ranges / sizeof unicode_ranges[0];
+const size_t unicode_n_%s = sizeof unicode_%s / sizeof unicode_%s[0];
 """
 
 if __name__ == "__main__":
