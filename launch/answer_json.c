@@ -66,6 +66,8 @@ static json_t *timings_json(const fleet_result_t *result)
     json_object_set_new(timings, "decode_s", json_real(decode));
     json_object_set_new(timings, "decode_tokens_per_s",
         decode > 0 ? json_real((double)(result->n_tokens - 1) / decode) : json_null());
+    json_object_set_new(timings, "passes", json_integer((json_int_t)result->n_passes));
+    json_object_set_new(timings, "drafted_tokens", json_integer((json_int_t)result->n_drafted));
     return timings;
 }
 

@@ -197,6 +197,7 @@ static const arg_rule_t rules[] = {
     {.why = "with --compare", .with = " --compare ", .reads = true, .flags = " --compare "},
     {.why = "with --canonical", .with = " --canonical ", .reads = true, .flags = " --canonical "},
     RULE_ONE_REPLICA,
+    RULE_NO_DRAFTS(AT(run)),
     RULE_NO_AMX(AT(run)),
     RULE_OWN_DOT(AT(run)),
     RULES_END,

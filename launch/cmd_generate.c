@@ -348,6 +348,7 @@ static const arg_rule_t rules[] = {
         .without = " --temperature --sample --prompts ",
         .flags = " --top-k --top-p --min-p --seed "},
     RULE_ONE_REPLICA,
+    RULE_NO_DRAFTS(AT(run)),
     RULE_NO_AMX(AT(run)),
     RULE_OWN_DOT(AT(run)),
     RULES_END,

@@ -170,6 +170,7 @@ static const arg_part_t parts[] = {
 
 static const arg_rule_t rules[] = {
     RULE_ONE_REPLICA,
+    RULE_NO_DRAFTS(AT(run)),
     RULE_NO_AMX(AT(run)),
     RULE_OWN_DOT(AT(run)),
     RULES_END,

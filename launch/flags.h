@@ -37,6 +37,8 @@ typedef struct run_flags {
     size_t kv_tokens, prefill_chunk, max_batch;
     double max_step_ratio; /* serve alone has a flag for it */
     bool no_prefix_reuse;
+    int speculate; /* bool */
+    size_t draft_tokens;
     const char *mesh;
     bool own_weights;
 } run_flags_t;
@@ -89,6 +91,12 @@ bool flags_own_dot(const void *run);
 #define RULE_ONE_REPLICA                                                                           \
     {                                                                                              \
         .why = "without --mesh", .without = " --mesh ", .flags = " --own-weights "                 \
+    }
+bool flags_no_drafts(const void *run);
+#define NO_DRAFTS_WHY "without --speculate ngram"
+#define RULE_NO_DRAFTS(run)                                                                        \
+    {                                                                                              \
+        .why = NO_DRAFTS_WHY, .flags = " --draft-tokens ", .holds = flags_no_drafts, .base = run   \
     }
 #define RULE_NO_AMX(run)                                                                           \
     {                                                                                              \

@@ -133,18 +133,33 @@ static void describe_step_rate(
         snprintf(text, bytes, ", %s %.1f/s", what, (double)tokens * 1e9 / (double)ns);
 }
 
+/* "; 1.40 tokens a pass, 60% of 120 drafted tokens accepted, 0.5 s saved", or nothing where nothing
+ * was drafted. */
+static void describe_drafts(char *text, size_t bytes, const engine_totals_t *totals)
+{
+    text[0] = 0;
+    if (totals->drafted_tokens > 0)
+        snprintf(text, bytes,
+            "; %.2f tokens a pass, %.0f%% of %zu drafted token%s accepted, about %.2f s saved",
+            (double)totals->pass_tokens / (double)totals->passes,
+            100 * (double)totals->accepted_tokens / (double)totals->drafted_tokens,
+            totals->drafted_tokens, plural(totals->drafted_tokens),
+            (double)totals->saved_ns * 1e-9);
+}
+
 /* Rates are those of the tokens that a step is for: a prompt's in steps with prompt rows, drawn
  * ones in steps without. The first token of an answer is drawn in a step of the former kind. */
 static void report_steps(
     const engine_info_t *info, const engine_totals_t *totals, double peak_mib, double weights_mib)
 {
-    char prefill[64], decode[64], work[256] = "no prompt was computed";
+    char prefill[64], decode[64], drafts[160], work[384] = "no prompt was computed";
+    describe_drafts(drafts, sizeof drafts, totals);
     describe_step_rate(
         prefill, sizeof prefill, "prefill", totals->prompt_tokens, totals->prefill_ns);
     describe_step_rate(decode, sizeof decode, "decode", totals->decode_tokens, totals->decode_ns);
     if (totals->prompt_tokens > 0)
-        snprintf(work, sizeof work, "%zu prompt tokens%s; %zu generated%s", totals->prompt_tokens,
-            prefill, totals->generated_tokens, decode);
+        snprintf(work, sizeof work, "%zu prompt tokens%s; %zu generated%s%s", totals->prompt_tokens,
+            prefill, totals->generated_tokens, decode, drafts);
     log_write(LOG_INFO,
         "%s; %zu rank%s x %zu thread%s, %s %s; memory per rank at most %.0f MiB (weights %.0f)",
         work, info->ranks, plural(info->ranks), info->threads, plural(info->threads),
@@ -184,33 +199,46 @@ double mesh_lost(const fleet_stats_t *stats, size_t n_replicas, double seconds)
     return seconds > 0 ? tail / seconds / (double)n_replicas : 0;
 }
 
+static void add_totals(engine_totals_t *sum, const engine_totals_t *totals)
+{
+    sum->prompt_tokens += totals->prompt_tokens;
+    sum->generated_tokens += totals->generated_tokens;
+    sum->reused_tokens += totals->reused_tokens;
+    sum->passes += totals->passes;
+    sum->pass_tokens += totals->pass_tokens;
+    sum->drafted_tokens += totals->drafted_tokens;
+    sum->accepted_tokens += totals->accepted_tokens;
+    sum->saved_ns += totals->saved_ns;
+}
+
 void mesh_report(const mesh_t *mesh, double seconds, bool waits_for_end)
 {
     const fleet_stats_t *stats = fleet_stats(mesh->fleet);
-    size_t prompt = 0, generated = 0, reused = 0, peak = 0, weights = 0, sharers = 1;
+    engine_totals_t sums = {0};
+    size_t peak = 0, weights = 0, sharers = 1;
     double idle = 0, tail = 0;
-    char computed_rate[32], generated_rate[32], lost[64] = "";
+    char computed_rate[32], generated_rate[32], drafts[160], lost[64] = "";
     for (size_t r = 0; r < mesh->n_replicas; r++) {
-        prompt += stats[r].totals.prompt_tokens;
-        generated += stats[r].totals.generated_tokens;
-        reused += stats[r].totals.reused_tokens;
+        add_totals(&sums, &stats[r].totals);
         peak = size_max(peak, stats[r].peak_bytes);
         weights = size_max(weights, stats[r].weight_bytes);
         sharers = size_max(sharers, stats[r].n_weight_sharers);
         idle += (double)stats[r].idle_ns * 1e-9;
         tail += (double)stats[r].tail_ns * 1e-9;
     }
-    describe_rate(computed_rate, sizeof computed_rate, prompt, seconds);
-    describe_rate(generated_rate, sizeof generated_rate, generated, seconds);
+    describe_rate(computed_rate, sizeof computed_rate, sums.prompt_tokens, seconds);
+    describe_rate(generated_rate, sizeof generated_rate, sums.generated_tokens, seconds);
+    describe_drafts(drafts, sizeof drafts, &sums);
     let_through(mesh);
     if (waits_for_end && mesh->n_replicas > 1 && seconds > 0)
         snprintf(lost, sizeof lost, ", %.1f%% of their time lost waiting at the end",
             100 * mesh_lost(stats, mesh->n_replicas, seconds));
     log_write(LOG_INFO,
-        "%zu prompt tokens computed%s and %zu reused, %zu generated%s in %.2f s; %zu replica%s x %zu rank%s%s; memory per rank at most %.0f MiB (weights %.0f)",
-        prompt, computed_rate, reused, generated, generated_rate, seconds, mesh->n_replicas,
-        plural(mesh->n_replicas), mesh->ranks_each, plural(mesh->ranks_each), lost,
-        (double)peak / MIB, (double)weights / MIB);
+        "%zu prompt tokens computed%s and %zu reused, %zu generated%s in %.2f s%s; %zu replica%s x %zu rank%s%s; memory per rank at most %.0f MiB (weights %.0f)",
+        sums.prompt_tokens, computed_rate, sums.reused_tokens, sums.generated_tokens,
+        generated_rate, seconds, drafts, mesh->n_replicas, plural(mesh->n_replicas),
+        mesh->ranks_each, plural(mesh->ranks_each), lost, (double)peak / MIB,
+        (double)weights / MIB);
     if (sharers > 1)
         log_write(LOG_INFO,
             "one copy of the weights for up to %zu replicas of a node, counted in the memory of each (--own-weights: separate copies)",

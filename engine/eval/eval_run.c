@@ -311,14 +311,17 @@ static json_t *replicas_json(const fleet_t *fleet)
     json_t *array = json_array();
     for (size_t r = 0; r < fleet_n_replicas(fleet); r++) {
         const engine_totals_t *totals = &stats[r].totals;
-        json_t *object = json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:I,s:I,s:I,s:I}", "jobs",
-            (json_int_t)stats[r].n_jobs, "prompt_tokens", (json_int_t)totals->prompt_tokens,
+        json_t *object = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:I,s:I}",
+            "jobs", (json_int_t)stats[r].n_jobs, "prompt_tokens", (json_int_t)totals->prompt_tokens,
             "reused_tokens", (json_int_t)totals->reused_tokens, "generated_tokens",
-            (json_int_t)totals->generated_tokens, "idle_s", (double)stats[r].idle_ns * 1e-9,
-            "waiting_at_end_s", (double)stats[r].tail_ns * 1e-9, "weight_bytes",
-            (json_int_t)stats[r].weight_bytes, "weight_sharers",
-            (json_int_t)stats[r].n_weight_sharers, "peak_bytes", (json_int_t)stats[r].peak_bytes,
-            "own_bytes", (json_int_t)own_bytes(&stats[r]));
+            (json_int_t)totals->generated_tokens, "passes", (json_int_t)totals->passes,
+            "pass_tokens", (json_int_t)totals->pass_tokens, "drafted_tokens",
+            (json_int_t)totals->drafted_tokens, "accepted_tokens",
+            (json_int_t)totals->accepted_tokens, "saved_s", (double)totals->saved_ns * 1e-9,
+            "idle_s", (double)stats[r].idle_ns * 1e-9, "waiting_at_end_s",
+            (double)stats[r].tail_ns * 1e-9, "weight_bytes", (json_int_t)stats[r].weight_bytes,
+            "weight_sharers", (json_int_t)stats[r].n_weight_sharers, "peak_bytes",
+            (json_int_t)stats[r].peak_bytes, "own_bytes", (json_int_t)own_bytes(&stats[r]));
         json_array_append_new(array, object);
     }
     return array;

@@ -49,12 +49,23 @@ static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_
         .out_stride = out->stride};
 }
 
+/* Tokens of a unit at most. Single rows are calls of their own, each with its own number of keys. */
+static size_t tokens_of_unit(const forward_sequence_t *s, size_t n_heads)
+{
+    return s->single_row ? 1 : attention_unit_tokens(n_heads);
+}
+
 /* Token blocks of a sequence that are units of work. Units begin at multiples of their size in the
  * sequence, wherever a chunk begins. */
 static plan_range_t unit_blocks(const forward_sequence_t *s, size_t unit_tokens)
 {
     size_t end = s->first_position + s->n_rows;
     return (plan_range_t){s->first_position / unit_tokens, (end + unit_tokens - 1) / unit_tokens};
+}
+
+static size_t count_units(const forward_sequence_t *s, size_t n_heads)
+{
+    return plan_count(unit_blocks(s, tokens_of_unit(s, n_heads)));
 }
 
 /* The number of parts of a KV head's query heads. They share one reading of its keys and values,
@@ -64,8 +75,7 @@ static size_t head_parts(const forward_t *f)
     size_t n_kv = plan_count(model_share(f->model)->kv_heads), units = 0;
     for (size_t i = 0; i < f->batch->n_sequences; i++)
         for (size_t kv = 0; kv < n_kv; kv++)
-            units += plan_count(unit_blocks(&f->batch->sequences[i],
-                attention_unit_tokens(plan_count(group_heads(f->model, kv)))));
+            units += count_units(&f->batch->sequences[i], plan_count(group_heads(f->model, kv)));
     bool even = units % active_threads(f) == 0 || units >= 4 * active_threads(f);
     return even ? 1 : most_kv_group(f->model);
 }
@@ -95,7 +105,7 @@ static bool find_unit(const forward_t *f, walk_t *w, size_t number, attention_un
     for (; w->n_kv > 0 && w->sequence < f->batch->n_sequences; walk_on(w)) {
         const forward_sequence_t *s = &f->batch->sequences[w->sequence];
         plan_range_t group = group_heads(f->model, w->kv);
-        size_t tokens = attention_unit_tokens(plan_count(group));
+        size_t tokens = tokens_of_unit(s, plan_count(group));
         team_part_t part = team_part(plan_count(group), w->part, w->n_parts);
         plan_range_t heads = {group.begin + part.begin, group.begin + part.end};
         plan_range_t blocks = unit_blocks(s, tokens);

@@ -37,8 +37,8 @@ typedef struct forward_sequence {
     size_t first_position; /* position in the sequence of its first row */
     size_t ref_q_len; /* tokens of the call that Hugging Face would make for these rows: the whole
                          * prompt's length for a chunk of a prompt, 1 for a decode step */
-    bool single_row;  /* ref_q_len == 1: a single row (M = 1), alone in its call (decode, one-token
-                * prompt) */
+    bool single_row;  /* ref_q_len == 1: single rows (M = 1), each alone in its call (decode,
+                       * one-token prompt); several of them only where tokens are drafted */
     const int32_t
         *blocks; /* block ids of the cache covering positions 0 .. first_position + n_rows - 1 */
 } forward_sequence_t;

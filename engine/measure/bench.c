@@ -277,7 +277,7 @@ static int run_step(bench_t *b, size_t n_entries, size_t n_rows, fail_t *fail)
         sequence_t *sequence = &b->sequences[b->entries[i].slot];
         sequence->n_done += b->entries[i].n_rows;
         if (b->entries[i].samples)
-            sequence->last = b->results[i].choice.token;
+            sequence->last = b->results[i].choices[0].token;
     }
     return 0;
 }

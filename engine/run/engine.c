@@ -110,28 +110,47 @@ static int fail_nonfinite(step_t *s, fail_t *fail)
 }
 
 static void pick_from_all(
-    step_t *s, size_t i, uint64_t position, step_result_t *result, fail_t *fail)
+    step_t *s, const sample_t *sample, uint64_t position, sampler_choice_t *choice, fail_t *fail)
 {
-    step_header_t header = {.kind = STEP_LOGITS, .logits_row = (uint32_t)s->placed[i].sample};
+    step_header_t header = {.kind = STEP_LOGITS, .logits_row = (uint32_t)sample->logits_row};
     comm_bcast_idle(s->comm, &header, sizeof header);
-    step_gather_row(s, s->placed[i].sample, s->row);
+    step_gather_row(s, sample->logits_row, s->row);
     sampler_tokens_t tokens;
-    bool matter = step_tokens(s, i, 0, &tokens);
-    sampler_pick_full(&s->model->kernels, step_params(s, i), s->row, s->is_f64, s->vocab_size,
-        matter ? &tokens : NULL, position, &result->choice, fail);
+    bool matter = step_tokens(s, sample, 0, &tokens);
+    sampler_pick_full(&s->model->kernels, step_params(s, sample->entry), s->row, s->is_f64,
+        s->vocab_size, matter ? &tokens : NULL, position, choice, fail);
 }
 
-/* Draws for entry i, whose summaries stand at starts, and moves those on. */
-static void pick(step_t *s, size_t i, step_result_t *result, fail_t *fail)
+/* Draws from a row whose summaries stand at starts. */
+static void pick(
+    step_t *s, const sample_t *sample, uint64_t position, sampler_choice_t *choice, fail_t *fail)
 {
-    const sampler_params_t *params = step_params(s, i);
-    uint64_t position = s->entries[i].first_position + s->entries[i].n_rows;
-    for (size_t r = 0; r < s->n_ranks; r++) {
+    for (size_t r = 0; r < s->n_ranks; r++)
         s->summaries[r] = s->all + s->starts[r];
-        s->starts[r] += sampler_summary_bytes(params, s->n_rows[r]);
+    if (!sampler_pick(
+            step_params(s, sample->entry), s->summaries, s->n_rows, s->n_ranks, position, choice))
+        pick_from_all(s, sample, position, choice, fail);
+}
+
+/* Draws of entry i: the first, and one more after each draft that equals what was drawn. Moves
+ * starts on. */
+static void take_draws(step_t *s, size_t i, step_result_t *result, fail_t *fail)
+{
+    const forward_sequence_t *sequence = &s->sequences[i];
+    const sample_t *samples = &s->samples[s->placed[i].first_sample];
+    size_t n = step_n_samples(s, i), first = sequence->n_rows - n;
+    sampler_choice_t *choices = &s->choices[s->placed[i].first_sample];
+    result->choices = choices;
+    for (size_t k = 0; k < n; k++) {
+        /* The token that this row computes is the draft for the draw before it. */
+        const int32_t *token = &s->batch.token_ids[sequence->first_row + first + k];
+        if (result->n_choices == k && (k == 0 || choices[k - 1].token == *token)) {
+            pick(s, &samples[k], sequence->first_position + first + k + 1, &choices[k], fail);
+            result->n_choices++;
+        }
+        for (size_t r = 0; r < s->n_ranks; r++)
+            s->starts[r] += sampler_summary_bytes(step_params(s, i), s->n_rows[r]);
     }
-    if (!sampler_pick(params, s->summaries, s->n_rows, s->n_ranks, position, &result->choice))
-        pick_from_all(s, i, position, result, fail);
 }
 
 /* The results of the step for each entry. */
@@ -144,8 +163,7 @@ static void take_results(step_t *s, step_result_t *results, fail_t *fail)
             results[i].logits = logits;
             logits += s->entries[i].n_logits_rows * s->vocab_size * s->logit_bytes;
         }
-        if (step_has_flag(s, i, ENTRY_SAMPLES))
-            pick(s, i, &results[i], fail);
+        take_draws(s, i, &results[i], fail);
     }
 }
 
@@ -161,8 +179,11 @@ int engine_run(engine_t *e, const scheduler_step_t *plan, step_result_t *results
     comm_bcast_idle(s->comm, &header, sizeof header);
     take_step(e, &header);
     int64_t flags = step_find_starts(s);
+    e->nonfinite_drafts = (flags & RANK_NONFINITE) != 0 && plan->n_draft_rows > 0;
     if ((flags & RANK_INTERRUPTED) != 0)
         fail_set(fail, FAIL_INTERRUPTED, "interrupted");
+    else if (e->nonfinite_drafts)
+        flags = 0;
     else if ((flags & RANK_NONFINITE) != 0 && !e->loaded.options.allow_nonfinite)
         fail_nonfinite(s, fail);
     else
@@ -207,9 +228,7 @@ static engine_finish_t finish_of(scheduler_end_t end)
 static void count_step(engine_t *e, const scheduler_step_t *step, uint64_t ns)
 {
     engine_totals_t *totals = &e->totals;
-    bool prefill = step->n_prompt_rows > 0;
-    *(prefill ? &totals->prefill_ns : &totals->decode_ns) += ns;
-    totals->decode_tokens += prefill ? 0 : step->n_rows;
+    *(step->n_prompt_rows > 0 ? &totals->prefill_ns : &totals->decode_ns) += ns;
     totals->prompt_tokens += step->n_prompt_rows;
     totals->reused_tokens = scheduler_reused_tokens(e->scheduler);
 }
@@ -242,28 +261,68 @@ static void limit_chunk(engine_t *e, const scheduler_step_t *step, uint64_t ns)
     scheduler_limit_chunk(e->scheduler, size_max((size_t)rows / CHUNK_ROWS, 1) * CHUNK_ROWS);
 }
 
-/* Turns results into events and moves the requests on. */
-static size_t finish_step(engine_t *e, const scheduler_step_t *step)
+/* Counts what drafts gave an entry that goes on with n_taken of its draws. */
+static void count_drafts(engine_t *e, const scheduler_entry_t *entry, size_t n_taken)
 {
-    size_t n_events = 0;
-    for (size_t i = 0; i < step->n_entries; i++) {
-        const scheduler_entry_t *entry = &step->entries[i];
-        engine_event_t event = {.request = entry->handle, .has_token = entry->samples};
-        if (entry->samples) {
-            event.choice = e->results[i].choice;
-            e->totals.generated_tokens++;
-        }
-        if (entry->prompt_logits) {
-            event.logits = e->results[i].logits;
-            event.n_logits = entry->n_logits_rows;
-            event.first_logits_position = entry->first_position + entry->first_logits_row;
-        }
+    e->totals.passes += entry->decode;
+    e->totals.pass_tokens += entry->decode ? n_taken : 0;
+    e->totals.drafted_tokens += entry->n_drafts;
+    e->totals.accepted_tokens += entry->n_drafts > 0 ? n_taken - 1 : 0;
+}
+
+/* Events of an entry's draws, one after another until the request ends; *n_events of them. */
+static void take_draws_of(engine_t *e, const scheduler_entry_t *entry, engine_event_t event,
+    const step_result_t *result, size_t *n_events)
+{
+    size_t n_taken = 0;
+    scheduler_learn(e->scheduler, entry, result->n_choices - entry->samples);
+    do {
+        event.has_token = entry->samples;
+        event.begins_pass = n_taken == 0;
+        event.n_drafted = n_taken == 0 ? entry->n_drafts : 0;
+        if (entry->samples)
+            event.choice = result->choices[n_taken];
         scheduler_end_t end = scheduler_advance(e->scheduler, entry, event.choice.token);
         event.finish = finish_of(end);
+        n_taken += entry->samples;
         if (event.has_token || event.n_logits > 0 || event.finish != ENGINE_RUNNING)
-            e->events[n_events++] = event;
+            e->events[(*n_events)++] = event;
+        event.n_logits = 0;
+    } while (event.finish == ENGINE_RUNNING && n_taken < result->n_choices);
+    e->totals.generated_tokens += n_taken;
+    count_drafts(e, entry, n_taken);
+}
+
+/* Turns results of a step that took so long into events and moves the requests on. */
+static size_t finish_step(engine_t *e, const scheduler_step_t *step, uint64_t ns)
+{
+    size_t n_events = 0, before = e->totals.generated_tokens;
+    for (size_t i = 0; i < step->n_entries; i++) {
+        /* An entry is gone when it ends. */
+        const scheduler_entry_t entry = step->entries[i];
+        engine_event_t event = {.request = entry.handle};
+        if (entry.prompt_logits) {
+            event.logits = e->results[i].logits;
+            event.n_logits = entry.n_logits_rows;
+            event.first_logits_position = entry.first_position + entry.first_logits_row;
+        }
+        take_draws_of(e, &entry, event, &e->results[i], &n_events);
     }
+    size_t n_tokens = e->totals.generated_tokens - before;
+    e->totals.decode_tokens += step->n_prompt_rows == 0 ? n_tokens : 0;
+    e->totals.saved_ns += scheduler_time(e->scheduler, step, n_tokens, ns);
     return n_events;
+}
+
+/* A draft that is wrong may be such that its row is not finite. Without drafts, the step has only
+ * rows of the text. */
+static int run_planned(engine_t *e, scheduler_step_t *step, fail_t *fail)
+{
+    e->nonfinite_drafts = false;
+    if (engine_run(e, step, e->results, fail) != 0 || !e->nonfinite_drafts)
+        return fail->status;
+    scheduler_drop_drafts(e->scheduler, step);
+    return engine_run(e, step, e->results, fail);
 }
 
 int engine_step(engine_t *e, const engine_event_t **events, size_t *n_events, fail_t *fail)
@@ -275,14 +334,14 @@ int engine_step(engine_t *e, const engine_event_t **events, size_t *n_events, fa
         return 0;
     assert(e->serving);
     uint64_t begin = clock_ns();
-    if (engine_run(e, &step, e->results, fail) != 0) {
+    if (run_planned(e, &step, fail) != 0) {
         engine_end(e, fail);
         return fail->status;
     }
     uint64_t took = clock_ns() - begin;
     count_step(e, &step, took);
     limit_chunk(e, &step, took);
-    *n_events = finish_step(e, &step);
+    *n_events = finish_step(e, &step, took);
     return scheduler_pending(e->scheduler) > 0 ? 1 : 0;
 }
 

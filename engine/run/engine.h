@@ -67,6 +67,10 @@ typedef struct engine_event {
     bool has_token;
     sampler_choice_t choice; /* when has_token; stop tokens are reported too */
     engine_finish_t finish;  /* ENGINE_RUNNING until the last event of the request */
+    /* Whether the token is the first that a step drew for the request: a pass over the weights; and
+     * tokens drafted for that step. */
+    bool begins_pass;
+    size_t n_drafted;
     /* Logits of prompt positions computed in this step: [n_logits, vocab_size], f32 (f64 in f64
      * mode); valid until the next step. first_logits_position is the position of the first. */
     const void *logits;
@@ -117,6 +121,10 @@ typedef struct engine_totals {
     size_t reused_tokens; /* of prompts: found in the cache, not counted in prompt_tokens */
     uint64_t prefill_ns, decode_ns; /* time of steps with prompt rows, and of steps without */
     size_t decode_tokens;           /* generated in steps without prompt rows */
+    /* Decode entries of steps, a pass over the weights for a sequence each; the tokens that they
+     * gave; and tokens drafted for them, and accepted. */
+    size_t passes, pass_tokens, drafted_tokens, accepted_tokens;
+    int64_t saved_ns; /* by them, against steps without, as far as the run has measured those */
 } engine_totals_t;
 engine_totals_t engine_totals(const engine_t *engine);
 

@@ -16,10 +16,11 @@ struct engine {
     step_t *step;
     scheduler_t *scheduler; /* on the coordinator */
     scheduler_options_t limits;
-    engine_event_t *events; /* [max_batch] */
+    engine_event_t *events; /* [scheduler_max_draws] */
     step_result_t *results; /* [max_batch] */
     bool serving;           /* the others are in engine_serve, or will be */
     bool warned;            /* of logits that are not finite */
+    bool nonfinite_drafts;  /* the last step had some, and drafts, and gave no results */
     atomic_bool interrupted;
     size_t kv_tokens;
     bool chunk_given; /* the user chose prefill_chunk */

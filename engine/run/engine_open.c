@@ -101,7 +101,8 @@ static int plan_memory(engine_t *e, fail_t *fail)
                            : 0,
         .mode = o->mode,
         .order = o->order,
-        .attention = forward_attention(&e->loaded.config, o->order, o->attention)};
+        .attention = forward_attention(&e->loaded.config, o->order, o->attention),
+        .speculation = o->speculation};
     plan_whole_prompts(e, &shape, &capacity);
     forward_options_t forward = forward_options(e);
     size_t scratch = forward_bytes(&shape, &forward, e->loaded.threads, comm_size(e->loaded.comm)) +
@@ -113,7 +114,7 @@ static int plan_memory(engine_t *e, fail_t *fail)
 static int open_run(engine_t *e, fail_t *fail)
 {
     if (comm_rank(e->loaded.comm) == 0) {
-        e->events = calloc(e->limits.max_batch, sizeof *e->events);
+        e->events = calloc(scheduler_max_draws(&e->limits), sizeof *e->events);
         e->results = calloc(e->limits.max_batch, sizeof *e->results);
         if (e->events == NULL || e->results == NULL)
             fail_set(

@@ -12,6 +12,7 @@
 #include "engine/base/progress.h"
 #include "engine/kernels/kernels.h"
 #include "engine/model/order.h"
+#include "engine/run/speculation.h"
 #include "sharding/plan.h"
 
 typedef struct engine_options {
@@ -41,7 +42,8 @@ typedef struct engine_options {
     bool allow_nonfinite;   /* logits that are NaN or infinite do not end the run */
     bool no_prefix_reuse;   /* compute prompts whole, also where they begin alike */
     size_t max_logits_rows; /* prompt positions whose logits one step may give; 0: 16 */
-    progress_fn progress;   /* bytes; called on the coordinator while loading; may be NULL */
+    speculation_options_t speculation;
+    progress_fn progress; /* bytes; called on the coordinator while loading; may be NULL */
     void *progress_context;
 } engine_options_t;
 

@@ -67,6 +67,7 @@ typedef struct fleet_result {
     const sampler_choice_t
         *choices; /* [n_tokens] for requests with n_logprobs, also scored ones; else NULL */
     size_t n_tokens;
+    size_t n_passes, n_drafted; /* steps that tokens were drawn in; tokens drafted for them */
     const char *text; /* [text_bytes] of what was generated, before the stop string, with a zero
                        * behind it; NULL without a tokenizer */
     size_t text_bytes;

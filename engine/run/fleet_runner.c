@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/array.h"
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
 #include "engine/run/answer.h"
@@ -15,6 +16,7 @@ typedef struct active {
     bool streams, cancelled;
     int32_t *ids; /* [n_prompt] when scoring */
     answer_t answer;
+    size_t n_passes, n_drafted;
     uint64_t begin_ns, first_ns;
 } active_t;
 
@@ -32,8 +34,10 @@ struct runner {
     active_t *first_active, **end_active; /* in the order in which they began */
     size_t n_active, n_done, n_cancelled;
     given_t *first, *last;
-    fleet_event_t *events; /* [max_batch] of the last step */
-    size_t n_events;
+    fleet_event_t *events; /* [n_events] of the last step */
+    size_t n_events, events_capacity;
+    char *text; /* [text_bytes] of these events, one after another: answers go on growing */
+    size_t text_bytes, text_capacity;
     scorer_t *scorer;
 };
 
@@ -42,17 +46,12 @@ int runner_open(runner_t **out, engine_t *engine, const tokenizer_t *tokenizer, 
     *out = NULL;
     engine_info_t info = engine_info(engine);
     runner_t *r = calloc(1, sizeof *r);
-    fleet_event_t *events = calloc(info.max_batch, sizeof *events);
-    if (r == NULL || events == NULL) {
-        free(r);
-        free(events);
+    if (r == NULL)
         return fail_set(fail, FAIL_MEMORY, "runner: out of memory");
-    }
     r->engine = engine;
     r->tokenizer = tokenizer;
     r->vocab_size = info.config->vocab_size;
     r->end_active = &r->first_active;
-    r->events = events;
     *out = r;
     return 0;
 }
@@ -79,6 +78,7 @@ void runner_close(runner_t *r)
     }
     scorer_close(r->scorer);
     free(r->events);
+    free(r->text);
     free(r);
 }
 
@@ -115,6 +115,8 @@ static int give(runner_t *r, const active_t *a, engine_finish_t finish, int stat
         .logprobs = answer->logprobs,
         .choices = answer->choices,
         .n_tokens = answer->n_tokens,
+        .n_passes = a->n_passes,
+        .n_drafted = a->n_drafted,
         .text = has_text ? answer->text.text != NULL ? answer->text.text : "" : NULL,
         .text_bytes = answer->text.bytes,
         .digest = answer->digest,
@@ -294,21 +296,47 @@ static int score(runner_t *r, active_t *a, const engine_event_t *event, fail_t *
     return fail->status;
 }
 
+/* Keeps text that grows an answer; its place follows when all of the step is there. */
+static int keep_text(runner_t *r, fleet_event_t *told, const char *text, fail_t *fail)
+{
+    size_t end = r->text_bytes + told->text_bytes;
+    if (array_reserve(&r->text, &r->text_capacity, end, 1, "text of a step", fail) != 0)
+        return fail->status;
+    memcpy(r->text + r->text_bytes, text, told->text_bytes);
+    r->text_bytes = end;
+    return 0;
+}
+
 /* Tells what a step made of a job that goes on, or logits. */
-static void tell(runner_t *r, active_t *a, const engine_event_t *event, bool ended)
+static int tell(runner_t *r, active_t *a, const engine_event_t *event, bool ended, fail_t *fail)
 {
     fleet_event_t told = {.job = a->job};
     if (event->has_token && a->streams && !ended) {
         told.choice = &event->choice;
-        told.text = answer_take(&a->answer, &told.text_bytes);
+        const char *text = answer_take(&a->answer, &told.text_bytes);
+        keep_text(r, &told, text, fail);
     }
     if (event->n_logits > 0 && a->n_scored == 0) {
         told.logits = event->logits;
         told.n_logits = event->n_logits;
         told.first_logits_position = event->first_logits_position;
     }
-    if (told.choice != NULL || told.n_logits > 0)
+    if (told.choice == NULL && told.n_logits == 0)
+        return fail->status;
+    if (array_reserve(&r->events, &r->events_capacity, r->n_events + 1, sizeof *r->events, "events",
+            fail) == 0)
         r->events[r->n_events++] = told;
+    return fail->status;
+}
+
+/* Where the events' texts are. */
+static void place_texts(runner_t *r)
+{
+    const char *at = r->text;
+    for (size_t i = 0; i < r->n_events; i++) {
+        r->events[i].text = at;
+        at += r->events[i].text_bytes;
+    }
 }
 
 static int take_event(runner_t *r, const engine_event_t *event, fail_t *fail)
@@ -321,6 +349,8 @@ static int take_event(runner_t *r, const engine_event_t *event, fail_t *fail)
     if (a == NULL)
         return 0;
     size_t before = a->answer.n_tokens;
+    a->n_passes += event->has_token && event->begins_pass;
+    a->n_drafted += event->n_drafted;
     if (event->n_logits > 0 && a->n_scored > 0)
         score(r, a, event, fail);
     if (event->has_token)
@@ -330,9 +360,8 @@ static int take_event(runner_t *r, const engine_event_t *event, fail_t *fail)
     if (stopped && event->finish == ENGINE_RUNNING)
         engine_cancel(r->engine, event->request);
     bool ended = stopped || event->finish != ENGINE_RUNNING;
-    if (fail->status != 0)
+    if (fail->status != 0 || tell(r, a, event, ended, fail) != 0)
         return fail->status;
-    tell(r, a, event, ended);
     return ended ? finish(r, at, stopped ? ENGINE_STOP : event->finish, fail) : 0;
 }
 
@@ -340,11 +369,12 @@ int runner_step(runner_t *r, fail_t *fail)
 {
     const engine_event_t *events;
     size_t n_events;
-    r->n_events = 0;
+    r->n_events = r->text_bytes = 0;
     if (end_cancelled(r, fail) != 0 || r->n_active == 0)
         return fail->status;
     engine_step(r->engine, &events, &n_events, fail);
     for (size_t i = 0; i < n_events && fail->status == 0; i++)
         take_event(r, &events[i], fail);
+    place_texts(r);
     return fail->status;
 }

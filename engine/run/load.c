@@ -27,7 +27,8 @@ static uint64_t options_digest(const engine_options_t *options)
     const uint64_t values[] = {(uint64_t)options->mode, (uint64_t)options->order,
         (uint64_t)options->attention, (uint64_t)options->dot, (uint64_t)options->combine,
         options->kv_tokens, options->random_config != NULL, options->n_layers,
-        options->prefill_chunk, options->max_batch, options->max_logits_rows};
+        options->prefill_chunk, options->max_batch, options->max_logits_rows,
+        options->speculation.on, options->speculation.draft_tokens};
     uint64_t digest = digest_bytes(DIGEST_START, values, sizeof values);
     return options->shares != NULL ? digest_string(digest, options->shares) : digest;
 }

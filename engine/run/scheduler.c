@@ -5,51 +5,23 @@
 #include <string.h>
 
 #include "engine/base/size.h"
-#include "engine/run/prefix.h"
+#include "engine/run/scheduler_internal.h"
 
 #define GIB 1073741824.0
-
-/* A request from submission to end. */
-typedef struct sequence {
-    struct sequence *next; /* in the queue */
-    uint64_t handle;
-    size_t n_prompt, max_tokens, n_stop_ids;
-    bool want_prompt_logits;
-    size_t first_prompt_logits;
-    sampler_params_t sampling;
-    size_t slot;
-    bool begun;         /* an entry of it has run */
-    size_t n_shared;    /* blocks at its beginning that it shares with earlier sequences */
-    size_t n_done;      /* tokens whose rows have run, or were found in the cache */
-    size_t n_generated; /* tokens drawn */
-    int32_t last_token; /* the last one drawn */
-    int32_t *blocks;    /* [n_blocks] */
-    size_t n_blocks;
-    sampler_bias_t *bias; /* [sampling.n_bias] */
-    int32_t ids[];        /* prompt_ids, then stop_ids */
-} sequence_t;
-
-struct scheduler {
-    scheduler_options_t options;
-    sequence_t *first, *last; /* waiting */
-    size_t n_waiting, n_running;
-    sequence_t **running; /* [max_batch] in order of admission */
-    sequence_t **by_slot; /* [max_batch] */
-    prefix_t *blocks;
-    size_t queried_tokens, reused_tokens;
-    size_t decoding_chunk;      /* prompt rows of steps that also decode */
-    scheduler_entry_t *entries; /* [max_batch] */
-    uint64_t next_handle;
-};
 
 size_t scheduler_max_rows(const scheduler_options_t *options)
 {
     return options->max_batch + options->prefill_chunk;
 }
 
+size_t scheduler_max_draws(const scheduler_options_t *options)
+{
+    return options->max_batch + speculation_most_rows(&options->speculation, options->max_batch);
+}
+
 size_t scheduler_max_logits(const scheduler_options_t *options)
 {
-    return options->max_batch + options->max_prompt_logits;
+    return scheduler_max_draws(options) + options->max_prompt_logits;
 }
 
 int scheduler_open(scheduler_t **out, const scheduler_options_t *options, fail_t *fail)
@@ -64,10 +36,12 @@ int scheduler_open(scheduler_t **out, const scheduler_options_t *options, fail_t
         s->running = calloc(options->max_batch, sizeof(sequence_t *));
         s->by_slot = calloc(options->max_batch, sizeof(sequence_t *));
         s->entries = calloc(options->max_batch, sizeof *s->entries);
+        s->candidates = calloc(options->max_batch, sizeof *s->candidates);
+        speculation_init(&s->speculation, &options->speculation);
         prefix_open(&s->blocks, options->n_blocks, options->block_tokens, fail);
     }
     if (s == NULL || s->running == NULL || s->by_slot == NULL || s->entries == NULL ||
-        s->blocks == NULL) {
+        s->candidates == NULL || s->blocks == NULL) {
         scheduler_close(s);
         return fail_set(fail, FAIL_MEMORY,
             "scheduler: out of memory for %zu sequences and %zu blocks", options->max_batch,
@@ -79,6 +53,7 @@ int scheduler_open(scheduler_t **out, const scheduler_options_t *options, fail_t
 
 static void sequence_free(sequence_t *sequence)
 {
+    draft_close(sequence->draft);
     free(sequence->blocks);
     free(sequence->bias);
     free(sequence);
@@ -97,6 +72,7 @@ void scheduler_close(scheduler_t *s)
     free(s->running);
     free(s->by_slot);
     free(s->entries);
+    free(s->candidates);
     prefix_close(s->blocks);
     free(s);
 }
@@ -146,6 +122,12 @@ int scheduler_submit(scheduler_t *s, const request_t *request, uint64_t *handle,
         free(blocks);
         free(bias);
         return fail_set(fail, FAIL_MEMORY, "request: out of memory for %zu tokens", n_ids);
+    }
+    if (max_tokens > 1 && scheduler_open_draft(s, sequence, request, max_tokens, fail) != 0) {
+        free(sequence);
+        free(blocks);
+        free(bias);
+        return fail->status;
     }
     sequence->handle = s->next_handle++;
     sequence->n_prompt = request->n_prompt;
@@ -340,16 +322,6 @@ static void admit(scheduler_t *s)
     }
 }
 
-static bool is_decode(const sequence_t *sequence)
-{
-    return sequence->n_done >= sequence->n_prompt;
-}
-
-static size_t ref_q_len(const sequence_t *sequence)
-{
-    return is_decode(sequence) ? 1 : sequence->n_prompt;
-}
-
 /* The number of next rows before the first one whose logits are needed. */
 static size_t rows_before_logits(const sequence_t *sequence)
 {
@@ -360,7 +332,7 @@ static size_t rows_before_logits(const sequence_t *sequence)
 /* n_logits: the most that the step may still give */
 static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows, size_t n_logits)
 {
-    bool decode = is_decode(sequence);
+    bool decode = scheduler_decodes(sequence);
     bool reaches_end = sequence->n_done + n_rows >= sequence->n_prompt;
     bool logits = !decode && sequence->want_prompt_logits && n_rows > rows_before_logits(sequence);
     size_t wanted = logits ? n_rows - rows_before_logits(sequence) : 0;
@@ -371,10 +343,11 @@ static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows, siz
         .admitted = !sequence->begun,
         .blocks = sequence->blocks,
         .n_blocks = sequence->n_blocks,
-        .token_ids = decode ? &sequence->last_token : sequence->ids + sequence->n_done,
+        .token_ids = decode ? sequence->rows : sequence->ids + sequence->n_done,
         .n_rows = n_rows,
+        .n_drafts = decode ? n_rows - 1 : 0,
         .first_position = sequence->n_done,
-        .ref_q_len = ref_q_len(sequence),
+        .ref_q_len = scheduler_ref_q_len(sequence),
         .decode = decode,
         .sampling = &sequence->sampling,
         .bias = sequence->bias,
@@ -422,9 +395,10 @@ static size_t own_rows(scheduler_t *s, sequence_t *sequence)
 static size_t affordable_rows(scheduler_t *s, sequence_t *sequence, const budget_t *budget)
 {
     /* One-token prompts do not count, so that many of them cannot delay a longer one. */
-    if (is_decode(sequence))
-        return 1;
-    size_t rows = ref_q_len(sequence) == 1 ? 1 : size_min(own_rows(s, sequence), budget->rows);
+    if (scheduler_decodes(sequence))
+        return 1 + sequence->n_drafts;
+    size_t rows =
+        scheduler_ref_q_len(sequence) == 1 ? 1 : size_min(own_rows(s, sequence), budget->rows);
     if (s->options.whole_prompts) {
         bool waits = sequence->want_prompt_logits && budget->logits == 0;
         return rows == sequence->n_prompt && !waits ? rows : 0;
@@ -441,6 +415,8 @@ static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget
     *entry = entry_of(sequence, n_rows, budget->logits);
     step->n_rows += n_rows;
     step->n_single_rows += entry->ref_q_len == 1;
+    step->n_draft_rows += entry->n_drafts;
+    budget->rows -= size_min(budget->rows, entry->n_drafts);
     if (entry->decode)
         return;
     step->n_prompt_rows += n_rows;
@@ -455,7 +431,7 @@ static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget
 static bool any_decodes(const scheduler_t *s)
 {
     for (size_t i = 0; i < s->n_running; i++)
-        if (is_decode(s->running[i]))
+        if (scheduler_decodes(s->running[i]))
             return true;
     return false;
 }
@@ -464,6 +440,7 @@ scheduler_step_t scheduler_plan(scheduler_t *s)
 {
     scheduler_step_t step = {.entries = s->entries};
     admit(s);
+    scheduler_draft(s);
     bool cuts = any_decodes(s) && !s->options.whole_prompts;
     budget_t budget = {
         cuts ? s->decoding_chunk : s->options.prefill_chunk, s->options.max_prompt_logits};
@@ -471,7 +448,7 @@ scheduler_step_t scheduler_plan(scheduler_t *s)
         for (size_t i = 0; i < s->n_running; i++) {
             sequence_t *sequence = s->running[i];
             size_t n_rows = affordable_rows(s, sequence, &budget);
-            if ((ref_q_len(sequence) == 1) == (single_row == 1) && n_rows > 0)
+            if ((scheduler_ref_q_len(sequence) == 1) == (single_row == 1) && n_rows > 0)
                 add_entry(&step, s->entries, &budget, sequence, n_rows);
         }
     return step;
@@ -496,12 +473,14 @@ scheduler_end_t scheduler_advance(scheduler_t *s, const scheduler_entry_t *entry
         sequence->first_prompt_logits = entry->first_logits_row + entry->n_logits_rows;
         return SCHEDULER_GOES_ON;
     }
-    sequence->n_done += entry->n_rows;
+    sequence->n_done += entry->n_rows - entry->n_drafts;
     for (size_t i = first; (i + 1) * tokens <= size_min(sequence->n_done, sequence->n_prompt); i++)
         prefix_set_ready(s->blocks, sequence->blocks[i]);
     if (entry->samples) {
-        sequence->last_token = token;
+        sequence->rows[0] = token;
         sequence->n_generated++;
+        if (sequence->draft != NULL)
+            draft_push(sequence->draft, &token, 1);
         if (is_stop(sequence, token))
             end = SCHEDULER_STOPPED;
     }

@@ -22,6 +22,7 @@
 #include "engine/model/order.h"
 #include "engine/run/request.h"
 #include "engine/run/sampler.h"
+#include "engine/run/speculation.h"
 
 typedef struct scheduler scheduler_t;
 
@@ -41,6 +42,7 @@ typedef struct scheduler_options {
     dtype_t mode;        /* which prefixes have the same bits */
     order_t order;
     attention_t attention;
+    speculation_options_t speculation;
 } scheduler_options_t;
 
 int scheduler_open(scheduler_t **scheduler, const scheduler_options_t *options, fail_t *fail);
@@ -85,12 +87,13 @@ typedef struct scheduler_entry {
     size_t n_blocks;
     const int32_t *token_ids; /* [n_rows] */
     size_t n_rows;
+    size_t n_drafts; /* of a decode step's rows: the last ones, tokens that are guessed */
     size_t first_position;
     size_t ref_q_len; /* the prompt's length, or 1 for a decode step (forward.h) */
     bool decode;
     const sampler_params_t *sampling;
     const sampler_bias_t *bias; /* [sampling->n_bias] */
-    bool samples;               /* the next token is drawn from its last row */
+    bool samples;       /* the next token is drawn from its last row, or from each decode row */
     bool prompt_logits; /* the logits of n_logits_rows rows are needed, from first_logits_row on */
     size_t first_logits_row, n_logits_rows;
     bool again; /* all of its rows run again, for the logits of others */
@@ -99,12 +102,15 @@ typedef struct scheduler_entry {
 typedef struct scheduler_step {
     const scheduler_entry_t *entries; /* those of ref_q_len 1 first */
     size_t n_entries, n_single_rows;
-    size_t n_rows, n_prompt_rows, n_prompt_logits;
+    size_t n_rows, n_draft_rows, n_prompt_rows, n_prompt_logits;
 } scheduler_step_t;
 
 /* The next step; n_entries is 0 when nothing is pending. Every entry must be advanced before the
  * next plan. */
 scheduler_step_t scheduler_plan(scheduler_t *scheduler);
+
+/* Takes the drafts out of a step that was planned. */
+void scheduler_drop_drafts(scheduler_t *scheduler, scheduler_step_t *step);
 
 typedef enum scheduler_end {
     SCHEDULER_GOES_ON,
@@ -113,12 +119,22 @@ typedef enum scheduler_end {
 } scheduler_end_t;
 
 /* The rows of an entry have run; token is what was drawn when it samples. An end frees slot and
- * blocks. */
+ * blocks. With drafts that were right it is called again for each of them, with the token drawn
+ * after it, unless the request has ended. */
 scheduler_end_t scheduler_advance(
     scheduler_t *scheduler, const scheduler_entry_t *entry, int32_t token);
 
-/* Limits of any step: the most rows and the most rows of logits (draws included). */
+/* For drafts to come: the first n_accepted of the entry's were right. Before it is advanced. */
+void scheduler_learn(scheduler_t *scheduler, const scheduler_entry_t *entry, size_t n_accepted);
+/* The same: a step took so long. What it saved if it gave n_tokens: in nanoseconds, against steps
+ * without drafts, whose time is known from earlier ones; 0 with rows of prompts. */
+int64_t scheduler_time(
+    scheduler_t *scheduler, const scheduler_step_t *step, size_t n_tokens, uint64_t ns);
+
+/* Limits of any step: the most rows, the most rows of logits (draws included), and of these the
+ * draws. */
 size_t scheduler_max_rows(const scheduler_options_t *options);
 size_t scheduler_max_logits(const scheduler_options_t *options);
+size_t scheduler_max_draws(const scheduler_options_t *options);
 
 #endif

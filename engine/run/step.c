@@ -14,6 +14,7 @@ typedef struct layout {
     size_t payload, slots, blocks, seen, adjusted, sequences, logits_rows, placed, counts, starts,
         n_rows, summaries;
     size_t mine, all, row, prompt_logits, rank_times;
+    size_t samples, choices, draft_seen, draft_adjusted;
     size_t bytes;
 } layout_t;
 
@@ -60,13 +61,14 @@ static layout_t layout_of(const model_t *model, const scheduler_options_t *limit
     layout_t layout = {0};
     const plan_t *plan = &model->plan;
     size_t batch = limits->max_batch, vocab = plan->model.vocab_size, all = 0;
+    size_t draws = scheduler_max_draws(limits);
     size_t logit_bytes = model->mode == DTYPE_F64 ? sizeof(double) : sizeof(float);
     size_t mine =
-        sizeof(rank_report_t) + batch * most_summary_bytes(plan_count(model_share(model)->vocab));
+        sizeof(rank_report_t) + draws * most_summary_bytes(plan_count(model_share(model)->vocab));
     bool coordinates = model->rank == 0;
     for (size_t r = 0; r < plan->n_ranks && coordinates; r++)
         all +=
-            sizeof(rank_report_t) + batch * most_summary_bytes(plan_count(plan->shares[r].vocab));
+            sizeof(rank_report_t) + draws * most_summary_bytes(plan_count(plan->shares[r].vocab));
     layout.payload = reserve(&layout, payload_capacity(limits), 1);
     layout.slots = reserve(&layout, batch, sizeof(slot_t));
     layout.blocks = reserve(&layout, batch * blocks_per_slot(limits), sizeof(int32_t));
@@ -77,6 +79,11 @@ static layout_t layout_of(const model_t *model, const scheduler_options_t *limit
     layout.logits_rows =
         reserve(&layout, scheduler_max_logits(limits), sizeof(forward_logits_row_t));
     layout.placed = reserve(&layout, batch, sizeof(placed_t));
+    layout.samples = reserve(&layout, draws, sizeof(sample_t));
+    layout.draft_seen = reserve(&layout, draws > batch ? batch : 0, vocab / 8 + 1);
+    layout.draft_adjusted = reserve(&layout,
+        draws > batch ? batch * most_adjusted(model, limits) : 0, sizeof(sampler_adjust_t));
+    layout.choices = reserve(&layout, coordinates ? draws : 0, sizeof(sampler_choice_t));
     layout.counts = reserve(&layout, plan->n_ranks, sizeof(size_t));
     layout.starts = reserve(&layout, plan->n_ranks, sizeof(size_t));
     layout.n_rows = reserve(&layout, plan->n_ranks, sizeof(size_t));
@@ -102,6 +109,8 @@ static void place_buffers(step_t *s, const layout_t *layout)
     s->sequences = (forward_sequence_t *)(s->memory + layout->sequences);
     s->logits_rows = (forward_logits_row_t *)(s->memory + layout->logits_rows);
     s->placed = (placed_t *)(s->memory + layout->placed);
+    s->samples = (sample_t *)(s->memory + layout->samples);
+    s->choices = (sampler_choice_t *)(s->memory + layout->choices);
     s->counts = (size_t *)(s->memory + layout->counts);
     s->starts = (size_t *)(s->memory + layout->starts);
     s->n_rows = (size_t *)(s->memory + layout->n_rows);
@@ -116,6 +125,11 @@ static void place_buffers(step_t *s, const layout_t *layout)
         s->slots[i].seen = (uint8_t *)(s->memory + layout->seen) + i * s->seen_bytes;
         s->slots[i].adjusted = (sampler_adjust_t *)(s->memory + layout->adjusted) +
                                i * most_adjusted(s->model, &s->limits);
+        s->slots[i].seen_with_drafts =
+            (uint8_t *)(s->memory + layout->draft_seen) + i * s->seen_bytes;
+        s->slots[i].adjusted_with_drafts =
+            (sampler_adjust_t *)(s->memory + layout->draft_adjusted) +
+            i * most_adjusted(s->model, &s->limits);
     }
     for (size_t r = 0; r < s->n_ranks; r++)
         s->n_rows[r] = plan_count(s->model->plan.shares[r].vocab);
@@ -178,6 +192,7 @@ static wire_entry_t wire_entry(const scheduler_entry_t *entry)
         .n_rows = (uint32_t)entry->n_rows,
         .first_position = (uint32_t)entry->first_position,
         .ref_q_len = (uint32_t)entry->ref_q_len,
+        .n_drafts = (uint32_t)entry->n_drafts,
         .n_blocks = entry->admitted ? (uint32_t)entry->n_blocks : 0,
         .first_logits_row = (uint32_t)entry->first_logits_row,
         .n_logits_rows = (uint32_t)entry->n_logits_rows,
@@ -212,28 +227,6 @@ step_header_t step_write(step_t *s, const scheduler_step_t *plan)
         .payload_bytes = (uint32_t)(at - s->payload)};
 }
 
-static void see_tokens(slot_t *slot, const int32_t *ids, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        slot->seen[ids[i] / 8] |= (uint8_t)(1u << (ids[i] % 8));
-}
-
-/* A sequence's parameters and biases. */
-static const char *read_sampling(step_t *s, slot_t *slot, const char *at)
-{
-    memcpy(&slot->params, at, sizeof slot->params);
-    memset(slot->seen, 0, s->seen_bytes);
-    slot->n_adjusted = 0;
-    at += sizeof slot->params;
-    for (size_t i = 0; i < slot->params.n_bias; i++) {
-        sampler_bias_t bias;
-        memcpy(&bias, at, sizeof bias);
-        sampler_add_bias(slot->adjusted, &slot->n_adjusted, &bias);
-        at += sizeof bias;
-    }
-    return at;
-}
-
 /* Updates the slots by the payload and lists the step's sequences. */
 static void read_payload(step_t *s, const step_header_t *header)
 {
@@ -242,7 +235,7 @@ static void read_payload(step_t *s, const step_header_t *header)
     const char *at = s->payload + s->n_entries * sizeof *s->entries;
     for (size_t i = 0; i < s->n_entries; i++) {
         if (step_has_flag(s, i, ENTRY_ADMITTED))
-            at = read_sampling(s, &s->slots[s->entries[i].slot], at);
+            at = step_read_sampling(s, &s->slots[s->entries[i].slot], at);
     }
     for (size_t i = 0; i < s->n_entries; i++) {
         size_t bytes = s->entries[i].n_blocks * sizeof(int32_t);
@@ -260,10 +253,7 @@ static void read_payload(step_t *s, const step_header_t *header)
             .ref_q_len = entry->ref_q_len,
             .single_row = step_has_flag(s, i, ENTRY_SINGLE_ROW),
             .blocks = slot->blocks};
-        if (sampler_needs_seen(&slot->params))
-            see_tokens(slot, token_ids + row, entry->n_rows);
-        if (sampler_needs_counts(&slot->params) && step_has_flag(s, i, ENTRY_DECODE))
-            sampler_count(slot->adjusted, &slot->n_adjusted, token_ids[row]);
+        step_take_tokens(slot, entry, token_ids + row);
         row += entry->n_rows;
     }
     s->batch = (forward_batch_t){.n_rows = row,
@@ -279,17 +269,30 @@ static size_t add_logits_row(step_t *s, size_t row, bool single_row)
     return s->batch.n_logits++;
 }
 
+/* Adds entry i's draws: of its last row, and of those before it that drafts follow. */
+static void place_samples(step_t *s, size_t i)
+{
+    const forward_sequence_t *sequence = &s->sequences[i];
+    size_t n = step_n_samples(s, i), first = sequence->first_row + sequence->n_rows - n;
+    s->placed[i].first_sample = s->n_samples;
+    for (size_t k = 0; k < n; k++)
+        s->samples[s->n_samples++] =
+            (sample_t){.entry = i, .logits_row = add_logits_row(s, first + k, true), .n_drafts = k};
+}
+
 /* Rows that tokens are drawn from are alone in the call of generate(), which computes no other
  * logits. Prompt logits are those of a plain forward of the whole prompt; for a prompt of one
  * token, both are the same row. */
 static void place_logits(step_t *s)
 {
+    s->n_samples = 0;
     for (size_t i = 0; i < s->n_entries; i++) {
         const forward_sequence_t *sequence = &s->sequences[i];
         bool wanted = sequence->single_row && step_has_flag(s, i, ENTRY_PROMPT_LOGITS);
-        if (step_has_flag(s, i, ENTRY_SAMPLES) || wanted)
-            s->placed[i].sample = s->placed[i].prompt =
-                add_logits_row(s, sequence->first_row + sequence->n_rows - 1, true);
+        s->placed[i].prompt = s->batch.n_logits;
+        place_samples(s, i);
+        if (wanted && !step_has_flag(s, i, ENTRY_SAMPLES))
+            add_logits_row(s, sequence->first_row + sequence->n_rows - 1, true);
     }
     for (size_t i = 0; i < s->n_entries; i++) {
         const forward_sequence_t *sequence = &s->sequences[i];
@@ -314,28 +317,31 @@ static void count_summaries(step_t *s)
 {
     for (size_t r = 0; r < s->n_ranks; r++) {
         s->counts[r] = sizeof(rank_report_t);
-        for (size_t i = 0; i < s->n_entries; i++)
-            if (step_has_flag(s, i, ENTRY_SAMPLES))
-                s->counts[r] += sampler_summary_bytes(step_params(s, i), s->n_rows[r]);
+        for (size_t i = 0; i < s->n_samples; i++)
+            s->counts[r] +=
+                sampler_summary_bytes(step_params(s, s->samples[i].entry), s->n_rows[r]);
     }
 }
 
-static void summarise(step_t *s, size_t i)
+static void summarise(step_t *s, const sample_t *sample)
 {
     sampler_tokens_t tokens;
-    bool matter = step_tokens(s, i, s->vocab.begin, &tokens);
-    sampler_summarise(&s->model->kernels, step_params(s, i),
-        forward_logits(s->forward, s->placed[i].sample), s->is_f64, s->vocab.begin,
-        plan_count(s->vocab), matter ? &tokens : NULL, s->mine + s->placed[i].summary);
+    bool matter = step_tokens(s, sample, s->vocab.begin, &tokens);
+    sampler_summarise(&s->model->kernels, step_params(s, sample->entry),
+        forward_logits(s->forward, sample->logits_row), s->is_f64, s->vocab.begin,
+        plan_count(s->vocab), matter ? &tokens : NULL, s->mine + sample->summary);
 }
 
-/* Sequences are assigned to threads in turn. */
+/* Rows are assigned to threads in turn; those of an entry whose scores follow its tokens to one. */
 static void summarise_thread(void *context, size_t thread)
 {
     step_t *s = context;
-    for (size_t i = thread; i < s->n_entries; i += team_active(s->team))
-        if (step_has_flag(s, i, ENTRY_SAMPLES))
-            summarise(s, i);
+    for (size_t i = 0; i < s->n_samples; i++) {
+        size_t entry = s->samples[i].entry;
+        size_t turn = step_follows_tokens(step_params(s, entry)) ? entry : i;
+        if (turn % team_active(s->team) == thread)
+            summarise(s, &s->samples[i]);
+    }
 }
 
 static rank_times_t times_of(const step_t *s)
@@ -354,14 +360,13 @@ void step_gather_summaries(step_t *s, bool interrupted)
         report.flags |= RANK_NONFINITE;
     memcpy(s->mine, &report, sizeof report);
     size_t offset = sizeof report, n_local = plan_count(s->vocab);
-    for (size_t i = 0; i < s->n_entries; i++) {
-        s->placed[i].summary = offset;
-        if (step_has_flag(s, i, ENTRY_SAMPLES))
-            offset += sampler_summary_bytes(step_params(s, i), n_local);
+    for (size_t i = 0; i < s->n_samples; i++) {
+        s->samples[i].summary = offset;
+        offset += sampler_summary_bytes(step_params(s, s->samples[i].entry), n_local);
     }
-    if (n_local > 0 && s->n_entries == 1)
-        summarise_thread(s, 0);
-    else if (n_local > 0)
+    if (n_local > 0 && s->n_samples == 1)
+        summarise(s, &s->samples[0]);
+    else if (n_local > 0 && s->n_samples > 0)
         team_run_active(s->team, summarise_thread, s);
     count_summaries(s);
     step_charge(s, &s->times.sampling_ns);

@@ -44,8 +44,12 @@ size_t step_bytes(const model_t *model, const scheduler_options_t *limits);
 
 /* The result of a step for one entry. */
 typedef struct step_result {
-    sampler_choice_t choice; /* when the entry samples */
-    const void *logits;      /* [n_logits_rows, vocab_size] when it wants prompt logits,
+    /* When the entry samples: the tokens drawn, which are those that steps without drafts would
+     * draw. With drafts, after each one that was right another is drawn. Valid until the next
+     * step. */
+    const sampler_choice_t *choices; /* [n_choices] */
+    size_t n_choices;
+    const void *logits; /* [n_logits_rows, vocab_size] when it wants prompt logits,
                               * valid until the next step */
 } step_result_t;
 

@@ -39,6 +39,7 @@ enum {
 
 typedef struct wire_entry {
     uint32_t slot, n_rows, first_position, ref_q_len;
+    uint32_t n_drafts;                        /* of the rows: the last ones */
     uint32_t n_blocks;                        /* in the payload: only when admitted */
     uint32_t first_logits_row, n_logits_rows; /* of its rows, with prompt logits */
     uint32_t flags;
@@ -50,13 +51,27 @@ typedef struct slot {
     uint8_t *seen;              /* a bit for each token of the vocabulary */
     sampler_adjust_t *adjusted; /* [n_adjusted] */
     size_t n_adjusted;
+    size_t n_taken; /* positions whose tokens are in these */
+    /* Tokens drafted in the sequence's last step, and the position of the first; and with some of
+     * them, in a step with drafts: */
+    int32_t drafts[SPECULATION_MOST_DRAFTS];
+    size_t n_drafts, first_draft;
+    uint8_t *seen_with_drafts;
+    sampler_adjust_t *adjusted_with_drafts; /* [n_with_drafts] */
+    size_t n_with_drafts;
 } slot_t;
 
-/* An entry's row of logits in the step, and the offset of its summary in what this rank sends. */
+/* An entry's rows of logits in the step: the first sample of its own, the first of its prompt. */
 typedef struct placed {
-    size_t sample, prompt;
-    size_t summary;
+    size_t first_sample, prompt;
 } placed_t;
+
+/* A row of the step that a token is drawn from. */
+typedef struct sample {
+    size_t entry, logits_row;
+    size_t n_drafts; /* drafted tokens before it */
+    size_t summary;  /* offset of its summary in what this rank sends */
+} sample_t;
 
 struct step {
     comm_t *comm;
@@ -78,15 +93,18 @@ struct step {
     forward_sequence_t *sequences;
     forward_logits_row_t *logits_rows;
     placed_t *placed;
+    sample_t *samples; /* [n_samples], entry by entry */
+    size_t n_samples;
     forward_batch_t batch;
-    size_t *counts;           /* [n_ranks] bytes to gather */
-    size_t *starts;           /* [n_ranks] where a rank's next summary begins in `all` */
-    size_t *n_rows;           /* [n_ranks] rows of the vocabulary */
-    const void **summaries;   /* [n_ranks] */
-    char *mine, *all;         /* gathered: the rank's report, then summaries */
-    rank_times_t *rank_times; /* on the coordinator: [n_ranks] */
-    char *row;                /* on the coordinator: [vocab_size] logits */
-    char *prompt_logits;      /* on the coordinator: [max_prompt_logits, vocab_size] */
+    size_t *counts;            /* [n_ranks] bytes to gather */
+    size_t *starts;            /* [n_ranks] where a rank's next summary begins in `all` */
+    size_t *n_rows;            /* [n_ranks] rows of the vocabulary */
+    const void **summaries;    /* [n_ranks] */
+    char *mine, *all;          /* gathered: the rank's report, then summaries */
+    rank_times_t *rank_times;  /* on the coordinator: [n_ranks] */
+    char *row;                 /* on the coordinator: [vocab_size] logits */
+    char *prompt_logits;       /* on the coordinator: [max_prompt_logits, vocab_size] */
+    sampler_choice_t *choices; /* on the coordinator: [draws of a step at most] */
     uint64_t mark_ns;
     step_times_t times;
 };
@@ -101,18 +119,26 @@ static inline bool step_has_flag(const step_t *s, size_t i, uint32_t flag)
     return (s->entries[i].flags & flag) != 0;
 }
 
-/* What the tokens of entry i's sequence do to the scores of rows from first_row on. False when it is
- * nothing. */
-static inline bool step_tokens(
-    const step_t *s, size_t i, size_t first_row, sampler_tokens_t *tokens)
+/* Rows of entry i that tokens are drawn from. */
+static inline size_t step_n_samples(const step_t *s, size_t i)
 {
-    const slot_t *slot = &s->slots[s->entries[i].slot];
-    bool needs_seen = sampler_needs_seen(&slot->params);
-    *tokens = (sampler_tokens_t){.seen = needs_seen ? slot->seen + first_row / 8 : NULL,
-        .adjusted = slot->adjusted,
-        .n_adjusted = slot->n_adjusted};
-    return needs_seen || slot->n_adjusted > 0;
+    return step_has_flag(s, i, ENTRY_SAMPLES) ? 1 + s->entries[i].n_drafts : 0;
 }
+
+/* Whether scores follow the tokens so far. */
+static inline bool step_follows_tokens(const sampler_params_t *params)
+{
+    return sampler_needs_seen(params) || sampler_needs_counts(params);
+}
+
+/* step_tokens.c. A new sequence's parameters and biases; what follows them. */
+const char *step_read_sampling(step_t *step, slot_t *slot, const char *at);
+/* The tokens of an entry: ids [n_rows]. */
+void step_take_tokens(slot_t *slot, const wire_entry_t *entry, const int32_t *ids);
+/* What the tokens before a sample do to the scores of rows from first_row on. False when it is
+ * nothing. Valid until the next call for the entry. */
+bool step_tokens(
+    const step_t *step, const sample_t *sample, size_t first_row, sampler_tokens_t *tokens);
 
 /* Charges the time since the last mark. */
 static inline void step_charge(step_t *s, uint64_t *kind)

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Speculation as a user runs it: the same bytes with and without, on every mesh, however tokens are drawn and
+# wherever an answer ends.
+#
+#   tests/cli/speculate.sh CHOIR RANKS
+# shellcheck source=tests/cli/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+flags=(--threads 1 --dot chain --quiet)
+n=${CHOIR_TEST_QUESTIONS:-12}
+
+head -n "$n" "$demo/word-problems-test.jsonl" | sed 's/"question"/"prompt"/; s/, *"answer".*/}/' >"$work/prompts.jsonl"
+
+# answers OUT MESH FLAGS...: of all prompts, without what differs between runs
+answers() {
+    local to=$1 mesh=$2
+    shift 2
+    launch $((${mesh%x*} * ${mesh#*x})) generate --prompts "$work/prompts.jsonl" --chat --json --logprobs 2 \
+        --max-tokens 120 --mesh "$mesh" "${flags[@]}" "$@" >"$work/out" 2>"$work/err" || complain "$* on $mesh fails"
+    sed 's/"timings":{[^}]*}//' "$work/out" >"$to"
+    [ "$(wc -l <"$to")" -eq "$n" ] || complain "$* on $mesh: expected $n lines"
+}
+
+# ---- The same bytes ------------------------------------------------------------------------------
+
+meshes="1x1 1x3"
+[ "$ranks" -lt 4 ] || meshes="2x2"
+hot="--temperature 0.8 --seed 3"
+penalty="--repetition-penalty 1.3"
+stop="--stop so --stop . --max-tokens 50"
+for way in "" "$hot" "$hot $penalty" "$stop"; do
+    # shellcheck disable=SC2086
+    answers "$work/without" 1x1 $way
+    for mesh in $meshes; do
+        for drafts in "" "--draft-tokens 5"; do
+            [ "$mesh" = 1x1 ] || [ -n "$drafts" ] || continue
+            # shellcheck disable=SC2086
+            answers "$work/with" "$mesh" $way --speculate ngram $drafts
+            same "$way $drafts on $mesh" "$work/without" "$work/with"
+        done
+    done
+done
+grep -q '"drafted_tokens": *[1-9]' "$work/out" || complain "nothing was drafted"
+
+# Ends within what was drafted: text that repeats itself, cut by each number of tokens and by the context.
+for cut in "--max-tokens 37" "--max-tokens 38" "--max-tokens 39" "--max-tokens 500 --kv-tokens 64" \
+    "--max-tokens 200 --stop 7-7-7"; do
+    for drafts in "" "--speculate ngram --draft-tokens 9"; do
+        # shellcheck disable=SC2086
+        launch "$ranks" generate "7-7-7-8-8-8 7-7-7-8" --json --logprobs 0 "${flags[@]}" $cut $drafts >"$work/out" \
+            2>"$work/err" || complain "$cut $drafts fails"
+        sed 's/"timings":{[^}]*}//' "$work/out" >"$work/with${drafts:-out}"
+    done
+    same "$cut" "$work/without" "$work/with$drafts"
+done
+
+# Text that is shown as it grows.
+launch "$ranks" generate "7-7-7-8-8-8 7-7-7-8" --max-tokens 60 "${flags[@]}" >"$work/plain" 2>"$work/err"
+launch "$ranks" generate "7-7-7-8-8-8 7-7-7-8" --max-tokens 60 "${flags[@]}" --speculate ngram --draft-tokens 9 \
+    >"$work/with" 2>"$work/err"
+[ -s "$work/plain" ] || complain "no text"
+same "text" "$work/plain" "$work/with"
+
+# Logits of the prompt.
+for drafts in "" "--speculate ngram"; do
+    # shellcheck disable=SC2086
+    launch "$ranks" generate "one two one two one" --max-tokens 9 --logits-out "$work/logits$drafts.npy" "${flags[@]}" \
+        $drafts >"$work/out" 2>"$work/err" || complain "--logits-out $drafts fails"
+done
+same "--logits-out" "$work/logits.npy" "$work/logits--speculate ngram.npy"
+
+# ---- What is told and refused --------------------------------------------------------------------
+
+launch "$ranks" generate "7-7-7-8-8-8 7-7-7-8" --max-tokens 60 --threads 1 --speculate ngram --draft-tokens 4 \
+    >"$work/out" 2>"$work/err"
+says "closing line" err " tokens a pass, "
+says "closing line" err " drafted tokens accepted, about "
+refuses "a kind that is none" 2 "--speculate ngram off bigram" launch "$ranks" generate x --speculate bigram
+refuses "drafts of nothing" 2 "--draft-tokens --speculate" launch "$ranks" generate x --draft-tokens 4
+refuses "drafts of nothing" 2 "--draft-tokens --speculate" launch "$ranks" generate x --speculate off --draft-tokens 4
+refuses "too many drafts" 2 "--draft-tokens 31 32" launch "$ranks" generate x --speculate ngram --draft-tokens 32
+
+conclude
