@@ -23,50 +23,81 @@ const config_t forward_small = {.arch = &arch_qwen2,
 
 static const uint64_t seed = 3;
 
+int forward_rank_open(forward_rank_t *rank, comm_t *comm, const config_t *config,
+    const model_source_t *source, const forward_case_t *c, const forward_options_t *limits,
+    size_t n_blocks, fail_t *fail)
+{
+    const model_options_t model_options = {.combine = c->combine,
+        .n_ranks = comm == NULL ? 1 : (size_t)comm_size(comm),
+        .rank = comm == NULL ? 0 : (size_t)comm_rank(comm),
+        .mode = c->mode,
+        .dot = c->dot,
+        .isa = c->isa,
+        .max_positions = limits->max_context};
+    forward_options_t options = *limits;
+    options.order = c->order;
+    options.attention = c->attention;
+    options.dot = c->dot;
+    if (team_open(&rank->team, c->threads, true, fail) == 0 &&
+        model_load(&rank->model, config, source, &model_options, rank->team, fail) == 0 &&
+        kv_cache_open(&rank->cache, c->mode, config->num_hidden_layers,
+            plan_count(model_share(&rank->model)->kv_heads), config->head_dim, n_blocks, fail) == 0)
+        forward_open(&rank->forward, &rank->model, &rank->cache, rank->team, comm, &options, fail);
+    return fail->status;
+}
+
+void forward_rank_close(forward_rank_t *rank)
+{
+    forward_close(rank->forward);
+    kv_cache_close(&rank->cache);
+    model_close(&rank->model);
+    team_close(rank->team);
+}
+
+bool forward_next_rows(const forward_progress_t *at, size_t chunk, bool single_row,
+    size_t first_row, forward_sequence_t *rows)
+{
+    bool prompt = at->done < at->n_prompt;
+    if (at->done == at->n_all || chunk == 0 || single_row != (!prompt || at->n_prompt == 1))
+        return false;
+    *rows = (forward_sequence_t){.first_row = first_row,
+        .n_rows = prompt ? size_min(chunk, at->n_prompt - at->done) : 1,
+        .first_position = at->done,
+        .ref_q_len = prompt ? at->n_prompt : 1,
+        .single_row = single_row,
+        .blocks = at->blocks};
+    return true;
+}
+
 void forward_fixture_open(forward_fixture_t *f, const forward_case_t *c, const config_t *config)
 {
     fail_t fail = {0};
     *f = (forward_fixture_t){.c = *c, .config = *config};
     const model_source_t source = model_source_random(&seed);
-    const model_options_t model_options = {.combine = c->combine,
-        .n_ranks = 1,
-        .mode = c->mode,
-        .dot = c->dot,
-        .isa = c->isa,
-        .max_positions = FORWARD_MAX_CONTEXT};
-    const forward_options_t options = {.order = c->order,
-        .attention = c->attention,
-        .dot = c->dot,
-        .max_rows = FORWARD_MAX_ROWS,
+    const forward_options_t limits = {.max_rows = FORWARD_MAX_ROWS,
         .max_logits = 2 * FORWARD_MAX_ROWS,
         .max_context = FORWARD_MAX_CONTEXT};
     size_t n_blocks = FORWARD_MAX_PROMPTS * sizeof f->prompts[0].blocks / sizeof(int32_t);
-    if (team_open(&f->team, c->threads, true, &fail) != 0 ||
-        model_load(&f->model, config, &source, &model_options, f->team, &fail) != 0 ||
-        kv_cache_open(&f->cache, c->mode, config->num_hidden_layers, config->num_key_value_heads,
-            config->head_dim, n_blocks, &fail) != 0 ||
-        forward_open(&f->forward, &f->model, &f->cache, f->team, NULL, &options, &fail) != 0) {
+    if (forward_rank_open(&f->rank, NULL, config, &source, c, &limits, n_blocks, &fail) != 0) {
         fprintf(stderr, "%s\n", fail.message);
         abort();
     }
+    kv_cache_t *cache = &f->rank.cache;
     size_t n = config->num_hidden_layers * config->num_key_value_heads * n_blocks;
-    memset(f->cache.k, 0xff, n * f->cache.k_block_bytes);
-    memset(f->cache.v, 0xff, n * f->cache.v_block_bytes);
+    memset(cache->k, 0xff, n * cache->k_block_bytes);
+    memset(cache->v, 0xff, n * cache->v_block_bytes);
 }
 
 void forward_fixture_close(forward_fixture_t *f)
 {
     for (size_t i = 0; i < f->n_prompts; i++)
         free(f->prompts[i].logits);
-    forward_close(f->forward);
-    kv_cache_close(&f->cache);
-    model_close(&f->model);
-    team_close(f->team);
+    forward_rank_close(&f->rank);
 }
 
 static size_t row_bytes(const forward_fixture_t *f)
 {
-    return f->config.vocab_size * f->model.kernels.accumulator_bytes;
+    return f->config.vocab_size * f->rank.model.kernels.accumulator_bytes;
 }
 
 size_t forward_fixture_bytes(const forward_fixture_t *f, size_t prompt)
@@ -102,18 +133,12 @@ typedef struct step {
 static void add_rows(
     forward_fixture_t *f, step_t *s, forward_prompt_t *p, size_t chunk, bool single_row)
 {
-    bool prompt = p->done < p->n_prompt;
-    if (p->done == p->n_all || single_row != (!prompt || p->n_prompt == 1))
+    const forward_progress_t at = {p->n_prompt, p->n_all, p->done, p->blocks};
+    forward_sequence_t *rows = &s->sequences[s->batch.n_sequences];
+    if (!forward_next_rows(&at, chunk, single_row, s->batch.n_rows, rows))
         return;
-    size_t n = prompt ? size_min(chunk, p->n_prompt - p->done) : 1;
-    s->of[s->batch.n_sequences] = p;
-    s->sequences[s->batch.n_sequences++] = (forward_sequence_t){.first_row = s->batch.n_rows,
-        .n_rows = n,
-        .first_position = p->done,
-        .ref_q_len = prompt ? p->n_prompt : 1,
-        .single_row = single_row,
-        .blocks = p->blocks};
-    for (size_t i = 0; i < n; i++) {
+    s->of[s->batch.n_sequences++] = p;
+    for (size_t i = 0; i < rows->n_rows; i++) {
         size_t token = p->done + i;
         s->ids[s->batch.n_rows] = p->ids[token];
         if (f->wants == NULL || f->wants(token)) {
@@ -134,9 +159,9 @@ static bool run_step(forward_fixture_t *f, size_t begin, size_t end, size_t chun
             add_rows(f, &s, &f->prompts[i], chunk, single_row);
     if (s.batch.n_rows == 0)
         return false;
-    forward_step(f->forward, &s.batch);
+    forward_step(f->rank.forward, &s.batch);
     for (size_t i = 0; i < s.batch.n_logits; i++)
-        memcpy(s.to[i], forward_logits(f->forward, i), row_bytes(f));
+        memcpy(s.to[i], forward_logits(f->rank.forward, i), row_bytes(f));
     for (size_t i = 0; i < s.batch.n_sequences; i++)
         s.of[i]->done += s.sequences[i].n_rows;
     return true;

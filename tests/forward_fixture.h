@@ -4,6 +4,7 @@
 #define CHOIR_TESTS_FORWARD_FIXTURE_H
 
 #include "engine/forward/forward.h"
+#include "engine/model/model_source.h"
 
 enum { FORWARD_MAX_CONTEXT = 160, FORWARD_MAX_ROWS = 200, FORWARD_MAX_PROMPTS = 4 };
 
@@ -18,6 +19,30 @@ typedef struct forward_case {
     plan_combine_t combine;
 } forward_case_t;
 
+/* What a rank has to run steps with. */
+typedef struct forward_rank {
+    team_t *team;
+    model_t model;
+    kv_cache_t cache;
+    forward_t *forward;
+} forward_rank_t;
+
+/* Collective. comm: NULL for one rank alone. limits: the max_ fields are looked at. */
+int forward_rank_open(forward_rank_t *rank, comm_t *comm, const config_t *config,
+    const model_source_t *source, const forward_case_t *c, const forward_options_t *limits,
+    size_t n_blocks, fail_t *fail);
+void forward_rank_close(forward_rank_t *rank);
+
+/* How far a prompt is, with the tokens that are fed one by one after it. */
+typedef struct forward_progress {
+    size_t n_prompt, n_all, done;
+    const int32_t *blocks;
+} forward_progress_t;
+
+/* The next rows of a prompt, at most `chunk` of them, if they are of the class asked for. */
+bool forward_next_rows(const forward_progress_t *at, size_t chunk, bool single_row,
+    size_t first_row, forward_sequence_t *rows);
+
 /* A prompt and the tokens that follow it one by one. */
 typedef struct forward_prompt {
     size_t n_prompt, n_all;
@@ -31,10 +56,7 @@ typedef struct forward_prompt {
 typedef struct forward_fixture {
     forward_case_t c;
     config_t config;
-    model_t model;
-    kv_cache_t cache;
-    team_t *team;
-    forward_t *forward;
+    forward_rank_t rank;
     forward_prompt_t prompts[FORWARD_MAX_PROMPTS];
     size_t n_prompts;
     bool (*wants)(size_t token); /* NULL: logits of all */

@@ -11,7 +11,7 @@
 #include "comm/comm.h"
 #include "engine/base/json.h"
 #include "engine/base/size.h"
-#include "engine/forward/forward.h"
+#include "tests/forward_fixture.h"
 
 enum { MAX_PROMPTS = 16, MAX_ROWS = 512, MAX_LOGITS = 600, MAX_CONTEXT = 704 };
 
@@ -91,20 +91,17 @@ static void read_golden(suite_t *suite, json_t *golden)
 typedef struct run {
     comm_t *comm;
     const suite_t *suite;
-    model_t model;
-    kv_cache_t cache;
-    team_t *team;
-    forward_t *forward;
+    forward_rank_t rank;
     float *row; /* [vocabulary] on rank 0 */
     size_t *counts;
 } run_t;
 
 static void digest_row(run_t *run, size_t i, XXH3_state_t *digest)
 {
-    const plan_t *plan = &run->model.plan;
+    const plan_t *plan = &run->rank.model.plan;
     for (size_t r = 0; r < plan->n_ranks; r++)
         run->counts[r] = plan_count(plan->shares[r].vocab) * sizeof(float);
-    comm_gatherv_root(run->comm, forward_logits(run->forward, i), run->counts, run->row);
+    comm_gatherv_root(run->comm, forward_logits(run->rank.forward, i), run->counts, run->row);
     if (comm_rank(run->comm) != 0)
         return;
     for (size_t v = 0; v < run->suite->config.vocab_size; v++) {
@@ -131,23 +128,17 @@ static void want_logits(step_t *s, size_t row, bool single_row, XXH3_state_t *di
 static void add_sequence(
     step_t *s, prompt_t *p, const variant_t *v, bool whole_prompts, bool single_row)
 {
-    bool prompt = p->done < p->n_prompt;
-    if (p->done == p->n_all || single_row != (!prompt || p->n_prompt == 1))
+    const forward_progress_t at = {p->n_prompt, p->n_all, p->done, p->blocks};
+    size_t room = MAX_ROWS - s->batch.n_rows;
+    forward_sequence_t *rows = &s->sequences[s->batch.n_sequences];
+    if (whole_prompts && p->n_prompt > p->done + room)
         return;
-    size_t left = prompt ? p->n_prompt - p->done : 1, room = MAX_ROWS - s->batch.n_rows;
-    size_t n = size_min(size_min(left, v->chunk), room);
-    if (whole_prompts)
-        n = left <= room ? left : 0;
-    if (n == 0)
+    if (!forward_next_rows(&at, whole_prompts ? room : size_min(v->chunk, room), single_row,
+            s->batch.n_rows, rows))
         return;
-    s->sequences[s->batch.n_sequences++] = (forward_sequence_t){.first_row = s->batch.n_rows,
-        .n_rows = n,
-        .first_position = p->done,
-        .ref_q_len = prompt ? p->n_prompt : 1,
-        .single_row = single_row,
-        .blocks = p->blocks};
-    memcpy(s->ids + s->batch.n_rows, p->ids + p->done, n * sizeof *s->ids);
-    s->batch.n_rows += n;
+    s->batch.n_sequences++;
+    memcpy(s->ids + s->batch.n_rows, p->ids + p->done, rows->n_rows * sizeof *s->ids);
+    s->batch.n_rows += rows->n_rows;
 }
 
 /* Single logits first: the prompt's last row as generate() computes it, and rows fed one by one. */
@@ -178,7 +169,7 @@ static bool step(run_t *run, prompt_t *prompts, size_t n, const variant_t *v)
     s.batch =
         (forward_batch_t){.token_ids = s.ids, .sequences = s.sequences, .logits_rows = s.logits};
     bool whole =
-        forward_wants_whole_prompts(&run->suite->config, v->order, v->dot, run->model.mode);
+        forward_wants_whole_prompts(&run->suite->config, v->order, v->dot, run->rank.model.mode);
     for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = 0; i < n; i++) {
             size_t before = s.batch.n_sequences;
@@ -189,7 +180,7 @@ static bool step(run_t *run, prompt_t *prompts, size_t n, const variant_t *v)
     if (s.batch.n_rows == 0)
         return false;
     list_logits(&s, of);
-    forward_step(run->forward, &s.batch);
+    forward_step(run->rank.forward, &s.batch);
     for (size_t i = 0; i < s.batch.n_logits; i++)
         digest_row(run, i, s.digests[i]);
     for (size_t i = 0; i < s.batch.n_sequences; i++)
@@ -241,37 +232,24 @@ static void open_run(run_t *run, const suite_t *suite, const variant_t *v)
     *run = (run_t){.suite = suite};
     if (comm_open_world(&run->comm, v->plain_mpi ? COMM_MPI : COMM_AUTO, &fail) != 0)
         die(run->comm, &fail);
-    const model_options_t model_options = {.n_ranks = (size_t)comm_size(run->comm),
-        .rank = (size_t)comm_rank(run->comm),
-        .mode = DTYPE_BF16,
-        .dot = v->dot,
-        .isa = v->isa,
-        .max_positions = MAX_CONTEXT};
-    const forward_options_t options = {.order = v->order,
+    const forward_case_t c = {.mode = DTYPE_BF16,
+        .order = v->order,
         .attention = v->attention,
         .dot = v->dot,
-        .max_rows = MAX_ROWS,
-        .max_logits = MAX_LOGITS,
-        .max_context = MAX_CONTEXT};
+        .isa = v->isa,
+        .threads = v->threads};
+    const forward_options_t limits = {
+        .max_rows = MAX_ROWS, .max_logits = MAX_LOGITS, .max_context = MAX_CONTEXT};
     run->row = malloc(suite->config.vocab_size * sizeof *run->row);
     run->counts = malloc((size_t)comm_size(run->comm) * sizeof *run->counts);
-    if (team_open(&run->team, v->threads, true, &fail) != 0 ||
-        model_load(&run->model, &suite->config, &suite->source, &model_options, run->team, &fail) !=
-            0 ||
-        kv_cache_open(&run->cache, DTYPE_BF16, suite->config.num_hidden_layers,
-            plan_count(model_share(&run->model)->kv_heads), suite->config.head_dim,
-            MAX_PROMPTS * MAX_CONTEXT / KV_BLOCK, &fail) != 0 ||
-        forward_open(
-            &run->forward, &run->model, &run->cache, run->team, run->comm, &options, &fail) != 0)
+    if (forward_rank_open(&run->rank, run->comm, &suite->config, &suite->source, &c, &limits,
+            MAX_PROMPTS * MAX_CONTEXT / KV_BLOCK, &fail) != 0)
         die(run->comm, &fail);
 }
 
 static void close_run(run_t *run)
 {
-    forward_close(run->forward);
-    kv_cache_close(&run->cache);
-    model_close(&run->model);
-    team_close(run->team);
+    forward_rank_close(&run->rank);
     free(run->row);
     free(run->counts);
     comm_close(run->comm);

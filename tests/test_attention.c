@@ -13,30 +13,10 @@
 #include "engine/base/size.h"
 #include "engine/verify/reference.h"
 #include "tests/attention_fixture.h"
+#include "tests/order_cases.h"
 
 #define MODEL CHOIR_SOURCE_DIR "/configs/demo"
 #define REFERENCE CHOIR_SOURCE_DIR "/tests/golden/demo-reference.safetensors"
-
-/* An order of operations, and how far from the truth it may be: values are below 2, and bf16 has 8
- * bits of scores, weights and results. */
-static const struct {
-    const char *name;
-    dtype_t mode;
-    order_t order;
-    attention_t attention;
-    dot_t dot;
-    double bound;
-} orders[] = {
-    {"eager", DTYPE_BF16, ORDER_TORCH, ATTENTION_EAGER, DOT_CHAIN, 0x1p-5},
-    {"uniform", DTYPE_BF16, ORDER_UNIFORM, ATTENTION_EAGER, DOT_CHAIN, 0x1p-5},
-    {"sdpa", DTYPE_BF16, ORDER_TORCH, ATTENTION_SDPA, DOT_CHAIN, 0x1p-7},
-    {"sdpa with amx", DTYPE_BF16, ORDER_TORCH, ATTENTION_SDPA, DOT_AMX, 0x1p-7},
-    {"eager avx2", DTYPE_BF16, ORDER_TORCH_AVX2, ATTENTION_EAGER, DOT_FOLD, 0x1p-5},
-    {"sdpa avx2", DTYPE_BF16, ORDER_TORCH_AVX2, ATTENTION_SDPA, DOT_FOLD, 0x1p-7},
-    {"f32", DTYPE_F32, ORDER_TORCH, ATTENTION_EAGER, DOT_CHAIN, 0x1p-19},
-    {"f64", DTYPE_F64, ORDER_TORCH, ATTENTION_EAGER, DOT_CHAIN, 0x1p-48},
-};
-enum { N_ORDERS = sizeof orders / sizeof *orders };
 
 /* Small enough for the reference's tiny products; odd sizes; several blocks of keys, and of
  * queries; more keys than a leaf has. */
@@ -61,7 +41,7 @@ static attention_case_t case_of(size_t order, size_t shape, isa_t isa)
 static void check_error(const attention_data_t *data, size_t order, const char *how)
 {
     double error = attention_error(data);
-    if (error > orders[order].bound)
+    if (error > orders[order].attention_bound)
         fail_msg("%s, %zu tokens of %zu heads of %zu, %s: %g from the truth", orders[order].name,
             data->c.n_tokens, data->c.n_heads, data->c.head_dim, how, error);
 }

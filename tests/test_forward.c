@@ -13,26 +13,7 @@
 
 #include "engine/base/memory.h"
 #include "tests/forward_fixture.h"
-
-/* Orders of operations, and how far from the truth logits of about 2 may be. */
-static const struct {
-    const char *name;
-    dtype_t mode;
-    order_t order;
-    attention_t attention;
-    dot_t dot;
-    double bound;
-} orders[] = {
-    {"eager", DTYPE_BF16, ORDER_TORCH, ATTENTION_EAGER, DOT_CHAIN, 0.125},
-    {"uniform", DTYPE_BF16, ORDER_UNIFORM, ATTENTION_EAGER, DOT_CHAIN, 0.125},
-    {"sdpa", DTYPE_BF16, ORDER_TORCH, ATTENTION_SDPA, DOT_CHAIN, 0.125},
-    {"sdpa with amx", DTYPE_BF16, ORDER_TORCH, ATTENTION_SDPA, DOT_AMX, 0.125},
-    {"f32", DTYPE_F32, ORDER_TORCH, ATTENTION_EAGER, DOT_CHAIN, 0x1p-18},
-    {"f64", DTYPE_F64, ORDER_TORCH, ATTENTION_EAGER, DOT_CHAIN, 0x1p-46},
-    {"eager avx2", DTYPE_BF16, ORDER_TORCH_AVX2, ATTENTION_EAGER, DOT_FOLD, 0.125},
-    {"sdpa avx2", DTYPE_BF16, ORDER_TORCH_AVX2, ATTENTION_SDPA, DOT_FOLD, 0.125},
-};
-enum { N_ORDERS = sizeof orders / sizeof *orders };
+#include "tests/order_cases.h"
 
 static forward_case_t case_of(size_t order)
 {
@@ -64,7 +45,7 @@ static void check_errors(const forward_fixture_t *f, size_t order, const char *h
 {
     for (size_t i = 0; i < f->n_prompts; i++) {
         double error = forward_fixture_error(f, i);
-        if (!(error <= orders[order].bound))
+        if (!(error <= orders[order].logits_bound))
             fail_msg("%s, %s, prompt of %zu tokens: %g from the truth", orders[order].name, how,
                 f->prompts[i].n_prompt, error);
     }
@@ -118,15 +99,16 @@ static void every_shape_is_near_plain_double_precision(void **state)
     llama.parts |= ARCH_O_BIAS | ARCH_MLP_BIAS;
     const config_t *const configs[] = {
         &tied, &windowed, &layers, &stretched, &odd, &qwen3, &qwen3_biased, &llama};
-    const size_t eager[] = {0, 1, 4, 5, 6};
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++)
-        for (size_t o = 0; o < sizeof eager / sizeof *eager; o++) {
+        for (size_t o = 0; o < N_ORDERS; o++) {
+            if (orders[o].attention != ATTENTION_EAGER)
+                continue;
             forward_fixture_t f;
-            forward_case_t c = case_of(eager[o]);
+            forward_case_t c = case_of(o);
             char how[16];
             snprintf(how, sizeof how, "shape %zu", i);
             open_and_run(&f, &c, configs[i]);
-            check_errors(&f, eager[o], how);
+            check_errors(&f, o, how);
             forward_fixture_close(&f);
         }
 }
@@ -134,7 +116,7 @@ static void every_shape_is_near_plain_double_precision(void **state)
 static void sums_of_heads_and_columns_are_near_too(void **state)
 {
     (void)state;
-    for (size_t o = 4; o < N_ORDERS; o++) {
+    for (size_t o = CASE_EAGER_AVX2; o < N_ORDERS; o++) {
         forward_fixture_t f;
         forward_case_t c = case_of(o);
         c.combine = PLAN_REDUCE;
@@ -207,7 +189,7 @@ static void decoding_has_the_bits_of_a_prefill_in_uniform_order(void **state)
 {
     (void)state;
     forward_fixture_t prefill, decode;
-    forward_case_t c = case_of(1);
+    forward_case_t c = case_of(CASE_UNIFORM);
     forward_fixture_open(&prefill, &c, &forward_small);
     forward_fixture_add(&prefill, 80, 0);
     forward_fixture_run(&prefill, 0, 1, FORWARD_MAX_CONTEXT);
@@ -248,7 +230,7 @@ static void logits_of_some_rows_are_those_of_all(void **state)
         forward_fixture_t all, f;
         forward_case_t c = case_of(o);
         open_and_run(&all, &c, &config);
-        size_t row = config.vocab_size * all.model.kernels.accumulator_bytes;
+        size_t row = config.vocab_size * all.rank.model.kernels.accumulator_bytes;
         char *zeros = calloc(1, row);
         for (size_t w = 0; w < sizeof wants / sizeof *wants; w++) {
             open_case(&f, &c, &config);
@@ -289,7 +271,7 @@ static void a_tap_sees_every_element_once_and_changes_no_bit(void **state)
         c.threads = 2;
         open_and_run(&without, &c, &forward_small);
         open_case(&with, &c, &forward_small);
-        assert_int_equal(forward_set_tap(with.forward, &tap, &fail), 0);
+        assert_int_equal(forward_set_tap(with.rank.forward, &tap, &fail), 0);
         forward_fixture_run(&with, 0, with.n_prompts, FORWARD_MAX_CONTEXT);
         check_bits(&with, &without, o, "with a tap");
         size_t rows = 0, keys = 0;
@@ -327,11 +309,11 @@ static void what_a_tap_writes_is_what_follows_sees(void **state)
 {
     (void)state;
     forward_fixture_t f;
-    forward_case_t c = case_of(0);
+    forward_case_t c = case_of(CASE_EAGER);
     const tap_t tap = {.part = clear_part, .refill = clear_part};
     fail_t fail = {0};
     open_case(&f, &c, &forward_small);
-    assert_int_equal(forward_set_tap(f.forward, &tap, &fail), 0);
+    assert_int_equal(forward_set_tap(f.rank.forward, &tap, &fail), 0);
     forward_fixture_run(&f, 0, f.n_prompts, 20);
     for (size_t i = 0; i < f.n_prompts; i++)
         for (size_t v = 0; v < forward_fixture_bytes(&f, i) / sizeof(float); v++)
@@ -347,7 +329,8 @@ static void refuse(
     forward_t *forward;
     fail_t fail = {0};
     assert_int_equal(
-        forward_open(&forward, &f->model, &f->cache, f->team, NULL, options, &fail), status);
+        forward_open(&forward, &f->rank.model, &f->rank.cache, f->rank.team, NULL, options, &fail),
+        status);
     assert_null(forward);
     if (strstr(fail.message, word) == NULL)
         fail_msg("\"%s\" is not in \"%s\"", word, fail.message);
@@ -357,27 +340,27 @@ static void orders_that_are_not_defined_are_refused(void **state)
 {
     (void)state;
     forward_fixture_t f;
-    forward_case_t c = case_of(0);
+    forward_case_t c = case_of(CASE_EAGER);
     forward_options_t options = {
         .attention = ATTENTION_SDPA, .max_rows = 8, .max_logits = 8, .max_context = 64};
     forward_fixture_open(&f, &c, &forward_small);
     options.order = ORDER_UNIFORM;
     refuse(&f, &options, FAIL_USAGE, "--order torch and torch-avx2 only");
     options.order = ORDER_TORCH;
-    f.model.config.head_dim = 12;
+    f.rank.model.config.head_dim = 12;
     refuse(&f, &options, FAIL_USAGE, "multiple of 8, found 12");
     assert_int_equal(
-        forward_attention(&f.model.config, ORDER_TORCH, ATTENTION_AUTO), ATTENTION_EAGER);
-    f.model.config = forward_small;
+        forward_attention(&f.rank.model.config, ORDER_TORCH, ATTENTION_AUTO), ATTENTION_EAGER);
+    f.rank.model.config = forward_small;
     assert_int_equal(
-        forward_attention(&f.model.config, ORDER_TORCH, ATTENTION_AUTO), ATTENTION_SDPA);
+        forward_attention(&f.rank.model.config, ORDER_TORCH, ATTENTION_AUTO), ATTENTION_SDPA);
     assert_int_equal(
-        forward_attention(&f.model.config, ORDER_UNIFORM, ATTENTION_AUTO), ATTENTION_EAGER);
-    f.model.config.use_sliding_window = true;
+        forward_attention(&f.rank.model.config, ORDER_UNIFORM, ATTENTION_AUTO), ATTENTION_EAGER);
+    f.rank.model.config.use_sliding_window = true;
     refuse(&f, &options, FAIL_USAGE, "sliding window");
     assert_int_equal(
-        forward_attention(&f.model.config, ORDER_TORCH, ATTENTION_AUTO), ATTENTION_EAGER);
-    f.model.config = forward_small;
+        forward_attention(&f.rank.model.config, ORDER_TORCH, ATTENTION_AUTO), ATTENTION_EAGER);
+    f.rank.model.config = forward_small;
     forward_fixture_close(&f);
 }
 
@@ -385,7 +368,7 @@ static void no_allocation_that_fails_is_missed(void **state)
 {
     (void)state;
     forward_fixture_t f;
-    forward_case_t c = case_of(0);
+    forward_case_t c = case_of(CASE_EAGER);
     const forward_options_t options = {.max_rows = 8, .max_logits = 8, .max_context = 64};
     forward_fixture_open(&f, &c, &forward_small);
     size_t n_failed = 0;
@@ -393,7 +376,8 @@ static void no_allocation_that_fails_is_missed(void **state)
         forward_t *forward;
         fail_t fail = {0};
         memory_fail_nth(nth);
-        int status = forward_open(&forward, &f.model, &f.cache, f.team, NULL, &options, &fail);
+        int status = forward_open(
+            &forward, &f.rank.model, &f.rank.cache, f.rank.team, NULL, &options, &fail);
         memory_fail_nth(0);
         if (status == 0) {
             forward_close(forward);

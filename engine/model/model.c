@@ -369,8 +369,8 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
     loader_t loader = {.model = model, .source = source, .options = options, .team = team};
     size_t n_layers = config->num_hidden_layers;
     plan_model_t sizes = model_sizes(config, options->mode, options->dot);
-    if (plan_open_shares(
-            &model->plan, &sizes, options->combine, options->n_ranks, options->weights, fail) != 0)
+    if (plan_open_shares(&model->plan, &sizes, options->combine, options->n_ranks,
+            options->rank_shares, fail) != 0)
         return fail->status;
     model->layers = calloc(n_layers, sizeof *model->layers);
     loader.items = calloc((n_layers + 1) * sizes.n_weights, sizeof *loader.items);

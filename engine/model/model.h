@@ -53,7 +53,7 @@ typedef struct model {
 typedef struct model_options {
     plan_combine_t combine;
     size_t n_ranks, rank;
-    const size_t *weights; /* of the plan: [n_ranks]; NULL: even shares */
+    const size_t *rank_shares; /* of the plan: [n_ranks]; NULL: even shares */
     dtype_t mode;
     dot_t dot; /* of linear layers; decides the layout */
     isa_t isa;

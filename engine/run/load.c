@@ -245,7 +245,7 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
     model_options_t options = {.combine = l->options.combine,
         .n_ranks = (size_t)comm_size(l->comm),
         .rank = (size_t)comm_rank(l->comm),
-        .weights = l->shares,
+        .rank_shares = l->shares,
         .mode = l->options.mode,
         .dot = l->options.dot,
         .isa = l->isa,
