@@ -23,42 +23,23 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-config='' layers='' out='' pytorch='' llama_bench='' llama_flags='' choir_flags=''
+pytorch='' llama_bench='' llama_flags=''
 threads=$(nproc) prompt_tokens=512 gen_tokens=24 repeat=5 dtypes=bf16,f32
-choir=$here/../build/choir
 ggufs=()
 
 # shellcheck source=bench/compare_common.sh
 . "$here/compare_common.sh"
 
-parse() {
-    while [ $# -gt 0 ]; do
-        case $1 in
-        -h | --help)
-            sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-            exit 0
-            ;;
-        esac
-        [ $# -ge 2 ] || die "$1: expected a value after it, or an unknown flag; see --help"
-        case $1 in
-        --config) config=$2 ;;
-        --layers) layers=$2 ;;
-        --threads) threads=$2 ;;
-        --prompt-tokens) prompt_tokens=$2 ;;
-        --gen-tokens) gen_tokens=$2 ;;
-        --repeat) repeat=$2 ;;
-        --dtype) dtypes=$2 ;;
-        --pytorch) pytorch=$2 ;;
-        --llama-bench) llama_bench=$2 ;;
-        --llama-flags) llama_flags=$2 ;;
-        --gguf) ggufs+=("$2") ;;
-        --choir) choir=$2 ;;
-        --choir-flags) choir_flags=$2 ;;
-        --out) out=$2 ;;
-        *) die "$1: unknown flag; see --help" ;;
-        esac
-        shift 2
-    done
+own_flag() {
+    case $1 in
+    --threads) threads=$2 ;;
+    --dtype) dtypes=$2 ;;
+    --pytorch) pytorch=$2 ;;
+    --llama-bench) llama_bench=$2 ;;
+    --llama-flags) llama_flags=$2 ;;
+    --gguf) ggufs+=("$2") ;;
+    *) return 1 ;;
+    esac
 }
 
 program() {

@@ -45,38 +45,19 @@ peer_turn() {
 
 # ---- Turns -----------------------------------------------------------------------------------------
 
-config='' layers='' out='' dllama='' model='' tokenizer='' choir_flags=''
+dllama='' model='' tokenizer=''
 rates=none,10gbit prompt_tokens=512 gen_tokens=24 repeat=3
-choir=$here/../build/choir
 before=()
 
-parse() {
-    while [ $# -gt 0 ]; do
-        case $1 in
-        -h | --help)
-            sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
-            exit 0
-            ;;
-        esac
-        [ $# -ge 2 ] || die "$1: expected a value after it, or an unknown flag; see --help"
-        case $1 in
-        --config) config=$2 ;;
-        --layers) layers=$2 ;;
-        --prompt-tokens) prompt_tokens=$2 ;;
-        --gen-tokens) gen_tokens=$2 ;;
-        --repeat) repeat=$2 ;;
-        --rates) rates=$2 ;;
-        --dllama) dllama=$2 ;;
-        --model) model=$2 ;;
-        --tokenizer) tokenizer=$2 ;;
-        --choir) choir=$2 ;;
-        --choir-flags) choir_flags=$2 ;;
-        --before) before=("$2") ;;
-        --out) out=$2 ;;
-        *) die "$1: unknown flag; see --help" ;;
-        esac
-        shift 2
-    done
+own_flag() {
+    case $1 in
+    --rates) rates=$2 ;;
+    --dllama) dllama=$2 ;;
+    --model) model=$2 ;;
+    --tokenizer) tokenizer=$2 ;;
+    --before) before=("$2") ;;
+    *) return 1 ;;
+    esac
 }
 
 check() {

@@ -1,6 +1,9 @@
 # shellcheck shell=bash
-# What compare.sh and compare_cluster.sh share; sourced by them. They set here, config, layers, out, prompt_tokens,
-# gen_tokens and repeat.
+# What compare.sh and compare_cluster.sh share; sourced by them. They set here, prompt_tokens, gen_tokens and repeat, and
+# define own_flag NAME VALUE, which fails for a name that is none of theirs.
+
+config='' layers='' out='' choir_flags=''
+choir=$here/../build/choir
 
 die() {
     echo "$(basename "$0" .sh): $*" >&2
@@ -11,6 +14,30 @@ whole_number() {
     case $2 in
     '' | *[!0-9]* | 0*) die "$1: expected a whole number from 1, found '$2'" ;;
     esac
+}
+
+parse() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+        -h | --help)
+            sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
+            exit 0
+            ;;
+        esac
+        [ $# -ge 2 ] || die "$1: expected a value after it, or an unknown flag; see --help"
+        case $1 in
+        --config) config=$2 ;;
+        --layers) layers=$2 ;;
+        --prompt-tokens) prompt_tokens=$2 ;;
+        --gen-tokens) gen_tokens=$2 ;;
+        --repeat) repeat=$2 ;;
+        --choir) choir=$2 ;;
+        --choir-flags) choir_flags=$2 ;;
+        --out) out=$2 ;;
+        *) own_flag "$1" "$2" || die "$1: unknown flag; see --help" ;;
+        esac
+        shift 2
+    done
 }
 
 # What both take.
