@@ -5,32 +5,41 @@
 
 #include "engine/kernels/kernels.h"
 
-/* elementwise.c: everything but tiles and sdpa, and the sizes of elements. Compiled once for each
- * instruction set. */
-void elementwise_fill_baseline(kernels_t *kernels);
-void elementwise_fill_avx2(kernels_t *kernels);
-void elementwise_fill_avx512(kernels_t *kernels);
+/* All sources, in ascending order: the capability bits that one needs, and its function.
+ *   elementwise_fill_*  elementwise.c: everything but tiles and sdpa, and the sizes of elements.
+ *                       Compiled once for each instruction set
+ *   sdpa_fill_*         sdpa.c, likewise: mode bf16
+ *   bf16_fill_*         bf16_avx512.c: mode bf16, with and without instructions for it
+ *   tiles_fill_*        scalar.c; fma_tiles.c (modes f32 and f64), twice; avx512_bf16.c; amx.c
+ *   bf16_tiles_fill_*   fma_bf16.c, twice
+ *   fold_fill_*         fold_scalar.c: the dot product fold and what goes with it. Mode bf16 */
+#define KERNEL_SOURCES(X)                                                                          \
+    X(0, elementwise_fill_baseline)                                                                \
+    X(0, sdpa_fill_baseline)                                                                       \
+    X(0, tiles_fill_scalar)                                                                        \
+    X(0, fold_fill_scalar)                                                                         \
+    KERNEL_SOURCES_OF_CPU(X)
 
-/* sdpa.c, likewise: mode bf16 */
-void sdpa_fill_baseline(kernels_t *kernels);
-void sdpa_fill_avx2(kernels_t *kernels);
-void sdpa_fill_avx512(kernels_t *kernels);
+#if defined(__x86_64__)
+#define KERNEL_SOURCES_OF_CPU(X)                                                                   \
+    X(ISA_AVX2, elementwise_fill_avx2)                                                             \
+    X(ISA_AVX2, sdpa_fill_avx2)                                                                    \
+    X(ISA_AVX2, tiles_fill_avx2)                                                                   \
+    X(ISA_AVX2, bf16_tiles_fill_avx2)                                                              \
+    X(ISA_AVX512, elementwise_fill_avx512)                                                         \
+    X(ISA_AVX512, sdpa_fill_avx512)                                                                \
+    X(ISA_AVX512, tiles_fill_avx512)                                                               \
+    X(ISA_AVX512, bf16_tiles_fill_avx512)                                                          \
+    X(ISA_AVX512, bf16_fill_avx512)                                                                \
+    X(ISA_AVX512_BF16, bf16_fill_avx512_bf16)                                                      \
+    X(ISA_AVX512_BF16, tiles_fill_avx512_bf16)                                                     \
+    X(ISA_AMX, tiles_fill_amx)
+#else
+#define KERNEL_SOURCES_OF_CPU(X)
+#endif
 
-/* bf16_avx512.c: mode bf16, with and without instructions for it */
-void bf16_fill_avx512(kernels_t *kernels);
-void bf16_fill_avx512_bf16(kernels_t *kernels);
-
-/* Tiles: scalar.c; fma_tiles.c, modes f32 and f64, and fma_bf16.c, both twice; avx512_bf16.c, amx.c */
-void tiles_fill_scalar(kernels_t *kernels);
-void bf16_tiles_fill_avx2(kernels_t *kernels);
-void bf16_tiles_fill_avx512(kernels_t *kernels);
-void tiles_fill_avx2(kernels_t *kernels);
-void tiles_fill_avx512(kernels_t *kernels);
-void tiles_fill_avx512_bf16(kernels_t *kernels);
-void tiles_fill_amx(kernels_t *kernels);
-
-/* The dot product fold and what goes with it: fold_scalar.c. Mode bf16 */
-void fold_fill_scalar(kernels_t *kernels);
+#define KERNEL_SOURCE_DECLARE(needs, fill) void fill(kernels_t *kernels);
+KERNEL_SOURCES(KERNEL_SOURCE_DECLARE)
 
 /* kernels_t.tile_amx with AVX-512 and without tile registers: for single rows on CPUs with AMX. */
 void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
