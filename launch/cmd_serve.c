@@ -1,5 +1,6 @@
 /* choir serve: an OpenAI-compatible server on the coordinator. */
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,19 +11,21 @@
 #include "engine/base/path.h"
 #include "engine/run/engine_choices.h"
 #include "engine/serve/server.h"
+#include "launch/before_end.h"
 #include "launch/command.h"
 #include "launch/mesh.h"
 #include "launch/model_dir.h"
 #include "launch/request_fields.h"
+#include "launch/signals.h"
 #include "sharding/checkpoint/content_digest.h"
 
 typedef struct serve_flags {
     common_flags_t common;
     run_flags_t run;
     chat_choice_t template;
-    const char *host, *allow_origin, *key_file, *name;
+    const char *host, *allow_origin, *key_file, *name, *access_log;
     args_strings_t keys;
-    size_t port, max_queue, max_body, max_connections, receive_seconds, max_tokens;
+    size_t port, max_queue, max_body, max_connections, receive_seconds, max_tokens, drain_seconds;
     bool sample;
 } serve_flags_t;
 
@@ -103,7 +106,11 @@ static int open_server(job_t *job, const char *directory, fail_t *fail)
         .max_queue = flags->max_queue,
         .max_tokens = flags->max_tokens,
         .model = job->name,
-        .version = CHOIR_VERSION};
+        .version = CHOIR_VERSION,
+        .access_log = flags->access_log,
+        .drain_seconds = flags->drain_seconds,
+        .asked_to_drain = signals_draining,
+        .asked_to_reopen = signals_take_sighup};
     return server_open(&job->server, &options, fail);
 }
 
@@ -156,18 +163,29 @@ static int coordinate(job_t *job, mesh_t *mesh, const char *directory, fail_t *f
         chat_open(&job->chat, directory, &flags->template, fail) == 0) {
         model.chat = job->chat;
         model.fingerprint = job->fingerprint;
-        server_ready(job->server, &model);
-        log_write(LOG_INFO, "serving %s at http://%s:%zu", job->name, flags->host,
-            server_port(job->server));
-        server_run(job->server, fail);
+        if (server_ready(job->server, &model, fail) == 0) {
+            log_write(LOG_INFO, "serving %s at http://%s:%zu", job->name, flags->host,
+                server_port(job->server));
+            server_run(job->server, fail);
+        }
     }
-    server_fail(job->server, fail->message);
     fleet_end(mesh->fleet, fail);
     return fail->status;
 }
 
+/* The server that open requests are told by when the watchdog ends the process: process-wide, as signals are. */
+static _Atomic(server_t *) watched;
+
+static void tell_of_end(void)
+{
+    server_t *server = atomic_load(&watched);
+    if (server != NULL)
+        server_fail(server, "a rank has stalled or ended, and the server ends");
+}
+
 static void close_job(job_t *job)
 {
+    atomic_store(&watched, NULL);
     server_close(job->server);
     chat_close(job->chat);
     free(job->key_text);
@@ -186,12 +204,15 @@ static int cmd_serve(invocation_t *invocation, fail_t *fail)
         close_job(&job);
         return fail->status;
     }
+    atomic_store(&watched, job.server);
+    before_end_call(tell_of_end);
     const mesh_options_t options = {.directory = directory,
         .needs_tokenizer = true,
         .follows_prefixes = true,
         .n_sequences = SEQUENCES,
         .logits_rows = LOGITS_ROWS};
     if (mesh_open(&mesh, invocation, &flags->run, &options, fail) == 0) {
+        signals_drain();
         if (mesh.coordinates)
             coordinate(&job, &mesh, directory, fail);
         else
@@ -218,6 +239,10 @@ static const arg_t server_args[] = {
         "Requests that do not give temperature, top_p, top_k, min_p or repetition_penalty get those of generation_config.json. Default: OpenAI's, temperature and top_p 1."),
     FLAG_SIZE("--max-tokens", AT(max_tokens), "N", 1, 4294967295.0,
         "Most tokens of a chat's answer whose request does not say. Default 4096."),
+    FLAG_TEXT("--access-log", AT(access_log), "FILE",
+        "A JSON object a line for each request; -: on standard error. SIGHUP opens the file again."),
+    FLAG_SIZE("--drain-seconds", AT(drain_seconds), "N", 0, 86400,
+        "After SIGTERM or SIGINT no new request is taken, and those that are open have N seconds to end. Default 30."),
 };
 static const arg_group_t server_group = ARG_GROUP("Server", server_args);
 
@@ -261,7 +286,8 @@ static const serve_flags_t defaults = {.common = COMMON_DEFAULTS,
     .max_body = 8,
     .max_connections = 2048,
     .receive_seconds = 30,
-    .max_tokens = 4096};
+    .max_tokens = 4096,
+    .drain_seconds = 30};
 
 const command_t command_serve = {"serve", "choir serve [--model DIR] [--port N] [flags]",
     "an OpenAI-compatible server", parts, &defaults, sizeof defaults, rules, cmd_serve};

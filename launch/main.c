@@ -12,6 +12,7 @@
 #include "comm/watch/trace.h"
 #include "comm/watch/watchdog.h"
 #include "engine/base/log.h"
+#include "launch/before_end.h"
 #include "launch/command.h"
 #include "launch/model_dir.h"
 #include "launch/output.h"
@@ -92,7 +93,7 @@ static int run(const command_t *command, invocation_t *invocation, guard_t *guar
     log_set_level(flags->verbose ? LOG_DEBUG : flags->quiet ? LOG_ERROR : LOG_INFO);
     fault_at("agree");
     if (comm_agree(invocation->comm, fail) == 0)
-        watchdog_open(&watchdog, invocation->comm, flags->watchdog_seconds, terminal_restore, fail);
+        watchdog_open(&watchdog, invocation->comm, flags->watchdog_seconds, before_end, fail);
     guard_enter(guard, NULL);
     if (fail->status == 0 &&
         trace_open(&trace, invocation->comm, flags->trace, TRACE_EVENTS, fail) == 0 &&
@@ -143,7 +144,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     const command_t *command = parse(argc, argv, &invocation, &fail);
-    guard_t *guard = guard_open(invocation.common->watchdog_seconds, terminal_restore);
+    guard_t *guard = guard_open(invocation.common->watchdog_seconds, before_end);
     guard_enter(guard, "MPI_Init");
     fault_at("start");
     fail_t start = {0};

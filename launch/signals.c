@@ -4,12 +4,41 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static _Atomic(engine_t *) target;
 static void (*_Atomic at_end)(void);
-static atomic_bool only_note, noted, removed;
-static atomic_int ended; /* the signal, or 0 */
+static atomic_bool only_note, noted, removed, drains, hung_up;
+static _Atomic(int64_t) draining_ms; /* when that was asked for; 0: not yet */
+static atomic_int ended;             /* the signal, or 0 */
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + 1;
+}
+
+/* Whether a signal does nothing but ask for a later end. A launcher and a service manager may send one
+ * each, and a rank sends itself what another rank was sent. */
+static bool only_drains(int number, const siginfo_t *info)
+{
+    if (!atomic_load(&drains))
+        return false;
+    if (number == SIGHUP) {
+        atomic_store(&hung_up, true);
+        return true;
+    }
+    int64_t begun = atomic_load(&draining_ms), now = now_ms();
+    if (begun != 0)
+        return now - begun < 1000 || info->si_pid == getpid();
+    atomic_store(&draining_ms, now);
+    engine_t *engine = atomic_load(&target);
+    if (engine != NULL)
+        engine_note_signal(engine, number);
+    return true;
+}
 
 /* Everything in here is allowed in a signal handler: atomics, tcsetattr, signal and raise. */
 static void handle(int number, siginfo_t *info, void *context)
@@ -22,6 +51,8 @@ static void handle(int number, siginfo_t *info, void *context)
         raise(number);
         return;
     }
+    if (only_drains(number, info))
+        return;
     if (number == SIGINT && atomic_load(&only_note)) {
         atomic_store(&noted, true);
         return;
@@ -75,6 +106,21 @@ void signals_note_sigint(void)
 bool signals_take_sigint(void)
 {
     return atomic_exchange(&noted, false);
+}
+
+void signals_drain(void)
+{
+    atomic_store(&drains, true);
+}
+
+bool signals_draining(void)
+{
+    return atomic_load(&draining_ms) != 0;
+}
+
+bool signals_take_sighup(void)
+{
+    return atomic_exchange(&hung_up, false);
 }
 
 bool signals_ended(void)

@@ -24,6 +24,11 @@ void signals_remove(void);
 void signals_note_sigint(void);
 /* Whether SIGINT came since the last call. */
 bool signals_take_sigint(void);
+/* From now on the first SIGINT or SIGTERM, on any rank, only asks for an end (signals_draining), and SIGHUP is
+ * only recorded, for signals_take_sighup. A second one that comes a second later or more ends the run. */
+void signals_drain(void);
+bool signals_draining(void);
+bool signals_take_sighup(void);
 /* Whether the run was asked to stop, and by which signal; 0: none. */
 bool signals_ended(void);
 int signals_number(void);

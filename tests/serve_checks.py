@@ -194,6 +194,28 @@ class Answers(unittest.TestCase):
         status, headers, _ = self.client.ask("GET", completion)
         self.assertEqual((status, headers["Allow"]), (405, "POST"))
 
+    def test_metrics_count_what_was_done(self):
+        def read():
+            text = self.client.ask("GET", "/metrics")[2]
+            return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
+                    for line in text.splitlines() if not line.startswith("#")}
+
+        before = read()
+        self.client.stream("/v1/completions", {"prompt": PROMPT, **SAMPLING, "n": 2, "ignore_eos": True})
+        after = read()
+
+        def grown(name):
+            found = [after[k] - before[k] for k in after if k.startswith(f"choir:{name}{{")]
+            self.assertTrue(found, name)
+            return sum(found)
+
+        self.assertEqual(grown("generation_tokens_total"), 48)
+        self.assertEqual(grown("request_success_total"), 2)
+        self.assertEqual(grown("time_to_first_token_seconds_count"), 2)
+        self.assertEqual(grown("inter_token_latency_seconds_count"), 2 * 22)
+        self.assertGreater(grown("rank_seconds_total"), 0)
+        self.assertEqual(sum(v for k, v in after.items() if k.startswith("choir:num_requests")), 0)
+
     def test_what_is_no_http_is_refused(self):
         for data in (b"GARBAGE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /health HTTP/1.1\r\n\r\n",
                      b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",

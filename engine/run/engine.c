@@ -64,6 +64,17 @@ void engine_interrupt(engine_t *e, int signal)
     comm_record_signal(e->loaded.comm, signal);
 }
 
+void engine_note_signal(engine_t *e, int signal)
+{
+    atomic_store(&e->noted, true);
+    comm_record_signal(e->loaded.comm, signal);
+}
+
+bool engine_was_noted(const engine_t *e)
+{
+    return atomic_load(&e->noted);
+}
+
 bool engine_was_interrupted(const engine_t *e)
 {
     return atomic_load(&e->interrupted);
@@ -97,7 +108,8 @@ static void take_step(engine_t *e, const step_header_t *header)
     forward_step(s->forward, &s->batch);
     comm_set_phase(s->comm, PROGRESS_SAMPLE, 0);
     s->mark_ns = clock_ns(); /* forward_times has the step itself */
-    step_gather_summaries(s, atomic_load(&e->interrupted));
+    step_gather_summaries(s, (atomic_load(&e->interrupted) ? RANK_INTERRUPTED : 0) |
+                                 (atomic_load(&e->noted) ? RANK_NOTED : 0));
     step_gather_prompt_logits(s);
     step_charge(s, &s->times.exchange_ns);
 }
@@ -180,6 +192,8 @@ int engine_run(engine_t *e, const scheduler_step_t *plan, step_result_t *results
     take_step(e, &header);
     int64_t flags = step_find_starts(s);
     e->nonfinite_drafts = (flags & RANK_NONFINITE) != 0 && plan->n_draft_rows > 0;
+    if ((flags & RANK_NOTED) != 0)
+        atomic_store(&e->noted, true);
     if ((flags & RANK_INTERRUPTED) != 0)
         fail_set(fail, FAIL_INTERRUPTED, "interrupted");
     else if (e->nonfinite_drafts)
@@ -188,7 +202,7 @@ int engine_run(engine_t *e, const scheduler_step_t *plan, step_result_t *results
         fail_nonfinite(s, fail);
     else
         take_results(s, results, fail);
-    if (flags == RANK_NONFINITE && fail->status == 0 && !e->warned) {
+    if ((flags & ~RANK_NOTED) == RANK_NONFINITE && fail->status == 0 && !e->warned) {
         e->warned = true;
         log_write(LOG_WARN, "logits are not finite; NaN counts as the least likely");
     }

@@ -113,6 +113,11 @@ int engine_serve(engine_t *engine, fail_t *fail);
  * returns FAIL_INTERRUPTED at the next step boundary on all ranks. signal: the one that asked,
  * which the coordinator gets too while it waits for input. */
 void engine_interrupt(engine_t *engine, int signal);
+/* The same without an end: the coordinator only hears of it, with the next step or, where it waits, as by a
+ * signal of its own. */
+void engine_note_signal(engine_t *engine, int signal);
+/* Local. Whether this rank, or on the coordinator any one, was told so. */
+bool engine_was_noted(const engine_t *engine);
 /* Local. Whether this rank was asked to end; for ranks that have no step to run. */
 bool engine_was_interrupted(const engine_t *engine);
 

@@ -21,7 +21,7 @@ struct engine {
     bool serving;           /* the others are in engine_serve, or will be */
     bool warned;            /* of logits that are not finite */
     bool nonfinite_drafts;  /* the last step had some, and drafts, and gave no results */
-    atomic_bool interrupted;
+    atomic_bool interrupted, noted;
     size_t kv_tokens;
     bool chunk_given; /* the user chose prefill_chunk */
     engine_totals_t totals;

@@ -3,6 +3,7 @@
  *   CANCEL   the job, a uint64_t
  *   EVENTS   events, one after another
  *   RESULT   a result
+ *   FIGURES  scheduler_figures_t, then rank_times_t of each rank
  *   FAILED   fail_t: the sender's replica cannot go on
  *   END      fail_t: how the coordinator ended
  *   STATS    fleet_stats_t: the last letter of a leader, in answer to END
@@ -25,12 +26,14 @@ enum {
     LETTER_CANCEL,
     LETTER_EVENTS,
     LETTER_RESULT,
+    LETTER_FIGURES,
     LETTER_FAILED,
     LETTER_END,
     LETTER_STATS
 };
 
-#define NAP_NS 100000 /* of a leader without work */
+#define NAP_NS 100000        /* of a leader without work */
+#define FIGURES_NS 200000000 /* between a leader's letters about itself */
 
 typedef struct queued {
     struct queued *next;
@@ -51,8 +54,11 @@ struct fleet {
     /* On the coordinator. */
     queued_t *first, *last;
     size_t n_queued, n_pending, window;
-    size_t *in_flight; /* [n_replicas] */
-    route_t *route;    /* NULL: jobs follow no prefixes */
+    size_t *in_flight;            /* [n_replicas] */
+    route_t *route;               /* NULL: jobs follow no prefixes */
+    scheduler_figures_t *figures; /* [n_replicas] as told; not its own */
+    rank_times_t *rank_times;     /* [n_replicas * ranks_each] likewise */
+    uint64_t told_ns;             /* on leaders: when the last such letter was sent */
     uint64_t next_handle;
     fleet_stats_t *stats;    /* [n_replicas] */
     fleet_result_t *results; /* [n_results] of this step */
@@ -109,9 +115,11 @@ static int open_queues(fleet_t *f, const fleet_options_t *options, fail_t *fail)
         return fail->status;
     f->in_flight = calloc(f->n_replicas, sizeof *f->in_flight);
     f->stats = calloc(f->n_replicas, sizeof *f->stats);
+    f->figures = calloc(f->n_replicas, sizeof *f->figures);
+    f->rank_times = calloc(f->n_replicas * f->ranks_each, sizeof *f->rank_times);
     if (options->follows_prefixes && f->n_replicas > 1)
         route_open(&f->route, fail);
-    if (f->in_flight == NULL || f->stats == NULL)
+    if (f->in_flight == NULL || f->stats == NULL || f->figures == NULL || f->rank_times == NULL)
         fail_set(fail, FAIL_MEMORY, "fleet: out of memory for %zu replicas", f->n_replicas);
     return fail->status;
 }
@@ -165,6 +173,8 @@ void fleet_close(fleet_t *f)
     mail_close(f->mail);
     replica_close(&f->replica);
     route_close(f->route);
+    free(f->figures);
+    free(f->rank_times);
     free(f->in_flight);
     free(f->stats);
     free(f->results);
@@ -376,6 +386,16 @@ static int take_events(fleet_t *f, char *bytes, size_t n_bytes, fail_t *fail)
     return fail->status;
 }
 
+scheduler_figures_t fleet_figures(const fleet_t *f, size_t replica)
+{
+    return replica == 0 ? engine_figures(f->engine) : f->figures[replica];
+}
+
+rank_times_t fleet_rank_times(const fleet_t *f, size_t rank)
+{
+    return rank < f->ranks_each ? engine_rank_times(f->engine, rank) : f->rank_times[rank];
+}
+
 /* The coordinator's letters: events, results, and the failures of leaders. */
 static int read_letters(fleet_t *f, fail_t *fail)
 {
@@ -384,6 +404,12 @@ static int read_letters(fleet_t *f, fail_t *fail)
         if (letter.kind == LETTER_FAILED) {
             const fail_t *failed = letter.data;
             fail_set(fail, failed->status, "%s", failed->message);
+            continue;
+        }
+        if (letter.kind == LETTER_FIGURES) {
+            size_t r = (size_t)letter.from / f->ranks_each;
+            runner_read_figures(
+                letter.data, f->ranks_each, &f->figures[r], f->rank_times + r * f->ranks_each);
             continue;
         }
         char *bytes = malloc(letter.bytes);
@@ -512,6 +538,20 @@ static int send_events(fleet_t *f, fail_t *fail)
     return fail->status;
 }
 
+/* A leader's figures, from time to time. */
+static void send_figures(fleet_t *f, fail_t *fail)
+{
+    size_t bytes;
+    uint64_t now = clock_ns();
+    if (now - f->told_ns < FIGURES_NS)
+        return;
+    f->told_ns = now;
+    char *letter = runner_write_figures(f->engine, f->ranks_each, &bytes);
+    if (letter != NULL)
+        mail_send(f->mail, 0, LETTER_FIGURES, letter, bytes, fail);
+    free(letter);
+}
+
 /* One step of a leader's replica; a failure is sent to the coordinator, once. */
 static void work(fleet_t *f, bool *told, fail_t *fail)
 {
@@ -522,6 +562,8 @@ static void work(fleet_t *f, bool *told, fail_t *fail)
         fail_set(fail, FAIL_INTERRUPTED, "interrupted");
     if (has_work && fail->status == 0 && runner_step(f->runner, fail) == 0)
         send_events(f, fail);
+    if (fail->status == 0)
+        send_figures(f, fail);
     for (char *result; fail->status == 0 && (result = runner_give(f->runner, &bytes)) != NULL;) {
         mail_send(f->mail, 0, LETTER_RESULT, result, bytes, fail);
         free(result);

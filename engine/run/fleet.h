@@ -108,6 +108,11 @@ char *fleet_keep(fleet_t *fleet, const fleet_result_t *result);
  * results; borrowed likewise. */
 int fleet_partial(fleet_t *fleet, const fleet_result_t **results, size_t *n_results, fail_t *fail);
 
+/* Coordinator. A replica's requests, cache and prompts, and where the time of a rank's steps went: of the
+ * coordinator's replica as of the last step, of others as they last told, some times a second. */
+scheduler_figures_t fleet_figures(const fleet_t *fleet, size_t replica);
+rank_times_t fleet_rank_times(const fleet_t *fleet, size_t rank);
+
 /* Coordinator. Jobs submitted whose results have not been returned. */
 size_t fleet_pending(const fleet_t *fleet);
 

@@ -52,6 +52,11 @@ size_t runner_event_bytes(const fleet_event_t *event);
 void runner_write_event(const fleet_event_t *event, char *bytes);
 fleet_event_t runner_read_event(const char *bytes);
 
+/* An engine's figures and its ranks' times as bytes, freshly allocated; NULL when out of memory. */
+char *runner_write_figures(const engine_t *engine, size_t n_ranks, size_t *n_bytes);
+void runner_read_figures(
+    const char *bytes, size_t n_ranks, scheduler_figures_t *figures, rank_times_t *times);
+
 /* The next result as bytes, which the caller frees; NULL when there is none. */
 char *runner_give(runner_t *runner, size_t *bytes);
 

@@ -131,3 +131,27 @@ fleet_result_t runner_read_result(const char *bytes)
     result.message = at;
     return result;
 }
+
+/* ---- Figures --------------------------------------------------------------------------------- */
+
+char *runner_write_figures(const engine_t *engine, size_t n_ranks, size_t *n_bytes)
+{
+    const scheduler_figures_t figures = engine_figures(engine);
+    *n_bytes = sizeof figures + n_ranks * sizeof(rank_times_t);
+    char *bytes = malloc(*n_bytes), *at = bytes;
+    if (bytes == NULL)
+        return NULL;
+    at = put(at, &figures, sizeof figures);
+    for (size_t r = 0; r < n_ranks; r++) {
+        const rank_times_t times = engine_rank_times(engine, r);
+        at = put(at, &times, sizeof times);
+    }
+    return bytes;
+}
+
+void runner_read_figures(
+    const char *bytes, size_t n_ranks, scheduler_figures_t *figures, rank_times_t *times)
+{
+    memcpy(figures, bytes, sizeof *figures);
+    memcpy(times, bytes + sizeof *figures, n_ranks * sizeof *times);
+}

@@ -353,9 +353,9 @@ static rank_times_t times_of(const step_t *s)
         .waiting_ns = s->times.waiting_ns};
 }
 
-void step_gather_summaries(step_t *s, bool interrupted)
+void step_gather_summaries(step_t *s, int64_t flags)
 {
-    rank_report_t report = {.flags = interrupted ? RANK_INTERRUPTED : 0, .times = times_of(s)};
+    rank_report_t report = {.flags = flags, .times = times_of(s)};
     if (nonfinite_logits(s->forward, s->model, s->batch.n_logits, s->team))
         report.flags |= RANK_NONFINITE;
     memcpy(s->mine, &report, sizeof report);

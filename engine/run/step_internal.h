@@ -11,7 +11,7 @@
 enum { STEP_RUN, STEP_LOGITS, STEP_NONFINITE, STEP_END };
 
 /* What a rank sends of a step besides its summaries. */
-enum { RANK_INTERRUPTED = 1, RANK_NONFINITE = 2 };
+enum { RANK_INTERRUPTED = 1, RANK_NONFINITE = 2, RANK_NOTED = 4 };
 
 /* What every rank sends of a step before its summaries. */
 typedef struct rank_report {
@@ -154,9 +154,9 @@ step_header_t step_write(step_t *step, const scheduler_step_t *plan);
  * as a batch. */
 void step_read(step_t *step, const step_header_t *header);
 
-/* Collective, after forward: flags of all ranks (RANK_INTERRUPTED by this one if so) and summaries
- * of all sampled rows to the coordinator. */
-void step_gather_summaries(step_t *step, bool interrupted);
+/* Collective, after forward: flags of all ranks (with these of this one) and summaries of all sampled
+ * rows to the coordinator. */
+void step_gather_summaries(step_t *step, int64_t flags);
 /* Collective. Logits of prompt rows that were asked for, to the coordinator. */
 void step_gather_prompt_logits(step_t *step);
 /* Collective. One row of logits, whole, to the coordinator. all: [vocab_size] there */

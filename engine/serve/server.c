@@ -7,12 +7,14 @@
 #include <time.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "engine/serve/server_internal.h"
 
 #define IDLE_NS 20000000 /* between looks for signals while there is no request */
 #define SECOND_NS 1000000000
-#define FLUSH_NS UINT64_C(2000000000) /* that answers get after a failure */
+#define FIGURES_NS UINT64_C(100000000) /* between looks at the engine's figures */
+#define FLUSH_NS UINT64_C(2000000000)  /* that answers get after a failure */
 
 /* ---- Opening and closing --------------------------------------------------------------------- */
 
@@ -26,12 +28,14 @@ int server_open(server_t **out, const server_options_t *options, fail_t *fail)
     server->options.http.handler = &server_handler;
     server->options.http.context = server;
     server->began = (int64_t)time(NULL);
+    server->log_fd = -1;
     pthread_mutex_init(&server->lock, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&server->work, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    if (http_open(&server->http, &server->options.http, fail) != 0) {
+    if (server_log_open(server, fail) != 0 ||
+        http_open(&server->http, &server->options.http, fail) != 0) {
         server_close(server);
         *out = NULL;
     }
@@ -43,7 +47,7 @@ size_t server_port(const server_t *server)
     return http_port(server->http);
 }
 
-void server_ready(server_t *server, const server_model_t *model)
+int server_ready(server_t *server, const server_model_t *model, fail_t *fail)
 {
     engine_t *engine = fleet_engine(model->fleet);
     int32_t end = chat_end_id(model->chat, model->tokenizer);
@@ -51,6 +55,12 @@ void server_ready(server_t *server, const server_model_t *model)
         end = tokenizer_special_id(model->tokenizer, "<|im_end|>");
     server->model = *model;
     server->info = engine_info(engine);
+    server->n_replicas = fleet_n_replicas(model->fleet);
+    server->n_ranks = server->n_replicas * server->info.ranks;
+    server->figures = calloc(server->n_replicas, sizeof *server->figures);
+    server->rank_times = calloc(server->n_ranks, sizeof *server->rank_times);
+    if (server->figures == NULL || server->rank_times == NULL)
+        return fail_set(fail, FAIL_MEMORY, "serve: out of memory");
     server->n_stop_ids = engine_stop_ids(engine, end, server->stop_ids);
     server->thinks = chat_templates_have(model->chat, "</think>");
     if (chat_templates_have(model->chat, "<tool_call>"))
@@ -60,6 +70,7 @@ void server_ready(server_t *server, const server_model_t *model)
     pthread_mutex_lock(&server->lock);
     server->state = SERVER_READY;
     pthread_mutex_unlock(&server->lock);
+    return 0;
 }
 
 /* Frees those whose calls are over: all of them, once HTTP is closed. */
@@ -78,6 +89,9 @@ void server_close(server_t *server)
     http_close(server->http);
     free_list(server->first);
     free_list(server->running);
+    server_log_close(server);
+    free(server->figures);
+    free(server->rank_times);
     pthread_cond_destroy(&server->work);
     pthread_mutex_destroy(&server->lock);
     free(server);
@@ -235,6 +249,7 @@ static int take_asks(server_t *server, fail_t *fail)
         pthread_mutex_unlock(&server->lock);
         if (ask == NULL)
             break;
+        ask->begun_ns = clock_ns();
         submit(server, ask, fail);
     }
     return fail->status;
@@ -333,10 +348,18 @@ static void tell_events(server_t *server)
 {
     size_t n_events;
     const fleet_event_t *events = fleet_events(server->model.fleet, &n_events);
+    uint64_t now = clock_ns();
+    if (n_events == 0)
+        return;
     pthread_mutex_lock(&server->lock);
     for (size_t i = 0; i < n_events; i++) {
         part_t *part = part_of(server, events[i].job);
-        if (part != NULL && events[i].choice != NULL && part->ask->call != NULL)
+        if (part == NULL || events[i].choice == NULL)
+            continue;
+        server_count_token(server, part, now);
+        server->n_streaming_tokens++;
+        part->n_counted++;
+        if (part->ask->call != NULL)
             tell(part, &events[i]);
     }
     pthread_mutex_unlock(&server->lock);
@@ -373,6 +396,9 @@ static void take_result(server_t *server, const fleet_result_t *result)
             NULL, "%s", result->message);
     else if (!ask->cancelled && ask->request.stream && !part->scores)
         tell(part, NULL);
+    server->n_streaming_tokens -= part->n_counted;
+    if (!part->scores)
+        server_count_answer(server, part, clock_ns());
     pthread_mutex_unlock(&server->lock);
     if (++ask->n_done == ask->n_parts) {
         unlist(server, ask);
@@ -398,11 +424,37 @@ static void wait_for_work(server_t *server)
     pthread_mutex_unlock(&server->lock);
 }
 
-static int step(server_t *server, fail_t *fail)
+/* What signals have asked for. Whether serving has ended. */
+static bool obey(server_t *server, uint64_t now)
+{
+    const server_options_t *o = &server->options;
+    fail_t fail = {0};
+    if (o->asked_to_reopen() && server_log_open(server, &fail) != 0)
+        log_write(LOG_WARN, "%s", fail.message);
+    bool asked = o->asked_to_drain() || engine_was_noted(fleet_engine(server->model.fleet));
+    if (server->drain_end_ns == 0 && asked) {
+        server->drain_end_ns = now + o->drain_seconds * (uint64_t)SECOND_NS + 1;
+        pthread_mutex_lock(&server->lock);
+        server->state = SERVER_DRAINING;
+        pthread_mutex_unlock(&server->lock);
+        log_write(LOG_INFO, "told to stop: open requests have %zu s", o->drain_seconds);
+    }
+    if (server->drain_end_ns == 0)
+        return false;
+    if (now > server->drain_end_ns) {
+        server_fail(server, "the server is being stopped, and the time for open requests is over");
+        return true;
+    }
+    pthread_mutex_lock(&server->lock);
+    bool empty = server->first == NULL && server->running == NULL && server->n_calls == 0;
+    pthread_mutex_unlock(&server->lock);
+    return empty;
+}
+
+static int step(server_t *server, uint64_t now, fail_t *fail)
 {
     const fleet_result_t *results;
     size_t n_results = 0;
-    uint64_t now = clock_ns();
     drop_queued(server, now);
     if (drop_running(server, now, fail) != 0 || take_asks(server, fail) != 0 ||
         fleet_step(server->model.fleet, &results, &n_results, fail) < 0)
@@ -410,14 +462,20 @@ static int step(server_t *server, fail_t *fail)
     tell_events(server);
     for (size_t i = 0; i < n_results; i++)
         take_result(server, &results[i]);
+    if (now - server->figures_ns > FIGURES_NS || fleet_pending(server->model.fleet) == 0) {
+        server_take_figures(server);
+        server->figures_ns = now;
+    }
     return 0;
 }
 
 int server_run(server_t *server, fail_t *fail)
 {
-    while (step(server, fail) == 0)
+    for (uint64_t now = clock_ns(); !obey(server, now) && step(server, now, fail) == 0;
+         now = clock_ns())
         if (fleet_pending(server->model.fleet) == 0)
             wait_for_work(server);
-    server_fail(server, fail->message);
+    if (fail->status != 0)
+        server_fail(server, fail->message);
     return fail->status;
 }

@@ -24,6 +24,10 @@ typedef struct server_options {
     size_t max_tokens;   /* of an answer in a chat whose request does not say */
     const char *model;   /* the name that requests give */
     const char *version;
+    const char *access_log; /* a file, "-": standard error; NULL: none */
+    size_t drain_seconds;
+    bool (*asked_to_drain)(void); /* looked at between steps */
+    bool (*asked_to_reopen)(void);
 } server_options_t;
 
 /* What a server answers with, once it is loaded. */
@@ -39,11 +43,11 @@ typedef struct server_model {
 int server_open(server_t **server, const server_options_t *options, fail_t *fail);
 size_t server_port(const server_t *server);
 
-/* From now on requests are taken. */
-void server_ready(server_t *server, const server_model_t *model);
+/* From now on requests are taken. FAIL_MEMORY. */
+int server_ready(server_t *server, const server_model_t *model, fail_t *fail);
 
-/* Serves until the fleet fails or is interrupted. Then, or when anything before it has failed, open
- * requests are told by server_fail. */
+/* Serves until the fleet fails or is interrupted; then open requests are told by server_fail. Or until it
+ * is asked to drain: then no new request is taken, and those that are open have drain_seconds; returns 0. */
 int server_run(server_t *server, fail_t *fail);
 
 /* Any thread. Every open request ends with this error, and no other is taken. Waits for a moment, so that the

@@ -34,7 +34,7 @@ static server_state_t state_of(server_t *server, char *failure)
 
 static void take_health(server_t *server, http_call_t *call, const http_request_t *request)
 {
-    static const char *const names[] = {"loading", "ok", "failed"};
+    static const char *const names[] = {"loading", "ok", "draining", "failed"};
     char failure[FAIL_MESSAGE_BYTES];
     server_state_t state = state_of(server, failure);
     json_t *body = json_pack("{s:s}", "status", names[state]);
@@ -80,6 +80,20 @@ static void take_detokenize(server_t *server, http_call_t *call, const http_requ
         reply_json(call, 200, answer);
 }
 
+static void take_metrics(server_t *server, http_call_t *call, const http_request_t *request)
+{
+    text_buffer_t out = {0};
+    (void)request;
+    server_write_metrics(server, &out);
+    http_reply(call, 200, "text/plain; version=0.0.4", out.text, out.bytes);
+}
+
+static void take_stats(server_t *server, http_call_t *call, const http_request_t *request)
+{
+    (void)request;
+    reply_json(call, 200, server_stats_json(server));
+}
+
 static void take_embeddings(server_t *server, http_call_t *call, const http_request_t *request)
 {
     api_error_t error = {0};
@@ -98,6 +112,8 @@ static int enqueue(server_t *server, ask_t *ask, http_call_t *call, api_error_t 
     pthread_mutex_lock(&server->lock);
     if (server->state == SERVER_FAILED)
         api_error_of(error, 503, "server_error", "engine_failed", "%s", server->failure);
+    else if (server->state == SERVER_DRAINING)
+        api_error_of(error, 503, "server_error", "draining", "the server is being stopped");
     else if (server->n_queued >= server->options.max_queue)
         api_error_of(error, 429, "rate_limit_error", "queue_full",
             "%zu requests are waiting already (--max-queue)", server->n_queued);
@@ -112,6 +128,7 @@ static int enqueue(server_t *server, ask_t *ask, http_call_t *call, api_error_t 
             server->first = ask;
         server->last = ask;
         server->n_queued++;
+        server->n_calls++;
         pthread_cond_signal(&server->work);
     }
     pthread_mutex_unlock(&server->lock);
@@ -158,6 +175,8 @@ static const struct route {
     {"GET", "/health", true, take_health},
     {"GET", "/version", true, take_version},
     {"GET", "/v1/models", false, take_models},
+    {"GET", "/metrics", false, take_metrics},
+    {"GET", "/stats", false, take_stats},
     {"POST", "/v1/completions", false, take_completion},
     {"POST", "/v1/chat/completions", false, take_chat},
     {"POST", "/v1/embeddings", false, take_embeddings},
@@ -246,10 +265,13 @@ static void over(void *context, void *owner, const http_record_t *record)
 {
     server_t *server = context;
     ask_t *ask = owner;
-    (void)record;
-    if (ask == NULL)
+    if (ask == NULL) {
+        server_log_write(server, NULL, record);
         return;
+    }
     pthread_mutex_lock(&server->lock);
+    server_log_write(server, ask, record);
+    server->n_calls--;
     ask->call = NULL;
     atomic_store(&ask->gone, true);
     bool last = !ask->in_engine;

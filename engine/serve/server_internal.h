@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "engine/serve/api_answer.h"
+#include "engine/serve/metrics.h"
 #include "engine/serve/server.h"
 #include "engine/serve/split.h"
 
@@ -29,7 +30,9 @@ typedef struct part {
     uint64_t job;
     size_t prompt;
     bool scores, submitted, done;
-    char *kept; /* what result points into */
+    char *kept;       /* what result points into */
+    uint64_t last_ns; /* of a stream: its last token */
+    size_t n_counted; /* and how many there were */
     fleet_result_t result;
     /* HTTP's: what has been written of a stream. */
     size_t n_tokens, n_text, n_characters, n_calls;
@@ -45,6 +48,7 @@ typedef struct ask {
     char id[SERVER_ID_BYTES];
     int64_t created;
     uint64_t client, arrived_ns, deadline_ns; /* 0: none */
+    uint64_t begun_ns;                        /* when it went to the fleet */
     tokenizer_ids_t *prompts;                 /* [request.n_prompts] */
     part_t *parts;                            /* [n_parts]; answers first */
     size_t n_parts, n_answers, n_done;
@@ -60,7 +64,12 @@ typedef struct ask {
     bool begun; /* the stream's first pieces are written */
 } ask_t;
 
-typedef enum server_state { SERVER_LOADING, SERVER_READY, SERVER_FAILED } server_state_t;
+typedef enum server_state {
+    SERVER_LOADING,
+    SERVER_READY,
+    SERVER_DRAINING,
+    SERVER_FAILED
+} server_state_t;
 
 struct server {
     server_options_t options;
@@ -75,11 +84,18 @@ struct server {
     pthread_cond_t work; /* there is something for server_run */
     server_state_t state;
     char failure[FAIL_MESSAGE_BYTES];
-    ask_t *first, *last; /* the queue */
-    size_t n_queued;
-    int64_t began; /* seconds since 1970 */
+    metrics_t metrics;
+    size_t n_replicas, n_ranks, n_streaming_tokens; /* of answers that are being made */
+    scheduler_figures_t *figures;                   /* [n_replicas] */
+    rank_times_t *rank_times;                       /* [n_ranks] */
+    ask_t *first, *last;                            /* the queue */
+    size_t n_queued, n_calls; /* n_calls: requests for answers whose calls are not over */
+    int64_t began;            /* seconds since 1970 */
     uint64_t next_id;
+    _Atomic(int) log_fd;
+    bool log_failed;
     /* server_run's. */
+    uint64_t drain_end_ns, figures_ns;
     ask_t *running;
     size_t n_running;
     part_t *by_job[SERVER_BUCKETS];
@@ -110,6 +126,24 @@ api_answer_t ask_head(const ask_t *ask);
 
 /* What is new of a stream; taken: of the list, which is freed. *ended: that was all. */
 void ask_stream(ask_t *ask, told_t *taken, bool finished, text_buffer_t *out, bool *ended);
+
+/* ---- server_log.c ---------------------------------------------------------------------------- */
+
+/* Opens the log, again where it is open. FAIL_FILE. */
+int server_log_open(server_t *server, fail_t *fail);
+void server_log_close(server_t *server);
+/* ask: NULL where the request was none for an answer. */
+void server_log_write(server_t *server, const ask_t *ask, const http_record_t *record);
+
+/* ---- server_metrics.c ------------------------------------------------------------------------ */
+
+/* With the lock held. A token of a streamed answer; an answer that has ended. */
+void server_count_token(server_t *server, part_t *part, uint64_t now);
+void server_count_answer(server_t *server, const part_t *part, uint64_t now);
+/* server_run's. */
+void server_take_figures(server_t *server);
+void server_write_metrics(server_t *server, text_buffer_t *out);
+json_t *server_stats_json(server_t *server);
 
 /* ---- server_text.c --------------------------------------------------------------------------- */
 
