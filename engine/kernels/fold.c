@@ -27,39 +27,102 @@ size_t fold_position(size_t inputs, size_t k)
     return at + k;
 }
 
-/* Of a value; 0 for zero. A denormal is deeper than anything may be. */
-static uint32_t depth_of(uint16_t x)
+/* Eight elements; shuffles of them compile to the registers that every host has. */
+typedef int16_t eight_t __attribute__((vector_size(16)));
+typedef eight_t eight_in_memory_t __attribute__((aligned(2), may_alias));
+
+/* The smallest magnitude but for zero, as bf16; 0x7fff where all are zero. */
+static int16_t least_magnitude(size_t n, const uint16_t *x)
 {
-    enum { DENORMAL = 1024 };
-    uint32_t exponent = x >> 7 & 0xff;
-    return exponent != 0 ? 256 - exponent : (x & 0x7f) != 0 ? DENORMAL : 0;
+    enum { LANES = 8, NONE = 0x7fff };
+    eight_t least = (eight_t){0} + NONE;
+    int16_t result = NONE;
+    size_t k = 0;
+    for (; k + LANES <= n; k += LANES) {
+        eight_t magnitude = *(const eight_in_memory_t *)(x + k) & NONE;
+        magnitude |= (magnitude == 0) & NONE;
+        eight_t less = magnitude < least;
+        least = (less & magnitude) | (~less & least);
+    }
+    for (int i = 0; i < LANES; i++)
+        result = least[i] < result ? least[i] : result;
+    for (; k < n; k++) {
+        int16_t magnitude = (int16_t)(x[k] & NONE);
+        result = magnitude != 0 && magnitude < result ? magnitude : result;
+    }
+    return result;
 }
 
-static uint32_t depth_of_row(size_t inputs, const uint16_t *x)
+/* Of values; 0 where all are zero. A denormal is deeper than anything may be. */
+static uint32_t depth_of(size_t n, const uint16_t *x)
 {
-    uint32_t depth = 0;
-    for (size_t k = 0; k < inputs; k++) {
-        uint32_t d = depth_of(x[k]);
-        depth = d > depth ? d : depth;
+    enum { NONE = 0x7fff, DENORMAL = 1024 };
+    int16_t least = least_magnitude(n, x);
+    uint32_t exponent = (uint32_t)least >> 7;
+    return least == NONE ? 0 : exponent == 0 ? DENORMAL : 256 - exponent;
+}
+
+/* 8 x 8, transposed. */
+static void transpose(eight_t x[8])
+{
+    eight_t y[8];
+    for (int i = 0; i < 4; i++) {
+        y[2 * i] = __builtin_shuffle(x[i], x[i + 4], (eight_t){0, 8, 1, 9, 2, 10, 3, 11});
+        y[2 * i + 1] = __builtin_shuffle(x[i], x[i + 4], (eight_t){4, 12, 5, 13, 6, 14, 7, 15});
     }
-    return depth;
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = __builtin_shuffle(y[i], y[i + 4], (eight_t){0, 8, 1, 9, 2, 10, 3, 11});
+        x[2 * i + 1] = __builtin_shuffle(y[i], y[i + 4], (eight_t){4, 12, 5, 13, 6, 14, 7, 15});
+    }
+    for (int i = 0; i < 4; i++) {
+        y[2 * i] = __builtin_shuffle(x[i], x[i + 4], (eight_t){0, 8, 1, 9, 2, 10, 3, 11});
+        y[2 * i + 1] = __builtin_shuffle(x[i], x[i + 4], (eight_t){4, 12, 5, 13, 6, 14, 7, 15});
+    }
+    memcpy(x, y, sizeof y);
+}
+
+/* Places [at, at + 8) of the 8 chains of vector r. src: the inputs of place `at`, and so on; those of a pair
+ * are read the other way round, because the odd place comes first. */
+static void permute_eight(size_t chain, size_t at, size_t r, const uint16_t *src, uint16_t *dst)
+{
+    eight_t x[8];
+    for (size_t i = 0; i < 8; i++)
+        x[i] = *(const eight_in_memory_t *)(src + (i ^ 1) * FOLD_CHAINS);
+    transpose(x);
+    for (size_t l = 0; l < FOLD_LANES; l++)
+        *(eight_in_memory_t *)(dst + (fold_order(l) * FOLD_LANES + fold_order(r)) * chain + at) =
+            x[l];
+}
+
+/* The 64 chains of a row; zeros come first where there is one too many places. */
+static void permute(const fold_shape_t *s, const uint16_t *src, uint16_t *dst)
+{
+    size_t zero = s->chain - s->chunks, at = 2 * zero;
+    for (size_t r = 0; r < FOLD_LANES; r++)
+        for (size_t i = at; i + 8 <= s->chain; i += 8)
+            permute_eight(s->chain, i, r, src + (i - zero) * FOLD_CHAINS + FOLD_LANES * r, dst);
+    size_t done = at + (s->chain - at) / 8 * 8;
+    for (size_t q = 0; q < FOLD_CHAINS; q++) {
+        const uint16_t *from =
+            src + FOLD_LANES * fold_order(q % FOLD_LANES) + fold_order(q / FOLD_LANES);
+        uint16_t *to = dst + q * s->chain;
+        if (zero != 0) {
+            to[1] = 0;
+            to[0] = from[0];
+        }
+        for (size_t i = done; i < s->chain; i++)
+            to[i ^ 1] = from[FOLD_CHAINS * (i - zero)];
+    }
 }
 
 void fold_pack_row(size_t inputs, const uint16_t *src, uint16_t *dst)
 {
     fold_shape_t s = fold_shape(inputs);
-    size_t whole = FOLD_CHAINS * s.chunks, elements = fold_inputs(inputs);
-    uint32_t depth = depth_of_row(inputs, src);
-    for (size_t q = 0; q < FOLD_CHAINS; q++) {
-        const uint16_t *from =
-            src + FOLD_LANES * fold_order(q % FOLD_LANES) + fold_order(q / FOLD_LANES);
-        uint16_t *to = dst + q * s.chain;
-        if (s.chunks != s.chain)
-            to[1] = 0;
-        for (size_t i = 0; i < s.chunks; i++)
-            to[place_in_chain(s.chain, s.chunks, i)] = from[FOLD_CHAINS * i];
-    }
-    for (size_t k = whole; k < inputs; k++)
+    size_t elements = fold_inputs(inputs);
+    uint32_t depth = depth_of(inputs, src);
+    if (s.chain > 0)
+        permute(&s, src, dst);
+    for (size_t k = FOLD_CHAINS * s.chunks; k < inputs; k++)
         dst[fold_position(inputs, k)] = src[k];
     if (s.last % 2 != 0)
         dst[elements - 1] = 0;
@@ -126,7 +189,7 @@ static void pack_rows(
             ((uint16_t *)(to + at / 2 * width + r))[at % 2] = x[r * columns + k];
     }
     uint32_t *depth = (uint32_t *)panel + fold_inputs(columns) / 2 * width;
-    uint32_t deepest = depth_of_row(rows * columns, x);
+    uint32_t deepest = depth_of(rows * columns, x);
     *depth = deepest > *depth ? deepest : *depth;
 }
 

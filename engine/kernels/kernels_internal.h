@@ -12,7 +12,9 @@
  *   bf16_fill_*         bf16_avx512.c: mode bf16, with and without instructions for it
  *   tiles_fill_*        scalar.c; fma_tiles.c (modes f32 and f64), twice; avx512_bf16.c; amx.c
  *   bf16_tiles_fill_*   fma_bf16.c, twice
- *   fold_fill_*         fold_scalar.c: the dot product fold and what goes with it. Mode bf16 */
+ *   fold_fill_*         the dot product fold, mode bf16: fold_scalar.c, with the products of eager attention
+ *                       that go with it; fold_fma.c, twice; fold_avx512_bf16.c
+ *   fold_attention_fill_*  fold_attention.c, twice: those products */
 #define KERNEL_SOURCES(X)                                                                          \
     X(0, elementwise_fill_baseline)                                                                \
     X(0, sdpa_fill_baseline)                                                                       \
@@ -26,13 +28,18 @@
     X(ISA_AVX2, sdpa_fill_avx2)                                                                    \
     X(ISA_AVX2, tiles_fill_avx2)                                                                   \
     X(ISA_AVX2, bf16_tiles_fill_avx2)                                                              \
+    X(ISA_AVX2, fold_fill_avx2)                                                                    \
+    X(ISA_AVX2, fold_attention_fill_avx2)                                                          \
     X(ISA_AVX512, elementwise_fill_avx512)                                                         \
     X(ISA_AVX512, sdpa_fill_avx512)                                                                \
     X(ISA_AVX512, tiles_fill_avx512)                                                               \
     X(ISA_AVX512, bf16_tiles_fill_avx512)                                                          \
+    X(ISA_AVX512, fold_fill_avx512)                                                                \
+    X(ISA_AVX512, fold_attention_fill_avx512)                                                      \
     X(ISA_AVX512, bf16_fill_avx512)                                                                \
     X(ISA_AVX512_BF16, bf16_fill_avx512_bf16)                                                      \
     X(ISA_AVX512_BF16, tiles_fill_avx512_bf16)                                                     \
+    X(ISA_AVX512_BF16, fold_fill_avx512_bf16)                                                      \
     X(ISA_AMX, tiles_fill_amx)
 #else
 #define KERNEL_SOURCES_OF_CPU(X)

@@ -1,0 +1,443 @@
+/* The dot product fold by fused multiply-add of f32. A single row, and few of them, take the panel as it is
+ * packed and widen in registers; for many rows a block of chains is widened once. Compiled twice, see
+ * fma.h. */
+#include <string.h>
+
+#include "engine/base/size.h"
+#include "engine/kernels/fold_tree.h"
+#include "engine/kernels/kernels_internal.h"
+#include "engine/kernels/tiles.h"
+
+#ifdef __AVX512F__
+#define FILL fold_fill_avx512
+#define VECTORS 4 /* of outputs in a register tile: 6 x 4 sums of 32 registers */
+#define PACKED_ROWS 40
+#define PAIRS_AHEAD 0
+#else
+#define FILL fold_fill_avx2
+#define VECTORS 2 /* 6 x 2 sums of 16 registers */
+#define PACKED_ROWS 10
+#define PAIRS_AHEAD 4
+#endif
+/* Up to PACKED_ROWS rows take weights as they are packed (fma_bf16.c). */
+
+#define ROWS 6
+#define FEW_ROWS 3 /* at most these take FEW_VECTORS, so that enough chains hide the latency */
+#define FEW_VECTORS 4
+#define SPAN 32 /* inputs of a page of a whole panel */
+#define AHEAD_BYTES 1024
+
+/* Inputs of a block of chains; longer chains are multiplied row by row. */
+#define BLOCK_INPUTS 320
+#define CHUNK_ROWS 12 /* that are widened together: whole register tiles */
+/* Floats between the planes of a row: not a power of two, so that rows fall into different sets of a
+ * cache. */
+#define PLANE (BLOCK_INPUTS / 2 + 16)
+/* Rows whose partial sums wait together, so that the sums stay in a second-level cache. */
+#define SLOT_ROWS 96
+
+/* The two inputs of a pair: the odd one is its dword's upper half already in place. */
+INLINE vec_f32_t odd_input(vec_u32_t pairs)
+{
+    return (vec_f32_t)(pairs & 0xffff0000u);
+}
+
+INLINE vec_f32_t even_input(vec_u32_t pairs)
+{
+    return (vec_f32_t)(pairs << 16);
+}
+
+INLINE vec_u32_t load_pairs(const uint16_t *pairs)
+{
+    return *(const mem_u32_t *)pairs;
+}
+
+/* ---- One row --------------------------------------------------------------------------------- */
+
+/* Pairs [0, n) of one chain. */
+INLINE void chain_of_one_row(
+    const int vectors, const uint16_t *x, const uint16_t *b, size_t n, vec_f32_t sum[FOLD_VECTORS])
+{
+    const size_t width = (size_t)vectors * LANES_F32;
+    for (size_t i = 0; i < n; i++, x += 2, b += 2 * width) {
+        vec_f32_t odd = SET_F32(f32_from_bf16(x[1])), even = SET_F32(f32_from_bf16(x[0]));
+        for (int v = 0; v < vectors; v++) {
+            const uint16_t *at = b + 2 * LANES_F32 * v;
+            vec_u32_t w = load_pairs(at);
+            if (v * REGISTER_BYTES % 64 == 0)
+                __builtin_prefetch((const char *)at + AHEAD_BYTES);
+            sum[v] = FMA_F32(odd, odd_input(w), sum[v]);
+            sum[v] = FMA_F32(even, even_input(w), sum[v]);
+        }
+    }
+}
+
+/* n_chains of `chain` inputs each, folded into c. */
+INLINE void tree_of_one_row(const int vectors, const uint16_t *x, const uint16_t *b,
+    size_t n_chains, size_t chain, float *c)
+{
+    const size_t width = (size_t)vectors * LANES_F32;
+    float waiting[FOLD_HEIGHT][KERNEL_PANEL] __attribute__((aligned(64)));
+    fold_slots_t slots = {.height = n_chains == FOLD_CHAINS ? FOLD_HEIGHT : FOLD_SHORT_HEIGHT};
+    for (size_t h = 0; h < slots.height; h++)
+        slots.at[h] = waiting[h];
+    slots.at[slots.height] = c;
+    for (size_t q = 0; q < n_chains; q++, x += chain, b += chain * width) {
+        vec_f32_t sum[1][FOLD_VECTORS] = {{{0}}};
+        prefetch_next_page(b, chain * width * sizeof *b);
+        chain_of_one_row(vectors, x, b, chain / 2, sum[0]);
+        fold_into(1, vectors, q, &slots, sum);
+    }
+}
+
+/* What is left after the 64 chains. Products of the last inputs are rounded before they are added. */
+INLINE void rest_of_one_row(
+    const int vectors, size_t inputs, const uint16_t *x, const uint16_t *b, float *c)
+{
+    const size_t width = (size_t)vectors * LANES_F32;
+    const fold_shape_t s = fold_shape(inputs);
+    float eight[KERNEL_PANEL] = {0};
+    size_t at = FOLD_CHAINS * s.chain, last = at + FOLD_LANES * s.short_chain;
+    if (inputs % FOLD_CHAINS == 0)
+        return;
+    if (s.short_chain > 0)
+        tree_of_one_row(vectors, x + at, b + at * width, FOLD_LANES, s.short_chain, eight);
+    for (int v = 0; v < vectors; v++) {
+        vec_f32_t sum = *(mem_f32_t *)(c + LANES_F32 * v) + *(mem_f32_t *)(eight + LANES_F32 * v);
+        for (size_t i = last; i < last + s.last; i++) {
+            vec_u32_t w = load_pairs(b + i / 2 * 2 * width + 2 * LANES_F32 * v);
+            sum += SET_F32(f32_from_bf16(x[i])) * (i % 2 != 0 ? odd_input(w) : even_input(w));
+        }
+        *(mem_f32_t *)(c + LANES_F32 * v) = sum;
+    }
+}
+
+#define WIDTH_CASES(CALL)                                                                          \
+    switch (width) {                                                                               \
+    case 16:                                                                                       \
+        CALL(16 / LANES_F32);                                                                      \
+        break;                                                                                     \
+    case 32:                                                                                       \
+        CALL(32 / LANES_F32);                                                                      \
+        break;                                                                                     \
+    case 48:                                                                                       \
+        CALL(48 / LANES_F32);                                                                      \
+        break;                                                                                     \
+    default:                                                                                       \
+        CALL(64 / LANES_F32);                                                                      \
+    }
+
+static void single_row(const uint16_t *x, const uint16_t *b, size_t width, size_t inputs, float *c)
+{
+    const fold_shape_t s = fold_shape(inputs);
+    if (s.chain == 0)
+        memset(c, 0, width * sizeof *c);
+#define TREE(VECTORS) tree_of_one_row(VECTORS, x, b, FOLD_CHAINS, s.chain, c)
+    else
+        WIDTH_CASES(TREE)
+}
+
+static void rest(size_t rows, const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width,
+    size_t inputs, float *c, size_t c_stride)
+{
+#define REST(VECTORS) rest_of_one_row(VECTORS, inputs, a + r * a_stride, b, c + r * c_stride)
+    for (size_t r = 0; inputs % FOLD_CHAINS != 0 && r < rows; r++)
+        WIDTH_CASES(REST)
+}
+
+/* ---- More rows ------------------------------------------------------------------------------- */
+
+/* The products of some rows with panels, all `width` wide. */
+typedef struct job {
+    size_t rows, a_stride, n_panels, width, chain;
+    const uint16_t *a;
+    const uint16_t *b[KERNEL_TILE_PANELS];
+    float *c;
+    size_t c_panel, c_stride;
+} job_t;
+
+/* A block of chains. Odd inputs are multiplied before even ones, so they lie first. */
+typedef struct block {
+    /* of each panel [outputs / tile's outputs][pairs][odd, even][tile's outputs] */
+    float weights[KERNEL_TILE_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
+    float rows[CHUNK_ROWS][2][PLANE] __attribute__((aligned(64)));
+    size_t first, n_chains; /* in the order of the tree */
+} block_t;
+
+/* Partial sums of a chunk of rows; those of few folds are a register tile's own. */
+typedef struct waiting {
+    float of_tile[FOLD_HEIGHT][ROWS * KERNEL_PANEL] __attribute__((aligned(64)));
+    float of_rows[KERNEL_TILE_PANELS][FOLD_HEIGHT][SLOT_ROWS * KERNEL_PANEL]
+        __attribute__((aligned(64)));
+} waiting_t;
+
+static size_t tile_vectors(size_t rows, size_t width)
+{
+#ifdef __AVX512F__
+    (void)rows;
+    return width / LANES_F32;
+#else
+    return rows <= FEW_ROWS && width % (FEW_VECTORS * LANES_F32) == 0 ? FEW_VECTORS : VECTORS;
+#endif
+}
+
+/* A register tile's weights: of pair i, widened, or as they are packed in a panel of `width`. */
+typedef struct tile_weights {
+    const void *at;
+    size_t width;
+} tile_weights_t;
+
+INLINE vec_f32_t load_weights(
+    const bool packed, const bool odd, const int vectors, const tile_weights_t *w, size_t i, int v)
+{
+    if (!packed) {
+        const float *at = (const float *)w->at + (2 * i + (odd ? 0 : 1)) * LANES_F32 * vectors;
+        if (PAIRS_AHEAD > 0 && v * REGISTER_BYTES % 64 == 0)
+            __builtin_prefetch(at + LANES_F32 * (v + PAIRS_AHEAD * 2 * vectors));
+        return *(const vec_f32_t *)(at + LANES_F32 * v);
+    }
+    vec_u32_t pairs = load_pairs((const uint16_t *)w->at + 2 * (i * w->width + LANES_F32 * v));
+    return odd ? odd_input(pairs) : even_input(pairs);
+}
+
+/* One input of pair i, into sum. */
+INLINE void tile_step(const bool packed, const bool odd, const int rows, const int vectors,
+    const float *a, const tile_weights_t *b, size_t i, vec_f32_t sum[ROWS][FOLD_VECTORS])
+{
+    vec_f32_t w[FOLD_VECTORS];
+    for (int v = 0; v < vectors; v++)
+        w[v] = load_weights(packed, odd, vectors, b, i, v);
+    for (int r = 0; r < rows; r++) {
+        vec_f32_t x = SET_F32(a[(2 * r + (odd ? 0 : 1)) * PLANE + i]);
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = FMA_F32(x, w[v], sum[r][v]);
+    }
+}
+
+/* Chains [first, first + n) of `pairs` pairs each. A function of its own for each register tile: with 16
+ * registers compilers do not keep all sums in them where much else is in the same function. */
+typedef void tile_t(const float *a, const void *weights, size_t width, size_t first, size_t n,
+    size_t pairs, const fold_slots_t *to);
+
+INLINE void register_tile(const bool packed, const int rows, const int vectors, const float *a,
+    const void *weights, size_t width, size_t first, size_t n, size_t pairs, const fold_slots_t *to)
+{
+    const tile_weights_t b = {weights, width};
+    /* Meanwhile the same outputs of the next block come nearer. */
+    const char *next = (const char *)weights + n * pairs * width * 2 * sizeof(uint16_t);
+    for (size_t q = first, i = 0; q < first + n; q++) {
+        vec_f32_t sum[ROWS][FOLD_VECTORS] = {{{0}}};
+        for (size_t end = i + pairs; i < end; i++) {
+            for (int v = 0; packed && v < vectors; v += 64 / REGISTER_BYTES)
+                __builtin_prefetch(next + i * width * 2 * sizeof(uint16_t) + v * REGISTER_BYTES);
+            tile_step(packed, true, rows, vectors, a, &b, i, sum);
+            tile_step(packed, false, rows, vectors, a, &b, i, sum);
+        }
+        fold_into(rows, vectors, q, to, sum);
+    }
+}
+
+#define DEFINE_TILE(R, V)                                                                          \
+    static __attribute__((noinline)) void packed_##R##_##V(const float *a, const void *weights,    \
+        size_t width, size_t first, size_t n, size_t pairs, const fold_slots_t *to)                \
+    {                                                                                              \
+        register_tile(true, R, V, a, weights, width, first, n, pairs, to);                         \
+    }                                                                                              \
+    static __attribute__((noinline)) void widened_##R##_##V(const float *a, const void *weights,   \
+        size_t width, size_t first, size_t n, size_t pairs, const fold_slots_t *to)                \
+    {                                                                                              \
+        register_tile(false, R, V, a, weights, width, first, n, pairs, to);                        \
+    }
+#define TILE(R, V) [R][V] = {widened_##R##_##V, packed_##R##_##V}
+#ifdef __AVX512F__
+#define DEFINE_TILES(R) DEFINE_TILE(R, 1) DEFINE_TILE(R, 2) DEFINE_TILE(R, 3) DEFINE_TILE(R, 4)
+#define TILES(R) TILE(R, 1), TILE(R, 2), TILE(R, 3), TILE(R, 4)
+#define DEFINE_TILES_OF_FEW(R) DEFINE_TILES(R)
+#define TILES_OF_FEW(R) TILES(R)
+#else
+#define DEFINE_TILES(R) DEFINE_TILE(R, 2)
+#define TILES(R) TILE(R, 2)
+#define DEFINE_TILES_OF_FEW(R) DEFINE_TILE(R, 2) DEFINE_TILE(R, 4)
+#define TILES_OF_FEW(R) TILE(R, 2), TILE(R, 4)
+#endif
+DEFINE_TILES_OF_FEW(1)
+DEFINE_TILES_OF_FEW(2)
+DEFINE_TILES_OF_FEW(3)
+DEFINE_TILES(4)
+DEFINE_TILES(5)
+DEFINE_TILES(6)
+
+/* [rows][vectors][packed] */
+static tile_t *const tiles[ROWS + 1][FEW_VECTORS + 1][2] = {
+    TILES_OF_FEW(1), TILES_OF_FEW(2), TILES_OF_FEW(3), TILES(4), TILES(5), TILES(6)};
+
+/* A panel's block: of `outputs` outputs a tile. */
+INLINE void widen_tiles(
+    const size_t n_tiles, const size_t vectors, const uint16_t *b, size_t k, float *wide)
+{
+    const size_t outputs = vectors * LANES_F32;
+    for (size_t i = 0; i < k; i += 2, b += 2 * n_tiles * outputs)
+        for (size_t t = 0; t < n_tiles; t++)
+            for (size_t v = 0; v < vectors; v++) {
+                vec_u32_t w = load_pairs(b + 2 * (t * outputs + v * LANES_F32));
+                float *to = wide + t * outputs * k + i * outputs + v * LANES_F32;
+                *(vec_f32_t *)to = odd_input(w);
+                *(vec_f32_t *)(to + outputs) = even_input(w);
+            }
+}
+
+static void widen_weights(size_t width, const uint16_t *b, size_t k, float *wide)
+{
+    switch (width / LANES_F32 / VECTORS * 8 + width / LANES_F32 % VECTORS) {
+#ifdef __AVX512F__
+    case 8:
+        widen_tiles(1, 4, b, k, wide);
+        break;
+    case 3:
+        widen_tiles(1, 3, b, k, wide);
+        break;
+    case 2:
+        widen_tiles(1, 2, b, k, wide);
+        break;
+    case 1:
+        widen_tiles(1, 1, b, k, wide);
+        break;
+#else
+    case 8:
+        widen_tiles(1, VECTORS, b, k, wide);
+        break;
+    case 16:
+        widen_tiles(2, VECTORS, b, k, wide);
+        break;
+    case 24:
+        widen_tiles(3, VECTORS, b, k, wide);
+        break;
+    case 32:
+        widen_tiles(4, VECTORS, b, k, wide);
+        break;
+#endif
+    }
+}
+
+static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, block_t *to)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const uint16_t *x = a + r * a_stride;
+        size_t i = 0;
+        for (; i + 2 * LANES_F32 <= k; i += 2 * LANES_F32) {
+            vec_u32_t pairs = load_pairs(x + i);
+            *(mem_f32_t *)&to->rows[r][0][i / 2] = odd_input(pairs);
+            *(mem_f32_t *)&to->rows[r][1][i / 2] = even_input(pairs);
+        }
+        for (; i < k; i += 2) {
+            to->rows[r][0][i / 2] = f32_from_bf16(x[i + 1]);
+            to->rows[r][1][i / 2] = f32_from_bf16(x[i]);
+        }
+    }
+}
+
+/* Slots of panel p for rows of the chunk from `row` on: a tile's own for folds within the block. */
+static fold_slots_t slots_of(
+    const job_t *y, const block_t *block, waiting_t *waiting, size_t p, size_t row)
+{
+    fold_slots_t slots = {.height = FOLD_HEIGHT, .result_stride = y->c_stride};
+    for (size_t h = 0; h < FOLD_HEIGHT; h++)
+        slots.at[h] = (size_t)1 << h < block->n_chains
+                          ? waiting->of_tile[h]
+                          : waiting->of_rows[p][h] + row * KERNEL_PANEL;
+    slots.at[FOLD_HEIGHT] = y->c + p * y->c_panel + row * y->c_stride;
+    return slots;
+}
+
+/* Register tiles of n widened rows, of which `first` come before, with panel p. Rows are shared out evenly, and
+ * one column of tiles after another finds its weights in the first-level cache. */
+static void multiply_tiles(const job_t *y, const block_t *block, waiting_t *waiting, bool packed,
+    size_t first, size_t n, size_t p)
+{
+    size_t k0 = block->first * y->chain, k = block->n_chains * y->chain;
+    size_t groups = (n + ROWS - 1) / ROWS, most = (n + groups - 1) / groups;
+    /* Widened weights lie as they were widened for all rows. */
+    size_t vectors = tile_vectors(packed ? most : ROWS, y->width), outputs = vectors * LANES_F32;
+    for (size_t j = 0; j < y->width; j += outputs) {
+        const void *weights = packed ? (const void *)(y->b[p] + k0 * y->width + 2 * j)
+                                     : (const void *)(block->weights[p] + j * k);
+        for (size_t r = 0, m, left = groups; r < n; r += m, left--) {
+            m = (n - r + left - 1) / left;
+            const fold_slots_t slots = slots_of(y, block, waiting, p, first + r);
+            const fold_slots_t to = fold_slots_from(&slots, 0, j);
+            tiles[m][vectors][packed](&block->rows[r][0][0], weights, y->width, block->first,
+                block->n_chains, y->chain / 2, &to);
+        }
+    }
+}
+
+/* Rows [0, rows) of a job, at most SLOT_ROWS. */
+static void multiply_chunk(const job_t *y, bool packed)
+{
+    block_t block;
+    waiting_t waiting;
+    size_t k;
+    block.n_chains = fold_block_chains(y->chain, BLOCK_INPUTS);
+    k = block.n_chains * y->chain;
+    for (block.first = 0; block.first < FOLD_CHAINS; block.first += block.n_chains) {
+        size_t k0 = block.first * y->chain;
+        for (size_t p = 0; p < y->n_panels && !packed; p++)
+            widen_weights(y->width, y->b[p] + k0 * y->width, k, block.weights[p]);
+        for (size_t r = 0, n; r < y->rows; r += n) {
+            n = size_min(CHUNK_ROWS, y->rows - r);
+            widen_rows(n, y->a + r * y->a_stride + k0, y->a_stride, k, &block);
+            for (size_t p = 0; p < y->n_panels; p++)
+                multiply_tiles(y, &block, &waiting, packed, r, n, p);
+        }
+    }
+}
+
+static void multiply(const job_t *whole)
+{
+    job_t y = *whole;
+    for (size_t r = 0; r < whole->rows; r += y.rows) {
+        y.rows = size_min(SLOT_ROWS, whole->rows - r);
+        y.a = whole->a + r * y.a_stride;
+        y.c = whole->c + r * y.c_stride;
+        multiply_chunk(&y, y.rows <= PACKED_ROWS);
+    }
+}
+
+/* ---- The kernel ------------------------------------------------------------------------------ */
+
+static void tile_fold(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
+{
+    const fold_shape_t s = fold_shape(inputs);
+    job_t y = {rows, a_stride, n_panels, width, s.chain, a, {NULL}, c, c_panel, c_stride};
+    for (size_t p = 0; p < n_panels; p++)
+        y.b[p] = b[p];
+    if (rows > 1 && s.chain > 0 && s.chain <= BLOCK_INPUTS)
+        multiply(&y);
+    else
+        for (size_t p = 0; p < n_panels; p++)
+            for (size_t r = 0; r < rows; r++)
+                single_row(a + r * a_stride, b[p], width, inputs, c + p * c_panel + r * c_stride);
+    for (size_t p = 0; p < n_panels; p++)
+        rest(rows, a, a_stride, b[p], width, inputs, c + p * c_panel, c_stride);
+}
+
+#ifdef __AVX512F__
+void tile_fold_by_fma(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
+{
+    tile_fold(rows, a, a_stride, n_panels, b, width, inputs, c, c_panel, c_stride);
+}
+
+void fold_rest_by_fma(size_t rows, const uint16_t *a, size_t a_stride, const void *b, size_t width,
+    size_t inputs, float *c, size_t c_stride)
+{
+    rest(rows, a, a_stride, b, width, inputs, c, c_stride);
+}
+#endif
+
+void FILL(kernels_t *kernels)
+{
+    if (kernels->mode == DTYPE_BF16)
+        kernels->tile_fold = tile_fold;
+}
