@@ -11,7 +11,8 @@
 
 #define FIRST_BYTES ((size_t)64 << 10)
 
-const char *input_kind(mode_t mode)
+/* The kind of a file, for messages: "a FIFO", "a directory", "a regular file". */
+static const char *kind_of(mode_t mode)
 {
     return S_ISREG(mode)    ? "a regular file"
            : S_ISDIR(mode)  ? "a directory"
@@ -35,14 +36,13 @@ int input_check_directory(const char *path, const char *what, fail_t *fail)
         return fail_set(fail, FAIL_FILE, "%s: expected %s: %s", path, what, strerror(errno));
     if (!S_ISDIR(state.st_mode))
         return fail_set(
-            fail, FAIL_FILE, "%s: expected %s, found %s", path, what, input_kind(state.st_mode));
+            fail, FAIL_FILE, "%s: expected %s, found %s", path, what, kind_of(state.st_mode));
     return 0;
 }
 
 static int fail_kind(const char *path, mode_t mode, fail_t *fail)
 {
-    return fail_set(
-        fail, FAIL_FILE, "%s: expected a regular file, found %s", path, input_kind(mode));
+    return fail_set(fail, FAIL_FILE, "%s: expected a regular file, found %s", path, kind_of(mode));
 }
 
 int input_open(const char *path, int *descriptor, struct stat *state, fail_t *fail)

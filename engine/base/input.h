@@ -14,9 +14,6 @@
 
 #include "engine/base/status.h"
 
-/* The kind of a file, for messages: "a FIFO", "a directory", "a regular file". */
-const char *input_kind(mode_t mode);
-
 bool input_is_directory(const char *path);
 
 /* 0 where it is one. FAIL_FILE: "PATH: expected WHAT, found a FIFO". what: "a model directory" */

@@ -161,7 +161,8 @@ static void exchange(forward_t *f, shared_t which)
     }
 }
 
-void exchange_begin_attention(forward_t *f, size_t layer)
+/* Thread 0, between phases: all ranks write the attention of that layer next, if there is one. */
+static void begin_attention(forward_t *f, size_t layer)
 {
     if (layer < f->model->config.num_hidden_layers && !forward_narrows_at(f, layer))
         begin_stream(f, SHARED_ATTENTION);
@@ -177,7 +178,7 @@ static void begin_next(forward_t *f, shared_t which, size_t layer)
         [SHARED_MLP] = SHARED_X,
         [SHARED_EXPERTS] = SHARED_X};
     if (which == SHARED_X)
-        exchange_begin_attention(f, layer + 1);
+        begin_attention(f, layer + 1);
     else
         begin_stream(f, nexts[which]);
 }
@@ -230,6 +231,6 @@ void exchange_embedding(forward_t *f, size_t thread)
     if (activation_is_copied(x))
         memcpy(x->data, comm_buffer_data(x->window), f->rows.n * row_bytes);
     show_embedding(f);
-    exchange_begin_attention(f, 0);
+    begin_attention(f, 0);
     forward_go_on(f, &f->times.exchange_ns);
 }

@@ -7,9 +7,6 @@
 
 #include "engine/forward/forward_internal.h"
 
-/* Thread 0, between phases: all ranks write the attention of that layer next, if there is one. */
-void exchange_begin_attention(forward_t *f, size_t layer);
-
 /* This thread has written panels [begin, end) of the rank's slice; or of rows some heads of
  * attention's output, or some panels of experts. Books its own time, and before that the time of the work so far to `kind`. */
 void exchange_panels_written(

@@ -16,7 +16,8 @@
 
 /* ---- Files ----------------------------------------------------------------------------------- */
 
-comm_t *load_everyone(const loaded_t *l)
+/* Those who have to agree that all goes well: with shared weights, all replicas. */
+static comm_t *everyone(const loaded_t *l)
 {
     return l->options.all_replicas != NULL ? l->options.all_replicas : l->comm;
 }
@@ -140,11 +141,11 @@ static int open_compute(loaded_t *l, fail_t *fail)
 /* Collective over all replicas. */
 static int choose_shares(loaded_t *l, fail_t *fail)
 {
-    const share_group_t group = {l->comm, load_everyone(l), l->options.weight_sharers};
+    const share_group_t group = {l->comm, everyone(l), l->options.weight_sharers};
     l->shares = calloc((size_t)comm_size(l->comm), sizeof *l->shares);
     if (l->shares == NULL)
         fail_set(fail, FAIL_MEMORY, "shares: out of memory");
-    if (comm_agree(load_everyone(l), fail) == 0)
+    if (comm_agree(everyone(l), fail) == 0)
         share_choice(&group, l->team, l->options.shares, l->shares, fail);
     return fail->status;
 }
@@ -159,7 +160,7 @@ int load_compute(loaded_t *l, fail_t *fail)
     if (fail->status == 0)
         open_compute(l, fail);
     uint64_t digest = l->checkpoint != NULL ? checkpoint_digest(l->checkpoint) : 0;
-    if (comm_agree_same(load_everyone(l), digest, "list of tensors", fail) != 0)
+    if (comm_agree_same(everyone(l), digest, "list of tensors", fail) != 0)
         return fail->status;
     return choose_shares(l, fail);
 }
@@ -197,7 +198,7 @@ int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
     kernels_get(&shape->kernels, l->isa, l->options.mode);
     plan_open_shares(
         &shape->plan, &sizes, l->options.combine, (size_t)comm_size(l->comm), l->shares, fail);
-    if (comm_agree(load_everyone(l), fail) != 0)
+    if (comm_agree(everyone(l), fail) != 0)
         return fail->status;
     share_weights(l, shape);
     return 0;
@@ -226,7 +227,7 @@ int load_check(loaded_t *l, model_t *shape, capacity_t capacity, size_t cache_to
     capacity.weight_bytes = own_weight_bytes(l, shape, max_positions);
     capacity_check(&capacity, cache_tokens, scratch_bytes, node_ranks(l), fail);
     plan_close(&shape->plan);
-    return comm_agree(load_everyone(l), fail);
+    return comm_agree(everyone(l), fail);
 }
 
 /* ---- Weights and cache ----------------------------------------------------------------------- */
@@ -284,7 +285,7 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
         kv_cache_open(&l->cache, l->options.mode, l->config.num_hidden_layers,
             plan_count(model_share(&l->model)->kv_heads), l->config.head_dim,
             cache_tokens / KV_BLOCK, fail);
-    comm_agree(load_everyone(l), fail); /* shared weights are whole when all have loaded */
+    comm_agree(everyone(l), fail); /* shared weights are whole when all have loaded */
     store_loading_close(&loading);
     return fail->status;
 }

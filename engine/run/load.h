@@ -57,9 +57,6 @@ int load_check(loaded_t *loaded, model_t *shape, capacity_t capacity, size_t cac
 /* Loads the weights, and opens a cache of cache_tokens, a multiple of KV_BLOCK. */
 int load_weights(loaded_t *loaded, size_t cache_tokens, size_t max_positions, fail_t *fail);
 
-/* Those who have to agree that all goes well: with shared weights, all replicas. */
-comm_t *load_everyone(const loaded_t *loaded);
-
 /* Local. The checkpoint, and what the options pointed to. */
 void load_close_files(loaded_t *loaded);
 void load_close(loaded_t *loaded);

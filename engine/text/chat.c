@@ -132,12 +132,6 @@ void chat_close(chat_t *chat)
     free(chat);
 }
 
-void chat_set_time(chat_t *chat, int64_t seconds)
-{
-    chat->has_time = true;
-    chat->time = seconds;
-}
-
 int32_t chat_end_id(const chat_t *chat, const tokenizer_t *tokenizer)
 {
     const chat_template_t *usual = chat != NULL ? find_template(chat, "default") : NULL;
@@ -171,8 +165,6 @@ static int begin(const chat_t *chat, jinja_job_t **job, fail_t *fail)
 {
     if (jinja_job_open(job, fail) != 0)
         return fail->status;
-    if (chat->has_time)
-        jinja_job_set_time(*job, chat->time);
     if (chat->variables != NULL)
         jinja_job_set_text(*job, chat->variables, strlen(chat->variables), "--template-vars", fail);
     return fail->status;

@@ -71,9 +71,6 @@ int chat_render(chat_t *chat, const chat_input_t *input, text_buffer_t *out, fai
 int chat_render_text(chat_t *chat, const char *json, size_t bytes, text_buffer_t *out,
     text_buffer_t *error, fail_t *fail);
 
-/* The clock of strftime_now, in seconds since 1970; without it, the machine's. */
-void chat_set_time(chat_t *chat, int64_t seconds);
-
 /* Whether one of the templates that may be chosen has this text in it. */
 bool chat_templates_have(const chat_t *chat, const char *text);
 

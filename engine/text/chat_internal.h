@@ -18,8 +18,6 @@ struct chat {
     size_t n_templates;
     json_t *special_tokens; /* object: bos_token and friends */
     char *variables;        /* JSON text of an object, or NULL */
-    bool has_time;
-    int64_t time;
 };
 
 /* Takes a copy of text. */

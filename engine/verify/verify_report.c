@@ -89,7 +89,8 @@ static bool earlier(const report_divergence_t *a, const report_divergence_t *b)
     return a->order != b->order ? a->order < b->order : a->index < b->index;
 }
 
-void report_keep_first(report_divergence_t *kept, const report_divergence_t *divergence)
+/* Keeps the earlier one of *kept and the new one. */
+static void report_keep_first(report_divergence_t *kept, const report_divergence_t *divergence)
 {
     if (divergence->found && (!kept->found || earlier(divergence, kept)))
         *kept = *divergence;
@@ -138,14 +139,14 @@ void report_gather(report_t *report, comm_t *comm, fail_t *fail)
 
 /* ---- Questions ------------------------------------------------------------------------------- */
 
-const char *report_row_name(report_table_t table, size_t row)
+static const char *report_row_name(report_table_t table, size_t row)
 {
     if (table == REPORT_WEIGHTS)
         return arch_role_label((weight_role_t)row);
     return reference_kind_name(row);
 }
 
-const char *report_table_title(report_table_t table)
+static const char *report_table_title(report_table_t table)
 {
     static const char *const titles[REPORT_TABLES] = {
         "weights, as packed in memory",

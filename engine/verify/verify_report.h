@@ -84,9 +84,6 @@ void report_check(report_t *report, const char *check, report_status_t status, c
 void report_add_shape(
     report_t *report, report_table_t table, size_t row, size_t n_dims, const size_t *dims);
 
-/* Keeps the earlier one of *kept and the new one. */
-void report_keep_first(report_divergence_t *kept, const report_divergence_t *divergence);
-
 /* Adds the comparison of a tensor's part to a row, and its first difference. where: the place, rank
  * and shape; the rest of it is filled in. */
 void report_add(report_t *report, report_table_t table, const compare_t *compare,
@@ -98,9 +95,6 @@ void report_gather(report_t *report, comm_t *comm, fail_t *fail);
 /* Rank 0. Whether every check and row passed, nothing was absent, and something was compared with
  * the reference; weights alone do not count. */
 bool report_passes(const report_t *report);
-/* Name of a row and title of a table. */
-const char *report_row_name(report_table_t table, size_t row);
-const char *report_table_title(report_table_t table);
 bool report_row_used(const report_t *report, report_table_t table, size_t row);
 
 /* "[7, 192]" */

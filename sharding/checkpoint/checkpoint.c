@@ -18,7 +18,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is l
 
 /* ---- Reading bytes --------------------------------------------------------------------------- */
 
-int checkpoint_read_fully(const tensor_file_t *file, const char *object, const char *name,
+/* Reads all of [offset, offset + bytes) with pread. `object` and `name` say what for. */
+static int read_fully(const tensor_file_t *file, const char *object, const char *name,
     uint64_t offset, void *dst, size_t bytes, fail_t *fail)
 {
     int error;
@@ -209,8 +210,8 @@ static int read_span(checkpoint_t *checkpoint, span_t span, void *dst, dtype_t d
         size_t count = size_min(step, span.count - done);
         char *target = (char *)dst + done * dst_bytes;
         uint64_t offset = tensor->offset_bytes + (uint64_t)(span.first + done) * src_bytes;
-        if (checkpoint_read_fully(span.file, "tensor", tensor->name, offset,
-                convert ? scratch : target, count * src_bytes, fail) != 0)
+        if (read_fully(span.file, "tensor", tensor->name, offset, convert ? scratch : target,
+                count * src_bytes, fail) != 0)
             return fail->status;
         atomic_fetch_add_explicit(&checkpoint->bytes_read, count * src_bytes, memory_order_relaxed);
         if (convert)
@@ -281,7 +282,7 @@ int checkpoint_read_bytes(checkpoint_t *checkpoint, const checkpoint_tensor_t *t
         store_region_t region = {.begin = begin, .pitch = bytes, .width = bytes, .count = 1};
         return read_store(checkpoint, tensor, region, dst, fail);
     }
-    if (checkpoint_read_fully(file, "tensor", tensor->name, tensor->offset_bytes + begin, dst,
+    if (read_fully(file, "tensor", tensor->name, tensor->offset_bytes + begin, dst,
             (size_t)(end - begin), fail) != 0)
         return fail->status;
     atomic_fetch_add_explicit(&checkpoint->bytes_read, end - begin, memory_order_relaxed);

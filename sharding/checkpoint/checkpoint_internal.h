@@ -32,8 +32,4 @@ struct checkpoint {
     _Atomic uint64_t bytes_read;
 };
 
-/* Reads all of [offset, offset + bytes) with pread. `object` and `name` say what for. */
-int checkpoint_read_fully(const tensor_file_t *file, const char *object, const char *name,
-    uint64_t offset, void *dst, size_t bytes, fail_t *fail);
-
 #endif

@@ -531,7 +531,8 @@ int store_manifest_write(const store_manifest_t *manifest, char **text, size_t *
 
 /* ---- Messages -------------------------------------------------------------------------------- */
 
-void store_block_rows(const store_segment_t *segment, size_t block, size_t *begin, size_t *end)
+/* Rows [*begin, *end) of a tensor that a block touches, for messages. */
+static void block_rows(const store_segment_t *segment, size_t block, size_t *begin, size_t *end)
 {
     uint64_t first = (uint64_t)block * segment->block_bytes;
     uint64_t last = first + store_block_bytes(segment, block);
@@ -549,7 +550,7 @@ store_where_t store_where(
     const char *file = manifest->data[manifest->frames[segment->first_frame + block].data].name;
     store_where_t where;
     size_t begin, end;
-    store_block_rows(segment, block, &begin, &end);
+    block_rows(segment, block, &begin, &end);
     if (segment->name[0] == 0)
         snprintf(where.text, sizeof where.text, "%.120s/%s: header of %.80s: bytes %zu to %zu",
             directory, file, manifest->sources[segment->source].name, begin, end - 1);

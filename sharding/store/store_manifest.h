@@ -72,9 +72,6 @@ static inline size_t store_block_bytes(const store_segment_t *segment, size_t bl
     return left < segment->block_bytes ? (size_t)left : segment->block_bytes;
 }
 
-/* Rows [*begin, *end) of a tensor that a block touches, for messages. */
-void store_block_rows(const store_segment_t *segment, size_t block, size_t *begin, size_t *end);
-
 /* What a message calls a block: "STORE/data-00000.choir: tensor X: rows 0 to 15". */
 typedef struct store_where {
     char text[384];

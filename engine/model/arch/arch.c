@@ -12,11 +12,6 @@ static const arch_t *const archs[] = {
 
 #define N_ARCHS (sizeof archs / sizeof *archs)
 
-const arch_t *arch_at(size_t i)
-{
-    return i < N_ARCHS ? archs[i] : NULL;
-}
-
 const arch_t *arch_find(const char *model_type, const char *architecture)
 {
     for (size_t i = 0; i < N_ARCHS; i++) {

@@ -81,8 +81,6 @@ typedef struct arch {
     int (*read)(config_t *config, const struct document *document, fail_t *fail);
 } arch_t;
 
-/* All architectures; NULL when there is none of that number. */
-const arch_t *arch_at(size_t i);
 /* By model_type, or by a name of `architectures`; NULL when it is not supported. */
 const arch_t *arch_find(const char *model_type, const char *architecture);
 /* "qwen2, qwen3": all model_types, or all names of `architectures`. */

@@ -39,7 +39,7 @@ static void assign_attribute(run_t *run, const node_t *target, value_t value, sc
     jinja_dict_set(run, object.dict, target->value, value);
 }
 
-void jinja_assign(run_t *run, const node_t *target, value_t value, scope_t *scope)
+static void jinja_assign(run_t *run, const node_t *target, value_t value, scope_t *scope)
 {
     if (target->kind == N_NAME) {
         jinja_bind(run, scope, target->name, value);

@@ -237,7 +237,7 @@ static void macro_extras(
         jinja_bind(run, scope, run->varargs_name, varargs);
 }
 
-value_t jinja_call_macro(run_t *run, const macro_t *macro, const args_t *args)
+static value_t jinja_call_macro(run_t *run, const macro_t *macro, const args_t *args)
 {
     scope_t *scope = jinja_scope_new(run, macro->scope);
     bool *used = jinja_arena_alloc(run, args->n_keywords + 1);
@@ -269,7 +269,7 @@ static value_t call_loop(run_t *run, loop_t *loop, const args_t *args)
     return jinja_buffer_value(run, &inner);
 }
 
-value_t jinja_call_value(run_t *run, value_t callee, const args_t *args)
+static value_t jinja_call_value(run_t *run, value_t callee, const args_t *args)
 {
     switch (callee.kind) {
     case MACRO:

@@ -408,7 +408,6 @@ typedef enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } flow_t;
 
 flow_t jinja_eval_body(run_t *run, const nodes_t *body, scope_t *scope);
 value_t jinja_eval(run_t *run, const node_t *node, scope_t *scope);
-void jinja_assign(run_t *run, const node_t *target, value_t value, scope_t *scope);
 void jinja_bind(run_t *run, scope_t *scope, const string_t *name, value_t value);
 scope_t *jinja_scope_new(run_t *run, scope_t *parent);
 void jinja_loop_run(
@@ -425,9 +424,6 @@ value_t jinja_get_item(run_t *run, value_t object, value_t key);
 value_t jinja_get_slice(run_t *run, value_t object, value_t start, value_t stop, value_t step);
 /* A dotted path of attributes, as the filters take it. */
 value_t jinja_get_path(run_t *run, value_t object, value_t path);
-
-value_t jinja_call_value(run_t *run, value_t callee, const args_t *args);
-value_t jinja_call_macro(run_t *run, const macro_t *macro, const args_t *args);
 
 /* Assigns arguments to parameters: names is "a b [c d]", those in brackets may be absent
  * (MISSING). */

@@ -61,7 +61,7 @@ const token_t *jinja_parser_expect(parser_t *p, token_kind_t kind)
     return p->at++;
 }
 
-void jinja_parser_expect_name(parser_t *p, const char *name)
+static void jinja_parser_expect_name(parser_t *p, const char *name)
 {
     if (!jinja_parser_skip_name(p, name))
         jinja_fail(p->run, "expected token '%s', got '%.100s'", name, jinja_token_text(p, p->at));

@@ -20,7 +20,6 @@ bool jinja_parser_is_name(const parser_t *p, const char *name);
 bool jinja_parser_skip(parser_t *p, token_kind_t kind);
 bool jinja_parser_skip_name(parser_t *p, const char *name);
 const token_t *jinja_parser_expect(parser_t *p, token_kind_t kind);
-void jinja_parser_expect_name(parser_t *p, const char *name);
 void jinja_parser_enter(parser_t *p);
 const char *jinja_token_text(const parser_t *p, const token_t *token);
 
