@@ -17,6 +17,9 @@ typedef struct bench_flags {
     const char *config, *sweep, *cluster, *json_file, *csv_file;
     size_t layers, prompt_tokens, gen_tokens, batch, context, repeat, warmup, read_mib;
     bool gemm, kernels;
+    const char *serve, *key; /* --serve: the server's address */
+    size_t requests;
+    double rate;
 } bench_flags_t;
 
 typedef struct bench_job {

@@ -12,6 +12,7 @@
 #include "engine/run/engine_choices.h"
 #include "engine/run/load.h"
 #include "launch/bench_job.h"
+#include "launch/bench_serve.h"
 #include "launch/bench_sweep.h"
 #include "launch/command.h"
 #include "launch/engine_flags.h"
@@ -254,6 +255,31 @@ static int bench_kernels(bench_job_t *job, fail_t *fail)
     return fail->status;
 }
 
+/* Clients of a server: one rank, and no model. */
+static int bench_serve(bench_job_t *job, fail_t *fail)
+{
+    const bench_flags_t *flags = job->flags;
+    const bench_serve_options_t options = {.url = flags->serve,
+        .key = flags->key,
+        .requests = flags->requests,
+        .clients = flags->batch,
+        .prompt_words = flags->prompt_tokens,
+        .gen_tokens = flags->gen_tokens,
+        .rate = flags->rate};
+    json_t *row = NULL;
+    if (comm_size(job->comm) != 1)
+        fail_set(fail, FAIL_USAGE, "--serve: expected one rank, found %d", comm_size(job->comm));
+    if (comm_agree(job->comm, fail) != 0 ||
+        bench_sink_open(&job->json, flags->json_file, fail) != 0 ||
+        bench_sink_open(&job->csv, flags->csv_file, fail) != 0)
+        return fail->status;
+    bench_serve_run(&options, &row, fail);
+    if (row != NULL && bench_job_write(job, json_incref(row), fail))
+        bench_serve_print(row, stdout);
+    json_decref(row);
+    return fail->status;
+}
+
 static int cmd_bench(invocation_t *invocation, fail_t *fail)
 {
     bench_job_t *job = calloc(1, sizeof *job);
@@ -267,7 +293,9 @@ static int cmd_bench(invocation_t *invocation, fail_t *fail)
     job->comm = invocation->comm;
     job->flags = flags;
     job->given = &invocation->given;
-    if (prepare(job, fail) == 0) {
+    if (flags->serve != NULL) {
+        bench_serve(job, fail);
+    } else if (prepare(job, fail) == 0) {
         if (flags->gemm)
             bench_gemm(job, fail);
         else if (flags->kernels)
@@ -313,6 +341,12 @@ static const arg_t bench_args[] = {
     FLAG_TEXT("--cluster", AT(cluster), "FILE",
         "Measure the rates of this machine and network, and keep them for choir plan --predict. "
         "With --sweep: of those ranks and threads."),
+    FLAG_TEXT("--serve", AT(serve), "URL",
+        "Load on a server of OpenAI's form, such as choir serve: http://127.0.0.1:8000. --batch clients ask --requests in all, with prompts of --prompt-tokens random words; needs no model (docs/serve.md)."),
+    FLAG_SIZE("--requests", AT(requests), "N", 1, 1048576, "With --serve. Default 64."),
+    FLAG_REAL("--rate", AT(rate), "R", 0, 1e6,
+        "With --serve: R requests a second, at random times, in place of --batch clients."),
+    FLAG_TEXT("--api-key", AT(key), "KEY", "With --serve: of the server."),
     FLAG_TEXT("--json", AT(json_file), "FILE",
         "Append the results to a file of JSON lines (docs/bench-json.md); - for standard output in "
         "place of the table."),
@@ -341,6 +375,13 @@ static const arg_rule_t rules[] = {
         .without = " --gemm ",
         .reads = true,
         .flags = " --kernels --dtype --repeat --json --csv "},
+    {.why = "with --serve",
+        .with = " --serve ",
+        .reads = true,
+        .flags =
+            " --serve --requests --rate --api-key --batch --prompt-tokens --gen-tokens --json "},
+    {.why = "without --serve", .without = " --serve ", .flags = " --requests --rate --api-key "},
+    {.why = "with --rate", .with = " --rate ", .flags = " --batch "},
     {.why = "with --cluster",
         .with = " --cluster ",
         .flags =
@@ -360,7 +401,8 @@ static const bench_flags_t defaults = {.common = COMMON_DEFAULTS,
     .batch = 1,
     .repeat = 5,
     .warmup = 1,
-    .read_mib = 1024};
+    .read_mib = 1024,
+    .requests = 64};
 
 const command_t command_bench = {"bench", "choir bench [--config FILE | --model DIR] [flags]",
     "measure speed against the limits of this machine", parts, &defaults, sizeof defaults, rules,

@@ -224,6 +224,13 @@ class Answers(unittest.TestCase):
             self.assertIn(got[:10], (b"HTTP/1.1 4", b"HTTP/1.0 4", b"HTTP/1.1 5", b""), (data[:60], got[:200]))
         self.assertEqual(self.client.ask("GET", "/health")[0], 200)
 
+    def test_the_page_is_there_and_takes_no_script_from_elsewhere(self):
+        for path, kind in (("/", "text/html"), ("/page/app.js", "text/javascript"), ("/page/style.css", "text/css")):
+            status, headers, text = self.client.ask("GET", path)
+            self.assertEqual((status, headers["Content-Type"].split(";")[0]), (200, kind))
+            self.assertIn("script-src 'self'", headers["Content-Security-Policy"])
+            self.assertNotIn("://", text.replace("http://127.0.0.1", ""))
+
     def test_a_timeout_is_an_error(self):
         fields = {"prompt": PROMPT, "max_tokens": 900, "ignore_eos": True, "timeout": 0.001}
         self.assertEqual(self.client.ask("POST", "/v1/completions", fields)[0], 408)

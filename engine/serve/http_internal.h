@@ -9,7 +9,7 @@
 #include "engine/serve/http.h"
 
 #define HTTP_HEADERS 6
-#define HTTP_VALUE_BYTES 128
+#define HTTP_VALUE_BYTES 256
 #define HTTP_ADDRESS_BYTES 64
 
 /* A client's connection, from accept to close. */

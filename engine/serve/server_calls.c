@@ -5,6 +5,7 @@
 
 #include "engine/base/dtype.h"
 #include "engine/base/json.h"
+#include "engine/serve/page.h"
 #include "engine/serve/server_internal.h"
 
 static void reply_json(http_call_t *call, unsigned status, json_t *value)
@@ -205,12 +206,35 @@ static const struct route *find_route(
     return NULL;
 }
 
+/* A file of the page, if it is one. */
+static bool take_page(http_call_t *call, const http_request_t *request)
+{
+    const page_file_t *file = page_files;
+    while (file->path != NULL && strcmp(file->path, request->path) != 0)
+        file++;
+    if (file->path == NULL ||
+        (strcmp(request->method, "GET") != 0 && strcmp(request->method, "HEAD") != 0))
+        return false;
+    http_header(call, "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+    http_header(call, "Cache-Control", "no-cache");
+    http_header(call, "Referrer-Policy", "no-referrer");
+    char *copy = malloc(file->bytes);
+    if (copy != NULL)
+        memcpy(copy, file->data, file->bytes);
+    http_reply(call, 200, file->type, copy, file->bytes);
+    return true;
+}
+
 static void take(void *context, http_call_t *call, const http_request_t *request)
 {
     server_t *server = context;
     api_error_t error = {0};
     char failure[FAIL_MESSAGE_BYTES];
     const char *allowed;
+    if (take_page(call, request))
+        return;
     const struct route *route = find_route(request, &allowed, &error);
     server_state_t state = state_of(server, failure);
     if (allowed != NULL && route == NULL)
