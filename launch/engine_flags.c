@@ -31,6 +31,7 @@ engine_options_t engine_flags_options(
         .order = run->order,
         .attention = run->attention,
         .dot = run->dot,
+        .quantised_order = run->quantised_order,
         .combine = run->combine,
         .shares = run->shares,
         .threads = run->threads,

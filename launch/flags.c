@@ -45,6 +45,10 @@ static const arg_t numerics_args[] = {
         "Which of transformers' attention implementations to match. Default auto: sdpa, as in transformers, or eager where sdpa's order is not defined (--order uniform, sliding windows)."),
     FLAG_CHOICE("--dot", AT(dot), engine_dots,
         "How bf16 linear layers add products: chain as vdpbf16ps, amx as TDPBF16PS. Every CPU can compute both with the same bits; without the instruction it is slower. Default auto: amx where every rank has AMX, else chain. chain gives PyTorch's bits and the golden texts."),
+    FLAG_CHOICE("--quantised-order", AT(quantised_order), engine_quantised_orders,
+        "Of quantised matrices. torch (default): what Hugging Face's libraries compute on a CPU; int4 "
+        "stays packed in memory. dequantize: weights are rounded to the mode's type while loading, "
+        "then computed as others: the bits of the dequantised model."),
     FLAG_SWITCH("--allow-nonfinite", AT(allow_nonfinite),
         "Continue when logits are NaN or infinite, for porting a model. By default the run ends, and a message names the layer and rank where it begins."),
 };

@@ -11,6 +11,7 @@
 #include "comm/topology.h"
 #include "engine/base/dtype.h"
 #include "engine/model/order.h"
+#include "engine/model/quantization.h"
 #include "launch/args.h"
 #include "sharding/plan.h"
 
@@ -29,6 +30,7 @@ typedef struct run_flags {
     order_t order;
     attention_t attention;
     dot_t dot;
+    quantised_order_t quantised_order;
     bool allow_nonfinite;
     const char *stage, *shares;
     plan_combine_t combine;

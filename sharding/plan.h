@@ -61,6 +61,8 @@ typedef struct plan_weight {
     bool per_layer; /* there is one in every layer of `layers` */
     plan_layers_t layers;
     bool per_expert; /* there is one for every expert of these */
+    /* Bytes of a packed matrix of so many rows and columns; NULL: the model's */
+    size_t (*matrix_bytes)(size_t rows, size_t columns);
 } plan_weight_t;
 
 #define PLAN_MAX_WEIGHTS 28

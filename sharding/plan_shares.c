@@ -283,6 +283,7 @@ size_t plan_part_bytes(const plan_model_t *model, const plan_weight_t *weight, p
     if (rows == 0 || columns == 0)
         return 0;
     return weight->columns == PLAN_DIM_NONE ? model->vector_bytes(rows)
+           : weight->matrix_bytes != NULL   ? weight->matrix_bytes(rows, columns)
                                             : model->matrix_bytes(rows, columns);
 }
 

@@ -171,7 +171,9 @@ DEFINE_TILE(tile_groups_f64, groups_tile_f64, double, LANES_F64)
 
 void FILL(kernels_t *kernels)
 {
-    if (kernels->mode == DTYPE_F32) {
+    if (kernels->mode == DTYPE_BF16) {
+        kernels->tile_wide = tile_f32;
+    } else if (kernels->mode == DTYPE_F32) {
         kernels->tile = tile_f32;
         kernels->tile_groups = tile_groups_f32;
     } else if (kernels->mode == DTYPE_F64) {

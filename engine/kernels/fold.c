@@ -203,7 +203,12 @@ static void unpack_row(size_t columns, const void *panel, size_t width, size_t o
 
 const format_t *format_fold(void)
 {
-    static const format_t fold = {
-        "bf16", DTYPE_BF16, matrix_bytes, vector_bytes, offset, pack_rows, unpack_row};
+    static const format_t fold = {.name = "bf16",
+        .row_dtype = DTYPE_BF16,
+        .matrix_bytes = matrix_bytes,
+        .vector_bytes = vector_bytes,
+        .offset = offset,
+        .pack_rows = pack_rows,
+        .unpack_row = unpack_row};
     return &fold;
 }

@@ -1,5 +1,5 @@
-/* How functions of the list are written, and those of the dot product fold, which have a file of their
- * own. Internal to engine/kernels. */
+/* How functions of the list are written, and those of the dot product fold and of int4, which have files of
+ * their own. Internal to engine/kernels. */
 #ifndef CHOIR_KERNELS_KERNEL_LIST_INTERNAL_H
 #define CHOIR_KERNELS_KERNEL_LIST_INTERNAL_H
 
@@ -20,5 +20,12 @@ LAYOUT(kernel_fold_scores_layout);
 CALL(kernel_call_fold_scores);
 LAYOUT(kernel_interleaved_layout);
 CALL(kernel_call_interleaved_outputs);
+
+/* kernel_list_int4.c */
+LAYOUT(kernel_int4_layout);
+CALL(kernel_call_int4_tile);
+CALL(kernel_call_int4_unpack);
+LAYOUT(kernel_wide_layout);
+CALL(kernel_call_tile_wide);
 
 #endif

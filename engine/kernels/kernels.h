@@ -111,6 +111,23 @@ typedef struct kernels {
     void (*tile_fold)(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
         const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel,
         size_t c_stride);
+    /* Packed int4 (format.h); mode bf16 only, NULL otherwise. An output of a row is one chain of fused
+     * multiply-adds over all inputs from +0, ascending: acc = fma(x, b, acc) with b = fma(code - 8,
+     * scale, offset). Denormals count.
+     *
+     * c = x W^T of few rows with a panel. a: [rows, columns] bf16, a_stride apart; order: where each
+     * input lies in a row, NULL: in its place; panel: its start; c: [rows, width], c_stride apart */
+    void (*int4_tile)(size_t rows, const uint16_t *a, size_t a_stride, const uint32_t *order,
+        const format_t *format, const void *panel, size_t width, size_t columns, float *c,
+        size_t c_stride);
+    /* b of `inputs` inputs, whole groups. groups: the first one's start; b: [inputs, width], written
+     */
+    void (*int4_unpack)(
+        const format_t *format, const void *groups, size_t width, size_t inputs, float *b);
+    /* `tile` of the mode f32, for rows that were widened; mode bf16. */
+    void (*tile_wide)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+        size_t k, void *c, size_t c_stride, tile_mode_t mode);
+
     /* Around many calls of tile_amx by a thread: configures and releases the CPU's tile registers;
      * no other code may use them in between. Optional; no effect without such registers. */
     void (*amx_begin)(void), (*amx_end)(void);
@@ -224,6 +241,11 @@ typedef struct matrix {
     size_t bytes; /* of panels */
     void *panels; /* packed */
     void *bias;   /* [rows rounded up to KERNEL_LANES] element, or NULL */
+    /* Of int4: [rows], added in f32 after the sum's rounding, in place of bias, or NULL. */
+    const float *late_bias;
+    /* Of int4: [columns] where the i-th input of the chain lies in a row, NULL: at i; and which column
+     * of the checkpoint it is, as in coded_rows_t. They differ where rows are permuted (fold.h). */
+    const uint32_t *order, *code_order;
 } matrix_t;
 
 /* The layout of a linear layer's weights. */

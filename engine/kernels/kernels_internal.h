@@ -20,6 +20,7 @@
     X(0, sdpa_fill_baseline)                                                                       \
     X(0, tiles_fill_scalar)                                                                        \
     X(0, fold_fill_scalar)                                                                         \
+    X(0, int4_fill_scalar)                                                                         \
     KERNEL_SOURCES_OF_CPU(X)
 
 #if defined(__x86_64__)
@@ -28,12 +29,14 @@
     X(ISA_AVX2, sdpa_fill_avx2)                                                                    \
     X(ISA_AVX2, tiles_fill_avx2)                                                                   \
     X(ISA_AVX2, bf16_tiles_fill_avx2)                                                              \
+    X(ISA_AVX2, int4_fill_avx2)                                                                    \
     X(ISA_AVX2, fold_fill_avx2)                                                                    \
     X(ISA_AVX2, fold_attention_fill_avx2)                                                          \
     X(ISA_AVX512, elementwise_fill_avx512)                                                         \
     X(ISA_AVX512, sdpa_fill_avx512)                                                                \
     X(ISA_AVX512, tiles_fill_avx512)                                                               \
     X(ISA_AVX512, bf16_tiles_fill_avx512)                                                          \
+    X(ISA_AVX512, int4_fill_avx512)                                                                \
     X(ISA_AVX512, fold_fill_avx512)                                                                \
     X(ISA_AVX512, fold_attention_fill_avx512)                                                      \
     X(ISA_AVX512, bf16_fill_avx512)                                                                \
@@ -47,6 +50,10 @@
 
 #define KERNEL_SOURCE_DECLARE(needs, fill) void fill(kernels_t *kernels);
 KERNEL_SOURCES(KERNEL_SOURCE_DECLARE)
+
+/* packed.c: matrix_product of panels whose format is int4. rows: not K-blocked */
+void packed_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
+    const matrix_rows_t *rows, float *c);
 
 /* kernels_t.tile_amx with AVX-512 and without tile registers: for single rows on CPUs with AMX. */
 void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,

@@ -4,7 +4,7 @@
 #include "engine/base/size.h"
 #include "engine/base/team.h"
 #include "engine/kernels/fold.h"
-#include "engine/kernels/kernels.h"
+#include "engine/kernels/kernels_internal.h"
 
 /* Inputs of a block of a panel: as many as the largest leaf of the orders, and few enough for the
  * block (64 outputs x 1,024 inputs in bf16: 128 KiB) to stay in L2 while all rows use it. */
@@ -322,8 +322,8 @@ static void fold_product(const kernels_t *kernels, const panel_t *panels, size_t
     }
 }
 
-void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
-    const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
+static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *panels,
+    size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
 {
     if (dot == DOT_FOLD) {
         fold_product(kernels, panels, n_panels, rows, c);
@@ -350,35 +350,52 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
         }
 }
 
+void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
+    const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
+{
+    size_t panel_bytes = rows->n * KERNEL_PANEL * kernels->accumulator_bytes;
+    for (size_t p = 0, n; p < n_panels; p += n) {
+        format_kind_t kind = panels[p].matrix->format->kind;
+        void *to = (char *)c + p * panel_bytes;
+        for (n = 1; p + n < n_panels && panels[p + n].matrix->format->kind == kind;)
+            n++;
+        if (kind == FORMAT_INT4)
+            packed_product(kernels, panels + p, n, rows, to);
+        else
+            dense_product(kernels, dot, panels + p, n, rows, leaf_single, leaf_rows, to);
+    }
+}
+
 /* ---- Dense formats --------------------------------------------------------------------------- */
 
 /* clang-format off */
-#define DENSE(name, mode)                                                                           \
-    static size_t name##_matrix_bytes(size_t rows, size_t columns)                                  \
+#define DENSE(id, mode)                                                                             \
+    static size_t id##_matrix_bytes(size_t rows, size_t columns)                                  \
     {                                                                                               \
         return kernel_padded_outputs(rows) * kernel_padded_inputs(mode, columns) * dtype_bytes(mode); \
     }                                                                                               \
-    static size_t name##_vector_bytes(size_t elements)                                              \
+    static size_t id##_vector_bytes(size_t elements)                                              \
     {                                                                                               \
         return kernel_padded_outputs(elements) * dtype_bytes(mode);                                 \
     }                                                                                               \
-    static size_t name##_offset(size_t columns, size_t width, size_t p, size_t k)                   \
+    static size_t id##_offset(size_t columns, size_t width, size_t p, size_t k)                   \
     {                                                                                               \
         return (p * KERNEL_PANEL * kernel_padded_inputs(mode, columns) + k * width) *               \
                dtype_bytes(mode);                                                                   \
     }                                                                                               \
-    static void name##_pack_rows(size_t rows, size_t columns, const void *src, void *panel,         \
+    static void id##_pack_rows(size_t rows, size_t columns, const void *src, void *panel,         \
         size_t width, size_t first_output)                                                          \
     {                                                                                               \
         panel_pack_rows(mode, rows, columns, src, panel, width, first_output);                      \
     }                                                                                               \
-    static void name##_unpack_row(                                                                  \
+    static void id##_unpack_row(                                                                  \
         size_t columns, const void *panel, size_t width, size_t output, void *dst)                  \
     {                                                                                               \
         panel_unpack_row(mode, columns, panel, width, output, dst);                                 \
     }                                                                                               \
-    static const format_t name = {#name, mode, name##_matrix_bytes, name##_vector_bytes,            \
-        name##_offset, name##_pack_rows, name##_unpack_row};
+    static const format_t id = {.name = #id, .row_dtype = mode,                                 \
+        .matrix_bytes = id##_matrix_bytes, .vector_bytes = id##_vector_bytes,                   \
+        .offset = id##_offset, .pack_rows = id##_pack_rows, .unpack_row = id##_unpack_row};
 /* clang-format on */
 
 DENSE(bf16, DTYPE_BF16)

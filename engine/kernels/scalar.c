@@ -135,6 +135,7 @@ void tiles_fill_scalar(kernels_t *kernels)
     if (kernels->mode == DTYPE_BF16) {
         kernels->tile = tile_bf16;
         kernels->tile_amx = tile_amx;
+        kernels->tile_wide = tile_f32;
     } else if (kernels->mode == DTYPE_F32) {
         kernels->tile = tile_f32;
         kernels->tile_groups = tile_groups_f32;

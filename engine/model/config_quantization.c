@@ -73,13 +73,16 @@ static const char *text_of(json_t *object, const char *key)
 static int read_awq(reader_t *r, fail_t *fail)
 {
     quantised_scheme_t *scheme = &r->config->quantization.schemes[0];
+    bool symmetric = false; /* where nothing is said, zeros are looked at */
     scheme->layout = QUANTISED_AWQ;
     const char *version = text_of(r->root, "version");
     if (version != NULL && strcasecmp(version, "gemm") != 0)
         return unknown(r, "version", "gemm", version, fail);
     if (read_bits(r, r->root, "bits", false, &scheme->bits, fail) != 0 ||
-        read_group(r, r->root, &scheme->group, fail) != 0)
+        read_group(r, r->root, &scheme->group, fail) != 0 ||
+        json_opt_bool(r->root, r->path, "sym", &symmetric, fail) != 0)
         return fail->status;
+    scheme->zeros = !symmetric && !json_is_false(json_object_get(r->root, "zero_point"));
     return name_patterns_open(
         &r->ignored, NAMES_TRANSFORMERS, member(r->root, "modules_to_not_convert"), r->path, fail);
 }
@@ -112,13 +115,16 @@ static int read_gptq(reader_t *r, fail_t *fail)
         return unknown(r, "checkpoint_format", "gptq or gptq_v2", format, fail);
     if (word != NULL && strcmp(word, "int32") != 0)
         return unknown(r, "pack_dtype", "int32", word, fail);
+    bool symmetric = false;
     scheme->layout = QUANTISED_GPTQ;
     scheme->zeros_minus_one = format == NULL || strcmp(format, "gptq") == 0;
     if (read_bits(r, r->root, "bits", true, &scheme->bits, fail) != 0 ||
         read_group(r, r->root, &scheme->group, fail) != 0 ||
+        json_opt_bool(r->root, r->path, "sym", &symmetric, fail) != 0 ||
         json_opt_bool(r->root, r->path, "desc_act", &scheme->act_order, fail) != 0 ||
         json_opt_bool(r->root, r->path, "lm_head", &r->lm_head, fail) != 0)
         return fail->status;
+    scheme->zeros = !symmetric;
     r->in_blocks = member(r->root, "modules_in_block_to_quantize");
     return read_dynamic(r, fail);
 }

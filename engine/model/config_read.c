@@ -384,6 +384,18 @@ plan_model_t config_plan_model(const config_t *config, dtype_t mode)
         .vector_bytes = format->vector_bytes};
     for (const arch_weight_t *weight; (weight = arch_weight(config, model.n_weights)) != NULL;)
         model.weights[model.n_weights++] = weight->shape;
+    if (!quantization_packs(&config->quantization, mode))
+        return model;
+    for (size_t i = 0; i < model.n_weights; i++) {
+        plan_weight_t *w = &model.weights[i];
+        const format_t *packed = quantization_role_format(&config->quantization, mode,
+            (int)arch_weight(config, i)->role, w->per_layer, model.n_layers,
+            plan_dim(&model, w->rows), plan_dim(&model, w->columns));
+        if (w->columns == PLAN_DIM_NONE || packed == NULL)
+            continue;
+        w->matrix_bytes = packed->matrix_bytes;
+        model.format = packed->name;
+    }
     return model;
 }
 
@@ -422,6 +434,8 @@ static uint64_t digest_rope(uint64_t digest, const config_rope_t *rope)
 
 static uint64_t digest_quantization(uint64_t digest, const quantization_t *q, size_t n_layers)
 {
+    if (q->n_schemes > 0)
+        digest = digest_u64(digest, q->order);
     for (size_t s = 0; s < q->n_schemes; s++) {
         const quantised_scheme_t *scheme = &q->schemes[s];
         const uint64_t values[] = {scheme->layout, scheme->bits, scheme->group, scheme->zeros,

@@ -7,6 +7,7 @@
 
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
+#include "engine/kernels/fold.h"
 #include "engine/model/rope.h"
 
 #define SHARED_ALIGN 64
@@ -19,8 +20,12 @@ typedef struct load_item {
     const arch_weight_t *weight;
     size_t layer, n_experts; /* 1 without experts */
     model_part_t part;       /* of each; name is filled in when used */
-    matrix_t *matrices;      /* [n_experts]; NULL for a vector */
+    model_weight_t *weight_of;
+    matrix_t *matrices; /* [n_experts] of it; NULL for a vector */
     void *vector;
+    size_t slot_bytes; /* of a matrix, as the plan counts it */
+    model_weight_t
+        *late;     /* of a bias that counts after the sum's rounding: its matrix; else NULL */
     size_t staged; /* panels that are read together; 0: not quantised */
 } load_item_t;
 
@@ -39,11 +44,39 @@ typedef struct loader {
     fail_t *fails; /* [threads] */
 } loader_t;
 
+/* The bias of a matrix; that of int4 counts after the sum's rounding. */
+static void add_bias(load_item_t *item, model_weight_t *matrix, size_t rows, fail_t *fail)
+{
+    if (matrix->matrix.format->kind != FORMAT_INT4) {
+        matrix->matrix.bias = item->vector;
+        return;
+    }
+    matrix->late_bias =
+        memory_alloc(kernel_padded_outputs(rows) * sizeof(float), "model vector", fail);
+    matrix->matrix.late_bias = matrix->late_bias;
+    item->late = matrix;
+}
+
+static void set_matrices(loader_t *loader, load_item_t *item, plan_part_t part)
+{
+    const model_t *model = loader->model;
+    const format_t *format = quantization_format(&model->config.quantization, item->part.scheme,
+        model->mode, item->part.shape_rows, item->part.shape_columns);
+    matrix_t matrix = {.format = format != NULL ? format : model->format,
+        .rows = plan_count(part.columns) == 0 ? 0 : plan_count(part.rows),
+        .columns = plan_count(part.columns)};
+    if (matrix.rows > 0)
+        matrix.bytes = matrix.format->matrix_bytes(matrix.rows, matrix.columns);
+    for (size_t e = 0; e < item->n_experts; e++)
+        item->matrices[e] = matrix;
+}
+
 /* Adds a weight to the list. A vector's memory is taken here, since it is small; a matrix's later,
  * when all names and shapes have been checked. */
-static void add_weight(loader_t *loader, model_weights_t *place, const arch_weight_t *weight,
-    size_t layer, fail_t *fail)
+static void add_weight(
+    loader_t *loader, model_weights_t *place, size_t number, size_t layer, fail_t *fail)
 {
+    const arch_weight_t *weight = arch_weight(&loader->model->config, number);
     model_t *model = loader->model;
     const plan_model_t *sizes = &model->plan.model;
     const plan_part_t part = plan_weight_part(&model->plan, model->rank, &weight->shape);
@@ -66,20 +99,19 @@ static void add_weight(loader_t *loader, model_weights_t *place, const arch_weig
             memory_alloc(model->format->vector_bytes(plan_count(part.rows)), "model vector", fail);
         to->vector = item->vector;
         if (weight->adds != weight->role)
-            place->of[weight->adds].matrix.bias = item->vector;
+            add_bias(item, &place->of[weight->adds], plan_count(part.rows), fail);
         return;
     }
+    item->weight_of = to;
     item->matrices = &to->matrix;
     if (weight->shape.per_expert) {
         item->matrices = to->experts = calloc(item->n_experts, sizeof *to->experts);
         if (to->experts == NULL)
             fail_set(fail, FAIL_MEMORY, "model: out of memory for %zu experts", item->n_experts);
     }
-    for (size_t e = 0; e < item->n_experts && item->matrices != NULL; e++)
-        item->matrices[e] = (matrix_t){.format = model->format,
-            .rows = plan_count(part.columns) == 0 ? 0 : plan_count(part.rows),
-            .columns = plan_count(part.columns),
-            .bytes = plan_part_bytes(sizes, &weight->shape, part)};
+    item->slot_bytes = plan_part_bytes(sizes, &sizes->weights[number], part);
+    if (item->matrices != NULL)
+        set_matrices(loader, item, part);
 }
 
 /* Lists every weight of this rank. */
@@ -89,11 +121,11 @@ static int list_weights(loader_t *loader, fail_t *fail)
     const arch_weight_t *weight;
     for (size_t i = 0; (weight = arch_weight(&model->config, i)) != NULL; i++)
         if (!weight->shape.per_layer)
-            add_weight(loader, &model->outside, weight, 0, fail);
+            add_weight(loader, &model->outside, i, 0, fail);
     for (size_t l = 0; l < model->config.num_hidden_layers && fail->status == 0; l++)
         for (size_t i = 0; (weight = arch_weight(&model->config, i)) != NULL; i++)
             if (weight->shape.per_layer && arch_layer_is(&model->config, weight->shape.layers, l))
-                add_weight(loader, &model->layers[l], weight, l, fail);
+                add_weight(loader, &model->layers[l], i, l, fail);
     return fail->status;
 }
 
@@ -118,6 +150,8 @@ static int check_items(loader_t *loader, fail_t *fail)
                 return fail->status;
             loader->model->n_converted += converted != 0;
             loader->model->n_quantised += part.scheme != NULL;
+            loader->model->n_packed += loader->items[i].matrices != NULL &&
+                                       loader->items[i].matrices[0].format->kind != FORMAT_DENSE;
         }
     return 0;
 }
@@ -147,11 +181,40 @@ static char *alloc_panels(loader_t *loader, const load_item_t *item, size_t *use
     char name[ARCH_NAME_BYTES], *shared = loader->options->shared;
     if (shared != NULL) {
         shared += *used;
-        *used += size_round_up(bytes, SHARED_ALIGN);
+        *used += size_round_up(item->n_experts * item->slot_bytes, SHARED_ALIGN);
         return shared;
     }
     arch_weight_name(item->weight, item->layer, 0, name);
     return memory_alloc(bytes, name, fail);
+}
+
+/* The orders of int4's inputs, where groups are not in order or rows are permuted: of each expert that of
+ * codes, and that of rows. */
+static int load_orders(loader_t *loader, load_item_t *item, fail_t *fail)
+{
+    const bool fold = loader->options->dot == DOT_FOLD,
+               act = item->part.scheme != NULL && item->part.scheme->act_order;
+    size_t columns = item->part.shape_columns;
+    char name[ARCH_NAME_BYTES];
+    model_weight_t *weight = item->weight_of;
+    if (item->matrices[0].format->kind != FORMAT_INT4 || (!fold && !act))
+        return 0;
+    weight->orders = memory_alloc(
+        item->n_experts * 2 * columns * sizeof *weight->orders, "order of inputs", fail);
+    for (size_t e = 0; e < item->n_experts && fail->status == 0; e++) {
+        uint32_t *codes = weight->orders + e * 2 * columns, *rows = codes + columns;
+        model_part_t part = item->part;
+        name_part(item, e, name, &part);
+        for (size_t k = 0; k < columns; k++)
+            codes[k] = (uint32_t)k;
+        if (act)
+            loader->source->order(loader->source->context, &part, codes, fail);
+        for (size_t k = 0; k < columns; k++)
+            rows[k] = fold ? (uint32_t)fold_position(columns, codes[k]) : codes[k];
+        item->matrices[e].code_order = codes;
+        item->matrices[e].order = rows;
+    }
+    return fail->status;
 }
 
 static int alloc_matrices(loader_t *loader, fail_t *fail)
@@ -168,6 +231,8 @@ static int alloc_matrices(loader_t *loader, fail_t *fail)
         if (panels == NULL)
             return fail->status;
         plan_stage(loader, &loader->items[i]);
+        if (load_orders(loader, &loader->items[i], fail) != 0)
+            return fail->status;
         for (size_t e = 0; e < item->n_experts; e++)
             item->matrices[e].panels = panels + e * item->matrices[0].bytes;
         loader->total_bytes += item->n_experts * item->matrices[0].bytes;
@@ -206,26 +271,41 @@ static model_part_t part_of(const load_item_t *item, size_t begin, size_t end, c
     return part;
 }
 
+static int pack_panel(loader_t *loader, const model_part_t *part, const matrix_t *matrix,
+    void *panel, size_t width, const buffers_t *buffers, fail_t *fail)
+{
+    const model_source_t *source = loader->source;
+    if (matrix->format->kind == FORMAT_DENSE) {
+        if (source->read(source->context, part, loader->model->mode, buffers->rows,
+                buffers->scratch, fail) == 0)
+            matrix->format->pack_rows(
+                part->row_end - part->row_begin, matrix->columns, buffers->rows, panel, width, 0);
+        return fail->status;
+    }
+    coded_rows_t rows;
+    if (source->codes(source->context, part, &rows, fail) != 0)
+        return fail->status;
+    rows.order = matrix->code_order;
+    matrix->format->pack_codes(&rows, panel, width, 0);
+    return 0;
+}
+
 /* p: of the panels of all matrices; stage: NULL, or what was read of this one and others */
 static void load_panel(loader_t *loader, load_item_t *item, size_t p, const void *stage,
     const buffers_t *buffers, fail_t *fail)
 {
     matrix_t *matrix = &item->matrices[p / panels_each(item)];
-    model_t *model = loader->model;
-    char name[ARCH_NAME_BYTES], *rows = buffers->rows;
+    char name[ARCH_NAME_BYTES];
     model_part_t part = part_of(item, p, p + 1, name);
     part.stage = stage;
     p %= panels_each(item);
-    if (loader->source->read(
-            loader->source->context, &part, model->mode, rows, buffers->scratch, fail) != 0) {
+    size_t width = matrix_panel_width(matrix, p);
+    void *panel = (char *)matrix->panels + matrix->format->offset(matrix->columns, width, p, 0);
+    if (pack_panel(loader, &part, matrix, panel, width, buffers, fail) != 0) {
         atomic_store(&loader->failed, 1);
         return;
     }
-    size_t width = matrix_panel_width(matrix, p);
-    void *panel = (char *)matrix->panels + matrix->format->offset(matrix->columns, width, p, 0);
-    matrix->format->pack_rows(
-        part.row_end - part.row_begin, matrix->columns, rows, panel, width, 0);
-    atomic_fetch_add(&loader->done_bytes, width * matrix->columns * model->kernels.element_bytes);
+    atomic_fetch_add(&loader->done_bytes, matrix->format->matrix_bytes(width, matrix->columns));
 }
 
 /* Panels that a thread packs: those that it will compute with, so that their pages are on its NUMA
@@ -277,8 +357,19 @@ static void load_vector(loader_t *loader, load_item_t *item, char *scratch, fail
     model_part_t part = item->part;
     char name[ARCH_NAME_BYTES];
     name_part(item, 0, name, &part);
-    if (loader->source->read(
-            loader->source->context, &part, loader->model->mode, item->vector, scratch, fail) != 0)
+    const model_source_t *source = loader->source;
+    source->read(source->context, &part, loader->model->mode, item->vector, scratch, fail);
+    if (item->late != NULL && fail->status == 0) {
+        /* f16, as gptqmodel keeps it. */
+        float *bias = item->late->late_bias;
+        source->read(source->context, &part, DTYPE_F32, bias, scratch, fail);
+        for (size_t i = 0; i < part.row_end - part.row_begin; i++) {
+            uint16_t half;
+            dtype_convert(&half, DTYPE_F16, &bias[i], DTYPE_F32, 1);
+            bias[i] = f32_from_f16(half);
+        }
+    }
+    if (fail->status != 0)
         atomic_store(&loader->failed, 1);
 }
 
@@ -323,6 +414,14 @@ static int load_items(loader_t *loader, fail_t *fail)
     return fail->status;
 }
 
+void model_kernels(model_t *model, isa_t isa)
+{
+    kernels_get(&model->kernels, isa, model->mode);
+    /* Packed matrices take inputs as rows. */
+    if (quantization_packs(&model->config.quantization, model->mode))
+        model->kernels.tile_amx_k_blocked = NULL;
+}
+
 static size_t rope_bytes(size_t head_dim, dtype_t mode, size_t positions)
 {
     return positions * (head_dim / 2) * (mode == DTYPE_F64 ? sizeof(double) : sizeof(float));
@@ -365,7 +464,10 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
         .mode = options->mode,
         .isa = options->isa,
         .format = matrix_format(options->mode, options->dot)};
-    kernels_get(&model->kernels, options->isa, options->mode);
+    model_kernels(model, options->isa);
+    if (options->combine == PLAN_REDUCE)
+        model->config.quantization.order = QUANTISED_ORDER_DEQUANTIZE;
+    config = &model->config;
     loader_t loader = {.model = model, .source = source, .options = options, .team = team};
     size_t n_layers = config->num_hidden_layers;
     plan_model_t sizes = model_sizes(config, options->mode, options->dot);
@@ -396,6 +498,9 @@ static void free_weight(const model_t *model, model_weights_t *place, const arch
         memory_free(of->vector, model->format->vector_bytes(plan_count(part.rows)));
     else if (!model->shared && (of->experts != NULL || !weight->shape.per_expert))
         memory_free(model_matrix(of, 0)->panels, n_experts * model_matrix(of, 0)->bytes);
+    memory_free(of->late_bias, kernel_padded_outputs(plan_count(part.rows)) * sizeof(float));
+    memory_free(of->orders,
+        n_experts * 2 * plan_dim(&model->plan.model, weight->shape.columns) * sizeof *of->orders);
     free(of->experts);
 }
 

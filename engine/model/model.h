@@ -27,6 +27,8 @@ typedef struct model_weight {
     matrix_t matrix;   /* its bias, if it has one, is that weight's vector */
     matrix_t *experts; /* [n_experts] */
     void *vector;
+    float *late_bias; /* owned, of matrix.late_bias */
+    uint32_t *orders; /* owned, of matrix.order and code_order, of each expert */
 } model_weight_t;
 
 typedef struct model_weights {
@@ -47,6 +49,7 @@ typedef struct model {
     void *rope_cos, *rope_sin; /* [rope_positions, head_dim / 2] accumulator, see rope.h */
     bool shared;               /* the matrices lie in memory that is not the model's */
     size_t n_quantised;        /* matrices that are quantised in the checkpoint */
+    size_t n_packed;           /* of these the ones that are kept so */
     size_t n_converted;        /* tensors whose dtype was not the mode's */
 } model_t;
 
@@ -76,6 +79,9 @@ plan_model_t model_sizes(const config_t *config, dtype_t mode, dot_t dot);
 int model_load(model_t *model, const config_t *config, const model_source_t *source,
     const model_options_t *options, team_t *team, fail_t *fail);
 void model_close(model_t *model);
+
+/* The kernels of a model of that config and mode, which are set. */
+void model_kernels(model_t *model, isa_t isa);
 
 /* Bytes that model_load allocates for a rank, RoPE tables included. */
 size_t model_bytes(const plan_t *plan, size_t rank, dtype_t mode, size_t max_positions);

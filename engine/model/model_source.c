@@ -67,6 +67,30 @@ static int checkpoint_stage(void *context, model_part_t *part, void *memory, fai
     return fail->status;
 }
 
+static int checkpoint_codes(
+    void *context, const model_part_t *part, coded_rows_t *rows, fail_t *fail)
+{
+    (void)context, (void)fail;
+    quantised_rows_t unpacked;
+    quantised_unpack(part->stage, part->row_begin, part->row_end, &unpacked);
+    *rows = (coded_rows_t){.n = unpacked.n,
+        .columns = unpacked.columns,
+        .n_groups = unpacked.n_groups,
+        .codes = unpacked.codes,
+        .codes_stride = unpacked.codes_stride,
+        .scales = unpacked.scales,
+        .zeros = unpacked.zeros};
+    return 0;
+}
+
+static int checkpoint_order(void *context, const model_part_t *part, uint32_t *order, fail_t *fail)
+{
+    quantised_t matrix;
+    if (find_quantised(context, part, &matrix, fail))
+        quantised_order(context, &matrix, order, fail);
+    return fail->status;
+}
+
 static int checkpoint_part(
     void *context, const model_part_t *part, dtype_t mode, void *dst, void *scratch, fail_t *fail)
 {
@@ -90,6 +114,8 @@ model_source_t model_source_checkpoint(checkpoint_t *checkpoint)
         .check = checkpoint_check,
         .stage_bytes = checkpoint_stage_bytes,
         .stage = checkpoint_stage,
+        .codes = checkpoint_codes,
+        .order = checkpoint_order,
         .read = checkpoint_part};
 }
 
@@ -110,15 +136,80 @@ static int random_check(
     return 0;
 }
 
+/* A stage of random codes: the arrays of coded_rows_t for rows of at most a panel. */
+typedef struct random_stage {
+    size_t columns, n_groups;
+    float *scales;
+    uint8_t *codes, *zeros;
+} random_stage_t;
+
+static size_t random_groups(const model_part_t *part)
+{
+    return part->scheme->group == 0 ? 1 : part->shape_columns / part->scheme->group;
+}
+
 static size_t random_stage_bytes(void *context, const model_part_t *part)
 {
-    (void)context, (void)part;
-    return 0;
+    (void)context;
+    size_t groups = part->scheme == NULL ? 0 : random_groups(part);
+    return part->scheme == NULL
+               ? 0
+               : sizeof(random_stage_t) +
+                     KERNEL_PANEL * (groups * (sizeof(float) + 1) + part->shape_columns);
 }
 
 static int random_stage(void *context, model_part_t *part, void *memory, fail_t *fail)
 {
-    (void)context, (void)part, (void)memory, (void)fail;
+    (void)context, (void)fail;
+    random_stage_t *stage = memory;
+    stage->columns = part->shape_columns;
+    stage->n_groups = random_groups(part);
+    stage->scales = (float *)(stage + 1);
+    stage->codes = (uint8_t *)(stage->scales + KERNEL_PANEL * stage->n_groups);
+    stage->zeros = stage->codes + KERNEL_PANEL * stage->columns;
+    part->stage = stage;
+    return 0;
+}
+
+static uint64_t key_of(void *context, const model_part_t *part)
+{
+    uint64_t key = *(const uint64_t *)context;
+    for (const char *c = part->name; *c != 0; c++)
+        key = mix(key ^ (unsigned char)*c);
+    return key;
+}
+
+/* Weights of standard deviation 1 / sqrt(columns), nearly: codes are uniform. */
+static int random_codes(void *context, const model_part_t *part, coded_rows_t *rows, fail_t *fail)
+{
+    (void)fail;
+    const random_stage_t *stage = part->stage;
+    const uint64_t key = key_of(context, part);
+    size_t n = part->row_end - part->row_begin, count = 0;
+    uint8_t middle = (uint8_t)(1u << (part->scheme->bits - 1));
+    float scale = 3.4f / sqrtf((float)stage->columns) / (float)(2 * middle);
+    for (size_t r = part->row_begin; r < part->row_end; r++)
+        for (size_t c = 0; c < stage->columns; c++)
+            stage->codes[count++] = (uint8_t)(mix(key + r * stage->columns + c) % (2u * middle));
+    for (size_t i = 0; i < n * stage->n_groups; i++) {
+        stage->scales[i] = scale;
+        stage->zeros[i] = middle;
+    }
+    *rows = (coded_rows_t){.n = n,
+        .columns = stage->columns,
+        .n_groups = stage->n_groups,
+        .codes = stage->codes,
+        .codes_stride = stage->columns,
+        .scales = stage->scales,
+        .zeros = stage->zeros};
+    return 0;
+}
+
+static int random_order(void *context, const model_part_t *part, uint32_t *order, fail_t *fail)
+{
+    (void)context, (void)fail;
+    for (size_t k = 0; k < part->shape_columns; k++)
+        order[k] = (uint32_t)k;
     return 0;
 }
 
@@ -126,9 +217,7 @@ static int random_part(
     void *context, const model_part_t *part, dtype_t mode, void *dst, void *scratch, fail_t *fail)
 {
     (void)fail;
-    uint64_t key = *(const uint64_t *)context;
-    for (const char *c = part->name; *c != 0; c++)
-        key = mix(key ^ (unsigned char)*c);
+    const uint64_t key = key_of(context, part);
     bool is_norm = strstr(part->name, "norm") != NULL,
          is_bias = !is_norm && part->shape_columns == 0;
     float center = is_norm ? 1.0f : 0.0f;
@@ -155,5 +244,7 @@ model_source_t model_source_random(const uint64_t *seed)
         .check = random_check,
         .stage_bytes = random_stage_bytes,
         .stage = random_stage,
+        .codes = random_codes,
+        .order = random_order,
         .read = random_part};
 }

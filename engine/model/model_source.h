@@ -8,6 +8,7 @@
 
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
+#include "engine/kernels/format.h"
 #include "sharding/checkpoint/checkpoint.h"
 #include "sharding/checkpoint/quantised.h"
 
@@ -31,6 +32,11 @@ typedef struct model_source {
      * that are read from a stage have at most QUANTISED_ROWS rows. memory: of so many bytes, aligned to 64 */
     size_t (*stage_bytes)(void *context, const model_part_t *part);
     int (*stage)(void *context, model_part_t *part, void *memory, fail_t *fail);
+    /* Codes, scales and zeros of a part that was staged, and, where groups are not in order, the order
+     * of the whole matrix's inputs: [shape_columns]. What *rows points to lies in the stage, until the
+     * next call. */
+    int (*codes)(void *context, const model_part_t *part, coded_rows_t *rows, fail_t *fail);
+    int (*order)(void *context, const model_part_t *part, uint32_t *order, fail_t *fail);
     /* dst: [row_end - row_begin, col_end - col_begin] in the mode's dtype.
      * scratch: as many bytes as the part takes in f64 */
     int (*read)(void *context, const model_part_t *part, dtype_t mode, void *dst, void *scratch,

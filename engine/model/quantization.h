@@ -2,16 +2,25 @@
 #ifndef CHOIR_MODEL_QUANTIZATION_H
 #define CHOIR_MODEL_QUANTIZATION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/kernels/format.h"
 #include "sharding/checkpoint/quantised.h"
 
 #define QUANTIZATION_MAX_SCHEMES 4
 #define QUANTIZATION_MAX_LAYERS 1000
 
+/* --quantised-order */
+typedef enum quantised_order {
+    QUANTISED_ORDER_TORCH, /* as Hugging Face's libraries on a CPU: int4 in a chain of its own */
+    QUANTISED_ORDER_DEQUANTIZE /* weights are rounded to the mode while loading, then its order */
+} quantised_order_t;
+
 typedef struct quantization {
-    size_t n_schemes; /* 0: nothing is quantised */
+    quantised_order_t order; /* of the run, not of the file */
+    size_t n_schemes;        /* 0: nothing is quantised */
     quantised_scheme_t schemes[QUANTIZATION_MAX_SCHEMES];
     /* Bit r of a layer's word: the weight of role r (arch.h) has the scheme. */
     uint64_t in_layers[QUANTIZATION_MAX_SCHEMES][QUANTIZATION_MAX_LAYERS];
@@ -28,5 +37,15 @@ static inline const quantised_scheme_t *quantization_scheme(
             return &quantization->schemes[s];
     return NULL;
 }
+
+/* The format in which a matrix of so many rows and columns, the whole one, is kept; NULL when it is dequantised.
+ * scheme: NULL when it is not quantised */
+const format_t *quantization_format(const quantization_t *quantization,
+    const quantised_scheme_t *scheme, dtype_t mode, size_t rows, size_t columns);
+/* The same for all layers' weights of a role; NULL where layers differ, so that it counts what is enough. */
+const format_t *quantization_role_format(const quantization_t *quantization, dtype_t mode, int role,
+    int per_layer, size_t n_layers, size_t rows, size_t columns);
+/* Whether some matrices may be kept packed. */
+bool quantization_packs(const quantization_t *quantization, dtype_t mode);
 
 #endif

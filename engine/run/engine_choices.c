@@ -12,6 +12,8 @@ const choice_t engine_dots[] = {
     {"chain", DOT_CHAIN}, {"amx", DOT_AMX}, {"auto", DOT_AUTO}, {NULL, 0}};
 const choice_t engine_used_dots[] = {
     {"chain", DOT_CHAIN}, {"amx", DOT_AMX}, {"fold", DOT_FOLD}, {NULL, 0}};
+const choice_t engine_quantised_orders[] = {
+    {"torch", QUANTISED_ORDER_TORCH}, {"dequantize", QUANTISED_ORDER_DEQUANTIZE}, {NULL, 0}};
 const choice_t engine_combines[] = {{"gather", PLAN_GATHER}, {"reduce", PLAN_REDUCE}, {NULL, 0}};
 const choice_t engine_paths[] = {{"auto", COMM_AUTO}, {"mpi", COMM_MPI}, {NULL, 0}};
 const choice_t engine_binds[] = {{"none", TOPOLOGY_BIND_NONE}, {"core", TOPOLOGY_BIND_CORE},

@@ -9,8 +9,9 @@ extern const choice_t engine_orders[];     /* order_t */
 extern const choice_t engine_attentions[]; /* attention_t */
 extern const choice_t engine_dots[];       /* dot_t, as wished for */
 extern const choice_t engine_used_dots[];  /* dot_t, as chosen; the order decides about fold */
-extern const choice_t engine_combines[];   /* plan_combine_t */
-extern const choice_t engine_paths[];      /* comm_path_t */
-extern const choice_t engine_binds[];      /* topology_bind_t */
+extern const choice_t engine_quantised_orders[]; /* quantised_order_t */
+extern const choice_t engine_combines[];         /* plan_combine_t */
+extern const choice_t engine_paths[];            /* comm_path_t */
+extern const choice_t engine_binds[];            /* topology_bind_t */
 
 #endif

@@ -12,6 +12,7 @@
 #include "engine/base/progress.h"
 #include "engine/kernels/kernels.h"
 #include "engine/model/order.h"
+#include "engine/model/quantization.h"
 #include "engine/run/speculation.h"
 #include "sharding/plan.h"
 
@@ -25,6 +26,7 @@ typedef struct engine_options {
     order_t order;
     attention_t attention;
     dot_t dot; /* of bf16 linear layers */
+    quantised_order_t quantised_order;
     plan_combine_t combine;
     const char *shares;   /* who gets how much: as share_choice's text (share_choice.h) */
     size_t threads;       /* 0: choose from the binding */

@@ -58,6 +58,9 @@ static int load_config(loaded_t *l, fail_t *fail)
         config_load(c, l->options.model_dir, fail);
     for (size_t i = 0; i < c->n_notes && fail->status == 0; i++)
         log_write(LOG_WARN, "%s", c->notes[i]);
+    /* Sums that are split along the inputs have no use for groups. */
+    c->quantization.order =
+        l->options.combine == PLAN_REDUCE ? QUANTISED_ORDER_DEQUANTIZE : l->options.quantised_order;
     if (fail->status != 0 || n_layers == 0)
         return fail->status;
     if (n_layers > c->num_hidden_layers)
@@ -195,7 +198,7 @@ int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
     plan_model_t sizes = model_sizes(&l->config, l->options.mode, l->options.dot);
     *shape =
         (model_t){.config = l->config, .rank = (size_t)comm_rank(l->comm), .mode = l->options.mode};
-    kernels_get(&shape->kernels, l->isa, l->options.mode);
+    model_kernels(shape, l->isa);
     plan_open_shares(
         &shape->plan, &sizes, l->options.combine, (size_t)comm_size(l->comm), l->shares, fail);
     if (comm_agree(everyone(l), fail) != 0)
@@ -275,8 +278,9 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
     if (fail->status == 0 && l->model.n_quantised > 0) {
         char scheme[QUANTISED_SCHEME_BYTES];
         quantised_scheme_text(&l->config.quantization.schemes[0], scheme);
-        log_write(LOG_INFO, "%zu matrices are quantised (%s) and were dequantised to %s",
-            l->model.n_quantised, scheme, dtype_name(l->options.mode));
+        log_write(LOG_INFO,
+            "%zu matrices are quantised (%s): %zu are kept so, the others were dequantised to %s",
+            l->model.n_quantised, scheme, l->model.n_packed, dtype_name(l->options.mode));
     }
     if (fail->status == 0 && l->model.n_converted > 0)
         log_write(LOG_INFO, "%zu tensors are stored in another type and were converted to %s",

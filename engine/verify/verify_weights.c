@@ -1,5 +1,6 @@
 #include "engine/verify/verify_weights.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +50,21 @@ static void add(checker_t *checker, const compare_t *compare)
     pthread_mutex_unlock(&checker->lock);
 }
 
+/* What the inputs of a packed matrix are multiplied with: fma(code - 8, scale, R((8 - zero) scale)),
+ * in the order of the chain. */
+static void expected_weights(
+    const coded_rows_t *rows, const uint32_t *order, size_t group, float *to)
+{
+    for (size_t r = 0; r < rows->n; r++)
+        for (size_t i = 0; i < rows->columns; i++) {
+            size_t at = r * rows->n_groups + i / group;
+            float scale = f32_round_bf16(rows->scales[at]);
+            uint8_t code = rows->codes[r * rows->codes_stride + (order != NULL ? order[i] : i)];
+            to[r * rows->columns + i] = fmaf(
+                (float)code - 8.0f, scale, f32_round_bf16((8.0f - (float)rows->zeros[at]) * scale));
+        }
+}
+
 /* Rows [from, from + n) of the matrix, from the file. */
 static int read_rows(
     const checker_t *checker, size_t from, size_t n, void *rows, void *scratch, fail_t *fail)
@@ -62,8 +78,13 @@ static int read_rows(
     void *stage = bytes == 0 ? NULL : memory_alloc(bytes, "rows of a quantised matrix", fail);
     if (fail->status == 0 && bytes > 0)
         source->stage(source->context, &part, stage, fail);
-    if (fail->status == 0)
+    const matrix_t *matrix = checker->item.matrix;
+    coded_rows_t coded;
+    bool packed = matrix != NULL && matrix->format->kind != FORMAT_DENSE;
+    if (fail->status == 0 && !packed)
         source->read(source->context, &part, checker->model->mode, rows, scratch, fail);
+    else if (fail->status == 0 && source->codes(source->context, &part, &coded, fail) == 0)
+        expected_weights(&coded, matrix->code_order, matrix->format->group, rows);
     memory_free(stage, bytes);
     return fail->status;
 }
@@ -75,7 +96,8 @@ static void check_rows(checker_t *checker, size_t first, size_t n, char *rows, v
 {
     const item_t *item = &checker->item;
     const model_t *model = checker->model;
-    size_t e = model->kernels.element_bytes, from = item->first_row + first;
+    dtype_t type = item->matrix != NULL ? item->matrix->format->row_dtype : model->mode;
+    size_t e = dtype_bytes(type), from = item->first_row + first;
     fail_t fail = {0};
     if (read_rows(checker, from, n, rows, scratch, &fail) != 0) {
         fail_on(checker, &fail);
@@ -89,8 +111,8 @@ static void check_rows(checker_t *checker, size_t first, size_t n, char *rows, v
                 matrix_panel_width(item->matrix, p), (first + r) % KERNEL_PANEL, unpacked);
             got = unpacked;
         }
-        compare_values(compare, got, model->mode, rows + r * item->columns * e, model->mode,
-            item->columns, (uint64_t)(from + r) * item->columns, 0);
+        compare_values(compare, got, type, rows + r * item->columns * e, type, item->columns,
+            (uint64_t)(from + r) * item->columns, 0);
     }
 }
 

@@ -102,6 +102,11 @@ int quantised_stage(checkpoint_t *checkpoint, const quantised_t *matrix, quantis
 void quantised_unpack(
     const quantised_stage_t *stage, size_t row_begin, size_t row_end, quantised_rows_t *rows);
 
+/* Where groups are not in order: which input comes i-th when they are, stable, [columns] written. FAIL_MODEL when a
+ * group has not as many inputs as the others. */
+int quantised_order(
+    checkpoint_t *checkpoint, const quantised_t *matrix, uint32_t *order, fail_t *fail);
+
 /* The weights as Hugging Face has them in a model of `dtype`: bf16, or f32 for any other. dst: [n, columns] dtype */
 void quantised_weights(
     const quantised_stage_t *stage, const quantised_rows_t *rows, dtype_t dtype, void *dst);

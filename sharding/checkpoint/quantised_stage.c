@@ -1,5 +1,6 @@
 /* Reads a part of a quantised matrix, and unpacks its codes. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -21,6 +22,13 @@ static bool by_input(const quantised_t *m) /* [K, N] in the file */
 static bool in_bytes(const quantised_t *m)
 {
     return m->scheme.layout >= QUANTISED_INT8;
+}
+
+static uint32_t word_at(const unsigned char *words, size_t i)
+{
+    uint32_t word;
+    memcpy(&word, words + i * WORD_BYTES, sizeof word);
+    return word;
 }
 
 /* ---- The memory of a stage ------------------------------------------------------------------- */
@@ -218,6 +226,45 @@ static int read_groups(checkpoint_t *checkpoint, quantised_stage_t *stage, fail_
     return 0;
 }
 
+int quantised_order(
+    checkpoint_t *checkpoint, const quantised_t *matrix, uint32_t *order, fail_t *fail)
+{
+    const size_t columns = matrix->columns;
+    uint32_t *groups = calloc(columns + matrix->n_groups, sizeof *groups);
+    uint32_t *next = groups + columns;
+    if (groups == NULL)
+        return fail_set(fail, FAIL_MEMORY, "order of %zu inputs: out of memory", columns);
+    if (checkpoint_read_raw(checkpoint, matrix->groups, 0, columns, 0, 1, groups, fail) == 0)
+        check_groups(matrix, groups, fail);
+    for (size_t k = 0; k < columns && fail->status == 0; k++) {
+        size_t place = groups[k] * matrix->group + next[groups[k]]++;
+        if (next[groups[k]] > matrix->group)
+            fail_set(fail, FAIL_MODEL,
+                "%s: tensor %s: expected %zu inputs of each group, found more of group %u (--quantised-order dequantize computes it)",
+                matrix->groups->file, matrix->groups->name, matrix->group, groups[k]);
+        else
+            order[place] = (uint32_t)k;
+    }
+    free(groups);
+    return fail->status;
+}
+
+/* Of a symmetric matrix every zero is the middle. */
+static int check_symmetric(const quantised_stage_t *stage, fail_t *fail)
+{
+    const quantised_t *m = &stage->matrix;
+    uint32_t middle = m->scheme.bits == 4 ? 0x88888888u : 0x80808080u;
+    if (m->zeros == NULL || m->scheme.zeros || !by_input(m))
+        return 0;
+    for (size_t i = 0; i < m->n_groups * stage->zero_words; i++)
+        if (word_at(stage->zeros, i) != middle)
+            return fail_set(fail, FAIL_MODEL,
+                "%s: tensor %s: expected zeros of %u, as quantization_config says symmetric, found the word %08x",
+                m->zeros->file, m->zeros->name, 1u << (m->scheme.bits - 1),
+                word_at(stage->zeros, i));
+    return 0;
+}
+
 int quantised_stage(checkpoint_t *checkpoint, const quantised_t *matrix, quantised_part_t part,
     void *memory, const quantised_stage_t **out, fail_t *fail)
 {
@@ -226,7 +273,7 @@ int quantised_stage(checkpoint_t *checkpoint, const quantised_t *matrix, quantis
     lay_out(stage, matrix, part.row_end - part.row_begin, part.col_end - part.col_begin, memory);
     *out = stage;
     if (read_codes(checkpoint, stage, fail) == 0 && read_scales(checkpoint, stage, fail) == 0 &&
-        read_zeros(checkpoint, stage, fail) == 0)
+        read_zeros(checkpoint, stage, fail) == 0 && check_symmetric(stage, fail) == 0)
         read_groups(checkpoint, stage, fail);
     return fail->status;
 }
@@ -249,13 +296,6 @@ static void unpack_word(uint32_t word, unsigned bits, uint8_t *codes)
         memcpy(codes, &nibbles, sizeof nibbles);
     else
         memcpy(codes, &word, sizeof word);
-}
-
-static uint32_t word_at(const unsigned char *words, size_t i)
-{
-    uint32_t word;
-    memcpy(&word, words + i * WORD_BYTES, sizeof word);
-    return word;
 }
 
 /* AWQ: nibble i of a word is column ORDER[i] of its eight. */

@@ -1,12 +1,15 @@
 """Quantised checkpoints of every layout that Choir reads, and what their weights are.
 
-    quantised.py golden                              writes golden/quantised.safetensors
+    quantised.py golden                              writes golden/quantised.safetensors and int4.safetensors
     quantised.py write --model DIR --kind KIND --out DIR [--plain DIR]
     quantised.py check --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
+    quantised.py chain --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
 
 write converts a model directory (bf16), by rounding to nearest; --plain gets the same weights dequantised to bf16.
 check does this for every kind on random weights: Choir's logits of both directories must be equal at each number of
 ranks, and for the kinds that transformers loads without further packages, its weights must be the dequantised ones.
+
+chain compares Choir's logits of int4 with those of transformers' model whose linear layers are aten's operator.
 
 Codes, scales and zeros are made here in a few lines of torch for each layout, apart from Choir's reader. The weights
 are what docs/quantised.md says: gptqmodel's R_bf16(R_f16(s (q - z))), compressed-tensors' R(R(q - z) R(s)), and
@@ -50,7 +53,7 @@ KINDS = {
     "gptq-int4-g16": gptq(group=16),
     "gptq-int8": gptq(bits=8),
     "gptq-int8-asym-act-order": gptq(bits=8, group=32, asym=True, act_order=True),
-    "gptq-int4-wrapping": gptq(group=32, any_zeros=True),
+    "gptq-int4-wrapping": gptq(group=32, asym=True, any_zeros=True),
     "auto-round-gptq": gptq(auto_round=True),
     "awq": dict(method="awq", group=128, asym=True),
     "awq-bf16-scales": dict(method="awq", group=32, asym=True, scale=BF16),
@@ -265,13 +268,102 @@ def compare_weights(folder, plain):
     print(sum(int((a != b).sum()) for a, b in pairs), sum(a.numel() for a, _ in pairs))
 
 
-def logits(choir, folder, ranks, out):
+def logits(choir, folder, ranks, out, order="dequantize", ids=tuple(i * 37 % 1000 for i in range(40))):
     command = ["mpirun", "--quiet", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
                        **({} if ranks > 1 else {"OMPI_MCA_ess_singleton_isolated": "1"}))
-    ids = ",".join(str(i * 37 % 1000) for i in range(40))
-    subprocess.run([*command, choir, "generate", "--quiet", "--model", folder, "--ids", ids, "--max-tokens", "0", "--logits-out", out], check=True, env=environment, stdin=subprocess.DEVNULL)
+    subprocess.run([*command, choir, "generate", "--quiet", "--model", folder, "--ids", ",".join(map(str, ids)), "--max-tokens", "0",
+                    "--quantised-order", order, "--dot", "chain", "--attention", "eager",
+                    "--logits-out", out], check=True, env=environment, stdin=subprocess.DEVNULL)
     return hashlib.sha256(Path(out).read_bytes()).hexdigest()
+
+
+class Int4Linear(torch.nn.Module):
+    """What gptqmodel makes of a matrix on a CPU without AVX512_BF16: aten's operator, then the bias in f16."""
+
+    def __init__(self, tensors, module, kind, bias):
+        super().__init__()
+        codes, zeros = tensors[f"{module}.qweight"], tensors[f"{module}.qzeros"]
+        self.scales = tensors[f"{module}.scales"].to(F16).to(BF16)
+        if kind["method"] == "awq":
+            q, z = unpack_awq(codes), unpack_awq(zeros)
+            groups = group_index(q.shape[0], kind["group"])
+        else:
+            if not kind.get("v2"):
+                zeros = ((zeros.to(torch.int64) + 0x11111111) % 2**32)
+            q, z = unpack_words(codes.T).T, unpack_words(zeros)
+            groups = tensors.get(f"{module}.g_idx", group_index(q.shape[0], kind["group"]))
+        self.order = torch.argsort(groups, stable=True)
+        self.group = q.shape[0] // self.scales.shape[0]
+        offsets = ((8 - z).float() * self.scales.float()).to(BF16)
+        self.offsets = torch.stack([self.scales, offsets], -1).contiguous()
+        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q[self.order].T.contiguous().to(torch.int32), 1)
+        self.bias = None if bias is None else bias.to(F16)
+
+    def forward(self, x):
+        rows = x.reshape(-1, x.shape[-1])[:, self.order].contiguous()
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.offsets)
+        if self.bias is not None:
+            y = (y.float() + self.bias.float()).to(BF16)
+        return y.reshape(*x.shape[:-1], -1)
+
+
+def unpack_words(words):
+    return ((words.to(torch.int64) % 2**32).unsqueeze(-1) >> (torch.arange(8) * 4) & 15).reshape(words.shape[0], -1)
+
+
+def unpack_awq(words):
+    columns = unpack_words(words).reshape(words.shape[0], -1, 8)
+    return columns[..., torch.argsort(torch.tensor(AWQ_ORDER))].reshape(words.shape[0], -1)
+
+
+def compare_chain(choir, folder, plain, kind, ranks, out):
+    """Differing elements of logits: Choir's prompt and decode against a model with aten's operator."""
+    import numpy
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(plain, dtype=BF16, attn_implementation="eager")
+    tensors = load_file(Path(folder) / "model.safetensors")
+    for name, module in list(model.named_modules()):
+        if f"{name}.qweight" in tensors:
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, Int4Linear(tensors, name, kind, module.bias))
+    ids = [i * 37 % 1000 for i in range(40)]
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].float().numpy()
+    differ = []
+    for r in ranks:
+        logits(choir, folder, r, out, "torch", ids)
+        found = numpy.load(out)
+        differ.append(int((found != expected[-len(found):]).sum()))
+    print(*differ, len(found) * expected.shape[1])
+
+
+CHAINS = ["gptq-int4", "gptq-int4-g64-v2", "gptq-int4-asym", "gptq-int4-act-order", "auto-round-gptq", "awq",
+          "awq-bf16-scales", "awq-symmetric"]
+
+
+def check_chain(choir, ranks, kinds):
+    """In a shape whose matrices aten takes, cancelling and not; a process each, as host.py's flag comes before torch."""
+    failed = 0
+    environment = dict(os.environ, ONEDNN_MAX_CPU_ISA="AVX512_CORE_BF16")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        odd = json.loads((HERE / "shapes" / "odd.json").read_text())
+        config = odd | {"hidden_size": 256, "head_dim": 64, "num_attention_heads": 6, "intermediate_size": 384}
+        (folder / "even.json").write_text(json.dumps(config))
+        for name, extra in [("random", []), ("cancelling", ["--cancelling"])]:
+            subprocess.run([sys.executable, HERE / "make_model.py", "--config", folder / "even.json", "--out",
+                            folder / name, *extra], check=True, stdout=subprocess.DEVNULL)
+            for kind in kinds:
+                write(folder / name, KINDS[kind], folder / "quantised", folder / "plain")
+                run = subprocess.run([sys.executable, __file__, "chain-of", "--choir", choir, "--ranks",
+                                      ",".join(map(str, ranks)), "--kind", kind, "--model", folder / "quantised",
+                                      "--plain", folder / "plain", "--out", folder / "logits.npy"], check=True,
+                                     stdout=subprocess.PIPE, text=True, env=environment)
+                *differ, count = run.stdout.split()[-len(ranks) - 1:]
+                print(f"{kind}, {name}: of {count} logits differ at ranks {ranks}: {', '.join(differ)}", flush=True)
+                failed += sum(map(int, differ))
+    return failed
 
 
 def check(choir, ranks, kinds):
@@ -316,9 +408,38 @@ def golden():
     save_file(tensors, ROOT / "tests" / "golden" / "quantised.safetensors", metadata=metadata)
 
 
+def int4_case(n, k, group, zeros, cancelling, rows, generator):
+    """Codes, scales, zeros and inputs, and aten's product."""
+    q = torch.randint(0, 16, (n, k), generator=generator)
+    x = torch.randn(rows, k, generator=generator).to(BF16)
+    s = (torch.rand(n, k // group, generator=generator) * 0.1 + 0.01).to(BF16)
+    z = torch.randint(0, 16, s.shape, generator=generator) if zeros else torch.full(s.shape, 8)
+    if cancelling:  # pairs of a group have opposite weights and equal inputs
+        q = q.clamp(min=1)
+        order = torch.cat([g + torch.randperm(group, generator=generator) for g in range(0, k, group)])
+        q[:, order[1::2]] = 16 - q[:, order[0::2]]
+        x[:, order[1::2]] = x[:, order[0::2]]
+    offsets = ((8 - z).float() * s.float()).to(BF16)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.to(torch.int32), 1)
+    y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, group, torch.stack([s.T, offsets.T], -1).contiguous())
+    return {"codes": q.to(torch.uint8), "scales": s.float(), "zeros": z.to(torch.uint8), "x": x, "y": y}
+
+
+def golden_int4():
+    """Products by aten's operator, whose order the int4 chain is."""
+    tensors = {}
+    for number, (group, k) in enumerate([(32, 96), (64, 128), (128, 256), (256, 256)]):
+        for zeros in (0, 1):
+            for cancelling in ([0] if zeros else [0, 1]):
+                generator = torch.Generator().manual_seed(100 + number)
+                case = int4_case(80, k, group, zeros, cancelling, 14, generator)
+                tensors |= {f"{group}.{zeros}.{cancelling}.{name}": value.contiguous() for name, value in case.items()}
+    save_file(tensors, ROOT / "tests" / "golden" / "int4.safetensors")
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["golden", "write", "check", "weights"])
+    parser.add_argument("what", choices=["golden", "write", "check", "weights", "chain", "chain-of"])
     parser.add_argument("--model")
     parser.add_argument("--kind", choices=list(KINDS))
     parser.add_argument("--out")
@@ -330,8 +451,14 @@ def main():
     torch.set_num_threads(1)
     if args.what == "golden":
         golden()
+        golden_int4()
     elif args.what == "write":
         write(args.model, KINDS[args.kind], args.out, args.plain)
+    elif args.what == "chain":
+        kinds = [kind for kind in args.kinds.split(",") if kind in CHAINS]
+        sys.exit(check_chain(args.choir, [int(r) for r in args.ranks.split(",")], kinds) != 0)
+    elif args.what == "chain-of":
+        compare_chain(args.choir, args.model, args.plain, KINDS[args.kind], [int(r) for r in args.ranks.split(",")], args.out)
     elif args.what == "weights":
         compare_weights(args.model, args.plain)
     else:

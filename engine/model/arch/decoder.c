@@ -4,32 +4,32 @@
 
 #define VECTOR(rows, split)                                                                        \
     {                                                                                              \
-        PLAN_DIM_##rows, PLAN_DIM_NONE, split, true, PLAN_ALL_LAYERS, false                        \
+        PLAN_DIM_##rows, PLAN_DIM_NONE, split, true, PLAN_ALL_LAYERS, false, NULL                  \
     }
 #define MATRIX(rows, columns, split)                                                               \
     {                                                                                              \
-        PLAN_DIM_##rows, PLAN_DIM_##columns, split, true, PLAN_ALL_LAYERS, false                   \
+        PLAN_DIM_##rows, PLAN_DIM_##columns, split, true, PLAN_ALL_LAYERS, false, NULL             \
     }
 #define OUTSIDE(rows, columns, split)                                                              \
     {                                                                                              \
-        PLAN_DIM_##rows, PLAN_DIM_##columns, split, false, PLAN_ALL_LAYERS, false                  \
+        PLAN_DIM_##rows, PLAN_DIM_##columns, split, false, PLAN_ALL_LAYERS, false, NULL            \
     }
 /* Of layers with one MLP, and of layers with a mixture. */
 #define DENSE_VECTOR(rows, split)                                                                  \
     {                                                                                              \
-        PLAN_DIM_##rows, PLAN_DIM_NONE, split, true, PLAN_DENSE_LAYERS, false                      \
+        PLAN_DIM_##rows, PLAN_DIM_NONE, split, true, PLAN_DENSE_LAYERS, false, NULL                \
     }
 #define DENSE_MATRIX(rows, columns, split)                                                         \
     {                                                                                              \
-        PLAN_DIM_##rows, PLAN_DIM_##columns, split, true, PLAN_DENSE_LAYERS, false                 \
+        PLAN_DIM_##rows, PLAN_DIM_##columns, split, true, PLAN_DENSE_LAYERS, false, NULL           \
     }
 #define ROUTER_MATRIX(rows, columns, split)                                                        \
     {                                                                                              \
-        PLAN_DIM_##rows, PLAN_DIM_##columns, split, true, PLAN_SPARSE_LAYERS, false                \
+        PLAN_DIM_##rows, PLAN_DIM_##columns, split, true, PLAN_SPARSE_LAYERS, false, NULL          \
     }
 #define EXPERT_MATRIX(rows, columns, split)                                                        \
     {                                                                                              \
-        PLAN_DIM_##rows, PLAN_DIM_##columns, split, true, PLAN_SPARSE_LAYERS, true                 \
+        PLAN_DIM_##rows, PLAN_DIM_##columns, split, true, PLAN_SPARSE_LAYERS, true, NULL           \
     }
 #define WEIGHT(what) .role = WEIGHT_##what, .adds = WEIGHT_##what
 #define BIAS(matrix) .role = WEIGHT_##matrix##_BIAS, .adds = WEIGHT_##matrix

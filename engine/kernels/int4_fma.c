@@ -1,0 +1,246 @@
+/* Packed int4 by fused multiply-add of f32. Compiled twice, see fma.h.
+ *
+ * A code in a float's mantissa, below an exponent that makes the code's lowest bit 1, is the float
+ * 2^e + code. Without offsets b = (code - 8) scale is then one fused multiply-add, fma(2^e + code,
+ * scale, -(2^e + 8) scale): its last operand has few enough bits to be exact, and so is b. With
+ * offsets 2^e + 8 is taken away first. */
+#include <string.h>
+
+#include "engine/base/size.h"
+#include "engine/kernels/fma.h"
+#include "engine/kernels/int4.h"
+#include "engine/kernels/kernels_internal.h"
+#include "engine/kernels/tiles.h"
+
+#define VECTORS 4 /* of outputs that are multiplied together: as many chains hide the latency */
+#ifdef __AVX512F__
+#define FILL int4_fill_avx512
+#define ROWS 4 /* 4 x 4 sums of 32 registers */
+#else
+#define FILL int4_fill_avx2
+#define ROWS 2 /* 2 x 4 sums of 16 registers */
+#endif
+#define PLACES 4 /* of codes in a mantissa */
+#define AHEAD_BYTES 1024
+
+/* 2^e of each place */
+static const float power[PLACES] = {0x1p16f, 0x1p12f, 0x1p8f, 0x1p4f};
+
+INLINE vec_u32_t rotate(vec_u32_t words)
+{
+#ifdef __AVX512F__
+    return (vec_u32_t)_mm512_ror_epi32((__m512i)words, 16);
+#else
+    const __m256i swapped = _mm256_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13,
+        2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    return (vec_u32_t)_mm256_shuffle_epi8((__m256i)words, swapped);
+#endif
+}
+
+/* 2^e + the code at place j */
+INLINE vec_f32_t with_power(vec_u32_t words, int j)
+{
+    const vec_u32_t mask = (vec_u32_t){0} + (15u << (INT4_FIRST_BIT + 4 * j));
+    const vec_u32_t bits = (vec_u32_t)SET_F32(power[j]);
+#ifdef __AVX512F__
+    enum { A_AND_B_OR_C = 0xea };
+    return (vec_f32_t)_mm512_ternarylogic_epi32(
+        (__m512i)words, (__m512i)mask, (__m512i)bits, A_AND_B_OR_C);
+#else
+    return (vec_f32_t)((words & mask) | bits);
+#endif
+}
+
+INLINE vec_f32_t widen(const uint16_t *x)
+{
+#ifdef __AVX512F__
+    __m256i half;
+    memcpy(&half, x, sizeof half);
+    return (vec_f32_t)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
+    __m128i half;
+    memcpy(&half, x, sizeof half);
+    return (vec_f32_t)_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
+#endif
+}
+
+/* What makes b of some outputs: the scales, and the last operands. */
+typedef struct scales {
+    vec_f32_t scale[VECTORS];
+    /* -(2^e + 8) scale; of formats with zeros the offset in all places */
+    vec_f32_t offset[VECTORS][PLACES];
+} scales_t;
+
+INLINE void load_scales(
+    const int vectors, const bool zeros, const void *group, size_t width, size_t first, scales_t *s)
+{
+    for (int v = 0; v < vectors; v++) {
+        size_t at = first + (size_t)v * LANES_F32;
+        s->scale[v] = widen(int4_scales(group) + at);
+        for (int j = 0; j < PLACES; j++)
+            s->offset[v][j] = zeros ? widen(int4_offsets(group, width) + at)
+                                    : -SET_F32(power[j] + 8.0f) * s->scale[v];
+    }
+}
+
+INLINE vec_f32_t weights_of(const bool zeros, vec_u32_t words, const scales_t *s, int v, int j)
+{
+    vec_f32_t code = with_power(words, j);
+    if (zeros)
+        code = code - SET_F32(power[j] + 8.0f);
+    return FMA_F32(code, s->scale[v], s->offset[v][j]);
+}
+
+/* ---- Few rows -------------------------------------------------------------------------------- */
+
+/* A group's inputs of some rows, widened. */
+typedef struct wide_rows {
+    float x[ROWS][INT4_MOST_GROUP] __attribute__((aligned(64)));
+} wide_rows_t;
+
+/* A panel's group, and which of its outputs are multiplied. */
+typedef struct outputs {
+    const format_t *format;
+    const char *group;
+    size_t width, first;
+} outputs_t;
+
+INLINE void chain_group(const int rows, const int vectors, const bool zeros, const wide_rows_t *x,
+    const outputs_t *o, vec_f32_t sum[ROWS][VECTORS])
+{
+    scales_t s;
+    load_scales(vectors, zeros, o->group, o->width, o->first, &s);
+    const uint32_t *words = int4_words(o->format, o->group, o->width) + o->first;
+    const size_t n_words = o->format->group / INT4_WORD, width = o->width;
+    for (size_t w = 0; w < n_words; w++, words += width) {
+        vec_u32_t word[VECTORS];
+        for (int v = 0; v < vectors; v++) {
+            word[v] = *(const mem_u32_t *)(words + LANES_F32 * v);
+            if (v % (64 / REGISTER_BYTES) == 0)
+                __builtin_prefetch((const char *)(words + LANES_F32 * v) + AHEAD_BYTES);
+        }
+        for (int half = 0; half < 2; half++) {
+            for (int j = 0; j < PLACES; j++)
+                for (int v = 0; v < vectors; v++) {
+                    vec_f32_t b = weights_of(zeros, word[v], &s, v, j);
+                    for (int r = 0; r < rows; r++)
+                        sum[r][v] =
+                            FMA_F32(SET_F32(x->x[r][w * INT4_WORD + (size_t)(half * PLACES + j)]),
+                                b, sum[r][v]);
+                }
+            for (int v = 0; v < vectors; v++)
+                word[v] = rotate(word[v]);
+        }
+    }
+}
+
+INLINE void chain_outputs(const int rows, const int vectors, const bool zeros, const wide_rows_t *x,
+    const outputs_t *o, bool begins, float *c, size_t c_stride)
+{
+    vec_f32_t sum[ROWS][VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            if (begins)
+                sum[r][v] = (vec_f32_t){0};
+            else
+                sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
+    chain_group(rows, vectors, zeros, x, o, sum);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            *(mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v) = sum[r][v];
+}
+
+#define CASE(R, V)                                                                                 \
+    case (R)*8 + (V):                                                                              \
+        if (o->format->zeros)                                                                      \
+            chain_outputs(R, V, true, x, o, begins, c, c_stride);                                  \
+        else                                                                                       \
+            chain_outputs(R, V, false, x, o, begins, c, c_stride);                                 \
+        break;
+#ifdef __AVX512F__
+#define CASES(R) CASE(R, 1) CASE(R, 2) CASE(R, 3) CASE(R, 4)
+#else
+#define CASES(R) CASE(R, 2) CASE(R, 4)
+#endif
+
+static void chain_dispatch(size_t rows, size_t vectors, const wide_rows_t *x, const outputs_t *o,
+    bool begins, float *c, size_t c_stride)
+{
+    switch (rows * 8 + vectors) {
+        CASES(1)
+        CASES(2)
+#ifdef __AVX512F__
+        CASES(3)
+        CASES(4)
+#endif
+    }
+}
+
+static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, const uint32_t *order,
+    size_t first, size_t n, wide_rows_t *to)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const uint16_t *x = a + r * a_stride;
+        for (size_t i = 0; i < n && order == NULL; i += LANES_F32)
+            *(vec_f32_t *)&to->x[r][i] = widen(x + first + i);
+        for (size_t i = 0; i < n && order != NULL; i++)
+            to->x[r][i] = f32_from_bf16(x[order[first + i]]);
+    }
+}
+
+static void int4_tile(size_t rows, const uint16_t *a, size_t a_stride, const uint32_t *order,
+    const format_t *format, const void *panel, size_t width, size_t columns, float *c,
+    size_t c_stride)
+{
+    wide_rows_t x;
+    const size_t group_bytes = int4_group_bytes(format, width), n_vectors = width / LANES_F32;
+    for (size_t r = 0; r < rows; r += ROWS) {
+        size_t n = size_min(rows - r, ROWS);
+        outputs_t o = {.format = format, .group = panel, .width = width};
+        for (size_t k = 0; k < columns; k += format->group, o.group += group_bytes) {
+            widen_rows(n, a + r * a_stride, a_stride, order, k, format->group, &x);
+            for (size_t v = 0; v < n_vectors; v += VECTORS) {
+                o.first = v * LANES_F32;
+                chain_dispatch(n, size_min(n_vectors - v, VECTORS), &x, &o, k == 0,
+                    c + r * c_stride + o.first, c_stride);
+            }
+        }
+    }
+}
+
+/* ---- Many rows ------------------------------------------------------------------------------- */
+
+INLINE void unpack_group(const bool zeros, const format_t *format, const char *group, size_t width,
+    size_t first, float *b)
+{
+    scales_t s;
+    load_scales(1, zeros, group, width, first, &s);
+    const uint32_t *words = int4_words(format, group, width) + first;
+    for (size_t i = 0; i < format->group; i += INT4_WORD, words += width) {
+        vec_u32_t word = *(const mem_u32_t *)words;
+        for (size_t half = 0; half < 2; half++, word = rotate(word))
+            for (int j = 0; j < PLACES; j++)
+                *(mem_f32_t *)(b + (i + half * PLACES + (size_t)j) * width + first) =
+                    weights_of(zeros, word, &s, 0, j);
+    }
+}
+
+static void int4_unpack(
+    const format_t *format, const void *groups, size_t width, size_t inputs, float *b)
+{
+    const char *group = groups;
+    for (size_t k = 0; k < inputs; k += format->group, group += int4_group_bytes(format, width))
+        for (size_t first = 0; first < width; first += LANES_F32)
+            if (format->zeros)
+                unpack_group(true, format, group, width, first, b + k * width);
+            else
+                unpack_group(false, format, group, width, first, b + k * width);
+}
+
+void FILL(kernels_t *kernels)
+{
+    if (kernels->mode != DTYPE_BF16)
+        return;
+    kernels->int4_tile = int4_tile;
+    kernels->int4_unpack = int4_unpack;
+}

@@ -1,0 +1,53 @@
+/* The list's functions for packed int4: rows x n outputs, k inputs, groups of 32. Mode bf16. Variants: with
+ * zeros, with an order of inputs, with both. */
+#include "engine/base/size.h"
+#include "engine/kernels/kernel_list_internal.h"
+
+static const format_t *int4_of(const kernel_shape_t *s)
+{
+    return format_int4(32, s->variant % 2 == 1);
+}
+
+static size_t inputs_stride(const kernel_shape_t *s)
+{
+    return s->k + 2 * s->pad;
+}
+
+/* Codes and scales are whatever bits random numbers have. */
+LAYOUT(kernel_int4_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_BF16, s->rows * inputs_stride(s), false, false};
+    b[1] = (kernel_buffer_t){
+        DTYPE_BF16, int4_of(s)->matrix_bytes(s->n, s->k) / sizeof(uint16_t), false, true};
+    b[2] = (kernel_buffer_t){DTYPE_F32, size_max(s->k, s->rows) * (s->n + s->pad), true, true};
+    b[3] = (kernel_buffer_t){DTYPE_F32, s->k, false, true};
+}
+
+CALL(kernel_call_int4_tile)
+{
+    uint32_t *order = d[3];
+    for (size_t i = 0; i < s->k; i++)
+        order[i] = (uint32_t)((i * 5 + 1) % s->k);
+    kernels->int4_tile(s->rows, d[0], inputs_stride(s), s->variant >= 2 ? order : NULL, int4_of(s),
+        d[1], s->n, s->k, d[2], s->n + s->pad);
+}
+
+CALL(kernel_call_int4_unpack)
+{
+    kernels->int4_unpack(int4_of(s), d[1], s->n, s->k, d[2]);
+}
+
+LAYOUT(kernel_wide_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_F32, s->rows * inputs_stride(s), false, false};
+    b[1] = (kernel_buffer_t){DTYPE_F32, s->k * s->n, false, true};
+    b[2] = (kernel_buffer_t){DTYPE_F32, s->rows * (s->n + s->pad), true, true};
+}
+
+CALL(kernel_call_tile_wide)
+{
+    kernels->tile_wide(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k, d[2], s->n + s->pad,
+        (tile_mode_t)s->variant);
+}

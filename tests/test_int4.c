@@ -1,0 +1,252 @@
+/* Packed int4: the product of every instruction set against PyTorch's operator and against scalar C. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/kernels/kernels.h"
+#include "sharding/checkpoint/checkpoint.h"
+
+#define GOLDEN CHOIR_SOURCE_DIR "/tests/golden/int4.safetensors"
+#define MOST_OUTPUTS 80
+#define MOST_INPUTS 512
+#define MOST_ROWS 40
+
+static const isa_t isas[] = {ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISA_AMX};
+
+#define N_ISAS (sizeof isas / sizeof *isas)
+
+/* A matrix, inputs, and what PyTorch makes of them (oracle/quantised.py). */
+typedef struct int4_case {
+    char name[32];
+    size_t group, inputs, outputs, rows;
+    bool zeros;
+    uint8_t codes[MOST_OUTPUTS * MOST_INPUTS], zero[MOST_OUTPUTS * MOST_INPUTS];
+    float scales[MOST_OUTPUTS * MOST_INPUTS];
+    uint16_t x[MOST_ROWS * MOST_INPUTS], y[MOST_ROWS * MOST_OUTPUTS];
+} int4_case_t;
+
+static const checkpoint_tensor_t *read_tensor(
+    checkpoint_t *golden, const int4_case_t *c, const char *what, void *to)
+{
+    char name[64];
+    fail_t fail = {0};
+    snprintf(name, sizeof name, "%s.%s", c->name, what);
+    const checkpoint_tensor_t *tensor = checkpoint_find(golden, name);
+    assert_non_null(tensor);
+    assert_int_equal(checkpoint_read_bytes(golden, tensor, 0, tensor->size_bytes, to, &fail), 0);
+    return tensor;
+}
+
+static void read_case(
+    checkpoint_t *golden, size_t group, bool zeros, bool cancelling, int4_case_t *c)
+{
+    *c = (int4_case_t){.group = group, .zeros = zeros};
+    snprintf(c->name, sizeof c->name, "%zu.%d.%d", group, zeros, cancelling);
+    const checkpoint_tensor_t *codes = read_tensor(golden, c, "codes", c->codes);
+    c->outputs = codes->shape[0];
+    c->inputs = codes->shape[1];
+    read_tensor(golden, c, "scales", c->scales);
+    read_tensor(golden, c, "zeros", c->zero);
+    c->rows = read_tensor(golden, c, "x", c->x)->shape[0];
+    read_tensor(golden, c, "y", c->y);
+}
+
+/* Packs outputs [first, first + n) of a case as a matrix of its own. */
+static matrix_t pack(const int4_case_t *c, size_t first, size_t n, const uint32_t *order)
+{
+    matrix_t w = {
+        .format = format_int4(c->group, c->zeros), .rows = n, .columns = c->inputs, .order = order};
+    size_t groups = c->inputs / c->group;
+    w.bytes = w.format->matrix_bytes(n, c->inputs);
+    w.panels = calloc(w.bytes, 1);
+    assert_non_null(w.panels);
+    for (size_t p = 0; p < matrix_n_panels(&w); p++)
+        for (size_t r = 0; r < KERNEL_PANEL && p * KERNEL_PANEL + r < n; r++) {
+            size_t at = first + p * KERNEL_PANEL + r;
+            const coded_rows_t row = {.n = 1,
+                .columns = c->inputs,
+                .n_groups = groups,
+                .codes = c->codes + at * c->inputs,
+                .scales = c->scales + at * groups,
+                .zeros = c->zero + at * groups,
+                .order = order};
+            w.format->pack_codes(&row,
+                (char *)w.panels + w.format->offset(c->inputs, matrix_panel_width(&w, p), p, 0),
+                matrix_panel_width(&w, p), r);
+        }
+    return w;
+}
+
+/* All panels with the first n rows. y: [rows, outputs] bf16 */
+static void multiply(
+    const kernels_t *k, const matrix_t *w, const uint16_t *x, size_t n, uint16_t *y)
+{
+    static float c[4 * MOST_ROWS * KERNEL_PANEL];
+    panel_t panels[4] = {{NULL, 0}};
+    const matrix_rows_t rows = {.x = x, .stride = w->columns, .n = n};
+    size_t n_panels = matrix_n_panels(w);
+    for (size_t p = 0; p < n_panels; p++)
+        panels[p] = (panel_t){w, p};
+    matrix_product(k, DOT_CHAIN, panels, n_panels, &rows, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, c);
+    for (size_t p = 0; p < n_panels; p++)
+        for (size_t r = 0; r < n; r++)
+            for (size_t i = 0; i < KERNEL_PANEL && p * KERNEL_PANEL + i < w->rows; i++)
+                y[r * w->rows + p * KERNEL_PANEL + i] =
+                    bf16_from_f32(c[(p * n + r) * KERNEL_PANEL + i]);
+}
+
+static void expect_same(const char *isa, const int4_case_t *c, size_t n, size_t first,
+    size_t outputs, const uint16_t *y)
+{
+    for (size_t r = 0; r < n; r++)
+        for (size_t i = 0; i < outputs; i++)
+            if (y[r * outputs + i] != c->y[r * c->outputs + first + i])
+                fail_msg("%s, %s, %zu rows: output [%zu, %zu]: expected %04x, found %04x", isa,
+                    c->name, n, r, first + i, c->y[r * c->outputs + first + i], y[r * outputs + i]);
+}
+
+static void for_each_case(void (*check)(const kernels_t *k, const int4_case_t *c))
+{
+    static int4_case_t c;
+    checkpoint_t *golden;
+    fail_t fail = {0};
+    assert_int_equal(checkpoint_open_file(&golden, GOLDEN, &fail), 0);
+    for (size_t group = 32; group <= 256; group *= 2)
+        for (int kind = 0; kind < 3; kind++) {
+            read_case(golden, group, kind == 2, kind == 1, &c);
+            for (size_t i = 0; i < N_ISAS; i++) {
+                kernels_t k;
+                if (!isa_has(isa_detect(), isas[i]))
+                    continue;
+                kernels_get(&k, isas[i], DTYPE_BF16);
+                check(&k, &c);
+            }
+        }
+    checkpoint_close(golden);
+}
+
+static void check_all_rows(const kernels_t *k, const int4_case_t *c)
+{
+    static uint16_t y[MOST_ROWS * MOST_OUTPUTS];
+    matrix_t w = pack(c, 0, c->outputs, NULL);
+    for (size_t n = 1; n <= c->rows; n++) {
+        multiply(k, &w, c->x, n, y);
+        expect_same(k->isa, c, n, 0, c->outputs, y);
+    }
+    free(w.panels);
+}
+
+static void products_are_those_of_aten_for_any_number_of_rows(void **state)
+{
+    (void)state;
+    for_each_case(check_all_rows);
+}
+
+/* A share of the outputs, as a rank has it: panels of every width, also with padding. */
+static void check_shares(const kernels_t *k, const int4_case_t *c)
+{
+    static const size_t shares[][2] = {{0, 16}, {16, 32}, {40, 40}, {0, 48}, {5, 73}};
+    static uint16_t y[MOST_ROWS * MOST_OUTPUTS];
+    for (size_t s = 0; s < sizeof shares / sizeof *shares; s++) {
+        matrix_t w = pack(c, shares[s][0], shares[s][1], NULL);
+        multiply(k, &w, c->x, 1, y);
+        expect_same(k->isa, c, 1, shares[s][0], shares[s][1], y);
+        multiply(k, &w, c->x, c->rows, y);
+        expect_same(k->isa, c, c->rows, shares[s][0], shares[s][1], y);
+        free(w.panels);
+    }
+}
+
+static void shares_of_outputs_have_the_same_bits(void **state)
+{
+    (void)state;
+    for_each_case(check_shares);
+}
+
+/* Inputs and codes that are stored in another order, with the order that restores it. */
+static void check_order(const kernels_t *k, const int4_case_t *c)
+{
+    static int4_case_t shuffled;
+    static uint32_t order[MOST_INPUTS];
+    static uint16_t y[MOST_ROWS * MOST_OUTPUTS];
+    shuffled = *c;
+    for (size_t i = 0; i < c->inputs; i++)
+        order[i] = (uint32_t)((i * 7 + 3) % c->inputs);
+    for (size_t i = 0; i < c->inputs; i++) {
+        for (size_t r = 0; r < c->outputs; r++)
+            shuffled.codes[r * c->inputs + order[i]] = c->codes[r * c->inputs + i];
+        for (size_t r = 0; r < c->rows; r++)
+            shuffled.x[r * c->inputs + order[i]] = c->x[r * c->inputs + i];
+    }
+    matrix_t w = pack(&shuffled, 0, c->outputs, order);
+    for (size_t n = 1; n <= c->rows; n += 12) {
+        multiply(k, &w, shuffled.x, n, y);
+        expect_same(k->isa, c, n, 0, c->outputs, y);
+    }
+    free(w.panels);
+}
+
+static void inputs_in_the_order_of_groups_have_the_same_bits(void **state)
+{
+    (void)state;
+    for_each_case(check_order);
+}
+
+/* Unpacked rows, multiplied in a plain loop, and a bias that is added after the rounding. */
+static void check_unpacked(const kernels_t *k, const int4_case_t *c)
+{
+    static float b[MOST_INPUTS], bias[MOST_OUTPUTS];
+    static uint16_t y[MOST_ROWS * MOST_OUTPUTS];
+    matrix_t w = pack(c, 0, c->outputs, NULL);
+    for (size_t i = 0; i < c->outputs; i++)
+        bias[i] = 0.1f * (float)i + 0.0001f;
+    w.late_bias = bias;
+    multiply(k, &w, c->x, 2, y);
+    for (size_t i = 0; i < c->outputs; i++) {
+        size_t p = i / KERNEL_PANEL;
+        w.format->unpack_row(
+            c->inputs, matrix_panel(&w, p, 0), matrix_panel_width(&w, p), i % KERNEL_PANEL, b);
+        double sum = 0;
+        for (size_t j = 0; j < c->inputs; j++)
+            sum += (double)f32_from_bf16(c->x[j]) * (double)b[j];
+        assert_true(sum - (double)f32_from_bf16(c->y[i]) < 0.1 &&
+                    (double)f32_from_bf16(c->y[i]) - sum < 0.1);
+        assert_int_equal(y[i], bf16_from_f32(f32_from_bf16(c->y[i]) + bias[i]));
+    }
+    free(w.panels);
+}
+
+static void a_bias_is_added_after_the_rounding(void **state)
+{
+    (void)state;
+    for_each_case(check_unpacked);
+}
+
+static void groups_that_aten_refuses_have_no_format(void **state)
+{
+    (void)state;
+    assert_null(format_int4(16, false));
+    assert_null(format_int4(512, true));
+    assert_non_null(format_int4(128, true));
+    /* 4 bits and a scale for each group; with zeros two numbers. */
+    assert_int_equal(format_int4(128, false)->matrix_bytes(64, 256), 64 * 2 * (64 + 2));
+    assert_int_equal(format_int4(128, true)->matrix_bytes(64, 256), 64 * 2 * (64 + 4));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_are_those_of_aten_for_any_number_of_rows),
+        cmocka_unit_test(shares_of_outputs_have_the_same_bits),
+        cmocka_unit_test(inputs_in_the_order_of_groups_have_the_same_bits),
+        cmocka_unit_test(a_bias_is_added_after_the_rounding),
+        cmocka_unit_test(groups_that_aten_refuses_have_no_format),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
