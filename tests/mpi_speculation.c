@@ -74,8 +74,9 @@ static void read_prompts(context_t *c, prompt_t *prompts)
     }
     if (file != NULL)
         fclose(file);
-    /* One that repeats itself, so that drafts are long. */
-    for (size_t i = 0; i < prompts[1].n; i++)
+    /* One that repeats itself, so that drafts are long; its answer begins a second block of keys. */
+    prompts[1].n = 496;
+    for (size_t i = 3; i < prompts[1].n; i++)
         prompts[1].ids[i] = prompts[1].ids[i % 3];
     CHECK(c, "golden/demo-greedy.jsonl", n == N_QUESTIONS);
 }

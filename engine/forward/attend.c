@@ -49,23 +49,30 @@ static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_
         .out_stride = out->stride};
 }
 
-/* Tokens of a unit at most. Single rows are calls of their own, each with its own number of keys. */
-static size_t tokens_of_unit(const forward_sequence_t *s, size_t n_heads)
+/* Tokens of a unit at most. Drafted rows of a sequence are calls of their own, each with its own
+ * number of keys; sdpa reads keys and values once for several of them. */
+static size_t unit_tokens(const forward_t *f, const forward_sequence_t *s, size_t n_heads)
 {
-    return s->single_row ? 1 : attention_unit_tokens(n_heads);
+    return s->single_row && !f->sdpa ? 1 : attention_unit_tokens(n_heads);
 }
 
-/* Token blocks of a sequence that are units of work. Units begin at multiples of their size in the
- * sequence, wherever a chunk begins. */
-static plan_range_t unit_blocks(const forward_sequence_t *s, size_t unit_tokens)
+/* Where units begin to be counted. Those of a prompt begin at multiples of their size in the
+ * sequence, wherever a chunk begins; those of single rows with the first of them. */
+static size_t first_unit(const forward_sequence_t *s)
 {
-    size_t end = s->first_position + s->n_rows;
-    return (plan_range_t){s->first_position / unit_tokens, (end + unit_tokens - 1) / unit_tokens};
+    return s->single_row ? s->first_position : 0;
 }
 
-static size_t count_units(const forward_sequence_t *s, size_t n_heads)
+/* Token blocks of a sequence that are units of work. */
+static plan_range_t unit_blocks(const forward_sequence_t *s, size_t tokens)
 {
-    return plan_count(unit_blocks(s, tokens_of_unit(s, n_heads)));
+    size_t begin = s->first_position - first_unit(s), end = begin + s->n_rows;
+    return (plan_range_t){begin / tokens, (end + tokens - 1) / tokens};
+}
+
+static size_t count_units(const forward_t *f, const forward_sequence_t *s, size_t kv)
+{
+    return plan_count(unit_blocks(s, unit_tokens(f, s, plan_count(group_heads(f->model, kv)))));
 }
 
 /* The number of parts of a KV head's query heads. They share one reading of its keys and values,
@@ -75,7 +82,7 @@ static size_t head_parts(const forward_t *f)
     size_t n_kv = plan_count(model_share(f->model)->kv_heads), units = 0;
     for (size_t i = 0; i < f->batch->n_sequences; i++)
         for (size_t kv = 0; kv < n_kv; kv++)
-            units += count_units(&f->batch->sequences[i], plan_count(group_heads(f->model, kv)));
+            units += count_units(f, &f->batch->sequences[i], kv);
     bool even = units % active_threads(f) == 0 || units >= 4 * active_threads(f);
     return even ? 1 : most_kv_group(f->model);
 }
@@ -105,15 +112,15 @@ static bool find_unit(const forward_t *f, walk_t *w, size_t number, attention_un
     for (; w->n_kv > 0 && w->sequence < f->batch->n_sequences; walk_on(w)) {
         const forward_sequence_t *s = &f->batch->sequences[w->sequence];
         plan_range_t group = group_heads(f->model, w->kv);
-        size_t tokens = tokens_of_unit(s, plan_count(group));
+        size_t tokens = unit_tokens(f, s, plan_count(group));
         team_part_t part = team_part(plan_count(group), w->part, w->n_parts);
         plan_range_t heads = {group.begin + part.begin, group.begin + part.end};
         plan_range_t blocks = unit_blocks(s, tokens);
         size_t n = plan_count(heads) > 0 ? plan_count(blocks) : 0;
         if (number < w->first + n) {
-            size_t at = blocks.end - 1 - (number - w->first);
-            *unit = unit_of(f, w->layer, s, w->kv, heads, size_max(at * tokens, s->first_position),
-                size_min((at + 1) * tokens, s->first_position + s->n_rows));
+            size_t at = blocks.end - 1 - (number - w->first), from = first_unit(s) + at * tokens;
+            *unit = unit_of(f, w->layer, s, w->kv, heads, size_max(from, s->first_position),
+                size_min(from + tokens, s->first_position + s->n_rows));
             return true;
         }
         w->first += n;

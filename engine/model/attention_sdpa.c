@@ -73,10 +73,10 @@ static size_t query_block_rows(const attention_unit_t *u)
     return size_min(block, s - first);
 }
 
-/* Keys that the reference's call has. */
+/* Keys that the reference's call has; of several calls of a single row, the last one's. */
 static size_t call_keys(const attention_unit_t *u)
 {
-    return u->ref_q_len == 1 ? u->first_position + 1 : u->ref_q_len;
+    return u->ref_q_len == 1 ? u->first_position + u->n_tokens : u->ref_q_len;
 }
 
 /* Scores are one chain over the inputs; otherwise they run in lanes. */
@@ -121,6 +121,12 @@ static bool by_amx(const attention_unit_t *u, const block_t *b)
 static size_t rows_together(const attention_unit_t *u, size_t rows)
 {
     return u->first_position < KEY_BLOCK ? rows : 1;
+}
+
+/* Keys of the block that the call of a token's rows has. */
+static size_t token_keys(const attention_unit_t *u, const block_t *b, size_t row)
+{
+    return b->n_queries == 1 ? keys_kept(u, b, row) : b->n_keys;
 }
 
 static void compute_scores(
@@ -184,12 +190,15 @@ static void compute_weights(
     size_t panels = (u->head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
     size_t written = size_round_up(b->end, 2), heads = u->n_heads;
     for (size_t first = 0; first < rows; first += heads) { /* of one token */
+        if (token_keys(u, b, first) == 0)
+            continue;
         if (b->first_key > 0) {
             memcpy(s->old_max, s->max + first, heads * sizeof *s->max);
             memcpy(s->old_sum, s->sum + first, heads * sizeof *s->sum);
         }
-        u->kernels->sdpa_weights(order_lanes(u->order), heads, keys_kept(u, b, first), b->n_keys,
-            written, (float)u->scale, s->max + first, s->sum + first, s->scores + first * KEY_BLOCK,
+        u->kernels->sdpa_weights(order_lanes(u->order), heads, keys_kept(u, b, first),
+            token_keys(u, b, first), written, (float)u->scale, s->max + first, s->sum + first,
+            s->scores + first * KEY_BLOCK,
             b->n_queries == 1 ? NULL : s->weights + first * KEY_BLOCK, KEY_BLOCK);
         for (size_t h = 0, r = first; b->first_key > 0 && h < heads; h++, r++) {
             float shrink = libm_exp(s->old_max[h] - s->max[r]);
@@ -252,21 +261,29 @@ static void add_leaves(const attention_unit_t *u, sdpa_scratch_t *s, const block
     }
 }
 
-/* One query, the last of its call, so that it sees all keys of the block: keys in fours, then the
- * rest one by one, the last key first. */
+/* Queries that are alone in their calls, each the last of its own, so that it sees all keys of the
+ * block: keys in fours, then the rest one by one, the last key first. Values are read once for all
+ * of them. */
 static void add_single_rows(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b,
     size_t rows, size_t first_output, size_t width, float *out)
 {
     const kernels_t *k = u->kernels;
-    size_t fours = b->n_keys / 4 * 4;
-    for (size_t key = 0; key < fours; key += KV_BLOCK)
-        for (size_t r = 0, n = rows_together(u, rows); r < rows; r += n)
-            k->sdpa_outputs(n, size_min(KV_BLOCK, fours - key), s->scores + r * KEY_BLOCK + key,
-                KEY_BLOCK, v_panel(u, b->first_key + key, first_output), width,
-                out + r * KERNEL_PANEL, KERNEL_PANEL);
-    for (size_t key = b->n_keys; key-- > fours;)
-        k->sdpa_output_key(rows, key % KV_BLOCK, s->scores + key / KV_BLOCK * KV_BLOCK, KEY_BLOCK,
-            v_panel(u, b->first_key + key, first_output), width, out, KERNEL_PANEL);
+    size_t heads = u->n_heads, n = rows_together(u, heads);
+    for (size_t key = 0; key < b->end; key += KV_BLOCK) {
+        const char *panel = v_panel(u, b->first_key + key, first_output);
+        for (size_t r = 0; r < rows; r += n) {
+            size_t fours = token_keys(u, b, r) / 4 * 4;
+            if (key < fours)
+                k->sdpa_outputs(n, size_min(KV_BLOCK, fours - key), s->scores + r * KEY_BLOCK + key,
+                    KEY_BLOCK, panel, width, out + r * KERNEL_PANEL, KERNEL_PANEL);
+        }
+    }
+    for (size_t r = 0; r < rows; r += heads)
+        for (size_t keys = token_keys(u, b, r), key = keys; key-- > keys / 4 * 4;)
+            k->sdpa_output_key(heads, key % KV_BLOCK,
+                s->scores + r * KEY_BLOCK + key / KV_BLOCK * KV_BLOCK, KEY_BLOCK,
+                v_panel(u, b->first_key + key, first_output), width, out + r * KERNEL_PANEL,
+                KERNEL_PANEL);
 }
 
 static void compute_outputs(
