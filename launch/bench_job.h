@@ -20,6 +20,7 @@ typedef struct bench_flags {
     const char *serve, *key; /* --serve: the server's address */
     size_t requests;
     double rate;
+    double acceptance; /* of --speculate; below 0: not asked for */
 } bench_flags_t;
 
 typedef struct bench_job {

@@ -113,6 +113,14 @@ json_t *bench_json(const bench_about_t *about, const bench_report_t *report)
     return object;
 }
 
+json_t *bench_about_json(const bench_about_t *about)
+{
+    json_t *object = json_object();
+    if (object != NULL)
+        set_about(object, about);
+    return object;
+}
+
 /* What was measured where, and an array of rows; NULL when out of memory. */
 static json_t *rows_json(const bench_about_t *about, const char *name, const void *rows,
     size_t n_rows, json_t *(*row_json)(const void *rows, size_t i))

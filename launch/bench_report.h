@@ -35,6 +35,7 @@ void bench_print_gemm(const bench_about_t *about, const bench_gemm_t *gemm, FILE
 void bench_print_kernels(const bench_about_t *about, const bench_kernels_t *kernels, FILE *out);
 
 /* One object; NULL when out of memory. The caller owns it. */
+json_t *bench_about_json(const bench_about_t *about); /* the conditions alone */
 json_t *bench_json(const bench_about_t *about, const bench_report_t *report);
 json_t *bench_gemm_json(const bench_about_t *about, const bench_gemm_t *gemm);
 json_t *bench_kernels_json(const bench_about_t *about, const bench_kernels_t *kernels);

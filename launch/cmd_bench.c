@@ -13,6 +13,7 @@
 #include "engine/run/load.h"
 #include "launch/bench_job.h"
 #include "launch/bench_serve.h"
+#include "launch/bench_speculate.h"
 #include "launch/bench_sweep.h"
 #include "launch/command.h"
 #include "launch/engine_flags.h"
@@ -300,6 +301,8 @@ static int cmd_bench(invocation_t *invocation, fail_t *fail)
             bench_gemm(job, fail);
         else if (flags->kernels)
             bench_kernels(job, fail);
+        else if (flags->acceptance >= 0)
+            bench_speculate(job, fail);
         else if (flags->cluster != NULL)
             bench_cluster(job, fail);
         else if (flags->sweep != NULL)
@@ -336,6 +339,8 @@ static const arg_t bench_args[] = {
         "Measure the matrix kernels alone, shape by shape, against OpenBLAS; on one rank, with each thread bound to a core unless --bind is given."),
     FLAG_SWITCH("--kernels", AT(kernels),
         "Measure every kernel alone on one thread: its time, its share of this core's limit, and the time of scalar C; needs no model."),
+    FLAG_REAL("--speculate", AT(acceptance), "RATE", 0, 1,
+        "Measure steps that verify drafts, of 1, 2, 4, 8 and 16 rows, and say what drafts gain that are right with a chance of 0.5, 0.7, 0.9 and RATE."),
     FLAG_TEXT("--sweep", AT(sweep), "LISTS",
         "Measure on growing numbers of ranks and threads: \"ranks=1,2 threads=1,2 mesh=1,2 batch=1,16 context=128,2048 scaling=strong,weak\", or \"auto\"; prompts as long as the context unless --prompt-tokens is given (docs/scaling.md)."),
     FLAG_TEXT("--cluster", AT(cluster), "FILE",
@@ -382,6 +387,9 @@ static const arg_rule_t rules[] = {
             " --serve --requests --rate --api-key --batch --prompt-tokens --gen-tokens --json "},
     {.why = "without --serve", .without = " --serve ", .flags = " --requests --rate --api-key "},
     {.why = "with --rate", .with = " --rate ", .flags = " --batch "},
+    {.why = "with --speculate",
+        .with = " --speculate ",
+        .flags = " --sweep --cluster --mesh --own-weights --batch --prompt-tokens --read-mib "},
     {.why = "with --cluster",
         .with = " --cluster ",
         .flags =
@@ -400,6 +408,7 @@ static const bench_flags_t defaults = {.common = COMMON_DEFAULTS,
     .gen_tokens = 32,
     .batch = 1,
     .repeat = 5,
+    .acceptance = -1,
     .warmup = 1,
     .read_mib = 1024,
     .requests = 64};

@@ -187,6 +187,7 @@ static const setting_t settings[] = {
     {"amx", {DEMO, .attention = ATTENTION_AUTO, .dot = DOT_AMX}},
     {"eager", {DEMO, .attention = ATTENTION_EAGER, .dot = DOT_CHAIN}},
     {"uniform", {DEMO, .attention = ATTENTION_AUTO, .dot = DOT_CHAIN, .order = ORDER_UNIFORM}},
+    {"torch-avx2", {DEMO, .attention = ATTENTION_AUTO, .dot = DOT_AUTO, .order = ORDER_TORCH_AVX2}},
     {"f32", {DEMO, .attention = ATTENTION_AUTO, .dot = DOT_CHAIN, .mode = DTYPE_F32}},
 };
 enum { N_SETTINGS = sizeof settings / sizeof *settings };

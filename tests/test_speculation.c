@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "engine/measure/bench_drafts.h"
 #include "engine/run/speculation.h"
 
 static const speculation_options_t adaptive = {.on = true};
@@ -126,6 +127,27 @@ static void rows_of_a_step_are_limited(void **state)
     assert_int_equal(speculation_most_rows(&adaptive, 1), SPECULATION_MOST_DRAFTS);
 }
 
+static void the_gain_of_drafts_follows_from_the_time_of_steps(void **state)
+{
+    (void)state;
+    /* Rows that cost nothing: as many as may be, 1 + 1/2 + 1/4 + ... tokens a step. */
+    bench_drafts_t drafts = {.rows = {1, 2, 4, 8, 16}, .seconds = {2, 2, 2, 2, 2}};
+    bench_drafts_gain(&drafts, 0);
+    assert_int_equal(drafts.drafts[0], 15);
+    assert_true(drafts.speedups[0] > 1.9999 && drafts.speedups[0] < 2);
+    assert_true(drafts.chances[3] == 0 && drafts.drafts[3] == 0 && drafts.speedups[3] == 1);
+    /* Rows that cost as much as a step each: none. */
+    drafts = (bench_drafts_t){.rows = {1, 2, 4, 8, 16}, .seconds = {1, 2, 4, 8, 16}};
+    bench_drafts_gain(&drafts, 1);
+    assert_int_equal(drafts.drafts[2], 0);
+    assert_true(drafts.speedups[2] == 1);
+    /* The second row costs a half, and is right 9 times of 10. */
+    drafts = (bench_drafts_t){.rows = {1, 2, 4, 8, 16}, .seconds = {1, 1.5, 9, 19, 39}};
+    bench_drafts_gain(&drafts, 1);
+    assert_int_equal(drafts.drafts[2], 1);
+    assert_true(drafts.speedups[2] > 1.266 && drafts.speedups[2] < 1.267);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -135,6 +157,7 @@ int main(void)
         cmocka_unit_test(what_others_do_to_the_machine_is_not_taken_for_the_cost_of_rows),
         cmocka_unit_test(rows_go_to_the_likeliest_drafts),
         cmocka_unit_test(rows_of_a_step_are_limited),
+        cmocka_unit_test(the_gain_of_drafts_follows_from_the_time_of_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -105,6 +105,8 @@ static void take_step(engine_t *e, const step_header_t *header)
     step_read(s, header);
     step_charge(s, &s->times.exchange_ns);
     comm_follow_load(s->comm);
+    if (s->n_samples > s->n_entries)
+        fault_at("verify");
     forward_step(s->forward, &s->batch);
     comm_set_phase(s->comm, PROGRESS_SAMPLE, 0);
     s->mark_ns = clock_ns(); /* forward_times has the step itself */

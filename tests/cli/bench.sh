@@ -112,6 +112,19 @@ for flag in "" --own-weights; do
     has_all "replicas" "$work/out" prefill_tokens_per_s decode_tokens_per_s decode_bandwidth_share
 done
 
+# ---- Drafts --------------------------------------------------------------------------------------
+
+drafts=(--context 70 --gen-tokens 2 --repeat 2 --threads 1)
+bench "drafts" --config "$odd" --speculate 0.6 "${drafts[@]}" --json "$work/drafts.jsonl"
+says "drafts" out "      16 "
+says "drafts" out "    0.60 "
+has_all "drafts" "$work/drafts.jsonl" context rows seconds relative acceptance speedup
+fails "a rate above 1" 2 "--speculate 1.5" --config "$odd" --speculate 1.5
+fails "drafts of a batch" 2 "--batch --speculate" --config "$odd" --speculate 0.6 --batch 2
+fails "drafts and a sweep" 2 "--sweep --speculate" --config "$odd" --speculate 0.6 --sweep auto
+fails "drafts beyond the positions" 1 "32768" --config "$root/configs/qwen2.5-0.5b.json" --layers 1 --speculate 0.6 \
+    --context 32760 --gen-tokens 1
+
 # ---- What it refuses -----------------------------------------------------------------------------
 
 fails "a mesh of other ranks" 2 "--mesh" --config "$odd" --mesh "$((ranks + 1))x1"

@@ -68,6 +68,14 @@ for drafts in "" "--speculate ngram"; do
 done
 same "--logits-out" "$work/logits.npy" "$work/logits--speculate ngram.npy"
 
+# A rank that dies while drafts are verified ends the run.
+if [ "$ranks" -gt 1 ]; then
+    status=0
+    CHOIR_FAULT=kill:verify:1 timeout -k 30 "$patience_s" "${run[@]}" "$choir" generate "7-7-7-8-8-8 7-7-7-8" \
+        --max-tokens 60 "${flags[@]}" --speculate ngram --draft-tokens 4 </dev/null >"$work/out" 2>"$work/err" || status=$?
+    [ "$status" -ne 0 ] && [ "$status" -ne 124 ] || complain "a rank killed in a verification step: status $status"
+fi
+
 # ---- What is told and refused --------------------------------------------------------------------
 
 launch "$ranks" generate "7-7-7-8-8-8 7-7-7-8" --max-tokens 60 --threads 1 --speculate ngram --draft-tokens 4 \

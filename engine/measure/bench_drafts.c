@@ -1,0 +1,171 @@
+#include "engine/measure/bench_drafts.h"
+
+#include <stdlib.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/size.h"
+#include "engine/run/engine_parts.h"
+
+typedef struct bench {
+    engine_t *engine;
+    engine_parts_t parts;
+    const bench_drafts_options_t *options;
+    int32_t *ids, *blocks;
+    size_t n_blocks;
+    double *seconds; /* [BENCH_DRAFTS_ROWS][rounds] */
+} bench_t;
+
+void bench_drafts_set(const bench_drafts_options_t *options, engine_options_t *engine)
+{
+    engine->max_batch = 1;
+    engine->kv_tokens = options->context + BENCH_DRAFTS_MOST_ROWS;
+    engine->speculation =
+        (speculation_options_t){.on = true, .draft_tokens = BENCH_DRAFTS_MOST_ROWS - 1};
+}
+
+/* ---- Steps ----------------------------------------------------------------------------------- */
+
+static int run_rows(
+    const bench_t *b, size_t first, size_t n_rows, size_t n_drafts, bool decode, fail_t *fail)
+{
+    static const sampler_params_t greedy = {.top_p = 1, .repetition_penalty = 1};
+    size_t context = b->options->context;
+    const scheduler_entry_t entry = {.admitted = first == 0,
+        .blocks = b->blocks,
+        .n_blocks = b->n_blocks,
+        .token_ids = b->ids + first,
+        .n_rows = n_rows,
+        .n_drafts = n_drafts,
+        .first_position = first,
+        .ref_q_len = decode ? 1 : context,
+        .decode = decode,
+        .sampling = &greedy,
+        .samples = decode || first + n_rows == context};
+    const scheduler_step_t step = {.entries = &entry,
+        .n_entries = 1,
+        .n_single_rows = entry.ref_q_len == 1,
+        .n_rows = n_rows,
+        .n_draft_rows = n_drafts,
+        .n_prompt_rows = decode ? 0 : n_rows};
+    step_result_t result;
+    return engine_run(b->engine, &step, &result, fail);
+}
+
+static int prefill(const bench_t *b, fail_t *fail)
+{
+    size_t context = b->options->context, chunk = b->parts.limits.prefill_chunk;
+    for (size_t first = 0; first < context && fail->status == 0; first += chunk)
+        run_rows(b, first, size_min(chunk, context - first), 0, false, fail);
+    return fail->status;
+}
+
+/* A step of each number of rows. */
+static int run_round(bench_t *b, size_t round, const bench_drafts_t *drafts, fail_t *fail)
+{
+    size_t warmup = b->options->warmup;
+    for (size_t i = 0; i < BENCH_DRAFTS_ROWS && fail->status == 0; i++) {
+        uint64_t begin = clock_ns();
+        run_rows(b, b->options->context, drafts->rows[i], drafts->rows[i] - 1, true, fail);
+        if (round >= warmup)
+            b->seconds[i * b->options->rounds + round - warmup] =
+                (double)(clock_ns() - begin) * 1e-9;
+    }
+    return fail->status;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The coordinator's. */
+static void measure(bench_t *b, bench_drafts_t *drafts, fail_t *fail)
+{
+    size_t rounds = b->options->rounds;
+    prefill(b, fail);
+    for (size_t round = 0; round < b->options->warmup + rounds && fail->status == 0; round++)
+        run_round(b, round, drafts, fail);
+    for (size_t i = 0; i < BENCH_DRAFTS_ROWS && fail->status == 0; i++) {
+        double *seconds = b->seconds + i * rounds;
+        qsort(seconds, rounds, sizeof *seconds, compare_numbers);
+        drafts->seconds[i] = seconds[rounds / 2];
+    }
+}
+
+static int open_bench(bench_t *b, fail_t *fail)
+{
+    size_t tokens = b->options->context + BENCH_DRAFTS_MOST_ROWS;
+    const scheduler_options_t *limits = &b->parts.limits;
+    b->n_blocks = size_round_up(tokens, limits->block_tokens) / limits->block_tokens;
+    if (tokens > limits->max_context ||
+        (limits->whole_prompts && b->options->context > limits->prefill_chunk))
+        return fail_set(fail, FAIL_LIMIT,
+            "bench: a context of %zu and %d rows: expected at most %zu tokens, of a prompt at most %zu",
+            b->options->context, BENCH_DRAFTS_MOST_ROWS, limits->max_context,
+            limits->whole_prompts ? limits->prefill_chunk : limits->max_context);
+    b->ids = calloc(tokens, sizeof *b->ids);
+    b->blocks = calloc(b->n_blocks, sizeof *b->blocks);
+    b->seconds = calloc(BENCH_DRAFTS_ROWS * b->options->rounds, sizeof *b->seconds);
+    if (b->ids == NULL || b->blocks == NULL || b->seconds == NULL)
+        return fail_set(fail, FAIL_MEMORY, "bench: out of memory for %zu tokens", tokens);
+    for (size_t i = 0; i < tokens; i++)
+        b->ids[i] = (int32_t)((i + 1) * 7919 % b->parts.model->config.vocab_size);
+    for (size_t i = 0; i < b->n_blocks; i++)
+        b->blocks[i] = (int32_t)i;
+    return 0;
+}
+
+/* ---- Gain ------------------------------------------------------------------------------------ */
+
+/* Between measured numbers of rows on a line. */
+static double seconds_of(const bench_drafts_t *d, size_t rows)
+{
+    size_t i = 1;
+    while (i + 1 < BENCH_DRAFTS_ROWS && d->rows[i] < rows)
+        i++;
+    double share = (double)(rows - d->rows[i - 1]) / (double)(d->rows[i] - d->rows[i - 1]);
+    return d->seconds[i - 1] + share * (d->seconds[i] - d->seconds[i - 1]);
+}
+
+void bench_drafts_gain(bench_drafts_t *d, double chance)
+{
+    const double chances[BENCH_DRAFTS_CHANCES] = {0.5, 0.7, 0.9, chance};
+    for (size_t c = 0; c < BENCH_DRAFTS_CHANCES; c++) {
+        double tokens = 1, right = 1;
+        d->chances[c] = chances[c];
+        d->speedups[c] = 1;
+        d->drafts[c] = 0;
+        for (size_t n = 1; n < BENCH_DRAFTS_MOST_ROWS; n++) {
+            right *= chances[c];
+            tokens += right;
+            double speedup = tokens * d->seconds[0] / seconds_of(d, 1 + n);
+            if (speedup > d->speedups[c]) {
+                d->speedups[c] = speedup;
+                d->drafts[c] = n;
+            }
+        }
+    }
+}
+
+int bench_drafts_run(
+    engine_t *engine, const bench_drafts_options_t *options, bench_drafts_t *drafts, fail_t *fail)
+{
+    bench_t b = {.engine = engine, .parts = engine_parts(engine), .options = options};
+    *drafts = (bench_drafts_t){.rows = {1, 2, 4, 8, BENCH_DRAFTS_MOST_ROWS}};
+    open_bench(&b, fail);
+    if (comm_agree(b.parts.comm, fail) == 0) {
+        if (comm_rank(b.parts.comm) == 0) {
+            measure(&b, drafts, fail);
+            engine_end(engine, fail);
+            bench_drafts_gain(drafts, options->chance);
+        } else {
+            engine_serve(engine, fail);
+        }
+        comm_agree(b.parts.comm, fail);
+    }
+    free(b.ids);
+    free(b.blocks);
+    free(b.seconds);
+    return fail->status;
+}
