@@ -38,7 +38,7 @@ typedef struct bench {
     bool wrong;
 } bench_t;
 
-/* The sum of all words, which are all the same, so that the data has to arrive. */
+/* The sum of all words, which are equal: it is right only if the data arrived. */
 static void read_all(bench_t *bench, const void *data, size_t bytes, uint32_t word)
 {
     const uint32_t *words = data;

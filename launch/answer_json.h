@@ -1,4 +1,4 @@
-/* What is told of a finished answer: the object of --json, and which limit ended it. */
+/* Output of a finished answer: the object of --json, and which limit ended it. */
 #ifndef CHOIR_LAUNCH_ANSWER_JSON_H
 #define CHOIR_LAUNCH_ANSWER_JSON_H
 

@@ -20,7 +20,7 @@
 #include "launch/mesh.h"
 #include "launch/model_dir.h"
 
-/* ---- What is asked for ----------------------------------------------------------------------- */
+/* ---- Flags ----------------------------------------------------------------------------------- */
 
 static int load_config(bench_job_t *job, fail_t *fail)
 {
@@ -112,7 +112,7 @@ static int prepare(bench_job_t *job, fail_t *fail)
     return comm_agree(job->comm, fail);
 }
 
-/* ---- What is told ---------------------------------------------------------------------------- */
+/* ---- Messages -------------------------------------------------------------------------------- */
 
 static const char *count_of(size_t done, size_t total, size_t warmup, char text[64])
 {

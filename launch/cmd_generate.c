@@ -106,7 +106,7 @@ static int read_fields(const job_t *job, size_t i, request_fields_t *fields, fai
     return fail->status;
 }
 
-/* Jobs are the numbers of the prompts. One that can never run is told before any runs. */
+/* Jobs are the numbers of the prompts. One that can never run is an error before any runs. */
 static int submit_all(job_t *job, fail_t *fail)
 {
     const generate_flags_t *flags = job->flags;

@@ -177,7 +177,7 @@ static void run_setting(const suite_t *suite, const setting_t *setting, context_
 void suite_begin(int *argc, char ***argv)
 {
     fail_t fail = {0};
-    /* Should ranks wait for each other for ever, the signal ends them and mpirun reports it. */
+    /* If ranks wait for each other without end, the signal ends them and mpirun reports it. */
     alarm(HANG_SECONDS);
     if (comm_start(argc, argv, &fail) != 0) {
         fprintf(stderr, "%s\n", fail.message);

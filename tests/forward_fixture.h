@@ -27,7 +27,7 @@ typedef struct forward_rank {
     forward_t *forward;
 } forward_rank_t;
 
-/* Collective. comm: NULL for one rank alone. limits: the max_ fields are looked at. */
+/* Collective. comm: NULL for one rank alone. limits: only the max_ fields are read. */
 int forward_rank_open(forward_rank_t *rank, comm_t *comm, const config_t *config,
     const model_source_t *source, const forward_case_t *c, const forward_options_t *limits,
     size_t n_blocks, fail_t *fail);
@@ -50,7 +50,7 @@ typedef struct forward_prompt {
     /* Progress. */
     size_t done;
     int32_t blocks[(FORWARD_MAX_CONTEXT + KV_BLOCK - 1) / KV_BLOCK];
-    char *logits; /* [n_all, vocabulary] accumulator: of every token that logits are wanted of */
+    char *logits; /* [n_all, vocabulary] accumulator: of every token whose logits are asked for */
 } forward_prompt_t;
 
 typedef struct forward_fixture {

@@ -415,7 +415,7 @@ int main(int argc, char **argv)
 {
     context_t c = {0};
     fail_t fail = {0};
-    /* Should ranks wait for each other for ever, the signal ends them and mpirun reports it. */
+    /* If ranks wait for each other without end, the signal ends them and mpirun reports it. */
     alarm(HANG_SECONDS);
     if (comm_start(&argc, &argv, &fail) != 0 || comm_open_world(&c.comm, COMM_AUTO, &fail) != 0) {
         fprintf(stderr, "%s\n", fail.message);

@@ -349,7 +349,7 @@ static void run_streams(suite_t *suite)
     unsetenv("CHOIR_STREAM_BYTES");
 }
 
-/* The last layer goes on with the rows only that logits are wanted of; steps without any end in it.
+/* The last layer continues only with the rows whose logits are needed; steps without any end in it.
  * They have the bits that they have when all are wanted. */
 static void run_some(suite_t *suite, const variant_t *v)
 {

@@ -29,7 +29,7 @@ static place_t place_of(
     return whole ? (place_t){data + c * (n_rows - 1), *width} : (place_t){data, s->stride};
 }
 
-/* Tiles are told from the last to the first, now and then with a look at what has come. `own`: the
+/* Tiles are published from the last to the first, with a poll from time to time. `own`: the
  * part is computed outside of the buffer, and copied there at the end. */
 static void stream_and_check(
     context_t *t, const streams_t *s, uint64_t step, size_t n_rows, char *own, bool whole)

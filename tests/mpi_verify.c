@@ -204,7 +204,7 @@ static void check_altered(suite_t *suite, const char *tensor, report_table_t tab
                 reference_kind_name(other));
     if (flip == MAKES_NAN)
         expect(suite, comm_rank(suite->comm) != 0 || report->totals.nonfinite[table].found,
-            "infinities and NaN of the reference are told");
+            "infinities and NaN of the reference are reported");
     report_close(report);
 }
 

@@ -11,7 +11,7 @@ typedef struct order_case {
     order_t order;
     attention_t attention;
     dot_t dot;
-    /* How far from the truth attention may be, whose values are below 2 (bf16 has 8 bits of scores,
+    /* How far from double precision attention may be, whose values are below 2 (bf16 has 8 bits of scores,
      * weights and results), and logits of about 2. */
     double attention_bound, logits_bound;
 } order_case_t;

@@ -42,8 +42,8 @@ static void check_error(const attention_data_t *data, size_t order, const char *
 {
     double error = attention_error(data);
     if (error > orders[order].attention_bound)
-        fail_msg("%s, %zu tokens of %zu heads of %zu, %s: %g from the truth", orders[order].name,
-            data->c.n_tokens, data->c.n_heads, data->c.head_dim, how, error);
+        fail_msg("%s, %zu tokens of %zu heads of %zu, %s: %g from double precision",
+            orders[order].name, data->c.n_tokens, data->c.n_heads, data->c.head_dim, how, error);
 }
 
 static void every_order_is_near_plain_double_precision(void **state)

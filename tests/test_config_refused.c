@@ -1,4 +1,4 @@
-/* What each bad config.json and generation_config.json is told. */
+/* The message for each bad config.json and generation_config.json. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -231,7 +231,7 @@ static void count(void *context, const eval_difference_t *difference)
     ++*(size_t *)context;
 }
 
-/* *n: how many items differ, as it is told one by one and in all. */
+/* *n: how many items differ: reported one by one, and the total. */
 static int compare(const char *a, const char *b, size_t *n, fail_t *fail)
 {
     eval_comparison_t comparison;

@@ -46,8 +46,8 @@ static void check_errors(const forward_fixture_t *f, size_t order, const char *h
     for (size_t i = 0; i < f->n_prompts; i++) {
         double error = forward_fixture_error(f, i);
         if (!(error <= orders[order].logits_bound))
-            fail_msg("%s, %s, prompt of %zu tokens: %g from the truth", orders[order].name, how,
-                f->prompts[i].n_prompt, error);
+            fail_msg("%s, %s, prompt of %zu tokens: %g from double precision", orders[order].name,
+                how, f->prompts[i].n_prompt, error);
     }
 }
 

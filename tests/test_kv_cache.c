@@ -1,4 +1,4 @@
-/* The KV cache's memory: as much as was said, a place of its own for every block, and refusals. */
+/* The KV cache's memory: as many bytes as computed, a place of its own for every block, and refusals. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

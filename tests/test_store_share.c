@@ -272,7 +272,7 @@ static void shared_frames_are_read_once(void **state)
         assert_true(run_node(&node) == once);
 }
 
-/* Parts that overlap, and begin in the midst of blocks. */
+/* Parts that overlap, and begin inside blocks. */
 static void overlapping_parts_are_read_once(void **state)
 {
     (void)state;
@@ -289,7 +289,7 @@ static void without_room_ranks_read_for_themselves(void **state)
 {
     (void)state;
     node_t node = {.n_ranks = 5,
-        .room_bytes = 1, /* two slots all the same */
+        .room_bytes = 1, /* two slots anyway */
         .ends = {500, 400, 500, 300, 500},
         .absent = MAX_RANKS};
     uint64_t once = frames_of(0, 500);

@@ -1,4 +1,4 @@
-/* What every malformed tokenizer file is told. */
+/* The message for every malformed tokenizer file. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-/* Waiting (engine/base/wait.h): no wakeup is lost, whoever sleeps, spins or dawdles. A lost one
+/* Waiting (engine/base/wait.h): no wakeup is lost, whether threads sleep, spin or are slow. A lost one
  * would show as data that is wrong or as a program that does not end. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,7 +24,7 @@ typedef struct ring {
     wait_load_t load;
     wait_place_t place;
     _Alignas(WAIT_LINE) _Atomic uint64_t count;
-    uint64_t sum; /* plain: whoever has the turn owns it */
+    uint64_t sum; /* plain: the thread whose turn it is owns it */
 } ring_t;
 
 typedef struct member {

@@ -29,7 +29,7 @@ void trace_record(trace_ring_t *ring, trace_kind_t kind, int what, size_t value)
         ring->layer = value;
     }
     trace_event_t *event = &ring->events[ring->next];
-    /* Else a store into a line that comes from memory holds up those behind it, such as the flag
+    /* Else a store into a line that comes from memory delays those behind it, such as the flag
      * that others wait for in a barrier. */
     __builtin_prefetch(event + AHEAD_EVENTS, 1);
     *event = (trace_event_t){.ns = clock_ticks(),

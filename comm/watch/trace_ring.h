@@ -22,7 +22,7 @@ typedef struct trace_event {
 } trace_event_t;
 
 typedef struct trace_ring {
-    trace_event_t *events; /* [capacity], freed by whoever opened it */
+    trace_event_t *events; /* [capacity], freed by the caller of open */
     size_t capacity;
     size_t next; /* of them */
     uint64_t n;  /* recorded so far */

@@ -1,7 +1,7 @@
 /* Opening files that are read, so that nothing which is no file holds a run up.
  *
  * Files of a model directory are read at any offset, more than once and by every rank, so they have
- * to be regular files: opening a FIFO would wait for a writer for ever, and what a device gives is
+ * to be regular files: opening a FIFO would wait for a writer without end, and what a device gives is
  * gone once it is read. Prompts, templates and task data are read once, from front to end, and may
  * be streams. Thread safe. */
 #ifndef CHOIR_BASE_INPUT_H

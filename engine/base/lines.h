@@ -1,7 +1,7 @@
 /* Lines of a descriptor, none of them longer than a limit, in memory in proportion to the limit.
  *
  * For what other programs write: JSON lines. A line beyond the limit is reported as soon as the
- * limit is exceeded, with its beginning, and the rest of it is passed over; so whoever reads can go
+ * limit is exceeded, with its beginning, and the rest of it is passed over; so the reader can go
  * on with the next. A byte order mark at the start of the input is dropped. Owns its buffer,
  * borrows descriptor and name. One thread. */
 #ifndef CHOIR_BASE_LINES_H

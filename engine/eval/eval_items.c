@@ -107,7 +107,7 @@ static int add_message(json_t *messages, const char *role, const char *text, jso
 static int append_target(
     const reader_t *r, json_t *doc, const char *where, text_buffer_t *out, fail_t *fail);
 
-/* What the model is to have said to an example. */
+/* The model's part of an example. */
 static int add_target(json_t *messages, const reader_t *r, json_t *doc, fail_t *fail)
 {
     text_buffer_t content = {0};

@@ -1,4 +1,4 @@
-/* What became of an item, as a JSON line: its output, what was found in it, and whether that is
+/* The result of an item as a JSON line: its output, what was found in it, and whether that is
  * right. docs/eval.md describes the lines. The coordinator's work, Local.
  *
  * Everything in a line but "timings" is a function of model, task and item alone. */

@@ -1,8 +1,8 @@
 /* The folder of a run's results: results.jsonl, run.json and summary.json.
  *
  * results.jsonl: a JSON object an item, in the order in which they ended. A line is appended by
- * one write, so what was written survives the death of any process; the disk is made to hold it
- * (fdatasync) a second later at most, and at the end, so a machine that fails costs the last
+ * one write, so what was written is kept when a process is killed; it is synced to the disk
+ * (fdatasync) a second later at most, and at the end, so a machine that fails loses the last
  * second. run.json: what the results depend on (eval_settings). Both it and summary.json appear
  * whole or not at all. The coordinator's work, Local. */
 #ifndef CHOIR_EVAL_EVAL_RESULTS_H
@@ -43,12 +43,12 @@ char *eval_line_text(const json_t *line);
 /* Opens the folder, making it where there is none, and locks it. settings: what results depend on;
  * a folder that has other ones is refused, FAIL_USAGE naming the first field that differs. *lines:
  * the results that are there already; a torn last line is cut off the file. FAIL_FILE, also when
- * another run is at work there. */
+ * another run uses the folder. */
 int eval_results_open(eval_results_t *results, const char *folder, json_t *settings,
     eval_lines_t *lines, fail_t *fail);
 /* Appends a line. FAIL_FILE when the disk is full; the file then ends with the line before. */
 int eval_results_append(eval_results_t *results, const json_t *line, fail_t *fail);
-/* Makes the disk hold what was appended. */
+/* Syncs what was appended to the disk. */
 int eval_results_sync(eval_results_t *results, fail_t *fail);
 /* Writes folder/name, whole or not at all. */
 int eval_results_write(

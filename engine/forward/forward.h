@@ -89,7 +89,7 @@ const void *forward_logits(const forward_t *forward, size_t i);
 
 /* Where the time of the steps went so far, on this rank, in nanoseconds of thread 0. Waiting is for
  * the rank's other threads; what a gather waits for other ranks is part of the exchange, and so is
- * sending and receiving in the midst of other work. What travels meanwhile is in no number. */
+ * sending and receiving during other work. Transfers that overlap are in no number. */
 typedef struct forward_times {
     uint64_t matrix_ns, attention_ns, elementwise_ns, exchange_ns, waiting_ns;
 } forward_times_t;

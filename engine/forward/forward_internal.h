@@ -86,8 +86,8 @@ struct forward {
             n_single_rows; /* current rows; the first n_single_rows are single rows (alone in their
                            * calls) */
     } rows;
-    bool narrows;              /* the last layer goes on with logit_rows only */
-    size_t *logit_rows;        /* [max_rows] rows that logits are wanted of, ascending */
+    bool narrows;              /* the last layer continues with logit_rows only */
+    size_t *logit_rows;        /* [max_rows] rows whose logits are needed, ascending */
     size_t *logit_rows_before; /* [max_rows + 1] how many of them come before a row */
     int streaming;             /* the shared activation that travels now, or NOT_STREAMING */
     atomic_size_t *missing;    /* [activation_max_tiles] of the gather under way; exchange.c */
@@ -185,7 +185,7 @@ void forward_barrier(forward_t *f, size_t thread, uint64_t *kind);
 bool forward_alone(forward_t *f, size_t thread);
 void forward_go_on(forward_t *f, uint64_t *kind);
 
-/* Thread 0 tells who watches this rank which phase of a layer begins, 0 outside of layers. */
+/* Thread 0 records the phase that begins, and its layer (0 outside of layers), for the watchdog. */
 void forward_mark(const forward_t *f, size_t thread, progress_phase_t phase, size_t layer);
 
 /* ---- Phases: each runs on all threads -------------------------------------------------------- */
@@ -198,7 +198,7 @@ void forward_call_tables(forward_t *f, size_t thread);
 /* attend.c: units of attention are dealt out as threads become free. */
 void forward_attend(forward_t *f, size_t thread, size_t layer);
 
-/* narrow.c: which rows the last layer goes on with, before a step; and after its attention, which
+/* narrow.c: which rows the last layer continues with, before a step; and after its attention, which
  * computes no more than that: lays this rank's part of their outputs side by side. */
 void forward_choose_logit_rows(forward_t *f);
 void forward_narrow(forward_t *f, size_t thread);

@@ -107,7 +107,7 @@ static void store_logits(forward_t *f, size_t thread, const panels_work_t *work,
         vocab);
 }
 
-/* Final norm and lm_head of the rows that logits are wanted of. */
+/* Final norm and lm_head of the rows whose logits are needed. */
 static void compute_logits(forward_t *f, size_t thread)
 {
     size_t n = f->batch->n_logits, n_single_rows = 0;

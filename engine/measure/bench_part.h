@@ -22,9 +22,9 @@ typedef struct bench_taken {
 typedef struct bench_part {
     comm_t *comm;  /* of all ranks */
     bool measures; /* this rank is in the part; the others rest. Rank 0 is in it */
-    /* Of the part. Its engines get room for every run: kv_tokens and max_batch are not looked at. */
+    /* Of the part. Its engines get room for every run: kv_tokens and max_batch are ignored. */
     replica_options_t replica;
-    const bench_options_t *runs; /* [n_runs]; read_bytes and all_replicas are not looked at */
+    const bench_options_t *runs; /* [n_runs]; read_bytes and all_replicas are ignored */
     size_t n_runs;
     size_t read_bytes; /* that each rank reads to measure the bandwidth; fewer if memory is short */
     /* On each rank of the part: its engine is open, or, with NULL, about to be closed. */

@@ -229,7 +229,7 @@ typedef struct step {
     double flop_s;      /* seconds of a FLOP of attention */
 } step_t;
 
-/* Layers of all rows: after its keys and values the last one goes on with the drawn ones only
+/* Layers of all rows: after its keys and values the last one continues with the drawn ones only
  * (narrow.c). */
 static double whole_layers(const plan_t *plan, const step_t *step)
 {

@@ -329,7 +329,7 @@ int fleet_cancel(fleet_t *f, uint64_t job, fail_t *fail)
             f->in_flight[0]++;
             return runner_cancel_unbegun(f->runner, job, fail);
         }
-    /* Those that do not have it take no notice. */
+    /* Replicas without this job ignore it. */
     runner_cancel(f->runner, job);
     for (size_t r = 1; r < f->n_replicas; r++)
         mail_send(f->mail, (int)(r * f->ranks_each), LETTER_CANCEL, &job, sizeof job, fail);

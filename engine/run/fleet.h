@@ -79,13 +79,13 @@ typedef struct fleet_result {
 } fleet_result_t;
 
 /* Coordinator. Why a request could never run, as an engine says it: FAIL_USAGE, FAIL_LIMIT. One
- * that is submitted all the same gets that as its result. */
+ * that is submitted anyway gets that as its result. */
 int fleet_check(const fleet_t *fleet, const request_t *request, fail_t *fail);
 
 /* Coordinator. Queues a request. *job: a handle, ascending from 0. FAIL_MEMORY, FAIL_LIMIT. */
 int fleet_submit(fleet_t *fleet, const request_t *request, uint64_t *job, fail_t *fail);
 
-/* Coordinator. Ends a job as soon as may be: its result, which comes all the same, is
+/* Coordinator. Ends a job at the next step: its result, which still comes, is
  * ENGINE_CANCELLED with what there is of it. One that has ended is left alone. FAIL_MEMORY. */
 int fleet_cancel(fleet_t *fleet, uint64_t job, fail_t *fail);
 

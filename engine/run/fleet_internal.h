@@ -25,7 +25,7 @@ request_t runner_read_request(const char *bytes, uint64_t *job, const char **sto
  * refuses gives a result that says so. FAIL_MEMORY. */
 int runner_take(runner_t *runner, const char *bytes, uint64_t begin_ns, fail_t *fail);
 
-/* What an engine is asked for a request; stop strings are the runner's affair. */
+/* What an engine is asked for a request; the runner handles stop strings. */
 request_t runner_engine_request(const request_t *request);
 
 /* Ends a job before the next step, which gives its result: ENGINE_CANCELLED and what there is of it.

@@ -12,10 +12,9 @@
 #include "engine/run/engine.h"
 
 typedef struct replica_options {
-    engine_options_t
-        engine;        /* of every replica; all_replicas and weight_sharers are not looked at */
-    size_t n_replicas; /* divides the number of ranks */
-    bool own_weights;  /* else replicas on a node have one copy of each share of weights */
+    engine_options_t engine; /* of every replica; all_replicas and weight_sharers are ignored */
+    size_t n_replicas;       /* divides the number of ranks */
+    bool own_weights;        /* else replicas on a node have one copy of each share of weights */
     comm_path_t path;
 } replica_options_t;
 

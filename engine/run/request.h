@@ -26,7 +26,7 @@ typedef struct request {
     size_t n_bias;
     bool want_prompt_logits;    /* logits of prompt positions, as a plain forward gives them */
     size_t first_prompt_logits; /* the position from which they are wanted; 0: all */
-    bool streams;               /* tokens are told one by one, beside the result; fleets only */
+    bool streams; /* events report tokens one by one, before the result; fleets only */
 } request_t;
 
 #endif

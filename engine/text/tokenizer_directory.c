@@ -476,7 +476,7 @@ static int read_settings(directory_t *d)
     static const char spoils[] =
         "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
     bool prefix_space = false, cleans = false, cleans_bpe = false;
-    /* Of a BPE tokenizer transformers cleans nothing up, unless it is told so twice. */
+    /* transformers does not clean up the text of a BPE tokenizer unless two settings say so. */
     json_opt_bool(d->config, d->config_name, "clean_up_tokenization_spaces", &cleans, d->fail);
     json_opt_bool(d->config, d->config_name, spoils, &cleans_bpe, d->fail);
     if (d->fail->status == 0 && cleans && cleans_bpe)

@@ -2,7 +2,7 @@
  *
  * DIR/choir-CHECKSUM/ (the checksum of the store's manifest) holds files with the names of the
  * store's data files, in which every staged frame lies at the place that it has in the store;
- * what was not needed is a hole. Whether a frame is there is told by its checksum alone, so that
+ * what was not needed is a hole. Only its checksum says whether a frame is there, so that
  * torn writes and rotten disks are noticed, and ranks need no agreement: two that write the same
  * frame write the same bytes. Trouble with writing ends the staging, with one warning, and not
  * the run. Thread safe. */

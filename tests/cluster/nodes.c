@@ -1,4 +1,4 @@
-/* What ranks of several machines take for a node, against what they are told is one:
+/* Which ranks of several machines count as one node, compared with what is given:
  *
  *   nodes NODES RANKS auto|mpi
  *
