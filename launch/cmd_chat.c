@@ -121,21 +121,12 @@ static int read_fields(const talk_t *talk, request_fields_t *fields, fail_t *fai
 static int submit(talk_t *talk, const tokenizer_ids_t *prompt, uint64_t *job, fail_t *fail)
 {
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1], chat_end = chat_end_id(talk->chat, talk->tokenizer);
-    size_t n_stop_ids = engine_stop_ids(mesh_engine(talk->mesh), chat_end, stop_ids);
     request_fields_t fields;
     if (read_fields(talk, &fields, fail) != 0)
         return fail->status;
-    const request_t request = {.prompt_ids = prompt->ids,
-        .n_prompt = prompt->count,
-        .max_tokens = fields.max_tokens,
-        .stop_ids = stop_ids,
-        .n_stop_ids = fields.ignore_eos ? 0 : n_stop_ids,
-        .stops = fields.stops.items,
-        .n_stops = fields.stops.count,
-        .sampling = fields.sampling,
-        .bias = fields.bias,
-        .n_bias = fields.n_bias,
-        .streams = true};
+    request_t request =
+        request_of_fields(&fields, prompt, mesh_engine(talk->mesh), chat_end, stop_ids);
+    request.streams = true;
     if (fleet_check(talk->mesh->fleet, &request, fail) != 0)
         return fail->status;
     return fleet_submit(talk->mesh->fleet, &request, job, fail);

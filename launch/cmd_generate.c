@@ -113,23 +113,14 @@ static int submit_all(job_t *job, fail_t *fail)
     fleet_t *fleet = job->mesh->fleet;
     int32_t stop_ids[CONFIG_MAX_STOP_IDS + 1];
     int32_t chat_end = chat_end_id(job->prompts.chat, job->prompts.tokenizer);
-    size_t n_stop_ids = engine_stop_ids(mesh_engine(job->mesh), chat_end, stop_ids);
     for (size_t i = 0; i < job->prompts.count && fail->status == 0; i++) {
         request_fields_t fields;
         if (read_fields(job, i, &fields, fail) != 0)
             return fail->status;
-        const request_t request = {.prompt_ids = job->prompts.items[i].ids,
-            .n_prompt = job->prompts.items[i].count,
-            .max_tokens = fields.max_tokens,
-            .stop_ids = stop_ids,
-            .n_stop_ids = fields.ignore_eos ? 0 : n_stop_ids,
-            .stops = fields.stops.items,
-            .n_stops = fields.stops.count,
-            .sampling = fields.sampling,
-            .bias = fields.bias,
-            .n_bias = fields.n_bias,
-            .want_prompt_logits = flags->logits_out != NULL,
-            .streams = !flags->json && job->prompts.tokenizer != NULL};
+        request_t request = request_of_fields(
+            &fields, &job->prompts.items[i], mesh_engine(job->mesh), chat_end, stop_ids);
+        request.want_prompt_logits = flags->logits_out != NULL;
+        request.streams = !flags->json && job->prompts.tokenizer != NULL;
         uint64_t number;
         fail_t refused = {0};
         if (fleet_check(fleet, &request, &refused) == 0)

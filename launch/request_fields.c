@@ -130,3 +130,19 @@ size_t request_line_bytes(size_t n_tokens)
 {
     return LINE_BYTES + TOKEN_BYTES * n_tokens;
 }
+
+request_t request_of_fields(const request_fields_t *fields, const tokenizer_ids_t *prompt,
+    const engine_t *engine, int32_t chat_end, int32_t *stop_ids)
+{
+    size_t n_stop_ids = engine_stop_ids(engine, chat_end, stop_ids);
+    return (request_t){.prompt_ids = prompt->ids,
+        .n_prompt = prompt->count,
+        .max_tokens = fields->max_tokens,
+        .stop_ids = stop_ids,
+        .n_stop_ids = fields->ignore_eos ? 0 : n_stop_ids,
+        .stops = fields->stops.items,
+        .n_stops = fields->stops.count,
+        .sampling = fields->sampling,
+        .bias = fields->bias,
+        .n_bias = fields->n_bias};
+}

@@ -9,7 +9,9 @@
 
 #include "engine/base/status.h"
 #include "engine/model/config.h"
+#include "engine/run/engine.h"
 #include "engine/run/request.h"
+#include "engine/text/tokenizer.h"
 #include "launch/args.h"
 #include "launch/flags.h"
 
@@ -38,6 +40,11 @@ int request_fields_of_flags(const answer_flags_t *flags, const args_given_t *giv
 /* Takes the object's fields; others keep their value. name: for messages. A seed of the object
  * draws as a run of that one prompt with --seed does. FAIL_FORMAT, FAIL_USAGE. */
 int request_fields_read(json_t *object, const char *name, request_fields_t *fields, fail_t *fail);
+
+/* A request with these fields, which borrows them. chat_end: as for engine_stop_ids, which fills
+ * stop_ids, [CONFIG_MAX_STOP_IDS + 1]. */
+request_t request_of_fields(const request_fields_t *fields, const tokenizer_ids_t *prompt,
+    const engine_t *engine, int32_t chat_end, int32_t *stop_ids);
 
 /* Bytes of a JSON line that asks something of a model, at most: far more than a sequence of
  * n_tokens takes in any writing, and room for documents that are scored in windows. */

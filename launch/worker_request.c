@@ -182,18 +182,8 @@ static int submit_generate(worker_t *worker, worker_request_t *request, fail_t *
         append_field(worker, request->document, "prompt", &request->ids, fail) != 0)
         return fail->status;
     int32_t chat_end = tokenizer_special_id(worker->mesh->tokenizer, "<|im_end|>");
-    const request_t job = {.prompt_ids = request->ids.ids,
-        .n_prompt = request->ids.count,
-        .max_tokens = fields.max_tokens,
-        .stop_ids = stop_ids,
-        .n_stop_ids = fields.ignore_eos
-                          ? 0
-                          : engine_stop_ids(fleet_engine(worker->mesh->fleet), chat_end, stop_ids),
-        .stops = fields.stops.items,
-        .n_stops = fields.stops.count,
-        .sampling = fields.sampling,
-        .bias = fields.bias,
-        .n_bias = fields.n_bias};
+    const request_t job = request_of_fields(
+        &fields, &request->ids, fleet_engine(worker->mesh->fleet), chat_end, stop_ids);
     return submit(worker, request, &job, fail);
 }
 
