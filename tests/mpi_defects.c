@@ -10,6 +10,7 @@
 #include "engine/base/size.h"
 #include "engine/model/rope.h"
 #include "engine/verify/verify_forward.h"
+#include "tests/defects.h"
 #include "tests/wrong_kernels.h"
 
 #define MODEL CHOIR_SOURCE_DIR "/configs/demo"
@@ -19,24 +20,12 @@
 #define QWEN3_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/qwen3-reference.safetensors"
 #define LLAMA CHOIR_SOURCE_DIR "/tests/oracle/shapes/llama.json"
 #define LLAMA_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/llama-reference.safetensors"
+#define AVX2_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/demo-reference-avx2.safetensors"
+/* The demo model, but two matrices (avx2_scale_mlp). */
+#define DENORMALS_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/denormals-avx2.safetensors"
+#define TINY CHOIR_SOURCE_DIR "/tests/oracle/shapes/tiny.json"
+#define TINY_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/tiny-reference-avx2.safetensors"
 #define MAX_WIDTH 2048
-
-/* A model, and what Hugging Face computed of it. */
-typedef struct subject {
-    config_t config;
-    model_source_t source;
-    const char *reference;
-} subject_t;
-
-/* What a defect may touch. */
-typedef struct bench {
-    comm_t *comm;
-    team_t *team;
-    reference_t *reference;
-    checkpoint_t *checkpoint; /* of the demo model */
-    model_t model;
-    kv_cache_t cache;
-} bench_t;
 
 /* ---- Altered models -------------------------------------------------------------------------- */
 
@@ -315,31 +304,6 @@ static bool keys_of_two_heads(const bench_t *bench)
 
 /* ---- Defects --------------------------------------------------------------------------------- */
 
-#define BIT(component) (UINT64_C(1) << (component))
-#define NORMS                                                                                      \
-    (BIT(COMPONENT_NORMALIZED_INPUT) | BIT(COMPONENT_NORMALIZED_AFTER_ATTN) |                      \
-        BIT(COMPONENT_FINAL_NORM))
-#define ROPES (BIT(COMPONENT_Q_ROPE) | BIT(COMPONENT_K_ROPE))
-#define ALL_LOGITS                                                                                 \
-    (BIT(COMPONENT_LOGITS) | BIT(KIND_DECODE_LOGITS) | BIT(KIND_STEPWISE_LOGITS) |                 \
-        BIT(KIND_GENERATE_LOGITS))
-
-/* Where a defect shows. */
-typedef enum where {
-    EAGER,
-    SDPA,
-    FUSED /* only when nobody looks between fused steps: in the logits of the unobserved forward */
-} where_t;
-
-typedef struct defect {
-    const char *name;
-    void (*plant)(bench_t *bench);
-    size_t named; /* the component that has to be named first */
-    uint64_t may; /* those that may differ as well; others must not */
-    where_t where;
-    bool (*applies)(const bench_t *bench); /* on any rank; NULL: always */
-} defect_t;
-
 static const defect_t defects[] = {
     {"RoPE rotates neighbours", use_rope_of_neighbours, COMPONENT_Q_ROPE, ROPES, EAGER, NULL},
     {"RoPE's halves are swapped", use_rope_of_swapped_halves, COMPONENT_Q_ROPE, ROPES, EAGER, NULL},
@@ -412,6 +376,7 @@ static void open_bench(bench_t *bench, const subject_t *subject, fail_t *fail)
     model_options_t options = {.n_ranks = (size_t)comm_size(bench->comm),
         .rank = (size_t)comm_rank(bench->comm),
         .mode = DTYPE_BF16,
+        .dot = subject->order == ORDER_TORCH_AVX2 ? DOT_FOLD : DOT_CHAIN,
         .isa = isa_detect(),
         .max_positions = positions};
     if (model_load(&bench->model, config, &subject->source, &options, bench->team, fail) != 0 ||
@@ -419,6 +384,8 @@ static void open_bench(bench_t *bench, const subject_t *subject, fail_t *fail)
             plan_count(model_share(&bench->model)->kv_heads), config->head_dim,
             positions / KV_BLOCK, fail) != 0)
         die(fail);
+    if (subject->prepare != NULL)
+        subject->prepare(bench);
     wrong_kernels_begin(&bench->model.kernels, &bench->cache);
 }
 
@@ -474,6 +441,8 @@ static int try_defect(bench_t *bench, const subject_t *subject, const defect_t *
             .model = &bench->model,
             .cache = &bench->cache,
             .reference = &reference,
+            .order = subject->order,
+            .dot = subject->order == ORDER_TORCH_AVX2 ? DOT_FOLD : DOT_CHAIN,
             .attention = defect != NULL && defect->where == SDPA ? ATTENTION_SDPA : ATTENTION_EAGER,
             .isolated = !fused,
             .chained = fused};
@@ -516,7 +485,12 @@ int main(int argc, char **argv)
     fail_t fail = {0};
     bench_t bench = {0};
     subject_t demo = {.reference = REFERENCE}, qwen3 = {.reference = QWEN3_REFERENCE},
-              llama = {.reference = LLAMA_REFERENCE};
+              llama = {.reference = LLAMA_REFERENCE},
+              avx2 = {.reference = AVX2_REFERENCE, .order = ORDER_TORCH_AVX2},
+              denormal = {.reference = DENORMALS_REFERENCE,
+                  .order = ORDER_TORCH_AVX2,
+                  .prepare = avx2_scale_mlp},
+              tiny = {.reference = TINY_REFERENCE, .order = ORDER_TORCH_AVX2};
     counts_t counts = {0};
     if (comm_start(&argc, &argv, &fail) != 0 ||
         comm_open_world(&bench.comm, COMM_AUTO, &fail) != 0 ||
@@ -524,6 +498,7 @@ int main(int argc, char **argv)
         config_load_file(&qwen3.config, QWEN3, &fail) != 0 ||
         config_load_file(&llama.config, LLAMA, &fail) != 0 ||
         checkpoint_open(&bench.checkpoint, MODEL, &fail) != 0 ||
+        config_load_file(&tiny.config, TINY, &fail) != 0 ||
         team_open(&bench.team, 1, true, &fail) != 0)
         die(&fail);
     demo.source = model_source_checkpoint(bench.checkpoint);
@@ -531,6 +506,12 @@ int main(int argc, char **argv)
     llama.source = model_source_random(&seed);
     try_all(&bench, &demo, defects, sizeof defects / sizeof *defects, &counts);
     try_all(&bench, &qwen3, qwen3_defects, sizeof qwen3_defects / sizeof *qwen3_defects, &counts);
+    avx2.config = denormal.config = demo.config;
+    avx2.source = denormal.source = demo.source;
+    tiny.source = model_source_random(&seed);
+    try_all(&bench, &avx2, &avx2_chain_defect, 1, &counts);
+    try_all(&bench, &tiny, avx2_attention_defects, n_avx2_attention_defects, &counts);
+    try_all(&bench, &denormal, &avx2_denormal_defect, 1, &counts);
     try_all(&bench, &llama, llama_defects, sizeof llama_defects / sizeof *llama_defects, &counts);
     if (comm_rank(bench.comm) == 0)
         printf("%zu defects named, %zu failed, %zu do not exist at %d ranks\n", counts.named,

@@ -1,5 +1,5 @@
 /* The promise: one set of bits. Logits of twelve models must equal Hugging Face's (digests in
- * golden/logits.json, made by oracle/logits.py), prefill and decode, in every combination of ranks,
+ * golden/logits.json and logits-avx2.json, made by oracle/logits.py), prefill and decode, in every combination of ranks,
  * threads, chunks, batching, instruction set and communication path tried here. CHOIR_TEST_PROMPTS:
  * of each model only so many prompts. */
 #include <inttypes.h>
@@ -15,10 +15,13 @@
 
 enum { MAX_PROMPTS = 16, MAX_ROWS = 512, MAX_LOGITS = 600, MAX_CONTEXT = 704 };
 
+/* Whose digests: orders torch and torch-avx2 with each attention, and the dot product amx. */
+typedef enum golden { GOLDEN_TORCH, GOLDEN_AMX = 2, GOLDEN_AVX2 } golden_t;
+
 typedef struct prompt {
     int32_t ids[MAX_CONTEXT];
     size_t n_prompt, n_all; /* the tokens that are fed one by one follow the prompt */
-    char golden[3][2][17];  /* [eager, sdpa, amx][prefill, decode] digests in hexadecimal */
+    char golden[5][2][17];  /* [golden_t][prefill, decode] digests in hexadecimal */
     /* Progress of a run. */
     size_t done;
     int32_t blocks[MAX_CONTEXT / KV_BLOCK];
@@ -63,26 +66,37 @@ static void read_ids(json_t *array, int32_t *ids, size_t *n)
         ids[(*n)++] = (int32_t)json_integer_value(json_array_get(array, i));
 }
 
-static void read_golden(suite_t *suite, json_t *golden)
+static void read_digests(json_t *entry, const char *name, char golden[2][17])
 {
-    static const char *const attentions[] = {"eager", "sdpa", "amx"}, *const kinds[] = {
-                                                                          "prefill", "decode"};
+    static const char *const kinds[] = {"prefill", "decode"};
+    json_t *digests = json_object_get(entry, name);
+    for (int k = 0; k < 2 && digests != NULL; k++)
+        snprintf(golden[k], sizeof golden[k], "%s",
+            json_string_value(json_object_get(digests, kinds[k])));
+}
+
+static void read_golden(suite_t *suite, json_t *golden, json_t *golden_avx2)
+{
+    static const char *const names[] = {"eager", "sdpa", "amx"};
     json_t *list = json_object_get(golden, suite->name);
+    json_t *list_avx2 = json_object_get(golden_avx2, suite->name);
     const char *limit = getenv("CHOIR_TEST_PROMPTS");
     suite->n_prompts = size_min(json_array_size(list), MAX_PROMPTS);
     if (limit != NULL)
         suite->n_prompts = size_min(suite->n_prompts, strtoull(limit, NULL, 10));
     for (size_t i = 0; i < suite->n_prompts; i++) {
         prompt_t *p = &suite->prompts[i];
-        json_t *entry = json_array_get(list, i);
+        json_t *entry = json_array_get(list, i), *avx2 = json_array_get(list_avx2, i);
         read_ids(json_object_get(entry, "ids"), p->ids, &p->n_all);
         p->n_prompt = p->n_all;
         read_ids(json_object_get(entry, "fed"), p->ids, &p->n_all);
         for (int a = 0; a < 3; a++)
-            for (int k = 0; k < 2 && json_object_get(entry, attentions[a]) != NULL; k++)
-                snprintf(p->golden[a][k], sizeof p->golden[a][k], "%s",
-                    json_string_value(
-                        json_object_get(json_object_get(entry, attentions[a]), kinds[k])));
+            read_digests(entry, names[a], p->golden[GOLDEN_TORCH + a]);
+        /* Of the same ids. */
+        for (int a = 0; a < 2; a++)
+            if (json_equal(json_object_get(entry, "ids"), json_object_get(avx2, "ids")) &&
+                json_equal(json_object_get(entry, "fed"), json_object_get(avx2, "fed")))
+                read_digests(avx2, names[a], p->golden[GOLDEN_AVX2 + a]);
     }
 }
 
@@ -191,7 +205,10 @@ static bool step(run_t *run, prompt_t *prompts, size_t n, const variant_t *v)
 static void check_digests(run_t *run, const suite_t *suite, const prompt_t *p, const variant_t *v)
 {
     static const char *const kinds[] = {"prefill", "decode"};
-    const int golden = v->dot == DOT_AMX ? 2 : v->attention == ATTENTION_SDPA;
+    const int golden = v->dot == DOT_AMX
+                           ? GOLDEN_AMX
+                           : (v->order == ORDER_TORCH_AVX2 ? GOLDEN_AVX2 : GOLDEN_TORCH) +
+                                 (v->attention == ATTENTION_SDPA);
     if (comm_rank(run->comm) != 0)
         return;
     for (int k = 0; k < 2; k++) {
@@ -282,28 +299,37 @@ static void run_variant(suite_t *suite, const variant_t *v)
     close_run(&run);
 }
 
-static void run_suite(suite_t *suite, attention_t last_attention, bool everything)
+static void run_order(suite_t *suite, order_t order, attention_t last_attention, bool everything)
 {
     const isa_t widest = isa_detect();
+    const dot_t dot = order == ORDER_TORCH_AVX2 ? DOT_FOLD : DOT_CHAIN;
     for (attention_t a = ATTENTION_EAGER; a <= last_attention; a++) {
         const variant_t variants[] = {
-            {"alone, whole prompts", a, ORDER_TORCH, widest, 1, MAX_ROWS, false, false, MAX_PROMPTS,
-                DOT_CHAIN},
-            {"together, chunks of 7", a, ORDER_TORCH, widest, 3, 7, true, false, MAX_PROMPTS,
-                DOT_CHAIN},
-            {"together, whole prompts", a, ORDER_TORCH, widest, 2, MAX_ROWS, true, false,
-                MAX_PROMPTS, DOT_CHAIN},
-            {"chunks of 1", a, ORDER_TORCH, widest, 1, 1, false, false, 7, DOT_CHAIN},
-            {"plain MPI", a, ORDER_TORCH, widest, 2, 33, true, true, MAX_PROMPTS, DOT_CHAIN},
-            {"scalar", a, ORDER_TORCH, ISA_SCALAR, 1, 50, true, false, 7, DOT_CHAIN},
-            {"avx2", a, ORDER_TORCH, ISA_AVX2, 1, 50, true, false, MAX_PROMPTS, DOT_CHAIN},
-            {"avx512", a, ORDER_TORCH, ISA_AVX512, 1, 50, true, false, MAX_PROMPTS, DOT_CHAIN},
+            {"alone, whole prompts", a, order, widest, 1, MAX_ROWS, false, false, MAX_PROMPTS, dot},
+            {"together, chunks of 7", a, order, widest, 3, 7, true, false, MAX_PROMPTS, dot},
+            {"together, whole prompts", a, order, widest, 2, MAX_ROWS, true, false, MAX_PROMPTS,
+                dot},
+            {"chunks of 1", a, order, widest, 1, 1, false, false, 7, dot},
+            {"plain MPI", a, order, widest, 2, 33, true, true, MAX_PROMPTS, dot},
+            {"scalar", a, order, ISA_SCALAR, 1, 50, true, false, 7, dot},
+            {"avx2", a, order, ISA_AVX2, 1, 50, true, false, MAX_PROMPTS, dot},
+            {"avx512", a, order, ISA_AVX512, 1, 50, true, false, MAX_PROMPTS, dot},
         };
         size_t n = everything ? sizeof variants / sizeof *variants : 2;
         for (size_t i = 0; i < n; i++)
             if (isa_has(widest, variants[i].isa))
                 run_variant(suite, &variants[i]);
     }
+}
+
+static void run_suite(suite_t *suite, attention_t last_attention, bool everything)
+{
+    run_order(suite, ORDER_TORCH, last_attention, everything);
+}
+
+static void run_avx2(suite_t *suite, attention_t last_attention, bool everything)
+{
+    run_order(suite, ORDER_TORCH_AVX2, last_attention, everything);
 }
 
 /* --dot amx, by the instruction and by the others. */
@@ -469,6 +495,8 @@ static void run_all(suite_t *s, bool everything)
     run_suite(&s[LLAMA], ATTENTION_SDPA, everything);
     run_suite(&s[MOE], ATTENTION_SDPA, everything);
     run_suite(&s[MOE_WIDE], ATTENTION_SDPA, everything);
+    run_avx2(&s[DEMO], ATTENTION_SDPA, everything);
+    run_avx2(&s[ODD], ATTENTION_SDPA, everything);
     run_streams(&s[DEMO]);
     run_kept(&s[ODD]);
     run_streams(&s[MOE]);
@@ -481,6 +509,10 @@ static void run_all(suite_t *s, bool everything)
     run_suite(&s[LINEAR], ATTENTION_EAGER, false);
     run_suite(&s[DYNAMIC], ATTENTION_EAGER, false);
     run_suite(&s[QWEN3_BIAS], ATTENTION_SDPA, false);
+    run_avx2(&s[QWEN3], ATTENTION_SDPA, false);
+    run_avx2(&s[LLAMA], ATTENTION_SDPA, false);
+    run_avx2(&s[MISTRAL], ATTENTION_EAGER, false);
+    run_avx2(&s[MOE], ATTENTION_SDPA, false);
     run_amx(&s[DEMO]);
     run_amx(&s[ODD]);
     run_amx(&s[QWEN3]);
@@ -513,10 +545,12 @@ int main(int argc, char **argv)
     fail_t fail = {0};
     static suite_t suites[N_SUITES] = {{.name = "demo"}};
     static const uint64_t seed = 1;
-    json_t *golden = NULL;
+    json_t *golden = NULL, *golden_avx2 = NULL;
     checkpoint_t *checkpoint = NULL;
     if (comm_start(&argc, &argv, &fail) != 0 ||
         json_file_read(CHOIR_SOURCE_DIR "/tests/golden/logits.json", &golden, &fail) != 0 ||
+        json_file_read(CHOIR_SOURCE_DIR "/tests/golden/logits-avx2.json", &golden_avx2, &fail) !=
+            0 ||
         config_load(&suites[DEMO].config, CHOIR_SOURCE_DIR "/configs/demo", &fail) != 0 ||
         checkpoint_open(&checkpoint, CHOIR_SOURCE_DIR "/configs/demo", &fail) != 0)
         die(NULL, &fail);
@@ -535,10 +569,11 @@ int main(int argc, char **argv)
     if (fail.status != 0)
         die(NULL, &fail);
     for (size_t i = 0; i < N_SUITES; i++)
-        read_golden(&suites[i], golden);
+        read_golden(&suites[i], golden, golden_avx2);
     int ranks = count_ranks();
     run_all(suites, ranks == 1 || ranks == 3);
     json_decref(golden);
+    json_decref(golden_avx2);
     checkpoint_close(checkpoint);
     comm_stop();
     /* Only rank 0 counts; mpirun reports its status. */

@@ -1,7 +1,10 @@
 #include "tests/wrong_kernels.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
+
+#include "engine/kernels/fold.h"
 
 #define MAX_HEAD_DIM 128
 
@@ -193,4 +196,56 @@ void sdpa_of_one_key_less(size_t n_lanes, size_t rows, size_t n_kept, size_t n_b
     size_t fewer = n_kept > 1 ? n_kept - 1 : n_kept;
     right.sdpa_weights(
         n_lanes, rows, fewer, n_block, n_written, scale, max, sum, scores, weights, stride);
+}
+
+static float chains_left_to_right(
+    size_t inputs, const uint16_t *x, const uint16_t *panel, size_t width, size_t output)
+{
+    size_t chain = fold_shape(inputs).chain;
+    float sum = 0;
+    for (size_t q = 0; q < FOLD_CHAINS; q++) {
+        float of_chain = 0;
+        for (size_t i = 0; i < chain; i++) {
+            size_t at = (q * chain + i) ^ 1;
+            float w = f32_from_bf16(panel[(at / 2 * width + output) * 2 + at % 2]);
+            of_chain = fmaf(f32_from_bf16(x[at]), w, of_chain);
+        }
+        sum += of_chain;
+    }
+    return sum;
+}
+
+void fold_left_to_right(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
+{
+    for (size_t p = 0; p < n_panels; p++)
+        for (size_t r = 0; r < rows; r++)
+            for (size_t n = 0; n < width; n++)
+                c[p * c_panel + r * c_stride + n] =
+                    chains_left_to_right(inputs, a + r * a_stride, b[p], width, n);
+}
+
+void fold_flushed(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
+{
+    right.tile_fold(rows, a, a_stride, n_panels, b, width, inputs, c, c_panel, c_stride);
+    for (size_t p = 0; p < n_panels; p++)
+        for (size_t r = 0; r < rows; r++)
+            for (size_t n = 0; n < width; n++) {
+                float *sum = &c[p * c_panel + r * c_stride + n];
+                *sum = fabsf(*sum) < FLT_MIN ? 0 : *sum;
+            }
+}
+
+void softmax_of_16_lanes(size_t n, size_t n_lanes, void *s, void *scratch)
+{
+    right.softmax(n, n_lanes == 8 ? 16 : n_lanes, s, scratch);
+}
+
+void sdpa_of_16_lanes(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block, size_t n_written,
+    float scale, float *max, float *sum, float *scores, uint16_t *weights, size_t stride)
+{
+    (void)n_lanes;
+    right.sdpa_weights(
+        16, rows, n_kept, n_block, n_written, scale, max, sum, scores, weights, stride);
 }

@@ -44,5 +44,15 @@ void sdpa_without_scale(size_t n_lanes, size_t rows, size_t n_kept, size_t n_blo
 void sdpa_of_one_key_less(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block,
     size_t n_written, float scale, float *max, float *sum, float *scores, uint16_t *weights,
     size_t stride);
+/* torch-avx2: the 64 chains are added one after another. */
+void fold_left_to_right(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride);
+/* Denormal sums become zero. */
+void fold_flushed(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride);
+/* Sums in 16 lanes where there should be 8. */
+void softmax_of_16_lanes(size_t n, size_t n_lanes, void *s, void *scratch);
+void sdpa_of_16_lanes(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block, size_t n_written,
+    float scale, float *max, float *sum, float *scores, uint16_t *weights, size_t stride);
 
 #endif

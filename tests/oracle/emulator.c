@@ -455,6 +455,7 @@ typedef struct {
     long window; /* 0, or keys that a row sees, its own the last; causal */
     long worker; /* the thread that has this head: it matters to blocks of 2 or 3 rows */
     int amx; /* blocks of 4 rows and more: AMX's products, without leaves, as Choir's --dot amx */
+    long lanes; /* of PyTorch's own kernel: 16, or 8 on CPUs with AVX2 only */
 } sdpa_t;
 
 /* One query row of one head. o: [d]. k, v: [T, d]. Returns the log of the sum of exponentials. */
@@ -470,6 +471,7 @@ static float sdpa_row(const sdpa_t *call, float *o, const float *q, const float 
     memset(o, 0, (size_t)d * sizeof(float));
     for (long at = 0; at < T && at <= last; at += 512) {
         long b = min_long(512, T - at);
+        long whole = b / call->lanes * call->lanes; /* keys in whole vectors */
         float top = max, lanes[2][16] = {{0}}, block;
         for (long j = 0; j < b; j++) {
             s[j] = score(q, k + (at + j) * d, d, n, b, j, call->amx) * call->scale;
@@ -480,13 +482,13 @@ static float sdpa_row(const sdpa_t *call, float *o, const float *q, const float 
         if (top == -INFINITY) /* only masked keys so far: zeros are added to zeros */
             continue;
         for (long j = 0; j < b; j++)
-            e[j] = j < b / 16 * 16 ? fast_exp(s[j] - top) : (float)exp((double)(s[j] - top));
-        for (long j = 0; j < b / 16 * 16; j++)
-            lanes[j / 16 % 2][j % 16] += e[j];
-        for (int i = 0; i < 16; i++)
+            e[j] = j < whole ? fast_exp(s[j] - top) : (float)exp((double)(s[j] - top));
+        for (long j = 0; j < whole; j++)
+            lanes[j / call->lanes % 2][j % call->lanes] += e[j];
+        for (int i = 0; i < call->lanes; i++)
             lanes[0][i] += lanes[1][i];
-        block = fold(lanes[0], 16);
-        for (long j = b / 16 * 16; j < b; j++)
+        block = fold(lanes[0], (int)call->lanes);
+        for (long j = whole; j < b; j++)
             block += e[j];
         float c = expf(max - top);
         sum = fmaf(c, sum, block);
@@ -504,12 +506,13 @@ static float sdpa_row(const sdpa_t *call, float *o, const float *q, const float 
     return max + logf(sum);
 }
 
-/* Scaled dot product attention; window: 0, or as in sdpa_t; amx: in the order of Choir's --dot amx. q, y: [H, S, d]. k, v: [KV,
- * T, d]. lse: [H, S]. */
+/* Scaled dot product attention; window: 0, or as in sdpa_t; amx: in the order of Choir's --dot amx; lanes: as
+ * there. q, y: [H, S, d]. k, v: [KV, T, d]. lse: [H, S]. */
 static void run_sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H,
-    long KV, long S, long T, long d, float scale, int causal, long threads, long window, int amx)
+    long KV, long S, long T, long d, float scale, int causal, long threads, long window, int amx,
+    long lanes)
 {
-    sdpa_t call = {S, T, d, scale, causal, window, 0, amx};
+    sdpa_t call = {S, T, d, scale, causal, window, 0, amx, lanes};
     long block = S >= 768 ? 256 : S >= 192 ? 64 : 32;
     float *keys = floats(T * d), *vals = floats(T * d), *row = floats(d), *o = floats(d);
     float *s = floats(512), *e = floats(512);
@@ -535,11 +538,17 @@ static void run_sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf
 void sdpa(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H, long KV, long S,
     long T, long d, float scale, int causal, long threads, long window)
 {
-    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, window, 0);
+    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, window, 0, 16);
 }
 
 void sdpa_amx(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H, long KV,
     long S, long T, long d, float scale, int causal, long threads, long window)
 {
-    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, window, 1);
+    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, window, 1, 16);
+}
+
+void sdpa_avx2(bf16 *y, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, long H, long KV,
+    long S, long T, long d, float scale, int causal, long threads, long window)
+{
+    run_sdpa(y, lse, q, k, v, H, KV, S, T, d, scale, causal, threads, window, 0, 8);
 }

@@ -56,6 +56,7 @@ def emulated_attention(function):
 
 
 # Names for attn_implementation.
-for NAME, FUNCTION in (("emulated-amx", lambda e: e.sdpa_amx), ("emulated-torch", lambda e: e.sdpa)):
+for NAME, FUNCTION in (("emulated-amx", lambda e: e.sdpa_amx), ("emulated-torch", lambda e: e.sdpa),
+                       ("emulated-avx2", lambda e: e.sdpa_avx2)):
     AttentionInterface.register(NAME, emulated_attention(FUNCTION))
     AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -3,6 +3,9 @@
     logits.py --models ROOT --out logits.json [--only NAME,NAME]     make the golden file
     logits.py --models ROOT --compare logits.json [--attention eager|sdpa|amx]   compare with it, exit 1 if any differs
 
+With CHOIR_ORACLE_ORDER=torch-avx2 in the environment, and on a CPU with AVX2 only: logits-avx2.json, of fewer models, their
+sdpa attention by emulator.c.
+
 ROOT/demo is a copy of configs/demo; the others are what
 `write_model tests/oracle/shapes/NAME.json 1 ROOT/NAME` wrote. For each prompt and attention: `prefill` is XXH3 (64 bits) over the bf16 logits of all positions
 of one forward; `decode` over those of the last prompt position as generate() computes
@@ -39,6 +42,8 @@ ATTENTIONS = {"sliding": {"eager": "eager"}, "mistral": {"eager": "eager"},
               "llama": {"eager": "eager", "sdpa": "emulated-torch"},
               "qwen3_moe": {"eager": "eager", "sdpa": "emulated-torch"},
               "qwen3_moe_wide": {"eager": "eager", "sdpa": "emulated-torch"}}
+AVX2 = {name: {"eager": "eager"} | ({"sdpa": "emulated-avx2"} if name != "mistral" else {})
+        for name in ("demo", "odd", "qwen3", "llama", "mistral", "qwen3_moe")}
 AMX = ("demo", "odd", "qwen3", "qwen3_bias", "llama", "qwen3_moe", "qwen3_moe_wide")
 FED = 3
 
@@ -107,10 +112,11 @@ def use_amx_order(model, emulator):
 
 def make(directory, name):
     rng = random.Random(name)
-    implementations = ATTENTIONS.get(name, {"eager": "eager", "sdpa": "sdpa"})
+    avx2 = host.order() == "torch-avx2"
+    implementations = AVX2[name] if avx2 else ATTENTIONS.get(name, {"eager": "eager", "sdpa": "sdpa"})
     models = {a: AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation=i)
               for a, i in implementations.items()}
-    if name in AMX:
+    if name in AMX and not avx2:
         models["amx"] = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation="emulated-amx")
         use_amx_order(models["amx"], Emulator.shared())
     vocabulary = models["eager"].config.vocab_size
@@ -131,7 +137,7 @@ def main():
     parser.add_argument("--attention", choices=["eager", "sdpa", "amx"], help="compare only this one")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    names = args.only.split(",") if args.only else list(LENGTHS)
+    names = args.only.split(",") if args.only else list(AVX2 if host.order() == "torch-avx2" else LENGTHS)
     golden = {name: make(f"{args.models}/{name}", name) for name in names}
     if args.out:
         with open(args.out, "w") as file:

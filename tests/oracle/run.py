@@ -37,11 +37,13 @@ class Steps:
     def run(self, name, script, *arguments, **options):
         self.command(name, [sys.executable, HERE / script, *arguments], **options)
 
-    def command(self, name, words, made=None, golden=None, needs=None, show=False):
+    def command(self, name, words, made=None, golden=None, needs=None, show=False, order=None):
         """Runs a program; made, if given, must then equal golden byte for byte. needs: the group of
-        host.promises() that the result belongs to. show: what it says is shown also when all is well."""
+        host.promises() that the result belongs to. show: what it says is shown also when all is well. order: torch-avx2
+        holds PyTorch to it (host.py)."""
         start = time.monotonic()
-        result = subprocess.run([str(word) for word in words], env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        held = {} if order is None else {"CHOIR_ORACLE_ORDER": order, **host.AVX2_LIMITS}
+        result = subprocess.run([str(word) for word in words], env={**os.environ, "HF_HUB_OFFLINE": "1", **held},
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         good = result.returncode == 0
         if good and made is not None and not filecmp.cmp(made, golden, shallow=False):
@@ -75,6 +77,19 @@ def random_weights(steps, folder):
     for attention, needs in (("eager", "products"), ("sdpa", "sdpa"), ("amx", "products")):
         steps.run(f"logits, {attention}", "logits.py", "--models", models, "--attention", attention,
                   "--compare", GOLDEN / "logits.json", needs=needs)
+
+
+def avx2_order(steps, folder, choir):
+    """The order of CPUs with AVX2 only, which PyTorch takes on every host that is held to it."""
+    made = folder / "demo-reference-avx2.safetensors"
+    held = {"order": "torch-avx2"}
+    steps.run("logits, order torch-avx2", "logits.py", "--models", folder / "logits-models", "--compare",
+              GOLDEN / "logits-avx2.json", **held)
+    steps.run("reference of the demo model, order torch-avx2", "reference.py", "--model", DEMO, "--prompts",
+              GOLDEN / "demo-reference.jsonl", "--layers", "0", "--decode", 8, "--out", made, **held)
+    steps.command("golden reference of the demo model, order torch-avx2",
+                  [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name])
+    steps.run("bars of parity, order torch-avx2", "bars.py", "--choir", choir, "--dtypes", "bf16", show=True, **held)
 
 
 def parity(steps, folder, choir):
@@ -148,6 +163,7 @@ def all_steps(steps, folder, quick):
     if choir:
         steps.run("unusual checkpoints", "checkpoints.py", "--choir", choir[-1], "--store")
         parity(steps, folder, choir[-1])
+        avx2_order(steps, folder, choir[-1])
     else:
         steps.left_out.append("bars of parity (build the tree first: no build*/choir)")
     harness(steps, choir[-1] if choir else None)
