@@ -430,6 +430,13 @@ static void allow_descriptors(size_t n)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+/* Paths stay as they come: those of this server need no escapes. */
+static size_t unescape_nothing(void *context, struct MHD_Connection *connection, char *text)
+{
+    (void)context, (void)connection;
+    return strlen(text);
+}
+
 static int start(http_t *http, fail_t *fail)
 {
     const http_options_t *o = &http->options;
@@ -444,7 +451,7 @@ static int start(http_t *http, fail_t *fail)
             MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
             o->max_header_bytes, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,
             MHD_OPTION_NOTIFY_CONNECTION, on_connection, http, MHD_OPTION_URI_LOG_CALLBACK,
-            note_begin, http, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+            note_begin, http,        MHD_OPTION_UNESCAPE_CALLBACK, unescape_nothing, NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
     if (http->daemon == NULL)
         return fail_set(fail, FAIL_COMM, "serve: cannot start the HTTP server");
     http->listen_fd = -1; /* the daemon's */

@@ -48,6 +48,9 @@ refuses "a flag of a model" 2 "--layers" "$choir" bench --serve "$url" --layers 
 refuses "a port that is taken" 1 "cannot listen ${url##*:}" "${run[@]}" "$choir" serve --port "${url##*:}"
 stop
 
+serve --receive-seconds 2
+timeout "$patience_s" python3 "$root/tests/serve_broken.py" "$url" >"$work/out" 2>&1 || complain "broken requests"
+stop
 serve --chat-template "$root/tests/golden/tokenizer/templates/qwen2.5.jinja"
 CHOIR_SERVE_TOOLS=1 checks Answers.test_tools_are_for_the_template
 stop

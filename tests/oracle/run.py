@@ -129,6 +129,10 @@ def harness(steps, choir):
     for dtype, needs in (("f32", None), ("bf16", "products")):
         steps.run(f"lm_eval through Choir, {dtype}", "lm_eval_compare.py", "--choir", choir, "--dtypes", dtype, needs=needs)
     steps.run("lm_eval's requests", "lm_eval_requests.py", "--choir", choir)
+    if importlib.util.find_spec("openai") is None or importlib.util.find_spec("tenacity") is None:
+        steps.left_out.append("clients of a server (need pip install openai \"lm_eval[api]\")")
+    else:
+        steps.run("clients of a server", "serve_clients.py", "--choir", choir)
 
 
 def all_steps(steps, folder, quick):
