@@ -5,6 +5,8 @@ CHOIR_SERVE_KEY: the key of a server that has one; CHOIR_SERVE_TEXT: what choir 
 
 import os
 import sys
+import threading
+import time
 import unittest
 from pathlib import Path
 
@@ -214,6 +216,15 @@ class Answers(unittest.TestCase):
         self.assertEqual(grown("time_to_first_token_seconds_count"), 2)
         self.assertEqual(grown("inter_token_latency_seconds_count"), 2 * 22)
         self.assertGreater(grown("rank_seconds_total"), 0)
+        # The answers of n share the blocks of their prompt, and so does a later one.
+        long = {"prompt": list(range(1000, 1140)), **SAMPLING, "max_tokens": 2}
+        for n, shared in ((3, 2 * 128), (1, 128)):
+            before = read()
+            self.client.post("/v1/completions", {**long, "n": n})
+            time.sleep(0.3)
+            after = read()
+            self.assertEqual(grown("prefix_cache_queries_total"), 140 * n)
+            self.assertEqual(grown("prefix_cache_hits_total"), shared)
         self.assertEqual(sum(v for k, v in after.items() if k.startswith("choir:num_requests")), 0)
 
     def test_what_is_no_http_is_refused(self):
@@ -248,6 +259,31 @@ class Reasoning(unittest.TestCase):
         pieces = client.stream("/v1/chat/completions", chat)
         told = "".join(p["choices"][0]["delta"].get("reasoning_content", "") for p in pieces)
         self.assertEqual(told, message["reasoning_content"])
+
+
+class Fairness(unittest.TestCase):
+    """Of a server with --api-key a --api-key b --max-batch 1."""
+
+    def test_a_client_with_one_request_does_not_wait_for_all_of_another_s(self):
+        done = []
+
+        def ask(key, tokens):
+            fields = {"prompt": PROMPT, "max_tokens": tokens, "ignore_eos": True}
+            Client(URL, key).post("/v1/completions", fields)
+            done.append(key)
+
+        threads = [threading.Thread(target=ask, args=("a", 200)) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 60
+        while Client(URL, "b").ask("GET", "/stats")[2]["waiting"] < 6 and time.monotonic() < end:
+            time.sleep(0.005)
+        ask("b", 1)
+        at = done.index("b")
+        for thread in threads:
+            thread.join()
+        self.assertEqual(len(done), 13)
+        self.assertLess(at, 8, done)
 
 
 class Limits(unittest.TestCase):

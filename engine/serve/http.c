@@ -445,13 +445,13 @@ static int start(http_t *http, fail_t *fail)
     http->listen_fd = http_listen(o->host, &http->port, fail);
     if (http->listen_fd < 0 || http_watch_open(http, fail) != 0)
         return fail->status;
-    http->daemon =
-        MHD_start_daemon(flags, 0, NULL, NULL, on_request, http, MHD_OPTION_LISTEN_SOCKET,
-            http->listen_fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->max_connections,
-            MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-            o->max_header_bytes, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http,
-            MHD_OPTION_NOTIFY_CONNECTION, on_connection, http, MHD_OPTION_URI_LOG_CALLBACK,
-            note_begin, http,        MHD_OPTION_UNESCAPE_CALLBACK, unescape_nothing, NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+    http->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, http,
+        MHD_OPTION_LISTEN_SOCKET, http->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)o->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, o->max_header_bytes, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, http, MHD_OPTION_NOTIFY_CONNECTION, on_connection, http,
+        MHD_OPTION_URI_LOG_CALLBACK, note_begin, http, MHD_OPTION_UNESCAPE_CALLBACK,
+        unescape_nothing, NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
     if (http->daemon == NULL)
         return fail_set(fail, FAIL_COMM, "serve: cannot start the HTTP server");
     http->listen_fd = -1; /* the daemon's */
@@ -480,13 +480,6 @@ int http_open(http_t **out, const http_options_t *options, fail_t *fail)
     return fail->status;
 }
 
-void http_stop_listening(http_t *http)
-{
-    int fd = MHD_quiesce_daemon(http->daemon);
-    if (fd >= 0)
-        close(fd);
-}
-
 void http_close(http_t *http)
 {
     if (http == NULL)
@@ -505,11 +498,6 @@ void http_close(http_t *http)
         close(http->listen_fd);
     pthread_mutex_destroy(&http->lock);
     free(http);
-}
-
-const char *http_library(void)
-{
-    return MHD_get_version();
 }
 
 size_t http_port(const http_t *http)

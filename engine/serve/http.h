@@ -65,13 +65,7 @@ int http_open(http_t **http, const http_options_t *options, fail_t *fail);
 /* Ends open calls as they are. NULL is allowed. */
 void http_close(http_t *http);
 
-/* What libmicrohttpd is here: "0.9.75", or NULL. */
-const char *http_library(void);
-
 size_t http_port(const http_t *http);
-
-/* Any thread. Stops to accept connections. */
-void http_stop_listening(http_t *http);
 
 /* A whole answer. body: from malloc, taken; NULL: out of memory, which is answered. */
 void http_reply(
@@ -85,8 +79,5 @@ void http_stream(http_call_t *call, const char *type, void *owner);
 
 /* Any thread, from handler->take to handler->over. There is something new to send. */
 void http_wake(http_call_t *call);
-
-/* Whether two texts are equal, in a time that tells nothing about where they differ. */
-bool http_same_secret(const char *a, const char *b);
 
 #endif

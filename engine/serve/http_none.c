@@ -16,20 +16,10 @@ void http_close(http_t *http)
     (void)http;
 }
 
-const char *http_library(void)
-{
-    return NULL;
-}
-
 size_t http_port(const http_t *http)
 {
     (void)http;
     return 0;
-}
-
-void http_stop_listening(http_t *http)
-{
-    (void)http;
 }
 
 void http_reply(http_call_t *call, unsigned status, const char *type, char *body, size_t body_bytes)

@@ -384,10 +384,10 @@ static void take_result(server_t *server, const fleet_result_t *result)
         at = &(*at)->next_of_bucket;
     *at = part->next_of_bucket;
     ask_t *ask = part->ask;
+    pthread_mutex_lock(&server->lock);
     part->result = *result;
     part->kept = fleet_keep(server->model.fleet, result);
     part->done = true;
-    pthread_mutex_lock(&server->lock);
     if (result->status != 0)
         api_error_of(&ask->error,
             result->status == FAIL_LIMIT || result->status == FAIL_USAGE ? 400 : 500,

@@ -48,6 +48,9 @@ refuses "a flag of a model" 2 "--layers" "$choir" bench --serve "$url" --layers 
 refuses "a port that is taken" 1 "cannot listen ${url##*:}" "${run[@]}" "$choir" serve --port "${url##*:}"
 stop
 
+serve --api-key a --api-key b --max-batch 1
+checks Fairness
+stop
 serve --receive-seconds 2
 timeout "$patience_s" python3 "$root/tests/serve_broken.py" "$url" >"$work/out" 2>&1 || complain "broken requests"
 stop
