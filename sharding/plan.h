@@ -137,6 +137,9 @@ plan_part_t plan_weight_part(const plan_t *plan, size_t rank, const plan_weight_
 /* How many there are of it: layers, times experts. */
 size_t plan_weight_count(const plan_model_t *model, const plan_weight_t *weight);
 
+/* The same of those that one token needs: of experts, the chosen ones. */
+size_t plan_active_count(const plan_model_t *model, const plan_weight_t *weight);
+
 /* Bytes of that part of one as packed: 0 where it has no element. */
 size_t plan_part_bytes(const plan_model_t *model, const plan_weight_t *weight, plan_part_t part);
 

@@ -277,6 +277,11 @@ size_t plan_weight_count(const plan_model_t *model, const plan_weight_t *weight)
     return layers_of(model, weight) * (weight->per_expert ? model->n_experts : 1);
 }
 
+size_t plan_active_count(const plan_model_t *model, const plan_weight_t *weight)
+{
+    return layers_of(model, weight) * (weight->per_expert ? model->n_chosen : 1);
+}
+
 size_t plan_part_bytes(const plan_model_t *model, const plan_weight_t *weight, plan_part_t part)
 {
     size_t rows = plan_count(part.rows), columns = plan_count(part.columns);

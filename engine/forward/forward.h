@@ -95,4 +95,7 @@ typedef struct forward_times {
 } forward_times_t;
 forward_times_t forward_times(const forward_t *forward);
 
+/* Experts whose weights the steps have read so far, those of every layer counted. */
+uint64_t forward_experts(const forward_t *forward);
+
 #endif

@@ -92,8 +92,8 @@ struct forward {
     int streaming;             /* the shared activation that travels now, or NOT_STREAMING */
     atomic_size_t *missing;    /* [activation_max_tiles] of the gather under way; exchange.c */
     size_t n_tiles;
-    atomic_size_t next_unit; /* of attention; attend.c */
-    uint64_t mark_ns;
+    atomic_size_t next_unit;     /* of attention; attend.c */
+    uint64_t mark_ns, n_experts; /* n_experts: forward_experts */
     forward_times_t times;
 };
 

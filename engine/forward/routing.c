@@ -218,6 +218,7 @@ static void sort_pairs(forward_t *f)
         if (r->first[e + 1] > r->first[e])
             r->active[r->n_active++] = (uint32_t)e;
     }
+    f->n_experts += r->n_active;
     for (size_t pair = 0; pair < n_pairs; pair++)
         r->pairs[r->counts[r->single[pair]][r->experts[pair]]++] = (uint32_t)pair;
 }

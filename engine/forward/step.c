@@ -186,6 +186,11 @@ const void *forward_logits(const forward_t *f, size_t i)
     return f->places[PLACE_LOGITS].data + i * model_lm_head(f->model)->rows * accumulator(f);
 }
 
+uint64_t forward_experts(const forward_t *f)
+{
+    return f->n_experts;
+}
+
 forward_times_t forward_times(const forward_t *f)
 {
     return f->times;

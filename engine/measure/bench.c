@@ -54,6 +54,8 @@ typedef struct bench {
     bool coordinates, filled;
     size_t blocks_each; /* of a sequence */
     size_t last_row;    /* of logits, in the prefill's last step: the last prompt's */
+    double dense_bytes,
+        expert_bytes; /* of a decode step without experts; of one expert of a layer */
     double prefill_s, first_token_s, decode_s;
     times_t times[BENCH_PHASES];
     char *logits; /* [vocab_size] on the coordinator */
@@ -195,7 +197,19 @@ static double mean_keys(const bench_t *b, bool windowed)
     return windowed && keys > window ? window : keys;
 }
 
-/* Collective. */
+/* Bytes of one expert of a layer, on average over those that have some. */
+static double expert_bytes(const model_t *m)
+{
+    double bytes = 0;
+    const arch_weight_t *weight;
+    for (size_t l = 0; l < m->config.num_hidden_layers; l++)
+        for (size_t i = 0; (weight = arch_weight(&m->config, i)) != NULL; i++)
+            if (weight->shape.per_expert && arch_layer_is(&m->config, weight->shape.layers, l))
+                bytes += (double)model_weight(m, weight, l)->experts[0].bytes;
+    return bytes == 0 ? 0 : bytes / (double)config_sparse_layers(&m->config);
+}
+
+/* Collective. Of experts, those that the decode steps of a repetition read. */
 static void count_bytes(bench_t *b)
 {
     const model_t *m = b->engine.model;
@@ -210,7 +224,8 @@ static void count_bytes(bench_t *b)
                 weights += (double)model_weight(m, weight, l)->matrix.bytes;
         kv += token * mean_keys(b, c->use_sliding_window && l >= c->max_window_layers);
     }
-    b->report->weight_bytes = (double)comm_sum(b->engine.comm, (int64_t)weights);
+    b->dense_bytes = (double)comm_sum(b->engine.comm, (int64_t)weights);
+    b->expert_bytes = (double)comm_sum(b->engine.comm, (int64_t)expert_bytes(m));
     b->report->kv_bytes =
         (double)comm_sum(b->engine.comm, (int64_t)(kv * (double)b->options->batch));
 }
@@ -227,17 +242,18 @@ static void count_flop(bench_t *b)
         if (!w->per_layer || w->columns == PLAN_DIM_NONE)
             continue;
         double elements = (double)plan_dim(sizes, w->rows) * (double)plan_dim(sizes, w->columns);
-        row += elements;
+        row += elements * (double)plan_active_count(sizes, w);
         /* For a prompt's rows except the last one, the last layer computes keys and values; queries
          * come with them. */
-        if (w->rows != PLAN_DIM_HEADS && w->rows != PLAN_DIM_KV_HEADS)
-            unwanted += elements;
+        if (w->rows != PLAN_DIM_HEADS && w->rows != PLAN_DIM_KV_HEADS &&
+            arch_layer_is(c, w->layers, c->num_hidden_layers - 1))
+            unwanted += elements * (double)(w->per_expert ? c->n_experts_per_token : 1);
     }
+    unwanted = b->engine.limits.whole_prompts ? 0 : unwanted; /* narrow.c */
     double batch = (double)b->options->batch, prompt = (double)b->options->prompt_tokens;
     double logits = 2 * hidden * (double)c->vocab_size;
-    b->report->decode_flop = batch * (2 * row * layers + logits);
-    b->report->prefill_flop =
-        batch * (2 * (prompt * row * layers - (prompt - 1) * unwanted) + logits);
+    b->report->decode_flop = batch * (2 * row + logits);
+    b->report->prefill_flop = batch * (2 * (prompt * row - (prompt - 1) * unwanted) + logits);
     b->report->attention_flop = batch * 4 * q * (prompt * (prompt + 1) / 2 * (layers - 1) + prompt);
 }
 
@@ -355,6 +371,7 @@ static void add_times(times_t *sum, const times_t *begin, const times_t *end)
 static int run_phase(bench_t *b, bench_phase_t phase, bool counted, fail_t *fail)
 {
     times_t begin = times_now(b);
+    uint64_t experts = forward_experts(b->engine.forward);
     comm_barrier(everyone(b));
     if (b->coordinates) {
         if (phase == BENCH_PREFILL)
@@ -366,6 +383,10 @@ static int run_phase(bench_t *b, bench_phase_t phase, bool counted, fail_t *fail
         engine_serve(b->whole, fail);
     }
     times_t end = times_now(b);
+    experts = forward_experts(b->engine.forward) - experts;
+    if (phase == BENCH_DECODE)
+        b->report->weight_bytes =
+            b->dense_bytes + b->expert_bytes * (double)experts / (double)b->options->gen_tokens;
     if (counted)
         add_times(&b->times[phase], &begin, &end);
     return comm_agree(everyone(b), fail);

@@ -94,7 +94,7 @@ const predict_rates_t *predict_choose(const predict_cluster_t *cluster, size_t r
  * times threads. */
 typedef struct load {
     double matrix_bytes[GATHERS]; /* of a layer: before each gather */
-    double layer_bytes;           /* their sum */
+    double expert_bytes[GATHERS]; /* of a layer: of one expert, likewise; means of all layers */
     double lm_head_bytes;
     double heads;    /* query heads */
     double elements; /* elementwise, of a layer and a row */
@@ -125,7 +125,48 @@ static int phase_of(const plan_weight_t *weight)
 {
     if (weight->rows == PLAN_DIM_HEADS || weight->rows == PLAN_DIM_KV_HEADS)
         return 0;
-    return weight->columns == PLAN_DIM_HEADS ? 1 : weight->rows == PLAN_DIM_MLP ? 2 : 3;
+    if (weight->rows == PLAN_DIM_MLP || weight->rows == PLAN_DIM_EXPERTS ||
+        weight->rows == PLAN_DIM_EXPERT_MLP)
+        return 2;
+    return weight->columns == PLAN_DIM_HEADS ? 1 : 3;
+}
+
+/* Of all layers those that have the weight. */
+static double share_of_layers(const plan_model_t *m, const plan_weight_t *weight)
+{
+    size_t n = plan_weight_count(m, weight) / (weight->per_expert ? m->n_experts : 1);
+    return (double)n / (double)m->n_layers;
+}
+
+/* Of one expert: panels of gate and up are dealt out over all experts that have rows. */
+static double expert_bytes(const plan_t *plan, size_t rank, size_t threads, int phase)
+{
+    const plan_model_t *m = &plan->model;
+    double bytes = 0;
+    for (size_t i = 0; i < m->n_weights; i++) {
+        const plan_weight_t *weight = &m->weights[i];
+        if (!weight->per_expert || phase_of(weight) != phase)
+            continue;
+        const plan_part_t part = plan_weight_part(plan, rank, weight);
+        bytes +=
+            share_of_layers(m, weight) * busy_bytes(m, plan_count(part.rows),
+                                             plan_count(part.columns), phase == 2 ? 1 : threads);
+    }
+    return bytes;
+}
+
+/* Experts of a layer that so many rows choose some of, if they choose evenly. */
+static double active_experts(const plan_model_t *m, double rows)
+{
+    double all = (double)m->n_experts;
+    return all == 0 ? 0 : all * (1 - pow(1 - (double)m->n_chosen / all, rows));
+}
+
+/* Columns between gate and down that a row has, on average over layers. */
+static double mlp_width(const plan_model_t *m, double dense, double expert)
+{
+    double sparse = (double)m->n_sparse_layers / (double)m->n_layers;
+    return (1 - sparse) * dense + sparse * (double)m->n_chosen * expert;
 }
 
 /* q, k and v are one list of panels; a thread computes the same panels of gate and up. */
@@ -136,13 +177,15 @@ static double layer_bytes(const plan_t *plan, size_t rank, size_t threads, int p
     double bytes = 0;
     for (size_t i = 0; i < m->n_weights; i++) {
         const plan_weight_t *weight = &m->weights[i];
-        if (!weight->per_layer || weight->columns == PLAN_DIM_NONE || phase_of(weight) != phase)
+        if (!weight->per_layer || weight->per_expert || weight->columns == PLAN_DIM_NONE ||
+            phase_of(weight) != phase)
             continue;
         const plan_part_t part = plan_weight_part(plan, rank, weight);
         if (phase == 0)
             listed += size_round_up(plan_count(part.rows), KERNEL_PANEL);
         else
-            bytes += busy_bytes(m, plan_count(part.rows), plan_count(part.columns), threads);
+            bytes += share_of_layers(m, weight) *
+                     busy_bytes(m, plan_count(part.rows), plan_count(part.columns), threads);
     }
     return bytes + busy_bytes(m, listed, m->hidden, threads);
 }
@@ -175,7 +218,7 @@ static void set_gather_bytes(const plan_t *plan, size_t per_node, load_t *load)
 {
     const plan_model_t *m = &plan->model;
     const double widths[GATHERS] = {(double)(m->n_heads * m->head_dim), (double)m->hidden,
-        (double)m->intermediate, (double)m->hidden};
+        mlp_width(m, (double)m->intermediate, (double)m->expert_intermediate), (double)m->hidden};
     for (int i = 0; i < GATHERS; i++)
         load->gather_width[i] = widths[i] * (double)m->cache_bytes;
     for (size_t first = 0; first < plan->n_ranks && per_node < plan->n_ranks; first += per_node) {
@@ -185,7 +228,8 @@ static void set_gather_bytes(const plan_t *plan, size_t per_node, load_t *load)
             const plan_share_t *s = &plan->shares[r];
             others[0] -= (double)(plan_count(s->heads) * m->head_dim);
             others[1] -= (double)plan_count(s->hidden);
-            others[2] -= (double)plan_count(s->columns);
+            others[2] -=
+                mlp_width(m, (double)plan_count(s->columns), (double)plan_count(s->expert_columns));
             others[3] -= (double)plan_count(s->hidden);
         }
         for (int i = 0; i < GATHERS; i++)
@@ -198,12 +242,15 @@ static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
     const plan_model_t *m = &plan->model;
     load_t load = {0};
     size_t per_node = size_min(size_max(ranks_per_node, 1), plan->n_ranks);
-    double width = (double)(m->n_heads * m->head_dim + 2 * m->hidden + m->intermediate);
+    double width = (double)(m->n_heads * m->head_dim + 2 * m->hidden) +
+                   mlp_width(m, (double)m->intermediate, (double)m->expert_intermediate);
     for (size_t r = 0; r < plan->n_ranks; r++) {
         const plan_share_t *s = &plan->shares[r];
         double heads = (double)plan_count(s->heads), kv = (double)plan_count(s->kv_heads);
-        for (int i = 0; i < GATHERS; i++)
+        for (int i = 0; i < GATHERS; i++) {
             load.matrix_bytes[i] = most(load.matrix_bytes[i], layer_bytes(plan, r, threads, i));
+            load.expert_bytes[i] = most(load.expert_bytes[i], expert_bytes(plan, r, threads, i));
+        }
         load.lm_head_bytes =
             most(load.lm_head_bytes, busy_bytes(m, plan_count(s->vocab), m->hidden, threads));
         load.heads = most(load.heads, heads);
@@ -211,8 +258,6 @@ static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
             most(load.elements, 2 * (double)m->hidden + (heads + 2 * kv) * (double)m->head_dim);
         load.vocab = most(load.vocab, (double)plan_count(s->vocab));
     }
-    for (int i = 0; i < GATHERS; i++)
-        load.layer_bytes += load.matrix_bytes[i];
     set_gather_bytes(plan, per_node, &load);
     predict_bytes(plan, ranks_per_node, 1, 1, &load.rank_bytes, &load.node_bytes);
     load.window_bytes = width * (double)m->cache_bytes;
@@ -352,29 +397,44 @@ static void add_exchange(const plan_t *plan, const load_t *load, const predict_r
     split->network += between;
 }
 
+/* Seconds of a layer's matrices before a gather, for so many rows. */
+static double matrix_seconds(const plan_model_t *m, const load_t *load,
+    const predict_curve_t *byte_s, double rows, int gather)
+{
+    double active = active_experts(m, rows), each = 0;
+    if (active > 0)
+        each = predict_curve_at(byte_s, rows * (double)m->n_chosen / active);
+    return load->matrix_bytes[gather] * predict_curve_at(byte_s, rows) +
+           load->expert_bytes[gather] * active * each;
+}
+
 static void add_step(const plan_t *plan, const load_t *load, const predict_rates_t *rates,
     const predict_network_t *network, const step_t *step, predict_split_t *split)
 {
     double layers = (double)plan->model.n_layers, whole = whole_layers(plan, step);
     const predict_curve_t *matrix = step->decode ? &rates->decode_matrix : &rates->prompt_matrix;
-    double byte_s = predict_curve_at(matrix, step->rows);
     phase_t phases[GATHERS];
+    double layer = 0, last = 0;
     double attention = load->heads * step->flop_heads * step->flop_s;
     double elementwise =
         rates->elementwise_layer_s + step->rows * load->elements * rates->elementwise_element_s;
-    for (int i = 0; i < GATHERS; i++)
-        phases[i] = (phase_t){elementwise / GATHERS, load->matrix_bytes[i] * byte_s};
+    for (int i = 0; i < GATHERS; i++) {
+        double seconds = matrix_seconds(&plan->model, load, matrix, step->rows, i);
+        phases[i] = (phase_t){elementwise / GATHERS, seconds};
+        layer += seconds;
+        last += i == 0 || step->draws == 0
+                    ? 0
+                    : matrix_seconds(&plan->model, load, &rates->decode_matrix, step->draws, i);
+    }
+    double qkv = phases[0].during;
     phases[0].before += phases[0].during; /* q, k and v of all rows come before attention */
     phases[0].during = attention;
     predict_split_t sum = {.attention = whole * attention};
     /* Half of the elements of a layer come before attention. */
     sum.elementwise = (whole + layers) / 2 * elementwise;
-    sum.matrix = (layers - 1) * load->layer_bytes * byte_s + load->matrix_bytes[0] * byte_s;
-    if (step->draws > 0) {
-        double drawn_byte_s = predict_curve_at(&rates->decode_matrix, step->draws);
-        sum.matrix +=
-            (load->layer_bytes - load->matrix_bytes[0] + load->lm_head_bytes) * drawn_byte_s;
-    }
+    sum.matrix = (layers - 1) * layer + qkv + last;
+    if (step->draws > 0)
+        sum.matrix += load->lm_head_bytes * predict_curve_at(&rates->decode_matrix, step->draws);
     split->matrix += sum.matrix;
     split->attention += sum.attention;
     split->elementwise += sum.elementwise;
