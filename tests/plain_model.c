@@ -181,23 +181,75 @@ static double *attention_output(plain_t *m, size_t layer, const double *x)
     return y;
 }
 
+/* silu(gate) * up, and down; prefix: "mlp" or "mlp.experts.3". To be freed. */
+static double *mlp_output(
+    const plain_t *m, size_t layer, const char *prefix, const double *x, bool biased, size_t width)
+{
+    char name[64];
+    size_t h = m->config->hidden_size;
+    snprintf(name, sizeof name, "%s.gate_proj", prefix);
+    double *gate = projection(m, layer, name, x, biased, width, h);
+    snprintf(name, sizeof name, "%s.up_proj", prefix);
+    double *up = projection(m, layer, name, x, biased, width, h);
+    for (size_t i = 0; i < m->n * width; i++)
+        gate[i] *= up[i] / (1 + exp(-gate[i]));
+    snprintf(name, sizeof name, "%s.down_proj", prefix);
+    double *y = projection(m, layer, name, gate, biased, h, width);
+    free(gate);
+    free(up);
+    return y;
+}
+
+/* A row's weights of its most probable experts, 0 of all others, in place of its router logits. */
+static void weigh_experts(const config_t *c, double *row)
+{
+    double all = 0, chosen = 0, weights[64] = {0};
+    for (size_t e = 0; e < c->n_experts; e++)
+        all += row[e] = exp(row[e]);
+    for (size_t j = 0; j < c->n_experts_per_token; j++) {
+        size_t best = 0;
+        for (size_t e = 1; e < c->n_experts; e++)
+            best = row[e] > row[best] ? e : best;
+        chosen += weights[best] = row[best] / all;
+        row[best] = -1;
+    }
+    for (size_t e = 0; e < c->n_experts; e++)
+        row[e] = c->norm_topk_prob ? weights[e] / chosen : weights[e];
+}
+
+static double *mixture_output(const plain_t *m, size_t layer, const double *x)
+{
+    const config_t *c = m->config;
+    size_t h = c->hidden_size;
+    double *weights = projection(m, layer, "mlp.gate", x, false, c->n_experts, h);
+    double *sum = calloc(m->n * h, sizeof *sum);
+    for (size_t t = 0; t < m->n; t++)
+        weigh_experts(c, weights + t * c->n_experts);
+    for (size_t e = 0; e < c->n_experts; e++) {
+        char prefix[40];
+        snprintf(prefix, sizeof prefix, "mlp.experts.%zu", e);
+        double *y = mlp_output(m, layer, prefix, x, false, c->expert_intermediate_size);
+        for (size_t i = 0; i < m->n * h; i++)
+            sum[i] += weights[i / h * c->n_experts + e] * y[i];
+        free(y);
+    }
+    free(weights);
+    return sum;
+}
+
 static void run_layer(plain_t *m, size_t layer)
 {
     const config_t *c = m->config;
-    size_t h = c->hidden_size, mlp = c->intermediate_size;
+    size_t h = c->hidden_size;
     double *x = normalised(m, layer_tensor(m, layer, "input_layernorm.weight", h, 0));
     add_to_residual(m, attention_output(m, layer, x));
     free(x);
     x = normalised(m, layer_tensor(m, layer, "post_attention_layernorm.weight", h, 0));
     bool biased = (c->parts & ARCH_MLP_BIAS) != 0;
-    double *gate = projection(m, layer, "mlp.gate_proj", x, biased, mlp, h);
-    double *up = projection(m, layer, "mlp.up_proj", x, biased, mlp, h);
-    for (size_t i = 0; i < m->n * mlp; i++)
-        gate[i] *= up[i] / (1 + exp(-gate[i]));
-    add_to_residual(m, projection(m, layer, "mlp.down_proj", gate, biased, h, mlp));
+    add_to_residual(m, config_layer_is_sparse(c, layer)
+                           ? mixture_output(m, layer, x)
+                           : mlp_output(m, layer, "mlp", x, biased, c->intermediate_size));
     free(x);
-    free(gate);
-    free(up);
 }
 
 void plain_logits(const config_t *config, const uint64_t *seed, dtype_t mode, const int32_t *ids,

@@ -59,8 +59,8 @@ static void weights_are_divided_by_their_sum_in_pytorchs_order(void **state)
             values[i] = (float)exp2((double)((i * 37 + k) % 101) / 8 - 9);
         router_weights(DTYPE_BF16, true, k, values);
         for (size_t i = 0; i < k; i++)
-            assert_int_equal(bf16_from_f32((float)values[i]),
-                json_integer_value(json_array_get(expected, i)));
+            assert_int_equal(
+                bf16_from_f32((float)values[i]), json_integer_value(json_array_get(expected, i)));
     }
     json_decref(golden);
 }

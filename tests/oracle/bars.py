@@ -32,7 +32,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 LENGTHS = [1, 2, 7, 33, 100, 512]
 # name: (a file of configs/ or of shapes/, layers, changes of its keys). With windows of 100 keys most prompts are longer.
-ODD = {"llama-odd": ("llama", 3, []), "mistral-odd": ("mistral", 3, []), "qwen2-window": ("sliding", 3, [])}
+ODD = {"moe-odd": ("qwen3_moe", 4, ["vocab_size=1000"]), "moe-cancelling": ("qwen3_moe_wide", 1, ["vocab_size=1000"]),
+       "llama-odd": ("llama", 3, []), "mistral-odd": ("mistral", 3, []), "qwen2-window": ("sliding", 3, [])}
 SHAPES = {"0.5b": ("qwen2.5-0.5b", 2, []), "1.5b": ("qwen2.5-1.5b", 1, []), "7b": ("qwen2.5-7b", 1, []),
           "cancelling": ("qwen2.5-0.5b", 2, []), "qwen3-0.6b": ("qwen3-0.6b", 2, []), "qwen3-4b": ("qwen3-4b", 1, []),
           "qwen3-cancelling": ("qwen3-0.6b", 2, []),
@@ -41,6 +42,7 @@ SHAPES = {"0.5b": ("qwen2.5-0.5b", 2, []), "1.5b": ("qwen2.5-1.5b", 1, []), "7b"
           "llama-cancelling": ("llama-3.2-1b", 1, []),
           "mistral-7b": ("mistral-7b-v0.1", 1, ["sliding_window=100"]), "mistral-nemo": ("mistral-nemo", 1, []),
           "mistral-cancelling": ("mistral-7b-v0.1", 1, ["sliding_window=70", "hidden_size=1024", "intermediate_size=1536"]),
+          "qwen3-30b-a3b": ("qwen3-30b-a3b", 1, ["num_experts=24"]),
           **ODD}
 
 
