@@ -59,4 +59,8 @@ extern const defect_t avx2_chain_defect, avx2_attention_defects[], avx2_denormal
 extern const size_t n_avx2_attention_defects;
 void avx2_scale_mlp(bench_t *bench);
 
+/* moe_defects.c */
+extern const defect_t moe_defects[];
+extern const size_t n_moe_defects;
+
 #endif

@@ -25,6 +25,8 @@
 #define DENORMALS_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/denormals-avx2.safetensors"
 #define TINY CHOIR_SOURCE_DIR "/tests/oracle/shapes/tiny.json"
 #define TINY_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/tiny-reference-avx2.safetensors"
+#define MOE CHOIR_SOURCE_DIR "/tests/oracle/shapes/qwen3_moe_small.json"
+#define MOE_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/qwen3-moe-reference.safetensors"
 #define MAX_WIDTH 2048
 
 /* ---- Altered models -------------------------------------------------------------------------- */
@@ -386,7 +388,7 @@ static void open_bench(bench_t *bench, const subject_t *subject, fail_t *fail)
         die(fail);
     if (subject->prepare != NULL)
         subject->prepare(bench);
-    wrong_kernels_begin(&bench->model.kernels, &bench->cache);
+    wrong_kernels_begin(&bench->model.kernels, &bench->model.router_kernels, &bench->cache);
 }
 
 static void close_bench(bench_t *bench)
@@ -490,13 +492,15 @@ int main(int argc, char **argv)
               denormal = {.reference = DENORMALS_REFERENCE,
                   .order = ORDER_TORCH_AVX2,
                   .prepare = avx2_scale_mlp},
-              tiny = {.reference = TINY_REFERENCE, .order = ORDER_TORCH_AVX2};
+              tiny = {.reference = TINY_REFERENCE, .order = ORDER_TORCH_AVX2},
+              moe = {.reference = MOE_REFERENCE};
     counts_t counts = {0};
     if (comm_start(&argc, &argv, &fail) != 0 ||
         comm_open_world(&bench.comm, COMM_AUTO, &fail) != 0 ||
         config_load(&demo.config, MODEL, &fail) != 0 ||
         config_load_file(&qwen3.config, QWEN3, &fail) != 0 ||
         config_load_file(&llama.config, LLAMA, &fail) != 0 ||
+        config_load_file(&moe.config, MOE, &fail) != 0 ||
         checkpoint_open(&bench.checkpoint, MODEL, &fail) != 0 ||
         config_load_file(&tiny.config, TINY, &fail) != 0 ||
         team_open(&bench.team, 1, true, &fail) != 0)
@@ -504,6 +508,7 @@ int main(int argc, char **argv)
     demo.source = model_source_checkpoint(bench.checkpoint);
     qwen3.source = model_source_random(&seed);
     llama.source = model_source_random(&seed);
+    moe.source = model_source_random(&seed);
     try_all(&bench, &demo, defects, sizeof defects / sizeof *defects, &counts);
     try_all(&bench, &qwen3, qwen3_defects, sizeof qwen3_defects / sizeof *qwen3_defects, &counts);
     avx2.config = denormal.config = demo.config;
@@ -513,6 +518,7 @@ int main(int argc, char **argv)
     try_all(&bench, &tiny, avx2_attention_defects, n_avx2_attention_defects, &counts);
     try_all(&bench, &denormal, &avx2_denormal_defect, 1, &counts);
     try_all(&bench, &llama, llama_defects, sizeof llama_defects / sizeof *llama_defects, &counts);
+    try_all(&bench, &moe, moe_defects, n_moe_defects, &counts);
     if (comm_rank(bench.comm) == 0)
         printf("%zu defects named, %zu failed, %zu do not exist at %d ranks\n", counts.named,
             counts.failed, counts.skipped, comm_size(bench.comm));

@@ -9,12 +9,13 @@
 #define MAX_HEAD_DIM 128
 
 /* Kernels have no context of their own: what the wrong ones below stand on. */
-static kernels_t right;
+static kernels_t right, right_router;
 static const kv_cache_t *wrong_cache;
 
-void wrong_kernels_begin(const kernels_t *kernels, const kv_cache_t *cache)
+void wrong_kernels_begin(const kernels_t *kernels, const kernels_t *router, const kv_cache_t *cache)
 {
     right = *kernels;
+    right_router = *router;
     wrong_cache = cache;
 }
 
@@ -87,6 +88,26 @@ void scores_without_scale(size_t n, const void *c, double scale, void *s)
 {
     (void)scale;
     right.scale_scores(n, c, 1, s);
+}
+
+void softmax_of_lower_index(size_t n, size_t n_lanes, void *s, void *scratch)
+{
+    float *values = s;
+    right_router.softmax(n, n_lanes, s, scratch);
+    for (size_t i = n; i-- > 0;)
+        for (size_t j = 0, equal = 0; j < i; j++) {
+            equal += values[j] == values[i];
+            if (j + 1 == i)
+                for (; equal > 0; equal--)
+                    values[i] = nextafterf(values[i], 0);
+        }
+}
+
+void add_rounded_each(size_t n, const void *x, void *sum)
+{
+    right.add_elements(n, x, sum);
+    for (size_t i = 0; i < n; i++)
+        ((float *)sum)[i] = f32_round_bf16(((float *)sum)[i]);
 }
 
 void softmax_in_bf16(size_t n, size_t n_lanes, void *s, void *scratch)
@@ -248,4 +269,31 @@ void sdpa_of_16_lanes(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block
     (void)n_lanes;
     right.sdpa_weights(
         16, rows, n_kept, n_block, n_written, scale, max, sum, scores, weights, stride);
+}
+
+void divide_router_by_norm(model_weights_t *layer)
+{
+    const model_weight_t *of = layer->of;
+    const matrix_t *router = &of[WEIGHT_ROUTER].matrix;
+    const uint16_t *norm = of[WEIGHT_POST_NORM].vector;
+    uint16_t *panel = router->panels;
+    size_t width = matrix_panel_width(router, 0);
+    for (size_t k = 0; k < router->columns; k++)
+        for (size_t i = 0; i < router->rows; i++) {
+            uint16_t *w = &panel[(k / 2 * width + i) * 2 + k % 2];
+            *w = bf16_from_f32(f32_from_bf16(*w) / f32_from_bf16(norm[k]));
+        }
+}
+
+void rotate_experts(model_weights_t *layer, size_t n)
+{
+    static const weight_role_t roles[] = {WEIGHT_EXPERT_GATE, WEIGHT_EXPERT_UP, WEIGHT_EXPERT_DOWN};
+    /* The first one's place is what model_close frees. */
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
+        matrix_t *experts = layer->of[roles[i]].experts;
+        void *second = experts[1].panels;
+        for (size_t e = 1; e + 1 < n; e++)
+            experts[e].panels = experts[e + 1].panels;
+        experts[n - 1].panels = second;
+    }
 }

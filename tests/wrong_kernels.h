@@ -4,10 +4,12 @@
 
 #include "engine/kernels/kernels.h"
 #include "engine/model/kv_cache.h"
+#include "engine/model/model.h"
 
 /* What they stand on: right kernels, copied, and the cache that tile_of_the_next_head knows keys by,
  * borrowed. */
-void wrong_kernels_begin(const kernels_t *right, const kv_cache_t *cache);
+void wrong_kernels_begin(
+    const kernels_t *right, const kernels_t *right_router, const kv_cache_t *cache);
 
 void rope_of_neighbours(size_t heads, size_t half, const void *cosines, const void *sines, void *x);
 void rope_of_swapped_halves(
@@ -19,6 +21,10 @@ void norm_without_eps(size_t rows, size_t n, const void *x, size_t x_stride, con
 void scores_without_scale(size_t n, const void *c, double scale, void *s);
 /* Everything in bf16, where it should be f32. */
 void softmax_in_bf16(size_t n, size_t n_lanes, void *s, void *scratch);
+/* Of equal probabilities (f32) that of the lower index is larger. */
+void softmax_of_lower_index(size_t n, size_t n_lanes, void *s, void *scratch);
+/* The sum is rounded at each element. */
+void add_rounded_each(size_t n, const void *x, void *sum);
 /* The mask hides a row's own key. */
 void softmax_of_one_key_less(size_t n, size_t n_lanes, void *s, void *scratch);
 void swiglu_rounded_once(size_t rows, size_t width, const void *gate, const void *up,
@@ -54,5 +60,10 @@ void fold_flushed(size_t rows, const uint16_t *a, size_t a_stride, size_t n_pane
 void softmax_of_16_lanes(size_t n, size_t n_lanes, void *s, void *scratch);
 void sdpa_of_16_lanes(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block, size_t n_written,
     float scale, float *max, float *sum, float *scores, uint16_t *weights, size_t stride);
+
+/* Wrong weights. The router's of a layer, one panel of outputs, as if it read rows before the norm's
+ * weight; and n experts in another order, but for the first. */
+void divide_router_by_norm(model_weights_t *layer);
+void rotate_experts(model_weights_t *layer, size_t n);
 
 #endif

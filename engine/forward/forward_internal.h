@@ -50,7 +50,6 @@ typedef enum forward_place {
 
 /* Which pairs of a row and an expert the current layer has (routing.h). */
 typedef struct routing {
-    kernels_t kernels; /* of probabilities: f32, or f64 in that mode */
     bool by_call;      /* a pair's order depends on its call's choices */
     int32_t *experts;  /* [max_rows, chosen] */
     double *weights;   /* [max_rows, chosen] as rounded to the mode */

@@ -47,7 +47,6 @@ int routing_open(forward_t *f, fail_t *fail)
     size_t pairs = f->options.max_rows * c->n_experts_per_token;
     if (c->n_experts == 0)
         return 0;
-    kernels_get(&r->kernels, f->model->isa, f->model->mode == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32);
     r->by_call = forward_wants_whole_prompts(c, f->options.order, f->options.dot, f->model->mode);
     r->experts = calloc(pairs, sizeof *r->experts);
     r->weights = calloc(pairs, sizeof *r->weights);
@@ -149,6 +148,7 @@ static void choose_row(forward_t *f, size_t thread, size_t layer, size_t row)
 {
     const config_t *c = &f->model->config;
     const routing_t *r = &f->routing;
+    const kernels_t *kernels = &f->model->router_kernels;
     size_t n = c->n_experts, k = c->n_experts_per_token;
     router_entry_t *entries = (router_entry_t *)(void *)f->threads[thread].products;
     double *probabilities = (double *)(void *)(entries + n), *own = probabilities + n;
@@ -156,9 +156,9 @@ static void choose_row(forward_t *f, size_t thread, size_t layer, size_t row)
     int32_t *experts = &r->experts[row * k];
     double *weights = &r->weights[row * k];
     show_replicated(f, COMPONENT_ROUTER_LOGITS, layer, row, 1, n, logits, n);
-    dtype_convert(own, r->kernels.mode, logits, f->model->mode, n);
-    r->kernels.softmax(n, order_softmax_lanes(f->options.order, n), own, own + n);
-    dtype_convert(probabilities, DTYPE_F64, own, r->kernels.mode, n);
+    dtype_convert(own, kernels->mode, logits, f->model->mode, n);
+    kernels->softmax(n, order_softmax_lanes(f->options.order, n), own, own + n);
+    dtype_convert(probabilities, DTYPE_F64, own, kernels->mode, n);
     for (size_t e = 0; e < n; e++)
         entries[e] = (router_entry_t){probabilities[e], (int32_t)e};
     router_top_k(k, n, entries);

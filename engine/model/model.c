@@ -462,9 +462,10 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
     *model = (model_t){.config = *config,
         .rank = options->rank,
         .mode = options->mode,
-        .isa = options->isa,
         .format = matrix_format(options->mode, options->dot)};
     model_kernels(model, options->isa);
+    kernels_get(
+        &model->router_kernels, options->isa, options->mode == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32);
     if (options->combine == PLAN_REDUCE)
         model->config.quantization.order = QUANTISED_ORDER_DEQUANTIZE;
     config = &model->config;

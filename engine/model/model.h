@@ -40,8 +40,8 @@ typedef struct model {
     plan_t plan;
     size_t rank; /* of the plan */
     dtype_t mode;
-    isa_t isa;
     kernels_t kernels;
+    kernels_t router_kernels; /* of experts' probabilities: f32, or f64 in that mode */
     const format_t *format;
     model_weights_t outside; /* of layers: embedding, final norm, lm_head unless tied */
     model_weights_t *layers; /* [num_hidden_layers] */

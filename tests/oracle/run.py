@@ -112,6 +112,14 @@ def parity(steps, folder, choir):
               "--decode", 1, "--attention", "eager", "--runs", "prefill,decode", "--out", made)
     steps.command("golden reference of a Llama model",
                   [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="products")
+    moe, made, ids = folder / "moe", folder / "qwen3-moe-reference.safetensors", folder / "qwen3-moe-reference.jsonl"
+    subprocess.run([str(find_write_model()), str(HERE / "shapes" / "qwen3_moe_small.json"), "1", str(moe)], check=True)
+    # Of these rows one chooses another set of experts if equal ones go by index.
+    ids.write_text('{"ids": [79, 32, 94, 45, 88, 94, 83, 67, 3, 59, 31, 83, 6, 20, 14, 47, 60, 31, 48, 69]}\n')
+    steps.run("reference of a mixture of experts", "reference.py", "--model", moe, "--prompts", ids, "--layers", "0",
+              "--decode", 1, "--attention", "eager", "--runs", "prefill,decode", "--out", made)
+    steps.command("golden reference of a mixture of experts",
+                  [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="products")
     if steps.promises["sdpa"]:
         steps.run("bars of parity", "bars.py", "--choir", choir, needs="products", show=True)
     else:
@@ -141,6 +149,7 @@ def all_steps(steps, folder, quick):
         steps.run(name, script, *[made if x is None else x for x in arguments], made=made, golden=golden, **options)
 
     remake("sampler", "sampler.py", "--out", None, golden=GOLDEN / "sampler.json")
+    remake("choice of experts", "router.py", "--out", None, golden=GOLDEN / "router.json")
     remake("tokenizer", "tokenizer.py", "golden", DEMO, None, "--random", 100, golden=GOLDEN / "tokenizer" / "demo.jsonl")
     remake("Llama 3's kind of tokenizer", "tokenizer.py", "golden", GOLDEN / "tokenizer" / "llama3-small", None,
            "--random", 60, golden=GOLDEN / "tokenizer" / "llama3-small.jsonl")
