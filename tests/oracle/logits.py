@@ -33,7 +33,7 @@ LENGTHS = {"demo": [1, 2, 3, 7, 16, 33, 100, 300, 600], "odd": [1, 2, 5, 15, 17,
            "qwen3_bias": [1, 40, 130], "llama": [1, 2, 17, 67, 227, 530],
            "mistral": [1, 2, 17, 38, 40, 67, 130, 227, 530],
            "linear": [1, 40, 130], "dynamic": [40, 62, 67, 130, 227],
-           "qwen3_moe": [1, 2, 17, 67, 227, 530], "qwen3_moe_wide": [1, 2, 3, 5, 8, 17, 67]}
+           "qwen3_moe": [1, 2, 17, 67, 227, 530], "qwen3_moe_wide": [1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 8, 17, 67]}
 # The order of sdpa with a sliding window is not known. Of Qwen3 and Llama the emulator computes attention, so
 # that any host with avx512_bf16 can make it.
 ATTENTIONS = {"sliding": {"eager": "eager"}, "mistral": {"eager": "eager"},
