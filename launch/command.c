@@ -4,7 +4,8 @@
 
 const command_t *const commands[] = {&command_generate, &command_chat, &command_tokenize,
     &command_render, &command_plan, &command_verify, &command_bench, &command_doctor, &command_eval,
-    &command_serve, &command_worker, &command_shard, &command_help, &command_version, NULL};
+    &command_serve, &command_worker, &command_shard, &command_quantize, &command_help,
+    &command_version, NULL};
 
 const command_t *command_find(const char *name)
 {

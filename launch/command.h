@@ -36,7 +36,7 @@ typedef struct command {
 
 extern const command_t command_generate, command_chat, command_tokenize, command_render,
     command_plan, command_verify, command_bench, command_doctor, command_eval, command_serve,
-    command_worker, command_shard, command_help, command_version;
+    command_worker, command_shard, command_quantize, command_help, command_version;
 
 /* All of them in the order of help; ends with NULL. */
 extern const command_t *const commands[];

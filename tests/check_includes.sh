@@ -18,8 +18,9 @@ allowed_folders() {
     engine/forward) echo "$model" engine/model comm ;;
     engine/run) echo "$run" ;;
     engine/verify | engine/measure | engine/doctor | engine/eval) echo "$run" engine/run ;;
+    engine/quantise) echo "engine/base engine/model sharding comm" ;;
     engine/serve) echo engine/base engine/text engine/run ;;
-    launch | tests | bench) echo "$run" engine/run engine/verify engine/measure engine/doctor engine/eval engine/serve ;;
+    launch | tests | bench) echo "$run" engine/run engine/verify engine/measure engine/doctor engine/eval engine/serve engine/quantise ;;
     tests/launch) echo "$(allowed_folders tests)" launch ;;
     esac
 }
@@ -33,7 +34,7 @@ system_folder() {
     cblas.h | *intrin.h | arm_neon.h | arm_sve.h) echo engine/kernels ;;
     histedit.h) echo launch ;;
     microhttpd.h) echo engine/serve ;;
-    jansson.h) echo engine/base engine/model engine/text engine/run engine/verify engine/measure engine/eval engine/serve sharding launch ;;
+    jansson.h) echo engine/base engine/model engine/text engine/run engine/verify engine/measure engine/eval engine/serve sharding launch engine/quantise ;;
     pcre2.h) echo engine/text engine/model ;;
     utf8proc.h) echo engine/text ;;
     *) echo any ;;
