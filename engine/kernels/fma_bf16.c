@@ -18,7 +18,7 @@
 #else
 #define FILL bf16_tiles_fill_avx2
 #define VECTORS 2 /* 6 x 2 sums of 16 registers */
-#define PACKED_ROWS 10
+#define PACKED_ROWS 16
 #define PAIRS_AHEAD 4
 #endif
 /* Up to PACKED_ROWS rows take weights as they are packed: widening them aside takes longer than

@@ -90,9 +90,12 @@ isa_t isa_detect(void)
 
 int isa_choose(isa_t *isa, fail_t *fail)
 {
-    isa_t all = isa_detect();
+    return isa_lower(isa_detect(), getenv("CHOIR_ISA"), isa, fail);
+}
+
+int isa_lower(isa_t all, const char *wish, isa_t *isa, fail_t *fail)
+{
     *isa = all;
-    const char *wish = getenv("CHOIR_ISA");
     if (wish == NULL || *wish == 0)
         return 0;
     for (size_t i = 0; i < ISA_LEVELS; i++) {

@@ -47,5 +47,7 @@ isa_t isa_detect(void);
 /* isa_detect(), lowered to the level that CHOIR_ISA names, where it is set. FAIL_USAGE for an
  * unknown name or one that the CPU lacks. */
 int isa_choose(isa_t *isa, fail_t *fail);
+/* The same for a CPU that has `all`. wish: a level's name; NULL or "": all */
+int isa_lower(isa_t all, const char *wish, isa_t *isa, fail_t *fail);
 
 #endif

@@ -165,6 +165,19 @@ lost 1
 lost 2
 { [ -n "$share" ] && [ "$share" -le 100 ]; } || complain "a mesh: more time is lost than there was"
 
+# ---- Ranks on different CPUs ------------------------------------------------------------------
+
+# One rank has AVX2 only: all use its kernels, which is said once, and the text is the same.
+if "$choir" --version | grep -q '^instruction sets:.* avx512'; then
+    mixed=(generate --prompt "ROMEO:" --max-tokens 12 --dot chain --verbose)
+    "$choir" "${mixed[@]}" </dev/null >"$work/one" 2>/dev/null
+    "${mpi[@]}" -n 1 -x CHOIR_ISA=avx2 "$choir" "${mixed[@]}" : \
+        -n 1 -x CHOIR_ISA=avx512 "$choir" "${mixed[@]}" </dev/null >"$work/many" 2>"$work/err"
+    same "ranks on different CPUs" "$work/one" "$work/many"
+    [ "$(grep -c "the ranks' CPUs differ, up to avx512: all use the kernels of avx2" "$work/err")" -eq 1 ] ||
+        complain "ranks on different CPUs: expected one line that says so"
+fi
+
 # ---- Help --------------------------------------------------------------------------------------
 
 for command in generate chat tokenize render plan; do
