@@ -11,19 +11,18 @@
 
 #define STEP 32 /* inputs of a single row between tests for a new page: one page of a whole panel */
 
-/* Inputs [i, end) of a register tile. */
-static inline __attribute__((always_inline)) void chain(const int rows, const int vectors,
-    const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width, size_t i, size_t end,
-    __m512 sum[ROWS][VECTORS])
+/* Inputs [i, end) of a register tile. streams: it reads weights that no tile before it has read, as
+ * one stream, for which the hardware's prefetcher is too short. */
+static inline __attribute__((always_inline)) void chain(const bool streams, const int rows,
+    const int vectors, const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width,
+    size_t i, size_t end, __m512 sum[ROWS][VECTORS])
 {
     for (; i < end; i += 2) {
         const uint16_t *pair = b + i * width;
         __m512bh w[VECTORS];
         for (int v = 0; v < vectors; v++) {
             w[v] = (__m512bh)_mm512_loadu_si512(pair + 32 * v);
-            /* A single row reads one stream of weights, for which the hardware's prefetcher is too
-             * short. */
-            if (rows == 1)
+            if (streams)
                 _mm_prefetch((const char *)(pair + 32 * v) + PREFETCH_BYTES, _MM_HINT_T0);
         }
         for (int r = 0; r < rows; r++) {
@@ -38,22 +37,23 @@ static inline __attribute__((always_inline)) void chain(const int rows, const in
 
 /* One register tile: `rows` x 16 * `vectors` outputs. rows and vectors are constants after
  * inlining. */
-static inline __attribute__((always_inline)) void register_tile(const int rows, const int vectors,
-    const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width, size_t k, float *c,
-    size_t c_stride, tile_mode_t mode)
+static inline __attribute__((always_inline)) void register_tile(const bool streams, const int rows,
+    const int vectors, const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width,
+    size_t k, float *c, size_t c_stride, tile_mode_t mode)
 {
     __m512 sum[ROWS][VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++)
             sum[r][v] = mode == TILE_CHAIN ? _mm512_loadu_ps(c + (size_t)r * c_stride + 16 * v)
                                            : _mm512_setzero_ps();
-    if (rows == 1)
+    if (streams)
         for (size_t i = 0; i < k; i += STEP) {
             prefetch_next_page(b + i * width, STEP * width * sizeof *b);
-            chain(rows, vectors, a, a_stride, b, width, i, k - i < STEP ? k : i + STEP, sum);
+            chain(
+                streams, rows, vectors, a, a_stride, b, width, i, k - i < STEP ? k : i + STEP, sum);
         }
     else
-        chain(rows, vectors, a, a_stride, b, width, 0, k, sum);
+        chain(streams, rows, vectors, a, a_stride, b, width, 0, k, sum);
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
             float *out = c + (size_t)r * c_stride + 16 * v;
@@ -65,11 +65,14 @@ static inline __attribute__((always_inline)) void register_tile(const int rows, 
 
 #define CASE(R, V)                                                                                 \
     case (R)*8 + (V):                                                                              \
-        register_tile(R, V, a, a_stride, b, width, k, c, c_stride, mode);                          \
+        if (streams)                                                                               \
+            register_tile(true, R, V, a, a_stride, b, width, k, c, c_stride, mode);                \
+        else                                                                                       \
+            register_tile(false, R, V, a, a_stride, b, width, k, c, c_stride, mode);               \
         break;
 #define CASES(R) CASE(R, 1) CASE(R, 2) CASE(R, 3) CASE(R, 4)
 
-static void dispatch(size_t rows, size_t vectors, const uint16_t *a, size_t a_stride,
+static void dispatch(bool streams, size_t rows, size_t vectors, const uint16_t *a, size_t a_stride,
     const uint16_t *b, size_t width, size_t k, float *c, size_t c_stride, tile_mode_t mode)
 {
     switch (rows * 8 + vectors) {
@@ -82,8 +85,9 @@ static void tile_bf16(size_t rows, const void *a, size_t a_stride, const void *b
 {
     for (size_t r = 0; r < rows; r += ROWS) {
         size_t n = rows - r < ROWS ? rows - r : ROWS;
-        dispatch(n, width / 16, (const uint16_t *)a + r * a_stride, a_stride, b, width, k,
-            (float *)c + r * c_stride, c_stride, mode);
+        dispatch(r == 0 && rows < KERNEL_MANY_ROWS, n, width / 16,
+            (const uint16_t *)a + r * a_stride, a_stride, b, width, k, (float *)c + r * c_stride,
+            c_stride, mode);
     }
 }
 

@@ -15,14 +15,16 @@ static const double first_rates[SPECULATION_LENGTHS] = {
 /* Where matches are not tried, what is known of them fades, so that they are tried again: a few
  * tokens in this many. */
 #define FADE (1.0 / 1024)
-#define COST_FADE (1.0 / 4096)
+#define COST_FADE (1.0 / 1024)
 /* Steps without drafts are measured as often as keeps them known so many times. */
 #define LEAST_TIMED 2.0
 /* Of the latest step: in how fast the machine is, and in what its rows cost. Speed follows at once,
  * as others use the machine too; what rows cost does not. */
 #define SPEED_WEIGHT 0.25
 #define COST_WEIGHT 0.05
-#define MOST_OFF 0.7 /* in natural logarithms: a step that was held up longer tells nothing */
+#define MOST_OFF 0.4 /* in natural logarithms: a step that was held up longer tells nothing */
+/* Drafts less likely than this give less than any row costs. */
+#define LEAST_CHANCE 0.01
 /* A gain below this is not worth the risk of a wrong guess. */
 #define LEAST_GAIN 1.01
 
@@ -89,7 +91,7 @@ static void fade(speculation_t *s, size_t match)
 
 static double weight_of(const speculation_t *s, size_t n_rows)
 {
-    return fmax(COST_WEIGHT, 1 / (s->timed[n_rows] + 1.25));
+    return fmax(COST_WEIGHT, 1 / (s->timed[n_rows] + 2));
 }
 
 /* Of every step against the one before it, which had the same part of the machine. */
@@ -195,7 +197,7 @@ static size_t best_number(const speculation_t *s, speculation_candidate_t *candi
     bool fixed = s->options.draft_tokens != 0;
     for (size_t taken = 1; taken <= rows; taken++) {
         speculation_candidate_t *candidate = best_of(s, candidates, n, &chance);
-        if (candidate == NULL || (prefills && !fixed && chance < 0.5))
+        if (candidate == NULL || (!fixed && chance < (prefills ? 0.5 : LEAST_CHANCE)))
             break;
         candidate->n++;
         tokens += chance;
