@@ -42,7 +42,7 @@ static const arg_t numerics_args[] = {
         "Every CPU can compute both. uniform: one order for every row, so that decoding gives the "
         "bits of a prefill."),
     FLAG_CHOICE("--attention", AT(attention), engine_attentions,
-        "Which of transformers' attention implementations to match. Default auto: sdpa, as in transformers, or eager where sdpa's order is not defined (--order uniform, sliding windows)."),
+        "Which of transformers' attention implementations to match. Default auto: sdpa, as in transformers, or eager where sdpa's order is not defined (--order uniform)."),
     FLAG_CHOICE("--dot", AT(dot), engine_dots,
         "How bf16 linear layers add products: chain as vdpbf16ps, amx as TDPBF16PS. Every CPU can compute both with the same bits; without the instruction it is slower. Default auto: amx where every rank has AMX, else chain. chain gives PyTorch's bits and the golden texts."),
     FLAG_CHOICE("--quantised-order", AT(quantised_order), engine_quantised_orders,

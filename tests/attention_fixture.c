@@ -112,6 +112,7 @@ static void compute_unit(
         .n_heads = c->n_heads,
         .ref_q_len = ref_q_len,
         .window = c->window,
+        .kv_group = c->n_heads,
         .q = data->q + begin * row * e,
         .q_stride = row,
         .out = data->out + begin * row * e,

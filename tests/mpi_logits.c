@@ -1,4 +1,4 @@
-/* The promise: one set of bits. Logits of twelve models must equal Hugging Face's (digests in
+/* The promise: one set of bits. Logits of fifteen models must equal Hugging Face's (digests in
  * golden/logits.json and logits-avx2.json, made by oracle/logits.py), prefill and decode, in every combination of ranks,
  * threads, chunks, batching, instruction set and communication path tried here. CHOIR_TEST_PROMPTS:
  * of each model only so many prompts. */
@@ -480,6 +480,9 @@ enum {
     MISTRAL,
     LINEAR,
     DYNAMIC,
+    WINDOW_G1,
+    WINDOW_G3,
+    QWEN3_WINDOW,
     MOE,
     MOE_WIDE,
     N_SUITES
@@ -504,10 +507,13 @@ static void run_all(suite_t *s, bool everything)
     if (!everything)
         return;
     run_suite(&s[YARN], ATTENTION_SDPA, false);
-    run_suite(&s[SLIDING], ATTENTION_EAGER, false);
-    run_suite(&s[MISTRAL], ATTENTION_EAGER, false);
-    run_suite(&s[LINEAR], ATTENTION_EAGER, false);
-    run_suite(&s[DYNAMIC], ATTENTION_EAGER, false);
+    run_suite(&s[SLIDING], ATTENTION_SDPA, false);
+    run_suite(&s[MISTRAL], ATTENTION_SDPA, false);
+    run_suite(&s[LINEAR], ATTENTION_SDPA, false);
+    run_suite(&s[DYNAMIC], ATTENTION_SDPA, false);
+    run_suite(&s[WINDOW_G1], ATTENTION_SDPA, false);
+    run_suite(&s[WINDOW_G3], ATTENTION_SDPA, false);
+    run_suite(&s[QWEN3_WINDOW], ATTENTION_SDPA, false);
     run_suite(&s[QWEN3_BIAS], ATTENTION_SDPA, false);
     run_avx2(&s[QWEN3], ATTENTION_SDPA, false);
     run_avx2(&s[LLAMA], ATTENTION_SDPA, false);
@@ -518,6 +524,7 @@ static void run_all(suite_t *s, bool everything)
     run_amx(&s[QWEN3]);
     run_amx(&s[QWEN3_BIAS]);
     run_amx(&s[LLAMA]);
+    run_amx(&s[MISTRAL]);
     run_amx(&s[MOE]);
     run_amx(&s[MOE_WIDE]);
     run_streams(&s[ODD]);
@@ -564,6 +571,9 @@ int main(int argc, char **argv)
     open_random(&suites[MISTRAL], "mistral", &seed, &fail);
     open_random(&suites[LINEAR], "linear", &seed, &fail);
     open_random(&suites[DYNAMIC], "dynamic", &seed, &fail);
+    open_random(&suites[WINDOW_G1], "window_g1", &seed, &fail);
+    open_random(&suites[WINDOW_G3], "window_g3", &seed, &fail);
+    open_random(&suites[QWEN3_WINDOW], "qwen3_window", &seed, &fail);
     open_random(&suites[MOE], "qwen3_moe", &seed, &fail);
     open_random(&suites[MOE_WIDE], "qwen3_moe_wide", &seed, &fail);
     if (fail.status != 0)

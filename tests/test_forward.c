@@ -356,11 +356,6 @@ static void orders_that_are_not_defined_are_refused(void **state)
         forward_attention(&f.rank.model.config, ORDER_TORCH, ATTENTION_AUTO), ATTENTION_SDPA);
     assert_int_equal(
         forward_attention(&f.rank.model.config, ORDER_UNIFORM, ATTENTION_AUTO), ATTENTION_EAGER);
-    f.rank.model.config.use_sliding_window = true;
-    refuse(&f, &options, FAIL_USAGE, "sliding window");
-    assert_int_equal(
-        forward_attention(&f.rank.model.config, ORDER_TORCH, ATTENTION_AUTO), ATTENTION_EAGER);
-    f.rank.model.config = forward_small;
     forward_fixture_close(&f);
 }
 

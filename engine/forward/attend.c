@@ -13,6 +13,12 @@ static plan_range_t group_heads(const model_t *m, size_t kv)
         size_max(first, share->heads.begin), size_min(first + group, share->heads.end)};
 }
 
+static bool is_windowed(const forward_t *f, size_t layer)
+{
+    const config_t *c = &f->model->config;
+    return c->use_sliding_window && layer >= c->max_window_layers;
+}
+
 /* Query tokens [begin, end) of a sequence for some heads of one KV head; positions are those in the
  * sequence. */
 static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_sequence_t *s,
@@ -23,7 +29,6 @@ static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_
     const activation_t *out = &f->shared[SHARED_ATTENTION];
     size_t e = element(f), row = s->first_row + begin - s->first_position;
     size_t first_local = heads.begin - model_share(m)->heads.begin;
-    bool windowed = c->use_sliding_window && layer >= c->max_window_layers;
     return (attention_unit_t){.kernels = &m->kernels,
         .order = f->options.order,
         .dot = f->options.dot,
@@ -38,7 +43,8 @@ static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_
         .n_tokens = end - begin,
         .n_heads = plan_count(heads),
         .ref_q_len = s->ref_q_len,
-        .window = windowed ? c->sliding_window : 0,
+        .window = is_windowed(f, layer) ? c->sliding_window : 0,
+        .kv_group = most_kv_group(m),
         .tap = f->tap,
         .tap_row = row,
         .tap_rows = f->rows.n,
@@ -50,10 +56,13 @@ static attention_unit_t unit_of(const forward_t *f, size_t layer, const forward_
 }
 
 /* Tokens of a unit at most. Drafted rows of a sequence are calls of their own, each with its own
- * number of keys; sdpa reads keys and values once for several of them. */
-static size_t unit_tokens(const forward_t *f, const forward_sequence_t *s, size_t n_heads)
+ * number of keys; sdpa reads keys and values once for several of them, unless a window gives each
+ * its own first key. */
+static size_t unit_tokens(
+    const forward_t *f, size_t layer, const forward_sequence_t *s, size_t n_heads)
 {
-    return s->single_row && !f->sdpa ? 1 : attention_unit_tokens(n_heads);
+    bool alone = s->single_row && (!f->sdpa || is_windowed(f, layer));
+    return alone ? 1 : attention_unit_tokens(n_heads);
 }
 
 /* Where units begin to be counted. Those of a prompt begin at multiples of their size in the
@@ -70,19 +79,20 @@ static plan_range_t unit_blocks(const forward_sequence_t *s, size_t tokens)
     return (plan_range_t){begin / tokens, (end + tokens - 1) / tokens};
 }
 
-static size_t count_units(const forward_t *f, const forward_sequence_t *s, size_t kv)
+static size_t count_units(const forward_t *f, size_t layer, const forward_sequence_t *s, size_t kv)
 {
-    return plan_count(unit_blocks(s, unit_tokens(f, s, plan_count(group_heads(f->model, kv)))));
+    size_t n_heads = plan_count(group_heads(f->model, kv));
+    return plan_count(unit_blocks(s, unit_tokens(f, layer, s, n_heads)));
 }
 
 /* The number of parts of a KV head's query heads. They share one reading of its keys and values,
  * unless the step is too small to give every thread a part. */
-static size_t head_parts(const forward_t *f)
+static size_t head_parts(const forward_t *f, size_t layer)
 {
     size_t n_kv = plan_count(model_share(f->model)->kv_heads), units = 0;
     for (size_t i = 0; i < f->batch->n_sequences; i++)
         for (size_t kv = 0; kv < n_kv; kv++)
-            units += count_units(f, &f->batch->sequences[i], kv);
+            units += count_units(f, layer, &f->batch->sequences[i], kv);
     bool even = units % active_threads(f) == 0 || units >= 4 * active_threads(f);
     return even ? 1 : most_kv_group(f->model);
 }
@@ -112,7 +122,7 @@ static bool find_unit(const forward_t *f, walk_t *w, size_t number, attention_un
     for (; w->n_kv > 0 && w->sequence < f->batch->n_sequences; walk_on(w)) {
         const forward_sequence_t *s = &f->batch->sequences[w->sequence];
         plan_range_t group = group_heads(f->model, w->kv);
-        size_t tokens = unit_tokens(f, s, plan_count(group));
+        size_t tokens = unit_tokens(f, w->layer, s, plan_count(group));
         team_part_t part = team_part(plan_count(group), w->part, w->n_parts);
         plan_range_t heads = {group.begin + part.begin, group.begin + part.end};
         plan_range_t blocks = unit_blocks(s, tokens);
@@ -137,7 +147,7 @@ void forward_attend(forward_t *f, size_t thread, size_t layer)
 {
     walk_t walk = {.layer = layer,
         .n_kv = plan_count(model_share(f->model)->kv_heads),
-        .n_parts = head_parts(f)};
+        .n_parts = head_parts(f, layer)};
     void *scratch = f->threads[thread].attention;
     attention_unit_t units[2], *unit = &units[0], *next = &units[1];
     size_t number = take_number(f);

@@ -120,8 +120,7 @@ attention_t forward_attention(const config_t *config, order_t order, attention_t
 {
     if (attention != ATTENTION_AUTO)
         return attention;
-    bool defined =
-        order_has_sdpa(order) && config->head_dim % 8 == 0 && !config->use_sliding_window;
+    bool defined = order_has_sdpa(order) && config->head_dim % 8 == 0;
     return defined ? ATTENTION_SDPA : ATTENTION_EAGER;
 }
 
@@ -140,9 +139,6 @@ static int check_options(const model_t *m, const forward_options_t *o, fail_t *f
         return fail_set(fail, FAIL_USAGE,
             "--attention sdpa: expected a head_dim that is a multiple of 8, found %zu; use --attention eager",
             m->config.head_dim);
-    if (m->config.use_sliding_window)
-        return fail_set(fail, FAIL_USAGE,
-            "--attention sdpa: the order with a sliding window is not known; use --attention eager");
     return fail->status;
 }
 

@@ -37,6 +37,7 @@ typedef struct attention_unit {
     size_t n_tokens, n_heads; /* rows: token-major, then query heads of this KV head */
     size_t ref_q_len;         /* tokens of the reference's call */
     size_t window;            /* keys a row sees, itself included; 0: all */
+    size_t kv_group;          /* query heads that read a KV head, of the whole model */
     const void *q;            /* [n_tokens] rows q_stride apart, each [n_heads, head_dim] element */
     size_t q_stride;
     const tap_t *tap;         /* NULL: none; only eager attention can show weights */
@@ -44,6 +45,10 @@ typedef struct attention_unit {
     size_t tap_head;          /* the first query head's number in the model */
     void *out;                /* the same shape, out_stride apart, written */
     size_t out_stride;
+    /* Of attention_window.h; 0 for callers. */
+    size_t dropped_keys; /* of the sequence, that the reference's call no longer has */
+    size_t packed_rows;  /* query heads that are rows of one head there, or 0 */
+    void *panel;
 } attention_unit_t;
 
 /* Bytes of scratch for a unit with up to max_keys keys. */
@@ -55,7 +60,7 @@ size_t attention_sdpa_scratch_bytes(size_t head_dim, size_t max_heads);
 /* scratch: 64-byte aligned. */
 void attention_eager(const attention_unit_t *unit, void *scratch);
 
-/* Mode bf16, order torch; no window. The two inputs of every pair (of dimensions in K, of keys in
+/* Mode bf16, orders torch and torch-avx2. The two inputs of every pair (of dimensions in K, of keys in
  * V) lie swapped in the cache. A unit's tokens lie within one of the reference's query blocks,
  * which begin at multiples of 32. */
 void attention_sdpa(const attention_unit_t *unit, void *scratch);

@@ -2,12 +2,11 @@
  * transformers' eager path does (docs/pytorch-orders.md, "Eager attention"). Masked keys add zeros
  * to sums that start at +0 and are left out; only their number matters, to the choice of the sum's
  * order. */
-#include "engine/model/attention.h"
-
 #include <math.h>
 #include <string.h>
 
 #include "engine/base/size.h"
+#include "engine/model/attention_window.h"
 
 /* Products of at most this many multiplications are not done by oneDNN in the reference, and follow
  * another order. */
@@ -21,6 +20,7 @@ typedef struct eager_scratch {
     char *block;   /* [rows, KERNEL_PANEL] accumulator: scores of one block, chains of one leaf */
     char *out;     /* [rows, OUT_CHAINS, KERNEL_PANEL] accumulator: one panel of outputs */
     char *exponentials; /* [keys] accumulator */
+    char *panel;        /* of keys or values that begin within a block of the cache */
     size_t weights_stride;
 } eager_scratch_t;
 
@@ -40,6 +40,7 @@ static size_t lay_out(
     place(base, &used, &s->weights, rows * s->weights_stride * k->element_bytes);
     place(base, &used, &s->block, rows * KERNEL_PANEL * k->accumulator_bytes);
     place(base, &used, &s->out, rows * OUT_CHAINS * KERNEL_PANEL * k->accumulator_bytes);
+    place(base, &used, &s->panel, attention_panel_bytes(head_dim));
     return place(base, &used, &s->exponentials, s->weights_stride * k->accumulator_bytes);
 }
 
@@ -76,8 +77,7 @@ static size_t call_keys(const attention_unit_t *u)
     return u->ref_q_len == 1 ? u->first_position + 1 : u->ref_q_len;
 }
 
-/* Keys before a sliding window: their probability becomes exactly 0, and lanes still go by absolute
- * position. */
+/* Keys of the call before a sliding window: their probability becomes exactly 0. */
 static void hide_keys(dtype_t mode, size_t n, void *scores)
 {
     const double hidden = -INFINITY;
@@ -169,14 +169,13 @@ static float panel_value(const void *panel, size_t width, size_t n, size_t i)
     return f32_from_bf16(((const uint16_t *)panel)[(i / 2 * width + n) * 2 + i % 2]);
 }
 
-static const char *k_block(const attention_unit_t *u, size_t key)
+/* A panel of outputs. */
+static const char *v_panel(const attention_unit_t *u, size_t key, size_t first_output, size_t width)
 {
-    return kv_cache_k(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]);
-}
-
-static const char *v_block(const attention_unit_t *u, size_t key)
-{
-    return kv_cache_v(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]);
+    if (u->kernels->mode == DTYPE_BF16)
+        return attention_values(u, key, first_output, width, false);
+    return kv_cache_v(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]) +
+           first_output * KV_BLOCK * u->kernels->element_bytes;
 }
 
 static void small_attention(const attention_unit_t *u, eager_scratch_t *s)
@@ -193,7 +192,7 @@ static void small_attention(const attention_unit_t *u, eager_scratch_t *s)
             x[i] = f32_from_bf16(((const uint16_t *)s->q)[r * d + i]);
         for (size_t key = 0; key < n_keys; key++) {
             for (size_t i = 0; i < d; i++)
-                y[i] = panel_value(k_block(u, key), KV_BLOCK, key % KV_BLOCK, i);
+                y[i] = panel_value(attention_keys(u, key), KV_BLOCK, key % KV_BLOCK, i);
             scores[key] = plain ? plain_dot(x, y, d) : lanes_dot(x, y, d);
         }
         u->kernels->scale_scores(n_keys, scores, u->scale, weights);
@@ -207,9 +206,9 @@ static void small_attention(const attention_unit_t *u, eager_scratch_t *s)
         for (size_t i = 0; i < d; i++) {
             size_t first = i / KERNEL_PANEL * KERNEL_PANEL;
             size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first);
-            size_t panel = first * KV_BLOCK * sizeof(uint16_t);
             for (size_t key = 0; key < n_keys; key++)
-                y[key] = panel_value(v_block(u, key) + panel, width, i - first, key % KV_BLOCK);
+                y[key] =
+                    panel_value(v_panel(u, key, first, width), width, i - first, key % KV_BLOCK);
             out[i] = bf16_from_f32(plain ? plain_dot(x, y, n_keys) : interleaved_dot(x, y, n_keys));
         }
     }
@@ -222,7 +221,7 @@ static void compute_scores(const attention_unit_t *u, eager_scratch_t *s, size_t
     const kernels_t *k = u->kernels;
     size_t rows = u->n_tokens * u->n_heads, leaf = order_score_leaf(k->mode, u->head_dim);
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
-        const char *panel = k_block(u, key);
+        const char *panel = attention_keys(u, key);
         for (size_t i = 0; i < u->head_dim; i += leaf)
             k->tile(rows, s->q + i * k->element_bytes, u->head_dim,
                 panel + i * KV_BLOCK * k->element_bytes, KV_BLOCK, size_min(leaf, u->head_dim - i),
@@ -258,7 +257,7 @@ static void compute_outputs(
     size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(u->head_dim) - first_output);
     size_t leaf = order_output_leaf(u->order, k->mode, call_keys(u), u->ref_q_len == 1);
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
-        const char *panel = v_block(u, key) + first_output * KV_BLOCK * k->element_bytes;
+        const char *panel = v_panel(u, key, first_output, width);
         size_t n = kernel_padded_inputs(k->mode, size_min(KV_BLOCK, n_keys - key));
         k->tile(rows, s->weights + key * k->element_bytes, s->weights_stride, panel, width, n,
             key < leaf ? s->out : s->block, KERNEL_PANEL, key % leaf == 0 ? TILE_SET : TILE_CHAIN);
@@ -284,7 +283,7 @@ static void compute_folded_scores(const attention_unit_t *u, eager_scratch_t *s,
     const kernels_t *k = u->kernels;
     size_t rows = u->n_tokens * u->n_heads;
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
-        k->fold_scores(rows, (const uint16_t *)s->q, u->head_dim, k_block(u, key), KV_BLOCK,
+        k->fold_scores(rows, (const uint16_t *)s->q, u->head_dim, attention_keys(u, key), KV_BLOCK,
             u->head_dim, (float *)s->block, KERNEL_PANEL);
         for (size_t r = 0; r < rows; r++)
             k->scale_scores(KV_BLOCK, (const float *)s->block + r * KERNEL_PANEL, u->scale,
@@ -305,7 +304,7 @@ static void compute_interleaved_outputs(
     for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
         size_t n = kernel_padded_inputs(k->mode, size_min(KV_BLOCK, n_keys - key));
         k->interleaved_outputs(rows, (const uint16_t *)s->weights + key, s->weights_stride,
-            v_block(u, key) + first_output * KV_BLOCK * sizeof(uint16_t), width, n,
+            v_panel(u, key, first_output, width), width, n,
             interleaved > key ? size_min(interleaved - key, n) : 0, (float *)s->out, stride);
     }
     for (size_t r = 0; r < rows; r++) {
@@ -319,11 +318,13 @@ static void compute_interleaved_outputs(
     }
 }
 
-void attention_eager(const attention_unit_t *u, void *scratch)
+void attention_eager(const attention_unit_t *unit, void *scratch)
 {
     eager_scratch_t s;
-    size_t n_keys = u->first_position + u->n_tokens;
-    lay_out(&s, scratch, u->kernels, u->n_tokens * u->n_heads, u->head_dim, n_keys);
+    size_t n_keys = unit->first_position + unit->n_tokens;
+    lay_out(&s, scratch, unit->kernels, unit->n_tokens * unit->n_heads, unit->head_dim, n_keys);
+    const attention_unit_t call = attention_call(unit, s.panel), *u = &call;
+    n_keys = u->first_position + u->n_tokens;
     gather_queries(u, s.q);
     if (is_small(u)) {
         small_attention(u, &s);

@@ -2,13 +2,12 @@
  * (_scaled_dot_product_flash_attention_for_cpu), transformers' default: blocks of queries and keys
  * with a running maximum, products in the orders of MKL's bf16 gemm (docs/pytorch-orders.md,
  * "SDPA"). Masked keys contribute zeros to sums that start at +0 and are left out; their number
- * matters. Mode bf16 only. */
-#include "engine/model/attention.h"
-
+ * matters, and where a call with a window begins. Mode bf16 only. */
 #include <math.h>
 #include <string.h>
 
 #include "engine/base/size.h"
+#include "engine/model/attention_window.h"
 #include "engine/model/libm_exp.h"
 
 #define KEY_BLOCK 512
@@ -25,6 +24,7 @@ typedef struct sdpa_scratch {
     float *max, *sum;         /* [rows] */
     float *old_max, *old_sum; /* of the heads of a token */
     uint16_t *carry;          /* [rows] carried weights of a leaf's odd end */
+    void *panel;              /* of keys or values that begin within a block of the cache */
 } sdpa_scratch_t;
 
 static size_t place(char *base, size_t *used, size_t bytes, char **part)
@@ -37,15 +37,15 @@ static size_t place(char *base, size_t *used, size_t bytes, char **part)
 static size_t lay_out(sdpa_scratch_t *s, char *base, size_t rows, size_t head_dim)
 {
     size_t used = 0, panels = (head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
-    char *parts[11];
-    const size_t bytes[11] = {rows * head_dim * 2, rows * head_dim * 4, rows * KEY_BLOCK * 4,
+    char *parts[12];
+    const size_t bytes[12] = {rows * head_dim * 2, rows * head_dim * 4, rows * KEY_BLOCK * 4,
         rows * KEY_BLOCK * 2, panels * rows * KERNEL_PANEL * 4, rows * KERNEL_PANEL * 4, rows * 4,
-        rows * 4, rows * 4, rows * 4, rows * 2};
-    for (int i = 0; i < 11; i++)
+        rows * 4, rows * 4, rows * 4, rows * 2, attention_panel_bytes(head_dim)};
+    for (int i = 0; i < 12; i++)
         place(base, &used, bytes[i], &parts[i]);
     *s = (sdpa_scratch_t){(uint16_t *)parts[0], (float *)parts[1], (float *)parts[2],
         (uint16_t *)parts[3], (float *)parts[4], (float *)parts[5], (float *)parts[6],
-        (float *)parts[7], (float *)parts[8], (float *)parts[9], (uint16_t *)parts[10]};
+        (float *)parts[7], (float *)parts[8], (float *)parts[9], (uint16_t *)parts[10], parts[11]};
     return used;
 }
 
@@ -60,6 +60,7 @@ typedef struct block {
     size_t first_key, n_keys; /* of the reference's key block, masked keys included */
     size_t n_queries;         /* rows of the query block */
     size_t end;               /* keys of this block that some row of the unit sees */
+    bool is_first;            /* that is computed; none of those before has a key that is seen */
 } block_t;
 
 /* Rows of the reference's query block that holds the unit's tokens. */
@@ -67,7 +68,7 @@ static size_t query_block_rows(const attention_unit_t *u)
 {
     size_t s = u->ref_q_len;
     if (s == 1)
-        return 1;
+        return size_max(u->packed_rows, 1);
     size_t block = s >= 768 ? 256 : s >= 192 ? 64 : 32;
     size_t first = u->first_position / block * block;
     return size_min(block, s - first);
@@ -91,18 +92,7 @@ static bool needs_lanes(const attention_unit_t *u)
     return !scores_chain(query_block_rows(u), (call_keys(u) - 1) % KEY_BLOCK + 1);
 }
 
-static const void *k_panel(const attention_unit_t *u, size_t key)
-{
-    return kv_cache_k(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]);
-}
-
-static const char *v_panel(const attention_unit_t *u, size_t key, size_t first_output)
-{
-    return kv_cache_v(u->cache, u->layer, u->kv_head, (size_t)u->blocks[key / KV_BLOCK]) +
-           first_output * KV_BLOCK * sizeof(uint16_t);
-}
-
-/* Keys of the block that a row sees. */
+/* Keys of the block up to a row's own. */
 static size_t keys_kept(const attention_unit_t *u, const block_t *b, size_t row)
 {
     size_t seen = u->first_position + row / u->n_heads + 1;
@@ -138,7 +128,7 @@ static void compute_scores(
     bool all_by_4 = b->n_queries == 1 || b->n_keys == 1;
     size_t by_4 = all_by_4 ? b->n_keys : b->n_keys / 4 * 4;
     for (size_t key = 0; key < b->end; key += KV_BLOCK) {
-        const void *panel = k_panel(u, b->first_key + key);
+        const void *panel = attention_keys(u, b->first_key + key);
         if (chain) {
             (by_amx(u, b) ? u->kernels->tile_amx : u->kernels->tile)(rows, s->q, u->head_dim, panel,
                 KV_BLOCK, u->head_dim, s->scores + key, KEY_BLOCK, TILE_SET);
@@ -173,15 +163,35 @@ enum { ASK_PARTS = 3 };
 static void prefetch_next(const attention_unit_t *u, const block_t *b, size_t part)
 {
     const attention_unit_t *next = u->next;
-    if (b->first_key > 0 || next == NULL || next->ref_q_len > 1)
+    if (!b->is_first || next == NULL || next->ref_q_len > 1)
         return;
-    size_t d = next->head_dim, pairs = d / 2;
-    size_t n_keys = size_min(next->first_position + 1, PREFETCH_BYTES / (2 * d));
-    for (size_t key = 0; key < n_keys; key += KV_BLOCK) {
-        const char *panel = k_panel(next, key);
+    size_t d = next->head_dim, pairs = d / 2, end = next->first_position + 1;
+    size_t first = next->window != 0 && end > next->window ? end - next->window : 0;
+    size_t n_keys = size_min(end, first + PREFETCH_BYTES / (2 * d));
+    for (size_t key = first / KV_BLOCK * KV_BLOCK; key < n_keys; key += KV_BLOCK) {
+        const char *panel = attention_keys(next, key);
         for (size_t pair = pairs * part / ASK_PARTS; pair < pairs * (part + 1) / ASK_PARTS; pair++)
             prefetch_lines(panel + pair * KV_BLOCK * 4, size_min(KV_BLOCK, n_keys - key) * 4);
     }
+}
+
+/* Of a token, keys before its window: minus infinity. Where they are all keys of the block that it
+ * could see, also those of earlier blocks are, and nothing is computed: true. */
+static bool hide_keys(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t first)
+{
+    size_t kept = keys_kept(u, b, first), end = u->first_position + first / u->n_heads + 1;
+    size_t begin = u->window != 0 && end > u->window ? end - u->window : 0;
+    size_t n = begin > b->first_key ? begin - b->first_key : 0;
+    for (size_t r = first; r < first + u->n_heads; r++) {
+        float *scores = s->scores + r * KEY_BLOCK;
+        if (n >= kept && n > 0 && b->is_first)
+            s->sum[r] = 0;
+        if (n >= kept && n > 0)
+            memset(s->weights + r * KEY_BLOCK, 0, size_round_up(b->end, 2) * sizeof *s->weights);
+        for (size_t key = 0; key < n && n < kept; key++)
+            scores[key] = -INFINITY;
+    }
+    return n >= kept && n > 0;
 }
 
 static void compute_weights(
@@ -192,15 +202,17 @@ static void compute_weights(
     for (size_t first = 0; first < rows; first += heads) { /* of one token */
         if (token_keys(u, b, first) == 0)
             continue;
-        if (b->first_key > 0) {
+        if (!b->is_first) {
             memcpy(s->old_max, s->max + first, heads * sizeof *s->max);
             memcpy(s->old_sum, s->sum + first, heads * sizeof *s->sum);
         }
+        if (hide_keys(u, s, b, first))
+            continue;
         u->kernels->sdpa_weights(order_lanes(u->order), heads, keys_kept(u, b, first),
             token_keys(u, b, first), written, (float)u->scale, s->max + first, s->sum + first,
             s->scores + first * KEY_BLOCK,
             b->n_queries == 1 ? NULL : s->weights + first * KEY_BLOCK, KEY_BLOCK);
-        for (size_t h = 0, r = first; b->first_key > 0 && h < heads; h++, r++) {
+        for (size_t h = 0, r = first; !b->is_first && h < heads; h++, r++) {
             float shrink = libm_exp(s->old_max[h] - s->max[r]);
             s->sum[r] = fmaf(shrink, s->old_sum[h], s->sum[r]);
             for (size_t p = 0; p < panels; p++)
@@ -216,7 +228,7 @@ static void chain(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b
 {
     for (size_t key = begin; key < end;) {
         size_t next = size_min((key / KV_BLOCK + 1) * KV_BLOCK, size_round_up(end, 2));
-        const char *panel = v_panel(u, b->first_key + key, first_output);
+        const char *panel = attention_values(u, b->first_key + key, first_output, width, true);
         (by_amx(u, b) ? u->kernels->tile_amx : u->kernels->tile)(rows, s->weights + key, KEY_BLOCK,
             panel + key % KV_BLOCK * width * sizeof(uint16_t), width, next - key, to, KERNEL_PANEL,
             key == begin && !go_on ? TILE_SET : TILE_CHAIN);
@@ -243,7 +255,7 @@ static void add_leaves(const attention_unit_t *u, sdpa_scratch_t *s, const block
     size_t leaf = b->n_keys <= 192 ? b->n_keys : b->n_keys < 384 ? b->n_keys / 2 : 192;
     for (size_t begin = 0; begin < b->end; begin += leaf) {
         size_t end = size_min(begin + leaf, b->end);
-        bool first = b->first_key == 0 && begin == 0;
+        bool first = b->is_first && begin == 0;
         bool odd_begin = begin % 2 != 0, odd_end = end % 2 != 0 && end < b->end;
         float *to = first ? out : s->leaf;
         if (odd_end) {
@@ -270,7 +282,7 @@ static void add_single_rows(const attention_unit_t *u, sdpa_scratch_t *s, const 
     const kernels_t *k = u->kernels;
     size_t heads = u->n_heads, n = rows_together(u, heads);
     for (size_t key = 0; key < b->end; key += KV_BLOCK) {
-        const char *panel = v_panel(u, b->first_key + key, first_output);
+        const char *panel = attention_values(u, b->first_key + key, first_output, width, true);
         for (size_t r = 0; r < rows; r += n) {
             size_t fours = token_keys(u, b, r) / 4 * 4;
             if (key < fours)
@@ -282,8 +294,52 @@ static void add_single_rows(const attention_unit_t *u, sdpa_scratch_t *s, const 
         for (size_t keys = token_keys(u, b, r), key = keys; key-- > keys / 4 * 4;)
             k->sdpa_output_key(heads, key % KV_BLOCK,
                 s->scores + r * KEY_BLOCK + key / KV_BLOCK * KV_BLOCK, KEY_BLOCK,
-                v_panel(u, b->first_key + key, first_output), width, out + r * KERNEL_PANEL,
-                KERNEL_PANEL);
+                attention_values(u, b->first_key + key, first_output, width, true), width,
+                out + r * KERNEL_PANEL, KERNEL_PANEL);
+}
+
+/* Where PyTorch's buffer of two or three packed rows is not aligned, their first outputs are summed
+ * by eights of keys: four one by one, then four at once. One thread is the reference's. */
+static size_t unaligned_outputs(const attention_unit_t *u, const block_t *b)
+{
+    size_t n = u->packed_rows, keys = size_min(call_keys(u), KEY_BLOCK);
+    size_t off = (n == 2 || n == 3) && b->n_keys >= 8 ? n * (keys + 2) % 4 : 0;
+    return off > 0 ? 4 - off : 0;
+}
+
+static void add_unaligned(const attention_unit_t *u, const sdpa_scratch_t *s, const block_t *b,
+    size_t row, size_t output, size_t width, float *sum)
+{
+    const uint16_t *panel = NULL;
+    float x[8];
+    for (size_t key = 0; key < b->n_keys; key++) {
+        if (key % KV_BLOCK == 0)
+            panel = (const void *)attention_values(u, b->first_key + key, 0, width, true);
+        float value =
+            f32_from_bf16(panel[(key % KV_BLOCK / 2 * width + output) * 2 + (key + 1) % 2]);
+        x[key % 8] = f32_from_bf16(s->weights[row * KEY_BLOCK + (key ^ 1)]) * value;
+        bool eight = key / 8 * 8 + 8 <= b->n_keys;
+        if (!eight || key % 8 < 4)
+            *sum += x[key % 8];
+        else if (key % 8 == 7)
+            *sum += ((x[4] + x[5]) + x[6]) + x[7];
+    }
+}
+
+/* Two or three queries. */
+static void add_few_rows(const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b,
+    size_t rows, size_t first_output, size_t width, float *out)
+{
+    enum { MOST = 3 };
+    float sums[MOST][MOST];
+    size_t n = first_output == 0 ? unaligned_outputs(u, b) : 0;
+    for (size_t i = 0; i < rows * n; i++)
+        sums[i / n][i % n] = b->is_first ? 0 : out[i / n * KERNEL_PANEL + i % n];
+    chain(u, s, b, rows, 0, b->end, first_output, width, !b->is_first, out);
+    for (size_t i = 0; i < rows * n; i++) {
+        add_unaligned(u, s, b, i / n, i % n, width, &sums[i / n][i % n]);
+        out[i / n * KERNEL_PANEL + i % n] = sums[i / n][i % n];
+    }
 }
 
 static void compute_outputs(
@@ -295,7 +351,7 @@ static void compute_outputs(
         if (b->n_queries >= 4 && !by_amx(u, b))
             add_leaves(u, s, b, rows, first, width, out);
         else if (b->n_queries > 1)
-            chain(u, s, b, rows, 0, b->end, first, width, b->first_key != 0, out);
+            add_few_rows(u, s, b, rows, first, width, out);
         else
             add_single_rows(u, s, b, rows, first, width, out);
     }
@@ -332,18 +388,23 @@ static void store_rows(const attention_unit_t *u, sdpa_scratch_t *s, size_t rows
     }
 }
 
-void attention_sdpa(const attention_unit_t *u, void *scratch)
+void attention_sdpa(const attention_unit_t *unit, void *scratch)
 {
     sdpa_scratch_t s;
-    size_t rows = u->n_tokens * u->n_heads;
-    size_t n_keys = u->first_position + u->n_tokens;
-    lay_out(&s, scratch, rows, u->head_dim);
+    size_t rows = unit->n_tokens * unit->n_heads;
+    lay_out(&s, scratch, rows, unit->head_dim);
+    const attention_unit_t call = attention_call(unit, s.panel), *u = &call;
+    size_t n_keys = u->first_position + u->n_tokens, end = u->first_position + 1;
+    /* The first block with a key that the first row sees; later rows see later keys. */
+    size_t begin = u->window != 0 && end > u->window ? end - u->window : 0;
+    begin = begin / KEY_BLOCK * KEY_BLOCK;
     begin_rows(u, &s, rows);
-    for (size_t first = 0; first < n_keys; first += KEY_BLOCK) {
+    for (size_t first = begin; first < n_keys; first += KEY_BLOCK) {
         block_t b = {.first_key = first,
             .n_keys = size_min(KEY_BLOCK, call_keys(u) - first),
             .n_queries = query_block_rows(u),
-            .end = size_min(KEY_BLOCK, n_keys - first)};
+            .end = size_min(KEY_BLOCK, n_keys - first),
+            .is_first = first == begin};
         prefetch_next(u, &b, 0);
         compute_scores(u, &s, &b, rows);
         prefetch_next(u, &b, 1);

@@ -1,4 +1,5 @@
 #include "engine/verify/reference.h"
+#include "engine/base/size.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -96,6 +97,10 @@ size_t reference_shape(const reference_t *reference, const config_t *config,
     dims[1] = config->vocab_size;
     if (place->kind == COMPONENT_ATTN_WEIGHTS) {
         dims[2] = prompt->n_ids + place->decode;
+        /* A decode step sees the keys that a layer with a window keeps. */
+        if (place->decode && config->use_sliding_window &&
+            place->layer >= config->max_window_layers)
+            dims[2] = size_min(dims[2], config->sliding_window);
         dims[1] = dims[0];
         dims[0] = config->num_attention_heads;
         return 3;

@@ -43,7 +43,6 @@ static void prefill(pass_t *pass)
 {
     const reference_prompt_t *prompt = &pass->verify->reference->prompts[pass->prompt];
     size_t n_ids = prompt->n_ids;
-    pass->keys = n_ids;
     for (size_t first = 0; first < n_ids; first += pass->max_rows) {
         size_t n = size_min(pass->max_rows, n_ids - first);
         pass->first_row = first;
@@ -67,7 +66,6 @@ static void decode(pass_t *pass, size_t i)
     const reference_prompt_t *prompt = &pass->verify->reference->prompts[pass->prompt];
     attention_t attention = pass->verify->attention;
     pass->first_row = 0;
-    pass->keys = prompt->n_ids + i + 1;
     verify_set_targets(pass, true, !pass->taps, true);
     verify_want_logits(pass, 0, true, 0);
     if (pass->taps) {

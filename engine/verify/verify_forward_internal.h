@@ -40,7 +40,7 @@ typedef struct pass {
     int32_t *blocks;
     /* The current step. */
     size_t prompt;
-    size_t first_row, keys; /* row of the reference for the batch's first; keys of the call */
+    size_t first_row; /* row of the reference for the batch's first */
     forward_batch_t batch;
     uint64_t step;
     target_t *targets; /* [n_layers + 1][COMPONENT_COUNT]; the last for those outside of layers */

@@ -107,18 +107,22 @@ static void add_to_report(
     pthread_mutex_unlock(&pass->lock);
 }
 
-/* Keys behind the last visible one have no weight; the reference holds them as zeros. */
+/* Keys behind the last visible one have no weight; the reference holds them as zeros. Of those before a
+ * window, which also weigh nothing, it has no column where a decode step has dropped them. */
 static void look_at_weights(
     pass_t *pass, const target_t *target, const tap_part_t *part, compare_t *compare, bool writes)
 {
     size_t bytes = dtype_bytes(pass->mode), n_rows = pass->batch.n_rows;
+    size_t keys = target->tensor->shape[2];
+    size_t dropped = part->n_columns > keys ? part->n_columns - keys : 0;
+    size_t n = part->n_columns - dropped;
     for (size_t r = 0; r < part->n_rows; r++) {
         size_t head = (part->row + r) / n_rows, token = (part->row + r) % n_rows;
-        size_t first = (pass->first_row + token) * pass->keys, end = part->column + part->n_columns;
-        run_t run = {target, head, first + part->column, part->n_columns,
-            (char *)part->values + r * part->stride * bytes, pass->mode};
+        size_t first = (pass->first_row + token) * keys, end = part->column + n;
+        run_t run = {target, head, first + part->column, n,
+            (char *)part->values + (r * part->stride + dropped) * bytes, pass->mode};
         look_at_run(pass, &run, compare, writes);
-        run_t hidden = {target, head, first + end, pass->keys - end, NULL, pass->mode};
+        run_t hidden = {target, head, first + end, keys - end, NULL, pass->mode};
         if (compare != NULL)
             look_at_run(pass, &hidden, compare, false);
     }

@@ -33,18 +33,13 @@ LENGTHS = {"demo": [1, 2, 3, 7, 16, 33, 100, 300, 600], "odd": [1, 2, 5, 15, 17,
            "qwen3_bias": [1, 40, 130], "llama": [1, 2, 17, 67, 227, 530],
            "mistral": [1, 2, 17, 38, 40, 67, 130, 227, 530],
            "linear": [1, 40, 130], "dynamic": [40, 62, 67, 130, 227],
+           "window_g1": [1, 28, 40, 67, 130, 230], "window_g3": [5, 36, 37, 67, 130, 530], "qwen3_window": [20, 59, 61, 130, 530],
            "qwen3_moe": [1, 2, 17, 67, 227, 530], "qwen3_moe_wide": [1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 8, 17, 67]}
-# The order of sdpa with a sliding window is not known. Of Qwen3 and Llama the emulator computes attention, so
-# that any host with avx512_bf16 can make it.
-ATTENTIONS = {"sliding": {"eager": "eager"}, "mistral": {"eager": "eager"},
-              "linear": {"eager": "eager"}, "dynamic": {"eager": "eager"}, "qwen3": {"eager": "eager", "sdpa": "emulated-torch"},
-              "qwen3_bias": {"eager": "eager", "sdpa": "emulated-torch"},
-              "llama": {"eager": "eager", "sdpa": "emulated-torch"},
-              "qwen3_moe": {"eager": "eager", "sdpa": "emulated-torch"},
-              "qwen3_moe_wide": {"eager": "eager", "sdpa": "emulated-torch"}}
+# Of all but these the emulator computes sdpa, so that any host with avx512_bf16 can make it.
+BY_TORCH = ("demo", "odd", "yarn")
 AVX2 = {name: {"eager": "eager"} | ({"sdpa": "emulated-avx2"} if name != "mistral" else {})
         for name in ("demo", "odd", "qwen3", "llama", "mistral", "qwen3_moe")}
-AMX = ("demo", "odd", "qwen3", "qwen3_bias", "llama", "qwen3_moe", "qwen3_moe_wide")
+AMX = ("demo", "odd", "qwen3", "qwen3_bias", "llama", "qwen3_moe", "qwen3_moe_wide", "mistral")
 FED = 3
 
 
@@ -113,7 +108,9 @@ def use_amx_order(model, emulator):
 def make(directory, name):
     rng = random.Random(name)
     avx2 = host.order() == "torch-avx2"
-    implementations = AVX2[name] if avx2 else ATTENTIONS.get(name, {"eager": "eager", "sdpa": "sdpa"})
+    implementations = {"eager": "eager", "sdpa": "sdpa" if name in BY_TORCH else "emulated-torch"}
+    if avx2:
+        implementations = AVX2[name]
     models = {a: AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation=i)
               for a, i in implementations.items()}
     if name in AMX and not avx2:

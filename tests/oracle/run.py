@@ -72,7 +72,7 @@ def random_weights(steps, folder):
     models = folder / "logits-models"
     shutil.copytree(DEMO, models / "demo")
     for name in ("odd", "yarn", "sliding", "qwen3", "qwen3_bias", "llama", "mistral", "linear", "dynamic", "qwen3_moe",
-                 "qwen3_moe_wide"):
+                 "qwen3_moe_wide", "window_g1", "window_g3", "qwen3_window"):
         subprocess.run([str(program), str(HERE / "shapes" / f"{name}.json"), "1", str(models / name)], check=True)
     for attention, needs in (("eager", "products"), ("sdpa", "sdpa"), ("amx", "products")):
         steps.run(f"logits, {attention}", "logits.py", "--models", models, "--attention", attention,
