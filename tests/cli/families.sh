@@ -8,9 +8,10 @@
 write_model=$(dirname "$choir")/tests/write_model
 tokenizer=$root/tests/golden/tokenizer/llama3-small
 
-# model NAME: a directory of tests/oracle/shapes/NAME.json with random weights and a tokenizer
+# model NAME: a directory of tests/oracle/shapes/NAME.json with random weights and a tokenizer, whose ids fit
 model() {
-    "$write_model" "$root/tests/oracle/shapes/$1.json" 1 "$work/$1" || complain "$1: no model"
+    sed 's/"vocab_size": 333/"vocab_size": 1009/' "$root/tests/oracle/shapes/$1.json" >"$work/$1.json"
+    "$write_model" "$work/$1.json" 1 "$work/$1" || complain "$1: no model"
     cp "$tokenizer/tokenizer.json" "$tokenizer/tokenizer_config.json" "$work/$1/"
 }
 
@@ -22,7 +23,7 @@ answer() {
         --logits-out "$work/$name.npy" "$@"
 }
 
-for family in llama mistral; do
+for family in llama mistral qwen3_moe; do
     model $family
     answer 1 $family-source --model "$work/$family" --prompt "Hello 1234"
     ends "$family: make a store" 0 "${run[@]}" "$choir" shard --model "$work/$family" --out "$work/$family-store"
@@ -39,6 +40,16 @@ for family in llama mistral; do
     done
 done
 [ -s "$work/llama-1x1.lines" ] || complain "eval: no results"
+
+# An expert that is missing, and one of another shape, in a header of the same length.
+expert=model.layers.0.mlp.experts.7.up_proj
+for change in "s/$expert.weight/$expert.wrongs/" "s/\\(\"$expert.weight\":{[^}]*\\[\\)72,200/\\1200,72/"; do
+    LC_ALL=C sed "$change" "$work/qwen3_moe/model.safetensors" >"$work/altered"
+    cmp -s "$work/altered" "$work/qwen3_moe/model.safetensors" && complain "$change: nothing is changed"
+    mkdir -p "$work/bad" && cp "$work/qwen3_moe/config.json" "$work/bad/" && mv "$work/altered" "$work/bad/model.safetensors"
+    ends "$change" 1 launch 2 generate --quiet --model "$work/bad" --ids 1,2 --max-tokens 1
+    says "$change" err "tensor $expert.weight: expected shape [72, 200], found"
+done
 
 # The text of a prompt begins with one BOS, 587, and so does a chat, whose template writes it.
 answer 2 raw --model "$work/llama" --prompt "Hello 1234"
