@@ -95,7 +95,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import host
+import host as oracle_host
 import torch
 import transformers
 import transformers.integrations.moe as moe
@@ -312,7 +312,7 @@ def load(folder, dtype, attention, emulated):
     """emulated: sdpa is that of emulator.c, for hosts whose PyTorch adds otherwise there (host.py)."""
     if emulated and attention == "sdpa" and dtype == "bf16":
         import emulator  # registers the attention
-        attention = "emulated-avx2" if host.order() == "torch-avx2" else "emulated-torch"
+        attention = "emulated-avx2" if oracle_host.order() == "torch-avx2" else "emulated-torch"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention).eval()
     if model.model.rotary_emb.inv_freq.dtype != torch.float32:
         raise SystemExit("the inverse frequencies are not float32: this is another model")
