@@ -326,6 +326,26 @@ static void each_module_has_the_scheme_of_its_closest_target(void **state)
     assert_null(scheme_in(mixed, WEIGHT_LM_HEAD, false, 0));
 }
 
+static void activations_that_stay_as_they_are_give_a_warning(void **state)
+{
+    (void)state;
+    static config_t config;
+    fail_t fail = {0};
+    checkpoint_t *golden;
+    char text[4096];
+    assert_int_equal(checkpoint_open_file(&golden, GOLDEN, &fail), 0);
+    for (int i = 0; i < 2; i++) {
+        snprintf(text, sizeof text,
+            "{\"model_type\": \"llama\", \"hidden_size\": 104, \"intermediate_size\": 8, "
+            "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"head_dim\": 36, "
+            "\"vocab_size\": 8, \"quantization_config\": %s}",
+            checkpoint_metadata(golden, i == 0 ? "int8" : "packed-int8"));
+        assert_int_equal(config_load_text(&config, text, "config.json", &fail), 0);
+        assert_int_equal(config.n_notes, i == 0);
+    }
+    checkpoint_close(golden);
+}
+
 static void f8_bytes_are_e4m3_numbers(void **state)
 {
     (void)state;
@@ -346,6 +366,7 @@ int main(void)
         cmocka_unit_test(a_config_that_contradicts_its_tensors_is_refused),
         cmocka_unit_test(modules_that_are_left_out_are_not_quantised),
         cmocka_unit_test(each_module_has_the_scheme_of_its_closest_target),
+        cmocka_unit_test(activations_that_stay_as_they_are_give_a_warning),
         cmocka_unit_test(f8_bytes_are_e4m3_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

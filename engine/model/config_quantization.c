@@ -272,6 +272,13 @@ static int read_compressed_tensors(reader_t *r, fail_t *fail)
     }
     if (q->n_schemes == 0)
         return unknown(r, "config_groups", "at least one", NULL, fail);
+    for (size_t s = 0; s < q->n_schemes; s++)
+        if (q->schemes[s].activation != QUANTISED_AS_THEY_ARE) {
+            config_note(r->config,
+                "%s: it quantises activations too, which Choir does not: logits are not those of Hugging Face",
+                r->path);
+            break;
+        }
     r->lm_head = true;
     return name_patterns_open(
         &r->ignored, NAMES_COMPRESSED_TENSORS, member(r->root, "ignore"), r->path, fail);
