@@ -154,6 +154,9 @@ says_through "counts of messages" \
     "[n:1] 1 other thing"
 says_through "srun" "srun: error: n1: task 0: Exited with exit code 1\nsrun: error: n1: task 0: Segmentation fault\n" \
     "srun: error: n1: task 0: Segmentation fault"
+says_through "libevent" \
+    "[warn] Epoll MOD(1) on fd 25 failed. Old events were 6; read change was 0\nchoir: error: x\n[warn] other\n" \
+    "choir: error: x\n[warn] other"
 
 # started STATUS LINES ARGS...: a run on the ranks, and how many lines it says besides choir-run's own
 started() {
