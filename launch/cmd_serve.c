@@ -74,7 +74,7 @@ static int read_keys(job_t *job, fail_t *fail)
 }
 
 /* What requests call the model: --served-name, or the last part of its directory's path. */
-static void find_name(job_t *job, const char *directory)
+static int find_name(job_t *job, const char *directory, fail_t *fail)
 {
     const char *name = job->flags->name;
     char path[MODEL_DIR_BYTES];
@@ -85,14 +85,18 @@ static void find_name(job_t *job, const char *directory)
         name = strrchr(path, '/');
         name = name == NULL || name[1] == 0 ? path : name + 1;
     }
-    snprintf(job->name, sizeof job->name, "%s", name);
+    size_t bytes = strlen(name);
+    if (bytes >= sizeof job->name)
+        return fail_set(fail, FAIL_USAGE, "--served-name: expected at most %zu bytes, found %zu",
+            sizeof job->name - 1, bytes);
+    memcpy(job->name, name, bytes + 1);
+    return 0;
 }
 
 static int open_server(job_t *job, const char *directory, fail_t *fail)
 {
     const serve_flags_t *flags = job->flags;
-    find_name(job, directory);
-    if (read_keys(job, fail) != 0)
+    if (find_name(job, directory, fail) != 0 || read_keys(job, fail) != 0)
         return fail->status;
     const server_options_t options = {.http = {.host = flags->host,
                                           .port = flags->port,

@@ -6,6 +6,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/size.h"
+#include "engine/measure/bench_counts.h"
 #include "engine/measure/bench_roof.h"
 #include "engine/run/engine_parts.h"
 
@@ -54,8 +55,7 @@ typedef struct bench {
     bool coordinates, filled;
     size_t blocks_each; /* of a sequence */
     size_t last_row;    /* of logits, in the prefill's last step: the last prompt's */
-    double dense_bytes,
-        expert_bytes; /* of a decode step without experts; of one expert of a layer */
+    bench_counts_t counts;
     double prefill_s, first_token_s, decode_s;
     times_t times[BENCH_PHASES];
     char *logits; /* [vocab_size] on the coordinator */
@@ -187,76 +187,6 @@ void bench_clear(bench_report_t *report)
     *report = (bench_report_t){0};
 }
 
-/* ---- What a step reads and computes ---------------------------------------------------------- */
-
-/* Keys that decode steps see on average, in layers with and without a sliding window. */
-static double mean_keys(const bench_t *b, bool windowed)
-{
-    double keys = (double)b->options->context + (double)(b->options->gen_tokens + 1) / 2;
-    double window = (double)b->engine.model->config.sliding_window;
-    return windowed && keys > window ? window : keys;
-}
-
-/* Bytes of one expert of a layer, on average over those that have some. */
-static double expert_bytes(const model_t *m)
-{
-    double bytes = 0;
-    const arch_weight_t *weight;
-    for (size_t l = 0; l < m->config.num_hidden_layers; l++)
-        for (size_t i = 0; (weight = arch_weight(&m->config, i)) != NULL; i++)
-            if (weight->shape.per_expert && arch_layer_is(&m->config, weight->shape.layers, l))
-                bytes += (double)model_weight(m, weight, l)->experts[0].bytes;
-    return bytes == 0 ? 0 : bytes / (double)config_sparse_layers(&m->config);
-}
-
-/* Collective. Of experts, those that the decode steps of a repetition read. */
-static void count_bytes(bench_t *b)
-{
-    const model_t *m = b->engine.model;
-    const config_t *c = &m->config;
-    double weights = (double)model_lm_head(m)->bytes, kv = 0;
-    const arch_weight_t *weight;
-    double token =
-        (double)plan_kv_bytes_per_token(&m->plan, m->rank) / (double)c->num_hidden_layers;
-    for (size_t l = 0; l < c->num_hidden_layers; l++) {
-        for (size_t i = 0; (weight = arch_weight(c, i)) != NULL; i++)
-            if (weight->shape.per_layer)
-                weights += (double)model_weight(m, weight, l)->matrix.bytes;
-        kv += token * mean_keys(b, c->use_sliding_window && l >= c->max_window_layers);
-    }
-    b->dense_bytes = (double)comm_sum(b->engine.comm, (int64_t)weights);
-    b->expert_bytes = (double)comm_sum(b->engine.comm, (int64_t)expert_bytes(m));
-    b->report->kv_bytes =
-        (double)comm_sum(b->engine.comm, (int64_t)(kv * (double)b->options->batch));
-}
-
-/* All ranks together; a multiply-add counts as 2. */
-static void count_flop(bench_t *b)
-{
-    const config_t *c = &b->engine.model->config;
-    const plan_model_t *sizes = &b->engine.model->plan.model;
-    double hidden = (double)c->hidden_size, layers = (double)c->num_hidden_layers;
-    double q = (double)plan_dim(sizes, PLAN_DIM_HEADS), row = 0, unwanted = 0;
-    for (size_t i = 0; i < sizes->n_weights; i++) {
-        const plan_weight_t *w = &sizes->weights[i];
-        if (!w->per_layer || w->columns == PLAN_DIM_NONE)
-            continue;
-        double elements = (double)plan_dim(sizes, w->rows) * (double)plan_dim(sizes, w->columns);
-        row += elements * (double)plan_active_count(sizes, w);
-        /* For a prompt's rows except the last one, the last layer computes keys and values; queries
-         * come with them. */
-        if (w->rows != PLAN_DIM_HEADS && w->rows != PLAN_DIM_KV_HEADS &&
-            arch_layer_is(c, w->layers, c->num_hidden_layers - 1))
-            unwanted += elements * (double)(w->per_expert ? c->n_experts_per_token : 1);
-    }
-    unwanted = b->engine.limits.whole_prompts ? 0 : unwanted; /* narrow.c */
-    double batch = (double)b->options->batch, prompt = (double)b->options->prompt_tokens;
-    double logits = 2 * hidden * (double)c->vocab_size;
-    b->report->decode_flop = batch * (2 * row + logits);
-    b->report->prefill_flop = batch * (2 * (prompt * row - (prompt - 1) * unwanted) + logits);
-    b->report->attention_flop = batch * 4 * q * (prompt * (prompt + 1) / 2 * (layers - 1) + prompt);
-}
-
 /* ---- Steps: the coordinator's ---------------------------------------------------------------- */
 
 static const sampler_params_t greedy = {.top_p = 1, .repetition_penalty = 1};
@@ -385,8 +315,8 @@ static int run_phase(bench_t *b, bench_phase_t phase, bool counted, fail_t *fail
     times_t end = times_now(b);
     experts = forward_experts(b->engine.forward) - experts;
     if (phase == BENCH_DECODE)
-        b->report->weight_bytes =
-            b->dense_bytes + b->expert_bytes * (double)experts / (double)b->options->gen_tokens;
+        b->report->weight_bytes = b->counts.dense_bytes + b->counts.expert_bytes * (double)experts /
+                                                              (double)b->options->gen_tokens;
     if (counted)
         add_times(&b->times[phase], &begin, &end);
     return comm_agree(everyone(b), fail);
@@ -586,8 +516,12 @@ int bench_run(
         .dot = engine_info(engine).dot};
     *report = (bench_report_t){0};
     if (open_bench(&b, fail) == 0) {
-        count_bytes(&b);
-        count_flop(&b);
+        bench_count(
+            &b.counts, b.engine.model, b.engine.comm, options, b.engine.limits.whole_prompts);
+        report->kv_bytes = b.counts.kv_bytes;
+        report->prefill_flop = b.counts.prefill_flop;
+        report->decode_flop = b.counts.decode_flop;
+        report->attention_flop = b.counts.attention_flop;
         if (run_all(&b, fail) == 0)
             gather_splits(&b, fail);
     }

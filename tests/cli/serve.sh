@@ -91,5 +91,6 @@ run=("${mpi[@]}" -n "$ranks_before")
 
 refuses "a host that is none" 1 "--host" "${run[@]}" "$choir" serve --host no.such.host.invalid
 : >"$work/keys"
+refuses "a long name" 2 "--served-name: expected at most 255 bytes, found 300" "${run[@]}" "$choir" serve --served-name "$(printf 'n%.0s' {1..300})"
 refuses "no keys" 2 "expected a key" "${run[@]}" "$choir" serve --api-key-file "$work/keys"
 conclude
