@@ -59,10 +59,12 @@ static void write_changed(
     if (access(path, F_OK) == 0)
         assert_int_equal(json_file_read(path, &root, &fail), 0);
     json_object_foreach (changes, key, value) {
-        if (*key == 0)
+        if (*key == 0) {
+            json_decref(root);
             root = json_incref(value);
-        else
+        } else {
             change(root, key, value);
+        }
     }
     char *text = json_dumps(root, JSON_COMPACT);
     write_bytes(directory, name, text, strlen(text));

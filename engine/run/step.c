@@ -179,9 +179,11 @@ void step_close(step_t *s)
 
 /* ---- Payload --------------------------------------------------------------------------------- */
 
+/* data may be NULL where there are no bytes. */
 static char *append(char *at, const void *data, size_t bytes)
 {
-    memcpy(at, data, bytes);
+    if (bytes > 0)
+        memcpy(at, data, bytes);
     return at + bytes;
 }
 
