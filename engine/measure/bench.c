@@ -516,8 +516,9 @@ int bench_run(
         .dot = engine_info(engine).dot};
     *report = (bench_report_t){0};
     if (open_bench(&b, fail) == 0) {
-        bench_count(
-            &b.counts, b.engine.model, b.engine.comm, options, b.engine.limits.whole_prompts);
+        const bench_load_t load = {
+            options->batch, options->prompt_tokens, options->gen_tokens, options->context};
+        bench_count(&b.counts, b.engine.model, b.engine.comm, &load, b.engine.limits.whole_prompts);
         report->kv_bytes = b.counts.kv_bytes;
         report->prefill_flop = b.counts.prefill_flop;
         report->decode_flop = b.counts.decode_flop;

@@ -1,9 +1,9 @@
 #include "engine/measure/bench_counts.h"
 
 /* Keys that decode steps see on average, in layers with and without a sliding window. */
-static double mean_keys(const config_t *config, const bench_options_t *options, bool windowed)
+static double mean_keys(const config_t *config, const bench_load_t *load, bool windowed)
 {
-    double keys = (double)options->context + (double)(options->gen_tokens + 1) / 2;
+    double keys = (double)load->context + (double)(load->gen_tokens + 1) / 2;
     double window = (double)config->sliding_window;
     return windowed && keys > window ? window : keys;
 }
@@ -22,7 +22,7 @@ static double expert_bytes(const model_t *m)
 
 /* Collective. */
 static void count_bytes(
-    bench_counts_t *counts, const model_t *m, comm_t *comm, const bench_options_t *options)
+    bench_counts_t *counts, const model_t *m, comm_t *comm, const bench_load_t *load)
 {
     const config_t *c = &m->config;
     double weights = (double)model_lm_head(m)->bytes, kv = 0;
@@ -33,15 +33,15 @@ static void count_bytes(
         for (size_t i = 0; (weight = arch_weight(c, i)) != NULL; i++)
             if (weight->shape.per_layer)
                 weights += (double)model_weight(m, weight, l)->matrix.bytes;
-        kv += token * mean_keys(c, options, c->use_sliding_window && l >= c->max_window_layers);
+        kv += token * mean_keys(c, load, c->use_sliding_window && l >= c->max_window_layers);
     }
     counts->dense_bytes = (double)comm_sum(comm, (int64_t)weights);
     counts->expert_bytes = (double)comm_sum(comm, (int64_t)expert_bytes(m));
-    counts->kv_bytes = (double)comm_sum(comm, (int64_t)(kv * (double)options->batch));
+    counts->kv_bytes = (double)comm_sum(comm, (int64_t)(kv * (double)load->batch));
 }
 
 static void count_flop(
-    bench_counts_t *counts, const model_t *m, const bench_options_t *options, bool whole_prompts)
+    bench_counts_t *counts, const model_t *m, const bench_load_t *load, bool whole_prompts)
 {
     const config_t *c = &m->config;
     const plan_model_t *sizes = &m->plan.model;
@@ -60,7 +60,7 @@ static void count_flop(
             unwanted += elements * (double)(w->per_expert ? c->n_experts_per_token : 1);
     }
     unwanted = whole_prompts ? 0 : unwanted; /* narrow.c */
-    double batch = (double)options->batch, prompt = (double)options->prompt_tokens;
+    double batch = (double)load->batch, prompt = (double)load->prompt_tokens;
     double logits = 2 * hidden * (double)c->vocab_size;
     counts->decode_flop = batch * (2 * row + logits);
     counts->prefill_flop = batch * (2 * (prompt * row - (prompt - 1) * unwanted) + logits);
@@ -68,8 +68,8 @@ static void count_flop(
 }
 
 void bench_count(bench_counts_t *counts, const model_t *model, comm_t *comm,
-    const bench_options_t *options, bool whole_prompts)
+    const bench_load_t *load, bool whole_prompts)
 {
-    count_bytes(counts, model, comm, options);
-    count_flop(counts, model, options, whole_prompts);
+    count_bytes(counts, model, comm, load);
+    count_flop(counts, model, load, whole_prompts);
 }

@@ -3,8 +3,12 @@
 #define CHOIR_MEASURE_BENCH_COUNTS_H
 
 #include "comm/comm.h"
-#include "engine/measure/bench.h"
 #include "engine/model/model.h"
+
+/* As in bench_options_t. */
+typedef struct bench_load {
+    size_t batch, prompt_tokens, gen_tokens, context;
+} bench_load_t;
 
 /* Of all ranks of a replica together. */
 typedef struct bench_counts {
@@ -17,6 +21,6 @@ typedef struct bench_counts {
 
 /* Collective. whole_prompts: the last layer computes all rows of a prompt, not its last one alone. */
 void bench_count(bench_counts_t *counts, const model_t *model, comm_t *comm,
-    const bench_options_t *options, bool whole_prompts);
+    const bench_load_t *load, bool whole_prompts);
 
 #endif
