@@ -12,18 +12,7 @@
 #include <cmocka.h>
 
 #include "engine/base/memory.h"
-#include "tests/forward_fixture.h"
-#include "tests/order_cases.h"
-
-static forward_case_t case_of(size_t order)
-{
-    return (forward_case_t){.mode = orders[order].mode,
-        .order = orders[order].order,
-        .attention = orders[order].attention,
-        .dot = orders[order].dot,
-        .isa = isa_detect(),
-        .threads = 1};
-}
+#include "tests/forward_orders.h"
 
 static void open_case(forward_fixture_t *f, const forward_case_t *c, const config_t *config)
 {
@@ -51,22 +40,12 @@ static void check_errors(const forward_fixture_t *f, size_t order, const char *h
     }
 }
 
-static void check_bits(
-    const forward_fixture_t *f, const forward_fixture_t *expected, size_t order, const char *how)
-{
-    for (size_t i = 0; i < f->n_prompts; i++)
-        if (memcmp(f->prompts[i].logits, expected->prompts[i].logits,
-                forward_fixture_bytes(f, i)) != 0)
-            fail_msg("%s, prompt of %zu tokens: other bits %s", orders[order].name,
-                f->prompts[i].n_prompt, how);
-}
-
 static void every_order_is_near_plain_double_precision(void **state)
 {
     (void)state;
     for (size_t o = 0; o < N_ORDERS; o++) {
         forward_fixture_t f;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         open_and_run(&f, &c, &forward_small);
         check_errors(&f, o, "one layer");
         forward_fixture_close(&f);
@@ -104,7 +83,7 @@ static void every_shape_is_near_plain_double_precision(void **state)
             if (orders[o].attention != ATTENTION_EAGER)
                 continue;
             forward_fixture_t f;
-            forward_case_t c = case_of(o);
+            forward_case_t c = forward_order_case(o);
             char how[16];
             snprintf(how, sizeof how, "shape %zu", i);
             open_and_run(&f, &c, configs[i]);
@@ -118,7 +97,7 @@ static void sums_of_heads_and_columns_are_near_too(void **state)
     (void)state;
     for (size_t o = CASE_EAGER_AVX2; o < N_ORDERS; o++) {
         forward_fixture_t f;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         c.combine = PLAN_REDUCE;
         open_and_run(&f, &c, &forward_small);
         check_errors(&f, o, "--combine reduce");
@@ -132,12 +111,12 @@ static void a_prompt_in_chunks_has_the_same_bits(void **state)
     (void)state;
     for (size_t o = 0; o < N_ORDERS; o++) {
         forward_fixture_t whole, cut;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         open_and_run(&whole, &c, &forward_small);
         open_case(&cut, &c, &forward_small);
         for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
             forward_fixture_run(&cut, 0, cut.n_prompts, chunks[i]);
-            check_bits(&cut, &whole, o, "in chunks");
+            forward_check_bits(&cut, &whole, o, "in chunks");
         }
         forward_fixture_close(&whole);
         forward_fixture_close(&cut);
@@ -149,12 +128,12 @@ static void a_batch_has_the_bits_of_its_sequences_alone(void **state)
     (void)state;
     for (size_t o = 0; o < N_ORDERS; o++) {
         forward_fixture_t together, alone;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         open_and_run(&together, &c, &forward_small);
         open_case(&alone, &c, &forward_small);
         for (size_t i = 0; i < alone.n_prompts; i++)
             forward_fixture_run(&alone, i, i + 1, 20);
-        check_bits(&alone, &together, o, "alone");
+        forward_check_bits(&alone, &together, o, "alone");
         forward_fixture_close(&together);
         forward_fixture_close(&alone);
     }
@@ -165,12 +144,12 @@ static void threads_and_instruction_sets_change_no_bit(void **state)
     (void)state;
     for (size_t o = 0; o < N_ORDERS; o++) {
         forward_fixture_t expected, f;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         open_and_run(&expected, &c, &forward_small);
         for (size_t threads = 2; threads <= 5; threads++) {
             c.threads = threads;
             open_and_run(&f, &c, &forward_small);
-            check_bits(&f, &expected, o, "with threads");
+            forward_check_bits(&f, &expected, o, "with threads");
             forward_fixture_close(&f);
         }
         for (size_t i = 0; i < ISA_LEVELS; i++) {
@@ -178,7 +157,7 @@ static void threads_and_instruction_sets_change_no_bit(void **state)
             if (!isa_has(isa_detect(), c.isa))
                 continue;
             open_and_run(&f, &c, &forward_small);
-            check_bits(&f, &expected, o, isa_name(c.isa));
+            forward_check_bits(&f, &expected, o, isa_name(c.isa));
             forward_fixture_close(&f);
         }
         forward_fixture_close(&expected);
@@ -189,14 +168,14 @@ static void decoding_has_the_bits_of_a_prefill_in_uniform_order(void **state)
 {
     (void)state;
     forward_fixture_t prefill, decode;
-    forward_case_t c = case_of(CASE_UNIFORM);
+    forward_case_t c = forward_order_case(CASE_UNIFORM);
     forward_fixture_open(&prefill, &c, &forward_small);
     forward_fixture_add(&prefill, 80, 0);
     forward_fixture_run(&prefill, 0, 1, FORWARD_MAX_CONTEXT);
     forward_fixture_open(&decode, &c, &forward_small);
     forward_fixture_add(&decode, 1, 79);
     forward_fixture_run(&decode, 0, 1, 1);
-    check_bits(&decode, &prefill, 1, "token by token");
+    forward_check_bits(&decode, &prefill, 1, "token by token");
     forward_fixture_close(&prefill);
     forward_fixture_close(&decode);
 }
@@ -228,7 +207,7 @@ static void logits_of_some_rows_are_those_of_all(void **state)
     config.num_hidden_layers = config.max_window_layers = 2;
     for (size_t o = 0; o < N_ORDERS; o++) {
         forward_fixture_t all, f;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         open_and_run(&all, &c, &config);
         size_t row = config.vocab_size * all.rank.model.kernels.accumulator_bytes;
         char *zeros = calloc(1, row);
@@ -264,7 +243,7 @@ static void a_tap_sees_every_element_once_and_changes_no_bit(void **state)
     (void)state;
     for (size_t o = 0; o < N_ORDERS; o++) {
         forward_fixture_t without, with;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         counts_t counts = {0};
         const tap_t tap = {.context = &counts, .part = count_part};
         fail_t fail = {0};
@@ -273,7 +252,7 @@ static void a_tap_sees_every_element_once_and_changes_no_bit(void **state)
         open_case(&with, &c, &forward_small);
         assert_int_equal(forward_set_tap(with.rank.forward, &tap, &fail), 0);
         forward_fixture_run(&with, 0, with.n_prompts, FORWARD_MAX_CONTEXT);
-        check_bits(&with, &without, o, "with a tap");
+        forward_check_bits(&with, &without, o, "with a tap");
         size_t rows = 0, keys = 0;
         for (size_t i = 0; i < with.n_prompts; i++)
             for (size_t t = 0; t < with.prompts[i].n_all; t++, rows++)
@@ -309,7 +288,7 @@ static void what_a_tap_writes_is_what_follows_sees(void **state)
 {
     (void)state;
     forward_fixture_t f;
-    forward_case_t c = case_of(CASE_EAGER);
+    forward_case_t c = forward_order_case(CASE_EAGER);
     const tap_t tap = {.part = clear_part, .refill = clear_part};
     fail_t fail = {0};
     open_case(&f, &c, &forward_small);
@@ -340,7 +319,7 @@ static void orders_that_are_not_defined_are_refused(void **state)
 {
     (void)state;
     forward_fixture_t f;
-    forward_case_t c = case_of(CASE_EAGER);
+    forward_case_t c = forward_order_case(CASE_EAGER);
     forward_options_t options = {
         .attention = ATTENTION_SDPA, .max_rows = 8, .max_logits = 8, .max_context = 64};
     forward_fixture_open(&f, &c, &forward_small);
@@ -363,7 +342,7 @@ static void no_allocation_that_fails_is_missed(void **state)
 {
     (void)state;
     forward_fixture_t f;
-    forward_case_t c = case_of(CASE_EAGER);
+    forward_case_t c = forward_order_case(CASE_EAGER);
     const forward_options_t options = {.max_rows = 8, .max_logits = 8, .max_context = 64};
     forward_fixture_open(&f, &c, &forward_small);
     size_t n_failed = 0;

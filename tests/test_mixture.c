@@ -11,8 +11,7 @@
 
 #include <cmocka.h>
 
-#include "tests/forward_fixture.h"
-#include "tests/order_cases.h"
+#include "tests/forward_orders.h"
 
 /* The second of two layers is dense. Columns and outputs that end in the midst of a panel. */
 static config_t small_mixture(void)
@@ -41,16 +40,6 @@ static config_t wide_mixture(void)
     return c;
 }
 
-static forward_case_t case_of(size_t order)
-{
-    return (forward_case_t){.mode = orders[order].mode,
-        .order = orders[order].order,
-        .attention = orders[order].attention,
-        .dot = orders[order].dot,
-        .isa = isa_detect(),
-        .threads = 1};
-}
-
 static void open_case(forward_fixture_t *f, const forward_case_t *c, const config_t *config)
 {
     forward_fixture_open(f, c, config);
@@ -66,16 +55,6 @@ static void open_and_run(forward_fixture_t *f, const forward_case_t *c, const co
     forward_fixture_run(f, 0, f->n_prompts, FORWARD_MAX_CONTEXT);
 }
 
-static void check_bits(
-    const forward_fixture_t *f, const forward_fixture_t *expected, size_t order, const char *how)
-{
-    for (size_t i = 0; i < f->n_prompts; i++)
-        if (memcmp(f->prompts[i].logits, expected->prompts[i].logits,
-                forward_fixture_bytes(f, i)) != 0)
-            fail_msg("%s, prompt of %zu tokens: other bits %s", orders[order].name,
-                f->prompts[i].n_prompt, how);
-}
-
 static void experts_are_near_plain_double_precision(void **state)
 {
     (void)state;
@@ -87,7 +66,7 @@ static void experts_are_near_plain_double_precision(void **state)
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++)
         for (size_t o = CASE_F32; o <= CASE_F64; o++) {
             forward_fixture_t f;
-            forward_case_t c = case_of(o);
+            forward_case_t c = forward_order_case(o);
             open_and_run(&f, &c, &configs[i]);
             for (size_t p = 0; p < f.n_prompts; p++)
                 if (!(forward_fixture_error(&f, p) <= bounds[o]))
@@ -103,12 +82,12 @@ static void chunks_and_neighbours_change_no_bit(void **state)
     config_t config = small_mixture();
     for (size_t o = 0; o < N_ORDERS; o++) {
         forward_fixture_t together, alone;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         open_and_run(&together, &c, &config);
         open_case(&alone, &c, &config);
         for (size_t i = 0; i < alone.n_prompts; i++)
             forward_fixture_run(&alone, i, i + 1, 20);
-        check_bits(&alone, &together, o, "alone and in chunks");
+        forward_check_bits(&alone, &together, o, "alone and in chunks");
         forward_fixture_close(&together);
         forward_fixture_close(&alone);
     }
@@ -120,12 +99,12 @@ static void neighbours_change_no_bit_where_experts_depend_on_their_prompt(void *
     config_t config = wide_mixture();
     for (size_t o = 0; o < N_ORDERS; o++) {
         forward_fixture_t together, alone;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         open_and_run(&together, &c, &config);
         open_case(&alone, &c, &config);
         for (size_t i = 0; i < alone.n_prompts; i++)
             forward_fixture_run(&alone, i, i + 1, FORWARD_MAX_CONTEXT);
-        check_bits(&alone, &together, o, "alone");
+        forward_check_bits(&alone, &together, o, "alone");
         forward_fixture_close(&together);
         forward_fixture_close(&alone);
     }
@@ -142,7 +121,7 @@ static void rows_without_logits_still_choose_experts(void **state)
     (void)state;
     config_t config = wide_mixture();
     forward_fixture_t all, some;
-    forward_case_t c = case_of(CASE_EAGER);
+    forward_case_t c = forward_order_case(CASE_EAGER);
     open_and_run(&all, &c, &config);
     open_case(&some, &c, &config);
     some.wants = last_tokens;
@@ -163,7 +142,7 @@ static void threads_and_instruction_sets_change_no_bit(void **state)
     for (size_t i = 0; i < 2; i++)
         for (size_t o = 0; o < N_ORDERS; o++) {
             forward_fixture_t expected, f;
-            forward_case_t c = case_of(o);
+            forward_case_t c = forward_order_case(o);
             open_and_run(&expected, &c, &configs[i]);
             for (size_t l = 0; l < ISA_LEVELS; l++) {
                 c.isa = isa_of_level(l);
@@ -171,7 +150,7 @@ static void threads_and_instruction_sets_change_no_bit(void **state)
                 if (!isa_has(isa_detect(), c.isa))
                     continue;
                 open_and_run(&f, &c, &configs[i]);
-                check_bits(&f, &expected, o, isa_name(c.isa));
+                forward_check_bits(&f, &expected, o, isa_name(c.isa));
                 forward_fixture_close(&f);
             }
             forward_fixture_close(&expected);
@@ -196,7 +175,7 @@ static void steps_count_the_experts_that_they_read(void **state)
     (void)state;
     config_t config = wide_mixture();
     forward_fixture_t f;
-    forward_case_t c = case_of(CASE_EAGER);
+    forward_case_t c = forward_order_case(CASE_EAGER);
     forward_fixture_open(&f, &c, &config);
     forward_fixture_add(&f, 1, 4);
     forward_fixture_run(&f, 0, 1, 1);
@@ -223,7 +202,7 @@ static void a_tap_sees_every_element_of_experts_once(void **state)
     config_t config = small_mixture();
     for (size_t o = 0; o < N_ORDERS; o++) {
         forward_fixture_t without, with;
-        forward_case_t c = case_of(o);
+        forward_case_t c = forward_order_case(o);
         counts_t counts = {0};
         const tap_t tap = {.context = &counts, .part = count_part};
         fail_t fail = {0};
@@ -232,7 +211,7 @@ static void a_tap_sees_every_element_of_experts_once(void **state)
         open_case(&with, &c, &config);
         assert_int_equal(forward_set_tap(with.rank.forward, &tap, &fail), 0);
         forward_fixture_run(&with, 0, with.n_prompts, FORWARD_MAX_CONTEXT);
-        check_bits(&with, &without, o, "with a tap");
+        forward_check_bits(&with, &without, o, "with a tap");
         size_t rows = 0;
         for (size_t i = 0; i < with.n_prompts; i++)
             rows += with.prompts[i].n_all;
@@ -255,7 +234,7 @@ static void sums_over_ranks_are_refused(void **state)
     (void)state;
     config_t config = small_mixture();
     forward_fixture_t f;
-    forward_case_t c = case_of(CASE_EAGER);
+    forward_case_t c = forward_order_case(CASE_EAGER);
     forward_fixture_open(&f, &c, &config);
     f.rank.model.plan.combine = PLAN_REDUCE;
     const forward_options_t options = {.max_rows = 8, .max_logits = 8, .max_context = 64};

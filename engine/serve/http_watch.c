@@ -1,5 +1,5 @@
-/* Clients that hang up while their answer is being made, and clients that do not get on with their
- * request. libmicrohttpd looks at neither: it does not read from a connection that waits, and it
+/* Clients that hang up while their answer is being made, and clients that stop sending in the midst of
+ * their request. libmicrohttpd looks at neither: it does not read from a connection that waits, and it
  * counts every single byte as progress. */
 #include <stdio.h>
 #include <string.h>
