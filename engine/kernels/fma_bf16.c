@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "engine/base/size.h"
-#include "engine/kernels/fma.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
+#include "engine/kernels/widen.h"
 
 #ifdef __AVX512F__
 #define FILL bf16_tiles_fill_avx512
@@ -43,30 +43,6 @@ INLINE void set_control(unsigned bits, const void *data)
     __asm__ volatile("" ::"r"(data) : "memory");
     _mm_setcsr(bits);
     __asm__ volatile("" ::"r"(data) : "memory");
-}
-
-/* The two inputs of a pair: the odd one is its dword's upper half already in place, the even one is
- * shifted up. */
-typedef struct pair_of_inputs {
-    vec_f32_t odd, even;
-} pair_t;
-
-INLINE pair_t widen(vec_u32_t pairs)
-{
-    return (pair_t){(vec_f32_t)(pairs & 0xffff0000u), (vec_f32_t)(pairs << 16)};
-}
-
-INLINE pair_t load_pair(const uint16_t *pairs)
-{
-    return widen(*(const mem_u32_t *)pairs);
-}
-
-/* One pair in all lanes. */
-INLINE pair_t broadcast_pair(const uint16_t *x)
-{
-    uint32_t pair;
-    __builtin_memcpy(&pair, x, sizeof pair);
-    return widen((vec_u32_t)(vec_f32_t)SET_F32(f32_from_bits(pair)));
 }
 
 /* ---- One row --------------------------------------------------------------------------------- */
@@ -162,53 +138,10 @@ typedef struct wide_block {
     float rows[CHUNK_ROWS][2][PLANE] __attribute__((aligned(64)));
 } wide_block_t;
 
-/* A panel of n_tiles tiles. */
-INLINE void widen_tiles(
-    const size_t n_tiles, const size_t vectors, const uint16_t *b, size_t k, float *wide)
-{
-    const size_t outputs = vectors * LANES_F32;
-    for (size_t i = 0; i < k; i += 2, b += 2 * n_tiles * outputs)
-        for (size_t t = 0; t < n_tiles; t++)
-            for (size_t v = 0; v < vectors; v++) {
-                pair_t w = load_pair(b + 2 * (t * outputs + v * LANES_F32));
-                float *to = wide + t * outputs * k + i * outputs + v * LANES_F32;
-                *(vec_f32_t *)to = w.odd;
-                *(vec_f32_t *)(to + outputs) = w.even;
-            }
-}
-
-#define WIDEN_CASE(N_TILES, VECTORS)                                                               \
-    case (N_TILES)*8 + (VECTORS):                                                                  \
-        widen_tiles(N_TILES, VECTORS, b, k, wide);                                                 \
-        break;
-
-static void widen_weights(size_t n_tiles, size_t vectors, const uint16_t *b, size_t k, float *wide)
-{
-    switch (n_tiles * 8 + vectors) {
-#ifdef __AVX512F__
-        WIDEN_CASE(1, 1) WIDEN_CASE(1, 2) WIDEN_CASE(1, 3) WIDEN_CASE(1, 4)
-#else
-        WIDEN_CASE(1, 2)
-        WIDEN_CASE(2, 2) WIDEN_CASE(3, 2) WIDEN_CASE(4, 2) WIDEN_CASE(1, 4) WIDEN_CASE(2, 4)
-#endif
-    }
-}
-
 static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, wide_block_t *to)
 {
-    for (size_t r = 0; r < rows; r++) {
-        const uint16_t *x = a + r * a_stride;
-        size_t i = 0;
-        for (; i + 2 * LANES_F32 <= k; i += 2 * LANES_F32) {
-            pair_t pairs = load_pair(x + i);
-            *(mem_f32_t *)&to->rows[r][0][i / 2] = pairs.odd;
-            *(mem_f32_t *)&to->rows[r][1][i / 2] = pairs.even;
-        }
-        for (; i < k; i += 2) {
-            to->rows[r][0][i / 2] = f32_from_bf16(x[i + 1]);
-            to->rows[r][1][i / 2] = f32_from_bf16(x[i]);
-        }
-    }
+    for (size_t r = 0; r < rows; r++)
+        widen_row(a + r * a_stride, k, to->rows[r][0], to->rows[r][1]);
 }
 
 /* What is to be read next: `bytes` for each pair of inputs that is multiplied. All at once they would

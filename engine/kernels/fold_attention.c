@@ -1,8 +1,8 @@
 /* Products of eager attention that go with the dot product fold: lanes run over keys, or over outputs. Compiled
  * twice, see fma.h. */
-#include "engine/kernels/fma.h"
 #include "engine/kernels/fold.h"
 #include "engine/kernels/kernels_internal.h"
+#include "engine/kernels/widen.h"
 
 #ifdef __AVX512F__
 #define FILL fold_attention_fill_avx512
@@ -12,32 +12,17 @@
 
 #define MOST_INPUTS 512 /* of a head, that are widened together */
 
-static void widen_row(size_t n, const uint16_t *x, float *wide)
+static void widen_inputs(size_t n, const uint16_t *x, float *wide)
 {
     for (size_t i = 0; i < n; i++)
         wide[i] = f32_from_bf16(x[i]);
 }
 
-INLINE vec_u32_t load_pairs(const uint16_t *b, size_t width, size_t pair)
-{
-    return *(const mem_u32_t *)(b + 2 * pair * width);
-}
-
-INLINE vec_f32_t odd_input(vec_u32_t pairs)
-{
-    return (vec_f32_t)(pairs & 0xffff0000u);
-}
-
-INLINE vec_f32_t even_input(vec_u32_t pairs)
-{
-    return (vec_f32_t)(pairs << 16);
-}
-
 /* Adds input i of a pair, whichever it is, to a chain. */
 INLINE vec_f32_t add_input(const float *x, const uint16_t *b, size_t width, size_t i, vec_f32_t sum)
 {
-    vec_u32_t pairs = load_pairs(b, width, i / 2);
-    return FMA_F32(SET_F32(x[i]), i % 2 != 0 ? odd_input(pairs) : even_input(pairs), sum);
+    pair_t pairs = load_pair(b + 2 * (i / 2) * width);
+    return FMA_F32(SET_F32(x[i]), i % 2 != 0 ? pairs.odd : pairs.even, sum);
 }
 
 INLINE vec_f32_t fold_by_halves(vec_f32_t x[FOLD_LANES])
@@ -57,9 +42,9 @@ INLINE vec_f32_t fold_chains(const float *x, const uint16_t *b, size_t width, si
         for (size_t i = l; i < k; i += FOLD_CHAINS)
             for (size_t r = 0; r < FOLD_LANES; r++) {
                 size_t at = i + FOLD_LANES * r;
-                vec_u32_t pairs = load_pairs(b, width, at / 2);
-                even[r] = FMA_F32(SET_F32(x[at]), even_input(pairs), even[r]);
-                odd[r] = FMA_F32(SET_F32(x[at + 1]), odd_input(pairs), odd[r]);
+                pair_t pairs = load_pair(b + 2 * (at / 2) * width);
+                even[r] = FMA_F32(SET_F32(x[at]), pairs.even, even[r]);
+                odd[r] = FMA_F32(SET_F32(x[at + 1]), pairs.odd, odd[r]);
             }
         lanes[l] = fold_by_halves(even);
         lanes[l + 1] = fold_by_halves(odd);
@@ -77,8 +62,8 @@ static vec_f32_t fold_rest(
         lanes[i % FOLD_LANES] = add_input(x, b, width, i, lanes[i % FOLD_LANES]);
     sum += fold_by_halves(lanes);
     for (; i < k; i++) {
-        vec_u32_t pairs = load_pairs(b, width, i / 2);
-        sum += SET_F32(x[i]) * (i % 2 != 0 ? odd_input(pairs) : even_input(pairs));
+        pair_t pairs = load_pair(b + 2 * (i / 2) * width);
+        sum += SET_F32(x[i]) * (i % 2 != 0 ? pairs.odd : pairs.even);
     }
     return sum;
 }
@@ -95,7 +80,7 @@ static void fold_scores(size_t rows, const uint16_t *a, size_t a_stride, const v
         return;
     }
     for (size_t r = 0; r < rows; r++) {
-        widen_row(k, a + r * a_stride, x);
+        widen_inputs(k, a + r * a_stride, x);
         for (size_t n = 0; n < width; n += LANES_F32) {
             const uint16_t *keys = (const uint16_t *)b + 2 * n;
             vec_f32_t sum = {0};
@@ -119,10 +104,10 @@ INLINE void add_fours(
     for (size_t i = 0; i < k; i += 4)
         for (int v = 0; v < vectors; v++)
             for (size_t chain = 0; chain < 4; chain += 2) {
-                vec_u32_t pairs = load_pairs(b + 2 * LANES_F32 * v, width, (i + chain) / 2);
+                pair_t pairs = load_pair(b + 2 * LANES_F32 * v + 2 * ((i + chain) / 2) * width);
                 const float *at = x + i + chain;
-                sum[chain][v] = FMA_F32(SET_F32(at[0]), even_input(pairs), sum[chain][v]);
-                sum[chain + 1][v] = FMA_F32(SET_F32(at[1]), odd_input(pairs), sum[chain + 1][v]);
+                sum[chain][v] = FMA_F32(SET_F32(at[0]), pairs.even, sum[chain][v]);
+                sum[chain + 1][v] = FMA_F32(SET_F32(at[1]), pairs.odd, sum[chain + 1][v]);
             }
     for (int chain = 0; chain < 4; chain++)
         for (int v = 0; v < vectors; v++)
@@ -139,7 +124,7 @@ static void interleaved_outputs(size_t rows, const uint16_t *a, size_t a_stride,
             n = k - k0 < PART ? k - k0 : PART;
             size_t left = n_interleaved > k0 ? n_interleaved - k0 : 0;
             size_t fours = (left < n ? left : n) / 4 * 4, n_outputs = 2 * LANES_F32;
-            widen_row(n, a + r * a_stride + k0, x);
+            widen_inputs(n, a + r * a_stride + k0, x);
             for (size_t j = 0; j < width; j += n_outputs) {
                 const uint16_t *values = (const uint16_t *)b + k0 * width + 2 * j;
                 float *to = c + r * c_stride + j;

@@ -7,6 +7,7 @@
 #include "engine/kernels/fold_tree.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
+#include "engine/kernels/widen.h"
 
 #ifdef __AVX512F__
 #define FILL fold_fill_avx512
@@ -36,22 +37,6 @@
 /* Rows whose partial sums wait together, so that the sums stay in a second-level cache. */
 #define SLOT_ROWS 96
 
-/* The two inputs of a pair: the odd one is its dword's upper half already in place. */
-INLINE vec_f32_t odd_input(vec_u32_t pairs)
-{
-    return (vec_f32_t)(pairs & 0xffff0000u);
-}
-
-INLINE vec_f32_t even_input(vec_u32_t pairs)
-{
-    return (vec_f32_t)(pairs << 16);
-}
-
-INLINE vec_u32_t load_pairs(const uint16_t *pairs)
-{
-    return *(const mem_u32_t *)pairs;
-}
-
 /* ---- One row --------------------------------------------------------------------------------- */
 
 /* Pairs [0, n) of one chain. */
@@ -63,11 +48,11 @@ INLINE void chain_of_one_row(
         vec_f32_t odd = SET_F32(f32_from_bf16(x[1])), even = SET_F32(f32_from_bf16(x[0]));
         for (int v = 0; v < vectors; v++) {
             const uint16_t *at = b + 2 * LANES_F32 * v;
-            vec_u32_t w = load_pairs(at);
+            pair_t w = load_pair(at);
             if (v * REGISTER_BYTES % 64 == 0)
                 __builtin_prefetch((const char *)at + AHEAD_BYTES);
-            sum[v] = FMA_F32(odd, odd_input(w), sum[v]);
-            sum[v] = FMA_F32(even, even_input(w), sum[v]);
+            sum[v] = FMA_F32(odd, w.odd, sum[v]);
+            sum[v] = FMA_F32(even, w.even, sum[v]);
         }
     }
 }
@@ -105,8 +90,8 @@ INLINE void rest_of_one_row(
     for (int v = 0; v < vectors; v++) {
         vec_f32_t sum = *(mem_f32_t *)(c + LANES_F32 * v) + *(mem_f32_t *)(eight + LANES_F32 * v);
         for (size_t i = last; i < last + s.last; i++) {
-            vec_u32_t w = load_pairs(b + i / 2 * 2 * width + 2 * LANES_F32 * v);
-            sum += SET_F32(f32_from_bf16(x[i])) * (i % 2 != 0 ? odd_input(w) : even_input(w));
+            pair_t w = load_pair(b + i / 2 * 2 * width + 2 * LANES_F32 * v);
+            sum += SET_F32(f32_from_bf16(x[i])) * (i % 2 != 0 ? w.odd : w.even);
         }
         *(mem_f32_t *)(c + LANES_F32 * v) = sum;
     }
@@ -196,8 +181,8 @@ INLINE vec_f32_t load_weights(
             __builtin_prefetch(at + LANES_F32 * (v + PAIRS_AHEAD * 2 * vectors));
         return *(const vec_f32_t *)(at + LANES_F32 * v);
     }
-    vec_u32_t pairs = load_pairs((const uint16_t *)w->at + 2 * (i * w->width + LANES_F32 * v));
-    return odd ? odd_input(pairs) : even_input(pairs);
+    pair_t pairs = load_pair((const uint16_t *)w->at + 2 * (i * w->width + LANES_F32 * v));
+    return odd ? pairs.odd : pairs.even;
 }
 
 /* One input of pair i, into sum. */
@@ -271,69 +256,10 @@ DEFINE_TILES(6)
 static tile_t *const tiles[ROWS + 1][FEW_VECTORS + 1][2] = {
     TILES_OF_FEW(1), TILES_OF_FEW(2), TILES_OF_FEW(3), TILES(4), TILES(5), TILES(6)};
 
-/* A panel's block: of `outputs` outputs a tile. */
-INLINE void widen_tiles(
-    const size_t n_tiles, const size_t vectors, const uint16_t *b, size_t k, float *wide)
-{
-    const size_t outputs = vectors * LANES_F32;
-    for (size_t i = 0; i < k; i += 2, b += 2 * n_tiles * outputs)
-        for (size_t t = 0; t < n_tiles; t++)
-            for (size_t v = 0; v < vectors; v++) {
-                vec_u32_t w = load_pairs(b + 2 * (t * outputs + v * LANES_F32));
-                float *to = wide + t * outputs * k + i * outputs + v * LANES_F32;
-                *(vec_f32_t *)to = odd_input(w);
-                *(vec_f32_t *)(to + outputs) = even_input(w);
-            }
-}
-
-static void widen_weights(size_t width, const uint16_t *b, size_t k, float *wide)
-{
-    switch (width / LANES_F32 / VECTORS * 8 + width / LANES_F32 % VECTORS) {
-#ifdef __AVX512F__
-    case 8:
-        widen_tiles(1, 4, b, k, wide);
-        break;
-    case 3:
-        widen_tiles(1, 3, b, k, wide);
-        break;
-    case 2:
-        widen_tiles(1, 2, b, k, wide);
-        break;
-    case 1:
-        widen_tiles(1, 1, b, k, wide);
-        break;
-#else
-    case 8:
-        widen_tiles(1, VECTORS, b, k, wide);
-        break;
-    case 16:
-        widen_tiles(2, VECTORS, b, k, wide);
-        break;
-    case 24:
-        widen_tiles(3, VECTORS, b, k, wide);
-        break;
-    case 32:
-        widen_tiles(4, VECTORS, b, k, wide);
-        break;
-#endif
-    }
-}
-
 static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, block_t *to)
 {
-    for (size_t r = 0; r < rows; r++) {
-        const uint16_t *x = a + r * a_stride;
-        size_t i = 0;
-        for (; i + 2 * LANES_F32 <= k; i += 2 * LANES_F32) {
-            vec_u32_t pairs = load_pairs(x + i);
-            *(mem_f32_t *)&to->rows[r][0][i / 2] = odd_input(pairs);
-            *(mem_f32_t *)&to->rows[r][1][i / 2] = even_input(pairs);
-        }
-        for (; i < k; i += 2) {
-            to->rows[r][0][i / 2] = f32_from_bf16(x[i + 1]);
-            to->rows[r][1][i / 2] = f32_from_bf16(x[i]);
-        }
-    }
+    for (size_t r = 0; r < rows; r++)
+        widen_row(a + r * a_stride, k, to->rows[r][0], to->rows[r][1]);
 }
 
 /* Slots of panel p for rows of the chunk from `row` on: a tile's own for folds within the block. */
@@ -376,13 +302,13 @@ static void multiply_chunk(const job_t *y, bool packed)
 {
     block_t block;
     waiting_t waiting;
-    size_t k;
+    size_t k, vectors = tile_vectors(ROWS, y->width), n_tiles = y->width / LANES_F32 / vectors;
     block.n_chains = fold_block_chains(y->chain, BLOCK_INPUTS);
     k = block.n_chains * y->chain;
     for (block.first = 0; block.first < FOLD_CHAINS; block.first += block.n_chains) {
         size_t k0 = block.first * y->chain;
         for (size_t p = 0; p < y->n_panels && !packed; p++)
-            widen_weights(y->width, y->b[p] + k0 * y->width, k, block.weights[p]);
+            widen_weights(n_tiles, vectors, y->b[p] + k0 * y->width, k, block.weights[p]);
         for (size_t r = 0, n; r < y->rows; r += n) {
             n = size_min(CHUNK_ROWS, y->rows - r);
             widen_rows(n, y->a + r * y->a_stride + k0, y->a_stride, k, &block);
