@@ -26,6 +26,8 @@ void config_note(config_t *config, const char *format, ...) __attribute__((forma
 /* use_sliding_window, sliding_window, max_window_layers and layer_types, as transformers' Qwen2Config
  * and Qwen3Config read them; the sizes have been read. */
 int config_read_window(config_t *config, document_t document, fail_t *fail);
+/* One window for all layers, of sliding_window keys (4096 where it is absent), if it is used and not null. */
+int config_read_one_window(config_t *config, const document_t *document, bool used, fail_t *fail);
 
 /* rope_theta and rope; the sizes have been read. */
 int config_read_rope(config_t *config, document_t document, fail_t *fail);

@@ -24,6 +24,7 @@
 #define MAX_HEADS ((size_t)1 << 14)
 #define MAX_HEAD_DIM ((size_t)1024)
 #define MAX_VOCAB ((size_t)1 << 24)
+#define DEFAULT_WINDOW 4096
 #define MAX_GENERATION_BYTES ((size_t)16 << 20)
 
 void config_note(config_t *config, const char *format, ...)
@@ -197,21 +198,29 @@ static int read_layer_types(config_t *config, document_t document, fail_t *fail)
     return 0;
 }
 
+int config_read_one_window(config_t *config, const document_t *document, bool used, fail_t *fail)
+{
+    config->use_sliding_window =
+        used && !json_is_null(json_object_get(document->root, "sliding_window"));
+    config->max_window_layers = config->use_sliding_window ? 0 : config->num_hidden_layers;
+    config->sliding_window = config->use_sliding_window ? DEFAULT_WINDOW : 0;
+    return config->use_sliding_window
+               ? json_opt_size(document->root, document->path, "sliding_window", 1, MAX_POSITIONS,
+                     &config->sliding_window, fail)
+               : 0;
+}
+
 int config_read_window(config_t *config, document_t document, fail_t *fail)
 {
     json_t *root = document.root;
-    if (json_opt_bool(
-            root, document.path, "use_sliding_window", &config->use_sliding_window, fail) != 0)
-        return fail->status;
-    bool null_window = json_is_null(json_object_get(root, "sliding_window"));
-    config->use_sliding_window = config->use_sliding_window && !null_window;
+    bool used = false;
     /* Qwen2.5 has values for a window that is off; they are ignored. */
+    if (json_opt_bool(root, document.path, "use_sliding_window", &used, fail) != 0 ||
+        config_read_one_window(config, &document, used, fail) != 0)
+        return fail->status;
     if (config->use_sliding_window) {
-        config->sliding_window = 4096;
         config->max_window_layers = 28;
-        if (json_opt_size(root, document.path, "sliding_window", 1, MAX_POSITIONS,
-                &config->sliding_window, fail) != 0 ||
-            json_opt_size(root, document.path, "max_window_layers", 0, MAX_POSITIONS,
+        if (json_opt_size(root, document.path, "max_window_layers", 0, MAX_POSITIONS,
                 &config->max_window_layers, fail) != 0)
             return fail->status;
     }

@@ -5,8 +5,6 @@
 #include "engine/model/arch/arch.h"
 #include "engine/model/config_internal.h"
 
-#define DEFAULT_WINDOW 4096
-
 /* transformers keeps a layer's keys by its type and masks by the window alone, so that types which
  * contradict the window give results of neither. */
 static int check_layer_types(const config_t *config, const document_t *document, fail_t *fail)
@@ -29,11 +27,7 @@ static int check_layer_types(const config_t *config, const document_t *document,
 
 static int read_mistral(config_t *config, const document_t *document, fail_t *fail)
 {
-    config->use_sliding_window = !json_is_null(json_object_get(document->root, "sliding_window"));
-    config->max_window_layers = config->use_sliding_window ? 0 : config->num_hidden_layers;
-    config->sliding_window = config->use_sliding_window ? DEFAULT_WINDOW : 0;
-    if (json_opt_size(document->root, document->path, "sliding_window", 1, MAX_POSITIONS,
-            &config->sliding_window, fail) != 0)
+    if (config_read_one_window(config, document, true, fail) != 0)
         return fail->status;
     return check_layer_types(config, document, fail);
 }

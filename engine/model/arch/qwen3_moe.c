@@ -62,18 +62,10 @@ static int read_layers(config_t *config, const document_t *document, fail_t *fai
 /* A window, where it is used, is one of all layers; layer_types and max_window_layers do not count. */
 static int read_window(config_t *config, const document_t *document, fail_t *fail)
 {
-    json_t *root = document->root;
     bool used = false;
-    if (json_opt_bool(root, document->path, "use_sliding_window", &used, fail) != 0)
+    if (json_opt_bool(document->root, document->path, "use_sliding_window", &used, fail) != 0)
         return fail->status;
-    config->max_window_layers = config->num_hidden_layers;
-    if (!used || json_is_null(json_object_get(root, "sliding_window")))
-        return 0;
-    config->use_sliding_window = true;
-    config->max_window_layers = 0;
-    config->sliding_window = 4096;
-    return json_opt_size(
-        root, document->path, "sliding_window", 1, MAX_POSITIONS, &config->sliding_window, fail);
+    return config_read_one_window(config, document, used, fail);
 }
 
 static int read_qwen3_moe(config_t *config, const document_t *document, fail_t *fail)
