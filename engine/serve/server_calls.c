@@ -61,24 +61,26 @@ static void take_models(server_t *server, http_call_t *call, const http_request_
     reply_json(call, 200, json_pack("{s:s, s:[o]}", "object", "list", "data", model));
 }
 
-static void take_tokenize(server_t *server, http_call_t *call, const http_request_t *request)
+/* A body that is answered at once, without the engine. */
+static void take_text(server_t *server, http_call_t *call, const http_request_t *request,
+    json_t *(*answer_of)(const server_t *, const http_request_t *, api_error_t *))
 {
     api_error_t error = {0};
-    json_t *answer = server_tokenize(server, request, &error);
+    json_t *answer = answer_of(server, request, &error);
     if (error.status != 0)
         reply_error(call, &error);
     else
         reply_json(call, 200, answer);
 }
 
+static void take_tokenize(server_t *server, http_call_t *call, const http_request_t *request)
+{
+    take_text(server, call, request, server_tokenize);
+}
+
 static void take_detokenize(server_t *server, http_call_t *call, const http_request_t *request)
 {
-    api_error_t error = {0};
-    json_t *answer = server_detokenize(server, request, &error);
-    if (error.status != 0)
-        reply_error(call, &error);
-    else
-        reply_json(call, 200, answer);
+    take_text(server, call, request, server_detokenize);
 }
 
 static void take_metrics(server_t *server, http_call_t *call, const http_request_t *request)

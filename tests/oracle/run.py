@@ -13,6 +13,7 @@ a difference is told but is no failure. Where there is AMX, oneDNN is held to AV
 import argparse
 import filecmp
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -92,6 +93,17 @@ def avx2_order(steps, folder, choir):
     steps.run("bars of parity, order torch-avx2", "bars.py", "--choir", choir, "--dtypes", "bf16", show=True, **held)
 
 
+def golden_reference(steps, folder, choir, what, name, shape, ids, layers="0,2"):
+    """choir verify: golden/NAME-reference of a random model of shapes/SHAPE against one made here."""
+    model, made, prompts = folder / name, folder / f"{name}-reference.safetensors", folder / f"{name}-reference.jsonl"
+    subprocess.run([str(find_write_model()), str(HERE / "shapes" / f"{shape}.json"), "1", str(model)], check=True)
+    prompts.write_text(json.dumps({"ids": ids}) + "\n")
+    steps.run(f"reference of {what}", "reference.py", "--model", model, "--prompts", prompts, "--layers", layers,
+              "--decode", 1, "--attention", "eager", "--runs", "prefill,decode", "--out", made)
+    steps.command(f"golden reference of {what}",
+                  [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="products")
+
+
 def parity(steps, folder, choir):
     """choir verify: the golden reference of the demo model against one made here, and the bars."""
     made = folder / "demo-reference.safetensors"
@@ -99,27 +111,12 @@ def parity(steps, folder, choir):
               "--layers", "0,5", "--decode", 2, "--out", made)
     steps.command("golden reference of the demo model",
                   [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="sdpa")
-    qwen3, made, ids = folder / "qwen3", folder / "qwen3-reference.safetensors", folder / "qwen3-reference.jsonl"
-    subprocess.run([str(find_write_model()), str(HERE / "shapes" / "qwen3.json"), "1", str(qwen3)], check=True)
-    ids.write_text('{"ids": [1, 2, 3, 500, 7]}\n')
-    steps.run("reference of a Qwen3 model", "reference.py", "--model", qwen3, "--prompts", ids, "--layers", "0,2",
-              "--decode", 1, "--attention", "eager", "--runs", "prefill,decode", "--out", made)
-    steps.command("golden reference of a Qwen3 model",
-                  [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="products")
-    llama, made = folder / "llama", folder / "llama-reference.safetensors"
-    subprocess.run([str(find_write_model()), str(HERE / "shapes" / "llama.json"), "1", str(llama)], check=True)
-    steps.run("reference of a Llama model", "reference.py", "--model", llama, "--prompts", ids, "--layers", "0,2",
-              "--decode", 1, "--attention", "eager", "--runs", "prefill,decode", "--out", made)
-    steps.command("golden reference of a Llama model",
-                  [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="products")
-    moe, made, ids = folder / "moe", folder / "qwen3-moe-reference.safetensors", folder / "qwen3-moe-reference.jsonl"
-    subprocess.run([str(find_write_model()), str(HERE / "shapes" / "qwen3_moe_small.json"), "1", str(moe)], check=True)
+    ids = [1, 2, 3, 500, 7]
+    golden_reference(steps, folder, choir, "a Qwen3 model", "qwen3", "qwen3", ids)
+    golden_reference(steps, folder, choir, "a Llama model", "llama", "llama", ids)
     # Of these rows one chooses another set of experts if equal ones go by index.
-    ids.write_text('{"ids": [79, 32, 94, 45, 88, 94, 83, 67, 3, 59, 31, 83, 6, 20, 14, 47, 60, 31, 48, 69]}\n')
-    steps.run("reference of a mixture of experts", "reference.py", "--model", moe, "--prompts", ids, "--layers", "0",
-              "--decode", 1, "--attention", "eager", "--runs", "prefill,decode", "--out", made)
-    steps.command("golden reference of a mixture of experts",
-                  [choir, "verify", "--candidate", made, "--reference", GOLDEN / made.name], needs="products")
+    ids = [79, 32, 94, 45, 88, 94, 83, 67, 3, 59, 31, 83, 6, 20, 14, 47, 60, 31, 48, 69]
+    golden_reference(steps, folder, choir, "a mixture of experts", "qwen3-moe", "qwen3_moe_small", ids, layers="0")
     if steps.promises["sdpa"]:
         steps.run("bars of parity", "bars.py", "--choir", choir, needs="products", show=True)
     else:
