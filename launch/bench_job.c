@@ -63,6 +63,7 @@ bench_part_t bench_job_part(bench_job_t *job)
         .opened = handle_signals,
         .context = job};
     part.replica.engine.random_config = flags->config;
+    part.replica.engine.random_kind = flags->format;
     part.replica.engine.n_layers = flags->layers;
     return part;
 }

@@ -17,6 +17,7 @@ typedef struct bench_flags {
     const char *config, *sweep, *cluster, *json_file, *csv_file;
     size_t layers, prompt_tokens, gen_tokens, batch, context, repeat, warmup, read_mib;
     bool gemm, kernels;
+    quantised_kind_t format; /* of --config's matrices */
     const char *serve, *key; /* --serve: the server's address */
     size_t requests;
     double rate;

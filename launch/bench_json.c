@@ -47,6 +47,8 @@ static void set_about(json_t *object, const bench_about_t *about)
 
 static void set_run(json_t *object, const bench_about_t *about)
 {
+    if (about->format != NULL)
+        set_string(object, "format", about->format);
     set_string(object, "weights", about->random_weights ? "random" : "checkpoint");
     set_string(object, "order", about->order);
     set_string(object, "attention", about->attention);

@@ -23,6 +23,7 @@ typedef struct bench_about {
     char cpu[BENCH_NAME_BYTES];
     char time_utc[32]; /* "2026-01-31T12:00:00Z" */
     bool random_weights;
+    const char *format; /* of --format, or NULL */
     uint64_t config_digest;
     const char *dtype, *isa, *dot, *order, *attention, *combine, *comm;
     size_t n_layers, model_layers, ranks, nodes, threads; /* ranks: all of the run's */

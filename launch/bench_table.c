@@ -36,6 +36,8 @@ static void print_machine(const bench_about_t *about, FILE *out)
     fprintf(out, "%s, ", printable_name(about->model).text);
     if (about->n_layers != about->model_layers)
         fprintf(out, "%zu of its %zu layers, ", about->n_layers, about->model_layers);
+    if (about->format != NULL)
+        fprintf(out, "%s weights, ", about->format);
     fprintf(out, "%s, %s\n", about->dtype, about->isa);
     size_t replicas = about->replicas > 1 ? about->replicas : 1, ranks = about->ranks / replicas;
     if (replicas > 1)

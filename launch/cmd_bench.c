@@ -27,8 +27,11 @@ static int load_config(bench_job_t *job, fail_t *fail)
     const bench_flags_t *flags = job->flags;
     if (flags->config != NULL && flags->common.model != NULL)
         return fail_set(fail, FAIL_USAGE, "expected --config or --model, found both");
-    if (flags->config != NULL)
-        return config_load_file(&job->config, flags->config, fail);
+    if (flags->config != NULL) {
+        if (config_load_file(&job->config, flags->config, fail) == 0)
+            config_quantise(&job->config, flags->format);
+        return fail->status;
+    }
     if (model_dir_find(flags->common.model, job->directory, sizeof job->directory, fail) == 0)
         config_load(&job->config, job->directory, fail);
     return fail->status;
@@ -89,6 +92,9 @@ static void describe(bench_job_t *job)
     if (!proc_value("/proc/cpuinfo", "model name", about->cpu, sizeof about->cpu))
         strcpy(about->cpu, "unknown");
     name_model(flags->config != NULL ? flags->config : job->directory, about->model);
+    about->format = flags->format == QUANTISED_KIND_OF_CONFIG
+                        ? NULL
+                        : choice_name(engine_kinds, (int)flags->format);
     about->random_weights = flags->config != NULL;
     about->config_digest = config_digest(&job->config);
     about->order = choice_name(engine_orders, flags->run.order);
@@ -322,6 +328,8 @@ static const arg_t bench_args[] = {
     FLAG_TEXT("--config", AT(config), "FILE",
         "A model's config.json, such as those of configs/: that shape with random weights made in "
         "memory, in place of --model."),
+    FLAG_CHOICE("--format", AT(format), engine_kinds,
+        "Of the random matrices of all layers: bf16, int4 of GPTQ with groups of 32, 64 or 128 inputs, int8 with a scale for each output, FP8 with blocks of 128. Default: as the config's quantization_config says. Embedding and lm_head stay as they are."),
     FLAG_SIZE("--layers", AT(layers), "N", 1, 65536,
         "Only the first N layers, for shapes larger than the memory. Default: all."),
     FLAG_PROMPT_TOKENS(AT(prompt_tokens)),
@@ -396,6 +404,7 @@ static const arg_rule_t rules[] = {
             " --prompt-tokens --gen-tokens --batch --context --threads --own-weights --json --csv "},
     {.why = "with --sweep, which has threads=", .with = " --sweep ", .flags = " --threads "},
     {.why = "with --config", .with = " --config ", .flags = " --stage "},
+    {.why = "without --config", .without = " --config ", .flags = " --format "},
     {.why = "without --mesh", .without = " --mesh --sweep ", .flags = " --own-weights "},
     RULE_NO_AMX(AT(run)),
     RULE_OWN_DOT(AT(run)),

@@ -125,6 +125,9 @@ int config_use_penalty(const config_generation_t *generation, double *value, fai
 /* The sizes a plan needs, weights and cache in the given mode. */
 plan_model_t config_plan_model(const config_t *config, dtype_t mode);
 
+/* Has the matrices of all layers, but routers, quantised in this way, or as they are, in place of what the file says. */
+void config_quantise(config_t *config, quantised_kind_t kind);
+
 /* A digest of every field, to compare between ranks. */
 uint64_t config_digest(const config_t *config);
 

@@ -386,3 +386,29 @@ int config_read_quantization(config_t *config, document_t document, fail_t *fail
     name_patterns_close(&r.ignored);
     return fail->status;
 }
+
+void config_quantise(config_t *config, quantised_kind_t kind)
+{
+    static const quantised_scheme_t schemes[] = {
+        [QUANTISED_KIND_INT4_G32] = {.layout = QUANTISED_GPTQ, .bits = 4, .group = 32},
+        [QUANTISED_KIND_INT4_G64] = {.layout = QUANTISED_GPTQ, .bits = 4, .group = 64},
+        [QUANTISED_KIND_INT4_G128] = {.layout = QUANTISED_GPTQ, .bits = 4, .group = 128},
+        [QUANTISED_KIND_INT8] = {.layout = QUANTISED_INT8, .bits = 8},
+        [QUANTISED_KIND_FP8] = {.layout = QUANTISED_FP8_INV, .bits = 8, .group = 128}};
+    quantization_t *q = &config->quantization;
+    uint64_t matrices = 0;
+    const arch_weight_t *weight;
+    if (kind == QUANTISED_KIND_OF_CONFIG)
+        return;
+    *q = (quantization_t){.order = q->order};
+    if (kind == QUANTISED_KIND_NONE)
+        return;
+    for (size_t i = 0; (weight = arch_weight(config, i)) != NULL; i++)
+        if (weight->shape.per_layer && weight->shape.columns != PLAN_DIM_NONE &&
+            weight->role != WEIGHT_ROUTER)
+            matrices |= (uint64_t)1 << weight->role;
+    q->n_schemes = 1;
+    q->schemes[0] = schemes[kind];
+    for (size_t l = 0; l < config->num_hidden_layers; l++)
+        q->in_layers[0][l] = matrices;
+}

@@ -145,7 +145,8 @@ typedef struct random_stage {
 
 static size_t random_groups(const model_part_t *part)
 {
-    return part->scheme->group == 0 ? 1 : part->shape_columns / part->scheme->group;
+    size_t group = part->scheme->group;
+    return group == 0 ? 1 : (part->shape_columns + group - 1) / group;
 }
 
 static size_t random_stage_bytes(void *context, const model_part_t *part)
@@ -179,21 +180,36 @@ static uint64_t key_of(void *context, const model_part_t *part)
     return key;
 }
 
+static bool is_f8(const quantised_scheme_t *scheme)
+{
+    return scheme->layout == QUANTISED_FP8 || scheme->layout == QUANTISED_FP8_INV;
+}
+
+/* Any code, but of f8 those that are no number. */
+static uint8_t random_code(const quantised_scheme_t *scheme, uint64_t bits)
+{
+    enum { F8_NUMBERS = 0x7f, SIGN = 0x80 };
+    if (is_f8(scheme))
+        return (uint8_t)((bits & SIGN) | (bits >> 8) % F8_NUMBERS);
+    return (uint8_t)(bits % ((uint64_t)1 << scheme->bits));
+}
+
 /* Weights of standard deviation 1 / sqrt(columns), nearly: codes are uniform. */
 static int random_codes(void *context, const model_part_t *part, coded_rows_t *rows, fail_t *fail)
 {
     (void)fail;
     const random_stage_t *stage = part->stage;
+    const quantised_scheme_t *scheme = part->scheme;
     const uint64_t key = key_of(context, part);
     size_t n = part->row_end - part->row_begin, count = 0;
-    uint8_t middle = (uint8_t)(1u << (part->scheme->bits - 1));
-    float scale = 3.4f / sqrtf((float)stage->columns) / (float)(2 * middle);
+    const float f8_deviation = 99.0f, root_12 = 3.4f;
+    float deviation = is_f8(scheme) ? f8_deviation : (float)((uint64_t)1 << scheme->bits) / root_12;
     for (size_t r = part->row_begin; r < part->row_end; r++)
         for (size_t c = 0; c < stage->columns; c++)
-            stage->codes[count++] = (uint8_t)(mix(key + r * stage->columns + c) % (2u * middle));
+            stage->codes[count++] = random_code(scheme, mix(key + r * stage->columns + c));
     for (size_t i = 0; i < n * stage->n_groups; i++) {
-        stage->scales[i] = scale;
-        stage->zeros[i] = middle;
+        stage->scales[i] = 1.0f / sqrtf((float)stage->columns) / deviation;
+        stage->zeros[i] = is_f8(scheme) ? 0 : (uint8_t)(1u << (scheme->bits - 1));
     }
     *rows = (coded_rows_t){.n = n,
         .columns = stage->columns,
@@ -213,10 +229,28 @@ static int random_order(void *context, const model_part_t *part, uint32_t *order
     return 0;
 }
 
+/* The weights of random codes. */
+static int random_dequantised(
+    void *context, const model_part_t *part, dtype_t mode, void *dst, float *values, fail_t *fail)
+{
+    coded_rows_t rows;
+    size_t group = part->scheme->group, count = 0, begin = part->col_begin, end = part->col_end;
+    random_codes(context, part, &rows, fail);
+    for (size_t r = 0; r < rows.n; r++)
+        for (size_t k = begin; k < end; k++) {
+            size_t g = r * rows.n_groups + (group == 0 ? 0 : k / group);
+            values[count++] = quantised_weight(part->scheme->layout, mode,
+                rows.codes[r * rows.codes_stride + k], rows.scales[g], rows.zeros[g]);
+        }
+    dtype_convert(dst, mode, values, DTYPE_F32, count);
+    return 0;
+}
+
 static int random_part(
     void *context, const model_part_t *part, dtype_t mode, void *dst, void *scratch, fail_t *fail)
 {
-    (void)fail;
+    if (part->stage != NULL)
+        return random_dequantised(context, part, mode, dst, scratch, fail);
     const uint64_t key = key_of(context, part);
     bool is_norm = strstr(part->name, "norm") != NULL,
          is_bias = !is_norm && part->shape_columns == 0;

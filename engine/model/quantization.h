@@ -27,6 +27,17 @@ typedef struct quantization {
     uint64_t outside[QUANTIZATION_MAX_SCHEMES]; /* of layers: lm_head */
 } quantization_t;
 
+/* How a shape without a checkpoint has its layers' matrices: what `choir bench --format` takes. */
+typedef enum quantised_kind {
+    QUANTISED_KIND_OF_CONFIG,
+    QUANTISED_KIND_NONE,
+    QUANTISED_KIND_INT4_G32, /* GPTQ, symmetric */
+    QUANTISED_KIND_INT4_G64,
+    QUANTISED_KIND_INT4_G128,
+    QUANTISED_KIND_INT8, /* compressed-tensors, a scale for each output */
+    QUANTISED_KIND_FP8   /* blocks of 128 */
+} quantised_kind_t;
+
 /* NULL: not quantised. role: weight_role_t; layer: ignored outside of layers */
 static inline const quantised_scheme_t *quantization_scheme(
     const quantization_t *quantization, int role, int per_layer, size_t layer)

@@ -21,8 +21,9 @@ typedef struct engine_options {
     const char *stage;     /* a folder on the node's disk for what is read of a store; NULL: none */
     /* Not NULL: a config.json whose shape is filled with random weights, in place of model_dir. */
     const char *random_config;
-    size_t n_layers; /* only the first so many layers; 0: all */
-    dtype_t mode;    /* DTYPE_BF16, DTYPE_F32, DTYPE_F64 */
+    quantised_kind_t random_kind; /* of its matrices */
+    size_t n_layers;              /* only the first so many layers; 0: all */
+    dtype_t mode;                 /* DTYPE_BF16, DTYPE_F32, DTYPE_F64 */
     order_t order;
     attention_t attention;
     dot_t dot; /* of bf16 linear layers */

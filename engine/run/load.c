@@ -56,6 +56,8 @@ static int load_config(loaded_t *l, fail_t *fail)
         config_load_file(c, l->options.random_config, fail);
     else
         config_load(c, l->options.model_dir, fail);
+    if (fail->status == 0)
+        config_quantise(c, l->options.random_kind);
     for (size_t i = 0; i < c->n_notes && fail->status == 0; i++)
         log_write(LOG_WARN, "%s", c->notes[i]);
     /* Sums that are split along the inputs have no use for groups. */

@@ -111,6 +111,10 @@ int quantised_order(
 void quantised_weights(
     const quantised_stage_t *stage, const quantised_rows_t *rows, dtype_t dtype, void *dst);
 
+/* One of them. Layout: whose rounding it has. */
+float quantised_weight(
+    quantised_layout_t layout, dtype_t dtype, uint8_t code, float scale, uint8_t zero);
+
 /* The e4m3 number of a byte. */
 float quantised_f8(uint8_t byte);
 

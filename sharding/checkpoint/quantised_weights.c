@@ -31,8 +31,7 @@ static float round_to(float x, dtype_t dtype)
     return dtype == DTYPE_BF16 ? f32_round_bf16(x) : x;
 }
 
-/* The weight of a code in a group of scale s and zero z. */
-static float weight_of(quantised_layout_t layout, dtype_t dtype, uint8_t code, float s, uint8_t z)
+float quantised_weight(quantised_layout_t layout, dtype_t dtype, uint8_t code, float s, uint8_t z)
 {
     float q = (float)((int)code - (int)z);
     switch (layout) {
@@ -56,7 +55,7 @@ static void fill_table(
 {
     const quantised_scheme_t *scheme = &stage->matrix.scheme;
     for (size_t code = 0; code < (size_t)1 << scheme->bits; code++)
-        table[code] = weight_of(scheme->layout, dtype, (uint8_t)code, s, z);
+        table[code] = quantised_weight(scheme->layout, dtype, (uint8_t)code, s, z);
 }
 
 static void weigh_row(
@@ -80,8 +79,9 @@ static void weigh_row(
             same = true;
         }
         for (; k < end; k++)
-            stage->row[k] = same ? table[codes[k]]
-                                 : weight_of(scheme->layout, dtype, codes[k], scales[g], zeros[g]);
+            stage->row[k] =
+                same ? table[codes[k]]
+                     : quantised_weight(scheme->layout, dtype, codes[k], scales[g], zeros[g]);
     }
 }
 

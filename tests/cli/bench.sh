@@ -101,6 +101,23 @@ done
 bench "the demo model" "${small[@]}" --json -
 [ "$(member "$work/out" weights)" = '"checkpoint"' ] || complain "the demo model: expected its weights"
 
+# ---- Formats -------------------------------------------------------------------------------------
+
+# Groups of 64 divide none of these inputs: such matrices are dequantised.
+for format in int4-g64 int8 fp8; do
+    bench "$format" --config "$odd" "${small[@]}" --format $format --json -
+    [ "$(member "$work/out" format)" = "\"$format\"" ] || complain "$format: expected its name"
+    [ "$(member "$work/out" logits_digest)" = "$(digest --format $format --threads 2)" ] ||
+        complain "$format: the digest depends on the ranks"
+    [ "$(digest --format $format)" != "$(digest)" ] || complain "$format: expected other logits than bf16's"
+done
+for format in int8 fp8; do
+    [ "$(digest --format $format)" = "$(digest --format $format --quantised-order dequantize)" ] ||
+        complain "$format: expected the dequantised model's logits"
+done
+[ "$(digest --format bf16)" = "$(digest)" ] || complain "--format bf16: expected the config's model"
+fails "--format of a checkpoint" 2 "--format" --format int8
+
 # ---- Replicas ------------------------------------------------------------------------------------
 
 for flag in "" --own-weights; do
