@@ -1,14 +1,18 @@
-/* Names of a reference's tensors, and lists of layers. */
+/* Names of a reference's tensors, lists of layers, and what is said of its text prompts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "engine/verify/reference.h"
+#include "engine/verify/verify_checks.h"
 
 static void every_place_has_a_name_that_leads_back_to_it(void **state)
 {
@@ -119,6 +123,97 @@ static void a_model_is_no_reference(void **state)
     assert_non_null(strstr(fail.message, "expected a reference"));
 }
 
+/* ---- Text prompts ------------------------------------------------------------------------------ */
+
+#define LLAMA CHOIR_SOURCE_DIR "/tests/golden/tokenizer/llama3-small"
+#define BOS 587
+#define HELLO 580, 220, 582, 19 /* Hello 1234 */
+
+typedef struct text_case {
+    const char *text;
+    bool is_whole;
+    int32_t ids[8];
+    size_t n_ids;
+    const char *check, *detail; /* of the check that fails; NULL: none does */
+} text_case_t;
+
+static const char *failed_detail(const report_t *report, const char *name)
+{
+    size_t i;
+    json_t *check;
+    json_array_foreach (report->checks, i, check)
+        if (strcmp(json_string_value(json_object_get(check, "status")), "FAIL") == 0 &&
+            strcmp(json_string_value(json_object_get(check, "check")), name) == 0)
+            return json_string_value(json_object_get(check, "detail"));
+    return NULL;
+}
+
+static void check_texts(const char *directory, const text_case_t *cases, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const text_case_t *c = &cases[i];
+        reference_prompt_t prompt = {.ids = (int32_t *)c->ids,
+            .n_ids = c->n_ids,
+            .text = (char *)c->text,
+            .text_bytes = strlen(c->text),
+            .is_whole = c->is_whole};
+        reference_t reference = {.n_prompts = 1, .prompts = &prompt};
+        report_t *report;
+        fail_t fail = {0};
+        assert_int_equal(report_open(&report, 0, &fail), 0);
+        assert_int_equal(check_tokenization(&reference, directory, report, &fail), 0);
+        const char *detail = failed_detail(report, c->check == NULL ? "tokenization" : c->check);
+        if (c->check == NULL ? detail != NULL : detail == NULL || strstr(detail, c->detail) == NULL)
+            fail_msg("%s, case %zu: %s", directory, i, detail == NULL ? "passes" : detail);
+        if (strcmp(c->check == NULL ? "" : c->check, "BOS") != 0)
+            assert_null(failed_detail(report, "BOS"));
+        report_close(report);
+    }
+}
+
+static void a_token_that_begins_a_prompt_twice_is_named(void **state)
+{
+    (void)state;
+    static const text_case_t cases[] = {
+        {"Hello 1234", false, {HELLO}, 4, NULL, NULL},
+        {"Hello 1234", true, {BOS, HELLO}, 5, NULL, NULL},
+        {"<|begin_of_text|>Hello 1234", false, {BOS, HELLO}, 5, NULL, NULL},
+        {"Hello 1234", true, {HELLO}, 4, "tokenization", "token 0: expected 580, got 587"},
+        {"Hello 1234", false, {BOS, HELLO}, 5, "tokenization", "token 0: expected 587, got 580"},
+        /* What a template wrote, tokenized as a text by itself. */
+        {"<|begin_of_text|>Hello 1234", true, {BOS, BOS, HELLO}, 6, "BOS",
+            "token 587 once at the beginning, got 2 of it, the reference has 2"},
+        {"<|begin_of_text|>Hello 1234", true, {BOS, HELLO}, 5, "BOS",
+            "got 2 of it, the reference has 1"},
+        {"<|begin_of_text|>Hello 1234", false, {BOS, BOS, HELLO}, 6, "BOS",
+            "got 1 of it, the reference has 2"},
+    };
+    check_texts(LLAMA, cases, sizeof cases / sizeof *cases);
+}
+
+/* A defect of the tokenizer itself: what it puts in front of a text is there twice. */
+static void a_tokenizer_that_adds_it_twice_is_named(void **state)
+{
+    (void)state;
+    char directory[] = "/tmp/choir-bos-XXXXXX", path[64];
+    assert_non_null(mkdtemp(directory));
+    json_t *root = json_load_file(LLAMA "/tokenizer.json", 0, NULL);
+    json_t *parts = json_object_get(json_object_get(root, "post_processor"), "processors");
+    json_t *single = json_object_get(json_array_get(parts, 1), "single");
+    json_array_insert(single, 0, json_array_get(single, 0));
+    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
+    assert_int_equal(json_dump_file(root, path, JSON_COMPACT), 0);
+    json_decref(root);
+    static const text_case_t cases[] = {
+        {"Hello 1234", false, {HELLO}, 4, NULL, NULL},
+        {"Hello 1234", true, {BOS, HELLO}, 5, "BOS",
+            "prompt 0: expected token 587 once at the beginning, got 2 of it"},
+    };
+    check_texts(directory, cases, sizeof cases / sizeof *cases);
+    unlink(path);
+    rmdir(directory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -129,6 +224,8 @@ int main(void)
         cmocka_unit_test(lists_of_layers_are_parsed_or_refused),
         cmocka_unit_test(the_demo_reference_opens_with_its_prompts),
         cmocka_unit_test(a_model_is_no_reference),
+        cmocka_unit_test(a_token_that_begins_a_prompt_twice_is_named),
+        cmocka_unit_test(a_tokenizer_that_adds_it_twice_is_named),
     };
     return cmocka_run_group_tests_name("reference", tests, NULL, NULL);
 }

@@ -231,6 +231,9 @@ static int read_text(const reference_t *reference, size_t number, fail_t *fail)
     const checkpoint_tensor_t *tensor = checkpoint_find(reference->file, name);
     if (tensor == NULL)
         return 0;
+    const char *whole = checkpoint_metadata(reference->file, "special_tokens");
+    snprintf(name, sizeof name, "%zu", number);
+    prompt->is_whole = whole != NULL && list_has(whole, name);
     prompt->text_bytes = (size_t)tensor->size_bytes;
     prompt->text = malloc(prompt->text_bytes + 1);
     if (prompt->text == NULL)

@@ -39,6 +39,7 @@ typedef struct reference_prompt {
     size_t n_ids;
     char *text; /* NULL when the prompt was given as ids */
     size_t text_bytes;
+    bool is_whole; /* ids have the special tokens that the tokenizer puts around the text */
     /* What generate() chose, for each attention; none when absent. */
     int32_t *new_ids[REFERENCE_ATTENTIONS];
     size_t n_new[REFERENCE_ATTENTIONS];

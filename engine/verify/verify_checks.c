@@ -139,13 +139,53 @@ static bool has_tokenizer(const char *directory)
     return false;
 }
 
+/* How often a list begins with the id. */
+static size_t count_leading(int32_t id, const int32_t *ids, size_t n)
+{
+    size_t count = 0;
+    while (count < n && ids[count] == id)
+        count++;
+    return count;
+}
+
+/* A prompt that begins with the token which the tokenizer puts in front of a text has it once. A chat
+ * template that writes this token, and a tokenizer that adds it, make two. True if one of both sides has more. */
+static bool check_bos(int32_t bos, const tokenizer_ids_t *ids, const reference_prompt_t *prompt,
+    size_t number, report_t *report)
+{
+    size_t ours = count_leading(bos, ids->ids, ids->count);
+    size_t theirs = count_leading(bos, prompt->ids, prompt->n_ids);
+    if (ours < 2 && theirs < 2)
+        return false;
+    report_check(report, "BOS", REPORT_FAIL,
+        "prompt %zu: expected token %d once at the beginning, got %zu of it, the reference has %zu",
+        number, bos, ours, theirs);
+    return true;
+}
+
+/* The token that the tokenizer puts in front of a text; -1: none. */
+static int32_t find_bos(const tokenizer_t *tokenizer, fail_t *fail)
+{
+    tokenizer_ids_t around = {0};
+    int32_t bos = -1;
+    if (tokenizer_encode_whole(tokenizer, "", 0, &around, fail) == 0 && around.count > 0)
+        bos = around.ids[0];
+    tokenizer_ids_clear(&around);
+    return bos;
+}
+
 /* Ids of one prompt's text; counts it in *n_unequal when they differ. */
-static int check_text(const tokenizer_t *tokenizer, const reference_prompt_t *prompt, size_t number,
-    size_t *n_unequal, report_t *report, fail_t *fail)
+static int check_text(const tokenizer_t *tokenizer, int32_t bos, const reference_prompt_t *prompt,
+    size_t number, size_t *n_unequal, report_t *report, fail_t *fail)
 {
     tokenizer_ids_t ids = {0};
-    if (tokenizer_encode(tokenizer, prompt->text, prompt->text_bytes, true, &ids, fail) == 0) {
+    int status =
+        prompt->is_whole
+            ? tokenizer_encode_whole(tokenizer, prompt->text, prompt->text_bytes, &ids, fail)
+            : tokenizer_encode(tokenizer, prompt->text, prompt->text_bytes, true, &ids, fail);
+    if (status == 0) {
         size_t at = 0;
+        *n_unequal += bos >= 0 && check_bos(bos, &ids, prompt, number, report);
         while (at < ids.count && at < prompt->n_ids && ids.ids[at] == prompt->ids[at])
             at++;
         if (at < ids.count || at < prompt->n_ids) {
@@ -178,9 +218,10 @@ int check_tokenization(
     }
     if (tokenizer_open(&tokenizer, model_dir, fail) != 0)
         return fail->status;
+    int32_t bos = find_bos(tokenizer, fail);
     for (size_t k = 0; k < reference->n_prompts && fail->status == 0; k++)
         if (reference->prompts[k].text != NULL)
-            check_text(tokenizer, &reference->prompts[k], k, &n_unequal, report, fail);
+            check_text(tokenizer, bos, &reference->prompts[k], k, &n_unequal, report, fail);
     tokenizer_close(tokenizer);
     if (n_unequal == 0 && fail->status == 0)
         report_check(report, "tokenization", REPORT_PASS, "ids of %zu text prompts equal", n_texts);

@@ -17,7 +17,8 @@ int check_configuration(
 /* Compares the digest of the weights. */
 void check_digest(const reference_t *reference, uint64_t digest, report_t *report);
 
-/* Tokenizes the text prompts with the model's tokenizer, where it has one. */
+/* Tokenizes the text prompts with the model's tokenizer, where it has one. A beginning-of-sequence token that is there twice
+ * is told as that. */
 int check_tokenization(
     const reference_t *reference, const char *model_dir, report_t *report, fail_t *fail);
 

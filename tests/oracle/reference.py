@@ -5,7 +5,8 @@
                  [--runs prefill,decode,stepwise,generate] [--threads N] [--sdpa torch|emulated]
 
 FILE.jsonl holds one object a line, {"text": "..."} (tokenized as it stands, special
-tokens recognised) or {"ids": [...]}. Every prompt runs alone (batch of one, no padding).
+tokens recognised; with "special_tokens": true also those that the tokenizer puts around a text, such as BOS)
+or {"ids": [...]}. Every prompt runs alone (batch of one, no padding).
 
 The file REF is a safetensors file. K is the number of the prompt from 0, S its tokens, D
 the value of --decode, L a layer; A is eager or sdpa. Values have the type of --dtype,
@@ -72,7 +73,7 @@ ids are I64. Rows are tokens, in order; all tensors are contiguous.
     prompt.K.sdpa.decode.layer.L.k_rope and v_proj are those of the new token alone)
 
 The metadata of the file (strings): format = "choir-reference 1", dtype, attention, sdpa, runs,
-layers, decode, threads, prompts (their number), model_digest, config (config.json), torch,
+layers, decode, threads, prompts (their number), special_tokens (0,2: of prompts tokenized with them), model_digest, config (config.json), torch,
 transformers, tokenizers, safetensors, numpy, onednn, onednn_max_cpu_isa, onednn_bf16 (1: oneDNN multiplies bf16
 on this CPU, within that limit), mkl, mkl_enable_instructions, cpu_model, cpu_flags, torch_capability (the instruction
 set that PyTorch's own kernels use).
@@ -383,15 +384,16 @@ def parse_layers(text, count):
 
 
 def read_prompts(args):
-    """Pairs of (text or None, ids)."""
+    """(text or None, ids, whether the tokenizer's special tokens are around them)."""
     tokenizer = None
     for line in args.prompts.read_text(encoding="utf-8").splitlines():
         prompt = json.loads(line)
         if "ids" in prompt:
-            yield None, prompt["ids"]
+            yield None, prompt["ids"], False
             continue
         tokenizer = tokenizer or Tokenizer.from_file(str(args.model / "tokenizer.json"))
-        yield prompt["text"], tokenizer.encode(prompt["text"], add_special_tokens=False).ids
+        whole = prompt.get("special_tokens", False)
+        yield prompt["text"], tokenizer.encode(prompt["text"], add_special_tokens=whole).ids, whole
 
 
 def main():
@@ -416,14 +418,14 @@ def main():
     if args.dtype == "f64":
         patch_f64(modeling_of(args.model))
     tensors, prompts = {}, list(read_prompts(args))
-    for number, (text, ids) in enumerate(prompts):
+    for number, (text, ids, _) in enumerate(prompts):
         tensors[f"prompt.{number}.ids"] = torch.tensor(ids)
         if text is not None:
             tensors[f"prompt.{number}.text"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     for attention in attentions:
         model = load(args.model, args.dtype, attention, args.sdpa == "emulated")
         capture = Capture(model, parse_layers(args.layers, model.config.num_hidden_layers))
-        for number, (_, ids) in enumerate(prompts):
+        for number, (_, ids, _) in enumerate(prompts):
             prefix = f"prompt.{number}." + ("sdpa." if attention == "sdpa" else "")
             run_prompt(model, capture, attention, ids, runs, args.decode, prefix)
         capture.undo()
@@ -432,7 +434,7 @@ def main():
     metadata = {
         "format": "choir-reference 1", "dtype": args.dtype, "attention": args.attention, "sdpa": args.sdpa, "runs": args.runs,
         "layers": ",".join(map(str, sorted(capture.layers))), "decode": str(args.decode), "threads": str(args.threads),
-        "prompts": str(len(prompts)), "model_digest": model_digest(args.model),
+        "prompts": str(len(prompts)), "special_tokens": ",".join(str(k) for k, prompt in enumerate(prompts) if prompt[2]), "model_digest": model_digest(args.model),
         "config": (args.model / "config.json").read_text(encoding="utf-8"), **host()}
     save_file({name: value.contiguous() for name, value in tensors.items()}, args.out, metadata=metadata)
     print(f"{args.out}: {len(tensors)} tensors, {sum(t.nbytes for t in tensors.values()) / 1e6:.1f} MB")
