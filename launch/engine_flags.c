@@ -42,7 +42,9 @@ engine_options_t engine_flags_options(
         .max_step_ratio = run->max_step_ratio,
         .allow_nonfinite = run->allow_nonfinite,
         .no_prefix_reuse = run->no_prefix_reuse,
-        .speculation = {.on = run->speculate != 0, .draft_tokens = run->draft_tokens},
+        .speculation = {.on = !flags_no_drafts(run),
+            .model = flags_model_drafts(run),
+            .draft_tokens = run->draft_tokens},
         .max_logits_rows = size_max(1, logits_rows),
     };
 }

@@ -1,5 +1,7 @@
 #include "launch/flags.h"
 
+#include <string.h>
+
 #include "engine/run/engine_choices.h"
 #include "engine/run/speculation.h"
 #include "engine/text/chat.h"
@@ -75,8 +77,6 @@ static const arg_t threads_args[] = {
 };
 const arg_group_t flags_threads = ARG_GROUP(NULL, threads_args);
 
-static const choice_t speculate_kinds[] = {{"ngram", true}, {"off", false}, {NULL, 0}};
-
 static const arg_t batch_args[] = {
     FLAG_SIZE("--kv-tokens", AT(kv_tokens), "N", 1, 4294967296.0,
         "Tokens that the KV cache holds, all sequences together. Default: chosen by the model's "
@@ -86,8 +86,8 @@ static const arg_t batch_args[] = {
     FLAG_SIZE("--max-batch", AT(max_batch), "N", 1, 4096,
         "Sequences that run at once, of each replica. Default: as many as there are prompts, at "
         "most 64."),
-    FLAG_CHOICE("--speculate", AT(speculate), speculate_kinds,
-        "ngram: draft tokens that followed where the prompt or the answer was as it is now, and verify them in one step. Changes speed, never the answer. Default off."),
+    FLAG_TEXT("--speculate", AT(speculate), "ngram|DIR|off",
+        "Draft tokens, and verify them in one step. ngram: those that followed where the prompt or the answer was as it is now; DIR: those of a smaller model with the same tokenizer, as --model names it. Changes speed, never the answer. Default off."),
     FLAG_SIZE("--draft-tokens", AT(draft_tokens), "N", 1, SPECULATION_MOST_DRAFTS,
         "With --speculate: tokens that a sequence drafts for a step. Default: as many as pay by what the run has measured."),
     FLAG_SWITCH("--no-prefix-reuse", AT(no_prefix_reuse),
@@ -158,7 +158,13 @@ bool flags_own_dot(const void *run)
 
 bool flags_no_drafts(const void *run)
 {
-    return !((const run_flags_t *)run)->speculate;
+    const char *speculate = ((const run_flags_t *)run)->speculate;
+    return speculate == NULL || strcmp(speculate, "off") == 0;
+}
+
+bool flags_model_drafts(const run_flags_t *run)
+{
+    return !flags_no_drafts(run) && strcmp(run->speculate, "ngram") != 0;
 }
 
 /* Where weights are not bf16, products are added as by chain. */

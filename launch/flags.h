@@ -39,7 +39,7 @@ typedef struct run_flags {
     size_t kv_tokens, prefill_chunk, max_batch;
     double max_step_ratio; /* serve alone has a flag for it */
     bool no_prefix_reuse;
-    int speculate; /* bool */
+    const char *speculate; /* "ngram", "off" or the directory of a model; NULL: off */
     size_t draft_tokens;
     const char *mesh;
     bool own_weights;
@@ -95,7 +95,9 @@ bool flags_own_dot(const void *run);
         .why = "without --mesh", .without = " --mesh ", .flags = " --own-weights "                 \
     }
 bool flags_no_drafts(const void *run);
-#define NO_DRAFTS_WHY "without --speculate ngram"
+/* Whether a model drafts. */
+bool flags_model_drafts(const run_flags_t *run);
+#define NO_DRAFTS_WHY "without --speculate"
 #define RULE_NO_DRAFTS(run)                                                                        \
     {                                                                                              \
         .why = NO_DRAFTS_WHY, .flags = " --draft-tokens ", .holds = flags_no_drafts, .base = run   \

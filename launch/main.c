@@ -97,7 +97,7 @@ static int run(const command_t *command, invocation_t *invocation, guard_t *guar
     guard_enter(guard, NULL);
     if (fail->status == 0 &&
         trace_open(&trace, invocation->comm, flags->trace, TRACE_EVENTS, fail) == 0 &&
-        model_dir_resolve(invocation->comm, &flags->model, invocation->model_dir,
+        model_dir_resolve(invocation->comm, "--model", &flags->model, invocation->model_dir,
             sizeof invocation->model_dir, fail) == 0) {
         fault_at("command");
         command->run(invocation, fail);

@@ -4,10 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/base/log.h"
 #include "engine/base/size.h"
 #include "launch/engine_flags.h"
+#include "launch/model_dir.h"
 #include "launch/output.h"
 #include "launch/signals.h"
 
@@ -44,6 +46,41 @@ static int open_tokenizer(mesh_t *mesh, const mesh_options_t *options, fail_t *f
     return fail->status;
 }
 
+/* Local. The drafts of a model mean the same to the other one: both have the same tokens. */
+static int check_draft_tokens(const mesh_t *mesh, const char *directory, fail_t *fail)
+{
+    tokenizer_t *own = NULL, *drafts = NULL;
+    if (!mesh->coordinates)
+        return 0;
+    if (mesh->tokenizer == NULL)
+        tokenizer_open(&own, directory, fail);
+    if (fail->status == 0 && tokenizer_open(&drafts, mesh->draft_dir, fail) == 0)
+        tokenizer_check_same(
+            mesh->tokenizer != NULL ? mesh->tokenizer : own, drafts, "--speculate", fail);
+    tokenizer_close(own);
+    tokenizer_close(drafts);
+    return fail->status;
+}
+
+/* Collective. */
+static int find_draft_model(mesh_t *mesh, const mesh_options_t *options, fail_t *fail)
+{
+    const char *directory = mesh->run->speculate;
+    if (!flags_model_drafts(mesh->run))
+        return 0;
+    if (mesh->coordinates && strchr(directory, '/') == NULL && access(directory, F_OK) != 0)
+        fail_set(fail, FAIL_USAGE,
+            "--speculate: expected ngram, off or the directory of a model, found \"%.80s\"",
+            directory);
+    if (comm_agree(mesh->comm, fail) != 0)
+        return fail->status;
+    if (model_dir_resolve(mesh->comm, "--speculate", &directory, mesh->draft_dir,
+            sizeof mesh->draft_dir, fail) != 0)
+        return fail->status;
+    check_draft_tokens(mesh, options->directory, fail);
+    return comm_agree(mesh->comm, fail);
+}
+
 static void tell_loading(const mesh_t *mesh, const char *directory)
 {
     engine_info_t info = mesh_info(mesh);
@@ -61,7 +98,7 @@ int mesh_open(mesh_t *mesh, const invocation_t *invocation, const run_flags_t *r
         .coordinates = comm_rank(comm) == 0};
     if (mesh_parse(run->mesh, (size_t)comm_size(comm), &mesh->n_replicas, fail) == 0)
         open_tokenizer(mesh, options, fail);
-    if (comm_agree(comm, fail) != 0)
+    if (comm_agree(comm, fail) != 0 || find_draft_model(mesh, options, fail) != 0)
         return fail->status;
     mesh->ranks_each = (size_t)comm_size(comm) / mesh->n_replicas;
     fleet_options_t fleet = {.replica = {.engine = engine_flags_options(run, options->directory,
@@ -71,6 +108,7 @@ int mesh_open(mesh_t *mesh, const invocation_t *invocation, const run_flags_t *r
                                  .path = mesh->common->path},
         .tokenizer = mesh->tokenizer,
         .follows_prefixes = options->follows_prefixes};
+    fleet.replica.engine.draft_dir = mesh->draft_dir;
     progress_t progress;
     engine_flags_show_loading(&progress, comm, mesh->common, &fleet.replica.engine);
     fleet_open(&mesh->fleet, comm, &fleet, fail);

@@ -3,6 +3,7 @@
 #ifndef CHOIR_LAUNCH_MESH_H
 #define CHOIR_LAUNCH_MESH_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -16,6 +17,7 @@ typedef struct mesh {
     fleet_t *fleet;
     const tokenizer_t *tokenizer; /* on leaders */
     tokenizer_t *own;             /* that, where it was opened here */
+    char draft_dir[PATH_MAX];     /* of --speculate DIR */
     size_t n_replicas, ranks_each;
     bool coordinates; /* this rank is the coordinator */
 } mesh_t;

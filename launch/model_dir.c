@@ -32,34 +32,37 @@ static bool program_dir(char *directory, size_t bytes)
     return true;
 }
 
-static int take_given(const char *given, char *path, size_t path_bytes, fail_t *fail)
+static int take_given(
+    const char *flag, const char *given, char *path, size_t path_bytes, fail_t *fail)
 {
     if (given[0] == 0 || strlen(given) >= path_bytes)
-        return fail_set(fail, FAIL_USAGE, "--model: expected a directory, found \"%.80s\"", given);
+        return fail_set(fail, FAIL_USAGE, "%s: expected a directory, found \"%.80s\"", flag, given);
     strcpy(path, given);
     return access(path, F_OK) == 0
                ? 0
-               : fail_set(fail, FAIL_FILE, "%s: no such model directory", given);
+               : fail_set(fail, FAIL_FILE, "%s: %s: no such model directory", flag, given);
 }
 
-static void resolve(const char *given, char *path, size_t path_bytes, fail_t *fail)
+static void resolve(
+    const char *flag, const char *given, char *path, size_t path_bytes, fail_t *fail)
 {
     if (access(given, F_OK) != 0 && hub_is_name(given))
         hub_find(given, path, path_bytes, fail);
     else
-        take_given(given, path, path_bytes, fail);
+        take_given(flag, given, path, path_bytes, fail);
     if (fail->status == 0)
         hub_check_directory(path, path_bytes, fail);
 }
 
-int model_dir_resolve(comm_t *comm, const char **model, char *path, size_t path_bytes, fail_t *fail)
+int model_dir_resolve(
+    comm_t *comm, const char *flag, const char **model, char *path, size_t path_bytes, fail_t *fail)
 {
     struct {
         char given[PATH_MAX], found[PATH_MAX];
     } first = {"", ""}; /* rank 0's */
     const char *given = *model != NULL ? *model : "";
     if (comm_rank(comm) == 0 && *model != NULL) {
-        resolve(given, path, path_bytes, fail);
+        resolve(flag, given, path, path_bytes, fail);
         snprintf(first.given, sizeof first.given, "%s", given);
         snprintf(first.found, sizeof first.found, "%s", path);
     }
@@ -69,7 +72,7 @@ int model_dir_resolve(comm_t *comm, const char **model, char *path, size_t path_
         if (strcmp(given, first.given) == 0)
             snprintf(path, path_bytes, "%s", first.found);
         else
-            resolve(given, path, path_bytes, fail);
+            resolve(flag, given, path, path_bytes, fail);
     }
     if (*model != NULL)
         *model = path;
@@ -79,7 +82,7 @@ int model_dir_resolve(comm_t *comm, const char **model, char *path, size_t path_
 int model_dir_find(const char *given, char *path, size_t path_bytes, fail_t *fail)
 {
     if (given != NULL)
-        return take_given(given, path, path_bytes, fail);
+        return take_given("--model", given, path, path_bytes, fail);
     char program[PATH_MAX];
     const char *home = getenv("CHOIR_HOME");
     if (home != NULL && try_base(home, "", path, path_bytes))

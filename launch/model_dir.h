@@ -7,11 +7,11 @@
 #include "comm/comm.h"
 #include "engine/base/status.h"
 
-/* Collective. *model, what --model says, becomes the directory of the model, in path: the directory
+/* Collective. *model, what a flag says (--model), becomes the directory of the model, in path: the directory
  * that it names, or the snapshot of a model in the hub's cache (hub_cache.h). The first rank looks,
  * and those that are given the same take what it finds. NULL stays. Failures are agreed on. */
-int model_dir_resolve(
-    comm_t *comm, const char **model, char *path, size_t path_bytes, fail_t *fail);
+int model_dir_resolve(comm_t *comm, const char *flag, const char **model, char *path,
+    size_t path_bytes, fail_t *fail);
 
 /* Writes the directory: `given`, a path of this machine, when not NULL, else the demo model's: of
  * $CHOIR_HOME, beside the program, or of the source tree it was built from. FAIL_FILE says where it

@@ -238,6 +238,55 @@ static void answers_do_not_depend_on_drafts(
     free(with);
 }
 
+/* ---- A model that drafts --------------------------------------------------------------------- */
+
+#define DEMO_DRAFTS .draft_dir = CHOIR_SOURCE_DIR "/configs/demo"
+
+/* A model that drafts, how many tokens, and at what rate they are right. */
+typedef struct model_draft {
+    const char *name;
+    size_t draft_tokens;
+    engine_options_t options;
+    double least_rate, most_rate;
+} model_draft_t;
+
+/* The model itself, whose drafts are right; its first layers, whose drafts now and then are; and a model of random
+ * weights that knows fewer tokens and fewer positions, so that a text outgrows it. */
+static const model_draft_t model_drafts[] = {
+    {"the model itself", 9, {DEMO, DEMO_DRAFTS, .dot = DOT_CHAIN}, 0.9, 1},
+    {"its first layers", 3, {DEMO, DEMO_DRAFTS, .draft_layers = 3, .dot = DOT_CHAIN}, 0.02, 0.9},
+    {"a smaller one", 5,
+        {DEMO, .draft_config = CHOIR_SOURCE_DIR "/tests/golden/draft-config.json",
+            .dot = DOT_CHAIN},
+        0, 0.1},
+};
+enum { N_MODEL_DRAFTS = sizeof model_drafts / sizeof *model_drafts };
+
+static void answers_do_not_depend_on_a_model_that_drafts(context_t *c, const prompt_t *prompts)
+{
+    size_t bytes = N_WAYS * N_QUESTIONS * sizeof(answer_t);
+    answer_t *without = malloc(bytes), *with = malloc(bytes);
+    answer_with(c, &settings[0], (speculation_options_t){0}, prompts, without);
+    for (size_t d = 0; d < N_MODEL_DRAFTS; d++) {
+        const model_draft_t *draft = &model_drafts[d];
+        const speculation_options_t speculation = {
+            .on = true, .model = true, .draft_tokens = draft->draft_tokens};
+        setting_t setting = {draft->name, draft->options};
+        setting.options.attention = settings[0].options.attention;
+        engine_totals_t totals = answer_with(c, &setting, speculation, prompts, with);
+        double rate = (double)totals.accepted_tokens / (double)totals.drafted_tokens;
+        if (c->rank != 0)
+            continue;
+        for (size_t w = 0; w < N_WAYS; w++)
+            CHECK(c, setting.name, same_answers(without + w * N_QUESTIONS, with + w * N_QUESTIONS));
+        CHECK(c, setting.name, totals.pass_tokens == totals.passes + totals.accepted_tokens);
+        CHECK(c, setting.name, totals.drafted_tokens > 100);
+        CHECK(c, setting.name, rate >= draft->least_rate && rate <= draft->most_rate);
+    }
+    free(without);
+    free(with);
+}
+
 /* ---- Drafts of our own ----------------------------------------------------------------------- */
 
 enum { DRAFTS = 6 };
@@ -341,6 +390,7 @@ int main(int argc, char **argv)
     read_prompts(&c, prompts);
     for (size_t i = 0; i < N_SETTINGS; i++)
         answers_do_not_depend_on_drafts(&c, &settings[i], prompts);
+    answers_do_not_depend_on_a_model_that_drafts(&c, prompts);
     wrong_drafts_are_not_taken(&c, prompts);
     int64_t failures = comm_sum(c.comm, c.failures), checks = comm_sum(c.comm, c.checks);
     if (c.rank == 0)

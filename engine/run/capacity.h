@@ -11,7 +11,8 @@ typedef struct capacity {
     size_t max_positions;         /* of the model */
     size_t max_batch;             /* sequences at once */
     size_t weight_bytes;          /* RoPE tables included */
-    size_t cache_bytes_per_token; /* 0 on a rank without KV heads */
+    size_t cache_bytes_per_token; /* 0 on a rank without KV heads; a draft model's included */
+    size_t draft_bytes;           /* weights and buffers of a draft model; 0: there is none */
     size_t available_bytes;       /* this rank's part of what its node has free; 0: unknown */
     const char *advice;           /* advice for the message; NULL: fewer --kv-tokens or more
                                    * machines */

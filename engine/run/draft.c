@@ -81,6 +81,11 @@ void draft_push(draft_t *d, const int32_t *ids, size_t n)
     }
 }
 
+const int32_t *draft_text(const draft_t *d)
+{
+    return d->ids;
+}
+
 /* How many tokens before the place agree with those at the text's end. */
 static size_t agreement(const draft_t *d, size_t place)
 {

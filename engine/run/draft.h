@@ -24,6 +24,9 @@ void draft_close(draft_t *draft);
 /* Appends to the text, which has room for it. */
 void draft_push(draft_t *draft, const int32_t *ids, size_t n);
 
+/* The text so far. */
+const int32_t *draft_text(const draft_t *draft);
+
 /* Writes up to `most` tokens that may come next; their number, which is `most` or 0. *match: how
  * many tokens before the place agree with the text's end, at most DRAFT_LONGEST_MATCH; 0 when there
  * is no such place. */

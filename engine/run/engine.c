@@ -98,14 +98,15 @@ rank_times_t engine_rank_times(const engine_t *e, size_t rank)
 /* ---- A step on all ranks --------------------------------------------------------------------- */
 
 /* The common part of all ranks, once the header is known. */
-static void take_step(engine_t *e, const step_header_t *header)
+static void take_step(engine_t *e, step_t *s, const step_header_t *header)
 {
-    step_t *s = e->step;
     comm_bcast(s->comm, s->payload, header->payload_bytes);
     step_read(s, header);
     step_charge(s, &s->times.exchange_ns);
     comm_follow_load(s->comm);
-    if (s->n_samples > s->n_entries)
+    if (s->drafts)
+        fault_at("draft");
+    else if (s->n_samples > s->n_entries)
         fault_at("verify");
     forward_step(s->forward, &s->batch);
     comm_set_phase(s->comm, PROGRESS_SAMPLE, 0);
@@ -126,7 +127,9 @@ static int fail_nonfinite(step_t *s, fail_t *fail)
 static void pick_from_all(
     step_t *s, const sample_t *sample, uint64_t position, sampler_choice_t *choice, fail_t *fail)
 {
-    step_header_t header = {.kind = STEP_LOGITS, .logits_row = (uint32_t)sample->logits_row};
+    const step_header_t logits = {
+        .kind = STEP_LOGITS, .drafts = s->drafts, .logits_row = (uint32_t)sample->logits_row};
+    step_header_t header = logits;
     comm_bcast_idle(s->comm, &header, sizeof header);
     step_gather_row(s, sample->logits_row, s->row);
     sampler_tokens_t tokens;
@@ -167,8 +170,7 @@ static void take_draws(step_t *s, size_t i, step_result_t *result, fail_t *fail)
     }
 }
 
-/* The results of the step for each entry. */
-static void take_results(step_t *s, step_result_t *results, fail_t *fail)
+int engine_draw(step_t *s, step_result_t *results, fail_t *fail)
 {
     const char *logits = s->prompt_logits;
     for (size_t i = 0; i < s->n_entries; i++) {
@@ -179,6 +181,17 @@ static void take_results(step_t *s, step_result_t *results, fail_t *fail)
         }
         take_draws(s, i, &results[i], fail);
     }
+    return fail->status;
+}
+
+int64_t engine_run_rows(engine_t *e, step_t *s, const scheduler_step_t *plan)
+{
+    s->mark_ns = clock_ns();
+    comm_record_step(s->comm);
+    step_header_t header = step_write(s, plan);
+    comm_bcast_idle(s->comm, &header, sizeof header);
+    take_step(e, s, &header);
+    return step_find_starts(s);
 }
 
 int engine_run(engine_t *e, const scheduler_step_t *plan, step_result_t *results, fail_t *fail)
@@ -187,12 +200,7 @@ int engine_run(engine_t *e, const scheduler_step_t *plan, step_result_t *results
     e->serving = true;
     if (atomic_load(&e->interrupted))
         return fail_set(fail, FAIL_INTERRUPTED, "interrupted");
-    s->mark_ns = clock_ns();
-    comm_record_step(s->comm);
-    step_header_t header = step_write(s, plan);
-    comm_bcast_idle(s->comm, &header, sizeof header);
-    take_step(e, &header);
-    int64_t flags = step_find_starts(s);
+    int64_t flags = engine_run_rows(e, s, plan);
     e->nonfinite_drafts = (flags & RANK_NONFINITE) != 0 && plan->n_draft_rows > 0;
     if ((flags & RANK_NOTED) != 0)
         atomic_store(&e->noted, true);
@@ -203,7 +211,7 @@ int engine_run(engine_t *e, const scheduler_step_t *plan, step_result_t *results
     else if ((flags & RANK_NONFINITE) != 0 && !e->loaded.options.allow_nonfinite)
         fail_nonfinite(s, fail);
     else
-        take_results(s, results, fail);
+        engine_draw(s, results, fail);
     if ((flags & ~RANK_NOTED) == RANK_NONFINITE && fail->status == 0 && !e->warned) {
         e->warned = true;
         log_write(LOG_WARN, "logits are not finite; NaN counts as the least likely");
@@ -309,8 +317,8 @@ static void take_draws_of(engine_t *e, const scheduler_entry_t *entry, engine_ev
     count_drafts(e, entry, n_taken);
 }
 
-/* Turns results of a step that took so long into events and moves the requests on. */
-static size_t finish_step(engine_t *e, const scheduler_step_t *step, uint64_t ns)
+/* Turns results of a step that took so long, after drafting did, into events and moves the requests on. */
+static size_t finish_step(engine_t *e, const scheduler_step_t *step, uint64_t draft_ns, uint64_t ns)
 {
     size_t n_events = 0, before = e->totals.generated_tokens;
     for (size_t i = 0; i < step->n_entries; i++) {
@@ -326,7 +334,7 @@ static size_t finish_step(engine_t *e, const scheduler_step_t *step, uint64_t ns
     }
     size_t n_tokens = e->totals.generated_tokens - before;
     e->totals.decode_tokens += step->n_prompt_rows == 0 ? n_tokens : 0;
-    e->totals.saved_ns += scheduler_time(e->scheduler, step, n_tokens, ns);
+    e->totals.saved_ns += scheduler_time(e->scheduler, step, n_tokens, draft_ns, ns);
     return n_events;
 }
 
@@ -349,15 +357,17 @@ int engine_step(engine_t *e, const engine_event_t **events, size_t *n_events, fa
     if (step.n_entries == 0)
         return 0;
     assert(e->serving);
-    uint64_t begin = clock_ns();
-    if (run_planned(e, &step, fail) != 0) {
+    uint64_t begin = clock_ns(), drafted = begin;
+    if (e->draft != NULL && engine_draft(e, &step, fail) == 0)
+        drafted = clock_ns();
+    if (fail->status != 0 || run_planned(e, &step, fail) != 0) {
         engine_end(e, fail);
         return fail->status;
     }
-    uint64_t took = clock_ns() - begin;
-    count_step(e, &step, took);
-    limit_chunk(e, &step, took);
-    *n_events = finish_step(e, &step, took);
+    uint64_t end = clock_ns();
+    count_step(e, &step, end - begin);
+    limit_chunk(e, &step, end - begin);
+    *n_events = finish_step(e, &step, drafted - begin, end - drafted);
     return scheduler_pending(e->scheduler) > 0 ? 1 : 0;
 }
 
@@ -373,12 +383,15 @@ int engine_serve(engine_t *e, fail_t *fail)
         step_header_t header;
         comm_bcast_idle(s->comm, &header, sizeof header);
         step_charge(s, &s->times.waiting_ns);
+        step_t *of = header.drafts ? e->draft->step : s;
         if (header.kind == STEP_RUN) {
             comm_record_step(s->comm);
-            take_step(e, &header);
+            of->mark_ns = s->mark_ns;
+            take_step(e, of, &header);
+            s->mark_ns = of->mark_ns;
             comm_set_phase(s->comm, PROGRESS_IDLE, 0);
         } else if (header.kind == STEP_LOGITS) {
-            step_gather_row(s, header.logits_row, NULL);
+            step_gather_row(of, header.logits_row, NULL);
             step_charge(s, &s->times.exchange_ns);
         } else if (header.kind == STEP_NONFINITE) {
             fail_t told_by_coordinator = {0};

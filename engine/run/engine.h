@@ -36,7 +36,7 @@ typedef struct engine_info {
     size_t max_batch;
     dot_t dot; /* chosen; DOT_CHAIN except in mode bf16 */
     size_t ranks, threads, kv_tokens, max_context;
-    size_t weight_bytes;     /* of this rank */
+    size_t weight_bytes;     /* of this rank, a draft model's included */
     size_t n_weight_sharers; /* ranks of the node that have one copy of them, this one included */
     size_t peak_bytes;       /* of this process: the largest resident set so far */
     uint64_t load_ns, bytes_read;

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "engine/forward/forward.h"
+#include "engine/run/draft_model.h"
 #include "engine/run/engine.h"
 #include "engine/run/load.h"
 #include "engine/run/scheduler.h"
@@ -14,6 +15,7 @@ struct engine {
     loaded_t loaded;
     forward_t *forward;
     step_t *step;
+    draft_model_t *draft;   /* NULL: none drafts */
     scheduler_t *scheduler; /* on the coordinator */
     scheduler_options_t limits;
     engine_event_t *events; /* [scheduler_max_draws] */
@@ -28,5 +30,14 @@ struct engine {
     double decode_ns,
         prompt_row_ns; /* recent averages: of a step without prompt rows; of a prompt row */
 };
+
+/* engine.c. Coordinator. Runs a plan's rows on all ranks, of the engine's model or of the one that drafts; flags of all ranks. */
+int64_t engine_run_rows(engine_t *engine, step_t *step, const scheduler_step_t *plan);
+/* Coordinator, after that. Draws of the rows: results [n_entries]. FAIL_MEMORY. */
+int engine_draw(step_t *step, step_result_t *results, fail_t *fail);
+
+/* engine_draft.c. Coordinator, before a step that was planned: the draft model runs the step's rows of prompts, and
+ * drafts what the plan left open. FAIL_MEMORY. */
+int engine_draft(engine_t *engine, const scheduler_step_t *plan, fail_t *fail);
 
 #endif

@@ -8,6 +8,7 @@
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/forward/forward.h"
+#include "engine/run/draft_model.h"
 #include "engine/run/engine_internal.h"
 #include "engine/run/engine_parts.h"
 #include "engine/run/load.h"
@@ -17,17 +18,6 @@
 #define DEFAULT_PREFILL_CHUNK 512
 #define DEFAULT_MAX_BATCH 64
 #define DEFAULT_MAX_LOGITS_ROWS 16
-
-/* Positions that a sequence may have: after RoPE's scaling, where there is one. */
-static size_t max_positions(const config_t *config)
-{
-    size_t positions = config->max_position_embeddings, original = positions;
-    if (!config_scales(config))
-        return positions;
-    if (config->rope.type == ROPE_YARN)
-        original = config->rope.original_max_position_embeddings;
-    return size_max(positions, (size_t)(config->rope.factor * (double)original));
-}
 
 static forward_options_t forward_options(const engine_t *e)
 {
@@ -81,8 +71,12 @@ static int plan_memory(engine_t *e, fail_t *fail)
     model_t shape;
     if (load_plan(&e->loaded, &shape, fail) != 0)
         return fail->status;
-    size_t positions = max_positions(&e->loaded.config);
+    size_t positions = load_max_positions(&e->loaded.config);
     capacity_t capacity = load_capacity(&e->loaded, &shape, positions, o->max_batch);
+    if (e->draft != NULL && draft_model_plan(e->draft, &capacity, fail) != 0) {
+        plan_close(&shape.plan);
+        return fail->status;
+    }
     size_t tokens = o->kv_tokens;
     if (tokens == 0)
         tokens = capacity_choose_tokens(&capacity, KV_BLOCK);
@@ -104,6 +98,8 @@ static int plan_memory(engine_t *e, fail_t *fail)
         .attention = forward_attention(&e->loaded.config, o->order, o->attention),
         .speculation = o->speculation};
     plan_whole_prompts(e, &shape, &capacity);
+    if (e->draft != NULL)
+        draft_model_limit(e->draft, &e->limits, &capacity);
     forward_options_t forward = forward_options(e);
     size_t scratch = forward_bytes(&shape, &forward, e->loaded.threads, comm_size(e->loaded.comm)) +
                      step_bytes(&shape, &e->limits);
@@ -143,8 +139,12 @@ static int open_model(engine_t *e, comm_t *comm, const engine_options_t *options
     if (chosen.max_logits_rows == 0)
         chosen.max_logits_rows = DEFAULT_MAX_LOGITS_ROWS;
     load_files(&e->loaded, comm, &chosen, fail);
-    if (load_compute(&e->loaded, fail) == 0 && plan_memory(e, fail) == 0)
-        load_weights(&e->loaded, e->kv_tokens, e->limits.max_context, fail);
+    if (load_compute(&e->loaded, fail) == 0 && chosen.speculation.model)
+        draft_model_open(&e->draft, &e->loaded, fail);
+    if (fail->status == 0 && plan_memory(e, fail) == 0 &&
+        load_weights(&e->loaded, e->kv_tokens, e->limits.max_context, fail) == 0 &&
+        e->draft != NULL)
+        draft_model_load(e->draft, fail);
     load_close_files(&e->loaded);
     return fail->status;
 }
@@ -187,6 +187,7 @@ void engine_close(engine_t *e)
     scheduler_close(e->scheduler);
     step_close(e->step);
     forward_close(e->forward);
+    draft_model_close(e->draft);
     load_close(&e->loaded);
     free(e->events);
     free(e->results);
@@ -195,6 +196,10 @@ void engine_close(engine_t *e)
 
 engine_info_t engine_info(const engine_t *e)
 {
+    size_t draft_bytes = 0;
+    if (e->draft != NULL)
+        draft_bytes = model_bytes(&e->draft->loaded.model.plan, e->draft->loaded.model.rank,
+            e->loaded.options.mode, e->limits.draft_context);
     return (engine_info_t){
         .config = &e->loaded.config,
         .plan = &e->loaded.model.plan,
@@ -211,7 +216,8 @@ engine_info_t engine_info(const engine_t *e)
         .kv_tokens = e->kv_tokens,
         .max_context = e->limits.max_context,
         .weight_bytes = model_bytes(&e->loaded.model.plan, e->loaded.model.rank,
-            e->loaded.options.mode, e->limits.max_context),
+                            e->loaded.options.mode, e->limits.max_context) +
+                        draft_bytes,
         .n_weight_sharers = e->loaded.n_weight_sharers,
         .peak_bytes = memory_peak_bytes(),
         .load_ns = e->loaded.load_ns,

@@ -46,6 +46,10 @@ typedef struct engine_options {
     bool no_prefix_reuse;   /* compute prompts whole, also where they begin alike */
     size_t max_logits_rows; /* prompt positions whose logits one step may give; 0: 16 */
     speculation_options_t speculation;
+    /* With speculation.model, the smaller model that drafts, of the same vocabulary: its directory, or a
+     * config.json as random_config; and draft_layers as n_layers. */
+    const char *draft_dir, *draft_config;
+    size_t draft_layers;
     progress_fn progress; /* bytes; called on the coordinator while loading; may be NULL */
     void *progress_context;
 } engine_options_t;

@@ -1,6 +1,7 @@
 #include "engine/run/load.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "comm/fault.h"
 #include "comm/rank_team.h"
@@ -29,7 +30,7 @@ static uint64_t options_digest(const engine_options_t *options)
         (uint64_t)options->attention, (uint64_t)options->dot, (uint64_t)options->combine,
         options->kv_tokens, options->random_config != NULL, options->n_layers,
         options->prefill_chunk, options->max_batch, options->max_logits_rows,
-        options->speculation.on, options->speculation.draft_tokens};
+        options->speculation.on, options->speculation.draft_tokens, options->speculation.model};
     uint64_t digest = digest_bytes(DIGEST_START, values, sizeof values);
     return options->shares != NULL ? digest_string(digest, options->shares) : digest;
 }
@@ -90,6 +91,7 @@ void load_close_files(loaded_t *l)
     checkpoint_close(l->checkpoint);
     l->checkpoint = NULL;
     l->options.model_dir = l->options.stage = l->options.shares = l->options.random_config = NULL;
+    l->options.draft_dir = l->options.draft_config = NULL;
     l->options.all_replicas = l->options.weight_sharers = NULL;
 }
 
@@ -155,19 +157,42 @@ static int choose_shares(loaded_t *l, fail_t *fail)
     return fail->status;
 }
 
+/* Collective. What the checkpoint decides beside its config. */
+static void resolve_weights(loaded_t *l, fail_t *fail)
+{
+    if (fail->status != 0 || l->checkpoint == NULL)
+        return;
+    stored_weights_resolve(l->comm, &l->config, l->checkpoint, l->options.mode, fail);
+    if (l->options.n_layers == 0)
+        stored_weights_warn(&l->config, l->checkpoint);
+}
+
 int load_compute(loaded_t *l, fail_t *fail)
 {
-    if (fail->status == 0 && l->checkpoint != NULL) {
-        stored_weights_resolve(l->comm, &l->config, l->checkpoint, l->options.mode, fail);
-        if (l->options.n_layers == 0)
-            stored_weights_warn(&l->config, l->checkpoint);
-    }
+    resolve_weights(l, fail);
     if (fail->status == 0)
         open_compute(l, fail);
     uint64_t digest = l->checkpoint != NULL ? checkpoint_digest(l->checkpoint) : 0;
     if (comm_agree_same(everyone(l), digest, "list of tensors", fail) != 0)
         return fail->status;
     return choose_shares(l, fail);
+}
+
+int load_compute_beside(loaded_t *l, const loaded_t *other, fail_t *fail)
+{
+    size_t n = (size_t)comm_size(l->comm);
+    resolve_weights(l, fail);
+    l->isa = other->isa;
+    l->threads = other->threads;
+    l->team = other->team;
+    l->borrows_team = true;
+    l->shares = calloc(n, sizeof *l->shares);
+    if (l->shares == NULL)
+        fail_set(fail, FAIL_MEMORY, "shares: out of memory");
+    else
+        memcpy(l->shares, other->shares, n * sizeof *l->shares);
+    uint64_t digest = l->checkpoint != NULL ? checkpoint_digest(l->checkpoint) : 0;
+    return comm_agree_same(everyone(l), digest, "list of tensors", fail);
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
@@ -187,12 +212,21 @@ static void share_weights(loaded_t *l, const model_t *shape)
         log_write(LOG_WARN, "each replica keeps weights of its own: %s", refused.message);
 }
 
-/* Bytes of weights that count as this rank's: its part of what is shared. */
-static size_t own_weight_bytes(const loaded_t *l, const model_t *shape, size_t positions)
+size_t load_weight_bytes(const loaded_t *l, const model_t *shape, size_t positions)
 {
     size_t all = model_bytes(&shape->plan, shape->rank, l->options.mode, positions);
     size_t shared = model_shared_bytes(&shape->plan, shape->rank);
     return all - shared + (shared + l->n_weight_sharers - 1) / l->n_weight_sharers;
+}
+
+size_t load_max_positions(const config_t *config)
+{
+    size_t positions = config->max_position_embeddings, original = positions;
+    if (!config_scales(config))
+        return positions;
+    if (config->rope.type == ROPE_YARN)
+        original = config->rope.original_max_position_embeddings;
+    return size_max(positions, (size_t)(config->rope.factor * (double)original));
 }
 
 int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
@@ -220,7 +254,7 @@ capacity_t load_capacity(
 {
     return (capacity_t){.max_positions = max_positions,
         .max_batch = max_batch,
-        .weight_bytes = own_weight_bytes(l, shape, 0),
+        .weight_bytes = load_weight_bytes(l, shape, 0),
         .cache_bytes_per_token = plan_kv_bytes_per_token(&shape->plan, shape->rank),
         .available_bytes = memory_available_bytes() / node_ranks(l),
         .advice = l->options.random_config != NULL ? "fewer --layers or more machines" : NULL};
@@ -229,7 +263,7 @@ capacity_t load_capacity(
 int load_check(loaded_t *l, model_t *shape, capacity_t capacity, size_t cache_tokens,
     size_t max_positions, size_t scratch_bytes, fail_t *fail)
 {
-    capacity.weight_bytes = own_weight_bytes(l, shape, max_positions);
+    capacity.weight_bytes = load_weight_bytes(l, shape, max_positions);
     capacity_check(&capacity, cache_tokens, scratch_bytes, node_ranks(l), fail);
     plan_close(&shape->plan);
     return comm_agree(everyone(l), fail);
@@ -302,6 +336,7 @@ void load_close(loaded_t *l)
     kv_cache_close(&l->cache);
     model_close(&l->model);
     comm_shared_close(l->weights);
-    rank_team_close(l->team, l->comm);
+    if (!l->borrows_team)
+        rank_team_close(l->team, l->comm);
     free(l->shares);
 }

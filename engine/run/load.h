@@ -23,6 +23,7 @@ typedef struct loaded {
     isa_t isa;
     size_t threads;
     team_t *team;
+    bool borrows_team;
     size_t *shares;         /* [ranks] how much each takes, for the plan */
     comm_shared_t *weights; /* NULL: the model's own */
     size_t n_weight_sharers;
@@ -42,12 +43,22 @@ int load_files(loaded_t *loaded, comm_t *comm, const engine_options_t *options, 
 /* What the checkpoint decides beside its config; instruction set and threads; each rank's share. */
 int load_compute(loaded_t *loaded, fail_t *fail);
 
+/* The same for a model beside another one that has computed: on its instruction set, its threads, which close after
+ * this, and its shares. */
+int load_compute_beside(loaded_t *loaded, const loaded_t *other, fail_t *fail);
+
 /* As much of a model as functions of sizes need, for load_check to close. */
 int load_plan(loaded_t *loaded, model_t *shape, fail_t *fail);
 
 /* Local. Figures of this rank for a cache of any size; weights without RoPE tables. */
 capacity_t load_capacity(
     const loaded_t *loaded, const model_t *shape, size_t max_positions, size_t max_batch);
+
+/* Local. Bytes of weights and of tables for so many positions that count as this rank's: its part of what is shared. */
+size_t load_weight_bytes(const loaded_t *loaded, const model_t *shape, size_t positions);
+
+/* Local. Positions that a sequence may have: after RoPE's scaling, where there is one. */
+size_t load_max_positions(const config_t *config);
 
 /* Refuses what does not fit, before anything large is allocated: weights and tables for max_positions, a cache of
  * cache_tokens, and scratch_bytes. Closes shape. */

@@ -43,6 +43,8 @@ typedef struct scheduler_options {
     order_t order;
     attention_t attention;
     speculation_options_t speculation;
+    size_t
+        draft_context; /* tokens that a draft model may see of a sequence; with speculation.model */
 } scheduler_options_t;
 
 int scheduler_open(scheduler_t **scheduler, const scheduler_options_t *options, fail_t *fail);
@@ -109,6 +111,13 @@ typedef struct scheduler_step {
  * next plan. */
 scheduler_step_t scheduler_plan(scheduler_t *scheduler);
 
+/* With a draft model: the tokens of n rows of an entry from a position on, which may be before its first
+ * one; and entry's k-th draft, which the plan left open. */
+void scheduler_row_ids(const scheduler_t *scheduler, const scheduler_entry_t *entry,
+    size_t position, size_t n, int32_t *ids);
+void scheduler_set_draft(
+    scheduler_t *scheduler, const scheduler_entry_t *entry, size_t k, int32_t token);
+
 /* Takes the drafts out of a step that was planned. */
 void scheduler_drop_drafts(scheduler_t *scheduler, scheduler_step_t *step);
 
@@ -126,10 +135,10 @@ scheduler_end_t scheduler_advance(
 
 /* For drafts to come: the first n_accepted of the entry's were right. Before it is advanced. */
 void scheduler_learn(scheduler_t *scheduler, const scheduler_entry_t *entry, size_t n_accepted);
-/* The same: a step took so long. What it saved if it gave n_tokens: in nanoseconds, against steps
- * without drafts, whose time is known from earlier ones; 0 with rows of prompts. */
-int64_t scheduler_time(
-    scheduler_t *scheduler, const scheduler_step_t *step, size_t n_tokens, uint64_t ns);
+/* The same: a step took so long, after drafting did. What it saved if it gave n_tokens: in nanoseconds,
+ * against steps without drafts, whose time is known from earlier ones; 0 with rows of prompts. */
+int64_t scheduler_time(scheduler_t *scheduler, const scheduler_step_t *step, size_t n_tokens,
+    uint64_t draft_ns, uint64_t ns);
 
 /* Limits of any step: the most rows, the most rows of logits (draws included), and of these the
  * draws. */

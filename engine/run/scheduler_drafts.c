@@ -13,6 +13,29 @@ int scheduler_open_draft(const scheduler_t *s, sequence_t *sequence, const reque
     return 0;
 }
 
+/* How many tokens a draft model may draft. What is learned of a draft goes by its place. */
+static size_t draft_of_model(const scheduler_t *s, sequence_t *sequence, size_t most)
+{
+    size_t context = s->options.draft_context;
+    sequence->match = 1;
+    return size_min(most, context - size_min(context, sequence->n_done));
+}
+
+void scheduler_row_ids(
+    const scheduler_t *s, const scheduler_entry_t *entry, size_t position, size_t n, int32_t *ids)
+{
+    const sequence_t *sequence = s->by_slot[entry->slot];
+    for (size_t i = 0; i < n; i++, position++)
+        ids[i] = position < entry->first_position
+                     ? draft_text(sequence->draft)[position]
+                     : entry->token_ids[position - entry->first_position];
+}
+
+void scheduler_set_draft(scheduler_t *s, const scheduler_entry_t *entry, size_t k, int32_t token)
+{
+    s->by_slot[entry->slot]->rows[1 + k] = token;
+}
+
 /* Drafts for the sequences that decode, as many as speculation finds worth verifying. They take
  * their rows from those of prompts, where there are any at most half of them. */
 void scheduler_draft(scheduler_t *s)
@@ -29,7 +52,10 @@ void scheduler_draft(scheduler_t *s)
         /* The last token drawn is never run. */
         size_t most = size_min(
             sequence->max_tokens - sequence->n_generated - 1, (size_t)SPECULATION_MOST_DRAFTS);
-        most = draft_propose(sequence->draft, most, sequence->rows + 1, &sequence->match);
+        if (s->options.speculation.model)
+            most = draft_of_model(s, sequence, most);
+        else
+            most = draft_propose(sequence->draft, most, sequence->rows + 1, &sequence->match);
         s->candidates[n++] = (speculation_candidate_t){.match = sequence->match, .most = most};
     }
     /* Whole prompts need all rows of a step. */
@@ -61,12 +87,24 @@ void scheduler_learn(scheduler_t *s, const scheduler_entry_t *entry, size_t n_ac
             &s->speculation, s->by_slot[entry->slot]->match, entry->n_drafts, n_accepted);
 }
 
-int64_t scheduler_time(scheduler_t *s, const scheduler_step_t *step, size_t n_tokens, uint64_t ns)
+/* Tokens of the longest draft: so many times the draft model ran. */
+static size_t longest_draft(const scheduler_step_t *step)
+{
+    size_t longest = 0;
+    for (size_t i = 0; i < step->n_entries; i++)
+        longest = size_max(longest, step->entries[i].n_drafts);
+    return longest;
+}
+
+int64_t scheduler_time(
+    scheduler_t *s, const scheduler_step_t *step, size_t n_tokens, uint64_t draft_ns, uint64_t ns)
 {
     if (step->n_prompt_rows > 0)
         return 0;
     speculation_time(&s->speculation, step->n_rows, ns);
+    if (s->options.speculation.model)
+        speculation_time_drafts(&s->speculation, longest_draft(step), draft_ns);
     size_t n_rows = step->n_rows - step->n_draft_rows;
     double without = speculation_ns(&s->speculation, n_rows) * (double)n_tokens / (double)n_rows;
-    return step->n_draft_rows > 0 ? (int64_t)(without - (double)ns) : 0;
+    return step->n_draft_rows > 0 ? (int64_t)(without - (double)(ns + draft_ns)) : 0;
 }

@@ -9,6 +9,9 @@
 static const double first_rates[SPECULATION_LENGTHS] = {
     0.15, 0.3, 0.45, 0.5, 0.55, 0.6, 0.65, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9};
 #define FIRST_TRIALS 3.0
+/* The same of a model's drafts; and a token that it drafts takes so long, as against a step. */
+#define FIRST_MODEL_RATE 0.7
+#define FIRST_DRAFT_COST 0.15
 #define FIRST_ROW_COST 0.05
 /* Trials are forgotten by halves. */
 #define MOST_TRIALS 128.0
@@ -46,6 +49,11 @@ static size_t length_of(size_t match)
                          : 12;
 }
 
+static double first_rate(const speculation_t *s, size_t i)
+{
+    return s->options.model ? FIRST_MODEL_RATE : first_rates[i];
+}
+
 static double first_cost(size_t n_rows)
 {
     return 1 + FIRST_ROW_COST * (double)(n_rows - 1);
@@ -56,7 +64,7 @@ void speculation_init(speculation_t *s, const speculation_options_t *options)
     *s = (speculation_t){.options = *options};
     for (size_t i = 0; i < SPECULATION_LENGTHS; i++) {
         s->tried[i] = FIRST_TRIALS;
-        s->right[i] = FIRST_TRIALS * first_rates[i];
+        s->right[i] = FIRST_TRIALS * first_rate(s, i);
     }
 }
 
@@ -86,7 +94,7 @@ static void fade(speculation_t *s, size_t match)
 {
     size_t i = length_of(match);
     s->tried[i] += FADE * (FIRST_TRIALS - s->tried[i]);
-    s->right[i] += FADE * (FIRST_TRIALS * first_rates[i] - s->right[i]);
+    s->right[i] += FADE * (FIRST_TRIALS * first_rate(s, i) - s->right[i]);
 }
 
 static double weight_of(const speculation_t *s, size_t n_rows)
@@ -122,6 +130,14 @@ void speculation_time(speculation_t *s, size_t n_rows, uint64_t ns)
         }
 }
 
+void speculation_time_drafts(speculation_t *s, size_t n_tokens, uint64_t ns)
+{
+    if (n_tokens == 0 || ns == 0)
+        return;
+    double one = (double)ns / (double)n_tokens;
+    s->draft_ns += (s->draft_ns == 0 ? 1 : SPEED_WEIGHT) * (one - s->draft_ns);
+}
+
 /* ---- What is chosen -------------------------------------------------------------------------- */
 
 /* The nearest number of rows from n_rows on, up or down, whose cost was measured; 0: none. */
@@ -152,6 +168,15 @@ double speculation_cost(const speculation_t *s, size_t n_rows)
 double speculation_ns(const speculation_t *s, size_t n_rows)
 {
     return s->one_ns * speculation_cost(s, n_rows);
+}
+
+/* What n tokens cost to draft, as a step's rows do. */
+static double draft_cost(const speculation_t *s, size_t n)
+{
+    if (!s->options.model)
+        return 0;
+    bool known = s->draft_ns > 0 && s->one_ns > 0;
+    return (double)n * (known ? s->draft_ns / s->one_ns : FIRST_DRAFT_COST);
 }
 
 static double rate_of(const speculation_t *s, size_t match)
@@ -193,7 +218,7 @@ static size_t best_number(const speculation_t *s, speculation_candidate_t *candi
 {
     double tokens = (double)n_rows, chance, before = speculation_cost(s, n_rows);
     double best = tokens / before * LEAST_GAIN;
-    size_t best_number = 0;
+    size_t best_number = 0, longest = 0;
     bool fixed = s->options.draft_tokens != 0;
     for (size_t taken = 1; taken <= rows; taken++) {
         speculation_candidate_t *candidate = best_of(s, candidates, n, &chance);
@@ -203,10 +228,12 @@ static size_t best_number(const speculation_t *s, speculation_candidate_t *candi
         tokens += chance;
         /* A longer step is never quicker, whatever was measured. */
         double cost = speculation_cost(s, n_rows + taken);
-        before = cost > before ? cost : before;
-        if (fixed || prefills || tokens / before > best) {
+        before = fmax(before, cost);
+        longest = size_max(longest, candidate->n);
+        double rate = tokens / (before + draft_cost(s, longest));
+        if (fixed || prefills || rate > best) {
             best_number = taken;
-            best = tokens / before;
+            best = rate;
         }
     }
     return best_number;

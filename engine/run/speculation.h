@@ -21,6 +21,7 @@ enum {
 
 typedef struct speculation_options {
     bool on;
+    bool model;          /* a smaller model drafts: the text itself otherwise */
     size_t draft_tokens; /* that a sequence drafts; 0: as many as pay */
 } speculation_options_t;
 
@@ -35,6 +36,7 @@ typedef struct speculation {
     double log_cost[SPECULATION_TIMED_ROWS + 1], timed[SPECULATION_TIMED_ROWS + 1];
     size_t last_rows;
     double last_ns, one_ns;
+    double draft_ns; /* a token drafted by a model, of all sequences at once; 0: not known */
 } speculation_t;
 
 void speculation_init(speculation_t *speculation, const speculation_options_t *options);
@@ -57,6 +59,9 @@ void speculation_learn(
 
 /* A step of decode rows only took so long. */
 void speculation_time(speculation_t *speculation, size_t n_rows, uint64_t ns);
+
+/* A model drafted n_tokens one after another, in so long. */
+void speculation_time_drafts(speculation_t *speculation, size_t n_tokens, uint64_t ns);
 
 /* How long a step of so many decode rows takes relative to others, and in nanoseconds (0: no step
  * has been timed), as far as is known. */

@@ -224,6 +224,7 @@ step_header_t step_write(step_t *s, const scheduler_step_t *plan)
         at = append(at, plan->entries[i].token_ids, plan->entries[i].n_rows * sizeof(int32_t));
     assert((size_t)(at - s->payload) <= s->payload_capacity);
     return (step_header_t){.kind = STEP_RUN,
+        .drafts = s->drafts,
         .n_entries = (uint32_t)plan->n_entries,
         .n_rows = (uint32_t)plan->n_rows,
         .payload_bytes = (uint32_t)(at - s->payload)};

@@ -23,6 +23,7 @@ typedef struct rank_report {
  * sent as they are. */
 typedef struct step_header {
     uint32_t kind;
+    uint32_t drafts;            /* STEP and LOGITS: of the model that drafts */
     int32_t status;             /* END */
     uint32_t n_entries, n_rows; /* STEP */
     uint32_t logits_row;        /* LOGITS */
@@ -80,6 +81,7 @@ struct step {
     const model_t *model;
     scheduler_options_t limits;
     bool is_f64;
+    bool drafts; /* of a model that drafts */
     size_t vocab_size, n_ranks, logit_bytes;
     size_t blocks_per_slot, seen_bytes, payload_capacity;
     plan_range_t vocab; /* this rank's rows */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/size.h"
 #include "engine/text/tokenizer_internal.h"
 #include "engine/text/unicode.h"
 
@@ -95,6 +96,38 @@ int32_t tokenizer_special_id(const tokenizer_t *tokenizer, const char *content)
     const added_token_t *token =
         added_tokens_by_content(&tokenizer->added, content, strlen(content));
     return token != NULL ? token->id : -1;
+}
+
+/* A token's bytes for a message; nothing where there are some that do not print. */
+static const char *printable(char text[41], const char *bytes, size_t n)
+{
+    n = bytes != NULL ? size_min(n, 40) : 0;
+    for (size_t i = 0; i < n; i++)
+        if (bytes[i] < 0x20 || bytes[i] > 0x7e)
+            n = 0;
+    memcpy(text, n > 0 ? bytes : "", n);
+    text[n] = 0;
+    return text;
+}
+
+int tokenizer_check_same(
+    const tokenizer_t *t, const tokenizer_t *other, const char *what, fail_t *fail)
+{
+    char texts[2][41];
+    int32_t n = (int32_t)size_max(tokenizer_size(t), tokenizer_size(other));
+    for (int32_t id = 0; id < n; id++) {
+        size_t n_mine = 0, n_others = 0;
+        const char *mine = tokenizer_bytes(t, id, &n_mine);
+        const char *others = tokenizer_bytes(other, id, &n_others);
+        bool both = mine != NULL && others != NULL;
+        if (both ? n_mine == n_others && memcmp(mine, others, n_mine) == 0 : mine == others)
+            continue;
+        return fail_set(fail, FAIL_MODEL,
+            "%s: expected a model with the same tokens, found another token of id %d: \"%s\" of %zu bytes instead of \"%s\" of %zu",
+            what, id, printable(texts[0], others, n_others), n_others,
+            printable(texts[1], mine, n_mine), n_mine);
+    }
+    return 0;
 }
 
 bool tokenizer_is_special(const tokenizer_t *tokenizer, int32_t id)

@@ -60,6 +60,10 @@ int tokenizer_decode(const tokenizer_t *tokenizer, const int32_t *ids, size_t co
 /* The raw bytes of one id (borrowed), a space for a mark; NULL when the id does not exist. */
 const char *tokenizer_bytes(const tokenizer_t *tokenizer, int32_t id, size_t *bytes);
 
+/* FAIL_MODEL naming the first id that is not the same token in both; what: the flag that named `other`. */
+int tokenizer_check_same(
+    const tokenizer_t *tokenizer, const tokenizer_t *other, const char *what, fail_t *fail);
+
 /* Streaming: takes ids one by one and returns only whole UTF-8 sequences. The concatenation of all
  * pieces and of the flush equals tokenizer_decode. Zero-initialise; clear. */
 typedef struct detokenizer {
