@@ -53,6 +53,8 @@ need_library libcmocka-dev cmocka
 case "$purpose" in
 --tests)
     need_command clang-format clang-format
+    # Clients of choir serve; the bridge to lm-evaluation-harness.
+    need_command python3 python3
     # Nodes of tests/cluster.
     need_command iproute2 ip tc
     need_command util-linux unshare nsenter setpriv taskset

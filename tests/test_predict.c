@@ -330,7 +330,28 @@ static void calibration(void **state)
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         if (fabs(values[i] / expected[i] - 1) > 1e-6)
             fail_msg("rate %zu: expected %g, found %g", i, expected[i], values[i]);
+    /* Decoding so slow that the logits alone would take longer than the prompts did. */
+    for (size_t i = 0; i < CALIBRATE_RUNS; i++)
+        samples[i].decode.matrix *= 1e6;
+    found = (predict_rates_t){.ranks = 2, .threads = 2};
+    calibrate_fit(&plan, samples, CALIBRATE_RUNS, &found);
+    assert_true(predict_curve_at(&found.prompt_matrix, 300) > 7e-11);
     plan_close(&plan);
+}
+
+/* A rate of a link that is busy or not, from seconds that may be anything. */
+static void links(void **state)
+{
+    (void)state;
+    predict_network_t link = calibrate_link(1e-4, 2e-4, 1.2e-3, 2.7e-4, 4096);
+    near_to(1e-4, link.latency_s);
+    near_to(512 * 4096 / 1e-3, link.bytes_per_s);
+    near_to(128 * 4096 - 7e-5 * link.bytes_per_s, link.burst_bytes);
+    link = calibrate_link(1e-4, 2e-4, 1.2e-3, 4.5e-4, 4096);
+    near_to(0, link.burst_bytes);
+    link = calibrate_link(1e-2, 2e-2, 5e-3, 1e-3, 4096);
+    near_to(512 * 4096 / 5e-3, link.bytes_per_s);
+    near_to(0, link.burst_bytes);
 }
 
 /* Of three repetitions the one in the middle, for prefill and decode each by itself. */
@@ -455,7 +476,8 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(curves), cmocka_unit_test(one_rank),
         cmocka_unit_test(idle_threads), cmocka_unit_test(exchange), cmocka_unit_test(bursts),
         cmocka_unit_test(streams), cmocka_unit_test(no_streams), cmocka_unit_test(choosing),
-        cmocka_unit_test(meshes), cmocka_unit_test(calibration), cmocka_unit_test(medians),
+        cmocka_unit_test(meshes), cmocka_unit_test(calibration), cmocka_unit_test(links),
+        cmocka_unit_test(medians),
         cmocka_unit_test_setup_teardown(
             what_a_cluster_file_is_made_of_comes_back, make_path, remove_path),
         cmocka_unit_test_setup_teardown(

@@ -186,7 +186,7 @@ static void add_means(const double *x, const double *y, size_t n, predict_curve_
 
 static void fit_matrices(fit_t *f)
 {
-    double x[CALIBRATE_RUNS] = {0}, y[CALIBRATE_RUNS] = {0};
+    double x[CALIBRATE_RUNS] = {0}, y[CALIBRATE_RUNS] = {0}, bytes_of_prompt[CALIBRATE_RUNS];
     for (size_t i = 0; i < f->n; i++) {
         predict_result_t bytes = model_of(f, i, (predict_rates_t){.decode_matrix = one()});
         x[i] = (double)f->samples[i].work.batch;
@@ -198,9 +198,16 @@ static void fit_matrices(fit_t *f)
         predict_result_t logits =
             model_of(f, i, (predict_rates_t){.decode_matrix = f->rates->decode_matrix});
         x[i] = is_one_step(f, i) ? (double)rows_of(f, i) : 0;
-        y[i] = (f->samples[i].prefill.matrix - logits.prefill.matrix) / bytes.prefill.matrix;
+        bytes_of_prompt[i] = bytes.prefill.matrix;
+        y[i] = (f->samples[i].prefill.matrix - logits.prefill.matrix) / bytes_of_prompt[i];
     }
     add_means(x, y, f->n, &f->rates->prompt_matrix);
+    /* Where other work on the machine made decoding that slow, the logits' part is not known. */
+    if (f->rates->prompt_matrix.n == 0) {
+        for (size_t i = 0; i < f->n; i++)
+            y[i] = f->samples[i].prefill.matrix / bytes_of_prompt[i];
+        add_means(x, y, f->n, &f->rates->prompt_matrix);
+    }
 }
 
 static void fit_attention(fit_t *f)
@@ -413,6 +420,17 @@ static int measure_processor(comm_t *comm, comm_buffer_t *buffer, predict_networ
     return fail->status;
 }
 
+predict_network_t calibrate_link(
+    double latency, double small, double large, double paused, double row)
+{
+    predict_network_t network = {.latency_s = latency};
+    network.bytes_per_s = LARGE_ROWS * row / (large > small ? large - small : large);
+    double burst = BURST_ROWS * row - (paused - small) * network.bytes_per_s;
+    if (paused > small && burst > LEAST_BURST * BURST_ROWS * row)
+        network.burst_bytes = burst;
+    return network;
+}
+
 int calibrate_network(comm_t *comm, predict_network_t *network, fail_t *fail)
 {
     comm_buffer_t *buffer = NULL;
@@ -429,11 +447,7 @@ int calibrate_network(comm_t *comm, predict_network_t *network, fail_t *fail)
         double row = (double)ROW_BYTES * (nodes - 1) / nodes;
         for (double reached = 1; reached < nodes; reached *= 2)
             rounds++;
-        network->bytes_per_s = LARGE_ROWS * row / (large - small);
-        network->latency_s = small / rounds;
-        double burst = BURST_ROWS * row - (paused - small) * network->bytes_per_s;
-        if (burst > LEAST_BURST * BURST_ROWS * row)
-            network->burst_bytes = burst;
+        *network = calibrate_link(small / rounds, small, large, paused, row);
         measure_processor(comm, buffer, network, small, LARGE_ROWS * row, fail);
     }
     comm_buffer_close(buffer);

@@ -38,6 +38,12 @@ void calibrate_medians(
 void calibrate_fit(const plan_t *plan, const calibrate_sample_t *samples, size_t n_samples,
     predict_rates_t *rates);
 
+/* Pure. A link from seconds of gathers: of a few bytes, of a large one, and of one after a pause; row: bytes of
+ * a row that a node receives; latency: of a round. What is measured while other work has the processors
+ * may be no longer for the large one: all of its time is the link's then, so that the rate is above 0. */
+predict_network_t calibrate_link(
+    double latency, double small, double large, double paused, double row);
+
 /* Collective. Gathers of three sizes over all ranks: the time of a round between nodes, the rate at
  * which a node receives rows of a prompt, and how much more passes after a pause. And gathers that
  * stream while a rank reads memory: how much longer that takes than reading alone. All 0 on one

@@ -143,7 +143,7 @@ if [ "$ranks" -ge 4 ]; then
         killed "${turn[$((i % 5))]}" "$([ $((i % 2)) -eq 0 ] && echo all || echo one)"
         # Ranks that lost their mpirun may take a moment to notice.
         [ ! -f "$work/killed/results.jsonl" ] || {
-            flock -w 10 "$work/killed/results.jsonl" true || complain "a rank outlives its run by 10 s"
+            flock -w "$patience_s" "$work/killed/results.jsonl" true || complain "a rank outlives its run"
             [ "$(count "$work/killed")" -ge "$before" ] || complain "lines were lost"
         }
         # Torn by hand now and then.
@@ -162,10 +162,7 @@ if [ "$ranks" -ge 4 ]; then
     setsid "${run[@]}" -n 4 "$choir" eval --mesh 2x2 --out "$work/dying" "${flags[@]}" --task word-problems --max-batch 1 \
         </dev/null >/dev/null 2>"$work/err" &
     pid=$!
-    for _ in $(seq 300); do
-        [ ! -s "$work/dying/results.jsonl" ] || break
-        sleep 0.1
-    done
+    wait_until "$patience_s" test -s "$work/dying/results.jsonl" || complain "a rank that is to die: no results"
     begin=$SECONDS
     kill -KILL "$(pgrep -P "$pid" | tail -1)"
     wait "$pid" && complain "a rank died, and the exit status is 0"

@@ -30,7 +30,7 @@ complain() {
 on_all() {
     local each=$1
     shift
-    mpirun --quiet --host "$("$cluster" hosts "$each")" --timeout "${CHOIR_TEST_SECONDS:-120}" "$@"
+    mpirun --quiet --host "$("$cluster" hosts "$each")" --timeout "${CHOIR_TEST_SECONDS:-300}" "$@"
 }
 
 # pid_of RANK: the process of a rank of the one run that goes on

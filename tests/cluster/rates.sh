@@ -19,7 +19,7 @@ has() {
 # measure NAME HOSTS RANKS-OF-THE-SWEEP
 measure() {
     cases=$((cases + 1))
-    mpirun --quiet --host "$2" --timeout "${CHOIR_TEST_SECONDS:-120}" "$choir" bench --config "$odd" --layers 1 --repeat 1 \
+    mpirun --quiet --host "$2" --timeout "${CHOIR_TEST_SECONDS:-300}" "$choir" bench --config "$odd" --layers 1 --repeat 1 \
         --warmup 0 --read-mib 1 --cluster "$work/$1" --sweep "ranks=$3 threads=1" --quiet >"$work/out" 2>"$work/err" ||
         complain "$1: choir bench --cluster fails"
     [ -e "$work/$1" ] || finish
