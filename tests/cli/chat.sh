@@ -13,11 +13,12 @@ unset OMPI_MCA_ess_singleton_isolated
 [ "$ranks" -gt 0 ] || run=()
 export XDG_STATE_HOME=$work/state
 edited=1
+n_sessions=0
 "$choir" version | grep -q "no libedit" && edited=0
 
 # shows N TEXT: until the screen has N lines with the text
 shows() {
-    wait_until "$patience_s" on_screen "$1" "$2" || complain "expected $1 times \"$2\""
+    wait_until "$patience_s" on_screen "$1" "$2" || complain "session $n_sessions: expected $1 times \"$2\""
 }
 
 on_screen() {
@@ -27,6 +28,8 @@ on_screen() {
 # session FLAGS [TERM [TEXT]]: starts a chat on a terminal of its own, and waits for a prompt or a text;
 # keys go to descriptor 3
 session() {
+    flags=$1
+    n_sessions=$((n_sessions + 1))
     rm -f "$work/keys" "$work/saved"
     mkfifo "$work/keys"
     : >"$work/screen"
@@ -53,12 +56,16 @@ saves() {
 
 # leave [STATUS]: the session ends (empty: with any status), and leaves the terminal as it was
 leave() {
-    shows 1 "status ${1-0}"
+    local expected=${1-0} found
+    shows 1 "status "
     shows 1 "intr = ^C"
     shows 1 "eol = <undef>"
     shows 1 " icanon"
     shows 1 " echo "
     shows 1 " icrnl"
+    found=$(grep -ao 'status [0-9]*' "$work/screen" | tail -n 1)
+    [ -z "$expected" ] || [ "$found" = "status $expected" ] ||
+        complain "session $n_sessions, choir chat $flags: expected status $expected, found \"$found\""
     exec 3>&-
     wait "$pid"
 }

@@ -57,9 +57,12 @@ launch() {
 complain() {
     local file
     echo "FAILED at $ranks ranks: $*" >&2
-    for file in out err screen; do
+    for file in out err; do
         [ ! -s "$work/$file" ] || tail -n 10 "$work/$file" | cut -c 1-300 | sed "s/^/    $file: /" >&2
     done
+    # Of a terminal (chat.sh) what came before its settings, enough for a sanitizer's report.
+    [ ! -s "$work/screen" ] || sed '/^speed [0-9]* baud/,$d' "$work/screen" | tail -n 60 | cut -c 1-300 | cat -v |
+        sed "s/^/    screen: /" >&2
     failures=$((failures + 1))
 }
 
