@@ -1,10 +1,17 @@
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/json.h"
 #include "engine/base/log.h"
+#include "engine/base/out_file.h"
+#include "engine/base/path.h"
+#include "engine/base/progress.h"
 #include "engine/base/size.h"
+#include "engine/eval/eval_against.h"
 #include "engine/eval/eval_run.h"
 #include "launch/command.h"
+#include "launch/engine_flags.h"
 #include "launch/eval_print.h"
 #include "launch/mesh.h"
 #include "launch/model_dir.h"
@@ -14,7 +21,7 @@ typedef struct eval_flags {
     common_flags_t common;
     run_flags_t run;
     chat_choice_t template;
-    const char *task, *out, *data, *canonical, *compare[2];
+    const char *task, *out, *data, *against, *canonical, *compare[2];
     size_t limit, shots, max_tokens;
     bool strict;
 } eval_flags_t;
@@ -132,10 +139,69 @@ static int evaluate(const invocation_t *invocation, const char *directory, eval_
     return mesh_close(&mesh, fail);
 }
 
+/* ---- Beside another model -------------------------------------------------------------------- */
+
+static void show_against(void *context, uint64_t done, uint64_t total)
+{
+    progress_bar(context, "comparing", done, total, "tokens", 1);
+}
+
+/* Adds the comparison to the summary of the run. */
+static int write_against(const eval_flags_t *flags, const eval_task_t *task, const char *parent,
+    const eval_against_t *result, fail_t *fail)
+{
+    char folder[4096];
+    json_t *summary = NULL;
+    run_folder(flags, task, folder, sizeof folder);
+    char *path = path_join(folder, "summary.json");
+    if (path == NULL)
+        return fail_set(fail, FAIL_MEMORY, "--against: out of memory");
+    if (json_file_read(path, &summary, fail) == 0) {
+        json_t *against = json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "parent", parent,
+            "tokens", (json_int_t)result->n_tokens, "kl_mean", json_from_double(result->kl_mean),
+            "kl_p99", json_from_double(result->kl_p99), "same_top",
+            json_from_double(result->same_top), "perplexity", json_from_double(result->perplexity),
+            "parent_perplexity", json_from_double(result->parent_perplexity));
+        json_object_set_new(summary, "against", against);
+        char *text =
+            json_dumps(summary, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+        if (against == NULL || text == NULL)
+            fail_set(fail, FAIL_MEMORY, "--against: out of memory");
+        else
+            out_file_write(path, text, strlen(text), fail);
+        free(text);
+    }
+    json_decref(summary);
+    free(path);
+    return fail->status;
+}
+
+/* Collective. */
+static int run_against(const invocation_t *invocation, const char *directory, const char *parent,
+    const eval_task_t *task, fail_t *fail)
+{
+    const eval_flags_t *flags = invocation->flags;
+    comm_t *comm = invocation->comm;
+    const engine_options_t options = engine_flags_options(&flags->run, directory, 1, 1);
+    eval_against_t result;
+    progress_t progress;
+    progress_open(&progress, comm_rank(comm) == 0 && !flags->common.quiet);
+    eval_against(&result, comm, &options, parent, task, show_against, &progress, fail);
+    progress_close(&progress);
+    if (fail->status == 0 && comm_rank(comm) == 0 &&
+        write_against(flags, task, parent, &result, fail) == 0)
+        log_write(LOG_INFO,
+            "beside %s: KL divergence %.5f, 99th percentile %.4f; the same likeliest token at %.2f%% of %zu; perplexity %.4f, its %.4f",
+            parent, result.kl_mean, result.kl_p99, 100 * result.same_top, result.n_tokens,
+            result.perplexity, result.parent_perplexity);
+    return comm_agree(comm, fail);
+}
+
 static int cmd_eval(invocation_t *invocation, fail_t *fail)
 {
     const eval_flags_t *flags = invocation->flags;
-    char directory[MODEL_DIR_BYTES];
+    const char *parent = flags->against;
+    char directory[MODEL_DIR_BYTES], parent_directory[MODEL_DIR_BYTES];
     eval_task_t task = {0};
     brief_t brief = {0};
     size_t n_replicas;
@@ -148,13 +214,18 @@ static int cmd_eval(invocation_t *invocation, fail_t *fail)
         return fail->status;
     if (flags->task == NULL)
         return look_at_results(invocation, fail);
+    if (model_dir_resolve(comm, &parent, parent_directory, sizeof parent_directory, fail) != 0)
+        return fail->status;
     if (comm_rank(comm) == 0)
         read_task(invocation, directory, &task, &brief);
     comm_bcast_idle(comm, &brief, sizeof brief);
     if (brief.fail.status != 0)
         *fail = brief.fail;
-    else
-        evaluate(invocation, directory, &task, &brief, fail);
+    else if (parent != NULL && !brief.scores)
+        fail_set(fail, FAIL_USAGE,
+            "--against: expected a task that scores texts (perplexity, choice), found one that generates");
+    else if (evaluate(invocation, directory, &task, &brief, fail) == 0 && parent != NULL)
+        run_against(invocation, directory, parent, &task, fail);
     eval_task_close(&task);
     return fail->status;
 }
@@ -175,6 +246,8 @@ static const arg_t eval_args[] = {
         "Tokens to generate at most. Default: as the task says."),
     FLAG_SWITCH("--strict", AT(strict),
         "Fail at an item that cannot run, such as one longer than the KV cache, in place of scoring it as wrong."),
+    FLAG_TEXT("--against", AT(against), "DIR",
+        "Then compare with this model, such as the one that a quantised model was made from, on the same texts: mean and 99th percentile of the KL divergence, share of tokens whose likeliest one is the same; in summary.json as against. For tasks that score texts. Both models are in memory."),
     FLAG_PAIR("--compare", AT(compare), "A B",
         "Run nothing: print the items in which two results (files or folders) differ, without timings. Exit status 1 when any does."),
     FLAG_TEXT("--canonical", AT(canonical), "A",
@@ -206,5 +279,5 @@ static const arg_rule_t rules[] = {
 static const eval_flags_t defaults = {.common = COMMON_DEFAULTS, .run = RUN_DEFAULTS};
 
 const command_t command_eval = {"eval",
-    "choir eval --task NAME|FILE [--out DIR] [--mesh DxT] [flags]",
+    "choir eval --task NAME|FILE [--out DIR] [--mesh DxT] [--against DIR] [flags]",
     "score a model on a task, resumably", parts, &defaults, sizeof defaults, rules, cmd_eval};

@@ -17,8 +17,7 @@ allowed_folders() {
     engine/model) echo "$model" ;;
     engine/forward) echo "$model" engine/model comm ;;
     engine/run) echo "$run" ;;
-    engine/verify | engine/measure | engine/doctor | engine/eval) echo "$run" engine/run ;;
-    engine/quantise) echo "engine/base engine/model sharding comm" ;;
+    engine/verify | engine/measure | engine/doctor | engine/eval | engine/quantise) echo "$run" engine/run ;;
     engine/serve) echo engine/base engine/text engine/run ;;
     launch | tests | bench) echo "$run" engine/run engine/verify engine/measure engine/doctor engine/eval engine/serve engine/quantise ;;
     tests/launch) echo "$(allowed_folders tests)" launch ;;

@@ -9,6 +9,12 @@ typedef __typeof__(cblas_dgemm) dgemm_fn;
 typedef void sbgemm_fn(CBLAS_ORDER, CBLAS_TRANSPOSE, CBLAS_TRANSPOSE, blasint, blasint, blasint,
     float, const bfloat16 *, blasint, const bfloat16 *, blasint, float, float *, blasint);
 
+typedef __typeof__(cblas_ssyrk) ssyrk_fn;
+/* LAPACK's, column-major; blasint is what the library's integers are. */
+typedef void spotrf_fn(const char *, const blasint *, float *, const blasint *, blasint *, size_t);
+typedef void strtri_fn(const char *, const char *, const blasint *, float *, const blasint *,
+    blasint *, size_t, size_t);
+
 static void *open_library(void)
 {
     static const char *const names[] = {"libopenblas.so.0", "libopenblas.so"};
@@ -27,20 +33,25 @@ static void *open_library(void)
 
 int blas_open(blas_t *blas, fail_t *fail)
 {
-    char *(*config)(void) = NULL;
+    char *(*config)(void) = NULL, *(*core)(void) = NULL;
     *blas = (blas_t){0};
     void *library = open_library();
     if (library == NULL)
         return fail_set(fail, FAIL_FILE, "OpenBLAS: cannot load libopenblas.so.0: %s", dlerror());
     LOAD(config, dlsym(library, "openblas_get_config"));
+    LOAD(core, dlsym(library, "openblas_get_corename"));
     LOAD(blas->set_threads, dlsym(library, "openblas_set_num_threads"));
     blas->sgemm = dlsym(library, "cblas_sgemm");
     blas->dgemm = dlsym(library, "cblas_dgemm");
     blas->sbgemm = dlsym(library, "cblas_sbgemm");
+    blas->ssyrk = dlsym(library, "cblas_ssyrk");
+    blas->spotrf = dlsym(library, "spotrf_");
+    blas->strtri = dlsym(library, "strtri_");
     if (config == NULL || blas->set_threads == NULL || blas->sgemm == NULL || blas->dgemm == NULL)
         return fail_set(fail, FAIL_FILE,
             "OpenBLAS: expected cblas_sgemm and openblas_set_num_threads, found a library without");
     blas->description = config();
+    blas->core = core == NULL ? "" : core();
     return 0;
 }
 
@@ -69,4 +80,59 @@ void blas_product(const blas_t *blas, dtype_t type, size_t rows, size_t outputs,
         LOAD(gemm, blas->sbgemm);
         gemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1, a, k, w, k, 0, c, n);
     }
+}
+
+int blas_need_lapack(const blas_t *blas, fail_t *fail)
+{
+    if (blas->ssyrk != NULL && blas->spotrf != NULL && blas->strtri != NULL)
+        return 0;
+    return fail_set(fail, FAIL_FILE,
+        "OpenBLAS: expected cblas_ssyrk, spotrf_ and strtri_, found a library without (%s)",
+        blas->description);
+}
+
+void blas_add_squares(const blas_t *blas, size_t n_rows, size_t first, size_t n, const float *x,
+    size_t x_stride, float *c, size_t c_stride)
+{
+    const blasint rows = (blasint)n_rows, m = (blasint)n, before = (blasint)first,
+                  ldx = (blasint)x_stride, ldc = (blasint)c_stride;
+    sgemm_fn *gemm;
+    ssyrk_fn *syrk;
+    LOAD(gemm, blas->sgemm);
+    LOAD(syrk, blas->ssyrk);
+    float *band = c + first * c_stride;
+    if (first > 0)
+        gemm(CblasRowMajor, CblasTrans, CblasNoTrans, m, before, rows, 1, x + first, ldx, x, ldx, 1,
+            band, ldc);
+    syrk(CblasRowMajor, CblasLower, CblasTrans, m, rows, 1, x + first, ldx, 1, band + first, ldc);
+}
+
+void blas_subtract_product(const blas_t *blas, size_t rows, size_t columns, size_t inputs,
+    const float *a, size_t a_stride, const float *b, size_t b_stride, float *c, size_t c_stride)
+{
+    sgemm_fn *gemm;
+    LOAD(gemm, blas->sgemm);
+    gemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)rows, (blasint)columns,
+        (blasint)inputs, -1, a, (blasint)a_stride, b, (blasint)b_stride, 1, c, (blasint)c_stride);
+}
+
+/* What is the lower triangle of rows is the upper one of columns. */
+bool blas_factor(const blas_t *blas, size_t n, float *a)
+{
+    const blasint size = (blasint)n;
+    blasint info = 0;
+    spotrf_fn *potrf;
+    LOAD(potrf, blas->spotrf);
+    potrf("U", &size, a, &size, &info, 1);
+    return info == 0;
+}
+
+bool blas_invert_factor(const blas_t *blas, size_t n, float *a)
+{
+    const blasint size = (blasint)n;
+    blasint info = 0;
+    strtri_fn *trtri;
+    LOAD(trtri, blas->strtri);
+    trtri("U", "N", &size, a, &size, &info, 1, 1);
+    return info == 0;
 }

@@ -1,10 +1,12 @@
 /* OpenBLAS, loaded when it is first asked for: its threads would otherwise start with every rank.
  *
- * Products as the yardstick of our own kernels; row-major. Owns nothing that must be released; not
- * thread safe. */
+ * Products as the yardstick of our own kernels; sums of squares and triangular factors for
+ * quantisation; row-major. Owns nothing that must be released. Threads may call the functions at
+ * the same time once set_threads(1) was called; the rest is not thread safe. */
 #ifndef CHOIR_KERNELS_BLAS_H
 #define CHOIR_KERNELS_BLAS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "engine/base/dtype.h"
@@ -14,7 +16,9 @@ typedef struct blas {
     void (*set_threads)(int n);
     /* What it was built as: "OpenBLAS 0.3.21 ... SkylakeX". */
     const char *description;
-    void *sgemm, *dgemm, *sbgemm; /* sbgemm: NULL where the library lacks it */
+    const char *core;              /* the kind of CPU whose code it runs: "SkylakeX" */
+    void *sgemm, *dgemm, *sbgemm;  /* sbgemm: NULL where the library lacks it */
+    void *ssyrk, *spotrf, *strtri; /* NULL where it has no LAPACK */
 } blas_t;
 
 /* FAIL_FILE when the library is not there. */
@@ -28,5 +32,24 @@ const char *blas_function(const blas_t *blas, dtype_t mode, dtype_t *inputs);
  * a: [rows, inputs] type; w: [outputs, inputs] type; c: [rows, outputs] f32, or f64 for f64 */
 void blas_product(const blas_t *blas, dtype_t type, size_t rows, size_t outputs, size_t inputs,
     const void *a, const void *w, void *c);
+
+/* FAIL_FILE when the library has no LAPACK, which blas_factor and blas_invert_factor need. */
+int blas_need_lapack(const blas_t *blas, fail_t *fail);
+
+/* The rows [first, first + n) of the lower triangle of c += x^T x, up to the diagonal: of one call, so that
+ * their bits depend on these arguments alone.
+ * x: [n_rows, at least first + n], x_stride apart; c: [first + n, .] of which row r is at c + r * c_stride */
+void blas_add_squares(const blas_t *blas, size_t n_rows, size_t first, size_t n, const float *x,
+    size_t x_stride, float *c, size_t c_stride);
+
+/* c -= a b. a: [rows, inputs]; b: [inputs, columns]; c: [rows, columns]; rows a_stride, b_stride, c_stride apart */
+void blas_subtract_product(const blas_t *blas, size_t rows, size_t columns, size_t inputs,
+    const float *a, size_t a_stride, const float *b, size_t b_stride, float *c, size_t c_stride);
+
+/* The lower triangle of a becomes L with a = L L^T (spotrf); the elements above the diagonal stay. False when a is not
+ * positive definite. a: [n, n] */
+bool blas_factor(const blas_t *blas, size_t n, float *a);
+/* The lower triangle becomes its inverse (strtri). False when it is singular. */
+bool blas_invert_factor(const blas_t *blas, size_t n, float *a);
 
 #endif

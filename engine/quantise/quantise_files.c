@@ -14,9 +14,13 @@
 
 static json_t *gptq_config(const quantise_options_t *o, json_int_t group)
 {
-    return json_pack("{s:s, s:i, s:I, s:b, s:b, s:b, s:s, s:s, s:{s:[s]}}", "quant_method", "gptq",
-        "bits", (int)o->bits, "group_size", group, "desc_act", 0, "sym", 1, "lm_head", 0,
-        "checkpoint_format", "gptq", "pack_dtype", "int32", "meta", "quantizer", "choir");
+    json_t *config = json_pack("{s:s, s:i, s:I, s:b, s:b, s:b, s:s, s:s, s:{s:[s]}}",
+        "quant_method", "gptq", "bits", (int)o->bits, "group_size", group, "desc_act",
+        (int)o->desc_act, "sym", 1, "lm_head", 0, "checkpoint_format", "gptq", "pack_dtype",
+        "int32", "meta", "quantizer", "choir");
+    if (o->texts.n > 0 && config != NULL)
+        json_object_set_new(json_object_get(config, "meta"), "damp_percent", json_real(o->damping));
+    return config;
 }
 
 static json_t *compressed_config(const quantise_options_t *o, json_int_t group)

@@ -6,8 +6,7 @@
 
 #include "engine/base/digest.h"
 #include "engine/base/size.h"
-#include "engine/model/arch/arch.h"
-#include "engine/quantise/quantise_internal.h"
+#include "engine/quantise/quantise_plan.h"
 
 #define NAME_BYTES 256
 #define HEADER_UNIT 8 /* the data begins at a multiple of it */
@@ -56,11 +55,25 @@ static int check_sizes(const quantise_plan_t *plan, const quantise_matrix_t *m, 
     return 0;
 }
 
-static int add_matrix(quantise_plan_t *plan, const checkpoint_tensor_t *source, fail_t *fail)
+/* A tensor of the checkpoint that is quantised. */
+typedef struct mark {
+    bool marked;
+    size_t layer;
+    weight_role_t role;
+} mark_t;
+
+static int add_matrix(
+    quantise_plan_t *plan, const checkpoint_tensor_t *source, const mark_t *mark, fail_t *fail)
 {
     quantise_matrix_t *m = &plan->matrices[plan->n_matrices++];
     size_t bits = plan->options->bits, n = source->shape[0], k = source->shape[1];
-    *m = (quantise_matrix_t){.source = source, .rows = n, .columns = k};
+    *m = (quantise_matrix_t){.source = source,
+        .rows = n,
+        .columns = k,
+        .layer = mark->layer,
+        .role = mark->role,
+        .first_block = plan->n_matrix_blocks};
+    plan->n_matrix_blocks += (n + QUANTISE_BLOCK_ROWS - 1) / QUANTISE_BLOCK_ROWS;
     m->n_groups = k / quantise_group(plan, m);
     if (check_sizes(plan, m, fail) != 0)
         return fail->status;
@@ -78,7 +91,7 @@ static int add_matrix(quantise_plan_t *plan, const checkpoint_tensor_t *source, 
 }
 
 /* Marks the matrices of layers, other than routers. marks: [tensors of the checkpoint] */
-static void mark_matrices(const quantise_plan_t *plan, bool *marks)
+static void mark_matrices(const quantise_plan_t *plan, mark_t *marks)
 {
     const config_t *c = &plan->config;
     const checkpoint_tensor_t *first = checkpoint_at(plan->checkpoint, 0), *tensor;
@@ -95,7 +108,7 @@ static void mark_matrices(const quantise_plan_t *plan, bool *marks)
                              ? checkpoint_find_weight(plan->checkpoint, name)
                              : NULL;
                 if (tensor != NULL && tensor->n_dims == 2 && tensor->readable)
-                    marks[tensor - first] = true;
+                    marks[tensor - first] = (mark_t){true, l, weight->role};
             }
     }
 }
@@ -105,7 +118,7 @@ static int list_tensors(quantise_plan_t *plan, fail_t *fail)
     size_t n = checkpoint_count(plan->checkpoint);
     plan->tensors = calloc(n * PART_COUNT + 1, sizeof *plan->tensors);
     plan->matrices = calloc(n + 1, sizeof *plan->matrices);
-    bool *marks = calloc(n + 1, sizeof *marks);
+    mark_t *marks = calloc(n + 1, sizeof *marks);
     if (plan->tensors == NULL || plan->matrices == NULL || marks == NULL) {
         free(marks);
         return fail_set(fail, FAIL_MEMORY, "quantize: out of memory for %zu tensors", n);
@@ -114,8 +127,8 @@ static int list_tensors(quantise_plan_t *plan, fail_t *fail)
         mark_matrices(plan, marks);
     for (size_t i = 0; i < n && fail->status == 0; i++) {
         const checkpoint_tensor_t *source = checkpoint_at(plan->checkpoint, i);
-        if (marks[i]) {
-            add_matrix(plan, source, fail);
+        if (marks[i].marked) {
+            add_matrix(plan, source, &marks[i], fail);
             continue;
         }
         quantise_tensor_t like = {.dtype = source->dtype_name,
@@ -126,6 +139,11 @@ static int list_tensors(quantise_plan_t *plan, fail_t *fail)
         add_tensor(plan, source->name, &like, NULL, fail);
     }
     free(marks);
+    plan->n_blocks = plan->n_matrix_blocks;
+    for (size_t i = 0; i < plan->n_tensors; i++)
+        if (quantise_is_copied(&plan->tensors[i]))
+            plan->n_blocks +=
+                (size_t)((plan->tensors[i].bytes + QUANTISE_COPY_BYTES - 1) / QUANTISE_COPY_BYTES);
     if (plan->n_matrices == 0)
         fail_set(fail, FAIL_MODEL, "%s: expected matrices of layers, found none",
             plan->options->model_dir);

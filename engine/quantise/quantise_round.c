@@ -1,7 +1,7 @@
 #include <math.h>
 
 #include "engine/base/dtype.h"
-#include "engine/quantise/quantise_internal.h"
+#include "engine/quantise/quantise_round.h"
 
 #define SMALLEST 0x1p-14f /* of the scales: f16's smallest normal number */
 
@@ -14,19 +14,13 @@ static uint16_t round_scale(float scale, bool bf16)
     return half;
 }
 
-uint16_t quantise_round(
-    size_t n, const float *weights, unsigned bits, bool bf16, float *scale, uint8_t *codes)
+uint16_t quantise_scale(size_t n, const float *weights, unsigned bits, bool bf16, float *scale)
 {
-    const float middle = (float)(1u << (bits - 1)), top = (float)((1u << bits) - 1);
     float most = 0;
     for (size_t i = 0; i < n; i++)
         most = fmaxf(most, fabsf(weights[i]));
-    uint16_t stored = round_scale(fmaxf(most / (top / 2), SMALLEST), bf16);
+    uint16_t stored = round_scale(fmaxf(most / ((float)((1u << bits) - 1) / 2), SMALLEST), bf16);
     *scale = bf16 ? f32_from_bf16(stored) : f32_from_f16(stored);
-    for (size_t i = 0; i < n; i++) {
-        float code = rintf(weights[i] / *scale) + middle;
-        codes[i] = (uint8_t)fminf(fmaxf(code, 0), top);
-    }
     return stored;
 }
 

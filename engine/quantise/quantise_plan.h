@@ -1,13 +1,18 @@
 /* The tensors of a quantised copy. Internal to engine/quantise/. */
-#ifndef CHOIR_QUANTISE_QUANTISE_INTERNAL_H
-#define CHOIR_QUANTISE_QUANTISE_INTERNAL_H
+#ifndef CHOIR_QUANTISE_QUANTISE_PLAN_H
+#define CHOIR_QUANTISE_QUANTISE_PLAN_H
 
+#include <string.h>
+
+#include "engine/model/arch/arch.h"
 #include "engine/model/config.h"
 #include "engine/quantise/quantise_options.h"
 #include "sharding/checkpoint/checkpoint.h"
 
 #define QUANTISE_BLOCK_ROWS                                                                        \
     512 /* outputs of a block: runs of 2 KiB where a file has [inputs, outputs] */
+
+#define QUANTISE_COPY_BYTES ((size_t)8 << 20) /* of a block that is copied */
 
 /* One tensor of the new file. */
 typedef struct quantise_tensor {
@@ -24,6 +29,8 @@ enum { PART_CODES, PART_SCALES, PART_ZEROS, PART_GROUPS, PART_SHAPE, PART_COUNT 
 typedef struct quantise_matrix {
     const checkpoint_tensor_t *source;
     size_t rows, columns, n_groups;
+    size_t layer, first_block; /* first_block: of its blocks of QUANTISE_BLOCK_ROWS */
+    weight_role_t role;
     size_t parts[PART_COUNT];
 } quantise_matrix_t;
 
@@ -32,7 +39,8 @@ typedef struct quantise_plan {
     config_t config;
     checkpoint_t *checkpoint;
     size_t n_tensors, n_matrices;
-    quantise_tensor_t *tensors; /* those of matrices in the order of parts */
+    size_t n_matrix_blocks, n_blocks; /* those of matrices come first */
+    quantise_tensor_t *tensors;       /* those of matrices in the order of parts */
     quantise_matrix_t *matrices;
     char *header; /* of the file, with its length */
     size_t header_bytes;
@@ -43,18 +51,15 @@ typedef struct quantise_plan {
 int quantise_plan_open(quantise_plan_t *plan, const quantise_options_t *options, fail_t *fail);
 void quantise_plan_close(quantise_plan_t *plan);
 
+/* Whether a tensor is copied as it is. */
+static inline bool quantise_is_copied(const quantise_tensor_t *tensor)
+{
+    return strcmp(tensor->name, tensor->source->name) == 0;
+}
+
 static inline size_t quantise_group(const quantise_plan_t *plan, const quantise_matrix_t *matrix)
 {
     return plan->options->group == 0 ? matrix->columns : plan->options->group;
 }
-
-/* Codes of a group: the scale is the largest magnitude over (2^bits - 1) / 2, rounded to bf16 or f16, and codes are to
- * nearest, even, with 2^(bits - 1) added. codes: [n]; returns the scale as stored, its value in *scale. A group of
- * zeros has the scale 2^-14. */
-uint16_t quantise_round(
-    size_t n, const float *weights, unsigned bits, bool bf16, float *scale, uint8_t *codes);
-
-/* Codes into words, low bits first. n: a multiple of a word's codes; words: [n bits / 32] */
-void quantise_pack(size_t n, unsigned bits, const uint8_t *codes, uint32_t *words);
 
 #endif
