@@ -95,6 +95,14 @@ static int make_blocks(quantise_job_t *job, calibration_t *calibration, fail_t *
 
 /* ---- Files ----------------------------------------------------------------------------------- */
 
+/* Room for all of it, so that a full disk is known before the work; where the file system cannot tell, its length. */
+static int reserve(int fd, uint64_t bytes)
+{
+    if (fallocate(fd, 0, 0, (off_t)bytes) == 0)
+        return 0;
+    return errno == EOPNOTSUPP || errno == ENOSYS ? ftruncate(fd, (off_t)bytes) : -1;
+}
+
 /* Local, the first rank's: a new folder, or one where the same was begun. */
 static int begin_files(quantise_job_t *job, fail_t *fail)
 {
@@ -120,7 +128,7 @@ static int begin_files(quantise_job_t *job, fail_t *fail)
         return fail_set(fail, FAIL_FILE,
             "%s: expected the same model and settings as when it was begun, found others: remove the folder",
             o->out);
-    if (ftruncate(weights, (off_t)job->plan.file_bytes) != 0)
+    if (reserve(weights, job->plan.file_bytes) != 0)
         return fail_set(fail, FAIL_FILE, "%s: cannot make it %llu bytes long: %s", job->partial,
             (unsigned long long)job->plan.file_bytes, strerror(errno));
     if (quantise_write_at(job, weights, 0, job->plan.header, job->plan.header_bytes, fail) == 0)
