@@ -214,7 +214,8 @@ static int cmd_eval(invocation_t *invocation, fail_t *fail)
         return fail->status;
     if (flags->task == NULL)
         return look_at_results(invocation, fail);
-    if (model_dir_resolve(comm, &parent, parent_directory, sizeof parent_directory, fail) != 0)
+    if (model_dir_resolve(
+            comm, "--against", &parent, parent_directory, sizeof parent_directory, fail) != 0)
         return fail->status;
     if (comm_rank(comm) == 0)
         read_task(invocation, directory, &task, &brief);
