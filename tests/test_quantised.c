@@ -11,6 +11,8 @@
 #include <cmocka.h>
 
 #include "engine/base/memory.h"
+#include "engine/base/size.h"
+#include "engine/kernels/kernels.h"
 #include "engine/model/arch/arch.h"
 #include "engine/model/config.h"
 #include "sharding/checkpoint/checkpoint.h"
@@ -132,6 +134,116 @@ static void only_a_share_of_columns_is_read(void **state)
     /* A word of codes for each input, of zeros and eight scales for the group. */
     assert_int_equal(checkpoint_bytes_read(o.checkpoint) - before, COLUMNS * 4 + 4 + 16);
     checkpoint_close(o.checkpoint);
+}
+
+/* ---- Packed ---------------------------------------------------------------------------------- */
+
+static matrix_t pack(const opened_t *o, const format_t *format)
+{
+    matrix_t w = {.format = format, .rows = ROWS, .columns = COLUMNS};
+    fail_t fail = {0};
+    size_t bytes = quantised_stage_bytes(&o->matrix, ROWS, COLUMNS);
+    void *memory = aligned_alloc(64, size_round_up(bytes, 64));
+    const quantised_stage_t *stage;
+    w.panels = calloc(format->matrix_bytes(ROWS, COLUMNS), 1);
+    assert_non_null(w.panels);
+    assert_int_equal(quantised_stage(o->checkpoint, &o->matrix,
+                         (quantised_part_t){0, ROWS, 0, COLUMNS}, memory, &stage, &fail),
+        0);
+    for (size_t p = 0; p < matrix_n_panels(&w); p++) {
+        quantised_rows_t rows;
+        size_t begin = p * KERNEL_PANEL, end = size_min(begin + KERNEL_PANEL, ROWS);
+        size_t width = matrix_panel_width(&w, p);
+        quantised_unpack(stage, begin, end, &rows);
+        const coded_rows_t coded = {.n = rows.n,
+            .columns = rows.columns,
+            .n_groups = rows.n_groups,
+            .codes = rows.codes,
+            .codes_stride = rows.codes_stride,
+            .scales = rows.scales,
+            .zeros = rows.zeros,
+            .in_order = rows.in_order};
+        format->pack_codes(
+            &coded, (char *)w.panels + format->offset(COLUMNS, width, p, 0), width, 0);
+    }
+    free(memory);
+    return w;
+}
+
+/* Row by row, and as the kernels of an instruction set have a panel. */
+static void check_packed(
+    const char *kind, const kernels_t *k, const matrix_t *w, const uint16_t *expected)
+{
+    uint16_t row[COLUMNS], dense[KERNEL_PANEL * COLUMNS], of_panel[COLUMNS];
+    for (size_t r = 0; r < ROWS; r++) {
+        size_t p = r / KERNEL_PANEL, width = matrix_panel_width(w, p);
+        const void *panel = matrix_panel(w, p, 0);
+        w->format->unpack_row(COLUMNS, panel, width, r % KERNEL_PANEL, row);
+        k->coded_unpack(w->format, panel, width, COLUMNS, 0, COLUMNS, dense);
+        panel_unpack_row(DTYPE_BF16, COLUMNS, dense, width, r % KERNEL_PANEL, of_panel);
+        for (size_t i = 0; i < COLUMNS; i++)
+            if (row[i] != expected[r * COLUMNS + i] || of_panel[i] != row[i])
+                fail_msg("%s, %s: weight [%zu, %zu]: expected %04x, found %04x, %04x", kind, k->isa,
+                    r, i, expected[r * COLUMNS + i], row[i], of_panel[i]);
+    }
+}
+
+static void packed_codes_give_the_same_weights(void **state)
+{
+    (void)state;
+    size_t n_packed = 0;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        opened_t o = open_kind(kinds[i]);
+        static quantization_t quantization;
+        const format_t *format =
+            quantization_format(&quantization, &o.scheme, DTYPE_BF16, true, ROWS, COLUMNS);
+        n_packed += format != NULL && format->kind == FORMAT_CODED;
+        for (size_t l = 0; l < ISA_LEVELS; l++) {
+            kernels_t k;
+            if (format == NULL || format->kind != FORMAT_CODED ||
+                !isa_has(isa_detect(), isa_of_level(l)))
+                continue;
+            matrix_t w = pack(&o, format);
+            kernels_get(&k, isa_of_level(l), DTYPE_BF16);
+            check_packed(kinds[i], &k, &w, o.expected);
+            free(w.panels);
+        }
+        checkpoint_close(o.checkpoint);
+    }
+    assert_int_equal(n_packed, 17);
+}
+
+/* Beyond the range in which vectors round: weights that are denormal, and scales that make them infinite. */
+static void extreme_scales_give_the_weights_of_scalar_code(void **state)
+{
+    (void)state;
+    enum { INPUTS = 128, GROUPS = 1 };
+    static const float scales[] = {0x1p-130f, 0x1.8p-126f, 0x1p-101f, 0x1p101f, 0x1.fp127f, 1.0f};
+    const format_t *formats[] = {format_coded(CODES_F8, DTYPE_F32, 128, false),
+        format_coded(CODES_F8, DTYPE_BF16, 0, false),
+        format_coded(CODES_INT8, DTYPE_BF16, 0, true)};
+    uint8_t codes[INPUTS], zero = 117;
+    for (size_t i = 0; i < INPUTS; i++)
+        codes[i] = (uint8_t)(i * 37 % 127 | (i % 2 << 7));
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; f++)
+        for (size_t s = 0; s < sizeof scales / sizeof *scales; s++) {
+            static char panel[2 * KERNEL_LANES * INPUTS];
+            static uint16_t expected[KERNEL_LANES * INPUTS], found[KERNEL_LANES * INPUTS];
+            const coded_rows_t rows = {.n = 1,
+                .columns = INPUTS,
+                .n_groups = GROUPS,
+                .codes = codes,
+                .scales = &scales[s],
+                .zeros = &zero};
+            kernels_t k;
+            memset(panel, 0, sizeof panel);
+            formats[f]->pack_codes(&rows, panel, KERNEL_LANES, 3);
+            kernels_get(&k, ISA_SCALAR, DTYPE_BF16);
+            k.coded_unpack(formats[f], panel, KERNEL_LANES, INPUTS, 0, INPUTS, expected);
+            kernels_get(&k, isa_detect(), DTYPE_BF16);
+            k.coded_unpack(formats[f], panel, KERNEL_LANES, INPUTS, 0, INPUTS, found);
+            assert_memory_equal(found, expected, sizeof found);
+        }
 }
 
 /* ---- What is refused ------------------------------------------------------------------------- */
@@ -362,6 +474,8 @@ int main(void)
         cmocka_unit_test(all_layouts_give_the_weights_of_hugging_face),
         cmocka_unit_test(parts_that_begin_anywhere_give_the_same_weights),
         cmocka_unit_test(only_a_share_of_columns_is_read),
+        cmocka_unit_test(packed_codes_give_the_same_weights),
+        cmocka_unit_test(extreme_scales_give_the_weights_of_scalar_code),
         cmocka_unit_test(damaged_scales_and_groups_are_refused),
         cmocka_unit_test(a_config_that_contradicts_its_tensors_is_refused),
         cmocka_unit_test(modules_that_are_left_out_are_not_quantised),

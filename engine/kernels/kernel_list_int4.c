@@ -51,3 +51,36 @@ CALL(kernel_call_tile_wide)
     kernels->tile_wide(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k, d[2], s->n + s->pad,
         (tile_mode_t)s->variant);
 }
+
+/* Every format, one after the other; groups of 32 or 128, or one. */
+static const format_t *coded_of(size_t variant)
+{
+    static const struct {
+        code_type_t codes;
+        dtype_t scale;
+        size_t group;
+        bool zeros;
+    } kinds[KERNEL_CODED_VARIANTS] = {{CODES_INT8, DTYPE_BF16, 0, false},
+        {CODES_F8, DTYPE_F32, 128, false}, {CODES_INT4, DTYPE_BF16, 32, false},
+        {CODES_INT4, DTYPE_BF16, 0, true}, {CODES_INT4, DTYPE_F16, 32, false},
+        {CODES_INT4, DTYPE_F16, 64, true}, {CODES_INT8, DTYPE_BF16, 32, true},
+        {CODES_INT8, DTYPE_F16, 32, false}, {CODES_INT8, DTYPE_F16, 0, true},
+        {CODES_F8, DTYPE_BF16, 0, false}};
+    return format_coded(
+        kinds[variant].codes, kinds[variant].scale, kinds[variant].group, kinds[variant].zeros);
+}
+
+/* Of k inputs in memory, the second half is unpacked where it begins a pair. */
+LAYOUT(kernel_coded_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_BF16,
+        (coded_of(s->variant)->matrix_bytes(s->n, s->k) + 1) / sizeof(uint16_t), false, true};
+    b[1] = (kernel_buffer_t){DTYPE_BF16, s->k * s->n, true, true};
+}
+
+CALL(kernel_call_coded_unpack)
+{
+    size_t first = s->pad == 0 ? 0 : s->k / 4 * 2;
+    kernels->coded_unpack(coded_of(s->variant), d[0], s->n, s->k, first, s->k - first, d[1]);
+}

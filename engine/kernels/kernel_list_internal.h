@@ -25,6 +25,9 @@ CALL(kernel_call_interleaved_outputs);
 LAYOUT(kernel_int4_layout);
 CALL(kernel_call_int4_tile);
 CALL(kernel_call_int4_unpack);
+#define KERNEL_CODED_VARIANTS 10
+LAYOUT(kernel_coded_layout);
+CALL(kernel_call_coded_unpack);
 LAYOUT(kernel_wide_layout);
 CALL(kernel_call_tile_wide);
 

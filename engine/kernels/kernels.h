@@ -124,6 +124,10 @@ typedef struct kernels {
      */
     void (*int4_unpack)(
         const format_t *format, const void *groups, size_t width, size_t inputs, float *b);
+    /* FORMAT_CODED as dense bf16: inputs [first, first + inputs) of a panel, even numbers. panel: its start;
+     * columns: inputs of the matrix; b: [inputs / 2][width][2]. Mode bf16 only, NULL otherwise. */
+    void (*coded_unpack)(const format_t *format, const void *panel, size_t width, size_t columns,
+        size_t first, size_t inputs, uint16_t *b);
     /* `tile` of the mode f32, for rows that were widened; mode bf16. */
     void (*tile_wide)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);

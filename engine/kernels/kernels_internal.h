@@ -14,6 +14,8 @@
  *   bf16_tiles_fill_*   fma_bf16.c, twice
  *   fold_fill_*         the dot product fold, mode bf16: fold_scalar.c, with the products of eager attention
  *                       that go with it; fold_fma.c, twice; fold_avx512_bf16.c
+ *   int4_fill_*        format_int4.c; int4_fma.c, twice
+ *   coded_fill_*       format_coded.c; coded_unpack.c, three times
  *   fold_attention_fill_*  fold_attention.c, twice: those products */
 #define KERNEL_SOURCES(X)                                                                          \
     X(0, elementwise_fill_baseline)                                                                \
@@ -21,6 +23,7 @@
     X(0, tiles_fill_scalar)                                                                        \
     X(0, fold_fill_scalar)                                                                         \
     X(0, int4_fill_scalar)                                                                         \
+    X(0, coded_fill_scalar)                                                                        \
     KERNEL_SOURCES_OF_CPU(X)
 
 #if defined(__x86_64__)
@@ -30,6 +33,7 @@
     X(ISA_AVX2, tiles_fill_avx2)                                                                   \
     X(ISA_AVX2, bf16_tiles_fill_avx2)                                                              \
     X(ISA_AVX2, int4_fill_avx2)                                                                    \
+    X(ISA_AVX2, coded_fill_avx2)                                                                   \
     X(ISA_AVX2, fold_fill_avx2)                                                                    \
     X(ISA_AVX2, fold_attention_fill_avx2)                                                          \
     X(ISA_AVX512, elementwise_fill_avx512)                                                         \
@@ -37,11 +41,13 @@
     X(ISA_AVX512, tiles_fill_avx512)                                                               \
     X(ISA_AVX512, bf16_tiles_fill_avx512)                                                          \
     X(ISA_AVX512, int4_fill_avx512)                                                                \
+    X(ISA_AVX512, coded_fill_avx512)                                                               \
     X(ISA_AVX512, fold_fill_avx512)                                                                \
     X(ISA_AVX512, fold_attention_fill_avx512)                                                      \
     X(ISA_AVX512, bf16_fill_avx512)                                                                \
     X(ISA_AVX512_BF16, bf16_fill_avx512_bf16)                                                      \
     X(ISA_AVX512_BF16, tiles_fill_avx512_bf16)                                                     \
+    X(ISA_AVX512_BF16, coded_fill_avx512_bf16)                                                     \
     X(ISA_AVX512_BF16, fold_fill_avx512_bf16)                                                      \
     X(ISA_AMX, tiles_fill_amx)
 #else
@@ -54,6 +60,10 @@ KERNEL_SOURCES(KERNEL_SOURCE_DECLARE)
 /* packed.c: matrix_product of panels whose format is int4. rows: not K-blocked */
 void packed_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, float *c);
+
+/* format_coded.c: kernels_t.coded_unpack in scalar C */
+void coded_unpack_scalar(const format_t *format, const void *panel, size_t width, size_t columns,
+    size_t first, size_t inputs, uint16_t *b);
 
 /* kernels_t.tile_amx with AVX-512 and without tile registers: for single rows on CPUs with AMX. */
 void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,

@@ -12,6 +12,8 @@
 /* Smaller blocks for many rows, which need the block in L1: where tile instructions would wait for
  * L2 (512 rows: 256 inputs are 1.3 times as fast as 1,024), and where elements are wide. */
 #define BLOCK_BYTES_NEAR (32 * 1024)
+/* Of weights that are dequantised for few rows in one leaf: a block stays in the first-level cache. */
+#define UNPACKED_INPUTS 128
 
 const void *matrix_panel(const matrix_t *matrix, size_t p, size_t k)
 {
@@ -136,13 +138,43 @@ void k_blocks_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t sr
     }
 }
 
+/* Blocks of inputs of panels that are dequantised, as dense bf16; what a slot holds. */
+typedef struct unpacked {
+    struct {
+        const matrix_t *matrix;
+        size_t p, k0;
+    } of[KERNEL_TILE_PANELS];
+    uint16_t weights[KERNEL_TILE_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
+} unpacked_t;
+
 /* The arguments of matrix_product. */
 typedef struct call {
     const kernels_t *kernels;
     dot_t dot;
     const matrix_rows_t *rows;
     size_t n_single_rows, leaf_single, leaf_rows, inputs;
+    unpacked_t *unpacked; /* NULL: of dense formats */
 } call_t;
+
+/* Inputs [k0, k0 + block) of panel i of those that are multiplied together. */
+static const char *weights_of(
+    const call_t *y, const panel_t *panel, size_t i, size_t k0, size_t block)
+{
+    const matrix_t *matrix = panel->matrix;
+    unpacked_t *unpacked = y->unpacked;
+    if (unpacked == NULL)
+        return matrix_panel(matrix, panel->p, k0);
+    i %= KERNEL_TILE_PANELS;
+    if (unpacked->of[i].matrix != matrix || unpacked->of[i].p != panel->p ||
+        unpacked->of[i].k0 != k0) {
+        y->kernels->coded_unpack(matrix->format, matrix_panel(matrix, panel->p, 0),
+            matrix_panel_width(matrix, panel->p), matrix->columns, k0, block, unpacked->weights[i]);
+        unpacked->of[i].matrix = matrix;
+        unpacked->of[i].p = panel->p;
+        unpacked->of[i].k0 = k0;
+    }
+    return (const char *)unpacked->weights[i];
+}
 
 /* Input k of a row; in the K-blocked layout k is the first of a block. */
 static const char *input_at(const call_t *y, size_t row, size_t k)
@@ -212,7 +244,7 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
     const char *x = input_at(y, class.first, k0);
     char *to = c + class.first * KERNEL_PANEL * kernels->accumulator_bytes;
     tile_mode_t first = first_mode(k0, leaf);
-    const char *weights = matrix_panel(matrix, panel->p, k0);
+    const char *weights = weights_of(y, panel, i, k0, block);
     if (kernels->tile_groups != NULL) {
         if (rows >= KERNEL_MANY_ROWS)
             multiply_chunks(y, x, weights, width, block, rows, i, n, to, first);
@@ -261,7 +293,7 @@ static void multiply_together(const call_t *y, const panel_t *panels, size_t n, 
     tile_mode_t mode = first_mode(k0, class.leaf);
     for (size_t k = 0; k < block; k += size_min(class.leaf, block), mode = TILE_ADD) {
         for (size_t i = 0; i < n; i++)
-            weights[i] = matrix_panel(panels[i].matrix, panels[i].p, k0 + k);
+            weights[i] = weights_of(y, &panels[i], i, k0, block) + k * width * sizeof(uint16_t);
         tile_panels(y->kernels, y->dot)(class.n, input_at(y, class.first, k0 + k), y->rows->stride,
             n, weights, width, size_min(class.leaf, block - k), c + class.first * KERNEL_PANEL,
             c_panel, KERNEL_PANEL, mode);
@@ -297,6 +329,10 @@ size_t matrix_panels_together(const kernels_t *kernels, dot_t dot)
 static size_t block_inputs(const call_t *y)
 {
     bool wide = y->kernels->mode != DTYPE_BF16;
+    if (y->unpacked != NULL && y->rows->n < KERNEL_MANY_ROWS)
+        return y->leaf_single == MATRIX_ONE_LEAF ? UNPACKED_INPUTS
+               : y->n_single_rows == y->rows->n  ? y->leaf_single
+                                                 : BLOCK_INPUTS;
     /* Weights that only one row uses need not stay in a cache. */
     if (y->rows->n == 1 && y->leaf_single == MATRIX_ONE_LEAF)
         return y->inputs;
@@ -323,7 +359,8 @@ static void fold_product(const kernels_t *kernels, const panel_t *panels, size_t
 }
 
 static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *panels,
-    size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
+    size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows,
+    unpacked_t *unpacked, void *c)
 {
     if (dot == DOT_FOLD) {
         fold_product(kernels, panels, n_panels, rows, c);
@@ -335,7 +372,8 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
         .n_single_rows = leaf_single == leaf_rows ? 0 : rows->n_single_rows, /* else one class */
         .leaf_single = leaf_single,
         .leaf_rows = leaf_rows,
-        .inputs = kernel_padded_inputs(kernels->mode, panels[0].matrix->columns)};
+        .inputs = kernel_padded_inputs(kernels->mode, panels[0].matrix->columns),
+        .unpacked = unpacked};
     const rows_class_t single_row = {0, y.n_single_rows, leaf_single},
                        others = {y.n_single_rows, rows->n - y.n_single_rows, leaf_rows};
     size_t panel_bytes = panel_elements(&y) * kernels->accumulator_bytes;
@@ -350,6 +388,16 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
         }
 }
 
+/* Panels whose weights are dequantised a block at a time. */
+static void coded_product(const kernels_t *kernels, dot_t dot, const panel_t *panels,
+    size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
+{
+    unpacked_t unpacked;
+    for (size_t i = 0; i < KERNEL_TILE_PANELS; i++)
+        unpacked.of[i].matrix = NULL;
+    dense_product(kernels, dot, panels, n_panels, rows, leaf_single, leaf_rows, &unpacked, c);
+}
+
 void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
 {
@@ -361,8 +409,10 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
             n++;
         if (kind == FORMAT_INT4)
             packed_product(kernels, panels + p, n, rows, to);
+        else if (kind == FORMAT_CODED)
+            coded_product(kernels, dot, panels + p, n, rows, leaf_single, leaf_rows, to);
         else
-            dense_product(kernels, dot, panels + p, n, rows, leaf_single, leaf_rows, to);
+            dense_product(kernels, dot, panels + p, n, rows, leaf_single, leaf_rows, NULL, to);
     }
 }
 

@@ -393,8 +393,6 @@ plan_model_t config_plan_model(const config_t *config, dtype_t mode)
         .vector_bytes = format->vector_bytes};
     for (const arch_weight_t *weight; (weight = arch_weight(config, model.n_weights)) != NULL;)
         model.weights[model.n_weights++] = weight->shape;
-    if (!quantization_packs(&config->quantization, mode))
-        return model;
     for (size_t i = 0; i < model.n_weights; i++) {
         plan_weight_t *w = &model.weights[i];
         const format_t *packed = quantization_role_format(&config->quantization, mode,

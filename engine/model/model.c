@@ -60,8 +60,9 @@ static void add_bias(load_item_t *item, model_weight_t *matrix, size_t rows, fai
 static void set_matrices(loader_t *loader, load_item_t *item, plan_part_t part)
 {
     const model_t *model = loader->model;
-    const format_t *format = quantization_format(&model->config.quantization, item->part.scheme,
-        model->mode, item->part.shape_rows, item->part.shape_columns);
+    const format_t *format =
+        quantization_format(&model->config.quantization, item->part.scheme, model->mode,
+            item->weight->shape.per_layer, item->part.shape_rows, item->part.shape_columns);
     matrix_t matrix = {.format = format != NULL ? format : model->format,
         .rows = plan_count(part.columns) == 0 ? 0 : plan_count(part.rows),
         .columns = plan_count(part.columns)};
@@ -271,6 +272,20 @@ static model_part_t part_of(const load_item_t *item, size_t begin, size_t end, c
     return part;
 }
 
+/* Whether groups are as the format has them: from the file itself, which may have others than its config says. */
+static int check_groups(
+    const format_t *format, const coded_rows_t *rows, const char *name, fail_t *fail)
+{
+    size_t expected = format->group == 0 ? 1 : (rows->columns + format->group - 1) / format->group;
+    if (format->kind != FORMAT_CODED ||
+        (rows->in_order && expected % rows->n_groups == 0 &&
+            (expected == rows->n_groups || rows->columns % rows->n_groups == 0)))
+        return 0;
+    return fail_set(fail, FAIL_MODEL,
+        "tensor %s: expected %zu groups of inputs in order, as quantization_config says, found %zu%s (--quantised-order dequantize reads it)",
+        name, expected, rows->n_groups, rows->in_order ? "" : " out of order");
+}
+
 static int pack_panel(loader_t *loader, const model_part_t *part, const matrix_t *matrix,
     void *panel, size_t width, const buffers_t *buffers, fail_t *fail)
 {
@@ -283,7 +298,8 @@ static int pack_panel(loader_t *loader, const model_part_t *part, const matrix_t
         return fail->status;
     }
     coded_rows_t rows;
-    if (source->codes(source->context, part, &rows, fail) != 0)
+    if (source->codes(source->context, part, &rows, fail) != 0 ||
+        check_groups(matrix->format, &rows, part->name, fail) != 0)
         return fail->status;
     rows.order = matrix->code_order;
     matrix->format->pack_codes(&rows, panel, width, 0);
@@ -417,8 +433,8 @@ static int load_items(loader_t *loader, fail_t *fail)
 void model_kernels(model_t *model, isa_t isa)
 {
     kernels_get(&model->kernels, isa, model->mode);
-    /* Packed matrices take inputs as rows. */
-    if (quantization_packs(&model->config.quantization, model->mode))
+    /* The int4 chain takes inputs as rows. */
+    if (quantization_has_chain(&model->config.quantization, model->mode))
         model->kernels.tile_amx_k_blocked = NULL;
 }
 

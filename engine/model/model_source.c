@@ -70,8 +70,12 @@ static int checkpoint_stage(void *context, model_part_t *part, void *memory, fai
 static int checkpoint_codes(
     void *context, const model_part_t *part, coded_rows_t *rows, fail_t *fail)
 {
-    (void)context, (void)fail;
+    (void)context;
     quantised_rows_t unpacked;
+    if (part->stage == NULL)
+        return fail_set(fail, FAIL_MODEL,
+            "tensor %s: expected it quantised, as quantization_config says, found it as it is (--quantised-order dequantize reads it)",
+            part->name);
     quantised_unpack(part->stage, part->row_begin, part->row_end, &unpacked);
     *rows = (coded_rows_t){.n = unpacked.n,
         .columns = unpacked.columns,
@@ -79,6 +83,7 @@ static int checkpoint_codes(
         .codes = unpacked.codes,
         .codes_stride = unpacked.codes_stride,
         .scales = unpacked.scales,
+        .in_order = unpacked.in_order,
         .zeros = unpacked.zeros};
     return 0;
 }
@@ -217,6 +222,7 @@ static int random_codes(void *context, const model_part_t *part, coded_rows_t *r
         .codes = stage->codes,
         .codes_stride = stage->columns,
         .scales = stage->scales,
+        .in_order = true,
         .zeros = stage->zeros};
     return 0;
 }

@@ -12,20 +12,45 @@ static const format_t *int4_format(const quantised_scheme_t *scheme, size_t rows
     return format_int4(group, scheme->zeros);
 }
 
+/* What is dequantised inside the product: inputs in their order, and groups that kernels have. */
+static const format_t *coded_format(const quantised_scheme_t *scheme, size_t columns)
+{
+    size_t group = scheme->group;
+    bool f8 = scheme->layout == QUANTISED_FP8 || scheme->layout == QUANTISED_FP8_INV;
+    dtype_t scale = scheme->layout == QUANTISED_FP8_INV ? DTYPE_F32 : DTYPE_BF16;
+    if (scheme->layout == QUANTISED_GPTQ || scheme->layout == QUANTISED_AWQ)
+        scale = DTYPE_F16;
+    /* There the grid of scales is cut evenly, here by the group. */
+    bool uneven = scheme->layout == QUANTISED_FP8_INV && group != 0 && columns % group != 0;
+    if (columns % 2 != 0 || scheme->act_order || uneven)
+        return NULL;
+    return format_coded(f8                  ? CODES_F8
+                        : scheme->bits == 4 ? CODES_INT4
+                                            : CODES_INT8,
+        scale, group, scheme->zeros);
+}
+
 const format_t *quantization_format(const quantization_t *quantization,
-    const quantised_scheme_t *scheme, dtype_t mode, size_t rows, size_t columns)
+    const quantised_scheme_t *scheme, dtype_t mode, int in_layer, size_t rows, size_t columns)
 {
     if (scheme == NULL || mode != DTYPE_BF16 || quantization->order != QUANTISED_ORDER_TORCH)
         return NULL;
-    return int4_format(scheme, rows, columns);
+    const format_t *format = int4_format(scheme, rows, columns);
+    /* Of FP8 files the tensors say whether lm_head is quantised. */
+    bool unsure = !in_layer && scheme->layout == QUANTISED_FP8_INV;
+    if (format != NULL || quantization->fold || unsure)
+        return format;
+    return coded_format(scheme, columns);
 }
 
-bool quantization_packs(const quantization_t *quantization, dtype_t mode)
+bool quantization_has_chain(const quantization_t *quantization, dtype_t mode)
 {
     for (size_t s = 0; s < quantization->n_schemes; s++) {
         const quantised_scheme_t *scheme = &quantization->schemes[s];
         size_t inputs = scheme->group == 0 ? 256 : scheme->group;
-        if (quantization_format(quantization, scheme, mode, KERNEL_LANES, inputs) != NULL)
+        const format_t *format =
+            quantization_format(quantization, scheme, mode, true, KERNEL_LANES, inputs);
+        if (format != NULL && format->kind == FORMAT_INT4)
             return true;
     }
     return false;
@@ -37,7 +62,7 @@ const format_t *quantization_role_format(const quantization_t *quantization, dty
     const format_t *common = NULL;
     for (size_t l = 0; l < (per_layer ? n_layers : 1); l++) {
         const format_t *format = quantization_format(quantization,
-            quantization_scheme(quantization, role, per_layer, l), mode, rows, columns);
+            quantization_scheme(quantization, role, per_layer, l), mode, per_layer, rows, columns);
         if (format == NULL || (common != NULL && common != format))
             return NULL;
         common = format;

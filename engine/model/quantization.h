@@ -20,7 +20,9 @@ typedef enum quantised_order {
 
 typedef struct quantization {
     quantised_order_t order; /* of the run, not of the file */
-    size_t n_schemes;        /* 0: nothing is quantised */
+    bool
+        fold; /* of the run: the dot product fold, which multiplies dense matrices and int4 alone */
+    size_t n_schemes; /* 0: nothing is quantised */
     quantised_scheme_t schemes[QUANTIZATION_MAX_SCHEMES];
     /* Bit r of a layer's word: the weight of role r (arch.h) has the scheme. */
     uint64_t in_layers[QUANTIZATION_MAX_SCHEMES][QUANTIZATION_MAX_LAYERS];
@@ -49,14 +51,14 @@ static inline const quantised_scheme_t *quantization_scheme(
     return NULL;
 }
 
-/* The format in which a matrix of so many rows and columns, the whole one, is kept; NULL when it is dequantised.
- * scheme: NULL when it is not quantised */
+/* The format in which a matrix of so many rows and columns, the whole one, is kept; NULL when it is dequantised while
+ * loading. scheme: NULL when it is not quantised; in_layer: of a layer, not lm_head */
 const format_t *quantization_format(const quantization_t *quantization,
-    const quantised_scheme_t *scheme, dtype_t mode, size_t rows, size_t columns);
+    const quantised_scheme_t *scheme, dtype_t mode, int in_layer, size_t rows, size_t columns);
 /* The same for all layers' weights of a role; NULL where layers differ, so that it counts what is enough. */
 const format_t *quantization_role_format(const quantization_t *quantization, dtype_t mode, int role,
     int per_layer, size_t n_layers, size_t rows, size_t columns);
-/* Whether some matrices may be kept packed. */
-bool quantization_packs(const quantization_t *quantization, dtype_t mode);
+/* Whether some matrices may be multiplied by the int4 chain. */
+bool quantization_has_chain(const quantization_t *quantization, dtype_t mode);
 
 #endif

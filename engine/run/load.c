@@ -64,6 +64,7 @@ static int load_config(loaded_t *l, fail_t *fail)
     /* Sums that are split along the inputs have no use for groups. */
     c->quantization.order =
         l->options.combine == PLAN_REDUCE ? QUANTISED_ORDER_DEQUANTIZE : l->options.quantised_order;
+    c->quantization.fold = l->options.order == ORDER_TORCH_AVX2;
     if (fail->status != 0 || n_layers == 0)
         return fail->status;
     if (n_layers > c->num_hidden_layers)

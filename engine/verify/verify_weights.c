@@ -80,7 +80,7 @@ static int read_rows(
         source->stage(source->context, &part, stage, fail);
     const matrix_t *matrix = checker->item.matrix;
     coded_rows_t coded;
-    bool packed = matrix != NULL && matrix->format->kind != FORMAT_DENSE;
+    bool packed = matrix != NULL && matrix->format->kind == FORMAT_INT4;
     if (fail->status == 0 && !packed)
         source->read(source->context, &part, checker->model->mode, rows, scratch, fail);
     else if (fail->status == 0 && source->codes(source->context, &part, &coded, fail) == 0)
