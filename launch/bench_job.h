@@ -21,14 +21,16 @@ typedef struct bench_flags {
     const char *serve, *key; /* --serve: the server's address */
     size_t requests;
     double rate;
-    double acceptance; /* of --speculate; below 0: not asked for */
+    double acceptance;   /* of --speculate; below 0: not asked for */
+    const char *draft;   /* the model that drafts; NULL: none */
+    size_t draft_layers; /* of it */
 } bench_flags_t;
 
 typedef struct bench_job {
     comm_t *comm; /* of all ranks */
     bench_flags_t *flags;
     const args_given_t *given;
-    char directory[MODEL_DIR_BYTES];
+    char directory[MODEL_DIR_BYTES], draft_directory[MODEL_DIR_BYTES];
     config_t config; /* as the file has it, all layers */
     bench_sink_t json, csv;
     progress_t loading; /* shown until the engine is open */

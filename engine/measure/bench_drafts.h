@@ -3,7 +3,10 @@
  *
  * Method. One sequence with a context; a round has a step of each number of rows, in turn, so that
  * what disturbs the machine disturbs all alike. Medians of the rounds count. Every step computes,
- * draws and exchanges what a step of a run does; its rows are overwritten by the next. */
+ * draws and exchanges what a step of a run does; its rows are overwritten by the next.
+ *
+ * Where a model drafts, so many tokens are then decoded in turn without drafts and, for the last chance, with the number
+ * of drafts that the times favour: drafted and verified as in a run, but accepted by chance. */
 #ifndef CHOIR_MEASURE_BENCH_DRAFTS_H
 #define CHOIR_MEASURE_BENCH_DRAFTS_H
 
@@ -16,6 +19,7 @@ enum { BENCH_DRAFTS_ROWS = 5, BENCH_DRAFTS_CHANCES = 4, BENCH_DRAFTS_MOST_ROWS =
 
 typedef struct bench_drafts_options {
     size_t context, rounds, warmup; /* rounds: at least 1; warmup: rounds before, not counted */
+    size_t n_tokens;                /* decoded in turn where a model drafts */
     double chance;                  /* of the last speed-up */
 } bench_drafts_options_t;
 
@@ -26,6 +30,8 @@ typedef struct bench_drafts {
      * gains most; and how many times as many tokens a second that gives as no drafts. */
     double chances[BENCH_DRAFTS_CHANCES], speedups[BENCH_DRAFTS_CHANCES];
     size_t drafts[BENCH_DRAFTS_CHANCES];
+    /* Where a model drafts, else 0: the time of a token that it drafts; and the last speed-up as it was measured. */
+    double draft_seconds, measured;
 } bench_drafts_t;
 
 /* What the engine has to be opened with, besides. */

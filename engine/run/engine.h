@@ -100,6 +100,10 @@ int engine_step(engine_t *engine, const engine_event_t **events, size_t *n_event
 int engine_run(
     engine_t *engine, const scheduler_step_t *plan, step_result_t *results, fail_t *fail);
 
+/* Coordinator. Before engine_run, where a model drafts: it runs the step's rows of prompts, and writes the drafts that
+ * the plan left open. FAIL_MEMORY. */
+int engine_draft(engine_t *engine, const scheduler_step_t *plan, fail_t *fail);
+
 /* Coordinator. Makes the others return from engine_serve with this status and message; before
  * engine_close when the coordinator's own work failed, so that all ranks end with the same
  * status. */
@@ -129,7 +133,8 @@ typedef struct engine_totals {
     /* Decode entries of steps, a pass over the weights for a sequence each; the tokens that they
      * gave; and tokens drafted for them, and accepted. */
     size_t passes, pass_tokens, drafted_tokens, accepted_tokens;
-    int64_t saved_ns; /* by them, against steps without, as far as the run has measured those */
+    uint64_t kv_bytes; /* forward_kv_bytes of the coordinator */
+    int64_t saved_ns;  /* by them, against steps without, as far as the run has measured those */
 } engine_totals_t;
 engine_totals_t engine_totals(const engine_t *engine);
 

@@ -37,9 +37,11 @@ static void add_rows(
     scheduler_step_t *step = &round->step;
     size_t vocab_size = d->loaded.config.vocab_size, blocks = d->limits.block_tokens;
     int32_t *ids = d->ids + step->n_rows;
-    scheduler_row_ids(e->scheduler, entry, slot->n_done, n, ids);
-    for (size_t r = 0; r < n; r++)
-        ids[r] = (size_t)ids[r] < vocab_size ? ids[r] : 0;
+    for (size_t r = 0; r < n; r++) {
+        size_t at = slot->n_done + r, first = entry->first_position;
+        int32_t id = at < first ? entry->text[at] : entry->token_ids[at - first];
+        ids[r] = (size_t)id < vocab_size ? id : 0;
+    }
     scheduler_entry_t *own = &d->entries[step->n_entries];
     *own = *entry;
     own->admitted = !slot->used;
@@ -112,8 +114,7 @@ static void keep_drafts(engine_t *e, const round_t *round, const scheduler_step_
         int32_t token = d->results[i].choices[0].token;
         /* The other model has no such token: a draft that is wrong. */
         token = (size_t)token < e->loaded.config.vocab_size ? token : 0;
-        scheduler_set_draft(
-            e->scheduler, &plan->entries[d->of[i]], d->progress[d->of[i]].n_drafted++, token);
+        plan->entries[d->of[i]].drafts[d->progress[d->of[i]].n_drafted++] = token;
     }
 }
 

@@ -36,8 +36,4 @@ int64_t engine_run_rows(engine_t *engine, step_t *step, const scheduler_step_t *
 /* Coordinator, after that. Draws of the rows: results [n_entries]. FAIL_MEMORY. */
 int engine_draw(step_t *step, step_result_t *results, fail_t *fail);
 
-/* engine_draft.c. Coordinator, before a step that was planned: the draft model runs the step's rows of prompts, and
- * drafts what the plan left open. FAIL_MEMORY. */
-int engine_draft(engine_t *engine, const scheduler_step_t *plan, fail_t *fail);
-
 #endif

@@ -330,7 +330,7 @@ static size_t rows_before_logits(const sequence_t *sequence)
 }
 
 /* n_logits: the most that the step may still give */
-static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows, size_t n_logits)
+static scheduler_entry_t entry_of(sequence_t *sequence, size_t n_rows, size_t n_logits)
 {
     bool decode = scheduler_decodes(sequence);
     bool reaches_end = sequence->n_done + n_rows >= sequence->n_prompt;
@@ -346,6 +346,8 @@ static scheduler_entry_t entry_of(const sequence_t *sequence, size_t n_rows, siz
         .token_ids = decode ? sequence->rows : sequence->ids + sequence->n_done,
         .n_rows = n_rows,
         .n_drafts = decode ? n_rows - 1 : 0,
+        .text = decode && sequence->draft != NULL ? draft_text(sequence->draft) : NULL,
+        .drafts = sequence->rows + 1,
         .first_position = sequence->n_done,
         .ref_q_len = scheduler_ref_q_len(sequence),
         .decode = decode,
@@ -409,7 +411,7 @@ static size_t affordable_rows(scheduler_t *s, sequence_t *sequence, const budget
 }
 
 static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget_t *budget,
-    const sequence_t *sequence, size_t n_rows)
+    sequence_t *sequence, size_t n_rows)
 {
     scheduler_entry_t *entry = &entries[step->n_entries++];
     *entry = entry_of(sequence, n_rows, budget->logits);

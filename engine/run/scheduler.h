@@ -90,6 +90,10 @@ typedef struct scheduler_entry {
     const int32_t *token_ids; /* [n_rows] */
     size_t n_rows;
     size_t n_drafts; /* of a decode step's rows: the last ones, tokens that are guessed */
+    /* For a model that drafts: the sequence's tokens before first_position, and where its drafts go, in
+     * token_ids. NULL: none drafts. */
+    const int32_t *text;
+    int32_t *drafts;
     size_t first_position;
     size_t ref_q_len; /* the prompt's length, or 1 for a decode step (forward.h) */
     bool decode;
@@ -110,13 +114,6 @@ typedef struct scheduler_step {
 /* The next step; n_entries is 0 when nothing is pending. Every entry must be advanced before the
  * next plan. */
 scheduler_step_t scheduler_plan(scheduler_t *scheduler);
-
-/* With a draft model: the tokens of n rows of an entry from a position on, which may be before its first
- * one; and entry's k-th draft, which the plan left open. */
-void scheduler_row_ids(const scheduler_t *scheduler, const scheduler_entry_t *entry,
-    size_t position, size_t n, int32_t *ids);
-void scheduler_set_draft(
-    scheduler_t *scheduler, const scheduler_entry_t *entry, size_t k, int32_t token);
 
 /* Takes the drafts out of a step that was planned. */
 void scheduler_drop_drafts(scheduler_t *scheduler, scheduler_step_t *step);

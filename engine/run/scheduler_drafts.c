@@ -21,21 +21,6 @@ static size_t draft_of_model(const scheduler_t *s, sequence_t *sequence, size_t 
     return size_min(most, context - size_min(context, sequence->n_done));
 }
 
-void scheduler_row_ids(
-    const scheduler_t *s, const scheduler_entry_t *entry, size_t position, size_t n, int32_t *ids)
-{
-    const sequence_t *sequence = s->by_slot[entry->slot];
-    for (size_t i = 0; i < n; i++, position++)
-        ids[i] = position < entry->first_position
-                     ? draft_text(sequence->draft)[position]
-                     : entry->token_ids[position - entry->first_position];
-}
-
-void scheduler_set_draft(scheduler_t *s, const scheduler_entry_t *entry, size_t k, int32_t token)
-{
-    s->by_slot[entry->slot]->rows[1 + k] = token;
-}
-
 /* Drafts for the sequences that decode, as many as speculation finds worth verifying. They take
  * their rows from those of prompts, where there are any at most half of them. */
 void scheduler_draft(scheduler_t *s)

@@ -136,6 +136,12 @@ bench "drafts" --config "$odd" --speculate 0.6 "${drafts[@]}" --json "$work/draf
 says "drafts" out "      16 "
 says "drafts" out "    0.60 "
 has_all "drafts" "$work/drafts.jsonl" context rows seconds relative acceptance speedup
+bench "drafts of a model" --config "$odd" --speculate 0.6 --draft "$odd" --draft-layers 1 "${drafts[@]}" \
+    --json "$work/model.jsonl"
+says "drafts of a model" out "a drafted token takes "
+says "drafts of a model" out "x measured"
+has_all "drafts of a model" "$work/model.jsonl" draft_model seconds_a_token measured_speedup
+fails "a model that drafts nothing" 2 "--draft --speculate" --config "$odd" --draft "$odd"
 fails "a rate above 1" 2 "--speculate 1.5" --config "$odd" --speculate 1.5
 fails "drafts of a batch" 2 "--batch --speculate" --config "$odd" --speculate 0.6 --batch 2
 fails "drafts and a sweep" 2 "--sweep --speculate" --config "$odd" --speculate 0.6 --sweep auto
