@@ -117,7 +117,10 @@ static void compute_unit(
         .q_stride = row,
         .out = data->out + begin * row * e,
         .out_stride = row};
-    (c->attention == ATTENTION_SDPA ? attention_sdpa : attention_eager)(&unit, scratch);
+    if (c->attention == ATTENTION_SDPA)
+        attention_sdpa(&unit, 1, scratch);
+    else
+        attention_eager(&unit, scratch);
 }
 
 void attention_compute(attention_data_t *data, size_t begin, size_t end, size_t ref_q_len)

@@ -13,6 +13,7 @@
 #include "engine/base/json.h"
 #include "engine/base/log.h"
 #include "engine/base/memory.h"
+#include "engine/base/size.h"
 #include "engine/run/engine.h"
 
 #define HANG_SECONDS 280
@@ -233,6 +234,102 @@ static void draws_do_not_depend_on_the_ranks(context_t *c)
     free(questions);
 }
 
+/* ---- Prompts in common ----------------------------------------------------------------------- */
+
+/* Prompts of 384 tokens and more, so that sdpa's sums are alike in all of them (prefix.h). */
+enum { SHARED_BLOCKS = 7, SHOTS_TOKENS = 7 * 64, N_SHARING = 16, SHARING_TOKENS = 60 };
+
+/* Questions behind the same shots, of different lengths. */
+static ids_t few_shot_prompt(const questions_t *questions, size_t i)
+{
+    ids_t prompt = {.count = 0};
+    for (size_t shot = 0; prompt.count < SHOTS_TOKENS; shot++) {
+        const ids_t *ids = &questions->prompts[shot % N_QUESTIONS];
+        size_t n = size_min(ids->count, SHOTS_TOKENS - prompt.count);
+        memcpy(prompt.items + prompt.count, ids->items, n * sizeof *ids->items);
+        prompt.count += n;
+    }
+    prompt.items[prompt.count++] = (int32_t)(100 + i);
+    const ids_t *ids = &questions->prompts[i % N_QUESTIONS];
+    size_t n = size_min(ids->count, MAX_IDS - prompt.count);
+    memcpy(prompt.items + prompt.count, ids->items, n * sizeof *ids->items);
+    prompt.count += n;
+    return prompt;
+}
+
+/* Bytes of keys and values of one block of the coordinator's heads, of all layers. */
+static uint64_t block_bytes(const engine_t *engine)
+{
+    engine_info_t info = engine_info(engine);
+    size_t n_kv = plan_count(info.plan->shares[0].kv_heads);
+    return info.config->num_hidden_layers * n_kv * 2 * 64 * info.config->head_dim * 2;
+}
+
+/* Answers of all, and whether every step that only decodes read the blocks in common once. */
+static void answer_sharing(
+    context_t *c, engine_t *engine, const questions_t *questions, bool shares, ids_t *answers)
+{
+    size_t n_prompt[N_SHARING], n_checked = 0;
+    fail_t fail = {0};
+    memset(answers, 0, N_SHARING * sizeof *answers);
+    for (size_t i = 0; i < N_SHARING; i++) {
+        const ids_t prompt = few_shot_prompt(questions, i);
+        const request_t request = {.prompt_ids = prompt.items,
+            .n_prompt = n_prompt[i] = prompt.count,
+            .max_tokens = SHARING_TOKENS - 3 * i,
+            .sampling = greedy};
+        uint64_t handle;
+        CHECK(c, engine_submit(engine, &request, &handle, &fail) == 0 && handle == i);
+    }
+    for (int more = 1; more > 0;) {
+        const engine_event_t *events;
+        const engine_totals_t before = engine_totals(engine);
+        size_t n, blocks = 0;
+        more = engine_step(engine, &events, &n, &fail);
+        CHECK(c, more >= 0);
+        for (size_t i = 0; i < n; i++) {
+            ids_t *answer = &answers[events[i].request];
+            blocks += (n_prompt[events[i].request] + answer->count + 63) / 64;
+            answer->items[answer->count++] = events[i].choice.token;
+        }
+        const engine_totals_t after = engine_totals(engine);
+        if (n == 0 || after.prefill_ns > before.prefill_ns)
+            continue;
+        blocks -= shares ? (n - 1) * SHARED_BLOCKS : 0;
+        CHECK(c, after.kv_bytes - before.kv_bytes == blocks * block_bytes(engine));
+        n_checked += n == N_SHARING;
+    }
+    CHECK(c, n_checked > 10);
+}
+
+static void keys_of_prompts_in_common_are_read_once_a_step(context_t *c)
+{
+    questions_t *questions = calloc(1, sizeof *questions);
+    ids_t *answers[2] = {calloc(N_SHARING, sizeof(ids_t)), calloc(N_SHARING, sizeof(ids_t))};
+    fail_t fail = {0};
+    read_questions(c, questions);
+    for (int shares = 0; shares < 2; shares++) {
+        engine_t *engine;
+        engine_options_t options = demo_options;
+        options.kv_tokens = N_SHARING * 1024;
+        options.max_batch = N_SHARING;
+        options.prefill_chunk = 512;
+        options.attention = ATTENTION_SDPA;
+        options.no_prefix_reuse = !shares;
+        CHECK(c, engine_open(&engine, c->comm, &options, &fail) == 0);
+        if (c->rank == 0)
+            answer_sharing(c, engine, questions, shares, answers[shares]);
+        else
+            engine_serve(engine, &fail);
+        engine_close(engine);
+    }
+    for (size_t i = 0; i < N_SHARING; i++)
+        CHECK(c, same_ids(&answers[0][i], &answers[1][i]));
+    free(answers[0]);
+    free(answers[1]);
+    free(questions);
+}
+
 static void prompt_logits_come_in_order(context_t *c)
 {
     questions_t *questions = calloc(1, sizeof *questions);
@@ -429,6 +526,7 @@ int main(int argc, char **argv)
     answers_equal_hugging_face(&c);
     a_cancelled_request_leaves_the_others_alone(&c);
     draws_do_not_depend_on_the_ranks(&c);
+    keys_of_prompts_in_common_are_read_once_a_step(&c);
     prompt_logits_come_in_order(&c);
     impossible_requests_are_refused_and_the_engine_goes_on(&c);
     an_interrupt_of_any_rank_ends_all(&c, 0);

@@ -79,33 +79,52 @@ static plan_range_t unit_blocks(const forward_sequence_t *s, size_t tokens)
     return (plan_range_t){begin / tokens, (end + tokens - 1) / tokens};
 }
 
-static size_t count_units(const forward_t *f, size_t layer, const forward_sequence_t *s, size_t kv)
+/* Sequences of a group that go together at most: as many as leave every thread some, if that is possible. */
+static size_t most_together(const forward_t *f, size_t layer)
 {
-    size_t n_heads = plan_count(group_heads(f->model, kv));
-    return plan_count(unit_blocks(s, unit_tokens(f, layer, s, n_heads)));
+    size_t n_kv = plan_count(model_share(f->model)->kv_heads), threads = active_threads(f);
+    if (is_windowed(f, layer)) /* the keys that a row sees begin where its own window does */
+        return 1;
+    return size_max(1, size_min(ATTENTION_TOGETHER, f->groups.n_grouped * n_kv / threads));
 }
 
-/* The number of parts of a KV head's query heads. They share one reading of its keys and values,
- * unless the step is too small to give every thread a part. */
-static size_t head_parts(const forward_t *f, size_t layer)
-{
-    size_t n_kv = plan_count(model_share(f->model)->kv_heads), units = 0;
-    for (size_t i = 0; i < f->batch->n_sequences; i++)
-        for (size_t kv = 0; kv < n_kv; kv++)
-            units += count_units(f, layer, &f->batch->sequences[i], kv);
-    bool even = units % active_threads(f) == 0 || units >= 4 * active_threads(f);
-    return even ? 1 : most_kv_group(f->model);
-}
-
-/* A walk over the units of a step: sequences, their KV heads, parts of the heads, and of those the
- * last tokens first, since they see most keys. */
+/* A walk over the work of a step: sequences that go together, their KV heads, parts of the heads, and of one sequence
+ * the last tokens first, since they see most keys. */
 typedef struct walk {
-    size_t layer, n_kv, n_parts;
-    size_t sequence, kv, part; /* where it is */
-    size_t first;              /* number of the first unit there */
+    size_t layer, n_kv, n_parts, most;
+    size_t group, begin, end; /* where it is: members [begin, end) of a group */
+    size_t kv, part;
+    size_t first; /* number of the first piece of work there */
 } walk_t;
 
-static void walk_on(walk_t *w)
+/* The members from begin on that go together; none at the end. */
+static void find_members(const forward_t *f, walk_t *w)
+{
+    const groups_t *g = &f->groups;
+    size_t rows = 0;
+    if (w->begin == g->n)
+        return;
+    while (w->begin == g->begins[w->group + 1])
+        w->group++;
+    size_t n_heads = plan_count(group_heads(f->model, w->kv));
+    for (w->end = w->begin; w->end < g->begins[w->group + 1]; w->end++) {
+        rows += f->batch->sequences[g->members[w->end]].n_rows * n_heads;
+        if (w->end > w->begin && (w->end - w->begin == w->most || rows > ATTENTION_TOGETHER_ROWS))
+            break;
+    }
+}
+
+static walk_t walk_begin(const forward_t *f, size_t layer, size_t n_parts)
+{
+    walk_t w = {.layer = layer,
+        .n_kv = plan_count(model_share(f->model)->kv_heads),
+        .n_parts = n_parts,
+        .most = most_together(f, layer)};
+    find_members(f, &w);
+    return w;
+}
+
+static void walk_on(const forward_t *f, walk_t *w)
 {
     if (++w->part < w->n_parts)
         return;
@@ -113,27 +132,88 @@ static void walk_on(walk_t *w)
     if (++w->kv < w->n_kv)
         return;
     w->kv = 0;
-    w->sequence++;
+    w->begin = w->end;
+    find_members(f, w);
 }
 
-/* Moves to the unit of that number; false when there are not so many. */
-static bool find_unit(const forward_t *f, walk_t *w, size_t number, attention_unit_t *unit)
+static const forward_sequence_t *member(const forward_t *f, size_t i)
 {
-    for (; w->n_kv > 0 && w->sequence < f->batch->n_sequences; walk_on(w)) {
-        const forward_sequence_t *s = &f->batch->sequences[w->sequence];
+    return &f->batch->sequences[f->groups.members[i]];
+}
+
+/* Pieces of work of each of the heads' parts. */
+static size_t count_pieces(const forward_t *f, const walk_t *w)
+{
+    if (w->end - w->begin > 1)
+        return 1;
+    size_t n_heads = plan_count(group_heads(f->model, w->kv));
+    const forward_sequence_t *s = member(f, w->begin);
+    return plan_count(unit_blocks(s, unit_tokens(f, w->layer, s, n_heads)));
+}
+
+/* The number of parts of a KV head's query heads. They share one reading of its keys and values,
+ * unless the step is too small to give every thread a part. */
+static size_t head_parts(const forward_t *f, size_t layer)
+{
+    size_t pieces = 0;
+    for (walk_t w = walk_begin(f, layer, 1); w.n_kv > 0 && w.begin < f->groups.n; walk_on(f, &w))
+        pieces += count_pieces(f, &w);
+    bool even = pieces % active_threads(f) == 0 || pieces >= 4 * active_threads(f);
+    return even ? 1 : most_kv_group(f->model);
+}
+
+/* What a thread computes before it takes more: units that go together. */
+typedef struct piece {
+    attention_unit_t units[ATTENTION_TOGETHER];
+    size_t n;
+    bool wanted;       /* by a row whose logits are needed */
+    uint64_t kv_bytes; /* that it reads */
+} piece_t;
+
+/* Bytes of the blocks up to a unit's last key, but for those in common with the unit before. */
+static uint64_t unit_bytes(const forward_t *f, const attention_unit_t *u, size_t common)
+{
+    const kv_cache_t *cache = f->cache;
+    size_t end = u->first_position + u->n_tokens, first = u->first_position + 1;
+    size_t begin = u->window != 0 && first > u->window ? first - u->window : 0;
+    size_t n = (end + KV_BLOCK - 1) / KV_BLOCK - begin / KV_BLOCK;
+    return (n - size_min(n, common)) * (cache->k_block_bytes + cache->v_block_bytes);
+}
+
+static void add_unit(
+    const forward_t *f, piece_t *piece, const attention_unit_t *unit, size_t common)
+{
+    const size_t *before = &f->logit_rows_before[unit->tap_row];
+    piece->wanted |= !forward_narrows_at(f, unit->layer) || before[unit->n_tokens] > before[0];
+    piece->kv_bytes += unit_bytes(f, unit, piece->n > 0 ? common : 0);
+    piece->units[piece->n++] = *unit;
+}
+
+/* Moves to the piece of that number; false when there are not so many. */
+static bool find_piece(const forward_t *f, walk_t *w, size_t number, piece_t *piece)
+{
+    for (; w->n_kv > 0 && w->begin < f->groups.n; walk_on(f, w)) {
         plan_range_t group = group_heads(f->model, w->kv);
-        size_t tokens = unit_tokens(f, w->layer, s, plan_count(group));
         team_part_t part = team_part(plan_count(group), w->part, w->n_parts);
         plan_range_t heads = {group.begin + part.begin, group.begin + part.end};
-        plan_range_t blocks = unit_blocks(s, tokens);
-        size_t n = plan_count(heads) > 0 ? plan_count(blocks) : 0;
-        if (number < w->first + n) {
-            size_t at = blocks.end - 1 - (number - w->first), from = first_unit(s) + at * tokens;
-            *unit = unit_of(f, w->layer, s, w->kv, heads, size_max(from, s->first_position),
-                size_min(from + tokens, s->first_position + s->n_rows));
-            return true;
+        size_t n = plan_count(heads) > 0 ? count_pieces(f, w) : 0;
+        if (number >= w->first + n) {
+            w->first += n;
+            continue;
         }
-        w->first += n;
+        piece->n = piece->kv_bytes = 0;
+        piece->wanted = false;
+        for (size_t i = w->begin; i < w->end; i++) {
+            const forward_sequence_t *s = member(f, i);
+            size_t tokens = unit_tokens(f, w->layer, s, plan_count(group));
+            size_t at = unit_blocks(s, tokens).end - 1 - (number - w->first);
+            size_t from = first_unit(s) + at * tokens;
+            const attention_unit_t unit =
+                unit_of(f, w->layer, s, w->kv, heads, size_max(from, s->first_position),
+                    size_min(from + tokens, s->first_position + s->n_rows));
+            add_unit(f, piece, &unit, f->groups.common[i]);
+        }
+        return true;
     }
     return false;
 }
@@ -143,38 +223,44 @@ static size_t take_number(forward_t *f)
     return atomic_fetch_add(&f->next_unit, 1);
 }
 
-void forward_attend(forward_t *f, size_t thread, size_t layer)
+static void compute_piece(forward_t *f, size_t thread, const piece_t *piece)
 {
-    walk_t walk = {.layer = layer,
-        .n_kv = plan_count(model_share(f->model)->kv_heads),
-        .n_parts = head_parts(f, layer)};
     void *scratch = f->threads[thread].attention;
-    attention_unit_t units[2], *unit = &units[0], *next = &units[1];
-    size_t number = take_number(f);
-    bool found = find_unit(f, &walk, number, unit);
-    while (found) {
-        /* The unit that this thread gets next, if all take turns; it is taken only after the
-         * current one. */
-        walk_t ahead = walk;
-        size_t expected = number + active_threads(f);
-        unit->next = f->sdpa && find_unit(f, &ahead, expected, next) ? next : NULL;
-        const size_t *logit_rows_before = &f->logit_rows_before[unit->tap_row];
-        bool wanted = !forward_narrows_at(f, layer) ||
-                      logit_rows_before[unit->n_tokens] > logit_rows_before[0];
-        if (wanted && f->sdpa)
-            attention_sdpa(unit, scratch);
-        else if (wanted)
+    f->threads[thread].kv_bytes += piece->wanted ? piece->kv_bytes : 0;
+    if (piece->wanted && f->sdpa)
+        attention_sdpa(piece->units, piece->n, scratch);
+    for (size_t i = 0; i < piece->n; i++) {
+        const attention_unit_t *unit = &piece->units[i];
+        if (piece->wanted && !f->sdpa)
             attention_eager(unit, scratch);
         exchange_rows_written(f, thread, SHARED_ATTENTION, unit->tap_row, unit->n_tokens,
             unit->n_heads, &f->times.attention_ns);
+    }
+}
+
+void forward_attend(forward_t *f, size_t thread, size_t layer)
+{
+    walk_t walk = walk_begin(f, layer, head_parts(f, layer));
+    piece_t pieces[2], *piece = &pieces[0], *next = &pieces[1];
+    size_t number = take_number(f);
+    bool found = find_piece(f, &walk, number, piece);
+    while (found) {
+        /* The piece that this thread gets next, if all take turns; it is taken only after the
+         * current one. */
+        walk_t ahead = walk;
+        size_t expected = number + active_threads(f);
+        bool looks = f->sdpa && find_piece(f, &ahead, expected, next);
+        if (looks && piece->n == 1)
+            piece->units[0].next = &next->units[0];
+        compute_piece(f, thread, piece);
         number = take_number(f);
-        if (unit->next != NULL && number == expected) {
-            attention_unit_t *done = unit;
-            unit = next;
+        if (looks && number == expected) {
+            piece_t *done = piece;
+            piece = next;
             next = done;
             walk = ahead;
         } else {
-            found = find_unit(f, &walk, number, unit);
+            found = find_piece(f, &walk, number, piece);
         }
     }
 }

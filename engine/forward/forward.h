@@ -95,6 +95,10 @@ typedef struct forward_times {
 } forward_times_t;
 forward_times_t forward_times(const forward_t *forward);
 
+/* Bytes of keys and values that attention has read so far on this rank, by blocks: those that sequences share, once for
+ * all that read them together. */
+uint64_t forward_kv_bytes(const forward_t *forward);
+
 /* Experts whose weights the steps have read so far, those of every layer counted. */
 uint64_t forward_experts(const forward_t *forward);
 

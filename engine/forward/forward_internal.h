@@ -26,6 +26,7 @@ typedef struct thread_scratch {
     char *attention;
     char *outputs; /* panels of [pairs, KERNEL_PANEL] element (mixture.c) */
     size_t product_bytes, attention_bytes, output_bytes;
+    uint64_t kv_bytes; /* forward_kv_bytes, of this thread */
 } thread_scratch_t;
 
 /* Buffers of a rank for itself. */
@@ -63,6 +64,20 @@ typedef struct routing {
     matrix_rows_t rows; /* of the step, as products want them */
 } routing_t;
 
+/* Which sequences of the step attend together (groups.h). */
+typedef struct groups {
+    size_t *members; /* [n] of max_rows: numbers of the batch's sequences, group by group */
+    size_t *begins;  /* [n_groups + 1] of max_rows + 1: where each group begins in members */
+    size_t *
+        common; /* [n] of max_rows: blocks that a member has in common with the one before it in its group */
+    size_t n, n_groups;
+    size_t n_grouped; /* members of groups of several */
+    size_t *next;     /* [max_rows] the next sequence of the same group, or NO_SEQUENCE */
+    size_t *last;     /* [n_blocks] the last sequence of the step that begins with a block */
+    uint64_t *steps;  /* [n_blocks] in which `last` was written */
+    uint64_t step;
+} groups_t;
+
 struct forward {
     const model_t *model;
     kv_cache_t *cache;
@@ -91,6 +106,7 @@ struct forward {
     int streaming;             /* the shared activation that travels now, or NOT_STREAMING */
     atomic_size_t *missing;    /* [activation_max_tiles] of the gather under way; exchange.c */
     size_t n_tiles;
+    groups_t groups;
     atomic_size_t next_unit;     /* of attention; attend.c */
     uint64_t mark_ns, n_experts; /* n_experts: forward_experts */
     forward_times_t times;

@@ -3,6 +3,7 @@
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/forward/forward_internal.h"
+#include "engine/forward/groups.h"
 #include "engine/forward/mixture.h"
 #include "engine/forward/routing.h"
 #include "engine/model/attention.h"
@@ -106,7 +107,7 @@ static int open_private(forward_t *f, fail_t *fail)
     for (size_t i = 0; i < PLACE_COUNT; i++)
         if (f->places[i].bytes > 0)
             f->places[i].data = memory_alloc(f->places[i].bytes, names[i], fail);
-    if (fail->status != 0 || routing_open(f, fail) != 0)
+    if (fail->status != 0 || routing_open(f, fail) != 0 || groups_open(f, fail) != 0)
         return fail->status;
     team_run(f->team, open_thread, f);
     for (size_t t = 0; t < f->n_threads; t++)
@@ -193,6 +194,7 @@ void forward_close(forward_t *f)
     free(f->missing);
     free(f->logit_rows);
     free(f->logit_rows_before);
+    groups_close(f);
     for (size_t i = 0; i < PLACE_COUNT; i++)
         memory_free(f->places[i].data, f->places[i].bytes);
     free(f);

@@ -4,8 +4,10 @@
 #include "engine/base/size.h"
 #include "engine/forward/exchange.h"
 #include "engine/forward/forward_internal.h"
+#include "engine/forward/groups.h"
 #include "engine/forward/panels.h"
 #include "engine/forward/show.h"
+#include "engine/model/attention.h"
 
 /* ---- Time, and threads of a step ------------------------------------------------------------- */
 
@@ -174,6 +176,7 @@ void forward_step(forward_t *f, const forward_batch_t *batch)
     f->rows.n = batch->n_rows;
     f->streaming = NOT_STREAMING;
     forward_choose_logit_rows(f);
+    groups_find(f, attention_unit_tokens(most_kv_group(f->model)));
     f->rows.n_single_rows = 0;
     for (size_t i = 0; i < batch->n_sequences && batch->sequences[i].single_row; i++)
         f->rows.n_single_rows += batch->sequences[i].n_rows;
@@ -184,6 +187,14 @@ void forward_step(forward_t *f, const forward_batch_t *batch)
 const void *forward_logits(const forward_t *f, size_t i)
 {
     return f->places[PLACE_LOGITS].data + i * model_lm_head(f->model)->rows * accumulator(f);
+}
+
+uint64_t forward_kv_bytes(const forward_t *f)
+{
+    uint64_t bytes = 0;
+    for (size_t t = 0; t < f->n_threads; t++)
+        bytes += f->threads[t].kv_bytes;
+    return bytes;
 }
 
 uint64_t forward_experts(const forward_t *f)

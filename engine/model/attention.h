@@ -51,6 +51,10 @@ typedef struct attention_unit {
     void *panel;
 } attention_unit_t;
 
+/* Rows of units together, at most, and units: attention_sdpa. */
+#define ATTENTION_TOGETHER_ROWS 384
+#define ATTENTION_TOGETHER 64
+
 /* Bytes of scratch for a unit with up to max_keys keys. */
 size_t attention_eager_scratch_bytes(
     const kernels_t *kernels, size_t head_dim, size_t max_heads, size_t max_keys);
@@ -60,10 +64,14 @@ size_t attention_sdpa_scratch_bytes(size_t head_dim, size_t max_heads);
 /* scratch: 64-byte aligned. */
 void attention_eager(const attention_unit_t *unit, void *scratch);
 
-/* Mode bf16, orders torch and torch-avx2. The two inputs of every pair (of dimensions in K, of keys in
+/* [n] units, one after another: the same bits whatever their number. They take turns at blocks of keys, so that keys and
+ * values that their sequences share, next to each other, come from memory once. At most ATTENTION_TOGETHER, of
+ * ATTENTION_TOGETHER_ROWS together, where there are several. scratch: 64-byte aligned.
+ *
+ * Mode bf16, orders torch and torch-avx2. The two inputs of every pair (of dimensions in K, of keys in
  * V) lie swapped in the cache. A unit's tokens lie within one of the reference's query blocks,
  * which begin at multiples of 32. */
-void attention_sdpa(const attention_unit_t *unit, void *scratch);
+void attention_sdpa(const attention_unit_t *units, size_t n, void *scratch);
 
 /* Tokens of a unit at most: units begin at multiples of it. A power of two up to 32, so that the
  * unit's rows are at most ATTENTION_UNIT_ROWS where that is possible. */

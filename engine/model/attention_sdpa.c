@@ -34,13 +34,14 @@ static size_t place(char *base, size_t *used, size_t bytes, char **part)
     return *used;
 }
 
-static size_t lay_out(sdpa_scratch_t *s, char *base, size_t rows, size_t head_dim)
+/* rows: of all units together; most: of one of them, for what lasts for a block of keys. */
+static size_t lay_out(sdpa_scratch_t *s, char *base, size_t rows, size_t most, size_t head_dim)
 {
     size_t used = 0, panels = (head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
     char *parts[12];
-    const size_t bytes[12] = {rows * head_dim * 2, rows * head_dim * 4, rows * KEY_BLOCK * 4,
-        rows * KEY_BLOCK * 2, panels * rows * KERNEL_PANEL * 4, rows * KERNEL_PANEL * 4, rows * 4,
-        rows * 4, rows * 4, rows * 4, rows * 2, attention_panel_bytes(head_dim)};
+    const size_t bytes[12] = {rows * head_dim * 2, rows * head_dim * 4, most * KEY_BLOCK * 4,
+        most * KEY_BLOCK * 2, panels * rows * KERNEL_PANEL * 4, most * KERNEL_PANEL * 4, rows * 4,
+        rows * 4, most * 4, most * 4, most * 2, attention_panel_bytes(head_dim)};
     for (int i = 0; i < 12; i++)
         place(base, &used, bytes[i], &parts[i]);
     *s = (sdpa_scratch_t){(uint16_t *)parts[0], (float *)parts[1], (float *)parts[2],
@@ -49,10 +50,24 @@ static size_t lay_out(sdpa_scratch_t *s, char *base, size_t rows, size_t head_di
     return used;
 }
 
+/* The scratch of a unit whose rows begin at `row` of all. */
+static sdpa_scratch_t scratch_of(const sdpa_scratch_t *all, size_t row, size_t head_dim)
+{
+    size_t panels = (head_dim + KERNEL_PANEL - 1) / KERNEL_PANEL;
+    sdpa_scratch_t s = *all;
+    s.q += row * head_dim;
+    s.wide_q += row * head_dim;
+    s.out += row * panels * KERNEL_PANEL;
+    s.max += row;
+    s.sum += row;
+    return s;
+}
+
 size_t attention_sdpa_scratch_bytes(size_t head_dim, size_t max_heads)
 {
     sdpa_scratch_t s;
-    return lay_out(&s, NULL, attention_unit_max_rows(max_heads), head_dim);
+    size_t most = attention_unit_max_rows(max_heads);
+    return lay_out(&s, NULL, size_max(most, ATTENTION_TOGETHER_ROWS), most, head_dim);
 }
 
 /* The parameters of the order of one pair of blocks. */
@@ -388,29 +403,57 @@ static void store_rows(const attention_unit_t *u, sdpa_scratch_t *s, size_t rows
     }
 }
 
-void attention_sdpa(const attention_unit_t *unit, void *scratch)
+/* The first block with a key that the first row sees; later rows see later keys. */
+static size_t first_block(const attention_unit_t *u)
 {
-    sdpa_scratch_t s;
-    size_t rows = unit->n_tokens * unit->n_heads;
-    lay_out(&s, scratch, rows, unit->head_dim);
-    const attention_unit_t call = attention_call(unit, s.panel), *u = &call;
-    size_t n_keys = u->first_position + u->n_tokens, end = u->first_position + 1;
-    /* The first block with a key that the first row sees; later rows see later keys. */
+    size_t end = u->first_position + 1;
     size_t begin = u->window != 0 && end > u->window ? end - u->window : 0;
-    begin = begin / KEY_BLOCK * KEY_BLOCK;
-    begin_rows(u, &s, rows);
-    for (size_t first = begin; first < n_keys; first += KEY_BLOCK) {
-        block_t b = {.first_key = first,
-            .n_keys = size_min(KEY_BLOCK, call_keys(u) - first),
-            .n_queries = query_block_rows(u),
-            .end = size_min(KEY_BLOCK, n_keys - first),
-            .is_first = first == begin};
-        prefetch_next(u, &b, 0);
-        compute_scores(u, &s, &b, rows);
-        prefetch_next(u, &b, 1);
-        compute_weights(u, &s, &b, rows);
-        prefetch_next(u, &b, 2);
-        compute_outputs(u, &s, &b, rows);
+    return begin / KEY_BLOCK * KEY_BLOCK;
+}
+
+/* The keys of one block, if a row of the unit sees some. */
+static void compute_block(const attention_unit_t *u, sdpa_scratch_t *s, size_t first)
+{
+    size_t n_keys = u->first_position + u->n_tokens, rows = u->n_tokens * u->n_heads;
+    if (first < first_block(u) || first >= n_keys)
+        return;
+    const block_t b = {.first_key = first,
+        .n_keys = size_min(KEY_BLOCK, call_keys(u) - first),
+        .n_queries = query_block_rows(u),
+        .end = size_min(KEY_BLOCK, n_keys - first),
+        .is_first = first == first_block(u)};
+    prefetch_next(u, &b, 0);
+    compute_scores(u, s, &b, rows);
+    prefetch_next(u, &b, 1);
+    compute_weights(u, s, &b, rows);
+    prefetch_next(u, &b, 2);
+    compute_outputs(u, s, &b, rows);
+}
+
+void attention_sdpa(const attention_unit_t *units, size_t n, void *scratch)
+{
+    sdpa_scratch_t all;
+    size_t rows = 0, most = 0, begin = SIZE_MAX, end = 0, head_dim = units->head_dim;
+    for (size_t i = 0; i < n; i++) {
+        rows += units[i].n_tokens * units[i].n_heads;
+        most = size_max(most, units[i].n_tokens * units[i].n_heads);
     }
-    store_rows(u, &s, rows);
+    lay_out(&all, scratch, rows, most, head_dim);
+    for (size_t i = 0, row = 0; i < n; row += units[i].n_tokens * units[i].n_heads, i++) {
+        const attention_unit_t u = attention_call(&units[i], all.panel);
+        sdpa_scratch_t s = scratch_of(&all, row, head_dim);
+        begin = size_min(begin, first_block(&u));
+        end = size_max(end, u.first_position + u.n_tokens);
+        begin_rows(&u, &s, u.n_tokens * u.n_heads);
+    }
+    for (size_t first = begin; first < end; first += KEY_BLOCK)
+        for (size_t i = 0, row = 0; i < n; row += units[i].n_tokens * units[i].n_heads, i++) {
+            const attention_unit_t u = attention_call(&units[i], all.panel);
+            sdpa_scratch_t s = scratch_of(&all, row, head_dim);
+            compute_block(&u, &s, first);
+        }
+    for (size_t i = 0, row = 0; i < n; row += units[i].n_tokens * units[i].n_heads, i++) {
+        sdpa_scratch_t s = scratch_of(&all, row, head_dim);
+        store_rows(&units[i], &s, units[i].n_tokens * units[i].n_heads);
+    }
 }

@@ -255,6 +255,7 @@ static void count_step(engine_t *e, const scheduler_step_t *step, uint64_t ns)
     *(step->n_prompt_rows > 0 ? &totals->prefill_ns : &totals->decode_ns) += ns;
     totals->prompt_tokens += step->n_prompt_rows;
     totals->reused_tokens = scheduler_reused_tokens(e->scheduler);
+    totals->kv_bytes = forward_kv_bytes(e->forward);
 }
 
 #define AVERAGED 0.125       /* the share of a new value in an average */
