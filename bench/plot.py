@@ -202,8 +202,8 @@ def intensity(row, phase):
     and values. Those of one replica."""
     if phase == "decode":
         return row["decode_flop"] / (row["decode_weight_bytes"] + row["decode_kv_bytes"])
-    steps = -(-row["batch"] * row["prompt_tokens"] // 512)
-    return row["prefill_flop"] / (steps * row["decode_weight_bytes"])
+    steps = -(-row["batch"] * row["prompt_tokens"] // 512)  # of rows without their own count
+    return row["prefill_flop"] / row.get("prefill_weight_bytes", steps * row["decode_weight_bytes"])
 
 
 def draw_roofline(plt, rows):

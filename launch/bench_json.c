@@ -104,6 +104,7 @@ json_t *bench_json(const bench_about_t *about, const bench_report_t *report)
     set_about(object, about);
     set_run(object, about);
     set_digest(object, "logits_digest", report->logits_digest);
+    json_object_set_new(object, "prefill_weight_bytes", json_real(report->prefill_bytes));
     json_object_set_new(object, "decode_weight_bytes", json_real(report->weight_bytes));
     json_object_set_new(object, "decode_kv_bytes", json_real(report->kv_bytes));
     json_object_set_new(object, "prefill_flop", json_real(report->prefill_flop));

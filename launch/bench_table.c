@@ -22,6 +22,7 @@ static const line_t lines[] = {
     {"prefill", BENCH_PREFILL_TOKENS, 1, 1, "tokens/s"},
     {"", BENCH_PREFILL_FLOP, 1e-9, 0, "GFLOP/s"},
     {"", BENCH_PREFILL_SHARE, 100, 1, "% of the matrix peak"},
+    {"", BENCH_PREFILL_BANDWIDTH, 100, 1, "% of the read bandwidth"},
     {"time to first token", BENCH_FIRST_TOKEN, 1e3, 1, "ms"},
     {NULL, BENCH_METRICS, 0, 0, NULL},
     {"decode", BENCH_DECODE_TOKENS, 1, 2, "tokens/s"},
@@ -103,8 +104,9 @@ void bench_print_table(const bench_about_t *about, const bench_report_t *report,
         o->batch, o->prompt_tokens, o->gen_tokens, o->context, o->repeat, plural(o->repeat),
         about->random_weights ? "random" : "the model's");
     print_metrics(report, out);
-    fprintf(out, "\na decode step reads %.1f MB of weights and %.1f MB of keys and values\n",
-        report->weight_bytes * 1e-6, report->kv_bytes * 1e-6);
+    fprintf(out,
+        "\nthe prefill reads %.1f MB of weights, a decode step %.1f MB and %.1f MB of keys and values\n",
+        report->prefill_bytes * 1e-6, report->weight_bytes * 1e-6, report->kv_bytes * 1e-6);
     fprintf(out, "\n%-20s %11s %8s %9s %11s %8s %7s %8s\n", "mean split, %", "ms", "matrix",
         "attention", "elementwise", "exchange", "waiting", "sampling");
     print_splits(report, BENCH_PREFILL, out);
@@ -112,7 +114,11 @@ void bench_print_table(const bench_about_t *about, const bench_report_t *report,
     fprintf(out, "\nlogits digest %016llx\n", (unsigned long long)report->logits_digest);
     double bandwidth = bench_spread(report, BENCH_DECODE_BANDWIDTH).median;
     double peak = bench_spread(report, BENCH_PREFILL_SHARE).median;
-    if (peak > 0)
+    double read = bench_spread(report, BENCH_PREFILL_BANDWIDTH).median;
+    if (peak > 0 && read > peak && read <= 1)
+        fprintf(out, "prefill %.0f%% of the read bandwidth (%.0f%% of the matrix peak), ",
+            100 * read, 100 * peak);
+    else if (peak > 0)
         fprintf(out, "prefill %.0f%% of the matrix peak, ", 100 * peak);
     else
         fprintf(out, "prefill %.1f tokens/s, ", bench_spread(report, BENCH_PREFILL_TOKENS).median);

@@ -18,6 +18,8 @@ static const char *const metric_names[BENCH_METRICS] = {
     [BENCH_PREFILL_TOKENS] = "prefill_tokens_per_s",
     [BENCH_PREFILL_FLOP] = "prefill_flop_per_s",
     [BENCH_PREFILL_SHARE] = "prefill_peak_share",
+    [BENCH_PREFILL_BYTES] = "prefill_bytes_per_s",
+    [BENCH_PREFILL_BANDWIDTH] = "prefill_bandwidth_share",
     [BENCH_FIRST_TOKEN] = "time_to_first_token_s",
     [BENCH_DECODE_TOKENS] = "decode_tokens_per_s",
     [BENCH_TOKEN] = "time_per_token_s",
@@ -61,6 +63,7 @@ typedef struct bench {
     char *logits; /* [vocab_size] on the coordinator */
     size_t logit_bytes, vocab_size, *logit_counts;
     /* The coordinator's. */
+    size_t prefill_steps;
     int32_t *ids, *blocks; /* of all sequences */
     sequence_t *sequences; /* [batch] */
     scheduler_entry_t *entries;
@@ -234,6 +237,7 @@ static int prefill_steps(bench_t *b, fail_t *fail)
     size_t batch = b->options->batch, first = 0;
     uint64_t begin = clock_ns();
     b->first_token_s = 0;
+    b->prefill_steps = 0;
     for (size_t s = 0; s < batch; s++)
         b->sequences[s].n_done = 0;
     while (first < batch) {
@@ -249,6 +253,7 @@ static int prefill_steps(bench_t *b, fail_t *fail)
         }
         if (run_step(b, n, rows, fail) != 0)
             return fail->status;
+        b->prefill_steps++;
         if (first == 0 && drawn > 0)
             b->first_token_s = (double)(clock_ns() - begin) * 1e-9;
         first += drawn;
@@ -317,6 +322,9 @@ static int run_phase(bench_t *b, bench_phase_t phase, bool counted, fail_t *fail
     if (phase == BENCH_DECODE)
         b->report->weight_bytes = b->counts.dense_bytes + b->counts.expert_bytes * (double)experts /
                                                               (double)b->options->gen_tokens;
+    else
+        b->report->prefill_bytes = b->counts.dense_bytes * (double)b->prefill_steps +
+                                   b->counts.expert_bytes * (double)experts;
     if (counted)
         add_times(&b->times[phase], &begin, &end);
     return comm_agree(everyone(b), fail);
@@ -375,6 +383,8 @@ static void fill_values(const bench_t *b, const double rates[BENCH_ROOFS], doubl
     values[BENCH_PREFILL_TOKENS] = batch * (double)b->options->prompt_tokens / b->prefill_s;
     values[BENCH_PREFILL_FLOP] = r->prefill_flop / b->prefill_s;
     values[BENCH_PREFILL_SHARE] = peak > 0 ? values[BENCH_PREFILL_FLOP] / peak : 0;
+    values[BENCH_PREFILL_BYTES] = r->prefill_bytes / b->prefill_s;
+    values[BENCH_PREFILL_BANDWIDTH] = values[BENCH_PREFILL_BYTES] / bandwidth;
     values[BENCH_FIRST_TOKEN] = b->first_token_s;
     values[BENCH_DECODE_TOKENS] = batch / step_s;
     values[BENCH_TOKEN] = step_s;
@@ -415,7 +425,7 @@ static int run_repetition(bench_t *b, bool counted, double values[BENCH_METRICS]
 static void add_replica(const double *replica, double *all)
 {
     static const bench_metric_t sums[] = {BENCH_PREFILL_TOKENS, BENCH_PREFILL_FLOP,
-        BENCH_DECODE_TOKENS, BENCH_DECODE_BYTES, BENCH_DECODE_FLOP};
+        BENCH_PREFILL_BYTES, BENCH_DECODE_TOKENS, BENCH_DECODE_BYTES, BENCH_DECODE_FLOP};
     static const bench_metric_t times[] = {BENCH_FIRST_TOKEN, BENCH_TOKEN};
     for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
         all[sums[i]] += replica[sums[i]];
@@ -423,6 +433,7 @@ static void add_replica(const double *replica, double *all)
         all[times[i]] = replica[times[i]] > all[times[i]] ? replica[times[i]] : all[times[i]];
     double peak = all[BENCH_PEAK];
     all[BENCH_PREFILL_SHARE] = peak > 0 ? all[BENCH_PREFILL_FLOP] / peak : 0;
+    all[BENCH_PREFILL_BANDWIDTH] = all[BENCH_PREFILL_BYTES] / all[BENCH_READ_BANDWIDTH];
     all[BENCH_DECODE_BANDWIDTH] = all[BENCH_DECODE_BYTES] / all[BENCH_READ_BANDWIDTH];
     all[BENCH_DECODE_SHARE] = peak > 0 ? all[BENCH_DECODE_FLOP] / peak : 0;
 }

@@ -22,20 +22,22 @@
 /* One number of each repetition. Where a CPU lacks the instructions, a peak is 0 and so is the
  * share of it. */
 typedef enum bench_metric {
-    BENCH_READ_BANDWIDTH,   /* bytes/s that all threads of all ranks read together */
-    BENCH_FMA_PEAK,         /* FLOP/s of fused multiply-adds, f32, or f64 in mode f64 */
-    BENCH_PEAK,             /* FLOP/s of the instruction that the mode's matrix kernels use */
-    BENCH_INT8_PEAK,        /* int8 operations/s, a multiply-add counted as 2 */
-    BENCH_PREFILL_TOKENS,   /* prompt tokens/s, first draws included */
-    BENCH_PREFILL_FLOP,     /* FLOP/s of the weight matrices; attention's products not counted */
-    BENCH_PREFILL_SHARE,    /* BENCH_PREFILL_FLOP / BENCH_PEAK */
-    BENCH_FIRST_TOKEN,      /* s until the first prompt's first token was drawn */
-    BENCH_DECODE_TOKENS,    /* tokens/s of all sequences together */
-    BENCH_TOKEN,            /* s of one step, in which each sequence gets a token */
-    BENCH_DECODE_BYTES,     /* bytes/s of weights, keys and values */
-    BENCH_DECODE_BANDWIDTH, /* BENCH_DECODE_BYTES / BENCH_READ_BANDWIDTH */
-    BENCH_DECODE_FLOP,      /* FLOP/s of the weight matrices */
-    BENCH_DECODE_SHARE,     /* BENCH_DECODE_FLOP / BENCH_PEAK */
+    BENCH_READ_BANDWIDTH,    /* bytes/s that all threads of all ranks read together */
+    BENCH_FMA_PEAK,          /* FLOP/s of fused multiply-adds, f32, or f64 in mode f64 */
+    BENCH_PEAK,              /* FLOP/s of the instruction that the mode's matrix kernels use */
+    BENCH_INT8_PEAK,         /* int8 operations/s, a multiply-add counted as 2 */
+    BENCH_PREFILL_TOKENS,    /* prompt tokens/s, first draws included */
+    BENCH_PREFILL_FLOP,      /* FLOP/s of the weight matrices; attention's products not counted */
+    BENCH_PREFILL_SHARE,     /* BENCH_PREFILL_FLOP / BENCH_PEAK */
+    BENCH_PREFILL_BYTES,     /* bytes/s of weights: what binds short prompts and mixtures */
+    BENCH_PREFILL_BANDWIDTH, /* BENCH_PREFILL_BYTES / BENCH_READ_BANDWIDTH */
+    BENCH_FIRST_TOKEN,       /* s until the first prompt's first token was drawn */
+    BENCH_DECODE_TOKENS,     /* tokens/s of all sequences together */
+    BENCH_TOKEN,             /* s of one step, in which each sequence gets a token */
+    BENCH_DECODE_BYTES,      /* bytes/s of weights, keys and values */
+    BENCH_DECODE_BANDWIDTH,  /* BENCH_DECODE_BYTES / BENCH_READ_BANDWIDTH */
+    BENCH_DECODE_FLOP,       /* FLOP/s of the weight matrices */
+    BENCH_DECODE_SHARE,      /* BENCH_DECODE_FLOP / BENCH_PEAK */
     BENCH_METRICS
 } bench_metric_t;
 
@@ -74,6 +76,7 @@ typedef struct bench_report {
     bench_split_t *splits;  /* [BENCH_PHASES][n_ranks]: of one prefill, of one step */
     /* The rest is of this engine alone. */
     double weight_bytes;              /* packed matrices that all ranks read in a decode step */
+    double prefill_bytes;             /* likewise, of a prefill: once a step */
     double kv_bytes;                  /* keys and values, likewise, at the mean context */
     double prefill_flop, decode_flop; /* of the weight matrices; a decode step's */
     double attention_flop;            /* of the prefill */

@@ -63,7 +63,7 @@ bench "JSON of a batch" --config "$odd" "${small[@]}" --batch 3 --context 130 --
 [ "$(wc -l <"$work/rows.jsonl")" -eq 2 ] || complain "JSON: expected two lines"
 has_all "JSON" "$work/rows.jsonl" read_bandwidth_bytes_per_s prefill_tokens_per_s prefill_flop_per_s \
     time_to_first_token_s decode_tokens_per_s time_per_token_s decode_bytes_per_s decode_bandwidth_share \
-    decode_weight_bytes decode_kv_bytes prefill_flop decode_flop matrix_s
+    prefill_weight_bytes decode_weight_bytes decode_kv_bytes prefill_flop decode_flop matrix_s
 [ "$(member "$work/rows.jsonl" batch)" = 3 ] || complain "JSON: expected batch 3"
 [ "$(member "$work/rows.jsonl" context)" = 130 ] || complain "JSON: expected context 130"
 [ "$(member "$work/rows.jsonl" ranks)" = "$ranks" ] || complain "JSON: expected $ranks ranks"

@@ -34,6 +34,7 @@ static fixture_t *fixture(void)
         .values = f->values,
         .splits = f->splits,
         .weight_bytes = 1e9,
+        .prefill_bytes = 3e9,
         .logits_digest = 0xab};
     f->about = (bench_about_t){.model = "shape",
         .cpu = "a \"quoted\" CPU, of two words",
@@ -155,7 +156,7 @@ static void csv_has_a_field_for_every_name_and_quotes_text(void **state)
 }
 
 /* The table, to be freed by the caller. */
-static char *table_with(double bandwidth)
+static char *table_with(double bandwidth, double prefill)
 {
     fixture_t *f = fixture();
     char *text = NULL;
@@ -165,6 +166,7 @@ static char *table_with(double bandwidth)
     for (size_t i = 0; i < REPEAT; i++) {
         f->values[BENCH_DECODE_BANDWIDTH * REPEAT + i] = bandwidth;
         f->values[BENCH_PREFILL_SHARE * REPEAT + i] = 0.25;
+        f->values[BENCH_PREFILL_BANDWIDTH * REPEAT + i] = prefill;
     }
     bench_print_table(&f->about, &f->report, out);
     fclose(out);
@@ -175,15 +177,20 @@ static char *table_with(double bandwidth)
 static void no_share_is_above_all_of_it(void **state)
 {
     (void)state;
-    char *text = table_with(0.5);
+    char *text = table_with(0.5, 0.25);
     assert_non_null(strstr(text, "50.0  % of the read bandwidth\n"));
     assert_non_null(
         strstr(text, "prefill 25% of the matrix peak, decode 50% of the read bandwidth\n"));
     free(text);
-    text = table_with(2.2);
+    text = table_with(2.2, 1.1);
     assert_non_null(strstr(text, "2.20  times the read bandwidth\n"));
     assert_non_null(strstr(text, "decode reads 2.2 times as fast as memory, from the caches\n"));
     assert_null(strstr(text, "% of the read bandwidth"));
+    free(text);
+    /* Weights bind the prefill of a mixture. */
+    text = table_with(0.5, 0.7);
+    assert_non_null(
+        strstr(text, "prefill 70% of the read bandwidth (25% of the matrix peak), decode 50%"));
     free(text);
 }
 
