@@ -10,6 +10,11 @@ static void use_fold_from_left_to_right(bench_t *bench)
     bench->model.kernels.tile_fold = fold_left_to_right;
 }
 
+static void use_tail_in_chains(bench_t *bench)
+{
+    bench->model.kernels.tile_fold = fold_tail_in_chains;
+}
+
 static void use_flushed_denormals(bench_t *bench)
 {
     bench->model.kernels.tile_fold = fold_flushed;
@@ -54,13 +59,14 @@ void avx2_scale_mlp(bench_t *bench)
 const defect_t avx2_chain_defect = {"chains are added from left to right",
     use_fold_from_left_to_right, COMPONENT_UP_PROJ, PRODUCTS, EAGER, NULL};
 
-const defect_t avx2_attention_defects[] = {
+const defect_t avx2_tiny_defects[] = {
     {"the softmax sums in 16 lanes", use_softmax_of_16_lanes, COMPONENT_ATTN_WEIGHTS, 0, EAGER,
         NULL},
     {"sdpa sums in 16 lanes", use_sdpa_of_16_lanes, COMPONENT_ATTN_OUTPUT, 0, SDPA, NULL},
+    {"the inputs after the last 64 go to other chains", use_tail_in_chains, COMPONENT_MLP_OUTPUT, 0,
+        EAGER, NULL},
 };
-const size_t n_avx2_attention_defects =
-    sizeof avx2_attention_defects / sizeof *avx2_attention_defects;
+const size_t n_avx2_tiny_defects = sizeof avx2_tiny_defects / sizeof *avx2_tiny_defects;
 
 const defect_t avx2_denormal_defect = {
     "denormals are flushed", use_flushed_denormals, COMPONENT_MLP_OUTPUT, 0, EAGER, NULL};

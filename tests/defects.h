@@ -54,9 +54,10 @@ typedef struct defect {
     bool (*applies)(const bench_t *bench); /* on any rank; NULL: always */
 } defect_t;
 
-/* avx2_defects.c, of --order torch-avx2: of linear layers; of attention; of denormals, with the model that they show in. */
-extern const defect_t avx2_chain_defect, avx2_attention_defects[], avx2_denormal_defect;
-extern const size_t n_avx2_attention_defects;
+/* avx2_defects.c, of --order torch-avx2: of chains; of what shows in the tiny model, attention and sums of 216 inputs;
+ * of denormals, with the model that they show in. */
+extern const defect_t avx2_chain_defect, avx2_tiny_defects[], avx2_denormal_defect;
+extern const size_t n_avx2_tiny_defects;
 void avx2_scale_mlp(bench_t *bench);
 
 /* moe_defects.c */

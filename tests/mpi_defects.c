@@ -515,7 +515,7 @@ int main(int argc, char **argv)
     avx2.source = denormal.source = demo.source;
     tiny.source = model_source_random(&seed);
     try_all(&bench, &avx2, &avx2_chain_defect, 1, &counts);
-    try_all(&bench, &tiny, avx2_attention_defects, n_avx2_attention_defects, &counts);
+    try_all(&bench, &tiny, avx2_tiny_defects, n_avx2_tiny_defects, &counts);
     try_all(&bench, &denormal, &avx2_denormal_defect, 1, &counts);
     try_all(&bench, &llama, llama_defects, sizeof llama_defects / sizeof *llama_defects, &counts);
     try_all(&bench, &moe, moe_defects, n_moe_defects, &counts);

@@ -219,31 +219,75 @@ void sdpa_of_one_key_less(size_t n_lanes, size_t rows, size_t n_kept, size_t n_b
         n_lanes, rows, fewer, n_block, n_written, scale, max, sum, scores, weights, stride);
 }
 
+/* Places [at, at + n) of a row and an output's weights are added to a chain. */
+static float add_chain(const uint16_t *x, const uint16_t *panel, size_t width, size_t output,
+    size_t at, size_t n, float sum)
+{
+    for (size_t i = at; i < at + n; i++) {
+        size_t place = i ^ 1;
+        float w = f32_from_bf16(panel[(place / 2 * width + output) * 2 + place % 2]);
+        sum = fmaf(f32_from_bf16(x[place]), w, sum);
+    }
+    return sum;
+}
+
+typedef float output_t(
+    size_t inputs, const uint16_t *x, const uint16_t *panel, size_t width, size_t output);
+
 static float chains_left_to_right(
     size_t inputs, const uint16_t *x, const uint16_t *panel, size_t width, size_t output)
 {
     size_t chain = fold_shape(inputs).chain;
     float sum = 0;
-    for (size_t q = 0; q < FOLD_CHAINS; q++) {
-        float of_chain = 0;
-        for (size_t i = 0; i < chain; i++) {
-            size_t at = (q * chain + i) ^ 1;
-            float w = f32_from_bf16(panel[(at / 2 * width + output) * 2 + at % 2]);
-            of_chain = fmaf(f32_from_bf16(x[at]), w, of_chain);
-        }
-        sum += of_chain;
-    }
+    for (size_t q = 0; q < FOLD_CHAINS; q++)
+        sum += add_chain(x, panel, width, output, q * chain, chain, 0);
     return sum;
 }
 
-void fold_left_to_right(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
-    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
+/* Chains lie in the order in which neighbours are folded; those of vector 0 begin each eight. */
+static float tail_in_chains(
+    size_t inputs, const uint16_t *x, const uint16_t *panel, size_t width, size_t output)
+{
+    fold_shape_t s = fold_shape(inputs);
+    size_t tail = FOLD_CHAINS * s.chain, last = tail + FOLD_LANES * s.short_chain;
+    float sums[FOLD_CHAINS];
+    for (size_t q = 0; q < FOLD_CHAINS; q++) {
+        sums[q] = add_chain(x, panel, width, output, q * s.chain, s.chain, 0);
+        if (q % FOLD_LANES == 0)
+            sums[q] = add_chain(x, panel, width, output, tail + q / FOLD_LANES * s.short_chain,
+                s.short_chain, sums[q]);
+    }
+    for (size_t n = FOLD_CHAINS / 2; n > 0; n /= 2)
+        for (size_t q = 0; q < n; q++)
+            sums[q] = sums[2 * q] + sums[2 * q + 1];
+    for (size_t i = last; i < last + s.last; i++)
+        sums[0] += f32_from_bf16(x[i]) * f32_from_bf16(panel[(i / 2 * width + output) * 2 + i % 2]);
+    return sums[0];
+}
+
+static void each_output(output_t *output, size_t rows, const uint16_t *a, size_t a_stride,
+    size_t n_panels, const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel,
+    size_t c_stride)
 {
     for (size_t p = 0; p < n_panels; p++)
         for (size_t r = 0; r < rows; r++)
             for (size_t n = 0; n < width; n++)
                 c[p * c_panel + r * c_stride + n] =
-                    chains_left_to_right(inputs, a + r * a_stride, b[p], width, n);
+                    output(inputs, a + r * a_stride, b[p], width, n);
+}
+
+void fold_left_to_right(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
+{
+    each_output(
+        chains_left_to_right, rows, a, a_stride, n_panels, b, width, inputs, c, c_panel, c_stride);
+}
+
+void fold_tail_in_chains(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
+{
+    each_output(
+        tail_in_chains, rows, a, a_stride, n_panels, b, width, inputs, c, c_panel, c_stride);
 }
 
 void fold_flushed(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,

@@ -53,6 +53,9 @@ void sdpa_of_one_key_less(size_t n_lanes, size_t rows, size_t n_kept, size_t n_b
 /* torch-avx2: the 64 chains are added one after another. */
 void fold_left_to_right(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
     const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride);
+/* Whole 16s that K leaves over 64 go on in the chains of vector 0, in place of a vector of their own. */
+void fold_tail_in_chains(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride);
 /* Denormal sums become zero. */
 void fold_flushed(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
     const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride);

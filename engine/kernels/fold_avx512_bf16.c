@@ -18,10 +18,10 @@ INLINE void register_tile(const int rows, const int vectors, const uint16_t *a, 
 {
     for (size_t q = first; q < first + n; q++) {
         vec_f32_t sum[ROWS][FOLD_VECTORS] = {{{0}}};
-        if (rows == 1)
-            prefetch_next_page(b, 2 * pairs * width * sizeof *b);
         for (size_t i = 0; i < pairs; i++, a += 2, b += 2 * width) {
             __m512bh w[FOLD_VECTORS];
+            if (rows == 1)
+                prefetch_next_page(b, 2 * width * sizeof *b);
             for (int v = 0; v < vectors; v++) {
                 w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
                 /* A single row reads one stream of weights, for which the hardware's prefetcher is too

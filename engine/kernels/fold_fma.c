@@ -25,7 +25,6 @@
 #define ROWS 6
 #define FEW_ROWS 3 /* at most these take FEW_VECTORS, so that enough chains hide the latency */
 #define FEW_VECTORS 4
-#define SPAN 32 /* inputs of a page of a whole panel */
 #define AHEAD_BYTES 1024
 
 /* Inputs of a block of chains; longer chains are multiplied row by row. */
@@ -39,20 +38,21 @@
 
 /* ---- One row --------------------------------------------------------------------------------- */
 
-/* Pairs [0, n) of one chain. */
+/* Pairs [0, n) of one chain */
 INLINE void chain_of_one_row(
     const int vectors, const uint16_t *x, const uint16_t *b, size_t n, vec_f32_t sum[FOLD_VECTORS])
 {
     const size_t width = (size_t)vectors * LANES_F32;
     for (size_t i = 0; i < n; i++, x += 2, b += 2 * width) {
-        vec_f32_t odd = SET_F32(f32_from_bf16(x[1])), even = SET_F32(f32_from_bf16(x[0]));
+        pair_t input = broadcast_pair(x);
+        prefetch_next_page(b, 2 * width * sizeof *b);
         for (int v = 0; v < vectors; v++) {
             const uint16_t *at = b + 2 * LANES_F32 * v;
             pair_t w = load_pair(at);
             if (v * REGISTER_BYTES % 64 == 0)
                 __builtin_prefetch((const char *)at + AHEAD_BYTES);
-            sum[v] = FMA_F32(odd, w.odd, sum[v]);
-            sum[v] = FMA_F32(even, w.even, sum[v]);
+            sum[v] = FMA_F32(input.odd, w.odd, sum[v]);
+            sum[v] = FMA_F32(input.even, w.even, sum[v]);
         }
     }
 }
@@ -69,7 +69,6 @@ INLINE void tree_of_one_row(const int vectors, const uint16_t *x, const uint16_t
     slots.at[slots.height] = c;
     for (size_t q = 0; q < n_chains; q++, x += chain, b += chain * width) {
         vec_f32_t sum[1][FOLD_VECTORS] = {{{0}}};
-        prefetch_next_page(b, chain * width * sizeof *b);
         chain_of_one_row(vectors, x, b, chain / 2, sum[0]);
         fold_into(1, vectors, q, &slots, sum);
     }

@@ -10,9 +10,11 @@
 static inline __attribute__((always_inline)) void prefetch_next_page(const void *at, size_t bytes)
 {
     enum { PAGE_BYTES = 4096, LINE_BYTES = 64, LINES = 4, SECOND_LEVEL = 2 };
-    if ((uintptr_t)at % PAGE_BYTES < bytes)
+    size_t in_page = (uintptr_t)at % PAGE_BYTES;
+    const char *next = (const char *)at + (PAGE_BYTES - in_page);
+    if (in_page < bytes)
         for (int i = 0; i < LINES; i++)
-            __builtin_prefetch((const char *)at + PAGE_BYTES + LINE_BYTES * i, 0, SECOND_LEVEL);
+            __builtin_prefetch(next + LINE_BYTES * i, 0, SECOND_LEVEL);
 }
 
 #endif

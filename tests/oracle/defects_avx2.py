@@ -5,8 +5,8 @@
 denormals-avx2.safetensors: the demo model with up_proj and down_proj of layer 0 scaled by 2^-100 and 2^-22, exactly, so
 that down_proj's products are denormal.
 
-tiny-reference-avx2.safetensors: shapes/tiny.json, random weights, two prompts that were searched for: in one a softmax
-summed in 16 lanes shows, in the other sdpa's.
+tiny-reference-avx2.safetensors: shapes/tiny.json, random weights, three prompts that were searched for: in the first a softmax
+summed in 16 lanes shows, in the second sdpa's, in the third that down_proj's inputs after the last 64 went to other chains.
 """
 
 import argparse
@@ -31,6 +31,7 @@ SEARCHED = [
     [13, 34, 1, 5, 49, 15, 14, 38, 36, 6, 15, 13, 27, 36, 50, 52, 59, 33, 44, 42, 52, 0, 25, 19, 61, 20, 51, 58, 43,
      22, 56, 50, 26, 2, 36, 31, 2, 57, 25, 49, 51, 37, 30, 11, 2, 59, 40, 5, 49, 61, 16, 49, 30, 46, 16, 33, 52, 10,
      18, 21, 23, 42, 31],
+    [20, 60, 9, 25, 41, 3, 4, 52, 34, 6, 23, 37, 3, 58, 32, 13, 2, 5, 27, 26],
 ]
 
 
