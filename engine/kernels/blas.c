@@ -2,6 +2,7 @@
 
 #include <cblas.h>
 #include <dlfcn.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef __typeof__(cblas_sgemm) sgemm_fn;
@@ -30,6 +31,15 @@ static void *open_library(void)
         void *found_ = (symbol);                                                                   \
         memcpy(&(target), &found_, sizeof found_);                                                 \
     } while (0)
+
+void blas_choose_core(isa_t isa)
+{
+    const char *core = isa_has(isa, ISA_AVX512) ? "SkylakeX"
+                       : isa_has(isa, ISA_AVX2) ? "Haswell"
+                                                : NULL;
+    if (core != NULL)
+        setenv("OPENBLAS_CORETYPE", core, 0);
+}
 
 int blas_open(blas_t *blas, fail_t *fail)
 {

@@ -11,6 +11,7 @@
 
 #include "engine/base/dtype.h"
 #include "engine/base/status.h"
+#include "engine/kernels/isa.h"
 
 typedef struct blas {
     void (*set_threads)(int n);
@@ -20,6 +21,11 @@ typedef struct blas {
     void *sgemm, *dgemm, *sbgemm;  /* sbgemm: NULL where the library lacks it */
     void *ssyrk, *spotrf, *strtri; /* NULL where it has no LAPACK */
 } blas_t;
+
+/* Before blas_open, once a process: the kernels that OpenBLAS will use are those for CPUs with this instruction set
+ * (OPENBLAS_CORETYPE, unless the user has set it), so that results depend on it alone. By itself OpenBLAS uses those of
+ * SSE3 on a CPU that is newer than it is. */
+void blas_choose_core(isa_t isa);
 
 /* FAIL_FILE when the library is not there. */
 int blas_open(blas_t *blas, fail_t *fail);

@@ -18,6 +18,8 @@
 /* What is done to a layer, in this order. */
 typedef enum stage { STAGE_SUMS, STAGE_FACTORS, STAGE_ROWS, STAGE_FORWARD, STAGES } stage_t;
 
+static const char *const stage_names[] = {"sums", "factors", "rows", "forward"};
+
 struct calibration {
     quantise_job_t *job;
     blas_t blas;
@@ -95,9 +97,8 @@ static void tell_progress(const calibration_t *c, double part)
 
 static void begin_stage(calibration_t *c, size_t layer, stage_t stage)
 {
-    static const char *const points[] = {"sums", "factors", "rows", "forward"};
     char point[32];
-    snprintf(point, sizeof point, "%s-%zu", points[stage], layer);
+    snprintf(point, sizeof point, "%s-%zu", stage_names[stage], layer);
     fault_at(point);
     c->layer = layer;
     c->stage = stage;
@@ -109,6 +110,8 @@ static void begin_stage(calibration_t *c, size_t layer, stage_t stage)
 static void end_stage(calibration_t *c)
 {
     c->begun[c->stage] = (double)(clock_ns() - c->stage_ns) * 1e-9;
+    log_write(
+        LOG_DEBUG, "layer %zu: %s %.2f s", c->layer, stage_names[c->stage], c->begun[c->stage]);
     bool all = true;
     for (int s = 0; s < STAGES; s++)
         all = all && c->begun[s] > 0;
@@ -289,6 +292,7 @@ static void add_digest(calibration_t *c)
 static int open_blas(calibration_t *c, fail_t *fail)
 {
     uint64_t digest = DIGEST_START;
+    blas_choose_core(c->run.loaded.isa);
     if (blas_open(&c->blas, fail) == 0 && blas_need_lapack(&c->blas, fail) == 0) {
         c->blas.set_threads(1);
         digest = digest_string(digest_string(digest, c->blas.core), c->blas.description);
@@ -330,7 +334,7 @@ int calibrate_open(calibration_t **out, quantise_job_t *job, fail_t *fail)
         .group = o->group,
         .zeros_minus_one = o->layout == QUANTISE_GPTQ,
         .act_order = o->desc_act};
-    if (open_blas(c, fail) != 0 || layer_run_open(&c->run, job->comm, o, fail) != 0 ||
+    if (layer_run_open(&c->run, job->comm, o, fail) != 0 || open_blas(c, fail) != 0 ||
         allocate(c, fail) != 0)
         return fail->status;
     add_digest(c);
