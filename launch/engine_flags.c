@@ -32,6 +32,7 @@ engine_options_t engine_flags_options(
         .attention = run->attention,
         .dot = run->dot,
         .quantised_order = run->quantised_order,
+        .weights = run->weights,
         .combine = run->combine,
         .shares = run->shares,
         .threads = run->threads,

@@ -12,6 +12,7 @@
 #include "engine/base/dtype.h"
 #include "engine/model/order.h"
 #include "engine/model/quantization.h"
+#include "engine/run/engine_options.h"
 #include "launch/args.h"
 #include "sharding/plan.h"
 
@@ -31,6 +32,7 @@ typedef struct run_flags {
     attention_t attention;
     dot_t dot;
     quantised_order_t quantised_order;
+    weights_kind_t weights;
     bool allow_nonfinite;
     const char *stage, *shares;
     plan_combine_t combine;

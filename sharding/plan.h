@@ -76,6 +76,7 @@ typedef struct plan_model {
     size_t vocab_size;
     size_t cache_bytes; /* of one K or V element */
     const char *format; /* of weights, for people */
+    bool packed;        /* weights that are not quantised are packed without loss */
     /* Bytes of a packed matrix of so many rows and columns; of a vector of so many elements. */
     size_t (*matrix_bytes)(size_t rows, size_t columns);
     size_t (*vector_bytes)(size_t elements);

@@ -32,6 +32,7 @@ int forward_rank_open(forward_rank_t *rank, comm_t *comm, const config_t *config
         .rank = comm == NULL ? 0 : (size_t)comm_rank(comm),
         .mode = c->mode,
         .dot = c->dot,
+        .packed = c->packed,
         .isa = c->isa,
         .max_positions = limits->max_context};
     forward_options_t options = *limits;

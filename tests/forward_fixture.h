@@ -17,6 +17,7 @@ typedef struct forward_case {
     isa_t isa;
     size_t threads;
     plan_combine_t combine;
+    bool packed; /* weights */
 } forward_case_t;
 
 /* What a rank has to run steps with. */

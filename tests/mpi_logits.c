@@ -53,6 +53,8 @@ typedef enum wanted { WANT_ALL, COUNT_SOME, WANT_SOME } wanted_t;
 
 static wanted_t wanted = WANT_ALL;
 static size_t n_passed, n_failed;
+static size_t
+    n_runs; /* every second one has packed weights: other ones at other numbers of ranks */
 
 static void die(comm_t *comm, const fail_t *fail)
 {
@@ -254,7 +256,8 @@ static void open_run(run_t *run, const suite_t *suite, const variant_t *v)
         .attention = v->attention,
         .dot = v->dot,
         .isa = v->isa,
-        .threads = v->threads};
+        .threads = v->threads,
+        .packed = (n_runs++ + (size_t)comm_size(run->comm)) % 2 == 0};
     const forward_options_t limits = {
         .max_rows = MAX_ROWS, .max_logits = MAX_LOGITS, .max_context = MAX_CONTEXT};
     run->row = malloc(suite->config.vocab_size * sizeof *run->row);

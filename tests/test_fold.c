@@ -146,7 +146,7 @@ static void check_product(const kernels_t *kernels, size_t inputs, uint32_t seed
     matrix_t w = pack(inputs, rows);
     const panel_t panels[] = {{&w, 0}, {&w, 1}};
     const matrix_rows_t of = {.x = packed, .stride = stride, .n = ROWS, .n_single_rows = 1};
-    matrix_product(kernels, DOT_FOLD, panels, 2, &of, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, c);
+    matrix_product(kernels, DOT_FOLD, panels, 2, &of, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, NULL, c);
     for (size_t r = 0; r < ROWS; r++)
         for (size_t n = 0; n < OUTPUTS; n++) {
             float expected = defined_dot(inputs, x + r * inputs, rows + n * inputs);

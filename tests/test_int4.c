@@ -93,7 +93,8 @@ static void multiply(
     size_t n_panels = matrix_n_panels(w);
     for (size_t p = 0; p < n_panels; p++)
         panels[p] = (panel_t){w, p};
-    matrix_product(k, DOT_CHAIN, panels, n_panels, &rows, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, c);
+    matrix_product(
+        k, DOT_CHAIN, panels, n_panels, &rows, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, NULL, c);
     for (size_t p = 0; p < n_panels; p++)
         for (size_t r = 0; r < n; r++)
             for (size_t i = 0; i < KERNEL_PANEL && p * KERNEL_PANEL + i < w->rows; i++)

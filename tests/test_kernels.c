@@ -192,10 +192,10 @@ static void a_row_does_not_depend_on_the_others(void **state)
             panels[p] = (panel_t){&w, p};
         size_t leaf = dots[m] == DOT_AMX ? MATRIX_ONE_LEAF : 512;
         const matrix_rows_t all = {.x = x, .stride = INPUTS, .n = ROWS};
-        matrix_product(&k, dots[m], panels, PANELS, &all, leaf, leaf, c);
+        matrix_product(&k, dots[m], panels, PANELS, &all, leaf, leaf, NULL, c);
         for (size_t row = 0; row < ROWS; row++) {
             const matrix_rows_t one = {.x = x + row * INPUTS * e, .stride = INPUTS, .n = 1};
-            matrix_product(&k, dots[m], panels, PANELS, &one, leaf, leaf, single_row);
+            matrix_product(&k, dots[m], panels, PANELS, &one, leaf, leaf, NULL, single_row);
             for (size_t p = 0; p < PANELS; p++)
                 assert_same(&k, "matrix_product of a row", c + (p * ROWS + row) * row_bytes,
                     single_row + p * row_bytes, matrix_panel_width(&w, p) * k.accumulator_bytes);
@@ -277,9 +277,9 @@ static void k_blocks_give_the_same(void **state)
                 .x = k_blocked, .stride = stride, .k_blocked = true, .n = n};
             const matrix_rows_t rows = {.x = x, .stride = WIDE, .n = n};
             matrix_product(
-                &k, DOT_AMX, &panel, 1, &is_k_blocked, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, c);
-            matrix_product(
-                &scalar, DOT_AMX, &panel, 1, &rows, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, expected);
+                &k, DOT_AMX, &panel, 1, &is_k_blocked, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF, NULL, c);
+            matrix_product(&scalar, DOT_AMX, &panel, 1, &rows, MATRIX_ONE_LEAF, MATRIX_ONE_LEAF,
+                NULL, expected);
             assert_same(&k, "matrix_product of K-blocks", c, expected, n * KERNEL_PANEL * 4);
         }
     }

@@ -24,8 +24,9 @@ typedef struct thread_scratch {
     char *products; /* panels of [rows, KERNEL_PANEL] accumulator */
     char *shown;    /* the same, once a tap was set: products as rounded, to look at */
     char *attention;
-    char *outputs; /* panels of [pairs, KERNEL_PANEL] element (mixture.c) */
-    size_t product_bytes, attention_bytes, output_bytes;
+    char *outputs;  /* panels of [pairs, KERNEL_PANEL] element (mixture.c) */
+    char *unpacked; /* of packed weights (kernels.h, matrix_product); else NULL */
+    size_t product_bytes, attention_bytes, output_bytes, unpacked_bytes;
     uint64_t kv_bytes; /* forward_kv_bytes, of this thread */
 } thread_scratch_t;
 

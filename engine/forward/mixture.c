@@ -29,9 +29,9 @@ typedef struct expert_work {
     team_part_t part;
 } expert_work_t;
 
-/* sums: panels of roles[0], then of roles[1], ... */
+/* Into the thread's products: panels of roles[0], then of roles[1], ... */
 static void multiply(const forward_t *f, const expert_work_t *work, const weight_role_t *roles,
-    size_t n_roles, char *sums)
+    size_t n_roles, size_t thread)
 {
     const forward_options_t *o = &f->options;
     const model_t *m = f->model;
@@ -43,7 +43,8 @@ static void multiply(const forward_t *f, const expert_work_t *work, const weight
     size_t columns = panels[0].matrix->columns;
     matrix_product(&m->kernels, o->dot, panels, n, &work->rows,
         order_linear_leaf(o->order, o->dot, m->mode, columns, true),
-        order_linear_leaf(o->order, o->dot, m->mode, columns, false), sums);
+        order_linear_leaf(o->order, o->dot, m->mode, columns, false), f->threads[thread].unpacked,
+        f->threads[thread].products);
 }
 
 /* ---- gate and up ----------------------------------------------------------------------------- */
@@ -85,7 +86,7 @@ static void run_gate_and_up(forward_t *f, size_t thread, size_t layer, team_part
         size_t most = panels_most(f, work.rows.n, m->config.hidden_size, 2);
         n = size_min(size_min(part.end - at, each - p), most);
         work.part.end += n;
-        multiply(f, &work, gate_and_up, 2, sums);
+        multiply(f, &work, gate_and_up, 2, thread);
         activate(f, thread, &work, sums);
         exchange_rows_written(
             f, thread, SHARED_EXPERTS, r->first[e], work.rows.n, n, &f->times.matrix_ns);
@@ -231,7 +232,7 @@ static void run_down(
         for (size_t p = part.begin; p < part.end; p += n) {
             n = size_min(part.end - p, most);
             const expert_work_t work = {layer, e, rows, &r->pairs[r->first[e]], {p, p + n}};
-            multiply(f, &work, &down, 1, sums);
+            multiply(f, &work, &down, 1, thread);
             weigh(f, thread, &work, p - part.begin, sums);
         }
     }

@@ -9,13 +9,18 @@
 #include "engine/model/attention.h"
 #include "engine/model/rope.h"
 
+/* Columns of a matrix, at most. */
+static size_t most_columns(const model_t *m)
+{
+    return size_max(size_max(m->config.hidden_size, plan_dim(&m->plan.model, PLAN_DIM_HEADS)),
+        size_max(m->config.intermediate_size, m->config.expert_intermediate_size));
+}
+
 static void size_places(forward_t *f)
 {
     const model_t *m = f->model;
     const forward_options_t *o = &f->options;
     size_t kv = o->max_rows * local_kv(m) * element(f), tables = 0;
-    const size_t q = plan_dim(&m->plan.model, PLAN_DIM_HEADS);
-    size_t folded = size_max(m->config.hidden_size, size_max(m->config.intermediate_size, q));
     if (rope_follows_length(&m->config, o->max_context))
         tables = o->max_rows * (m->config.head_dim / 2) * accumulator(f);
     const size_t bytes[PLACE_COUNT] = {[PLACE_NORMED] = size_max(o->max_rows, o->max_logits) *
@@ -32,7 +37,7 @@ static void size_places(forward_t *f)
         [PLACE_COS] = tables,
         [PLACE_SIN] = tables,
         [PLACE_FOLDED] = o->dot == DOT_FOLD ? size_max(o->max_rows, o->max_logits) *
-                                                  folded_stride(folded) * element(f)
+                                                  folded_stride(most_columns(m)) * element(f)
                                             : 0};
     for (size_t i = 0; i < PLACE_COUNT; i++)
         f->places[i].bytes = bytes[i];
@@ -46,6 +51,11 @@ static size_t product_bytes(const forward_options_t *o, const model_t *m)
     size_t packed = FORWARD_PACK_ROWS * m->config.hidden_size * m->kernels.element_bytes;
     return size_max(rows * KERNEL_PANEL * m->kernels.accumulator_bytes * panels,
         size_max(packed, routing_thread_bytes(&m->config)));
+}
+
+static size_t unpacked_bytes(const model_t *m)
+{
+    return matrix_scratch_bytes(m->format, most_columns(m));
 }
 
 static size_t attention_bytes(const forward_options_t *o, const model_t *m)
@@ -69,7 +79,7 @@ size_t forward_bytes(
                   element(&f);
     private += routing_bytes(model, options);
     size_t per_thread = product_bytes(options, model) + attention_bytes(options, model) +
-                        mixture_output_bytes(model, options);
+                        mixture_output_bytes(model, options) + unpacked_bytes(model);
     /* The window of a node is one memory for all its ranks, counted in equal parts. Each rank also
      * has its own copy where windows get small pages, which is known only when they are open. */
     return shared / (size_t)comm_size + (comm_size > 1 ? shared : 0) + private +
@@ -85,10 +95,13 @@ static void open_thread(void *context, size_t thread)
     s->product_bytes = product_bytes(&f->options, f->model);
     s->attention_bytes = attention_bytes(&f->options, f->model);
     s->output_bytes = mixture_output_bytes(f->model, &f->options);
+    s->unpacked_bytes = unpacked_bytes(f->model);
     s->products = memory_alloc(s->product_bytes, "scratch", &fail);
     s->attention = memory_alloc(s->attention_bytes, "scratch", &fail);
     if (s->output_bytes > 0)
         s->outputs = memory_alloc(s->output_bytes, "scratch", &fail);
+    if (s->unpacked_bytes > 0)
+        s->unpacked = memory_alloc(s->unpacked_bytes, "scratch", &fail);
 }
 
 static int open_private(forward_t *f, fail_t *fail)
@@ -112,7 +125,8 @@ static int open_private(forward_t *f, fail_t *fail)
     team_run(f->team, open_thread, f);
     for (size_t t = 0; t < f->n_threads; t++)
         if (f->threads[t].products == NULL || f->threads[t].attention == NULL ||
-            (f->threads[t].output_bytes > 0 && f->threads[t].outputs == NULL))
+            (f->threads[t].output_bytes > 0 && f->threads[t].outputs == NULL) ||
+            (f->threads[t].unpacked_bytes > 0 && f->threads[t].unpacked == NULL))
             return fail_set(fail, FAIL_MEMORY, "scratch of thread %zu: out of memory", t);
     return 0;
 }
@@ -187,6 +201,7 @@ void forward_close(forward_t *f)
         memory_free(f->threads[t].shown, f->threads[t].product_bytes);
         memory_free(f->threads[t].attention, f->threads[t].attention_bytes);
         memory_free(f->threads[t].outputs, f->threads[t].output_bytes);
+        memory_free(f->threads[t].unpacked, f->threads[t].unpacked_bytes);
     }
     routing_close(f);
     free(f->threads);

@@ -37,9 +37,9 @@ size_t panels_most(const forward_t *f, size_t n_rows, size_t columns, size_t n)
     return most / n;
 }
 
-/* Panels [begin, end) of n matrices from number m on; sums follow each other, matrix after matrix. */
-static void multiply(
-    const forward_t *f, const panels_work_t *work, size_t m, size_t n, team_part_t part, char *sums)
+/* Panels [begin, end) of n matrices from number m on into the thread's products, matrix after matrix. */
+static void multiply(const forward_t *f, size_t thread, const panels_work_t *work, size_t m,
+    size_t n, team_part_t part)
 {
     const forward_options_t *o = &f->options;
     dtype_t mode = f->model->mode;
@@ -50,7 +50,8 @@ static void multiply(
             panels[n_panels++] = (panel_t){work->matrices[i], p};
     matrix_product(&f->model->kernels, o->dot, panels, n_panels, &work->rows,
         order_linear_leaf(o->order, o->dot, mode, columns, true),
-        order_linear_leaf(o->order, o->dot, mode, columns, false), sums);
+        order_linear_leaf(o->order, o->dot, mode, columns, false), f->threads[thread].unpacked,
+        f->threads[thread].products);
 }
 
 static void run_part(
@@ -60,7 +61,7 @@ static void run_part(
     size_t bytes = panel_bytes(f, work), n_panels = part.end - part.begin;
     if (thread == 0)
         comm_report_progress(f->comm);
-    multiply(f, work, m, n, part, sums);
+    multiply(f, thread, work, m, n, part);
     for (size_t i = 0; i < n_panels; i++)
         work->store(f, thread, work, m, part.begin + i, sums + i * bytes, n_panels * bytes);
     if (work->writes != NOT_SHARED)

@@ -20,20 +20,41 @@
  *   bf16, f16 or f32  [groups][width]    scales, zero in padding
  *   uint8_t           [groups][width]    zeros; only of formats with zeros
  *   uint8_t           [K / 2][width][2]  int8, as signed numbers, and f8: codes of pairs of inputs
- *                     [K / 2][width]     int4: the even input in bits 0 to 3, the odd one in bits 4 to 7 */
+ *                     [K / 2][width]     int4: the even input in bits 0 to 3, the odd one in bits 4 to 7
+ *
+ * packed bf16 (docs/speed.md, "Packed weights"): bf16 without loss in 12 bits, packed from the panels of a dense
+ * format (kernels.h; fold.h, whose depth follows). Of a weight the low byte, an exponent's last bit and the
+ * mantissa, is kept as it is; the high byte, the sign and the exponent's other bits, is one of 16 of its block.
+ * Panels narrower than KERNEL_PANEL stay dense. A whole panel is block after block of 256 inputs as they lie
+ * (the last one shorter), a block
+ *
+ *   uint8_t  [16]  palette: high bytes
+ *   uint32_t       weights whose high byte is none of these, at most 26, or 0xffffffff
+ *   uint32_t       zero
+ *   uint32_t [26]  these, ascending: (pair * 128 + output * 2 + input of the pair) << 8 | high byte;
+ *                  or, where there are more, int64_t: bytes from the block to all high bytes, [pairs][128]
+ *   of each pair of inputs
+ *   uint8_t  [128] low bytes: output o, input i of the pair at o / 32 * 64 + o % 16 / 4 * 16 + o % 32 / 16 * 8 +
+ *                  o % 4 * 2 + i, so that interleaving halves of vectors gives outputs in order
+ *   uint8_t  [64]  places in the palette, of the weights of low bytes j and 64 + j in bits 0 to 3 and 4 to 7
+ *
+ * High bytes of blocks that have too many different ones lie in a spill, in the order of low bytes. */
 #ifndef CHOIR_KERNELS_FORMAT_H
 #define CHOIR_KERNELS_FORMAT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "engine/base/dtype.h"
+#include "engine/base/status.h"
 
 typedef enum format_kind {
     FORMAT_DENSE,
-    FORMAT_INT4, /* multiplied by a chain of its own, whatever the order of dense matrices is */
-    FORMAT_CODED /* dequantised to bf16 inside the product, which is the dense matrix's */
+    FORMAT_INT4,  /* multiplied by a chain of its own, whatever the order of dense matrices is */
+    FORMAT_CODED, /* dequantised to bf16 inside the product, which is the dense matrix's */
+    FORMAT_PACKED /* bf16 without loss, unpacked inside the product, which is the dense matrix's */
 } format_kind_t;
 
 /* Of FORMAT_CODED */
@@ -50,6 +71,14 @@ typedef struct coded_rows {
     /* [columns] which column comes i-th when groups are in order; NULL: the i-th */
     const uint32_t *order;
 } coded_rows_t;
+
+/* Memory for what does not fit into packed panels, shared by all threads that pack. In shared memory it lies
+ * with the panels, as places are relative. */
+typedef struct spill {
+    char *at;
+    size_t bytes;
+    atomic_size_t used; /* more than bytes when there was too little */
+} spill_t;
 
 typedef struct format {
     const char *name; /* "bf16" */
@@ -71,6 +100,9 @@ typedef struct format {
         size_t first_output);
     /* The same from codes, of formats that are not dense, in place of pack_rows. */
     void (*pack_codes)(const coded_rows_t *rows, void *panel, size_t width, size_t first_output);
+    /* Of FORMAT_PACKED, in place of pack_rows: a whole panel (format_packs) from one of its dense format. FAIL_MEMORY
+     * when the spill is full. */
+    int (*pack_panel)(size_t columns, const void *dense, void *panel, spill_t *spill, fail_t *fail);
     /* The inverse for one output, exactly. dst: [columns] row_dtype */
     void (*unpack_row)(size_t columns, const void *panel, size_t width, size_t output, void *dst);
 } format_t;
@@ -87,5 +119,10 @@ const format_t *format_coded(code_type_t codes, dtype_t scale_type, size_t group
 
 /* The e4m3 number of a byte; 480 in place of what is no number. */
 float f32_from_e4m3(uint8_t byte);
+/* Packed bf16 of panels of a dense format, format_dense(DTYPE_BF16) or format_fold(); and that one. */
+const format_t *format_packed(const format_t *dense);
+const format_t *format_of_packed(const format_t *packed);
+/* Whether a panel of so many outputs is packed, rather than dense. */
+bool format_packs(const format_t *format, size_t width);
 
 #endif

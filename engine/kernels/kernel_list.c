@@ -414,6 +414,8 @@ const kernel_entry_t kernel_list[] = {
     {SLOT(coded_unpack), KERNEL_CODED_VARIANTS, false, 1, 16, 64, 2, 400,
         {{1, 64, 1536, 0, 0}, {1, 64, 1536, 0, 1}}, kernel_coded_layout, kernel_call_coded_unpack,
         NULL},
+    {SLOT(unpack_packed), 2, false, 1, 64, 64, 2, 700, {{1, 64, 256, 0, 1}, {1, 64, 1024, 0, 1}},
+        kernel_packed_layout, kernel_call_unpack_packed, NULL},
     {SLOT(tile_wide), 3, false, 70, 16, 64, 1, 300, {{12, 64, 256, 0, 1}, {96, 64, 256, 0, 1}},
         kernel_wide_layout, kernel_call_tile_wide, product_flop},
     {SLOT(store), 2, false, 11, 1, 1100, 0, 0, {{1, 64, 0, 0, 1}, {96, 64, 0, 0, 1}}, store_layout,

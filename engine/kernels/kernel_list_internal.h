@@ -1,4 +1,4 @@
-/* How functions of the list are written, and those of the dot product fold and of int4, which have files of
+/* How functions of the list are written, and those of the dot product fold and of packed weights, which have files of
  * their own. Internal to engine/kernels. */
 #ifndef CHOIR_KERNELS_KERNEL_LIST_INTERNAL_H
 #define CHOIR_KERNELS_KERNEL_LIST_INTERNAL_H
@@ -30,5 +30,9 @@ LAYOUT(kernel_coded_layout);
 CALL(kernel_call_coded_unpack);
 LAYOUT(kernel_wide_layout);
 CALL(kernel_call_tile_wide);
+
+/* kernel_list_packed.c. The second variant's panels lie packed already, to be timed. */
+LAYOUT(kernel_packed_layout);
+CALL(kernel_call_unpack_packed);
 
 #endif

@@ -128,6 +128,9 @@ typedef struct kernels {
      * columns: inputs of the matrix; b: [inputs / 2][width][2]. Mode bf16 only, NULL otherwise. */
     void (*coded_unpack)(const format_t *format, const void *panel, size_t width, size_t columns,
         size_t first, size_t inputs, uint16_t *b);
+    /* Packed bf16 (format.h); mode bf16 only, NULL otherwise. Inputs [first, first + n) of a whole panel as they
+     * lie, both even, to the dense layout. to: [n / 2][KERNEL_PANEL][2] */
+    void (*unpack_packed)(const void *panel, size_t first, size_t n, uint16_t *to);
     /* `tile` of the mode f32, for rows that were widened; mode bf16. */
     void (*tile_wide)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
@@ -252,8 +255,8 @@ typedef struct matrix {
     const uint32_t *order, *code_order;
 } matrix_t;
 
-/* The layout of a linear layer's weights. */
-const format_t *matrix_format(dtype_t mode, dot_t dot);
+/* The layout of a linear layer's weights. packed: without loss in fewer bytes, in mode bf16 */
+const format_t *matrix_format(dtype_t mode, dot_t dot, bool packed);
 
 /* Inputs rounded up as packed: even for bf16. */
 static inline size_t kernel_padded_inputs(dtype_t mode, size_t inputs)
@@ -319,11 +322,14 @@ typedef struct matrix_rows {
  * MATRIX_ONE_LEAF is the whole row. One pass over the panels.
  * dot: DOT_AMX and DOT_FOLD in mode bf16 only; with DOT_FOLD rows and panels are laid as in fold.h, and
  * there are no leaves. c: [n_panels][n rows, KERNEL_PANEL] accumulator. The larger leaf
- * is a multiple of the smaller. */
+ * is a multiple of the smaller. scratch: matrix_scratch_bytes, 64-byte aligned, or NULL. */
 #define MATRIX_ONE_LEAF SIZE_MAX
 #define MATRIX_MAX_PANELS 16
 void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
-    const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c);
+    const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *scratch, void *c);
+
+/* Bytes of scratch of matrix_product for panels of so many inputs; 0: none. */
+size_t matrix_scratch_bytes(const format_t *format, size_t columns);
 
 /* Whether this number of rows is multiplied faster in the K-blocked layout. */
 bool matrix_wants_k_blocked(const kernels_t *kernels, dot_t dot, size_t n_rows, size_t columns);

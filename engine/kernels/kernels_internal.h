@@ -24,6 +24,7 @@
     X(0, fold_fill_scalar)                                                                         \
     X(0, int4_fill_scalar)                                                                         \
     X(0, coded_fill_scalar)                                                                        \
+    X(0, packed_fill_scalar)                                                                       \
     KERNEL_SOURCES_OF_CPU(X)
 
 #if defined(__x86_64__)
@@ -34,6 +35,7 @@
     X(ISA_AVX2, bf16_tiles_fill_avx2)                                                              \
     X(ISA_AVX2, int4_fill_avx2)                                                                    \
     X(ISA_AVX2, coded_fill_avx2)                                                                   \
+    X(ISA_AVX2, packed_fill_avx2)                                                                  \
     X(ISA_AVX2, fold_fill_avx2)                                                                    \
     X(ISA_AVX2, fold_attention_fill_avx2)                                                          \
     X(ISA_AVX512, elementwise_fill_avx512)                                                         \
@@ -42,6 +44,7 @@
     X(ISA_AVX512, bf16_tiles_fill_avx512)                                                          \
     X(ISA_AVX512, int4_fill_avx512)                                                                \
     X(ISA_AVX512, coded_fill_avx512)                                                               \
+    X(ISA_AVX512, packed_fill_avx512)                                                              \
     X(ISA_AVX512, fold_fill_avx512)                                                                \
     X(ISA_AVX512, fold_attention_fill_avx512)                                                      \
     X(ISA_AVX512, bf16_fill_avx512)                                                                \
@@ -57,8 +60,8 @@
 #define KERNEL_SOURCE_DECLARE(needs, fill) void fill(kernels_t *kernels);
 KERNEL_SOURCES(KERNEL_SOURCE_DECLARE)
 
-/* packed.c: matrix_product of panels whose format is int4. rows: not K-blocked */
-void packed_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
+/* int4_product.c: matrix_product of panels whose format is int4. rows: not K-blocked */
+void int4_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, float *c);
 
 /* format_coded.c: kernels_t.coded_unpack in scalar C */

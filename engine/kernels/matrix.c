@@ -5,6 +5,7 @@
 #include "engine/base/team.h"
 #include "engine/kernels/fold.h"
 #include "engine/kernels/kernels_internal.h"
+#include "engine/kernels/packed.h"
 
 /* Inputs of a block of a panel: as many as the largest leaf of the orders, and few enough for the
  * block (64 outputs x 1,024 inputs in bf16: 128 KiB) to stay in L2 while all rows use it. */
@@ -12,7 +13,7 @@
 /* Smaller blocks for many rows, which need the block in L1: where tile instructions would wait for
  * L2 (512 rows: 256 inputs are 1.3 times as fast as 1,024), and where elements are wide. */
 #define BLOCK_BYTES_NEAR (32 * 1024)
-/* Of weights that are dequantised for few rows in one leaf: a block stays in the first-level cache. */
+/* Of weights that are unpacked for few rows in one leaf: a block stays in the first-level cache. */
 #define UNPACKED_INPUTS 128
 
 const void *matrix_panel(const matrix_t *matrix, size_t p, size_t k)
@@ -138,7 +139,7 @@ void k_blocks_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t sr
     }
 }
 
-/* Blocks of inputs of panels that are dequantised, as dense bf16; what a slot holds. */
+/* Blocks of inputs of panels that are dequantised or unpacked, as dense bf16; what a slot holds. */
 typedef struct unpacked {
     struct {
         const matrix_t *matrix;
@@ -156,19 +157,36 @@ typedef struct call {
     unpacked_t *unpacked; /* NULL: of dense formats */
 } call_t;
 
+static bool is_packed(const panel_t *panel)
+{
+    return format_packs(panel->matrix->format, matrix_panel_width(panel->matrix, panel->p));
+}
+
+/* Inputs [k0, k0 + block) of a panel, as dense bf16. */
+static void unpack_inputs(
+    const kernels_t *kernels, const panel_t *panel, size_t k0, size_t block, uint16_t *to)
+{
+    const matrix_t *matrix = panel->matrix;
+    const void *from = matrix_panel(matrix, panel->p, 0);
+    if (matrix->format->kind == FORMAT_CODED)
+        kernels->coded_unpack(matrix->format, from, matrix_panel_width(matrix, panel->p),
+            matrix->columns, k0, block, to);
+    else
+        kernels->unpack_packed(from, k0, block, to);
+}
+
 /* Inputs [k0, k0 + block) of panel i of those that are multiplied together. */
 static const char *weights_of(
     const call_t *y, const panel_t *panel, size_t i, size_t k0, size_t block)
 {
     const matrix_t *matrix = panel->matrix;
     unpacked_t *unpacked = y->unpacked;
-    if (unpacked == NULL)
+    if (unpacked == NULL || (matrix->format->kind == FORMAT_PACKED && !is_packed(panel)))
         return matrix_panel(matrix, panel->p, k0);
     i %= KERNEL_TILE_PANELS;
     if (unpacked->of[i].matrix != matrix || unpacked->of[i].p != panel->p ||
         unpacked->of[i].k0 != k0) {
-        y->kernels->coded_unpack(matrix->format, matrix_panel(matrix, panel->p, 0),
-            matrix_panel_width(matrix, panel->p), matrix->columns, k0, block, unpacked->weights[i]);
+        unpack_inputs(y->kernels, panel, k0, block, unpacked->weights[i]);
         unpacked->of[i].matrix = matrix;
         unpacked->of[i].p = panel->p;
         unpacked->of[i].k0 = k0;
@@ -342,16 +360,33 @@ static size_t block_inputs(const call_t *y)
     return wide ? size_max(near / KERNEL_GROUP * KERNEL_GROUP, KERNEL_GROUP) : near;
 }
 
+/* A panel of the dot product fold; unpacked, with its depth, into the i-th place of the scratch. */
+static const void *fold_panel(
+    const kernels_t *kernels, const panel_t *panel, char *scratch, size_t i)
+{
+    size_t columns = panel->matrix->columns, inputs = fold_inputs(columns);
+    const char *from = matrix_panel(panel->matrix, panel->p, 0);
+    if (!is_packed(panel))
+        return from;
+    char *to = scratch + i * format_fold()->matrix_bytes(KERNEL_PANEL, columns);
+    kernels->unpack_packed(from, 0, inputs, (uint16_t *)(void *)to);
+    memcpy(to + inputs * KERNEL_PANEL * sizeof(uint16_t), from + packed_blocks_bytes(inputs),
+        FOLD_DEPTH_BYTES);
+    return to;
+}
+
 /* By the dot product fold, which has one order for all rows. */
 static void fold_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
-    const matrix_rows_t *rows, float *c)
+    const matrix_rows_t *rows, char *scratch, float *c)
 {
     size_t c_panel = rows->n * KERNEL_PANEL, columns = panels[0].matrix->columns;
+    /* For few rows an unpacked panel stays in the second-level cache. */
+    bool alone = rows->n < KERNEL_MANY_ROWS && panels[0].matrix->format->kind == FORMAT_PACKED;
     for (size_t i = 0, n; i < n_panels; i += n) {
         const void *weights[KERNEL_TILE_PANELS];
-        n = panels_of_a_width(panels + i, n_panels - i);
+        n = alone ? 1 : panels_of_a_width(panels + i, n_panels - i);
         for (size_t j = 0; j < n; j++)
-            weights[j] = matrix_panel(panels[i + j].matrix, panels[i + j].p, 0);
+            weights[j] = fold_panel(kernels, &panels[i + j], scratch, j);
         kernels->tile_fold(rows->n, rows->x, rows->stride, n, weights,
             matrix_panel_width(panels[i].matrix, panels[i].p), columns, c + i * c_panel, c_panel,
             KERNEL_PANEL);
@@ -362,10 +397,6 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
     size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows,
     unpacked_t *unpacked, void *c)
 {
-    if (dot == DOT_FOLD) {
-        fold_product(kernels, panels, n_panels, rows, c);
-        return;
-    }
     const call_t y = {.kernels = kernels,
         .dot = dot,
         .rows = rows,
@@ -388,8 +419,8 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
         }
 }
 
-/* Panels whose weights are dequantised a block at a time. */
-static void coded_product(const kernels_t *kernels, dot_t dot, const panel_t *panels,
+/* Panels whose weights are dequantised or unpacked a block at a time. */
+static void unpacked_product(const kernels_t *kernels, dot_t dot, const panel_t *panels,
     size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
 {
     unpacked_t unpacked;
@@ -399,7 +430,7 @@ static void coded_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
 }
 
 void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
-    const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
+    const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *scratch, void *c)
 {
     size_t panel_bytes = rows->n * KERNEL_PANEL * kernels->accumulator_bytes;
     for (size_t p = 0, n; p < n_panels; p += n) {
@@ -408,12 +439,21 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
         for (n = 1; p + n < n_panels && panels[p + n].matrix->format->kind == kind;)
             n++;
         if (kind == FORMAT_INT4)
-            packed_product(kernels, panels + p, n, rows, to);
-        else if (kind == FORMAT_CODED)
-            coded_product(kernels, dot, panels + p, n, rows, leaf_single, leaf_rows, to);
+            int4_product(kernels, panels + p, n, rows, to);
+        else if (dot == DOT_FOLD)
+            fold_product(kernels, panels + p, n, rows, scratch, to);
+        else if (kind != FORMAT_DENSE)
+            unpacked_product(kernels, dot, panels + p, n, rows, leaf_single, leaf_rows, to);
         else
             dense_product(kernels, dot, panels + p, n, rows, leaf_single, leaf_rows, NULL, to);
     }
+}
+
+size_t matrix_scratch_bytes(const format_t *format, size_t columns)
+{
+    if (format->kind != FORMAT_PACKED || format_of_packed(format) != format_fold())
+        return 0;
+    return KERNEL_TILE_PANELS * format_fold()->matrix_bytes(KERNEL_PANEL, columns);
 }
 
 /* ---- Dense formats --------------------------------------------------------------------------- */
@@ -457,7 +497,8 @@ const format_t *format_dense(dtype_t mode)
     return mode == DTYPE_F64 ? &f64 : mode == DTYPE_F32 ? &f32 : &bf16;
 }
 
-const format_t *matrix_format(dtype_t mode, dot_t dot)
+const format_t *matrix_format(dtype_t mode, dot_t dot, bool packed)
 {
-    return dot == DOT_FOLD ? format_fold() : format_dense(mode);
+    const format_t *dense = dot == DOT_FOLD ? format_fold() : format_dense(mode);
+    return packed && mode == DTYPE_BF16 ? format_packed(dense) : dense;
 }

@@ -93,7 +93,7 @@ static void set_shape(gemm_bench_t *g, const shape_t *shape)
     g->inputs = shape->inputs;
     bool fold = g->options->dot == DOT_FOLD;
     g->weight_bytes =
-        matrix_format(mode, g->options->dot)->matrix_bytes(shape->outputs, shape->inputs);
+        matrix_format(mode, g->options->dot, false)->matrix_bytes(shape->outputs, shape->inputs);
     g->blas_bytes = shape->outputs * shape->inputs * dtype_bytes(g->blas_type);
     g->copies = copies_of(g->weight_bytes);
     g->blas_copies = copies_of(g->blas_bytes);
@@ -219,7 +219,7 @@ static int open_shape(gemm_bench_t *g, const shape_t *shape, fail_t *fail)
     if (g->ours == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory for %zu matrices", g->copies);
     for (size_t i = 0; fail->status == 0 && i < g->copies; i++)
-        g->ours[i] = (matrix_t){.format = matrix_format(mode, g->options->dot),
+        g->ours[i] = (matrix_t){.format = matrix_format(mode, g->options->dot, false),
             .rows = g->outputs,
             .columns = g->inputs,
             .bytes = g->weight_bytes,
@@ -260,7 +260,7 @@ static void multiply_thread(void *context, size_t thread)
             panels[i] = (panel_t){w, p + i};
         matrix_product(k, o->dot, panels, n, &rows,
             order_linear_leaf(o->order, o->dot, o->mode, g->inputs, true),
-            order_linear_leaf(o->order, o->dot, o->mode, g->inputs, false), c);
+            order_linear_leaf(o->order, o->dot, o->mode, g->inputs, false), NULL, c);
         for (size_t i = 0; i < n; i++) {
             size_t column = (p + i) * KERNEL_PANEL,
                    width = size_min(KERNEL_PANEL, g->outputs - column);

@@ -8,9 +8,9 @@
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/kernels/fold.h"
+#include "engine/model/model_internal.h"
 #include "engine/model/rope.h"
 
-#define SHARED_ALIGN 64
 /* Of a thread's stage: quantised matrices that lie [K, N] are read in runs of some hundred bytes then. */
 #define STAGE_BYTES ((size_t)8 << 20)
 
@@ -38,6 +38,7 @@ typedef struct loader {
     size_t n_items;
     size_t stage_bytes;  /* of a thread */
     size_t buffer_bytes; /* of a thread: one panel's rows, and as much again in f64 */
+    size_t dense_bytes;  /* of a thread: a dense panel that is to be packed; 0: none is */
     uint64_t total_bytes;
     atomic_uint_fast64_t done_bytes;
     atomic_int failed;
@@ -136,6 +137,12 @@ static void name_part(const load_item_t *item, size_t expert, char *name, model_
     part->name = name;
 }
 
+/* Whether a matrix is kept as it is quantised. */
+static bool has_codes(const matrix_t *matrix)
+{
+    return matrix->format->kind == FORMAT_INT4 || matrix->format->kind == FORMAT_CODED;
+}
+
 /* Also checks parts that this rank does not own, so that all ranks agree about a broken
  * checkpoint. */
 static int check_items(loader_t *loader, fail_t *fail)
@@ -151,8 +158,8 @@ static int check_items(loader_t *loader, fail_t *fail)
                 return fail->status;
             loader->model->n_converted += converted != 0;
             loader->model->n_quantised += part.scheme != NULL;
-            loader->model->n_packed += loader->items[i].matrices != NULL &&
-                                       loader->items[i].matrices[0].format->kind != FORMAT_DENSE;
+            loader->model->n_packed +=
+                loader->items[i].matrices != NULL && has_codes(&loader->items[i].matrices[0]);
         }
     return 0;
 }
@@ -182,7 +189,7 @@ static char *alloc_panels(loader_t *loader, const load_item_t *item, size_t *use
     char name[ARCH_NAME_BYTES], *shared = loader->options->shared;
     if (shared != NULL) {
         shared += *used;
-        *used += size_round_up(item->n_experts * item->slot_bytes, SHARED_ALIGN);
+        *used += size_round_up(item->n_experts * item->slot_bytes, MODEL_SHARED_ALIGN);
         return shared;
     }
     arch_weight_name(item->weight, item->layer, 0, name);
@@ -218,6 +225,28 @@ static int load_orders(loader_t *loader, load_item_t *item, fail_t *fail)
     return fail->status;
 }
 
+/* Memory for blocks of packed matrices that have too many different exponents: all could be such, but pages of the
+ * model's own memory are taken as they are written. In shared memory each sharer has its part. */
+static int open_spill(loader_t *loader, size_t matrix_bytes, fail_t *fail)
+{
+    const model_options_t *options = loader->options;
+    model_t *model = loader->model;
+    spill_t *spill = &model->spill;
+    if (model->format->kind != FORMAT_PACKED)
+        return 0;
+    if (options->shared == NULL) {
+        /* Of the 3 bytes of two weights, 2 lie there again. */
+        spill->bytes = matrix_bytes / 3 * 2 + 1;
+        spill->at = memory_alloc(spill->bytes, "packed weights", fail);
+        return fail->status;
+    }
+    size_t bytes = model_shared_spill_bytes(&model->plan, model->rank);
+    spill->bytes = bytes / options->n_sharers;
+    spill->at = (char *)options->shared + model_shared_bytes(&model->plan, model->rank) - bytes +
+                options->sharer * spill->bytes;
+    return 0;
+}
+
 static int alloc_matrices(loader_t *loader, fail_t *fail)
 {
     const model_t *model = loader->model;
@@ -239,7 +268,14 @@ static int alloc_matrices(loader_t *loader, fail_t *fail)
         loader->total_bytes += item->n_experts * item->matrices[0].bytes;
         size_t panel = KERNEL_PANEL * item->matrices[0].columns;
         loader->buffer_bytes = size_max(loader->buffer_bytes, panel * sizeof(double));
+        const matrix_t *matrix = &item->matrices[0];
+        if (matrix->rows > 0 && matrix->format->kind == FORMAT_PACKED)
+            loader->dense_bytes = size_max(loader->dense_bytes,
+                format_of_packed(matrix->format)->matrix_bytes(KERNEL_PANEL, matrix->columns));
     }
+    if (open_spill(loader, loader->total_bytes, fail) != 0)
+        return fail->status;
+    used += model_shared_spill_bytes(&model->plan, model->rank);
     if (shared != NULL && used != shared_bytes)
         return fail_set(fail, FAIL_INTERNAL, "model: matrices take %zu bytes, %zu are shared", used,
             shared_bytes);
@@ -250,7 +286,7 @@ static int alloc_matrices(loader_t *loader, fail_t *fail)
 
 /* Buffers of a thread. */
 typedef struct buffers {
-    char *rows, *scratch, *stage;
+    char *rows, *scratch, *stage, *dense;
 } buffers_t;
 
 /* Panels that a matrix of the item has, of which panels of all are counted. */
@@ -286,15 +322,29 @@ static int check_groups(
         name, expected, rows->n_groups, rows->in_order ? "" : " out of order");
 }
 
+/* The rows that were read, n of them; packed without loss from a dense panel. */
+static void pack_rows(loader_t *loader, size_t n, const matrix_t *matrix, void *panel, size_t width,
+    const buffers_t *buffers, fail_t *fail)
+{
+    const format_t *format = matrix->format;
+    const format_t *dense = format->kind == FORMAT_PACKED ? format_of_packed(format) : format;
+    bool packs = format_packs(format, width);
+    void *to = packs ? buffers->dense : panel;
+    if (packs)
+        memset(to, 0, dense->matrix_bytes(width, matrix->columns));
+    dense->pack_rows(n, matrix->columns, buffers->rows, to, width, 0);
+    if (packs)
+        format->pack_panel(matrix->columns, to, panel, &loader->model->spill, fail);
+}
+
 static int pack_panel(loader_t *loader, const model_part_t *part, const matrix_t *matrix,
     void *panel, size_t width, const buffers_t *buffers, fail_t *fail)
 {
     const model_source_t *source = loader->source;
-    if (matrix->format->kind == FORMAT_DENSE) {
+    if (!has_codes(matrix)) {
         if (source->read(source->context, part, loader->model->mode, buffers->rows,
                 buffers->scratch, fail) == 0)
-            matrix->format->pack_rows(
-                part->row_end - part->row_begin, matrix->columns, buffers->rows, panel, width, 0);
+            pack_rows(loader, part->row_end - part->row_begin, matrix, panel, width, buffers, fail);
         return fail->status;
     }
     coded_rows_t rows;
@@ -395,8 +445,9 @@ static void load_thread(void *context, size_t thread)
     fail_t *fail = &loader->fails[thread];
     const buffers_t buffers = {memory_alloc(loader->buffer_bytes, "loading buffer", fail),
         memory_alloc(loader->buffer_bytes, "loading buffer", fail),
-        loader->stage_bytes == 0 ? NULL
-                                 : memory_alloc(loader->stage_bytes, "loading buffer", fail)};
+        loader->stage_bytes == 0 ? NULL : memory_alloc(loader->stage_bytes, "loading buffer", fail),
+        loader->dense_bytes == 0 ? NULL
+                                 : memory_alloc(loader->dense_bytes, "loading buffer", fail)};
     if (fail->status != 0)
         atomic_store(&loader->failed, 1);
     for (size_t i = 0; i < loader->n_items; i++) {
@@ -409,6 +460,7 @@ static void load_thread(void *context, size_t thread)
     memory_free(buffers.rows, loader->buffer_bytes);
     memory_free(buffers.scratch, loader->buffer_bytes);
     memory_free(buffers.stage, loader->stage_bytes);
+    memory_free(buffers.dense, loader->dense_bytes);
 }
 
 static int load_items(loader_t *loader, fail_t *fail)
@@ -438,17 +490,12 @@ void model_kernels(model_t *model, isa_t isa)
         model->kernels.tile_amx_k_blocked = NULL;
 }
 
-static size_t rope_bytes(size_t head_dim, dtype_t mode, size_t positions)
-{
-    return positions * (head_dim / 2) * (mode == DTYPE_F64 ? sizeof(double) : sizeof(float));
-}
-
 static void rope_thread(void *context, size_t thread)
 {
     loader_t *loader = context;
     model_t *model = loader->model;
     team_part_t part = team_part(model->rope_positions, thread, team_size(loader->team));
-    size_t offset = rope_bytes(model->config.head_dim, model->mode, part.begin);
+    size_t offset = model_rope_bytes(model->config.head_dim, model->mode, part.begin);
     rope_tables(&model->config, model->mode, part.begin, part.end - part.begin,
         (char *)model->rope_cos + offset, (char *)model->rope_sin + offset);
 }
@@ -457,19 +504,12 @@ static int load_rope(loader_t *loader, fail_t *fail)
 {
     model_t *model = loader->model;
     model->rope_positions = loader->options->max_positions;
-    size_t bytes = rope_bytes(model->config.head_dim, model->mode, model->rope_positions);
+    size_t bytes = model_rope_bytes(model->config.head_dim, model->mode, model->rope_positions);
     model->rope_cos = memory_alloc(bytes, "RoPE tables", fail);
     model->rope_sin = memory_alloc(bytes, "RoPE tables", fail);
     if (fail->status == 0)
         team_run(loader->team, rope_thread, loader);
     return fail->status;
-}
-
-plan_model_t model_sizes(const config_t *config, dtype_t mode, dot_t dot)
-{
-    plan_model_t sizes = config_plan_model(config, mode);
-    sizes.matrix_bytes = matrix_format(mode, dot)->matrix_bytes;
-    return sizes;
 }
 
 int model_load(model_t *model, const config_t *config, const model_source_t *source,
@@ -478,7 +518,7 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
     *model = (model_t){.config = *config,
         .rank = options->rank,
         .mode = options->mode,
-        .format = matrix_format(options->mode, options->dot)};
+        .format = matrix_format(options->mode, options->dot, options->packed)};
     model_kernels(model, options->isa);
     kernels_get(
         &model->router_kernels, options->isa, options->mode == DTYPE_F64 ? DTYPE_F64 : DTYPE_F32);
@@ -487,7 +527,7 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
     config = &model->config;
     loader_t loader = {.model = model, .source = source, .options = options, .team = team};
     size_t n_layers = config->num_hidden_layers;
-    plan_model_t sizes = model_sizes(config, options->mode, options->dot);
+    plan_model_t sizes = model_sizes(config, options->mode, options->dot, options->packed);
     if (plan_open_shares(&model->plan, &sizes, options->combine, options->n_ranks,
             options->rank_shares, fail) != 0)
         return fail->status;
@@ -532,32 +572,11 @@ void model_close(model_t *model)
                     model, weight->shape.per_layer ? &model->layers[l] : &model->outside, weight);
         }
     free(model->layers);
-    size_t table = rope_bytes(model->config.head_dim, model->mode, model->rope_positions);
+    if (!model->shared)
+        memory_free(model->spill.at, model->spill.bytes);
+    size_t table = model_rope_bytes(model->config.head_dim, model->mode, model->rope_positions);
     memory_free(model->rope_cos, table);
     memory_free(model->rope_sin, table);
     plan_close(&model->plan);
     *model = (model_t){0};
-}
-
-size_t model_shared_bytes(const plan_t *plan, size_t rank)
-{
-    size_t bytes = 0;
-    for (size_t i = 0; i < plan->model.n_weights; i++) {
-        const plan_weight_t *weight = &plan->model.weights[i];
-        if (weight->columns != PLAN_DIM_NONE) {
-            /* The experts of a layer lie side by side. */
-            size_t each =
-                plan_part_bytes(&plan->model, weight, plan_weight_part(plan, rank, weight));
-            size_t experts = weight->per_expert ? plan->model.n_experts : 1;
-            bytes += plan_weight_count(&plan->model, weight) / experts *
-                     size_round_up(experts * each, SHARED_ALIGN);
-        }
-    }
-    return bytes;
-}
-
-size_t model_bytes(const plan_t *plan, size_t rank, dtype_t mode, size_t max_positions)
-{
-    return plan_weight_bytes(plan, rank) +
-           2 * rope_bytes(plan->model.head_dim, mode, max_positions);
 }

@@ -48,6 +48,7 @@ typedef struct model {
     size_t rope_positions;
     void *rope_cos, *rope_sin; /* [rope_positions, head_dim / 2] accumulator, see rope.h */
     bool shared;               /* the matrices lie in memory that is not the model's */
+    spill_t spill;             /* of packed matrices; owned unless shared */
     size_t n_quantised;        /* matrices that are quantised in the checkpoint */
     size_t n_packed;           /* of these the ones that are kept so */
     size_t n_converted;        /* tensors whose dtype was not the mode's */
@@ -58,7 +59,8 @@ typedef struct model_options {
     size_t n_ranks, rank;
     const size_t *rank_shares; /* of the plan: [n_ranks]; NULL: even shares */
     dtype_t mode;
-    dot_t dot; /* of linear layers; decides the layout */
+    dot_t dot;   /* of linear layers; decides the layout */
+    bool packed; /* bf16 without loss in fewer bytes (format.h), in mode bf16 */
     isa_t isa;
     size_t max_positions; /* rows of the RoPE tables */
     /* Zeroed memory of model_shared_bytes() for the matrices, which ranks with the same share have
@@ -71,8 +73,8 @@ typedef struct model_options {
     void *progress_context;
 } model_options_t;
 
-/* Sizes for the plan, matrices laid out for this dot product. */
-plan_model_t model_sizes(const config_t *config, dtype_t mode, dot_t dot);
+/* Sizes for the plan, matrices laid out for this dot product, packed or not. */
+plan_model_t model_sizes(const config_t *config, dtype_t mode, dot_t dot, bool packed);
 
 /* Local. Checks that every tensor is there, then reads this rank's parts only, all threads of the
  * team packing. On failure nothing is kept. */
@@ -86,8 +88,10 @@ void model_kernels(model_t *model, isa_t isa);
 /* Bytes that model_load allocates for a rank, RoPE tables included. */
 size_t model_bytes(const plan_t *plan, size_t rank, dtype_t mode, size_t max_positions);
 
-/* Bytes that the matrices of a rank take in model_options_t.shared. */
+/* Bytes that the matrices of a rank take in model_options_t.shared, and of these the spill of packed ones: a small
+ * part, as shared memory is taken whether it is used or not. The model's own is taken as it is used. */
 size_t model_shared_bytes(const plan_t *plan, size_t rank);
+size_t model_shared_spill_bytes(const plan_t *plan, size_t rank);
 
 /* A weight of a layer, or, whatever the layer, one outside of layers. */
 static inline const model_weight_t *model_weight(

@@ -11,6 +11,7 @@ extern const choice_t engine_dots[];       /* dot_t, as wished for */
 extern const choice_t engine_used_dots[];  /* dot_t, as chosen; the order decides about fold */
 extern const choice_t engine_quantised_orders[]; /* quantised_order_t */
 extern const choice_t engine_kinds[];            /* quantised_kind_t */
+extern const choice_t engine_weights[];          /* weights_kind_t */
 extern const choice_t engine_combines[];         /* plan_combine_t */
 extern const choice_t engine_paths[];            /* comm_path_t */
 extern const choice_t engine_binds[];            /* topology_bind_t */

@@ -16,6 +16,12 @@
 #include "engine/run/speculation.h"
 #include "sharding/plan.h"
 
+/* --weights: how bf16 weights are kept; no bit of a result depends on it. */
+typedef enum weights_kind {
+    WEIGHTS_DENSE,
+    WEIGHTS_PACKED /* without loss in 12 bits (format.h); other modes and quantised matrices stay as they are */
+} weights_kind_t;
+
 typedef struct engine_options {
     const char *model_dir; /* as downloaded from the hub, or a shard store */
     const char *stage;     /* a folder on the node's disk for what is read of a store; NULL: none */
@@ -28,6 +34,7 @@ typedef struct engine_options {
     attention_t attention;
     dot_t dot; /* of bf16 linear layers */
     quantised_order_t quantised_order;
+    weights_kind_t weights;
     plan_combine_t combine;
     const char *shares;   /* who gets how much: as share_choice's text (share_choice.h) */
     size_t threads;       /* 0: choose from the binding */

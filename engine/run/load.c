@@ -30,7 +30,8 @@ static uint64_t options_digest(const engine_options_t *options)
         (uint64_t)options->attention, (uint64_t)options->dot, (uint64_t)options->combine,
         options->kv_tokens, options->random_config != NULL, options->n_layers,
         options->prefill_chunk, options->max_batch, options->max_logits_rows,
-        options->speculation.on, options->speculation.draft_tokens, options->speculation.model};
+        options->speculation.on, options->speculation.draft_tokens, options->speculation.model,
+        (uint64_t)options->weights};
     uint64_t digest = digest_bytes(DIGEST_START, values, sizeof values);
     return options->shares != NULL ? digest_string(digest, options->shares) : digest;
 }
@@ -217,7 +218,10 @@ size_t load_weight_bytes(const loaded_t *l, const model_t *shape, size_t positio
 {
     size_t all = model_bytes(&shape->plan, shape->rank, l->options.mode, positions);
     size_t shared = model_shared_bytes(&shape->plan, shape->rank);
-    return all - shared + (shared + l->n_weight_sharers - 1) / l->n_weight_sharers;
+    if (l->n_weight_sharers == 1)
+        return all;
+    return all + model_shared_spill_bytes(&shape->plan, shape->rank) - shared +
+           (shared + l->n_weight_sharers - 1) / l->n_weight_sharers;
 }
 
 size_t load_max_positions(const config_t *config)
@@ -232,9 +236,13 @@ size_t load_max_positions(const config_t *config)
 
 int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
 {
-    plan_model_t sizes = model_sizes(&l->config, l->options.mode, l->options.dot);
-    *shape =
-        (model_t){.config = l->config, .rank = (size_t)comm_rank(l->comm), .mode = l->options.mode};
+    plan_model_t sizes = model_sizes(
+        &l->config, l->options.mode, l->options.dot, l->options.weights == WEIGHTS_PACKED);
+    *shape = (model_t){.config = l->config,
+        .rank = (size_t)comm_rank(l->comm),
+        .mode = l->options.mode,
+        .format =
+            matrix_format(l->options.mode, l->options.dot, l->options.weights == WEIGHTS_PACKED)};
     model_kernels(shape, l->isa);
     plan_open_shares(
         &shape->plan, &sizes, l->options.combine, (size_t)comm_size(l->comm), l->shares, fail);
@@ -289,6 +297,7 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
         .rank_shares = l->shares,
         .mode = l->options.mode,
         .dot = l->options.dot,
+        .packed = l->options.weights == WEIGHTS_PACKED,
         .isa = l->isa,
         .max_positions = max_positions,
         .shared = l->weights != NULL ? comm_shared_data(l->weights) : NULL,

@@ -78,7 +78,7 @@ static void round_and_add(const panel_t *panel, size_t rows, float *c)
     }
 }
 
-void packed_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
+void int4_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, float *c)
 {
     const size_t columns = panels[0].matrix->columns, panel = rows->n * KERNEL_PANEL;
