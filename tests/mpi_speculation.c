@@ -196,9 +196,11 @@ enum { N_SETTINGS = sizeof settings / sizeof *settings };
 static const size_t draft_tokens[] = {1, 4, SPECULATION_MOST_DRAFTS, 0};
 enum { N_LENGTHS = sizeof draft_tokens / sizeof *draft_tokens };
 
-/* Collective. What the engine gives with these drafts in all ways: [N_WAYS][N_QUESTIONS]. */
+/* Collective. What the engine gives with these drafts in all ways: [N_WAYS][N_QUESTIONS]. greedy: totals after the
+ * first way, or NULL. */
 static engine_totals_t answer_with(context_t *c, const setting_t *setting,
-    speculation_options_t speculation, const prompt_t *prompts, answer_t *answers)
+    speculation_options_t speculation, const prompt_t *prompts, answer_t *answers,
+    engine_totals_t *greedy)
 {
     engine_options_t options = setting->options;
     engine_totals_t totals = {0};
@@ -206,9 +208,12 @@ static engine_totals_t answer_with(context_t *c, const setting_t *setting,
     options.speculation = speculation;
     engine_t *engine = open_demo(c, &options);
     if (c->rank == 0) {
-        for (size_t w = 0; w < N_WAYS; w++)
+        for (size_t w = 0; w < N_WAYS; w++) {
             answer_all(c, engine, prompts, &ways[w], answers + w * N_QUESTIONS);
-        totals = engine_totals(engine);
+            totals = engine_totals(engine);
+            if (w == 0 && greedy != NULL)
+                *greedy = totals;
+        }
     } else {
         CHECK(c, setting->name, engine_serve(engine, &fail) == 0);
     }
@@ -221,10 +226,10 @@ static void answers_do_not_depend_on_drafts(
 {
     size_t bytes = N_WAYS * N_QUESTIONS * sizeof(answer_t);
     answer_t *without = malloc(bytes), *with = malloc(bytes);
-    answer_with(c, setting, (speculation_options_t){0}, prompts, without);
+    answer_with(c, setting, (speculation_options_t){0}, prompts, without, NULL);
     for (size_t l = 0; l < N_LENGTHS; l++) {
         const speculation_options_t speculation = {.on = true, .draft_tokens = draft_tokens[l]};
-        engine_totals_t totals = answer_with(c, setting, speculation, prompts, with);
+        engine_totals_t totals = answer_with(c, setting, speculation, prompts, with, NULL);
         for (size_t w = 0; w < N_WAYS && c->rank == 0; w++)
             CHECK(
                 c, setting->name, same_answers(without + w * N_QUESTIONS, with + w * N_QUESTIONS));
@@ -242,7 +247,7 @@ static void answers_do_not_depend_on_drafts(
 
 #define DEMO_DRAFTS .draft_dir = CHOIR_SOURCE_DIR "/configs/demo"
 
-/* A model that drafts, how many tokens, and at what rate they are right. */
+/* A model that drafts, how many tokens, and at what rate greedy ones are right. */
 typedef struct model_draft {
     const char *name;
     size_t draft_tokens;
@@ -266,15 +271,16 @@ static void answers_do_not_depend_on_a_model_that_drafts(context_t *c, const pro
 {
     size_t bytes = N_WAYS * N_QUESTIONS * sizeof(answer_t);
     answer_t *without = malloc(bytes), *with = malloc(bytes);
-    answer_with(c, &settings[0], (speculation_options_t){0}, prompts, without);
+    answer_with(c, &settings[0], (speculation_options_t){0}, prompts, without, NULL);
     for (size_t d = 0; d < N_MODEL_DRAFTS; d++) {
         const model_draft_t *draft = &model_drafts[d];
         const speculation_options_t speculation = {
             .on = true, .model = true, .draft_tokens = draft->draft_tokens};
         setting_t setting = {draft->name, draft->options};
         setting.options.attention = settings[0].options.attention;
-        engine_totals_t totals = answer_with(c, &setting, speculation, prompts, with);
-        double rate = (double)totals.accepted_tokens / (double)totals.drafted_tokens;
+        engine_totals_t greedy,
+            totals = answer_with(c, &setting, speculation, prompts, with, &greedy);
+        double rate = (double)greedy.accepted_tokens / (double)greedy.drafted_tokens;
         if (c->rank != 0)
             continue;
         for (size_t w = 0; w < N_WAYS; w++)

@@ -21,7 +21,7 @@ typedef struct draft_slot {
     bool used;
     uint64_t handle;
     size_t n_done;             /* tokens that the draft model's cache holds */
-    sampler_params_t sampling; /* the sequence's, without what only reports */
+    sampler_params_t sampling; /* the sequence's, greedy and without what only reports */
 } draft_slot_t;
 
 /* An entry of the engine's step. */

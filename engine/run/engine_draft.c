@@ -1,6 +1,7 @@
 /* Drafts of a smaller model. It runs a prompt's rows in the step in which the engine's model runs them, so that blocks
- * of keys and values hold the same tokens in both caches. A token is drafted by a step of its own: of all sequences
- * that draft so many, by the same random number as the draw that it guesses. */
+ * of keys and values hold the same tokens in both caches. A token is drafted by a step of its own, of all sequences that
+ * draft so many. It is the likeliest one at any temperature: that equals the model's draw more often than a draw with
+ * the same random number would, whose tokens are ordered by another model's probabilities (bench/LOG.md). */
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -20,6 +21,7 @@ static draft_slot_t *slot_of(draft_model_t *d, const scheduler_entry_t *entry)
     if (!slot->used || slot->handle != entry->handle) {
         *slot = (draft_slot_t){.handle = entry->handle, .sampling = *entry->sampling};
         slot->sampling.n_logprobs = slot->sampling.want_logprob = slot->sampling.want_digest = 0;
+        slot->sampling.temperature = 0;
     }
     /* Blocks that a prompt shares are whole in both caches; of drafts only those that were right count. */
     slot->n_done = entry->decode && slot->used ? size_min(slot->n_done, entry->first_position)

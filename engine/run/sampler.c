@@ -344,12 +344,40 @@ static void load_group(const sampler_params_t *params, const void *logits, bool 
     }
 }
 
-/* The most common case, one pass over the raw logits: the likeliest token and its
- * log-probability. */
+/* The most common cases, one pass over the raw logits: the likeliest token, and its log-probability
+ * where that is wanted. */
 static bool is_plain(const sampler_params_t *params, bool is_f64, const sampler_tokens_t *tokens)
 {
-    return sampler_is_greedy(params) && params->n_logprobs == 0 && params->want_logprob &&
-           !is_f64 && tokens == NULL;
+    return sampler_is_greedy(params) && params->n_logprobs == 0 && !is_f64 && tokens == NULL;
+}
+
+/* The first of the largest logits, in blocks so that compilers use vectors; a NaN is never larger. */
+static size_t first_of_largest(const float *logits, size_t n, float *largest)
+{
+    enum { LANES = 16, BLOCK = 1024 };
+    size_t at = 0;
+    *largest = -INFINITY;
+    for (size_t begin = 0; begin < n; begin += BLOCK) {
+        float lanes[LANES];
+        const float *block = logits + begin;
+        size_t here = size_min(BLOCK, n - begin), whole = here / LANES * LANES;
+        for (size_t j = 0; j < LANES; j++)
+            lanes[j] = *largest;
+        for (size_t i = 0; i < whole; i += LANES)
+            for (size_t j = 0; j < LANES; j++)
+                lanes[j] = block[i + j] > lanes[j] ? block[i + j] : lanes[j];
+        for (size_t i = whole; i < here; i++)
+            lanes[0] = block[i] > lanes[0] ? block[i] : lanes[0];
+        for (size_t j = 1; j < LANES; j++)
+            lanes[0] = lanes[j] > lanes[0] ? lanes[j] : lanes[0];
+        if (lanes[0] > *largest) {
+            *largest = lanes[0];
+            at = begin;
+        }
+    }
+    while (*largest > -INFINITY && logits[at] != *largest)
+        at++;
+    return at;
 }
 
 static void summarise_plain(const kernels_t *kernels, const float *logits, size_t first_row,
@@ -357,6 +385,12 @@ static void summarise_plain(const kernels_t *kernels, const float *logits, size_
 {
     const granule_t *granules = view->logit_granules;
     size_t best = 0;
+    if (view->layout.n_logit_granules == 0) {
+        float largest;
+        size_t token = first_row + first_of_largest(logits, n_rows, &largest);
+        view->candidates[0] = (entry_t){(double)largest, (double)largest, (int64_t)token};
+        return;
+    }
     kernels->sum_granules(n_rows, logits, (double(*)[2])view->logit_granules);
     for (size_t g = 1; g < view->layout.n_logit_granules; g++)
         if (granules[g].max > granules[best].max)
