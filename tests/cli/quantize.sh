@@ -93,6 +93,31 @@ same "store" "$work/logits.npy" "$work/others.npy"
 choir_ends "plan" 0 plan --model "$work/int4" --ranks 3
 says "plan" out "int4-g64"
 
+# A bias that the model does not have, as older writers add: zeros say nothing, others are named and ignored.
+python=$(command -v python3 || true)
+for value in 0 1; do
+    [ -n "$python" ] || break
+    rm -rf "$work/biased"
+    cp -r "$work/int4" "$work/biased"
+    "$python" - "$work/biased/model.safetensors" "$value" <<'END'
+import json, struct, sys
+path, value = sys.argv[1], int(sys.argv[2])
+data = open(path, "rb").read()
+n = struct.unpack("<Q", data[:8])[0]
+header, rest = json.loads(data[8:8 + n]), data[8 + n:]
+header["model.layers.0.self_attn.o_proj.bias"] = {
+    "dtype": "F16", "shape": [192], "data_offsets": [len(rest), len(rest) + 384]}
+text = json.dumps(header).encode()
+text += b" " * (-len(text) % 8)
+open(path, "wb").write(struct.pack("<Q", len(text)) + text + rest + struct.pack("<192e", *[value] * 192))
+END
+    warnings=$(launch 1 generate --model "$work/biased" --prompt-file "$root/NOTICE" --max-tokens 0 \
+        --logits-out "$work/others.npy" 2>&1 >/dev/null | grep -c "not part of the model: model.layers.0.self_attn.o_proj.bias")
+    [ "$warnings" -eq "$value" ] || complain "a bias of $value: $warnings warnings"
+    logits "int4" "$work/logits.npy" "$work/int4" 1
+    same "a bias of $value" "$work/logits.npy" "$work/others.npy"
+done
+
 # ---- What is refused -----------------------------------------------------------------------------
 
 choir_ends "twice" 1 quantize --model "$demo" --out "$work/int4" --group 64
