@@ -126,13 +126,18 @@ def parity(steps, folder, choir):
                   "--models", "demo", needs="sdpa")
 
 
-def harness(steps, choir):
+def harness(steps, folder, choir):
     """lm-evaluation-harness through Choir and through its own hf backend."""
     if choir is None or importlib.util.find_spec("lm_eval") is None:
         steps.left_out.append("lm_eval (needs a build, and pip install \"lm_eval[hf]\")")
         return
     for dtype, needs in (("f32", None), ("bf16", "products")):
         steps.run(f"lm_eval through Choir, {dtype}", "lm_eval_compare.py", "--choir", choir, "--dtypes", dtype, needs=needs)
+    mixture = folder / "lm-eval-mixture"
+    steps.run("random mixture of experts", "make_model.py", "--config", HERE / "shapes" / "qwen3_moe.json", "--out", mixture,
+              "--vocab", 2048, "--set", "num_experts=24", "--set", "eos_token_id=2047", "--tokenizer", DEMO)
+    steps.run("lm_eval through Choir, a mixture of experts, f32", "lm_eval_compare.py", "--choir", choir, "--model", mixture,
+              "--ranks", 3, "--items", 4, "--dtypes", "f32")
     steps.run("lm_eval's requests", "lm_eval_requests.py", "--choir", choir)
     if importlib.util.find_spec("openai") is None or importlib.util.find_spec("tenacity") is None:
         steps.left_out.append("clients of a server (need pip install openai \"lm_eval[api]\")")
@@ -176,7 +181,7 @@ def all_steps(steps, folder, quick):
         avx2_order(steps, folder, choir[-1])
     else:
         steps.left_out.append("bars of parity (build the tree first: no build*/choir)")
-    harness(steps, choir[-1] if choir else None)
+    harness(steps, folder, choir[-1] if choir else None)
     remake("greedy replies", "greedy.py", "--out", None, golden=GOLDEN / "demo-greedy.jsonl", needs="sdpa")
 
 
