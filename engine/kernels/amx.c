@@ -13,7 +13,10 @@
 enum { TILE = 16, STEP = KERNEL_K_BLOCK }; /* rows, outputs; inputs of one instruction */
 enum { FEW_ROWS = 1 };
 enum { LINE = 64, STEP_LINES = STEP * KERNEL_PANEL * 2 / LINE };
-#define AHEAD_BYTES 2048 /* bytes that weights are prefetched ahead for few rows */
+/* Up to here memory is slower than the products: weights are prefetched a little ahead of their position, while the first
+ * strip of rows passes. */
+#define NEAR_ROWS 64
+#define AHEAD_BYTES 2048
 
 typedef struct tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -208,13 +211,12 @@ static void fill_rest_a(rest_t *rest, const uint16_t *a, size_t a_stride, size_t
         memcpy(rest->a[r], a + r * a_stride, n * sizeof *a);
 }
 
-/* Few rows prefetch weights a little ahead of their position; many rows prefetch the next block of
- * weights, spread over all steps. */
+/* Few rows prefetch weights near, many the next block of weights, spread over all steps. */
 static void plan_prefetch(block_t *s, size_t rows)
 {
-    s->next_first_level = rows <= TILE;
-    s->next = s->b + (rows <= TILE ? AHEAD_BYTES : s->n_steps * STEP / 2 * s->b_stride);
-    s->next_lines = STEP_LINES / ((rows + TILE - 1) / TILE);
+    s->next_first_level = rows <= NEAR_ROWS;
+    s->next = s->b + (rows <= NEAR_ROWS ? AHEAD_BYTES : s->n_steps * STEP / 2 * s->b_stride);
+    s->next_lines = rows <= NEAR_ROWS ? STEP_LINES : STEP_LINES / ((rows + TILE - 1) / TILE);
 }
 
 /* a: row 0. Strides as in tile_amx and tile_amx_k_blocked. */
@@ -250,7 +252,9 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
             multiply_apart(r - first, n, width, &s, mode);
         else
             multiply_outputs(width, &s);
-        if (rows > TILE)
+        if (rows <= NEAR_ROWS)
+            s.next_lines = 0;
+        else
             s.next += s.n_steps * s.next_lines * LINE;
     }
     if (!held)
