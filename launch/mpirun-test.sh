@@ -16,12 +16,6 @@ shift
 export OMPI_MCA_mpi_yield_when_idle=1
 export OMPI_MCA_plm=isolated
 
-# For builds with AddressSanitizer: what MPI keeps until the process ends is no leak of ours, which only
-# whole call stacks tell.
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-export LSAN_OPTIONS="${LSAN_OPTIONS:-suppressions=$here/../tests/mpi_leaks.txt:print_suppressions=0}"
-export ASAN_OPTIONS="${ASAN_OPTIONS:-fast_unwind_on_malloc=0}"
-
 as_root=
 if [ "$(id -u)" -eq 0 ]; then
     as_root=--allow-run-as-root

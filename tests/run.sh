@@ -126,11 +126,8 @@ step "what the builds need" launch/install-deps.sh --tests || finish
 
 run_build release build ""
 if [ -z "$quick" ]; then
-    # Sanitizers see what the MPI library keeps until the process ends, and take their time.
-    export LSAN_OPTIONS="suppressions=$root/tests/mpi_leaks.txt:print_suppressions=0"
-    # Complete stacks, by which mpi_leaks.txt knows the libraries.
-    export ASAN_OPTIONS=fast_unwind_on_malloc=0 UBSAN_OPTIONS=print_stacktrace=1
-    export CHOIR_TEST_QUESTIONS=40 CHOIR_TEST_PROMPTS=5
+    export UBSAN_OPTIONS=print_stacktrace=1
+    export CHOIR_TEST_QUESTIONS=40 CHOIR_TEST_PROMPTS=4
     # Tests labelled "sources" look at files, which are the same for all builds.
     run_build asan build-asan sources -DCHOIR_MPI_RANKS="1;3"
 fi
