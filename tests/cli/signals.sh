@@ -8,7 +8,7 @@ let_ranks_finish
 unset OMPI_MCA_ess_singleton_isolated
 
 # More to say than there is time for.
-for _ in $(seq 20000); do
+for _ in $(seq 2000); do
     echo '{"prompt": "ROMEO:"}'
 done >"$work/prompts.jsonl"
 generate=(generate --prompts "$work/prompts.jsonl" --ignore-eos --max-tokens 900 --max-batch 1 --threads 1)

@@ -9,7 +9,7 @@ seconds=10 # much longer than a rank is stopped for a moment, also on a busy mac
 limit_s=$((seconds + limit_s))
 
 # More to say than there is time for.
-for _ in $(seq 20000); do
+for _ in $(seq 2000); do
     echo '{"prompt": "ROMEO:"}'
 done >"$work/prompts.jsonl"
 

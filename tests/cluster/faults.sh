@@ -13,7 +13,7 @@ last=$((n_nodes - 1))
 n_messages=1
 
 # More to say than there is time for.
-for _ in $(seq 20000); do
+for _ in $(seq 2000); do
     echo '{"prompt": "ROMEO:"}'
 done >"$work/prompts.jsonl"
 generate=(generate --prompts "$work/prompts.jsonl" --ignore-eos --max-tokens 900 --max-batch 1 --threads 1)
