@@ -67,6 +67,7 @@ emulated() {
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export OMPI_MCA_orte_tmpdir_base=$work # not a folder that others remove (cli/common.sh)
 failed=0
 
 "$digests" >"$work/host.txt"

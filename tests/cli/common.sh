@@ -36,8 +36,11 @@ export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_plm=isolated OMPI_MCA_odls_base_s
 mpi=(mpirun --quiet --oversubscribe --bind-to none --timeout "$patience_s")
 [ "$(id -u)" -ne 0 ] || mpi+=(--allow-run-as-root)
 run=("${mpi[@]}" -n "$ranks")
-# Without mpirun MPI starts a helper of its own, which one rank does not need.
-export OMPI_MCA_ess_singleton_isolated=1
+# Without mpirun MPI starts a helper of its own, which one rank does not need. All such ranks of a machine have the same
+# folder of MPI's (jf.0/1/0), which the first one that ends removes, also where another one is just starting in it: so
+# each script has its own.
+export OMPI_MCA_ess_singleton_isolated=1 OMPI_MCA_orte_tmpdir_base=$work/mpi
+mkdir "$OMPI_MCA_orte_tmpdir_base"
 [ "$ranks" -gt 0 ] || run=(timeout --foreground "$patience_s")
 
 # For runs that are told to stop: their ranks have the time that mpirun grants by itself.
