@@ -520,7 +520,7 @@ static void run_all(suite_t *s, bool everything)
     run_suite(&s[QWEN3_BIAS], ATTENTION_SDPA, false);
     run_avx2(&s[QWEN3], ATTENTION_SDPA, false);
     run_avx2(&s[LLAMA], ATTENTION_SDPA, false);
-    run_avx2(&s[MISTRAL], ATTENTION_EAGER, false);
+    run_avx2(&s[MISTRAL], ATTENTION_SDPA, false);
     run_avx2(&s[MOE], ATTENTION_SDPA, false);
     run_amx(&s[DEMO]);
     run_amx(&s[ODD]);

@@ -80,18 +80,22 @@ static void find_order(host_t *host)
     bool own_avx2 = is(host->capability, "AVX2"), avx512 = host->flags[AVX512F];
     bool own_avx512 = host->capability == NULL || is(host->capability, "AVX512");
     bool limited_avx2 = is(host->limit, "AVX2");
+    bool limited_avx512 = is(host->limit, "AVX512_CORE") || is(host->limit, "AVX512_CORE_VNNI");
+    bool has_bf16 = host->flags[AVX512_BF16] && !limited_avx512;
     if (own_avx2 && is(host->onednn_bf16, "1") && !avx512 && !limited_avx2)
         host->why_unknown = "oneDNN multiplies bf16 by AVX-NE-CONVERT there";
     else if (own_avx2 && (limited_avx2 || (host->flags[AVX2] && !avx512)))
         host->order = ORDER_TORCH_AVX2;
-    else if (own_avx512 && host->flags[AVX512_BF16] &&
+    else if (own_avx512 && has_bf16 && !limited_avx2 &&
              (!host->flags[AMX_BF16] || is(host->limit, "AVX512_CORE_BF16")))
         host->order = ORDER_TORCH;
-    else if (host->flags[AMX_BF16] && own_avx512 && !limited_avx2)
+    else if (host->flags[AMX_BF16] && has_bf16 && own_avx512 && !limited_avx2)
         host->why_unknown =
             "with AMX it depends on rows, threads and cache sizes; ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 would make it torch";
     else if (avx512 && own_avx512 && !limited_avx2)
-        host->why_unknown = "AVX-512 without BF16 instructions has leaves of other lengths";
+        host->why_unknown =
+            "without BF16 instructions AVX-512 has leaves of other lengths, and a row alone in a thread has another order; "
+            "ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 would make it torch-avx2";
     else
         host->why_unknown =
             "PyTorch and oneDNN are limited to different instruction sets, or have less than AVX2";

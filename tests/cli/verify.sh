@@ -84,6 +84,10 @@ verify "another host" 0 --model "$demo" --reference "$work/host.safetensors" --c
 says "another host" out "note: the reference was made on a host with another instruction set"
 head -n 1 "$work/out" | grep -q "^note: order torch; PyTorch's on the reference's host (avx512f; .* is not known: .* may be PyTorch's own" ||
     complain "another host: what a difference means is not said at the top"
+changed limit 'avx512vbmi umip avx512_vbmi2 gfni vaes vpclmulqdq' '","onednn_max_cpu_isa":"AVX512_CORE","settings":"'
+verify "a host held to AVX-512" 0 --model "$demo" --reference "$work/limit.safetensors" --isolated --attention eager
+head -n 1 "$work/out" | grep -q "oneDNN up to AVX512_CORE) is not known: without BF16 instructions .* would make it torch-avx2" ||
+    complain "a host held to AVX-512: what is known is not said at the top"
 # References whose bits are promised: the order is that of the host that wrote them.
 verify "a host with AVX512-BF16" 0 --model "$demo" --reference "$good" --isolated --attention eager
 head -n 1 "$work/out" | grep -q "^note: order torch, PyTorch's on the reference's host (avx2 .*): every difference is an error" ||

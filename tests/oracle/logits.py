@@ -37,8 +37,7 @@ LENGTHS = {"demo": [1, 2, 3, 7, 16, 33, 100, 300, 600], "odd": [1, 2, 5, 15, 17,
            "qwen3_moe": [1, 2, 17, 67, 227, 530], "qwen3_moe_wide": [1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 8, 17, 67]}
 # Of all but these the emulator computes sdpa, so that any host with avx512_bf16 can make it.
 BY_TORCH = ("demo", "odd", "yarn")
-AVX2 = {name: {"eager": "eager"} | ({"sdpa": "emulated-avx2"} if name != "mistral" else {})
-        for name in ("demo", "odd", "qwen3", "llama", "mistral", "qwen3_moe")}
+AVX2 = ("demo", "odd", "qwen3", "llama", "mistral", "qwen3_moe")
 AMX = ("demo", "odd", "qwen3", "qwen3_bias", "llama", "qwen3_moe", "qwen3_moe_wide", "mistral")
 FED = 3
 
@@ -110,7 +109,7 @@ def make(directory, name):
     avx2 = host.order() == "torch-avx2"
     implementations = {"eager": "eager", "sdpa": "sdpa" if name in BY_TORCH else "emulated-torch"}
     if avx2:
-        implementations = AVX2[name]
+        implementations = {"eager": "eager", "sdpa": "emulated-avx2"}
     models = {a: AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation=i)
               for a, i in implementations.items()}
     if name in AMX and not avx2:
