@@ -25,6 +25,7 @@ typedef struct sdpa_scratch {
     float *old_max, *old_sum; /* of the heads of a token */
     uint16_t *carry;          /* [rows] carried weights of a leaf's odd end */
     void *panel;              /* of keys or values that begin within a block of the cache */
+    bool cached;              /* another unit has just read this block of keys */
 } sdpa_scratch_t;
 
 static size_t place(char *base, size_t *used, size_t bytes, char **part)
@@ -46,7 +47,8 @@ static size_t lay_out(sdpa_scratch_t *s, char *base, size_t rows, size_t most, s
         place(base, &used, bytes[i], &parts[i]);
     *s = (sdpa_scratch_t){(uint16_t *)parts[0], (float *)parts[1], (float *)parts[2],
         (uint16_t *)parts[3], (float *)parts[4], (float *)parts[5], (float *)parts[6],
-        (float *)parts[7], (float *)parts[8], (float *)parts[9], (uint16_t *)parts[10], parts[11]};
+        (float *)parts[7], (float *)parts[8], (float *)parts[9], (uint16_t *)parts[10], parts[11],
+        false};
     return used;
 }
 
@@ -123,9 +125,9 @@ static bool by_amx(const attention_unit_t *u, const block_t *b)
 /* Single rows (M = 1) that share loads and conversions. Together they take a few vectors of a panel
  * at a time. A long context comes from memory, which is fastest in order, so there the first row
  * reads the whole panel and the others find it in the cache. */
-static size_t rows_together(const attention_unit_t *u, size_t rows)
+static size_t rows_together(const attention_unit_t *u, const sdpa_scratch_t *s, size_t rows)
 {
-    return u->first_position < KEY_BLOCK ? rows : 1;
+    return u->first_position < KEY_BLOCK || s->cached ? rows : 1;
 }
 
 /* Keys of the block that the call of a token's rows has. */
@@ -150,7 +152,7 @@ static void compute_scores(
             continue;
         }
         size_t keys = size_min(KV_BLOCK, b->end - key);
-        for (size_t r = 0, n = rows_together(u, rows); r < rows; r += n)
+        for (size_t r = 0, n = rows_together(u, s, rows); r < rows; r += n)
             u->kernels->sdpa_scores(n, keys, u->head_dim, s->wide_q + r * u->head_dim, panel, 4,
                 s->scores + r * KEY_BLOCK + key, KEY_BLOCK);
         if (by_4 < key + KV_BLOCK && by_4 < b->end)
@@ -295,7 +297,7 @@ static void add_single_rows(const attention_unit_t *u, sdpa_scratch_t *s, const 
     size_t rows, size_t first_output, size_t width, float *out)
 {
     const kernels_t *k = u->kernels;
-    size_t heads = u->n_heads, n = rows_together(u, heads);
+    size_t heads = u->n_heads, n = rows_together(u, s, heads);
     for (size_t key = 0; key < b->end; key += KV_BLOCK) {
         const char *panel = attention_values(u, b->first_key + key, first_output, width, true);
         for (size_t r = 0; r < rows; r += n) {
@@ -450,6 +452,7 @@ void attention_sdpa(const attention_unit_t *units, size_t n, void *scratch)
         for (size_t i = 0, row = 0; i < n; row += units[i].n_tokens * units[i].n_heads, i++) {
             const attention_unit_t u = attention_call(&units[i], all.panel);
             sdpa_scratch_t s = scratch_of(&all, row, head_dim);
+            s.cached = i > 0;
             compute_block(&u, &s, first);
         }
     for (size_t i = 0, row = 0; i < n; row += units[i].n_tokens * units[i].n_heads, i++) {
