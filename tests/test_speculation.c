@@ -1,3 +1,4 @@
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -100,6 +101,92 @@ static void what_others_do_to_the_machine_is_not_taken_for_the_cost_of_rows(void
     assert_true(speculation_ns(&s, 1) > 2e6);
 }
 
+/* ---- Runs whose steps vary ------------------------------------------------------------------- */
+
+static double uniform(uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (double)(*seed >> 11) * 0x1p-53;
+}
+
+/* About normal. */
+static double normal(uint64_t *seed)
+{
+    double sum = 0;
+    for (int i = 0; i < 12; i++)
+        sum += uniform(seed);
+    return sum - 6;
+}
+
+/* Tokens a time against no drafts. A step with drafts costs `first` more and each of them 0.03; they are right with
+ * some chance. Times vary by `noise`, from step to step and for longer. */
+static double speed_of(double first, double chance, double noise, uint64_t seed)
+{
+    speculation_t s;
+    double tokens = 0, time = 0, busy = 0;
+    speculation_init(&s, &adaptive);
+    for (size_t i = 0; i < 3000; i++) {
+        size_t match = 1 + (size_t)(4 * uniform(&seed)), right = 0;
+        size_t most = uniform(&seed) < 0.8 ? SPECULATION_MOST_DRAFTS : 0;
+        size_t n = choose_one(&s, most > 0 ? match : 0, most);
+        while (right < n && uniform(&seed) < chance)
+            right++;
+        speculation_learn(&s, match, n, right);
+        double cost = 1 + (n > 0 ? first : 0) + 0.03 * (double)n;
+        busy = 0.9 * busy + 0.44 * noise * normal(&seed);
+        double took = cost * exp(noise * normal(&seed) + busy) * (uniform(&seed) < 0.01 ? 3 : 1);
+        speculation_time(&s, 1 + n, (uint64_t)(160000 * took));
+        tokens += 1 + (double)right;
+        time += cost;
+    }
+    return tokens / time;
+}
+
+static void the_default_is_hardly_ever_slower_than_no_drafts(void **state)
+{
+    static const double firsts[] = {0.02, 0.25, 0.5}, chances[] = {0, 0.2, 0.35, 0.7};
+    static const double noises[] = {0.02, 0.1, 0.25};
+    (void)state;
+    for (size_t f = 0; f < 3; f++)
+        for (size_t c = 0; c < 4; c++)
+            for (size_t n = 0; n < 3; n++)
+                for (uint64_t seed = 1; seed <= 3; seed++) {
+                    double speed = speed_of(firsts[f], chances[c], noises[n], seed);
+                    if (speed < 0.97 || (chances[c] == 0.7 && speed < 1.3))
+                        fail_msg("first %g, chance %g, noise %g, seed %d: %g", firsts[f],
+                            chances[c], noises[n], (int)seed, speed);
+                }
+}
+
+/* Tokens that a model drafts on average at the end, each of which takes `cost` of a step. */
+static double settle_model(double cost, double chance)
+{
+    const speculation_options_t options = {.on = true, .model = true};
+    uint64_t seed = 5;
+    double drafted = 0;
+    speculation_t s;
+    speculation_init(&s, &options);
+    for (size_t i = 0; i < 2000; i++) {
+        size_t n = choose_one(&s, 1, SPECULATION_MOST_DRAFTS), right = 0;
+        while (right < n && uniform(&seed) < chance)
+            right++;
+        speculation_learn(&s, 1, n, right);
+        speculation_time(&s, 1 + n, (uint64_t)cheap_rows(1 + n));
+        speculation_time_drafts(&s, n, (uint64_t)(cost * 1e6 * (double)n));
+        drafted += i >= 1000 ? (double)n : 0;
+    }
+    return drafted / 1000;
+}
+
+static void a_model_drafts_as_many_tokens_as_its_time_is_worth(void **state)
+{
+    (void)state;
+    double n = settle_model(0.1, 0.7);
+    assert_true(n > 2 && n < 6);
+    assert_true(settle_model(0.02, 0.9) > 8);
+    assert_true(settle_model(0.8, 0.5) < 0.1);
+}
+
 static void rows_go_to_the_likeliest_drafts(void **state)
 {
     (void)state;
@@ -155,6 +242,8 @@ int main(void)
         cmocka_unit_test(drafts_that_never_hit_are_given_up_but_for_a_try_now_and_then),
         cmocka_unit_test(rows_that_cost_more_than_they_give_are_not_drafted),
         cmocka_unit_test(what_others_do_to_the_machine_is_not_taken_for_the_cost_of_rows),
+        cmocka_unit_test(the_default_is_hardly_ever_slower_than_no_drafts),
+        cmocka_unit_test(a_model_drafts_as_many_tokens_as_its_time_is_worth),
         cmocka_unit_test(rows_go_to_the_likeliest_drafts),
         cmocka_unit_test(rows_of_a_step_are_limited),
         cmocka_unit_test(the_gain_of_drafts_follows_from_the_time_of_steps),
