@@ -5,6 +5,7 @@
 
 #include "engine/base/status.h"
 #include "engine/model/config.h"
+#include "engine/run/engine_options.h"
 #include "launch/flags.h"
 
 /* choir plan's. */
@@ -14,6 +15,7 @@ typedef struct plan_flags {
     size_t ranks, node_ranks, threads;
     plan_combine_t combine;
     dtype_t mode;
+    weights_kind_t weights;
     bool predict;
     const char *cluster, *what_if, *against, *json_file;
     size_t layers, prompt_tokens, gen_tokens, batch, context;

@@ -13,6 +13,7 @@
 #include "engine/kernels/fold.h"
 #include "engine/kernels/kernel_list.h"
 #include "engine/kernels/kernels.h"
+#include "sharding/checkpoint/checkpoint.h"
 
 #define PAIR (2 * KERNEL_PANEL) /* weights of a pair of inputs of a panel */
 
@@ -208,6 +209,31 @@ static void normal_weights_take_at_most_12_1_bits(void **state)
     free(w);
 }
 
+static void the_demo_model_takes_at_most_12_1_bits(void **state)
+{
+    (void)state;
+    checkpoint_t *demo;
+    fail_t fail = {0};
+    double bits = 0, weights = 0;
+    assert_int_equal(checkpoint_open(&demo, CHOIR_SOURCE_DIR "/configs/demo", &fail), 0);
+    for (size_t i = 0; i < checkpoint_count(demo); i++) {
+        const checkpoint_tensor_t *tensor = checkpoint_at(demo, i);
+        if (tensor->n_dims != 2)
+            continue;
+        size_t rows = tensor->shape[0], columns = tensor->shape[1], n = rows * columns;
+        uint16_t *w = malloc(n * sizeof *w);
+        assert_int_equal(
+            checkpoint_read(demo, tensor, 0, rows, 0, columns, w, DTYPE_BF16, NULL, &fail), 0);
+        bits += bits_of(rows, columns, w) * (double)n;
+        weights += (double)n;
+        free(w);
+    }
+    checkpoint_close(demo);
+    assert_true(weights > 2e6);
+    if (bits > 12.1 * weights)
+        fail_msg("expected at most 12.1 bits, found %.3f", bits / weights);
+}
+
 /* ---- Products -------------------------------------------------------------------------------- */
 
 enum { MOST_ROWS = 45, OUTPUTS = 150, N_PANELS = 3 };
@@ -332,6 +358,7 @@ int main(void)
         cmocka_unit_test(rows_and_parts_are_unpacked),
         cmocka_unit_test(a_full_spill_is_refused),
         cmocka_unit_test(normal_weights_take_at_most_12_1_bits),
+        cmocka_unit_test(the_demo_model_takes_at_most_12_1_bits),
         cmocka_unit_test(products_equal_dense_ones),
         cmocka_unit_test(a_wrong_palette_is_seen),
     };

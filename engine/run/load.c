@@ -234,8 +234,38 @@ size_t load_max_positions(const config_t *config)
     return size_max(positions, (size_t)(config->rope.factor * (double)original));
 }
 
+/* Replicas of one machine share its memory. */
+static size_t node_ranks(const loaded_t *l)
+{
+    return (size_t)comm_host_ranks(l->comm);
+}
+
+#define LEAST_LEFT 10 /* of the memory such a part is left for the cache and buffers */
+
+/* Collective over all replicas. What --weights auto stands for. A plan that fails does so again, with a message. */
+static void choose_weights(loaded_t *l)
+{
+    fail_t ignored = {0};
+    plan_t plan;
+    size_t rank = (size_t)comm_rank(l->comm), bytes = 0;
+    size_t available = memory_available_bytes() / node_ranks(l);
+    plan_model_t sizes = model_sizes(&l->config, l->options.mode, l->options.dot, false);
+    if (l->options.weights != WEIGHTS_AUTO)
+        return;
+    if (plan_open_shares(&plan, &sizes, l->options.combine, (size_t)comm_size(l->comm), l->shares,
+            &ignored) == 0) {
+        bytes = model_bytes(&plan, rank, l->options.mode, 0);
+        plan_close(&plan);
+    }
+    bool packed = available != 0 && bytes > available - available / LEAST_LEFT;
+    l->options.weights = comm_max(everyone(l), packed) != 0 ? WEIGHTS_PACKED : WEIGHTS_DENSE;
+    log_write(LOG_INFO, "--weights auto: %s",
+        l->options.weights == WEIGHTS_PACKED ? "packed, as dense weights do not fit" : "dense");
+}
+
 int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
 {
+    choose_weights(l);
     plan_model_t sizes = model_sizes(
         &l->config, l->options.mode, l->options.dot, l->options.weights == WEIGHTS_PACKED);
     *shape = (model_t){.config = l->config,
@@ -250,12 +280,6 @@ int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
         return fail->status;
     share_weights(l, shape);
     return 0;
-}
-
-/* Replicas of one machine share its memory. */
-static size_t node_ranks(const loaded_t *l)
-{
-    return (size_t)comm_host_ranks(l->comm);
 }
 
 capacity_t load_capacity(
