@@ -12,6 +12,7 @@
 
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
+#include "engine/forward/fake_quantise.h"
 #include "engine/kernels/kernels.h"
 #include "engine/model/arch/arch.h"
 #include "engine/model/config.h"
@@ -442,18 +443,56 @@ static void activations_that_stay_as_they_are_give_a_warning(void **state)
 {
     (void)state;
     static config_t config;
+    static const char *const inputs[] = {"\"strategy\": \"token\", \"dynamic\": true",
+        "\"strategy\": \"tensor\", \"dynamic\": false"};
     fail_t fail = {0};
-    checkpoint_t *golden;
-    char text[4096];
-    assert_int_equal(checkpoint_open_file(&golden, GOLDEN, &fail), 0);
-    for (int i = 0; i < 2; i++) {
+    char text[2048];
+    for (size_t i = 0; i < 2; i++) {
         snprintf(text, sizeof text,
             "{\"model_type\": \"llama\", \"hidden_size\": 104, \"intermediate_size\": 8, "
-            "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"head_dim\": 36, "
-            "\"vocab_size\": 8, \"quantization_config\": %s}",
-            checkpoint_metadata(golden, i == 0 ? "int8" : "packed-int8"));
-        assert_int_equal(config_load_text(&config, text, "config.json", &fail), 0);
-        assert_int_equal(config.n_notes, i == 0);
+            "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"head_dim\": 36, \"vocab_size\": 8, "
+            "\"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"format\": \"int-quantized\", "
+            "\"ignore\": [\"lm_head\"], \"config_groups\": {\"a\": {\"targets\": [\"Linear\"], \"weights\": {\"num_bits\": 8, \"type\": \"int\", "
+            "\"symmetric\": true, \"strategy\": \"channel\"}, \"input_activations\": {\"num_bits\": 8, \"type\": \"int\", "
+            "\"symmetric\": true, %s}}}}}",
+            inputs[i]);
+        if (config_load_text(&config, text, "config.json", &fail) != 0)
+            fail_msg("%s", fail.message);
+        assert_int_equal(config.n_notes, i);
+    }
+}
+
+/* Rows that compressed-tensors quantised and dequantised: of any size, cancelling, zero, one-signed. */
+static void activations_are_those_of_compressed_tensors(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        quantised_activation_t kind;
+    } kinds_of[] = {{"int8", QUANTISED_INT8_TOKEN}, {"int8-asym", QUANTISED_INT8_TOKEN_ZERO},
+        {"fp8", QUANTISED_FP8_TOKEN}, {"fp8-group", QUANTISED_FP8_GROUP}};
+    checkpoint_t *golden;
+    fail_t fail = {0};
+    static uint16_t x[64 * 256], expected[64 * 256], y[256];
+    assert_int_equal(checkpoint_open_file(
+                         &golden, CHOIR_SOURCE_DIR "/tests/golden/activations.safetensors", &fail),
+        0);
+    const checkpoint_tensor_t *tensor = checkpoint_find(golden, "x");
+    size_t rows = tensor->shape[0], columns = tensor->shape[1];
+    assert_true(rows <= 64 && columns <= 256);
+    assert_int_equal(checkpoint_read_bytes(golden, tensor, 0, tensor->size_bytes, x, &fail), 0);
+    for (size_t i = 0; i < sizeof kinds_of / sizeof *kinds_of; i++) {
+        tensor = checkpoint_find(golden, kinds_of[i].name);
+        assert_int_equal(
+            checkpoint_read_bytes(golden, tensor, 0, tensor->size_bytes, expected, &fail), 0);
+        for (size_t r = 0; r < rows; r++) {
+            fake_quantise_row(kinds_of[i].kind, columns, x + r * columns, y);
+            for (size_t k = 0; k < columns; k++)
+                if (y[k] != expected[r * columns + k])
+                    fail_msg("%s: row %zu, input %zu of %04x: expected %04x, found %04x",
+                        kinds_of[i].name, r, k, x[r * columns + k], expected[r * columns + k],
+                        y[k]);
+        }
     }
     checkpoint_close(golden);
 }
@@ -481,6 +520,7 @@ int main(void)
         cmocka_unit_test(modules_that_are_left_out_are_not_quantised),
         cmocka_unit_test(each_module_has_the_scheme_of_its_closest_target),
         cmocka_unit_test(activations_that_stay_as_they_are_give_a_warning),
+        cmocka_unit_test(activations_are_those_of_compressed_tensors),
         cmocka_unit_test(f8_bytes_are_e4m3_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -47,6 +47,9 @@ typedef enum forward_place {
     /* [max(max_rows, max_logits), most fold_row_elements] element: rows of a product, permuted; empty
      * but with DOT_FOLD. */
     PLACE_FOLDED,
+    /* [max_rows, most folded_stride] element: rows of a product as the checkpoint quantises them; empty where it
+     * does not. */
+    PLACE_QUANTISED,
     PLACE_COUNT
 } forward_place_t;
 

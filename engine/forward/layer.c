@@ -111,8 +111,8 @@ static void store_qkv(forward_t *f, size_t thread, const panels_work_t *work, si
 
 static void project_qkv(forward_t *f, size_t thread, size_t layer)
 {
-    panels_work_t work = {
-        .rows = panels_rows(f, thread, forward_normed_rows(f), f->model->config.hidden_size),
+    panels_work_t work = {.rows = panels_layer_rows(f, thread, forward_normed_rows(f),
+                              f->model->config.hidden_size, WEIGHT_Q, layer),
         .n_matrices = 3,
         .layer = layer,
         .store = store_qkv,
@@ -308,7 +308,8 @@ static void project_back(forward_t *f, size_t thread, const residual_t *r, size_
                                            reduce ? activation_slice(input, f->model->rank) : 0);
     const matrix_t *w = &f->model->layers[layer].of[r->role].matrix;
     const matrix_rows_t rows = rows_of(f, x, input->k_blocked, input->stride);
-    const panels_work_t work = {.rows = panels_rows(f, thread, rows, w->columns),
+    const panels_work_t work = {
+        .rows = panels_layer_rows(f, thread, rows, w->columns, r->role, layer),
         .matrices = {w},
         .n_matrices = 1,
         .layer = layer,
@@ -353,8 +354,8 @@ static void store_mlp(forward_t *f, size_t thread, const panels_work_t *work, si
 static void project_mlp(forward_t *f, size_t thread, size_t layer)
 {
     const model_weight_t *of = f->model->layers[layer].of;
-    const panels_work_t work = {
-        .rows = panels_rows(f, thread, forward_normed_rows(f), f->model->config.hidden_size),
+    const panels_work_t work = {.rows = panels_layer_rows(f, thread, forward_normed_rows(f),
+                                    f->model->config.hidden_size, WEIGHT_GATE, layer),
         .matrices = {&of[WEIGHT_GATE].matrix, &of[WEIGHT_UP].matrix},
         .n_matrices = 2,
         .side_by_side = true,

@@ -38,7 +38,11 @@ static void size_places(forward_t *f)
         [PLACE_SIN] = tables,
         [PLACE_FOLDED] = o->dot == DOT_FOLD ? size_max(o->max_rows, o->max_logits) *
                                                   folded_stride(most_columns(m)) * element(f)
-                                            : 0};
+                                            : 0,
+        [PLACE_QUANTISED] =
+            quantization_has_activations(&m->config.quantization, m->mode)
+                ? size_max(o->max_rows, o->max_logits) * folded_stride(most_columns(m)) * element(f)
+                : 0};
     for (size_t i = 0; i < PLACE_COUNT; i++)
         f->places[i].bytes = bytes[i];
 }

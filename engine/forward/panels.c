@@ -1,8 +1,11 @@
 #include "engine/forward/panels.h"
 
+#include <string.h>
+
 #include "comm/watch/progress_record.h"
 #include "engine/base/size.h"
 #include "engine/forward/exchange.h"
+#include "engine/forward/fake_quantise.h"
 
 #define NEAR_ROWS_BYTES ((size_t)256 << 10)
 #define NEAR_SUMS_BYTES ((size_t)32 << 10)
@@ -26,6 +29,27 @@ matrix_rows_t panels_rows(forward_t *f, size_t thread, matrix_rows_t rows, size_
     rows.x = folded;
     rows.stride = stride;
     return rows;
+}
+
+matrix_rows_t panels_layer_rows(forward_t *f, size_t thread, matrix_rows_t rows, size_t columns,
+    weight_role_t role, size_t layer)
+{
+    quantised_activation_t kind =
+        quantization_activation(&f->model->config.quantization, f->model->mode, role, layer);
+    if (kind == QUANTISED_AS_THEY_ARE)
+        return panels_rows(f, thread, rows, columns);
+    uint16_t *quantised = (uint16_t *)f->places[PLACE_QUANTISED].data;
+    size_t stride = folded_stride(columns);
+    team_part_t mine = team_part(rows.n, thread, active_threads(f));
+    for (size_t r = mine.begin; r < mine.end; r++) {
+        fake_quantise_row(
+            kind, columns, (const uint16_t *)rows.x + r * rows.stride, quantised + r * stride);
+        memset(quantised + r * stride + columns, 0, (stride - columns) * sizeof *quantised);
+    }
+    forward_barrier(f, thread, &f->times.elementwise_ns);
+    rows.x = quantised;
+    rows.stride = stride;
+    return panels_rows(f, thread, rows, columns);
 }
 
 size_t panels_most(const forward_t *f, size_t n_rows, size_t columns, size_t n)

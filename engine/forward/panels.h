@@ -25,6 +25,11 @@ typedef struct panels_work {
 
 #define NOT_SHARED (-1)
 
+/* All threads. Rows for products with a matrix of a layer: where its checkpoint quantises activations, quantised
+ * and dequantised, else as they are. All matrices that rows are multiplied with have the same. */
+matrix_rows_t panels_layer_rows(forward_t *f, size_t thread, matrix_rows_t rows, size_t columns,
+    weight_role_t role, size_t layer);
+
 /* All threads. With DOT_FOLD rows are permuted before their products: the same rows, of so many columns,
  * as the product wants them. */
 matrix_rows_t panels_rows(forward_t *f, size_t thread, matrix_rows_t rows, size_t columns);

@@ -272,13 +272,6 @@ static int read_compressed_tensors(reader_t *r, fail_t *fail)
     }
     if (q->n_schemes == 0)
         return unknown(r, "config_groups", "at least one", NULL, fail);
-    for (size_t s = 0; s < q->n_schemes; s++)
-        if (q->schemes[s].activation != QUANTISED_AS_THEY_ARE) {
-            config_note(r->config,
-                "%s: it quantises activations too, which Choir does not: logits are not those of Hugging Face",
-                r->path);
-            break;
-        }
     r->lm_head = true;
     return name_patterns_open(
         &r->ignored, NAMES_COMPRESSED_TENSORS, member(r->root, "ignore"), r->path, fail);
@@ -359,6 +352,35 @@ static int assign_all(reader_t *r, fail_t *fail)
     return 0;
 }
 
+/* Rows that several matrices are multiplied with are quantised once; what is not done is said. */
+static int check_activations(const reader_t *r, fail_t *fail)
+{
+    static const weight_role_t pairs[][2] = {
+        {WEIGHT_Q, WEIGHT_K}, {WEIGHT_Q, WEIGHT_V}, {WEIGHT_GATE, WEIGHT_UP}};
+    const config_t *c = r->config;
+    const quantization_t *q = &c->quantization;
+    bool left = false;
+    for (size_t s = 0; s < q->n_schemes; s++) {
+        quantised_activation_t kind = q->schemes[s].activation;
+        uint64_t of_experts = (uint64_t)1 << WEIGHT_EXPERT_GATE;
+        left |= kind == QUANTISED_INT8_STATIC || kind == QUANTISED_FP8_STATIC;
+        for (size_t l = 0; l < c->num_hidden_layers && kind != QUANTISED_AS_THEY_ARE; l++)
+            left |= (q->in_layers[s][l] & of_experts) != 0 || q->outside[s] != 0;
+    }
+    for (size_t l = 0; l < c->num_hidden_layers; l++)
+        for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+            if (quantization_activation(q, DTYPE_BF16, pairs[i][0], l) !=
+                quantization_activation(q, DTYPE_BF16, pairs[i][1], l))
+                return fail_set(fail, FAIL_MODEL,
+                    "%s: input_activations: expected the same for q_proj, k_proj and v_proj, and for gate_proj and up_proj, found others in layer %zu",
+                    r->path, l);
+    if (left)
+        config_note(r->config,
+            "%s: it quantises activations with static scales, of experts or of lm_head, which Choir does not: logits are not those of Hugging Face",
+            r->path);
+    return 0;
+}
+
 int config_read_quantization(config_t *config, document_t document, fail_t *fail)
 {
     static const struct {
@@ -379,8 +401,8 @@ int config_read_quantization(config_t *config, document_t document, fail_t *fail
         return unknown(
             &r, "quant_method", "gptq, awq, compressed-tensors, fp8 or auto-round", method, fail);
     config->quantization.n_schemes = 1;
-    if (methods[i].read(&r, fail) == 0)
-        assign_all(&r, fail);
+    if (methods[i].read(&r, fail) == 0 && assign_all(&r, fail) == 0)
+        check_activations(&r, fail);
     for (size_t s = 0; s < QUANTIZATION_MAX_SCHEMES; s++)
         name_patterns_close(&r.targets[s]);
     name_patterns_close(&r.ignored);

@@ -485,8 +485,9 @@ static int load_items(loader_t *loader, fail_t *fail)
 void model_kernels(model_t *model, isa_t isa)
 {
     kernels_get(&model->kernels, isa, model->mode);
-    /* The int4 chain takes inputs as rows. */
-    if (quantization_has_chain(&model->config.quantization, model->mode))
+    /* The int4 chain, and what quantises activations, take inputs as rows. */
+    if (quantization_has_chain(&model->config.quantization, model->mode) ||
+        quantization_has_activations(&model->config.quantization, model->mode))
         model->kernels.tile_amx_k_blocked = NULL;
 }
 

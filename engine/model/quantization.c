@@ -69,3 +69,29 @@ const format_t *quantization_role_format(const quantization_t *quantization, dty
     }
     return common;
 }
+
+static bool is_dynamic(quantised_activation_t kind)
+{
+    return kind == QUANTISED_INT8_TOKEN || kind == QUANTISED_INT8_TOKEN_ZERO ||
+           kind == QUANTISED_FP8_TOKEN || kind == QUANTISED_FP8_GROUP;
+}
+
+quantised_activation_t quantization_activation(
+    const quantization_t *quantization, dtype_t mode, int role, size_t layer)
+{
+    const quantised_scheme_t *scheme = quantization_scheme(quantization, role, true, layer);
+    if (scheme == NULL || mode != DTYPE_BF16 || quantization->order != QUANTISED_ORDER_TORCH ||
+        !is_dynamic(scheme->activation))
+        return QUANTISED_AS_THEY_ARE;
+    return scheme->activation;
+}
+
+bool quantization_has_activations(const quantization_t *quantization, dtype_t mode)
+{
+    if (mode != DTYPE_BF16 || quantization->order != QUANTISED_ORDER_TORCH)
+        return false;
+    for (size_t s = 0; s < quantization->n_schemes; s++)
+        if (is_dynamic(quantization->schemes[s].activation))
+            return true;
+    return false;
+}

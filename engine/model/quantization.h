@@ -58,6 +58,13 @@ const format_t *quantization_format(const quantization_t *quantization,
 /* The same for all layers' weights of a role; NULL where layers differ, so that it counts what is enough. */
 const format_t *quantization_role_format(const quantization_t *quantization, dtype_t mode, int role,
     int per_layer, size_t n_layers, size_t rows, size_t columns);
+/* How the inputs of a layer's matrix are quantised and dequantised before its product; of those of lm_head and of
+ * experts, static ones, and with QUANTISED_ORDER_DEQUANTIZE or another mode than bf16: as they are. */
+quantised_activation_t quantization_activation(
+    const quantization_t *quantization, dtype_t mode, int role, size_t layer);
+/* Whether some are. */
+bool quantization_has_activations(const quantization_t *quantization, dtype_t mode);
+
 /* Whether some matrices may be multiplied by the int4 chain. */
 bool quantization_has_chain(const quantization_t *quantization, dtype_t mode);
 

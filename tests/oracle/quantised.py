@@ -1,15 +1,17 @@
 """Quantised checkpoints of every layout that Choir reads, and what their weights are.
 
-    quantised.py golden                              writes golden/quantised.safetensors and int4.safetensors
+    quantised.py golden                              writes golden/quantised.safetensors, int4 and activations
     quantised.py write --model DIR --kind KIND --out DIR [--plain DIR]
     quantised.py check --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
     quantised.py chain --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
+    quantised.py activations --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
 
 write converts a model directory (bf16), by rounding to nearest; --plain gets the same weights dequantised to bf16.
 check does this for every kind on random weights: Choir's logits of both directories must be equal at each number of
 ranks, and for the kinds that transformers loads without further packages, its weights must be the dequantised ones.
 
 chain compares Choir's logits of int4 with those of transformers' model whose linear layers are aten's operator.
+activations compares them with transformers' own forward of kinds that quantise activations.
 
 Codes, scales and zeros are made here in a few lines of torch for each layout, apart from Choir's reader. The weights
 are what docs/quantised.md says: gptqmodel's R_bf16(R_f16(s (q - z))), compressed-tensors' R(R(q - z) R(s)), and
@@ -200,12 +202,12 @@ def compressed_config(kind):
     if kind.get("strategy") == "block":
         weights["block_structure"] = [128, 128]
     # int-quantized is for models with quantised activations alone
-    token = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
-    names = {"packed": "pack-quantized", "int8": "int-quantized", "fp8": "naive-quantized"}
+    inputs = kind.get("inputs", TOKEN if method == "int8" else None)
+    names = {"packed": "pack-quantized", "int8": "int-quantized", "fp8": "float-quantized" if inputs else "naive-quantized"}
     return {"quant_method": "compressed-tensors", "format": names[method], "quantization_status": "compressed",
             "ignore": ["lm_head"], "kv_cache_scheme": None, "sparsity_config": {}, "transform_config": {},
             "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights,
-                                          "input_activations": token if method == "int8" else None,
+                                          "input_activations": inputs,
                                           "output_activations": None}}}
 
 
@@ -338,6 +340,76 @@ def compare_chain(choir, folder, plain, kind, ranks, out):
     print(*differ, len(found) * expected.shape[1])
 
 
+# Kinds whose activations are quantised, and how.
+TOKEN = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+F8_TOKEN = TOKEN | {"type": "float"}
+ACTIVATIONS = {
+    "int8": ("int8", TOKEN),
+    "int8-asym": ("int8", TOKEN | {"symmetric": False}),
+    "fp8": ("fp8-channel", F8_TOKEN),
+    "fp8-group": ("fp8-channel", F8_TOKEN | {"strategy": "group", "group_size": 128}),
+}
+
+
+def golden_activations():
+    """Rows as compressed-tensors quantises and dequantises them."""
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(48, 256, generator=generator) * torch.logspace(-38, 2.5, 48).unsqueeze(1)
+    x[1::8, 1::2] = -x[1::8, 0::2]
+    x[2::8] = x[2::8].abs()
+    x[3::8] = -x[3::8].abs()
+    x[4], x[5, :128], x[6, 128:] = 0, 0, 0
+    x = x.to(BF16)
+    tensors = {"x": x}
+    for name, (_, inputs) in ACTIVATIONS.items():
+        arguments = QuantizationArgs(**inputs)
+        scale, zero = compute_dynamic_scales_and_zp(x.unsqueeze(0), arguments, None)
+        tensors[name] = fake_quantize(x.unsqueeze(0), scale, zero, arguments).squeeze(0).contiguous()
+    save_file(tensors, ROOT / "tests" / "golden" / "activations.safetensors")
+
+
+def compare_activations(choir, folder, ranks, out):
+    """Differing elements of logits: Choir's against transformers' forward of the quantised model."""
+    import numpy
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=BF16, attn_implementation="eager")
+    ids = [i * 37 % 1000 for i in range(40)]
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].float().numpy()
+    differ = []
+    for r in ranks:
+        logits(choir, folder, r, out, "torch", ids)
+        found = numpy.load(out)
+        differ.append(int((found != expected[-len(found):]).sum()))
+    print(*differ, len(found) * expected.shape[1])
+
+
+def check_activations(choir, ranks, kinds):
+    """Random models and such whose sums cancel; a process each, as host.py's flag comes before torch."""
+    failed = 0
+    environment = dict(os.environ, ONEDNN_MAX_CPU_ISA="AVX512_CORE_BF16")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        odd = json.loads((HERE / "shapes" / "odd.json").read_text())
+        (folder / "even.json").write_text(json.dumps(odd | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 384}))
+        for name, extra in [("random", []), ("cancelling", ["--cancelling"])]:
+            subprocess.run([sys.executable, HERE / "make_model.py", "--config", folder / "even.json", "--out",
+                            folder / name, *extra], check=True, stdout=subprocess.DEVNULL)
+            for kind in kinds:
+                weights, inputs = ACTIVATIONS[kind]
+                write(folder / name, KINDS[weights] | {"inputs": inputs}, folder / "quantised")
+                run = subprocess.run([sys.executable, __file__, "activations-of", "--choir", choir, "--ranks",
+                                      ",".join(map(str, ranks)), "--model", folder / "quantised", "--out",
+                                      folder / "logits.npy"], check=True, stdout=subprocess.PIPE, text=True, env=environment)
+                *differ, count = run.stdout.split()[-len(ranks) - 1:]
+                print(f"{kind}, {name}: of {count} logits differ at ranks {ranks}: {', '.join(differ)}", flush=True)
+                failed += sum(map(int, differ))
+    return failed
+
+
 CHAINS = ["gptq-int4", "gptq-int4-g64-v2", "gptq-int4-asym", "gptq-int4-act-order", "auto-round-gptq", "awq",
           "awq-bf16-scales", "awq-symmetric"]
 
@@ -380,7 +452,10 @@ def check(choir, ranks, kinds):
         for name in kinds:
             write(folder / ("even" if name in LOADED else "odd"), KINDS[name], folder / name, folder / "plain")
             plain = logits(choir, folder / "plain", 1, folder / "logits.npy")
-            differ = [r for r in ranks if logits(choir, folder / name, r, folder / "logits.npy") != plain]
+            # of these the default order has other bits: the int4 chain, quantised activations
+            other = KINDS[name].get("bits", 4) == 4 and KINDS[name]["method"] in ("gptq", "awq")
+            order = "dequantize" if other or KINDS[name]["method"] == "int8" else "torch"
+            differ = [r for r in ranks if logits(choir, folder / name, r, folder / "logits.npy", order) != plain]
             told = ""
             if name in LOADED:
                 # a process of its own: what compressed-tensors keeps of one model disturbs the next
@@ -439,19 +514,21 @@ def golden_int4():
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["golden", "write", "check", "weights", "chain", "chain-of"])
+    parser.add_argument("what", choices=["golden", "write", "check", "weights", "chain", "chain-of", "activations",
+                                         "activations-of"])
     parser.add_argument("--model")
     parser.add_argument("--kind", choices=list(KINDS))
     parser.add_argument("--out")
     parser.add_argument("--plain")
     parser.add_argument("--choir")
     parser.add_argument("--ranks", default="1,2,3")
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--kinds", default=",".join([*KINDS, *ACTIVATIONS]))
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "golden":
         golden()
         golden_int4()
+        golden_activations()
     elif args.what == "write":
         write(args.model, KINDS[args.kind], args.out, args.plain)
     elif args.what == "chain":
@@ -459,10 +536,16 @@ def main():
         sys.exit(check_chain(args.choir, [int(r) for r in args.ranks.split(",")], kinds) != 0)
     elif args.what == "chain-of":
         compare_chain(args.choir, args.model, args.plain, KINDS[args.kind], [int(r) for r in args.ranks.split(",")], args.out)
+    elif args.what == "activations":
+        kinds = [kind for kind in args.kinds.split(",") if kind in ACTIVATIONS] if args.kinds else []
+        sys.exit(check_activations(args.choir, [int(r) for r in args.ranks.split(",")], kinds or list(ACTIVATIONS)) != 0)
+    elif args.what == "activations-of":
+        compare_activations(args.choir, args.model, [int(r) for r in args.ranks.split(",")], args.out)
     elif args.what == "weights":
         compare_weights(args.model, args.plain)
     else:
-        sys.exit(check(args.choir, [int(r) for r in args.ranks.split(",")], args.kinds.split(",")) != 0)
+        kinds = [kind for kind in args.kinds.split(",") if kind in KINDS]
+        sys.exit(check(args.choir, [int(r) for r in args.ranks.split(",")], kinds) != 0)
 
 
 if __name__ == "__main__":
