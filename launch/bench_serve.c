@@ -1,4 +1,4 @@
-/* Method. Requests are streamed completions of random words, different ones each, of gen_tokens tokens (ignore_eos). Closed
+/* Method. Requests are streamed completions of random words or token ids, different ones each, of gen_tokens tokens (ignore_eos). Closed
  * loop: `clients` ask at once, each its next request when the last one has ended. Open loop: requests begin at times whose
  * distances are exponential with mean 1 / rate (Poisson), however many are under way. A token counts when its event has
  * arrived. Percentiles are of all requests, or all pairs of neighbouring events of a request. One thread polls. */
@@ -76,24 +76,41 @@ static int find_model(load_t *load, fail_t *fail)
     return fail->status;
 }
 
-static char *make_body(const load_t *load, size_t number)
+static json_t *make_words(const bench_serve_options_t *o, size_t number)
 {
-    const bench_serve_options_t *o = load->options;
-    char *prompt = malloc(o->prompt_words * WORD_BYTES + 1), *at = prompt;
+    char *prompt = malloc(o->prompt_tokens * WORD_BYTES + 1), *at = prompt;
     if (prompt == NULL)
         return NULL;
-    for (size_t i = 0; i < o->prompt_words; i++) {
+    for (size_t i = 0; i < o->prompt_tokens; i++) {
         double u = philox_uniform(o->seed, number, i);
         at += sprintf(at, "%s%c%c%c", i > 0 ? " " : "", 'a' + (int)(u * 26),
             'a' + (int)(u * 676) % 26, 'a' + (int)(u * 17576) % 26);
     }
     *at = 0;
-    json_t *body = json_pack("{s:s, s:s, s:I, s:f, s:b, s:b, s:{s:b}}", "model", load->model,
+    json_t *text = json_string(prompt);
+    free(prompt);
+    return text;
+}
+
+static json_t *make_ids(const bench_serve_options_t *o, size_t number)
+{
+    json_t *ids = json_array();
+    for (size_t i = 0; i < o->prompt_tokens; i++) {
+        double u = philox_uniform(o->seed, number, i);
+        json_array_append_new(ids, json_integer((json_int_t)(u * (double)o->prompt_ids)));
+    }
+    return ids;
+}
+
+static char *make_body(const load_t *load, size_t number)
+{
+    const bench_serve_options_t *o = load->options;
+    json_t *prompt = o->prompt_ids > 0 ? make_ids(o, number) : make_words(o, number);
+    json_t *body = json_pack("{s:s, s:o, s:I, s:f, s:b, s:b, s:{s:b}}", "model", load->model,
         "prompt", prompt, "max_tokens", (json_int_t)o->gen_tokens, "temperature", 0.0, "ignore_eos",
         1, "stream", 1, "stream_options", "include_usage", 1);
     char *text = json_dumps(body, JSON_COMPACT);
     json_decref(body);
-    free(prompt);
     return text;
 }
 
@@ -149,6 +166,15 @@ static void read_usage(load_t *load, const char *event, size_t bytes)
     json_decref(value);
 }
 
+/* Some servers say why an answer has ended in an event without a token. */
+static bool is_token(const char *event, size_t bytes)
+{
+    const char *text = memmem(event, bytes, "\"text\":\"", 8);
+    if (text == NULL)
+        return false;
+    return text[8] != '"' || memmem(event, bytes, "\"finish_reason\":\"", 17) == NULL;
+}
+
 /* Looks at the events that are complete. Parsing each would measure the parser. */
 static void read_events(load_t *load, ask_t *ask, uint64_t now)
 {
@@ -163,8 +189,7 @@ static void read_events(load_t *load, ask_t *ask, uint64_t now)
             continue;
         if (memmem(event, bytes, "\"usage\":{", 9) != NULL)
             read_usage(load, event + 6, bytes - 6);
-        if (memmem(event, bytes, "\"text\":\"", 8) == NULL ||
-            memmem(event, bytes, "\"text\":\"\"", 9) != NULL)
+        if (!is_token(event, bytes))
             continue;
         if (ask->last_ns == 0)
             add(&load->first, (double)(now - ask->begin_ns) * NS);

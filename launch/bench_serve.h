@@ -11,7 +11,9 @@
 
 typedef struct bench_serve_options {
     const char *url, *key; /* key: NULL: none */
-    size_t requests, clients, prompt_words, gen_tokens;
+    size_t requests, clients, gen_tokens;
+    size_t prompt_tokens; /* random words of a prompt, or */
+    size_t prompt_ids;    /* where not 0, random ids below it, so that every vocabulary will do */
     double
         rate; /* requests a second at random times, whatever is under way; 0: clients ask one after another */
     uint64_t seed;

@@ -270,7 +270,8 @@ static int bench_serve(bench_job_t *job, fail_t *fail)
         .key = flags->key,
         .requests = flags->requests,
         .clients = flags->batch,
-        .prompt_words = flags->prompt_tokens,
+        .prompt_tokens = flags->prompt_tokens,
+        .prompt_ids = flags->prompt_ids,
         .gen_tokens = flags->gen_tokens,
         .rate = flags->rate};
     json_t *row = NULL;
@@ -363,6 +364,8 @@ static const arg_t bench_args[] = {
     FLAG_SIZE("--requests", AT(requests), "N", 1, 1048576, "With --serve. Default 64."),
     FLAG_REAL("--rate", AT(rate), "R", 0, 1e6,
         "With --serve: R requests a second, at random times, in place of --batch clients."),
+    FLAG_SIZE("--prompt-ids", AT(prompt_ids), "N", 1, 2147483647,
+        "With --serve: prompts are --prompt-tokens random token ids below N, in place of words."),
     FLAG_TEXT("--api-key", AT(key), "KEY", "With --serve: of the server."),
     FLAG_TEXT("--json", AT(json_file), "FILE",
         "Append the results to a file of JSON lines (docs/bench-json.md); - for standard output in "
@@ -396,8 +399,10 @@ static const arg_rule_t rules[] = {
         .with = " --serve ",
         .reads = true,
         .flags =
-            " --serve --requests --rate --api-key --batch --prompt-tokens --gen-tokens --json "},
-    {.why = "without --serve", .without = " --serve ", .flags = " --requests --rate --api-key "},
+            " --serve --requests --rate --prompt-ids --api-key --batch --prompt-tokens --gen-tokens --json "},
+    {.why = "without --serve",
+        .without = " --serve ",
+        .flags = " --requests --rate --prompt-ids --api-key "},
     {.why = "with --rate", .with = " --rate ", .flags = " --batch "},
     {.why = "with --speculate",
         .with = " --speculate ",

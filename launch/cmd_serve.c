@@ -120,17 +120,25 @@ static int open_server(job_t *job, const char *directory, fail_t *fail)
 
 /* ---- Serving --------------------------------------------------------------------------------- */
 
+/* Of weights that loading does not digest. */
+static int digest_files(const char *directory, uint64_t *digest, fail_t *fail)
+{
+    checkpoint_t *checkpoint;
+    if (checkpoint_open(&checkpoint, directory, fail) != 0)
+        return fail->status;
+    checkpoint_content_digest(checkpoint, NULL, NULL, digest, fail);
+    checkpoint_close(checkpoint);
+    return fail->status;
+}
+
 /* A digest of all that an answer depends on beside its request: weights, config, numeric settings. */
 static int make_fingerprint(job_t *job, const mesh_t *mesh, const char *directory, fail_t *fail)
 {
     engine_info_t info = mesh_info(mesh);
-    checkpoint_t *checkpoint;
     char text[512];
-    uint64_t weights = 0;
-    if (checkpoint_open(&checkpoint, directory, fail) != 0)
+    uint64_t weights = info.weights_digest;
+    if (!info.has_weights_digest && digest_files(directory, &weights, fail) != 0)
         return fail->status;
-    checkpoint_content_digest(checkpoint, NULL, NULL, &weights, fail);
-    checkpoint_close(checkpoint);
     /* Sums across ranks depend on how many there are. */
     size_t ranks = info.plan->combine == PLAN_REDUCE ? info.ranks : 0;
     int bytes = snprintf(text, sizeof text, "%s %016" PRIx64 " %016" PRIx64 " %s %s %s %s %s %zu",
@@ -213,6 +221,7 @@ static int cmd_serve(invocation_t *invocation, fail_t *fail)
     const mesh_options_t options = {.directory = directory,
         .needs_tokenizer = true,
         .follows_prefixes = true,
+        .digests_weights = true,
         .n_sequences = SEQUENCES,
         .logits_rows = LOGITS_ROWS};
     if (mesh_open(&mesh, invocation, &flags->run, &options, fail) == 0) {

@@ -110,6 +110,7 @@ int mesh_open(mesh_t *mesh, const invocation_t *invocation, const run_flags_t *r
         .follows_prefixes = options->follows_prefixes};
     fleet.replica.engine.draft_dir = mesh->draft_dir;
     progress_t progress;
+    fleet.replica.engine.digests_weights = options->digests_weights;
     engine_flags_show_loading(&progress, comm, mesh->common, &fleet.replica.engine);
     fleet_open(&mesh->fleet, comm, &fleet, fail);
     progress_close(&progress);

@@ -36,6 +36,7 @@ typedef struct mesh_options {
     bool needs_tokenizer;
     size_t n_sequences, logits_rows;
     bool follows_prefixes; /* as of fleet_options_t */
+    bool digests_weights;  /* as of engine_options_t */
 } mesh_options_t;
 int mesh_open(mesh_t *mesh, const invocation_t *invocation, const run_flags_t *run,
     const mesh_options_t *options, fail_t *fail);

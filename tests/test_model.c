@@ -37,6 +37,7 @@ typedef struct memory_source {
     model_source_t random;
     const char *absent;     /* the end of its name, or NULL */
     bool fails_reading;     /* it is there, and cannot be read */
+    const char *changed;    /* the last element of a tensor whose name has this differs, or NULL */
     atomic_size_t elements; /* read so far */
 } memory_source_t;
 
@@ -63,7 +64,14 @@ static int read_part(
         return fail_set(fail, FAIL_FILE, "%s: cannot read", part->name);
     atomic_fetch_add(
         &s->elements, (part->row_end - part->row_begin) * (part->col_end - part->col_begin));
-    return s->random.read(s->random.context, part, mode, dst, scratch, fail);
+    if (s->random.read(s->random.context, part, mode, dst, scratch, fail) != 0)
+        return fail->status;
+    if (s->changed != NULL && strstr(part->name, s->changed) != NULL &&
+        part->row_end == part->shape_rows)
+        ((unsigned char *)dst)[(part->row_end - part->row_begin) *
+                                   size_max(part->shape_columns, 1) * dtype_bytes(mode) -
+                               1] ^= 1;
+    return 0;
 }
 
 static int load(model_t *model, memory_source_t *s, const config_t *c,
@@ -216,6 +224,7 @@ static void sharers_pack_one_copy_together(void **state)
 {
     (void)state;
     model_options_t options = options_of(1, 2, DTYPE_BF16);
+    options.digests = true;
     model_t models[3];
     fail_t fail = {0};
     memory_source_t whole = {0}, parts[2];
@@ -231,9 +240,44 @@ static void sharers_pack_one_copy_together(void **state)
     }
     check_layer_0(&models[0]);
     check_layer_0(&models[1]);
+    assert_int_equal(
+        models[0].matrices_digest + models[1].matrices_digest, models[2].matrices_digest);
+    assert_int_equal(models[0].vectors_digest, models[2].vectors_digest);
     for (size_t i = 0; i < 3; i++)
         model_close(&models[i]);
     memory_free(options.shared, bytes);
+}
+
+/* Of all ranks together. */
+static uint64_t digest_of(size_t n_ranks, const char *changed)
+{
+    uint64_t sum = 0;
+    for (size_t rank = 0; rank < n_ranks; rank++) {
+        model_t model;
+        memory_source_t source = {.changed = changed};
+        fail_t fail = {0};
+        model_options_t options = options_of(rank, n_ranks, DTYPE_BF16);
+        options.digests = true;
+        assert_int_equal(load(&model, &source, &config, &options, 2, &fail), 0);
+        sum += model.vectors_digest + model.matrices_digest;
+        model_close(&model);
+    }
+    return sum;
+}
+
+static void the_digest_of_weights_is_the_same_at_any_number_of_ranks(void **state)
+{
+    static const char *const changed[] = {"lm_head", "embed", "1.self_attn.k_proj.weight",
+        "0.self_attn.v_proj.bias", "down", "model.norm"};
+    (void)state;
+    uint64_t alone = digest_of(1, NULL);
+    for (size_t n = 2; n <= MAX_RANKS; n++)
+        assert_int_equal(digest_of(n, NULL), alone);
+    for (size_t i = 0; i < sizeof changed / sizeof *changed; i++)
+        for (size_t n = 1; n <= 3; n += 2) {
+            assert_int_not_equal(digest_of(n, changed[i]), alone);
+            assert_int_equal(digest_of(n, changed[i]), digest_of(1, changed[i]));
+        }
 }
 
 static void expect_failure(memory_source_t *source, int status, const char *words)
@@ -291,6 +335,7 @@ int main(void)
         cmocka_unit_test(ranks_read_what_they_own_and_no_more),
         cmocka_unit_test(a_tied_head_is_the_embedding),
         cmocka_unit_test(sharers_pack_one_copy_together),
+        cmocka_unit_test(the_digest_of_weights_is_the_same_at_any_number_of_ranks),
         cmocka_unit_test(a_tensor_that_lacks_or_cannot_be_read_is_named),
         cmocka_unit_test(no_allocation_that_fails_is_missed),
     };

@@ -10,6 +10,7 @@
 #include "engine/kernels/fold.h"
 #include "engine/model/model_internal.h"
 #include "engine/model/rope.h"
+#include "engine/model/weights_digest.h"
 
 /* Of a thread's stage: quantised matrices that lie [K, N] are read in runs of some hundred bytes then. */
 #define STAGE_BYTES ((size_t)8 << 20)
@@ -27,6 +28,7 @@ typedef struct load_item {
     model_weight_t
         *late;     /* of a bias that counts after the sum's rounding: its matrix; else NULL */
     size_t staged; /* panels that are read together; 0: not quantised */
+    size_t first_digested; /* row */
 } load_item_t;
 
 typedef struct loader {
@@ -40,7 +42,7 @@ typedef struct loader {
     size_t buffer_bytes; /* of a thread: one panel's rows, and as much again in f64 */
     size_t dense_bytes;  /* of a thread: a dense panel that is to be packed; 0: none is */
     uint64_t total_bytes;
-    atomic_uint_fast64_t done_bytes;
+    atomic_uint_fast64_t done_bytes, matrices_digest;
     atomic_int failed;
     fail_t *fails; /* [threads] */
 } loader_t;
@@ -87,6 +89,7 @@ static void add_weight(
     bool is_vector = weight->shape.columns == PLAN_DIM_NONE;
     item->weight = weight;
     item->layer = layer;
+    item->first_digested = weights_digest_first_row(&model->plan, model->rank, &weight->shape);
     item->n_experts = arch_weight_experts(&model->config, weight);
     item->part = (model_part_t){.shape_rows = plan_dim(sizes, weight->shape.rows),
         .shape_columns = is_vector ? 0 : plan_dim(sizes, weight->shape.columns),
@@ -337,14 +340,18 @@ static void pack_rows(loader_t *loader, size_t n, const matrix_t *matrix, void *
         format->pack_panel(matrix->columns, to, panel, &loader->model->spill, fail);
 }
 
-static int pack_panel(loader_t *loader, const model_part_t *part, const matrix_t *matrix,
-    void *panel, size_t width, const buffers_t *buffers, fail_t *fail)
+static int pack_panel(loader_t *loader, const load_item_t *item, const model_part_t *part,
+    const matrix_t *matrix, void *panel, size_t width, const buffers_t *buffers, fail_t *fail)
 {
     const model_source_t *source = loader->source;
+    dtype_t mode = loader->model->mode;
     if (!has_codes(matrix)) {
-        if (source->read(source->context, part, loader->model->mode, buffers->rows,
-                buffers->scratch, fail) == 0)
-            pack_rows(loader, part->row_end - part->row_begin, matrix, panel, width, buffers, fail);
+        if (source->read(source->context, part, mode, buffers->rows, buffers->scratch, fail) != 0)
+            return fail->status;
+        pack_rows(loader, part->row_end - part->row_begin, matrix, panel, width, buffers, fail);
+        if (loader->options->digests)
+            atomic_fetch_add(&loader->matrices_digest,
+                weights_digest_rows(part, item->first_digested, mode, buffers->rows));
         return fail->status;
     }
     coded_rows_t rows;
@@ -367,7 +374,7 @@ static void load_panel(loader_t *loader, load_item_t *item, size_t p, const void
     p %= panels_each(item);
     size_t width = matrix_panel_width(matrix, p);
     void *panel = (char *)matrix->panels + matrix->format->offset(matrix->columns, width, p, 0);
-    if (pack_panel(loader, &part, matrix, panel, width, buffers, fail) != 0) {
+    if (pack_panel(loader, item, &part, matrix, panel, width, buffers, fail) != 0) {
         atomic_store(&loader->failed, 1);
         return;
     }
@@ -424,7 +431,11 @@ static void load_vector(loader_t *loader, load_item_t *item, char *scratch, fail
     char name[ARCH_NAME_BYTES];
     name_part(item, 0, name, &part);
     const model_source_t *source = loader->source;
-    source->read(source->context, &part, loader->model->mode, item->vector, scratch, fail);
+    dtype_t mode = loader->model->mode;
+    if (source->read(source->context, &part, mode, item->vector, scratch, fail) == 0 &&
+        loader->options->digests)
+        loader->model->vectors_digest +=
+            weights_digest_rows(&part, item->first_digested, mode, item->vector);
     if (item->late != NULL && fail->status == 0) {
         /* f16, as gptqmodel keeps it. */
         float *bias = item->late->late_bias;
@@ -541,6 +552,7 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
             alloc_matrices(&loader, fail) == 0 && load_items(&loader, fail) == 0)
             load_rope(&loader, fail);
     }
+    model->matrices_digest = atomic_load(&loader.matrices_digest);
     free(loader.items);
     if (fail->status != 0)
         model_close(model);

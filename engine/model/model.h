@@ -52,6 +52,9 @@ typedef struct model {
     size_t n_quantised;        /* matrices that are quantised in the checkpoint */
     size_t n_packed;           /* of these the ones that are kept so */
     size_t n_converted;        /* tensors whose dtype was not the mode's */
+    /* With model_options_t.digests: this rank's part of the sum that weights_digest.h says, of vectors and of
+     * matrices. With shared matrices, of those that it has packed. */
+    uint64_t vectors_digest, matrices_digest;
 } model_t;
 
 typedef struct model_options {
@@ -68,6 +71,8 @@ typedef struct model_options {
      * read. NULL: the model's own. */
     void *shared;
     size_t sharer, n_sharers;
+    bool
+        digests; /* asks for a digest of the weights; not of packed ones (n_packed), nor with columns split */
     /* Reports how far loading is, in bytes of packed weights; called from thread 0. May be NULL. */
     progress_fn progress;
     void *progress_context;

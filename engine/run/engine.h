@@ -40,6 +40,10 @@ typedef struct engine_info {
     size_t n_weight_sharers; /* ranks of the node that have one copy of them, this one included */
     size_t peak_bytes;       /* of this process: the largest resident set so far */
     uint64_t load_ns, bytes_read;
+    /* With engine_options_t.digests_weights: of the weights of the whole model, the same at any number of ranks and of
+     * a shard store. Not there of a model whose weights stay quantised, nor with sums across ranks. */
+    bool has_weights_digest;
+    uint64_t weights_digest;
 } engine_info_t;
 
 /* Collective. On failure all ranks return the same status and message. */

@@ -222,6 +222,8 @@ engine_info_t engine_info(const engine_t *e)
         .peak_bytes = memory_peak_bytes(),
         .load_ns = e->loaded.load_ns,
         .bytes_read = e->loaded.bytes_read,
+        .has_weights_digest = e->loaded.has_digest,
+        .weights_digest = e->loaded.weights_digest,
     };
 }
 

@@ -51,6 +51,7 @@ typedef struct engine_options {
      * weights of its own. */
     comm_t *all_replicas, *weight_sharers;
     bool allow_nonfinite;   /* logits that are NaN or infinite do not end the run */
+    bool digests_weights;   /* engine_info_t.weights_digest is wanted */
     bool no_prefix_reuse;   /* compute prompts whole, also where they begin alike */
     size_t max_logits_rows; /* prompt positions whose logits one step may give; 0: 16 */
     speculation_options_t speculation;

@@ -313,6 +313,45 @@ static void tell_loading(void *context, uint64_t done, uint64_t total)
         l->options.progress(l->options.progress_context, done, total);
 }
 
+/* Collective. The matrices of this rank's share: where several ranks have packed them, the sum of what those of one
+ * node have. */
+static uint64_t sum_of_sharers(const loaded_t *l, fail_t *fail)
+{
+    comm_t *sharers = l->options.weight_sharers;
+    const uint64_t mine[3] = {
+        l->n_weight_sharers, (uint64_t)comm_node_rank(sharers), l->model.matrices_digest};
+    size_t n = (size_t)comm_size(sharers);
+    uint64_t(*all)[3] = calloc(n, sizeof *all), sum = 0;
+    if (all == NULL)
+        fail_set(fail, FAIL_MEMORY, "digest: out of memory for %zu ranks", n);
+    if (comm_agree(everyone(l), fail) != 0) {
+        free(all);
+        return 0;
+    }
+    comm_allgather(sharers, mine, sizeof mine, all);
+    for (uint64_t s = 0; s < all[0][0]; s++)
+        for (size_t i = 0; i < n; i++)
+            if (all[i][0] == all[0][0] && all[i][1] == s) {
+                sum += all[i][2];
+                break;
+            }
+    free(all);
+    return sum;
+}
+
+/* Collective over all replicas. */
+static void sum_digests(loaded_t *l, fail_t *fail)
+{
+    uint64_t matrices = l->model.matrices_digest;
+    if (l->weights != NULL)
+        matrices = sum_of_sharers(l, fail);
+    if (fail->status != 0)
+        return;
+    l->has_digest =
+        l->options.digests_weights && l->model.n_packed == 0 && l->options.combine != PLAN_REDUCE;
+    l->weights_digest = (uint64_t)comm_sum(l->comm, (int64_t)(l->model.vectors_digest + matrices));
+}
+
 int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t *fail)
 {
     model_options_t options = {.combine = l->options.combine,
@@ -327,6 +366,7 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
         .shared = l->weights != NULL ? comm_shared_data(l->weights) : NULL,
         .sharer = l->weights != NULL ? (size_t)comm_node_rank(l->options.weight_sharers) : 0,
         .n_sharers = l->n_weight_sharers,
+        .digests = l->options.digests_weights,
         .progress = tell_loading,
         .progress_context = l};
     static const uint64_t seed = 1;
@@ -359,7 +399,9 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
         kv_cache_open(&l->cache, l->options.mode, l->config.num_hidden_layers,
             plan_count(model_share(&l->model)->kv_heads), l->config.head_dim,
             cache_tokens / KV_BLOCK, fail);
-    comm_agree(everyone(l), fail); /* shared weights are whole when all have loaded */
+    /* Shared weights are whole when all have loaded. */
+    if (comm_agree(everyone(l), fail) == 0 && l->options.digests_weights)
+        sum_digests(l, fail);
     store_loading_close(&loading);
     return fail->status;
 }

@@ -30,6 +30,8 @@ typedef struct loaded {
     model_t model;
     kv_cache_t cache;
     uint64_t load_ns, bytes_read;
+    bool has_digest; /* of the weights of the whole model: weights_digest.h */
+    uint64_t weights_digest;
 } loaded_t;
 
 /* Collective over comm. What DOT_AUTO stands for: the CPUs decide, whatever CHOIR_ISA says. Groups

@@ -15,6 +15,8 @@
 #define SECOND_NS 1000000000
 #define FIGURES_NS UINT64_C(100000000) /* between looks at the engine's figures */
 #define FLUSH_NS UINT64_C(2000000000)  /* that answers get after a failure */
+/* Streams are written to at most so often, so that a model of short steps does not spend them on writing. */
+#define STREAM_NS UINT64_C(5000000)
 
 /* ---- Opening and closing --------------------------------------------------------------------- */
 
@@ -305,35 +307,36 @@ static void drop_queued(server_t *server, uint64_t now)
 
 static int drop_running(server_t *server, uint64_t now, fail_t *fail)
 {
-    for (ask_t *ask = server->running; ask != NULL && fail->status == 0; ask = ask->next) {
-        if (ask->cancelled)
-            continue;
-        pthread_mutex_lock(&server->lock);
-        bool ended = has_ended_early(ask, now);
-        pthread_mutex_unlock(&server->lock);
-        if (ended)
-            cancel(server, ask, fail);
+    bool any = false;
+    pthread_mutex_lock(&server->lock);
+    for (ask_t *ask = server->running; ask != NULL; ask = ask->next) {
+        ask->unwanted = !ask->cancelled && has_ended_early(ask, now);
+        any = any || ask->unwanted;
     }
+    pthread_mutex_unlock(&server->lock);
+    for (ask_t *ask = server->running; any && ask != NULL && fail->status == 0; ask = ask->next)
+        if (ask->unwanted)
+            cancel(server, ask, fail);
     return fail->status;
 }
 
 /* ---- From the fleet to clients --------------------------------------------------------------- */
 
-/* With the lock held. Out of memory, a client gets the text with the result. */
+/* With the lock held. event: NULL: the part has ended. Out of memory, a client gets the text with the result. */
 static void tell(part_t *part, const fleet_event_t *event)
 {
     ask_t *ask = part->ask;
     bool logprobs = event != NULL && ask->request.logprobs;
     size_t bytes = event == NULL ? 0 : event->text_bytes;
-    told_t *told = malloc(sizeof *told + bytes);
+    size_t at = size_round_up(sizeof(told_t) + bytes, _Alignof(sampler_choice_t));
+    told_t *told = malloc(at + (logprobs ? sizeof *told->choice : 0));
     if (told == NULL)
         return;
-    *told = (told_t){.part = (size_t)(part - ask->parts),
-        .ends = event == NULL,
-        .has_choice = logprobs,
-        .bytes = bytes};
-    if (logprobs)
-        told->choice = *event->choice;
+    *told = (told_t){.part = (size_t)(part - ask->parts), .ends = event == NULL, .bytes = bytes};
+    if (logprobs) {
+        told->choice = (sampler_choice_t *)((char *)told + at);
+        *told->choice = *event->choice;
+    }
     if (bytes > 0)
         memcpy(told->text, event->text, bytes);
     if (ask->last != NULL)
@@ -341,7 +344,21 @@ static void tell(part_t *part, const fleet_event_t *event)
     else
         ask->first = told;
     ask->last = told;
-    wake(ask);
+    if (part->n_counted == 1)
+        wake(ask); /* the first token is not kept waiting */
+}
+
+/* Lets HTTP send what streams have been told, if the last time is long enough ago. */
+static void flush_streams(server_t *server, uint64_t now)
+{
+    if (now - server->flushed_ns < STREAM_NS)
+        return;
+    server->flushed_ns = now;
+    pthread_mutex_lock(&server->lock);
+    for (ask_t *ask = server->running; ask != NULL; ask = ask->next)
+        if (ask->first != NULL)
+            wake(ask);
+    pthread_mutex_unlock(&server->lock);
 }
 
 static void tell_events(server_t *server)
@@ -466,6 +483,7 @@ static int step(server_t *server, uint64_t now, fail_t *fail)
         server_take_figures(server);
         server->figures_ns = now;
     }
+    flush_streams(server, clock_ns());
     return 0;
 }
 

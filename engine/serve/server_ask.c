@@ -224,6 +224,7 @@ void ask_free(ask_t *ask)
 {
     for (size_t i = 0; i < ask->n_parts; i++) {
         free(ask->parts[i].kept);
+        free(ask->parts[i].frame);
         split_clear(&ask->parts[i].split);
     }
     for (size_t i = 0; ask->prompts != NULL && i < ask->request.n_prompts; i++)

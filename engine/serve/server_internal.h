@@ -17,8 +17,8 @@
 typedef struct told {
     struct told *next;
     size_t part;
-    bool ends, has_choice;
-    sampler_choice_t choice;
+    bool ends;
+    sampler_choice_t *choice; /* in the same memory, behind the text; NULL: not asked for */
     size_t bytes;
     char text[];
 } told_t;
@@ -36,6 +36,9 @@ typedef struct part {
     fleet_result_t result;
     /* HTTP's: what has been written of a stream. */
     size_t n_tokens, n_text, n_characters, n_calls;
+    char *
+        frame; /* [frame_bytes] an event without its text, which belongs at text_at; NULL: not made yet */
+    size_t frame_bytes, text_at;
     split_t split;
 } part_t;
 
@@ -53,7 +56,8 @@ typedef struct ask {
     part_t *parts;                            /* [n_parts]; answers first */
     size_t n_parts, n_answers, n_done;
     atomic_bool gone; /* its client has hung up */
-    bool cancelled;   /* the engine's side has taken notice */
+    bool unwanted;    /* nobody waits for it any more */
+    bool cancelled;   /* and the engine's side has taken notice */
     /* Under the lock. */
     bool finished; /* all parts are done, or error says why not */
     bool in_engine;
@@ -95,7 +99,7 @@ struct server {
     _Atomic(int) log_fd;
     bool log_failed;
     /* server_run's. */
-    uint64_t drain_end_ns, figures_ns;
+    uint64_t drain_end_ns, figures_ns, flushed_ns;
     ask_t *running;
     size_t n_running;
     part_t *by_job[SERVER_BUCKETS];

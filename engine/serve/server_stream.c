@@ -12,15 +12,20 @@ static void append(text_buffer_t *out, const char *text, size_t bytes)
     text_buffer_append(out, text, bytes, &fail); /* a client that gets less sees no [DONE] */
 }
 
+static void append_event(text_buffer_t *out, const char *text, size_t bytes)
+{
+    append(out, "data: ", 6);
+    append(out, text, bytes);
+    append(out, "\n\n", 2);
+}
+
 static void send_event(text_buffer_t *out, json_t *value)
 {
     size_t bytes;
     char *text = server_json(value, &bytes);
     if (text == NULL)
         return;
-    append(out, "data: ", 6);
-    append(out, text, bytes);
-    append(out, "\n\n", 2);
+    append_event(out, text, bytes);
     free(text);
 }
 
@@ -47,6 +52,46 @@ static void send_split(
         send_event(s->out, api_call_json(s->answer, s->number, call, part->n_calls++));
 }
 
+/* Events of text alone differ in their text: the rest is made once. Behind the text stands nothing that is empty, so
+ * its place is where two quotes stand together for the last time. */
+static bool make_frame(const sending_t *s, part_t *part)
+{
+    if (part->frame != NULL)
+        return true;
+    part->frame =
+        server_json(api_piece_json(s->answer, s->number, "", 0, NULL, &part->n_characters, NULL),
+            &part->frame_bytes);
+    size_t at = part->frame_bytes;
+    while (at > 1 && (part->frame[at - 1] != '"' || part->frame[at - 2] != '"'))
+        at--;
+    part->text_at = at > 1 ? at - 2 : 0;
+    return part->frame != NULL;
+}
+
+static void send_text_alone(const sending_t *s, part_t *part, const char *text, size_t bytes)
+{
+    fail_t fail = {0};
+    text_buffer_t *out = s->out;
+    if (!make_frame(s, part))
+        return;
+    /* A byte has at most six in JSON. */
+    size_t most = part->frame_bytes + 6 * bytes + 8, before = out->bytes;
+    if (text_buffer_reserve(out, most, &fail) != 0)
+        return;
+    append(out, "data: ", 6);
+    append(out, part->frame, part->text_at);
+    json_t *value = json_stringn(text, bytes);
+    size_t written = value == NULL ? 0
+                                   : json_dumpb(value, out->text + out->bytes,
+                                         out->capacity - out->bytes, JSON_ENCODE_ANY);
+    json_decref(value);
+    out->bytes += written;
+    append(out, part->frame + part->text_at + 2, part->frame_bytes - part->text_at - 2);
+    append(out, "\n\n", 2);
+    if (written == 0)
+        out->bytes = before; /* out of memory, or no UTF-8 */
+}
+
 static bool is_split(const ask_t *ask)
 {
     return ask->split.reasons || ask->split.tools != SPLIT_NO_TOOLS;
@@ -61,18 +106,25 @@ static void send_text(sending_t *s, const char *text, size_t bytes, const api_to
     bool split = is_split(s->ask);
     if (split && bytes > 0)
         split_push(&part->split, text, bytes, send_split, s, &fail);
-    if (tokens != NULL || (!split && bytes > 0))
+    if (tokens != NULL)
         send_event(s->out, api_piece_json(s->answer, s->number, text, split ? 0 : bytes, tokens,
                                &part->n_characters, NULL));
+    else if (!split)
+        send_text_alone(s, part, text, bytes);
 }
 
 static void send_token(sending_t *s, const told_t *told)
 {
     part_t *part = &s->ask->parts[told->part];
-    const api_tokens_t tokens = {&told->choice.token, &told->choice.logprob, &told->choice, 1};
+    const sampler_choice_t *choice = told->choice;
     part->n_tokens++;
     part->n_text += told->bytes;
-    send_text(s, told->text, told->bytes, told->has_choice ? &tokens : NULL);
+    if (choice != NULL) {
+        const api_tokens_t tokens = {&choice->token, &choice->logprob, choice, 1};
+        send_text(s, told->text, told->bytes, &tokens);
+    } else {
+        send_text(s, told->text, told->bytes, NULL);
+    }
 }
 
 /* What the result has beyond the tokens told, and why the answer has ended. */
@@ -84,8 +136,9 @@ static void send_end(sending_t *s)
     size_t told = size_min(part->n_text, result->text_bytes);
     const api_tokens_t rest = {result->tokens + first, result->logprobs + first,
         result->choices == NULL ? NULL : result->choices + first, result->n_tokens - first};
-    send_text(s, result->text + told, result->text_bytes - told,
-        s->ask->request.logprobs && rest.n > 0 ? &rest : NULL);
+    bool logprobs = s->ask->request.logprobs && rest.n > 0;
+    if (logprobs || result->text_bytes > told)
+        send_text(s, result->text + told, result->text_bytes - told, logprobs ? &rest : NULL);
     if (is_split(s->ask))
         split_end(&part->split, send_split, s);
     json_t *end = api_piece_json(s->answer, s->number, "", 0, NULL, &part->n_characters,

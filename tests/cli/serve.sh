@@ -41,8 +41,9 @@ checks Answers
 ends "load on it" 0 "$choir" bench --serve "$url" --requests 6 --batch 3 --prompt-tokens 4 --gen-tokens 8
 says "load on it" out "6 requests, 0 failed"
 says "load on it" out "48 generated"
-ends "load at a rate" 0 "$choir" bench --serve "$url" --requests 4 --rate 100 --prompt-tokens 4 --gen-tokens 8 --json -
+ends "load at a rate" 0 "$choir" bench --serve "$url" --requests 4 --rate 100 --prompt-ids 500 --prompt-tokens 4 --gen-tokens 8 --json -
 says "load at a rate" out '"gen_tokens":32'
+says "load at a rate" out '"prompt_tokens":16'
 refuses "load on nothing" 1 "Connection refused" "$choir" bench --serve http://127.0.0.1:1
 refuses "a flag of a model" 2 "--layers" "$choir" bench --serve "$url" --layers 1
 refuses "a port that is taken" 1 "cannot listen ${url##*:}" "${run[@]}" "$choir" serve --port "${url##*:}"

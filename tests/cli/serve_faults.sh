@@ -30,9 +30,10 @@ server_ends() {
 streams() {
     local name=$1
     shift
-    timeout "$patience_s" python3 "$root/tests/serve_faults.py" "$url" 8 "$@" >"$work/out" 2>&1 || complain "$name"
+    timeout "$patience_s" python3 "$root/tests/serve_faults.py" "$url" "$n_streams" "$@" >"$work/out" 2>&1 || complain "$name"
 }
 
+n_streams=32
 serve --watchdog-seconds 5
 streams "a killed rank" $((10 + limit_s)) error kill -KILL "${rank_pids[1]}"
 wait "$server"
@@ -43,6 +44,7 @@ streams "a stopped rank" $((10 + limit_s)) error kill -STOP "${rank_pids[1]}"
 wait "$server"
 grep -q 'no progress for 5 s: rank 1' "$work/err" || complain "a stopped rank: is not named"
 
+n_streams=8
 serve --access-log "$work/log"
 mv "$work/log" "$work/log.old"
 kill -HUP "${rank_pids[0]}"
