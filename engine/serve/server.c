@@ -476,13 +476,14 @@ static int step(server_t *server, uint64_t now, fail_t *fail)
     if (drop_running(server, now, fail) != 0 || take_asks(server, fail) != 0 ||
         fleet_step(server->model.fleet, &results, &n_results, fail) < 0)
         return fail->status;
-    tell_events(server);
-    for (size_t i = 0; i < n_results; i++)
-        take_result(server, &results[i]);
+    /* Before the last answer is told: its client may look at the figures next. */
     if (now - server->figures_ns > FIGURES_NS || fleet_pending(server->model.fleet) == 0) {
         server_take_figures(server);
         server->figures_ns = now;
     }
+    tell_events(server);
+    for (size_t i = 0; i < n_results; i++)
+        take_result(server, &results[i]);
     flush_streams(server, clock_ns());
     return 0;
 }
