@@ -176,6 +176,11 @@ status=0
 says "a full disk" err "No space left on device"
 "$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- help 2>"$work/err" | head -c 1 >"$work/out"
 [ "${PIPESTATUS[0]}" -eq 0 ] && [ "$(wc -l <"$work/err")" -eq 1 ] || complain "a reader that goes away: not quiet"
+# It ends a run that has more to say.
+"$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- generate Hello --ignore-eos --max-tokens 5000 2>"$work/err" |
+    head -c 1 >"$work/out"
+[ "${PIPESTATUS[0]}" -eq 0 ] && ! grep -q SIGPIPE "$work/err" && ! grep -q " generated, " "$work/err" ||
+    complain "a reader that goes away from a long answer"
 echo "[1, 2]" | "$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- tokenize --decode >"$work/out" 2>"$work/err"
 [ -s "$work/out" ] || complain "standard input: does not reach the first rank"
 if command -v script >/dev/null; then
