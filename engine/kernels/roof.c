@@ -10,6 +10,9 @@
 
 typedef uint64_t wide_t __attribute__((vector_size(64)));
 
+#define STREAMS 8 /* fewer do not take all of the bandwidth (bench/LOG.md) */
+#define PAGE (4096 / sizeof(wide_t))
+
 #if defined(__x86_64__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
@@ -17,11 +20,17 @@ uint64_t
 roof_read(const void *data, size_t bytes)
 {
     const wide_t *at = data;
+    size_t part = bytes / STREAMS / sizeof(wide_t);
     wide_t sums[4] = {{0}};
-    for (size_t i = 0; i < bytes / sizeof(wide_t); i += 4)
-        for (size_t j = 0; j < 4; j++) {
-            __builtin_prefetch((const char *)(at + i + j) + 1024);
-            sums[j] += at[i + j];
+    for (size_t i = 0; i < part; i += 4)
+        for (const wide_t *from = at + i; from < at + STREAMS * part; from += part) {
+            if (i % PAGE == 0) /* the hardware's own prefetching ends where a page does */
+                for (size_t j = 0; j < 4; j++)
+                    __builtin_prefetch(from + PAGE + j, 0, 2);
+            for (size_t j = 0; j < 4; j++) {
+                __builtin_prefetch((const char *)(from + j) + 1024);
+                sums[j] += from[j];
+            }
         }
     wide_t sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     uint64_t total = 0;

@@ -8,7 +8,7 @@
 
 #include "engine/kernels/kernels.h"
 
-/* Reads every byte once, as streams of the widest plain loads with prefetching; returns a value
+/* Reads every byte once, as eight streams of the widest plain loads with prefetching; returns a value
  * that depends on all of them. data: 64-byte aligned; bytes: a multiple of 4096 */
 uint64_t roof_read(const void *data, size_t bytes);
 
