@@ -120,24 +120,13 @@ static int open_server(job_t *job, const char *directory, fail_t *fail)
 
 /* ---- Serving --------------------------------------------------------------------------------- */
 
-/* Of weights that loading does not digest. */
-static int digest_files(const char *directory, uint64_t *digest, fail_t *fail)
-{
-    checkpoint_t *checkpoint;
-    if (checkpoint_open(&checkpoint, directory, fail) != 0)
-        return fail->status;
-    checkpoint_content_digest(checkpoint, NULL, NULL, digest, fail);
-    checkpoint_close(checkpoint);
-    return fail->status;
-}
-
 /* A digest of all that an answer depends on beside its request: weights, config, numeric settings. */
 static int make_fingerprint(job_t *job, const mesh_t *mesh, const char *directory, fail_t *fail)
 {
     engine_info_t info = mesh_info(mesh);
     char text[512];
     uint64_t weights = info.weights_digest;
-    if (!info.has_weights_digest && digest_files(directory, &weights, fail) != 0)
+    if (!info.has_weights_digest && checkpoint_directory_digest(directory, &weights, fail) != 0)
         return fail->status;
     /* Sums across ranks depend on how many there are. */
     size_t ranks = info.plan->combine == PLAN_REDUCE ? info.ranks : 0;

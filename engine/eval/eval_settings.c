@@ -6,17 +6,6 @@
 #include "engine/run/engine_choices.h"
 #include "sharding/checkpoint/content_digest.h"
 
-static int weights_digest(const char *directory, uint64_t *digest, fail_t *fail)
-{
-    checkpoint_t *checkpoint;
-    *digest = 0;
-    if (checkpoint_open(&checkpoint, directory, fail) != 0)
-        return fail->status;
-    checkpoint_content_digest(checkpoint, NULL, NULL, digest, fail);
-    checkpoint_close(checkpoint);
-    return fail->status;
-}
-
 static uint64_t items_digest(const eval_task_t *task)
 {
     uint64_t digest = 0;
@@ -56,7 +45,7 @@ json_t *eval_settings(fleet_t *fleet, const eval_task_t *task, const char *versi
     engine_info_t info = engine_info(fleet_engine(fleet));
     uint64_t weights;
     json_t *settings = json_object();
-    if (weights_digest(directory, &weights, fail) != 0) {
+    if (checkpoint_directory_digest(directory, &weights, fail) != 0) {
         json_decref(settings);
         return NULL;
     }

@@ -39,3 +39,14 @@ int checkpoint_content_digest(checkpoint_t *checkpoint, progress_fn progress,
     free(piece);
     return fail->status;
 }
+
+int checkpoint_directory_digest(const char *directory, uint64_t *digest, fail_t *fail)
+{
+    checkpoint_t *checkpoint;
+    *digest = 0;
+    if (checkpoint_open(&checkpoint, directory, fail) != 0)
+        return fail->status;
+    checkpoint_content_digest(checkpoint, NULL, NULL, digest, fail);
+    checkpoint_close(checkpoint);
+    return fail->status;
+}

@@ -13,4 +13,8 @@
 int checkpoint_content_digest(checkpoint_t *checkpoint, progress_fn progress,
     void *progress_context, uint64_t *digest, fail_t *fail);
 
+/* Local. The same of a model directory's checkpoint, opened for it; *digest is 0 after a failure. What
+ * checkpoint_open and reading give. */
+int checkpoint_directory_digest(const char *directory, uint64_t *digest, fail_t *fail);
+
 #endif
