@@ -60,9 +60,10 @@ typedef struct plan_weight {
     plan_split_t split;
     bool per_layer; /* there is one in every layer of `layers` */
     plan_layers_t layers;
-    bool per_expert; /* there is one for every expert of these */
-    /* Bytes of a packed matrix of so many rows and columns; NULL: the model's */
-    size_t (*matrix_bytes)(size_t rows, size_t columns);
+    bool per_expert;             /* there is one for every expert of these */
+    const struct format *layout; /* how it is stored, where not as the model's */
+    /* Bytes of a packed matrix of so many rows and columns in a layout; NULL: the model's */
+    size_t (*matrix_bytes)(const struct format *layout, size_t rows, size_t columns);
 } plan_weight_t;
 
 #define PLAN_MAX_WEIGHTS 28
@@ -77,9 +78,10 @@ typedef struct plan_model {
     size_t cache_bytes; /* of one K or V element */
     const char *format; /* of weights, for people */
     bool packed;        /* weights that are not quantised are packed without loss */
-    /* Bytes of a packed matrix of so many rows and columns; of a vector of so many elements. */
-    size_t (*matrix_bytes)(size_t rows, size_t columns);
-    size_t (*vector_bytes)(size_t elements);
+    /* Bytes of a packed matrix of so many rows and columns in a layout; of a vector of so many elements. */
+    const struct format *layout; /* known to these functions alone */
+    size_t (*matrix_bytes)(const struct format *layout, size_t rows, size_t columns);
+    size_t (*vector_bytes)(const struct format *layout, size_t elements);
     size_t n_weights;
     plan_weight_t weights[PLAN_MAX_WEIGHTS];
 } plan_model_t;

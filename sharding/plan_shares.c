@@ -287,9 +287,9 @@ size_t plan_part_bytes(const plan_model_t *model, const plan_weight_t *weight, p
     size_t rows = plan_count(part.rows), columns = plan_count(part.columns);
     if (rows == 0 || columns == 0)
         return 0;
-    return weight->columns == PLAN_DIM_NONE ? model->vector_bytes(rows)
-           : weight->matrix_bytes != NULL   ? weight->matrix_bytes(rows, columns)
-                                            : model->matrix_bytes(rows, columns);
+    return weight->columns == PLAN_DIM_NONE ? model->vector_bytes(model->layout, rows)
+           : weight->matrix_bytes != NULL   ? weight->matrix_bytes(weight->layout, rows, columns)
+                                            : model->matrix_bytes(model->layout, rows, columns);
 }
 
 size_t plan_vocab_owner(const plan_t *plan, size_t row)

@@ -443,10 +443,10 @@ static void plan_model_carries_sizes_and_the_mode(void **state)
     assert_int_equal(model.head_dim, 40);
     assert_int_equal(model.vocab_size, 1009);
     assert_int_equal(model.n_weights, 14); /* tied, with biases of q, k and v */
-    assert_int_equal(model.matrix_bytes(64, 240), 64 * 240 * 2);
+    assert_int_equal(model.matrix_bytes(model.layout, 64, 240), 64 * 240 * 2);
     assert_int_equal(model.cache_bytes, 2);
     plan_model_t wide = config_plan_model(&config, DTYPE_F64);
-    assert_int_equal(wide.matrix_bytes(64, 240), 64 * 240 * 8);
+    assert_int_equal(wide.matrix_bytes(wide.layout, 64, 240), 64 * 240 * 8);
     assert_int_equal(wide.cache_bytes, 8);
 }
 

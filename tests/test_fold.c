@@ -39,14 +39,14 @@ static void fill(size_t inputs, uint32_t seed, uint16_t *x)
 static matrix_t pack(size_t inputs, const uint16_t *rows)
 {
     matrix_t w = {.format = format_fold(), .rows = OUTPUTS, .columns = inputs};
-    w.bytes = w.format->matrix_bytes(OUTPUTS, inputs);
+    w.bytes = format_matrix_bytes(w.format, OUTPUTS, inputs);
     w.panels = calloc(1, w.bytes);
     for (size_t r = 0, n; r < OUTPUTS; r += n) {
         size_t p = r / KERNEL_PANEL, first = r % KERNEL_PANEL;
         n = first == 0 ? 13 : KERNEL_PANEL - first;
         n = r + n < OUTPUTS ? n : OUTPUTS - r;
-        w.format->pack_rows(n, inputs, rows + r * inputs, (void *)(uintptr_t)matrix_panel(&w, p, 0),
-            matrix_panel_width(&w, p), first);
+        w.format->pack_rows(w.format, n, inputs, rows + r * inputs,
+            (void *)(uintptr_t)matrix_panel(&w, p, 0), matrix_panel_width(&w, p), first);
     }
     return w;
 }
@@ -93,8 +93,8 @@ static void packed_panels_give_their_rows_back(void **state)
         matrix_t w = pack(inputs, rows);
         for (size_t r = 0; r < OUTPUTS; r++) {
             size_t p = r / KERNEL_PANEL;
-            w.format->unpack_row(
-                inputs, matrix_panel(&w, p, 0), matrix_panel_width(&w, p), r % KERNEL_PANEL, row);
+            w.format->unpack_row(w.format, inputs, matrix_panel(&w, p, 0),
+                matrix_panel_width(&w, p), r % KERNEL_PANEL, row);
             assert_memory_equal(row, rows + r * inputs, inputs * sizeof *row);
         }
         free(w.panels);

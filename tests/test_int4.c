@@ -63,7 +63,7 @@ static matrix_t pack(const int4_case_t *c, size_t first, size_t n, const uint32_
     matrix_t w = {
         .format = format_int4(c->group, c->zeros), .rows = n, .columns = c->inputs, .order = order};
     size_t groups = c->inputs / c->group;
-    w.bytes = w.format->matrix_bytes(n, c->inputs);
+    w.bytes = format_matrix_bytes(w.format, n, c->inputs);
     w.panels = calloc(w.bytes, 1);
     assert_non_null(w.panels);
     for (size_t p = 0; p < matrix_n_panels(&w); p++)
@@ -76,8 +76,9 @@ static matrix_t pack(const int4_case_t *c, size_t first, size_t n, const uint32_
                 .scales = c->scales + at * groups,
                 .zeros = c->zero + at * groups,
                 .order = order};
-            w.format->pack_codes(&row,
-                (char *)w.panels + w.format->offset(c->inputs, matrix_panel_width(&w, p), p, 0),
+            w.format->pack_codes(w.format, &row,
+                (char *)w.panels +
+                    w.format->offset(w.format, c->inputs, matrix_panel_width(&w, p), p, 0),
                 matrix_panel_width(&w, p), r);
         }
     return w;
@@ -211,8 +212,8 @@ static void check_unpacked(const kernels_t *k, const int4_case_t *c)
     multiply(k, &w, c->x, 2, y);
     for (size_t i = 0; i < c->outputs; i++) {
         size_t p = i / KERNEL_PANEL;
-        w.format->unpack_row(
-            c->inputs, matrix_panel(&w, p, 0), matrix_panel_width(&w, p), i % KERNEL_PANEL, b);
+        w.format->unpack_row(w.format, c->inputs, matrix_panel(&w, p, 0), matrix_panel_width(&w, p),
+            i % KERNEL_PANEL, b);
         double sum = 0;
         for (size_t j = 0; j < c->inputs; j++)
             sum += (double)f32_from_bf16(c->x[j]) * (double)b[j];
@@ -236,8 +237,8 @@ static void groups_that_aten_refuses_have_no_format(void **state)
     assert_null(format_int4(512, true));
     assert_non_null(format_int4(128, true));
     /* 4 bits and a scale for each group; with zeros two numbers. */
-    assert_int_equal(format_int4(128, false)->matrix_bytes(64, 256), 64 * 2 * (64 + 2));
-    assert_int_equal(format_int4(128, true)->matrix_bytes(64, 256), 64 * 2 * (64 + 4));
+    assert_int_equal(format_matrix_bytes(format_int4(128, false), 64, 256), 64 * 2 * (64 + 2));
+    assert_int_equal(format_matrix_bytes(format_int4(128, true), 64, 256), 64 * 2 * (64 + 4));
 }
 
 int main(void)

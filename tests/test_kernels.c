@@ -181,7 +181,7 @@ static void a_row_does_not_depend_on_the_others(void **state)
         kernels_get(&k, isa_detect(), modes[m]);
         size_t e = k.element_bytes, row_bytes = KERNEL_PANEL * k.accumulator_bytes;
         matrix_t w = {.format = format_dense(modes[m]), .rows = OUTPUTS, .columns = INPUTS};
-        w.bytes = w.format->matrix_bytes(OUTPUTS, INPUTS);
+        w.bytes = format_matrix_bytes(w.format, OUTPUTS, INPUTS);
         char *x = malloc(ROWS * INPUTS * e), *c = malloc(PANELS * ROWS * row_bytes);
         char *single_row = malloc(PANELS * row_bytes);
         w.panels = malloc(w.bytes);
@@ -257,7 +257,7 @@ static void k_blocks_give_the_same(void **state)
     if (!matrix_wants_k_blocked(&k, DOT_AMX, MOST_ROWS, INPUTS))
         skip();
     matrix_t w = {.format = format_dense(DTYPE_BF16), .rows = KERNEL_PANEL, .columns = INPUTS};
-    w.bytes = w.format->matrix_bytes(w.rows, INPUTS);
+    w.bytes = format_matrix_bytes(w.format, w.rows, INPUTS);
     w.panels = malloc(w.bytes);
     uint16_t *x = malloc(MOST_ROWS * WIDE * 2), *k_blocked = malloc(MOST_ROWS * WIDE * 2);
     size_t c_bytes = MOST_ROWS * KERNEL_PANEL * sizeof(float);

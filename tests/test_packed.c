@@ -54,7 +54,7 @@ static packed_t pack(const format_t *dense, size_t rows, size_t columns, const u
         .packed = {.format = format_packed(dense), .rows = rows, .columns = columns}};
     matrix_t *both[] = {&p.dense, &p.packed};
     for (size_t i = 0; i < 2; i++) {
-        both[i]->bytes = both[i]->format->matrix_bytes(rows, columns);
+        both[i]->bytes = format_matrix_bytes(both[i]->format, rows, columns);
         both[i]->panels = aligned_alloc(64, (both[i]->bytes + 63) / 64 * 64);
         memset(both[i]->panels, 0, both[i]->bytes);
     }
@@ -66,11 +66,13 @@ static packed_t pack(const format_t *dense, size_t rows, size_t columns, const u
         size_t n = rows - first < KERNEL_PANEL ? rows - first : KERNEL_PANEL;
         void *panel = (void *)(uintptr_t)matrix_panel(&p.dense, i, 0);
         void *to = (void *)(uintptr_t)matrix_panel(&p.packed, i, 0);
-        dense->pack_rows(n, columns, w + first * columns, panel, width, 0);
+        dense->pack_rows(dense, n, columns, w + first * columns, panel, width, 0);
         if (format_packs(p.packed.format, width))
-            assert_int_equal(p.packed.format->pack_panel(columns, panel, to, &p.spill, &fail), 0);
+            assert_int_equal(
+                p.packed.format->pack_panel(p.packed.format, columns, panel, to, &p.spill, &fail),
+                0);
         else
-            memcpy(to, panel, dense->matrix_bytes(width, columns));
+            memcpy(to, panel, format_matrix_bytes(dense, width, columns));
     }
     return p;
 }
@@ -92,7 +94,7 @@ static void check_pair(const uint16_t x[PAIR])
     uint16_t found[PAIR];
     fail_t fail = {0};
     spill_t spill = {.at = elsewhere, .bytes = sizeof elsewhere};
-    assert_int_equal(plain()->pack_panel(2, x, panel, &spill, &fail), 0);
+    assert_int_equal(plain()->pack_panel(plain(), 2, x, panel, &spill, &fail), 0);
     for (size_t i = 0; i < N_ISAS && i < 3; i++) {
         kernels_t k;
         if (!isa_has(isa_detect(), isas[i]))
@@ -143,7 +145,7 @@ static void rows_and_parts_are_unpacked(void **state)
     for (size_t r = 0; r < ROWS; r++)
         for (int f = 0; f < 2; f++) {
             const matrix_t *m = f == 0 ? &p.packed : &folded.packed;
-            m->format->unpack_row(COLUMNS, matrix_panel(m, r / KERNEL_PANEL, 0),
+            m->format->unpack_row(m->format, COLUMNS, matrix_panel(m, r / KERNEL_PANEL, 0),
                 matrix_panel_width(m, r / KERNEL_PANEL), r % KERNEL_PANEL, row);
             assert_memory_equal(row, w + r * COLUMNS, sizeof row);
         }
@@ -174,7 +176,7 @@ static void a_full_spill_is_refused(void **state)
     fail_t fail = {0};
     for (uint32_t i = 0; i < PAIR; i++)
         x[i] = (uint16_t)(i * 517);
-    assert_int_equal(plain()->pack_panel(2, x, panel, &spill, &fail), FAIL_MEMORY);
+    assert_int_equal(plain()->pack_panel(plain(), 2, x, panel, &spill, &fail), FAIL_MEMORY);
     assert_non_null(strstr(fail.message, "--weights dense"));
 }
 

@@ -146,7 +146,7 @@ static matrix_t pack(const opened_t *o, const format_t *format)
     size_t bytes = quantised_stage_bytes(&o->matrix, ROWS, COLUMNS);
     void *memory = aligned_alloc(64, size_round_up(bytes, 64));
     const quantised_stage_t *stage;
-    w.panels = calloc(format->matrix_bytes(ROWS, COLUMNS), 1);
+    w.panels = calloc(format_matrix_bytes(format, ROWS, COLUMNS), 1);
     assert_non_null(w.panels);
     assert_int_equal(quantised_stage(o->checkpoint, &o->matrix,
                          (quantised_part_t){0, ROWS, 0, COLUMNS}, memory, &stage, &fail),
@@ -164,8 +164,8 @@ static matrix_t pack(const opened_t *o, const format_t *format)
             .scales = rows.scales,
             .zeros = rows.zeros,
             .in_order = rows.in_order};
-        format->pack_codes(
-            &coded, (char *)w.panels + format->offset(COLUMNS, width, p, 0), width, 0);
+        format->pack_codes(format, &coded,
+            (char *)w.panels + format->offset(format, COLUMNS, width, p, 0), width, 0);
     }
     free(memory);
     return w;
@@ -179,7 +179,7 @@ static void check_packed(
     for (size_t r = 0; r < ROWS; r++) {
         size_t p = r / KERNEL_PANEL, width = matrix_panel_width(w, p);
         const void *panel = matrix_panel(w, p, 0);
-        w->format->unpack_row(COLUMNS, panel, width, r % KERNEL_PANEL, row);
+        w->format->unpack_row(w->format, COLUMNS, panel, width, r % KERNEL_PANEL, row);
         k->coded_unpack(w->format, panel, width, COLUMNS, 0, COLUMNS, dense);
         panel_unpack_row(DTYPE_BF16, COLUMNS, dense, width, r % KERNEL_PANEL, of_panel);
         for (size_t i = 0; i < COLUMNS; i++)
@@ -238,7 +238,7 @@ static void extreme_scales_give_the_weights_of_scalar_code(void **state)
                 .zeros = &zero};
             kernels_t k;
             memset(panel, 0, sizeof panel);
-            formats[f]->pack_codes(&rows, panel, KERNEL_LANES, 3);
+            formats[f]->pack_codes(formats[f], &rows, panel, KERNEL_LANES, 3);
             kernels_get(&k, ISA_SCALAR, DTYPE_BF16);
             k.coded_unpack(formats[f], panel, KERNEL_LANES, INPUTS, 0, INPUTS, expected);
             kernels_get(&k, isa_detect(), DTYPE_BF16);
@@ -500,11 +500,11 @@ static void activations_are_those_of_compressed_tensors(void **state)
 static void f8_bytes_are_e4m3_numbers(void **state)
 {
     (void)state;
-    assert_true(quantised_f8(0x00) == 0 && quantised_f8(0x80) == 0);
-    assert_true(quantised_f8(0x01) == 0x1p-9f && quantised_f8(0x07) == 7 * 0x1p-9f);
-    assert_true(quantised_f8(0x08) == 0x1p-6f && quantised_f8(0x38) == 1.0f);
-    assert_true(quantised_f8(0x7e) == 448.0f && quantised_f8(0xfe) == -448.0f);
-    assert_true(quantised_f8(0x7f) != quantised_f8(0x7f));
+    assert_true(f32_from_e4m3(0x00) == 0 && f32_from_e4m3(0x80) == 0);
+    assert_true(f32_from_e4m3(0x01) == 0x1p-9f && f32_from_e4m3(0x07) == 7 * 0x1p-9f);
+    assert_true(f32_from_e4m3(0x08) == 0x1p-6f && f32_from_e4m3(0x38) == 1.0f);
+    assert_true(f32_from_e4m3(0x7e) == 448.0f && f32_from_e4m3(0xfe) == -448.0f);
+    assert_true(f32_from_e4m3(0x7f) != f32_from_e4m3(0x7f));
 }
 
 int main(void)

@@ -25,6 +25,15 @@ float f32_from_f16(uint16_t x)
     return sign ? -magnitude : magnitude;
 }
 
+float f32_from_e4m3(uint8_t x)
+{
+    uint32_t exponent = x >> 3 & 15u, mantissa = x & 7u;
+    float magnitude = exponent == 15 && mantissa == 7 ? f32_from_bits(0x7fc00000u)
+                      : exponent == 0                 ? (float)mantissa * 0x1p-9f
+                                      : f32_from_bits((exponent + 120) << 23 | mantissa << 20);
+    return x & 0x80u ? -magnitude : magnitude;
+}
+
 static uint16_t f16_from_f64(double x)
 {
     /* Only used to write test checkpoints; goes through exact comparisons on the bit pattern. */

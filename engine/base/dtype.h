@@ -52,6 +52,9 @@ static inline float f32_round_bf16(float x)
 /* IEEE binary16 to f32, exact, denormals kept. */
 float f32_from_f16(uint16_t x);
 
+/* OCP E4M3 (OCP 8-bit Floating Point Specification) to f32, exact; no infinities, 0x7f and 0xff are NaN. */
+float f32_from_e4m3(uint8_t x);
+
 /* Converts n elements. dst and src must not overlap. Narrowing rounds to nearest, ties to even. */
 void dtype_convert(void *dst, dtype_t dst_dtype, const void *src, dtype_t src_dtype, size_t n);
 

@@ -67,8 +67,8 @@ static void embed(forward_t *f, size_t thread)
         if (id < mine.begin || id >= mine.end)
             continue;
         size_t output = id - mine.begin, p = output / KERNEL_PANEL;
-        embedding->format->unpack_row(m->config.hidden_size, matrix_panel(embedding, p, 0),
-            matrix_panel_width(embedding, p), output % KERNEL_PANEL,
+        embedding->format->unpack_row(embedding->format, m->config.hidden_size,
+            matrix_panel(embedding, p, 0), matrix_panel_width(embedding, p), output % KERNEL_PANEL,
             window + row * x->stride * x->element_bytes);
     }
     forward_charge(f, thread, &f->times.elementwise_ns);

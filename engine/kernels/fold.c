@@ -137,8 +137,9 @@ static size_t panel_bytes(size_t columns, size_t width)
     return fold_inputs(columns) * width * sizeof(uint16_t) + FOLD_DEPTH_BYTES;
 }
 
-static size_t matrix_bytes(size_t rows, size_t columns)
+static size_t matrix_bytes(const format_t *self, size_t rows, size_t columns)
 {
+    (void)self;
     size_t outputs = kernel_padded_outputs(rows), whole = outputs / KERNEL_PANEL;
     size_t rest = outputs % KERNEL_PANEL;
     return columns == 0 ? 0
@@ -146,13 +147,15 @@ static size_t matrix_bytes(size_t rows, size_t columns)
                               (rest > 0 ? panel_bytes(columns, rest) : 0);
 }
 
-static size_t vector_bytes(size_t elements)
+static size_t vector_bytes(const format_t *self, size_t elements)
 {
-    return format_dense(DTYPE_BF16)->vector_bytes(elements);
+    (void)self;
+    return kernel_padded_outputs(elements) * sizeof(uint16_t);
 }
 
-static size_t offset(size_t columns, size_t width, size_t p, size_t k)
+static size_t offset(const format_t *self, size_t columns, size_t width, size_t p, size_t k)
 {
+    (void)self;
     return p * panel_bytes(columns, KERNEL_PANEL) + k * width * sizeof(uint16_t);
 }
 
@@ -168,9 +171,10 @@ static void pack_pair(
             to[r] = (uint32_t)first[r * columns] << 16 | second[r * columns];
 }
 
-static void pack_rows(
-    size_t rows, size_t columns, const void *src, void *panel, size_t width, size_t first_output)
+static void pack_rows(const format_t *self, size_t rows, size_t columns, const void *src,
+    void *panel, size_t width, size_t first_output)
 {
+    (void)self;
     fold_shape_t s = fold_shape(columns);
     const uint16_t *x = src;
     uint32_t *to = (uint32_t *)panel + first_output;
@@ -193,8 +197,10 @@ static void pack_rows(
     *depth = deepest > *depth ? deepest : *depth;
 }
 
-static void unpack_row(size_t columns, const void *panel, size_t width, size_t output, void *dst)
+static void unpack_row(
+    const format_t *self, size_t columns, const void *panel, size_t width, size_t output, void *dst)
 {
+    (void)self;
     for (size_t k = 0; k < columns; k++) {
         size_t at = fold_position(columns, k);
         ((uint16_t *)dst)[k] = ((const uint16_t *)panel)[(at / 2 * width + output) * 2 + at % 2];

@@ -80,7 +80,9 @@ typedef struct spill {
     atomic_size_t used; /* more than bytes when there was too little */
 } spill_t;
 
-typedef struct format {
+typedef struct format format_t;
+
+struct format {
     const char *name; /* "bf16" */
     format_kind_t kind;
     size_t group; /* inputs that have a scale in common; 0: all, and of dense formats */
@@ -89,23 +91,28 @@ typedef struct format {
     code_type_t codes;
     dtype_t scale_type; /* bf16, f16, f32 */
     dtype_t row_dtype;  /* of rows before packing, and unpacked */
-    /* Bytes of a packed matrix, and of a vector, padding included. */
-    size_t (*matrix_bytes)(size_t rows, size_t columns);
-    size_t (*vector_bytes)(size_t elements);
+    /* Functions, each of which is given its format first.
+     *
+     * Bytes of a packed matrix, and of a vector, padding included. */
+    size_t (*matrix_bytes)(const format_t *self, size_t rows, size_t columns);
+    size_t (*vector_bytes)(const format_t *self, size_t elements);
     /* Bytes from a matrix's start to input k of its panel p. width: of that panel */
-    size_t (*offset)(size_t columns, size_t width, size_t p, size_t k);
+    size_t (*offset)(const format_t *self, size_t columns, size_t width, size_t p, size_t k);
     /* Packs row-major rows into a panel whose outputs begin at first_output of the panel.
      * src: [rows, columns] row_dtype; panel: the panel's start; padding stays as it is (zero) */
-    void (*pack_rows)(size_t rows, size_t columns, const void *src, void *panel, size_t width,
-        size_t first_output);
+    void (*pack_rows)(const format_t *self, size_t rows, size_t columns, const void *src,
+        void *panel, size_t width, size_t first_output);
     /* The same from codes, of formats that are not dense, in place of pack_rows. */
-    void (*pack_codes)(const coded_rows_t *rows, void *panel, size_t width, size_t first_output);
+    void (*pack_codes)(const format_t *self, const coded_rows_t *rows, void *panel, size_t width,
+        size_t first_output);
     /* Of FORMAT_PACKED, in place of pack_rows: a whole panel (format_packs) from one of its dense format. FAIL_MEMORY
      * when the spill is full. */
-    int (*pack_panel)(size_t columns, const void *dense, void *panel, spill_t *spill, fail_t *fail);
+    int (*pack_panel)(const format_t *self, size_t columns, const void *dense, void *panel,
+        spill_t *spill, fail_t *fail);
     /* The inverse for one output, exactly. dst: [columns] row_dtype */
-    void (*unpack_row)(size_t columns, const void *panel, size_t width, size_t output, void *dst);
-} format_t;
+    void (*unpack_row)(const format_t *self, size_t columns, const void *panel, size_t width,
+        size_t output, void *dst);
+};
 
 /* Elements of the mode's type. */
 const format_t *format_dense(dtype_t mode);
@@ -117,12 +124,15 @@ const format_t *format_int4(size_t group, bool zeros);
 /* FORMAT_CODED with groups of so many inputs, the last one perhaps shorter; 0: one group. NULL where there is none. */
 const format_t *format_coded(code_type_t codes, dtype_t scale_type, size_t group, bool zeros);
 
-/* The e4m3 number of a byte; 480 in place of what is no number. */
-float f32_from_e4m3(uint8_t byte);
 /* Packed bf16 of panels of a dense format, format_dense(DTYPE_BF16) or format_fold(); and that one. */
 const format_t *format_packed(const format_t *dense);
 const format_t *format_of_packed(const format_t *packed);
 /* Whether a panel of so many outputs is packed, rather than dense. */
 bool format_packs(const format_t *format, size_t width);
+
+static inline size_t format_matrix_bytes(const format_t *format, size_t rows, size_t columns)
+{
+    return format->matrix_bytes(format, rows, columns);
+}
 
 #endif

@@ -7,14 +7,6 @@
 
 /* ---- Elements -------------------------------------------------------------------------------- */
 
-float f32_from_e4m3(uint8_t byte)
-{
-    uint32_t exponent = byte >> 3 & 15u, mantissa = byte & 7u;
-    float magnitude = exponent == 0 ? (float)mantissa * 0x1p-9f
-                                    : f32_from_bits((exponent + 120) << 23 | mantissa << 20);
-    return byte & 0x80u ? -magnitude : magnitude;
-}
-
 static float scale_at(const format_t *format, const void *scales, size_t output)
 {
     uint16_t half;
@@ -22,6 +14,12 @@ static float scale_at(const format_t *format, const void *scales, size_t output)
         return ((const float *)scales)[output];
     memcpy(&half, (const uint16_t *)scales + output, sizeof half);
     return format->scale_type == DTYPE_F16 ? f32_from_f16(half) : f32_from_bf16(half);
+}
+
+/* A code that is no number has a scale that is none (scale_of), and counts as 480. */
+static float f8_number(uint8_t code)
+{
+    return (code & 0x7f) == 0x7f ? (code & 0x80 ? -480.0f : 480.0f) : f32_from_e4m3(code);
 }
 
 /* q - z as an exact number */
@@ -36,7 +34,7 @@ static float code_at(const format_t *format, const void *panel, size_t width, si
     if (format->codes == CODES_INT4)
         return (float)((pairs[output] >> (k % 2 * 4) & 15) - zero);
     uint8_t byte = pairs[2 * output + k % 2];
-    return format->codes == CODES_F8 ? f32_from_e4m3(byte) : (float)((byte ^ 0x80) - zero);
+    return format->codes == CODES_F8 ? f8_number(byte) : (float)((byte ^ 0x80) - zero);
 }
 
 static uint16_t weight_at(const format_t *format, const void *panel, size_t width, size_t columns,
@@ -101,19 +99,19 @@ static void pack_groups(const format_t *format, const coded_rows_t *rows, void *
     }
 }
 
-static void pack_codes(const format_t *format, const coded_rows_t *rows, void *panel, size_t width,
-    size_t first_output)
+static void pack_codes(
+    const format_t *self, const coded_rows_t *rows, void *panel, size_t width, size_t first_output)
 {
     size_t header =
-        (size_t)(coded_pairs(format, panel, width, rows->columns, 0) - (const uint8_t *)panel);
+        (size_t)(coded_pairs(self, panel, width, rows->columns, 0) - (const uint8_t *)panel);
     uint8_t *to = (uint8_t *)panel + header;
-    const uint8_t flip = format->codes == CODES_INT8 ? 0x80 : 0;
-    pack_groups(format, rows, panel, width, first_output);
+    const uint8_t flip = self->codes == CODES_INT8 ? 0x80 : 0;
+    pack_groups(self, rows, panel, width, first_output);
     for (size_t k = 0; k < rows->columns; k += 2)
         for (size_t r = 0; r < rows->n; r++) {
             const uint8_t *codes = rows->codes + r * rows->codes_stride + k;
             size_t at = k / 2 * width + first_output + r;
-            if (format->codes == CODES_INT4) {
+            if (self->codes == CODES_INT4) {
                 to[at] = (uint8_t)(codes[0] | codes[1] << 4);
             } else {
                 to[2 * at] = codes[0] ^ flip;
@@ -122,11 +120,11 @@ static void pack_codes(const format_t *format, const coded_rows_t *rows, void *p
         }
 }
 
-static void unpack_row(const format_t *format, size_t columns, const void *panel, size_t width,
-    size_t output, uint16_t *dst)
+static void unpack_row(
+    const format_t *self, size_t columns, const void *panel, size_t width, size_t output, void *dst)
 {
     for (size_t k = 0; k < columns; k++)
-        dst[k] = weight_at(format, panel, width, columns, k, output);
+        ((uint16_t *)dst)[k] = weight_at(self, panel, width, columns, k, output);
 }
 
 /* ---- Formats --------------------------------------------------------------------------------- */
@@ -138,76 +136,59 @@ static size_t output_bytes(const format_t *format, size_t columns)
            (format->codes == CODES_INT4 ? columns / 2 : columns);
 }
 
-/* clang-format off */
-#define CODED(id, text, code_type, scale, size, has_zeros)                                         \
-    static const format_t id;                                                                       \
-    static size_t id##_matrix_bytes(size_t rows, size_t columns)                                    \
-    {                                                                                               \
-        return kernel_padded_outputs(rows) * output_bytes(&id, columns);                            \
-    }                                                                                               \
-    static size_t id##_vector_bytes(size_t elements)                                                \
-    {                                                                                               \
-        return kernel_padded_outputs(elements) * sizeof(uint16_t);                                  \
-    }                                                                                               \
-    static size_t id##_offset(size_t columns, size_t width, size_t p, size_t k)                     \
-    {                                                                                               \
-        (void)width, (void)k;                                                                       \
-        return p * KERNEL_PANEL * output_bytes(&id, columns);                                       \
-    }                                                                                               \
-    static void id##_pack_codes(                                                                    \
-        const coded_rows_t *rows, void *panel, size_t width, size_t first_output)                   \
-    {                                                                                               \
-        pack_codes(&id, rows, panel, width, first_output);                                          \
-    }                                                                                               \
-    static void id##_unpack_row(                                                                    \
-        size_t columns, const void *panel, size_t width, size_t output, void *dst)                  \
-    {                                                                                               \
-        unpack_row(&id, columns, panel, width, output, dst);                                        \
-    }                                                                                               \
-    static const format_t id = {.name = text, .kind = FORMAT_CODED, .row_dtype = DTYPE_BF16,        \
-        .group = (size), .zeros = (has_zeros), .codes = code_type, .scale_type = scale,             \
-        .matrix_bytes = id##_matrix_bytes, .vector_bytes = id##_vector_bytes,                       \
-        .offset = id##_offset, .pack_codes = id##_pack_codes, .unpack_row = id##_unpack_row};
+static size_t matrix_bytes(const format_t *self, size_t rows, size_t columns)
+{
+    return kernel_padded_outputs(rows) * output_bytes(self, columns);
+}
 
-/* Integers, by group: with a scale in bf16 or f16, symmetric or with zeros. */
-#define CODED_INTS(X)                                                                               \
-    X(int4_, "int4", CODES_INT4, DTYPE_BF16, 0)                                                     \
-    X(int4_g32, "int4-g32", CODES_INT4, DTYPE_BF16, 32)                                             \
-    X(int4_g64, "int4-g64", CODES_INT4, DTYPE_BF16, 64)                                             \
-    X(int4_g128, "int4-g128", CODES_INT4, DTYPE_BF16, 128)                                          \
-    X(int4_f16, "int4", CODES_INT4, DTYPE_F16, 0)                                                   \
-    X(int4_f16_g32, "int4-g32", CODES_INT4, DTYPE_F16, 32)                                          \
-    X(int4_f16_g64, "int4-g64", CODES_INT4, DTYPE_F16, 64)                                          \
-    X(int4_f16_g128, "int4-g128", CODES_INT4, DTYPE_F16, 128)                                       \
-    X(int8_, "int8", CODES_INT8, DTYPE_BF16, 0)                                                     \
-    X(int8_g32, "int8-g32", CODES_INT8, DTYPE_BF16, 32)                                             \
-    X(int8_g128, "int8-g128", CODES_INT8, DTYPE_BF16, 128)                                          \
-    X(int8_f16, "int8", CODES_INT8, DTYPE_F16, 0)                                                   \
-    X(int8_f16_g32, "int8-g32", CODES_INT8, DTYPE_F16, 32)                                          \
-    X(int8_f16_g128, "int8-g128", CODES_INT8, DTYPE_F16, 128)
-#define CODED_F8S(X)                                                                                \
-    X(fp8_, "fp8", CODES_F8, DTYPE_BF16, 0)                                                         \
-    X(fp8_g128, "fp8-g128", CODES_F8, DTYPE_BF16, 128)                                              \
-    X(fp8_f32, "fp8", CODES_F8, DTYPE_F32, 0)                                                       \
-    X(fp8_f32_g128, "fp8-g128", CODES_F8, DTYPE_F32, 128)
-/* clang-format on */
+static size_t vector_bytes(const format_t *self, size_t elements)
+{
+    (void)self;
+    return kernel_padded_outputs(elements) * sizeof(uint16_t);
+}
 
-#define DEFINE_SYMMETRIC(id, text, codes, scale, size) CODED(id, text, codes, scale, size, false)
-#define DEFINE_ZEROS(id, text, codes, scale, size)                                                 \
-    CODED(id##_zeros, text "-zeros", codes, scale, size, true)
-CODED_INTS(DEFINE_SYMMETRIC)
-CODED_INTS(DEFINE_ZEROS)
-CODED_F8S(DEFINE_SYMMETRIC)
+static size_t offset(const format_t *self, size_t columns, size_t width, size_t p, size_t k)
+{
+    (void)width, (void)k;
+    return p * KERNEL_PANEL * output_bytes(self, columns);
+}
+
+#define CODED(text, code_type, scale, size, has_zeros)                                             \
+    {                                                                                              \
+        .name = text, .kind = FORMAT_CODED, .row_dtype = DTYPE_BF16, .group = (size),              \
+        .zeros = (has_zeros), .codes = code_type, .scale_type = scale,                             \
+        .matrix_bytes = matrix_bytes, .vector_bytes = vector_bytes, .offset = offset,              \
+        .pack_codes = pack_codes, .unpack_row = unpack_row                                         \
+    }
+#define CODED_INT(text, code_type, scale, size)                                                    \
+    CODED(text, code_type, scale, size, false), CODED(text "-zeros", code_type, scale, size, true)
+
+static const format_t formats[] = {
+    CODED_INT("int4", CODES_INT4, DTYPE_BF16, 0),
+    CODED_INT("int4-g32", CODES_INT4, DTYPE_BF16, 32),
+    CODED_INT("int4-g64", CODES_INT4, DTYPE_BF16, 64),
+    CODED_INT("int4-g128", CODES_INT4, DTYPE_BF16, 128),
+    CODED_INT("int4", CODES_INT4, DTYPE_F16, 0),
+    CODED_INT("int4-g32", CODES_INT4, DTYPE_F16, 32),
+    CODED_INT("int4-g64", CODES_INT4, DTYPE_F16, 64),
+    CODED_INT("int4-g128", CODES_INT4, DTYPE_F16, 128),
+    CODED_INT("int8", CODES_INT8, DTYPE_BF16, 0),
+    CODED_INT("int8-g32", CODES_INT8, DTYPE_BF16, 32),
+    CODED_INT("int8-g128", CODES_INT8, DTYPE_BF16, 128),
+    CODED_INT("int8", CODES_INT8, DTYPE_F16, 0),
+    CODED_INT("int8-g32", CODES_INT8, DTYPE_F16, 32),
+    CODED_INT("int8-g128", CODES_INT8, DTYPE_F16, 128),
+    CODED("fp8", CODES_F8, DTYPE_BF16, 0, false),
+    CODED("fp8-g128", CODES_F8, DTYPE_BF16, 128, false),
+    CODED("fp8", CODES_F8, DTYPE_F32, 0, false),
+    CODED("fp8-g128", CODES_F8, DTYPE_F32, 128, false),
+};
 
 const format_t *format_coded(code_type_t codes, dtype_t scale_type, size_t group, bool zeros)
 {
-#define LIST_SYMMETRIC(id, text, codes, scale, size) &id,
-#define LIST_ZEROS(id, text, codes, scale, size) &id##_zeros,
-    static const format_t *const formats[] = {
-        CODED_INTS(LIST_SYMMETRIC) CODED_INTS(LIST_ZEROS) CODED_F8S(LIST_SYMMETRIC)};
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
-        if (formats[i]->codes == codes && formats[i]->scale_type == scale_type &&
-            formats[i]->group == group && formats[i]->zeros == zeros)
-            return formats[i];
+        if (formats[i].codes == codes && formats[i].scale_type == scale_type &&
+            formats[i].group == group && formats[i].zeros == zeros)
+            return &formats[i];
     return NULL;
 }

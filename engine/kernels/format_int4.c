@@ -48,74 +48,58 @@ static void pack_group(const format_t *format, const coded_rows_t *rows, size_t 
     }
 }
 
-static void pack_codes(const format_t *format, const coded_rows_t *rows, void *panel, size_t width,
-    size_t first_output)
+static void pack_codes(
+    const format_t *self, const coded_rows_t *rows, void *panel, size_t width, size_t first_output)
 {
-    for (size_t g = 0; g < rows->columns / format->group; g++)
+    for (size_t g = 0; g < rows->columns / self->group; g++)
         for (size_t r = 0; r < rows->n; r++)
-            pack_group(format, rows, g, r, (char *)panel + g * int4_group_bytes(format, width),
-                width, first_output + r);
+            pack_group(self, rows, g, r, (char *)panel + g * int4_group_bytes(self, width), width,
+                first_output + r);
 }
 
-static void unpack_row(const format_t *format, size_t columns, const void *panel, size_t width,
-    size_t output, float *dst)
+static void unpack_row(
+    const format_t *self, size_t columns, const void *panel, size_t width, size_t output, void *dst)
 {
     for (size_t k = 0; k < columns; k++)
-        dst[k] = weight_at(format, panel, width, k, output);
+        ((float *)dst)[k] = weight_at(self, panel, width, k, output);
 }
 
 /* ---- Formats --------------------------------------------------------------------------------- */
 
-/* clang-format off */
-#define INT4(id, text, size, has_zeros)                                                           \
-    static const format_t id;                                                                     \
-    static size_t id##_matrix_bytes(size_t rows, size_t columns)                                  \
-    {                                                                                               \
-        return kernel_padded_outputs(rows) * (columns / (size)) *                                   \
-               ((size) / 2 + ((has_zeros) ? 4 : 2));                                                \
-    }                                                                                               \
-    static size_t id##_vector_bytes(size_t elements)                                              \
-    {                                                                                               \
-        return kernel_padded_outputs(elements) * sizeof(float);                                     \
-    }                                                                                               \
-    static size_t id##_offset(size_t columns, size_t width, size_t p, size_t k)                   \
-    {                                                                                               \
-        return p * id##_matrix_bytes(KERNEL_PANEL, columns) +                                     \
-               k / (size) * int4_group_bytes(&id, width);                                         \
-    }                                                                                               \
-    static void id##_pack_codes(                                                                  \
-        const coded_rows_t *rows, void *panel, size_t width, size_t first_output)                   \
-    {                                                                                               \
-        pack_codes(&id, rows, panel, width, first_output);                                        \
-    }                                                                                               \
-    static void id##_unpack_row(                                                                  \
-        size_t columns, const void *panel, size_t width, size_t output, void *dst)                  \
-    {                                                                                               \
-        unpack_row(&id, columns, panel, width, output, dst);                                      \
-    }                                                                                               \
-    static const format_t id = {.name = text, .kind = FORMAT_INT4, .row_dtype = DTYPE_F32,        \
-        .group = (size), .zeros = (has_zeros), .matrix_bytes = id##_matrix_bytes,                 \
-        .vector_bytes = id##_vector_bytes, .offset = id##_offset,                               \
-        .pack_codes = id##_pack_codes, .unpack_row = id##_unpack_row};
-/* clang-format on */
+static size_t matrix_bytes(const format_t *self, size_t rows, size_t columns)
+{
+    return columns / self->group * int4_group_bytes(self, kernel_padded_outputs(rows));
+}
 
-INT4(int4_g32, "int4-g32", 32, false)
-INT4(int4_g64, "int4-g64", 64, false)
-INT4(int4_g128, "int4-g128", 128, false)
-INT4(int4_g256, "int4-g256", 256, false)
-INT4(int4_g32_zeros, "int4-g32-zeros", 32, true)
-INT4(int4_g64_zeros, "int4-g64-zeros", 64, true)
-INT4(int4_g128_zeros, "int4-g128-zeros", 128, true)
-INT4(int4_g256_zeros, "int4-g256-zeros", 256, true)
+static size_t vector_bytes(const format_t *self, size_t elements)
+{
+    (void)self;
+    return kernel_padded_outputs(elements) * sizeof(float);
+}
+
+static size_t offset(const format_t *self, size_t columns, size_t width, size_t p, size_t k)
+{
+    return p * matrix_bytes(self, KERNEL_PANEL, columns) +
+           k / self->group * int4_group_bytes(self, width);
+}
+
+#define INT4(text, size, has_zeros)                                                                \
+    {                                                                                              \
+        .name = text, .kind = FORMAT_INT4, .row_dtype = DTYPE_F32, .group = (size),                \
+        .zeros = (has_zeros), .matrix_bytes = matrix_bytes, .vector_bytes = vector_bytes,          \
+        .offset = offset, .pack_codes = pack_codes, .unpack_row = unpack_row                       \
+    }
+
+static const format_t formats[] = {INT4("int4-g32", 32, false), INT4("int4-g64", 64, false),
+    INT4("int4-g128", 128, false), INT4("int4-g256", 256, false), INT4("int4-g32-zeros", 32, true),
+    INT4("int4-g64-zeros", 64, true), INT4("int4-g128-zeros", 128, true),
+    INT4("int4-g256-zeros", 256, true)};
 
 const format_t *format_int4(size_t group, bool zeros)
 {
-    static const format_t *const formats[][2] = {{&int4_g32, &int4_g32_zeros},
-        {&int4_g64, &int4_g64_zeros}, {&int4_g128, &int4_g128_zeros},
-        {&int4_g256, &int4_g256_zeros}};
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
-        if (formats[i][0]->group == group)
-            return formats[i][zeros];
+        if (formats[i].group == group && formats[i].zeros == zeros)
+            return &formats[i];
     return NULL;
 }
 

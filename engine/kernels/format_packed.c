@@ -258,11 +258,6 @@ static int pack_blocks(
 
 static const format_t packed_plain, packed_fold;
 
-const format_t *format_packed(const format_t *dense)
-{
-    return dense == format_fold() ? &packed_fold : &packed_plain;
-}
-
 const format_t *format_of_packed(const format_t *packed)
 {
     return packed == &packed_fold ? format_fold() : format_dense(DTYPE_BF16);
@@ -290,70 +285,58 @@ static size_t panel_bytes(const format_t *format, size_t columns)
     return columns == 0 ? 0 : packed_blocks_bytes(inputs_of(format, columns)) + tail_bytes(format);
 }
 
-static size_t matrix_bytes(const format_t *format, size_t rows, size_t columns)
+static size_t matrix_bytes(const format_t *self, size_t rows, size_t columns)
 {
     size_t outputs = kernel_padded_outputs(rows), rest = outputs % KERNEL_PANEL;
-    return outputs / KERNEL_PANEL * panel_bytes(format, columns) +
-           (rest > 0 ? format_of_packed(format)->matrix_bytes(rest, columns) : 0);
+    return outputs / KERNEL_PANEL * panel_bytes(self, columns) +
+           (rest > 0 ? format_matrix_bytes(format_of_packed(self), rest, columns) : 0);
 }
 
-static size_t offset(const format_t *format, size_t columns, size_t width, size_t p, size_t k)
+static size_t vector_bytes(const format_t *self, size_t elements)
 {
-    size_t panel = p * panel_bytes(format, columns);
-    if (!format_packs(format, width))
-        return panel + format_of_packed(format)->offset(columns, width, 0, k);
+    (void)self;
+    return kernel_padded_outputs(elements) * sizeof(uint16_t);
+}
+
+static size_t offset(const format_t *self, size_t columns, size_t width, size_t p, size_t k)
+{
+    size_t panel = p * panel_bytes(self, columns);
+    const format_t *dense = format_of_packed(self);
+    if (!format_packs(self, width))
+        return panel + dense->offset(dense, columns, width, 0, k);
     return panel + k / PACKED_INPUTS * packed_block_bytes(PACKED_INPUTS);
 }
 
-static int pack_panel(const format_t *format, size_t columns, const void *dense, void *panel,
+static int pack_panel(const format_t *self, size_t columns, const void *dense, void *panel,
     spill_t *spill, fail_t *fail)
 {
-    size_t inputs = inputs_of(format, columns);
+    size_t inputs = inputs_of(self, columns);
     memcpy((char *)panel + packed_blocks_bytes(inputs),
-        (const uint16_t *)dense + inputs * KERNEL_PANEL, tail_bytes(format));
+        (const uint16_t *)dense + inputs * KERNEL_PANEL, tail_bytes(self));
     return pack_blocks(inputs, dense, panel, spill, fail);
 }
 
-static void unpack_row(const format_t *format, size_t columns, const void *panel, size_t width,
-    size_t output, uint16_t *dst)
+static void unpack_row(
+    const format_t *self, size_t columns, const void *panel, size_t width, size_t output, void *dst)
 {
-    if (!format_packs(format, width)) {
-        format_of_packed(format)->unpack_row(columns, panel, width, output, dst);
+    const format_t *dense = format_of_packed(self);
+    uint16_t *to = dst;
+    if (!format_packs(self, width)) {
+        dense->unpack_row(dense, columns, panel, width, output, dst);
         return;
     }
     for (size_t k = 0; k < columns; k++)
-        dst[k] = weight_at(panel, format == &packed_fold ? fold_position(columns, k) : k, output);
+        to[k] = weight_at(panel, self == &packed_fold ? fold_position(columns, k) : k, output);
 }
 
-/* clang-format off */
-#define PACKED(id)                                                                                  \
-    static size_t id##_matrix_bytes(size_t rows, size_t columns)                                    \
-    {                                                                                               \
-        return matrix_bytes(&id, rows, columns);                                                    \
-    }                                                                                               \
-    static size_t id##_vector_bytes(size_t elements)                                                \
-    {                                                                                               \
-        return format_dense(DTYPE_BF16)->vector_bytes(elements);                                    \
-    }                                                                                               \
-    static size_t id##_offset(size_t columns, size_t width, size_t p, size_t k)                     \
-    {                                                                                               \
-        return offset(&id, columns, width, p, k);                                                   \
-    }                                                                                               \
-    static int id##_pack_panel(                                                                     \
-        size_t columns, const void *dense, void *panel, spill_t *spill, fail_t *fail)               \
-    {                                                                                               \
-        return pack_panel(&id, columns, dense, panel, spill, fail);                                 \
-    }                                                                                               \
-    static void id##_unpack_row(                                                                    \
-        size_t columns, const void *panel, size_t width, size_t output, void *dst)                  \
-    {                                                                                               \
-        unpack_row(&id, columns, panel, width, output, dst);                                        \
-    }                                                                                               \
-    static const format_t id = {.name = "packed-bf16", .kind = FORMAT_PACKED,                       \
-        .row_dtype = DTYPE_BF16, .matrix_bytes = id##_matrix_bytes,          \
-        .vector_bytes = id##_vector_bytes, .offset = id##_offset,                                   \
-        .pack_panel = id##_pack_panel, .unpack_row = id##_unpack_row};
-/* clang-format on */
+#define PACKED                                                                                     \
+    .name = "packed-bf16", .kind = FORMAT_PACKED, .row_dtype = DTYPE_BF16,                         \
+    .matrix_bytes = matrix_bytes, .vector_bytes = vector_bytes, .offset = offset,                  \
+    .pack_panel = pack_panel, .unpack_row = unpack_row
 
-PACKED(packed_plain)
-PACKED(packed_fold)
+static const format_t packed_plain = {PACKED}, packed_fold = {PACKED};
+
+const format_t *format_packed(const format_t *dense)
+{
+    return dense == format_fold() ? &packed_fold : &packed_plain;
+}

@@ -16,7 +16,7 @@ static size_t fold_row_stride(const kernel_shape_t *s)
 
 static size_t fold_panel_elements(const kernel_shape_t *s)
 {
-    return format_fold()->matrix_bytes(s->n, s->k) / sizeof(uint16_t);
+    return format_matrix_bytes(format_fold(), s->n, s->k) / sizeof(uint16_t);
 }
 
 LAYOUT(kernel_fold_layout)
@@ -47,7 +47,7 @@ CALL(kernel_call_tile_fold)
         }
         memset(panel, 0, fold_panel_elements(s) * sizeof *panel);
         format_fold()->pack_rows(
-            s->n, s->k, (const uint16_t *)d[1] + p * s->n * s->k, panel, s->n, 0);
+            format_fold(), s->n, s->k, (const uint16_t *)d[1] + p * s->n * s->k, panel, s->n, 0);
     }
     kernels->tile_fold(s->rows, rows, fold_row_stride(s), n_panels, panels, s->n, s->k, d[2],
         s->rows * c_stride, c_stride);

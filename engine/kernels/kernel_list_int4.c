@@ -19,7 +19,7 @@ LAYOUT(kernel_int4_layout)
     (void)kernels;
     b[0] = (kernel_buffer_t){DTYPE_BF16, s->rows * inputs_stride(s), false, false};
     b[1] = (kernel_buffer_t){
-        DTYPE_BF16, int4_of(s)->matrix_bytes(s->n, s->k) / sizeof(uint16_t), false, true};
+        DTYPE_BF16, format_matrix_bytes(int4_of(s), s->n, s->k) / sizeof(uint16_t), false, true};
     b[2] = (kernel_buffer_t){DTYPE_F32, size_max(s->k, s->rows) * (s->n + s->pad), true, true};
     b[3] = (kernel_buffer_t){DTYPE_F32, s->k, false, true};
 }
@@ -75,7 +75,8 @@ LAYOUT(kernel_coded_layout)
 {
     (void)kernels;
     b[0] = (kernel_buffer_t){DTYPE_BF16,
-        (coded_of(s->variant)->matrix_bytes(s->n, s->k) + 1) / sizeof(uint16_t), false, true};
+        (format_matrix_bytes(coded_of(s->variant), s->n, s->k) + 1) / sizeof(uint16_t), false,
+        true};
     b[1] = (kernel_buffer_t){DTYPE_BF16, s->k * s->n, true, true};
 }
 

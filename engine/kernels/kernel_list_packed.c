@@ -18,8 +18,9 @@ CALL(kernel_call_unpack_packed)
 {
     fail_t fail = {0};
     spill_t spill = {.at = d[2], .bytes = s->k * s->n};
+    const format_t *format = format_packed(format_dense(DTYPE_BF16));
     if (s->variant == 0)
-        format_packed(format_dense(DTYPE_BF16))->pack_panel(s->k, d[0], d[1], &spill, &fail);
+        format->pack_panel(format, s->k, d[0], d[1], &spill, &fail);
     for (size_t k = 0; s->variant != 0 && k < s->k; k += PACKED_INPUTS)
         ((packed_block_t *)(uintptr_t)packed_block_of(d[1], k))->n_exceptions = 0;
     kernels->unpack_packed(d[1], 0, s->k, d[3]);

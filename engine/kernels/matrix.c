@@ -18,8 +18,8 @@
 
 const void *matrix_panel(const matrix_t *matrix, size_t p, size_t k)
 {
-    return (const char *)matrix->panels +
-           matrix->format->offset(matrix->columns, matrix_panel_width(matrix, p), p, k);
+    return (const char *)matrix->panels + matrix->format->offset(matrix->format, matrix->columns,
+                                              matrix_panel_width(matrix, p), p, k);
 }
 
 /* Four dwords; shuffles of them compile to the registers that every host has. */
@@ -368,7 +368,7 @@ static const void *fold_panel(
     const char *from = matrix_panel(panel->matrix, panel->p, 0);
     if (!is_packed(panel))
         return from;
-    char *to = scratch + i * format_fold()->matrix_bytes(KERNEL_PANEL, columns);
+    char *to = scratch + i * format_matrix_bytes(format_fold(), KERNEL_PANEL, columns);
     kernels->unpack_packed(from, 0, inputs, (uint16_t *)(void *)to);
     memcpy(to + inputs * KERNEL_PANEL * sizeof(uint16_t), from + packed_blocks_bytes(inputs),
         FOLD_DEPTH_BYTES);
@@ -453,44 +453,47 @@ size_t matrix_scratch_bytes(const format_t *format, size_t columns)
 {
     if (format->kind != FORMAT_PACKED || format_of_packed(format) != format_fold())
         return 0;
-    return KERNEL_TILE_PANELS * format_fold()->matrix_bytes(KERNEL_PANEL, columns);
+    return KERNEL_TILE_PANELS * format_matrix_bytes(format_fold(), KERNEL_PANEL, columns);
 }
 
 /* ---- Dense formats --------------------------------------------------------------------------- */
 
-/* clang-format off */
-#define DENSE(id, mode)                                                                             \
-    static size_t id##_matrix_bytes(size_t rows, size_t columns)                                  \
-    {                                                                                               \
-        return kernel_padded_outputs(rows) * kernel_padded_inputs(mode, columns) * dtype_bytes(mode); \
-    }                                                                                               \
-    static size_t id##_vector_bytes(size_t elements)                                              \
-    {                                                                                               \
-        return kernel_padded_outputs(elements) * dtype_bytes(mode);                                 \
-    }                                                                                               \
-    static size_t id##_offset(size_t columns, size_t width, size_t p, size_t k)                   \
-    {                                                                                               \
-        return (p * KERNEL_PANEL * kernel_padded_inputs(mode, columns) + k * width) *               \
-               dtype_bytes(mode);                                                                   \
-    }                                                                                               \
-    static void id##_pack_rows(size_t rows, size_t columns, const void *src, void *panel,         \
-        size_t width, size_t first_output)                                                          \
-    {                                                                                               \
-        panel_pack_rows(mode, rows, columns, src, panel, width, first_output);                      \
-    }                                                                                               \
-    static void id##_unpack_row(                                                                  \
-        size_t columns, const void *panel, size_t width, size_t output, void *dst)                  \
-    {                                                                                               \
-        panel_unpack_row(mode, columns, panel, width, output, dst);                                 \
-    }                                                                                               \
-    static const format_t id = {.name = #id, .row_dtype = mode,                                 \
-        .matrix_bytes = id##_matrix_bytes, .vector_bytes = id##_vector_bytes,                   \
-        .offset = id##_offset, .pack_rows = id##_pack_rows, .unpack_row = id##_unpack_row};
-/* clang-format on */
+static size_t dense_matrix_bytes(const format_t *self, size_t rows, size_t columns)
+{
+    dtype_t mode = self->row_dtype;
+    return kernel_padded_outputs(rows) * kernel_padded_inputs(mode, columns) * dtype_bytes(mode);
+}
 
-DENSE(bf16, DTYPE_BF16)
-DENSE(f32, DTYPE_F32)
-DENSE(f64, DTYPE_F64)
+static size_t dense_vector_bytes(const format_t *self, size_t elements)
+{
+    return kernel_padded_outputs(elements) * dtype_bytes(self->row_dtype);
+}
+
+static size_t dense_offset(const format_t *self, size_t columns, size_t width, size_t p, size_t k)
+{
+    dtype_t mode = self->row_dtype;
+    return (p * KERNEL_PANEL * kernel_padded_inputs(mode, columns) + k * width) * dtype_bytes(mode);
+}
+
+static void dense_pack_rows(const format_t *self, size_t rows, size_t columns, const void *src,
+    void *panel, size_t width, size_t first_output)
+{
+    panel_pack_rows(self->row_dtype, rows, columns, src, panel, width, first_output);
+}
+
+static void dense_unpack_row(
+    const format_t *self, size_t columns, const void *panel, size_t width, size_t output, void *dst)
+{
+    panel_unpack_row(self->row_dtype, columns, panel, width, output, dst);
+}
+
+#define DENSE                                                                                      \
+    .matrix_bytes = dense_matrix_bytes, .vector_bytes = dense_vector_bytes,                        \
+    .offset = dense_offset, .pack_rows = dense_pack_rows, .unpack_row = dense_unpack_row
+
+static const format_t bf16 = {.name = "bf16", .row_dtype = DTYPE_BF16, DENSE},
+                      f32 = {.name = "f32", .row_dtype = DTYPE_F32, DENSE},
+                      f64 = {.name = "f64", .row_dtype = DTYPE_F64, DENSE};
 
 const format_t *format_dense(dtype_t mode)
 {

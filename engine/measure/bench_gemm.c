@@ -92,8 +92,8 @@ static void set_shape(gemm_bench_t *g, const shape_t *shape)
     g->outputs = shape->outputs;
     g->inputs = shape->inputs;
     bool fold = g->options->dot == DOT_FOLD;
-    g->weight_bytes =
-        matrix_format(mode, g->options->dot, false)->matrix_bytes(shape->outputs, shape->inputs);
+    g->weight_bytes = format_matrix_bytes(
+        matrix_format(mode, g->options->dot, false), shape->outputs, shape->inputs);
     g->blas_bytes = shape->outputs * shape->inputs * dtype_bytes(g->blas_type);
     g->copies = copies_of(g->weight_bytes);
     g->blas_copies = copies_of(g->blas_bytes);

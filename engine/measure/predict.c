@@ -112,7 +112,8 @@ static double busy_bytes(const plan_model_t *m, size_t outputs, size_t inputs, s
     size_t panels = size_round_up(outputs, KERNEL_PANEL) / KERNEL_PANEL,
            whole = kernel_padded_outputs(outputs);
     size_t busiest = (panels + threads - 1) / threads * KERNEL_PANEL * threads;
-    return (double)m->matrix_bytes(threads == 1 ? whole : size_max(whole, busiest), inputs);
+    return (double)m->matrix_bytes(
+        m->layout, threads == 1 ? whole : size_max(whole, busiest), inputs);
 }
 
 static double most(double a, double b)

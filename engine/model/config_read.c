@@ -389,6 +389,7 @@ plan_model_t config_plan_model(const config_t *config, dtype_t mode)
         .vocab_size = config->vocab_size,
         .cache_bytes = dtype_bytes(mode),
         .format = format->name,
+        .layout = format,
         .matrix_bytes = format->matrix_bytes,
         .vector_bytes = format->vector_bytes};
     for (const arch_weight_t *weight; (weight = arch_weight(config, model.n_weights)) != NULL;)
@@ -400,6 +401,7 @@ plan_model_t config_plan_model(const config_t *config, dtype_t mode)
             plan_dim(&model, w->rows), plan_dim(&model, w->columns));
         if (w->columns == PLAN_DIM_NONE || packed == NULL)
             continue;
+        w->layout = packed;
         w->matrix_bytes = packed->matrix_bytes;
         model.format = packed->name;
     }

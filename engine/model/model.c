@@ -70,7 +70,7 @@ static void set_matrices(loader_t *loader, load_item_t *item, plan_part_t part)
         .rows = plan_count(part.columns) == 0 ? 0 : plan_count(part.rows),
         .columns = plan_count(part.columns)};
     if (matrix.rows > 0)
-        matrix.bytes = matrix.format->matrix_bytes(matrix.rows, matrix.columns);
+        matrix.bytes = format_matrix_bytes(matrix.format, matrix.rows, matrix.columns);
     for (size_t e = 0; e < item->n_experts; e++)
         item->matrices[e] = matrix;
 }
@@ -101,7 +101,8 @@ static void add_weight(
             &model->config.quantization, (int)weight->role, weight->shape.per_layer, layer)};
     if (is_vector) {
         item->vector =
-            memory_alloc(model->format->vector_bytes(plan_count(part.rows)), "model vector", fail);
+            memory_alloc(model->format->vector_bytes(model->format, plan_count(part.rows)),
+                "model vector", fail);
         to->vector = item->vector;
         if (weight->adds != weight->role)
             add_bias(item, &place->of[weight->adds], plan_count(part.rows), fail);
@@ -273,8 +274,9 @@ static int alloc_matrices(loader_t *loader, fail_t *fail)
         loader->buffer_bytes = size_max(loader->buffer_bytes, panel * sizeof(double));
         const matrix_t *matrix = &item->matrices[0];
         if (matrix->rows > 0 && matrix->format->kind == FORMAT_PACKED)
-            loader->dense_bytes = size_max(loader->dense_bytes,
-                format_of_packed(matrix->format)->matrix_bytes(KERNEL_PANEL, matrix->columns));
+            loader->dense_bytes =
+                size_max(loader->dense_bytes, format_matrix_bytes(format_of_packed(matrix->format),
+                                                  KERNEL_PANEL, matrix->columns));
     }
     if (open_spill(loader, loader->total_bytes, fail) != 0)
         return fail->status;
@@ -334,10 +336,10 @@ static void pack_rows(loader_t *loader, size_t n, const matrix_t *matrix, void *
     bool packs = format_packs(format, width);
     void *to = packs ? buffers->dense : panel;
     if (packs)
-        memset(to, 0, dense->matrix_bytes(width, matrix->columns));
-    dense->pack_rows(n, matrix->columns, buffers->rows, to, width, 0);
+        memset(to, 0, format_matrix_bytes(dense, width, matrix->columns));
+    dense->pack_rows(dense, n, matrix->columns, buffers->rows, to, width, 0);
     if (packs)
-        format->pack_panel(matrix->columns, to, panel, &loader->model->spill, fail);
+        format->pack_panel(format, matrix->columns, to, panel, &loader->model->spill, fail);
 }
 
 static int pack_panel(loader_t *loader, const load_item_t *item, const model_part_t *part,
@@ -359,7 +361,7 @@ static int pack_panel(loader_t *loader, const load_item_t *item, const model_par
         check_groups(matrix->format, &rows, part->name, fail) != 0)
         return fail->status;
     rows.order = matrix->code_order;
-    matrix->format->pack_codes(&rows, panel, width, 0);
+    matrix->format->pack_codes(matrix->format, &rows, panel, width, 0);
     return 0;
 }
 
@@ -373,12 +375,14 @@ static void load_panel(loader_t *loader, load_item_t *item, size_t p, const void
     part.stage = stage;
     p %= panels_each(item);
     size_t width = matrix_panel_width(matrix, p);
-    void *panel = (char *)matrix->panels + matrix->format->offset(matrix->columns, width, p, 0);
+    void *panel = (char *)matrix->panels +
+                  matrix->format->offset(matrix->format, matrix->columns, width, p, 0);
     if (pack_panel(loader, item, &part, matrix, panel, width, buffers, fail) != 0) {
         atomic_store(&loader->failed, 1);
         return;
     }
-    atomic_fetch_add(&loader->done_bytes, matrix->format->matrix_bytes(width, matrix->columns));
+    atomic_fetch_add(
+        &loader->done_bytes, format_matrix_bytes(matrix->format, width, matrix->columns));
 }
 
 /* Panels that a thread packs: those that it will compute with, so that their pages are on its NUMA
@@ -565,7 +569,7 @@ static void free_weight(const model_t *model, model_weights_t *place, const arch
     model_weight_t *of = &place->of[weight->role];
     size_t n_experts = arch_weight_experts(&model->config, weight);
     if (weight->shape.columns == PLAN_DIM_NONE)
-        memory_free(of->vector, model->format->vector_bytes(plan_count(part.rows)));
+        memory_free(of->vector, model->format->vector_bytes(model->format, plan_count(part.rows)));
     else if (!model->shared && (of->experts != NULL || !weight->shape.per_expert))
         memory_free(model_matrix(of, 0)->panels, n_experts * model_matrix(of, 0)->bytes);
     memory_free(of->late_bias, kernel_padded_outputs(plan_count(part.rows)) * sizeof(float));

@@ -14,6 +14,7 @@ plan_model_t model_sizes(const config_t *config, dtype_t mode, dot_t dot, bool p
 {
     plan_model_t sizes = config_plan_model(config, mode);
     const format_t *format = matrix_format(mode, dot, packed);
+    sizes.layout = format;
     sizes.matrix_bytes = format->matrix_bytes;
     sizes.packed = format->kind == FORMAT_PACKED;
     if (sizes.packed && sizes.format == format_dense(mode)->name) /* nothing is quantised */

@@ -107,8 +107,9 @@ static void check_rows(checker_t *checker, size_t first, size_t n, char *rows, v
         const void *got = (const char *)item->vector + (first + r) * e;
         if (item->matrix != NULL) {
             size_t p = (first + r) / KERNEL_PANEL;
-            item->matrix->format->unpack_row(item->columns, matrix_panel(item->matrix, p, 0),
-                matrix_panel_width(item->matrix, p), (first + r) % KERNEL_PANEL, unpacked);
+            item->matrix->format->unpack_row(item->matrix->format, item->columns,
+                matrix_panel(item->matrix, p, 0), matrix_panel_width(item->matrix, p),
+                (first + r) % KERNEL_PANEL, unpacked);
             got = unpacked;
         }
         compare_values(compare, got, type, rows + r * item->columns * e, type, item->columns,

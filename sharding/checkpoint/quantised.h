@@ -115,7 +115,4 @@ void quantised_weights(
 float quantised_weight(
     quantised_layout_t layout, dtype_t dtype, uint8_t code, float scale, uint8_t zero);
 
-/* The e4m3 number of a byte. */
-float quantised_f8(uint8_t byte);
-
 #endif

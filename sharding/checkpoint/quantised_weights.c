@@ -4,15 +4,6 @@
 #include "engine/base/size.h"
 #include "sharding/checkpoint/quantised_internal.h"
 
-float quantised_f8(uint8_t byte)
-{
-    uint32_t exponent = byte >> 3 & 15u, mantissa = byte & 7u;
-    float magnitude = exponent == 15 && mantissa == 7 ? f32_from_bits(0x7fc00000u)
-                      : exponent == 0                 ? (float)mantissa * 0x1p-9f
-                                      : f32_from_bits((exponent + 120) << 23 | mantissa << 20);
-    return byte & 0x80u ? -magnitude : magnitude;
-}
-
 /* x rounded to f16 and widened again. */
 static float round_f16(float x)
 {
@@ -39,9 +30,9 @@ float quantised_weight(quantised_layout_t layout, dtype_t dtype, uint8_t code, f
     case QUANTISED_AWQ: /* scales are f16 there; the product is exact */
         return round_to(round_f16(round_f16(s) * q), dtype);
     case QUANTISED_FP8_INV:
-        return round_to(quantised_f8(code) * s, dtype);
+        return round_to(f32_from_e4m3(code) * s, dtype);
     case QUANTISED_FP8:
-        q = quantised_f8(code);
+        q = f32_from_e4m3(code);
         break;
     default:
         break;
