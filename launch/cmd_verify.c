@@ -18,6 +18,7 @@ typedef struct verify_flags {
     dtype_t mode;
     order_t order;
     dot_t dot;
+    quantised_order_t quantised_order;
     double tolerance;
     size_t threads;
 } verify_flags_t;
@@ -67,6 +68,7 @@ static int verify_model(const invocation_t *invocation, report_t **report, fail_
         .has_order = args_was_given(&invocation->given, "--order"),
         .order = flags->order,
         .dot = flags->dot,
+        .quantised_order = flags->quantised_order,
         .isolated = flags->isolated || !flags->chained,
         .chained = flags->chained || !flags->isolated,
         .skip_digest = flags->skip_digest,
@@ -128,6 +130,8 @@ static const arg_t verify_args[] = {
         "Order of additions to compare: torch, torch-avx2 or uniform. Default: PyTorch's on the host that wrote the reference, where it is known."),
     FLAG_CHOICE("--dot", AT(dot), engine_dots,
         "How bf16 linear layers add products. Default chain, whose bits are PyTorch's."),
+    FLAG_CHOICE("--quantised-order", AT(quantised_order), engine_quantised_orders,
+        "Of quantised models; dequantize: against a reference that dequantised int4. Default: torch."),
     FLAG_REAL("--tolerance", AT(tolerance), "X", 0, 1e30,
         "Largest absolute difference that passes. Default 0: every bit equal."),
     FLAG_SWITCH("--partial", AT(partial),

@@ -15,6 +15,7 @@ typedef struct subject {
     config_t config;
     model_source_t source;
     const char *reference;
+    checkpoint_t *checkpoint; /* or NULL, where weights are random */
     order_t order;
     void (*prepare)(struct bench *bench); /* the model, before defects are planted; or NULL */
 } subject_t;
@@ -24,7 +25,7 @@ typedef struct bench {
     comm_t *comm;
     team_t *team;
     reference_t *reference;
-    checkpoint_t *checkpoint; /* of the demo model */
+    checkpoint_t *checkpoint; /* the subject's */
     model_t model;
     kv_cache_t cache;
 } bench_t;
@@ -63,5 +64,9 @@ void avx2_scale_mlp(bench_t *bench);
 /* moe_defects.c */
 extern const defect_t moe_defects[];
 extern const size_t n_moe_defects;
+
+/* quantised_defects.c: of GPTQ's int4 and int8, of FP8, of compressed-tensors */
+extern const defect_t int4_defects[], int8_defects[], fp8_defects[], compressed_defects[];
+extern const size_t n_int4_defects, n_int8_defects, n_fp8_defects, n_compressed_defects;
 
 #endif

@@ -27,6 +27,7 @@
 #define TINY_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/tiny-reference-avx2.safetensors"
 #define MOE CHOIR_SOURCE_DIR "/tests/oracle/shapes/qwen3_moe_small.json"
 #define MOE_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/qwen3-moe-reference.safetensors"
+#define QUANTISED CHOIR_SOURCE_DIR "/tests/golden/quantised"
 #define MAX_WIDTH 2048
 
 /* ---- Altered models -------------------------------------------------------------------------- */
@@ -381,6 +382,7 @@ static void open_bench(bench_t *bench, const subject_t *subject, fail_t *fail)
         .dot = subject->order == ORDER_TORCH_AVX2 ? DOT_FOLD : DOT_CHAIN,
         .isa = isa_detect(),
         .max_positions = positions};
+    bench->checkpoint = subject->checkpoint;
     if (model_load(&bench->model, config, &subject->source, &options, bench->team, fail) != 0 ||
         kv_cache_open(&bench->cache, DTYPE_BF16, config->num_hidden_layers,
             plan_count(model_share(&bench->model)->kv_heads), config->head_dim,
@@ -481,6 +483,23 @@ static void try_all(
     }
 }
 
+/* A directory of golden/quantised, with its reference. */
+static void try_quantised(
+    bench_t *bench, const char *name, const defect_t *list, size_t n, counts_t *counts)
+{
+    char directory[512], reference[600];
+    fail_t fail = {0};
+    subject_t subject = {.reference = reference};
+    snprintf(directory, sizeof directory, QUANTISED "/%s", name);
+    snprintf(reference, sizeof reference, QUANTISED "/%s-reference.safetensors", name);
+    if (config_load(&subject.config, directory, &fail) != 0 ||
+        checkpoint_open(&subject.checkpoint, directory, &fail) != 0)
+        die(&fail);
+    subject.source = model_source_checkpoint(subject.checkpoint);
+    try_all(bench, &subject, list, n, counts);
+    checkpoint_close(subject.checkpoint);
+}
+
 int main(int argc, char **argv)
 {
     static const uint64_t seed = 1;
@@ -501,11 +520,11 @@ int main(int argc, char **argv)
         config_load_file(&qwen3.config, QWEN3, &fail) != 0 ||
         config_load_file(&llama.config, LLAMA, &fail) != 0 ||
         config_load_file(&moe.config, MOE, &fail) != 0 ||
-        checkpoint_open(&bench.checkpoint, MODEL, &fail) != 0 ||
+        checkpoint_open(&demo.checkpoint, MODEL, &fail) != 0 ||
         config_load_file(&tiny.config, TINY, &fail) != 0 ||
         team_open(&bench.team, 1, true, &fail) != 0)
         die(&fail);
-    demo.source = model_source_checkpoint(bench.checkpoint);
+    demo.source = model_source_checkpoint(demo.checkpoint);
     qwen3.source = model_source_random(&seed);
     llama.source = model_source_random(&seed);
     moe.source = model_source_random(&seed);
@@ -519,11 +538,15 @@ int main(int argc, char **argv)
     try_all(&bench, &denormal, &avx2_denormal_defect, 1, &counts);
     try_all(&bench, &llama, llama_defects, sizeof llama_defects / sizeof *llama_defects, &counts);
     try_all(&bench, &moe, moe_defects, n_moe_defects, &counts);
+    try_quantised(&bench, "int4", int4_defects, n_int4_defects, &counts);
+    try_quantised(&bench, "int8", int8_defects, n_int8_defects, &counts);
+    try_quantised(&bench, "fp8", fp8_defects, n_fp8_defects, &counts);
+    try_quantised(&bench, "mixed", compressed_defects, n_compressed_defects, &counts);
     if (comm_rank(bench.comm) == 0)
         printf("%zu defects named, %zu failed, %zu do not exist at %d ranks\n", counts.named,
             counts.failed, counts.skipped, comm_size(bench.comm));
     team_close(bench.team);
-    checkpoint_close(bench.checkpoint);
+    checkpoint_close(demo.checkpoint);
     comm_close(bench.comm);
     comm_stop();
     return counts.failed != 0;

@@ -7,6 +7,7 @@
 #include "engine/kernels/fold.h"
 
 #define MAX_HEAD_DIM 128
+#define MAX_INPUTS 512
 
 /* Kernels have no context of their own: what the wrong ones below stand on. */
 static kernels_t right, right_router;
@@ -339,5 +340,70 @@ void rotate_experts(model_weights_t *layer, size_t n)
         for (size_t e = 1; e + 1 < n; e++)
             experts[e].panels = experts[e + 1].panels;
         experts[n - 1].panels = second;
+    }
+}
+
+/* The sum over inputs [from, to) of a row; b: of one output, for each input */
+static float chain_sum(
+    const uint16_t *x, const uint32_t *order, const float *b, size_t from, size_t to)
+{
+    float sum = 0;
+    for (size_t k = from; k < to; k++)
+        sum = fmaf(f32_from_bf16(x[order != NULL ? order[k] : k]), b[k], sum);
+    return sum;
+}
+
+void int4_of_rounded_weights(size_t rows, const uint16_t *a, size_t a_stride, const uint32_t *order,
+    const format_t *format, const void *panel, size_t width, size_t columns, float *c,
+    size_t c_stride)
+{
+    float b[MAX_INPUTS];
+    for (size_t n = 0; n < width; n++) {
+        format->unpack_row(format, columns, panel, width, n, b);
+        for (size_t k = 0; k < columns; k++)
+            b[k] = f32_round_bf16(b[k]);
+        for (size_t r = 0; r < rows; r++)
+            c[r * c_stride + n] = chain_sum(a + r * a_stride, order, b, 0, columns);
+    }
+}
+
+void int4_in_two_halves(size_t rows, const uint16_t *a, size_t a_stride, const uint32_t *order,
+    const format_t *format, const void *panel, size_t width, size_t columns, float *c,
+    size_t c_stride)
+{
+    float b[MAX_INPUTS];
+    size_t half = columns / 2;
+    for (size_t n = 0; n < width; n++) {
+        format->unpack_row(format, columns, panel, width, n, b);
+        for (size_t r = 0; r < rows; r++)
+            c[r * c_stride + n] = chain_sum(a + r * a_stride, order, b, 0, half) +
+                                  chain_sum(a + r * a_stride, order, b, half, columns);
+    }
+}
+
+static float largest_magnitude(size_t n, const uint16_t *x)
+{
+    float largest = 0;
+    for (size_t i = 0; i < n; i++)
+        largest = fmaxf(largest, fabsf(f32_from_bf16(x[i])));
+    return largest;
+}
+
+void tile_of_scales_of_the_next_row(size_t rows, const void *a, size_t a_stride, const void *b,
+    size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    enum { INPUTS = 64 };
+    uint16_t x[INPUTS];
+    if (k != INPUTS) {
+        right.tile(rows, a, a_stride, b, width, k, c, c_stride, mode);
+        return;
+    }
+    for (size_t r = 0; r < rows; r++) {
+        const uint16_t *row = (const uint16_t *)a + r * a_stride;
+        const uint16_t *next = r + 1 < rows ? row + a_stride : row;
+        float factor = largest_magnitude(k, next) / largest_magnitude(k, row);
+        for (size_t i = 0; i < k; i++)
+            x[i] = bf16_from_f32(f32_from_bf16(row[i]) * factor);
+        right.tile(1, x, INPUTS, b, width, k, (float *)c + r * c_stride, c_stride, mode);
     }
 }

@@ -69,4 +69,16 @@ void sdpa_of_16_lanes(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block
 void divide_router_by_norm(model_weights_t *layer);
 void rotate_experts(model_weights_t *layer, size_t n);
 
+/* Weights are rounded to bf16 before the chain. */
+void int4_of_rounded_weights(size_t rows, const uint16_t *a, size_t a_stride, const uint32_t *order,
+    const format_t *format, const void *panel, size_t width, size_t columns, float *c,
+    size_t c_stride);
+/* The chain begins again in the middle, and both sums are added. */
+void int4_in_two_halves(size_t rows, const uint16_t *a, size_t a_stride, const uint32_t *order,
+    const format_t *format, const void *panel, size_t width, size_t columns, float *c,
+    size_t c_stride);
+/* Quantised rows of 64 inputs are scaled back as the row after them is. */
+void tile_of_scales_of_the_next_row(size_t rows, const void *a, size_t a_stride, const void *b,
+    size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode);
+
 #endif

@@ -50,6 +50,7 @@ static int open_files(verifier_t *v, fail_t *fail)
         .mode = o->has_mode ? o->mode : v->reference.dtype,
         .order = o->has_order ? o->order : ORDER_TORCH,
         .dot = o->dot,
+        .quantised_order = o->quantised_order,
         .combine = PLAN_GATHER,
         .shares = o->shares,
         .threads = o->threads,

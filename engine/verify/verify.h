@@ -25,6 +25,7 @@ typedef struct verify_options {
     bool has_order; /* else the order is that of the reference's host */
     order_t order;
     dot_t dot; /* of bf16 linear layers */
+    quantised_order_t quantised_order;
     bool isolated, chained;
     bool skip_digest;
     bool partial;       /* absent tensors of the reference pass */

@@ -51,6 +51,17 @@ verify "f32 within a wide tolerance" 0 --model "$demo" --reference "$good" --dty
 says "f32 within a wide tolerance" out "compared: differences of at most "
 says "f32 within a wide tolerance" out ", within --tolerance 4"
 
+# Components and logits of quantised models; oracle/quantised.py references writes them.
+for kind in int4 int8 fp8 mixed; do
+    quantised=$root/tests/golden/quantised/$kind
+    verify "$kind" 0 --model "$quantised" --reference "$quantised-reference.safetensors"
+    says "$kind" out "compared: equal"
+done
+# The same weights in bf16 are another model where int4 has a chain of its own.
+verify "dequantised int4" 1 --model "$root/tests/golden/quantised/int4" --quantised-order dequantize \
+    --reference "$root/tests/golden/quantised/int4-reference.safetensors"
+says "dequantised int4" err "verification failed"
+
 # ---- Another model, version or host ------------------------------------------------------------
 
 copy() {

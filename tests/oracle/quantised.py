@@ -1,6 +1,7 @@
 """Quantised checkpoints of every layout that Choir reads, and what their weights are.
 
     quantised.py golden                              writes golden/quantised.safetensors, int4 and activations
+    quantised.py references                          writes golden/quantised/: small models, and reference.py's of each
     quantised.py write --model DIR --kind KIND --out DIR [--plain DIR]
     quantised.py check --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
     quantised.py chain --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
@@ -28,14 +29,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import int4_model
 import torch
-from safetensors import safe_open
+from int4_model import AWQ_ORDER, group_index
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BF16, F16, F32, F8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
-AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
 
 def gptq(bits=4, group=128, **options):
@@ -89,12 +90,9 @@ def pack_words(values, bits):
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
 
 
-def group_index(k, group):
-    return torch.arange(k) // (k if group in (-1, None) else group)
-
-
-def affine(w, bits, groups, asym, scale_type, signed=False):
-    """(q unsigned, s [N, G], z [N, G]) by rounding to nearest within groups of inputs."""
+def affine(w, bits, groups, asym, scale_type, signed=False, whole=False):
+    """(q unsigned, s [N, G], z [N, G]) by rounding to nearest within groups of inputs. whole: all groups have the same
+    scale, and codes the same number of values below zero and above, so that opposite weights stay opposite."""
     n, count = w.shape[0], int(groups.max()) + 1
     low = torch.zeros(n, count).scatter_reduce(1, groups.expand(n, -1), w, "amin")
     high = torch.zeros(n, count).scatter_reduce(1, groups.expand(n, -1), w, "amax")
@@ -104,9 +102,11 @@ def affine(w, bits, groups, asym, scale_type, signed=False):
         z = torch.round(-low / s.float()).clamp(0 if signed else 1, top).to(torch.int64)
     else:
         s = (torch.maximum(high, -low).clamp(min=1e-4) * 2 / top).to(scale_type)
+        if whole:
+            s = s.amax(1, keepdim=True).expand(s.shape).contiguous()
         z = torch.full((n, count), 2 ** (bits - 1))
     q = torch.round(w / s.float()[:, groups]).to(torch.int64) + z[:, groups]
-    return q.clamp(0, top), s, z
+    return q.clamp(1 if whole else 0, top), s, z
 
 
 def write_gptq(w, kind, generator):
@@ -114,7 +114,7 @@ def write_gptq(w, kind, generator):
     groups = group_index(k, kind["group"])
     if kind.get("act_order"):
         groups = groups[torch.randperm(k, generator=generator)]
-    q, s, z = affine(w, bits, groups, kind.get("asym"), F16)
+    q, s, z = affine(w, bits, groups, kind.get("asym") and not kind.get("whole"), F16, whole=kind.get("whole"))
     ones = 0x11111111 if bits == 4 else 0x01010101
     zeros = pack_words(z.T, bits)
     if kind.get("any_zeros"):  # words whose fields carry into each other
@@ -194,7 +194,7 @@ WRITERS = {"gptq": write_gptq, "awq": write_awq, "packed": write_packed, "int8":
            "fp8-inv": write_fp8_inv}
 
 
-def compressed_config(kind):
+def compressed_group(kind, targets):
     method = kind["method"]
     weights = {"num_bits": kind.get("bits", 8), "type": "float" if method == "fp8" else "int",
                "symmetric": not kind.get("asym", False), "strategy": kind.get("strategy", "channel"),
@@ -204,11 +204,16 @@ def compressed_config(kind):
     # int-quantized is for models with quantised activations alone
     inputs = kind.get("inputs", TOKEN if method == "int8" else None)
     names = {"packed": "pack-quantized", "int8": "int-quantized", "fp8": "float-quantized" if inputs else "naive-quantized"}
-    return {"quant_method": "compressed-tensors", "format": names[method], "quantization_status": "compressed",
-            "ignore": ["lm_head"], "kv_cache_scheme": None, "sparsity_config": {}, "transform_config": {},
-            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights,
-                                          "input_activations": inputs,
-                                          "output_activations": None}}}
+    return {"targets": targets, "format": names[method], "weights": weights, "input_activations": inputs,
+            "output_activations": None}
+
+
+def compressed_config(groups):
+    """groups: (kind, targets)"""
+    groups = [compressed_group(*group) for group in groups]
+    return {"quant_method": "compressed-tensors", "format": groups[0]["format"] if len(groups) == 1 else "mixed-precision",
+            "quantization_status": "compressed", "ignore": ["lm_head"], "kv_cache_scheme": None, "sparsity_config": {},
+            "transform_config": {}, "config_groups": {f"group_{number}": group for number, group in enumerate(groups)}}
 
 
 def quantization_config(kind):
@@ -226,7 +231,9 @@ def quantization_config(kind):
     if method == "fp8-inv":
         return {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "modules_to_not_convert": ["lm_head"],
                 "weight_block_size": None if kind.get("whole") else [128, 128]}
-    return compressed_config(kind)
+    if method == "mixed":
+        return compressed_config([(kind, [f"re:.*{name}$" for name in names]) for names, kind in kind["of"].items()])
+    return compressed_config([(kind, ["Linear"])])
 
 
 # ---- A model directory ----------------------------------------------------------
@@ -239,12 +246,17 @@ def is_quantised(name):
 def write(source, kind, out, plain=None):
     tensors, dense = {}, {}
     for number, (name, tensor) in enumerate(sorted(load_file(Path(source) / "model.safetensors").items())):
+        if kind.get("biases") and name.endswith(".bias"):  # in f16, and not in bf16
+            tensor = (torch.randn(tensor.shape, generator=torch.Generator().manual_seed(number)) * 0.5).to(F16)
         dense[name] = tensor
         if not is_quantised(name):
             tensors[name] = tensor
             continue
         module = name.removesuffix(".weight")
-        made, dense[name] = WRITERS[kind["method"]](tensor.float(), kind, torch.Generator().manual_seed(number))
+        of = kind if kind["method"] != "mixed" else next(
+            of for names, of in kind["of"].items() if module.rpartition(".")[2] in names)
+        of = of | {"whole": module.rpartition(".")[2] in kind.get("opposite", [])}
+        made, dense[name] = WRITERS[of["method"]](tensor.float(), of, torch.Generator().manual_seed(number))
         tensors |= {f"{module}.{part}": value for part, value in made.items()}
     config = json.loads((Path(source) / "config.json").read_text())
     for folder, weights, extra in [(out, tensors, {"quantization_config": quantization_config(kind)}), (plain, dense, {})]:
@@ -280,58 +292,23 @@ def logits(choir, folder, ranks, out, order="dequantize", ids=tuple(i * 37 % 100
     return hashlib.sha256(Path(out).read_bytes()).hexdigest()
 
 
-class Int4Linear(torch.nn.Module):
-    """What gptqmodel makes of a matrix on a CPU without AVX512_BF16: aten's operator, then the bias in f16."""
-
-    def __init__(self, tensors, module, kind, bias):
-        super().__init__()
-        codes, zeros = tensors[f"{module}.qweight"], tensors[f"{module}.qzeros"]
-        self.scales = tensors[f"{module}.scales"].to(F16).to(BF16)
-        if kind["method"] == "awq":
-            q, z = unpack_awq(codes), unpack_awq(zeros)
-            groups = group_index(q.shape[0], kind["group"])
-        else:
-            if not kind.get("v2"):
-                zeros = ((zeros.to(torch.int64) + 0x11111111) % 2**32)
-            q, z = unpack_words(codes.T).T, unpack_words(zeros)
-            groups = tensors.get(f"{module}.g_idx", group_index(q.shape[0], kind["group"]))
-        self.order = torch.argsort(groups, stable=True)
-        self.group = q.shape[0] // self.scales.shape[0]
-        offsets = ((8 - z).float() * self.scales.float()).to(BF16)
-        self.offsets = torch.stack([self.scales, offsets], -1).contiguous()
-        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q[self.order].T.contiguous().to(torch.int32), 1)
-        self.bias = None if bias is None else bias.to(F16)
-
-    def forward(self, x):
-        rows = x.reshape(-1, x.shape[-1])[:, self.order].contiguous()
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.offsets)
-        if self.bias is not None:
-            y = (y.float() + self.bias.float()).to(BF16)
-        return y.reshape(*x.shape[:-1], -1)
-
-
-def unpack_words(words):
-    return ((words.to(torch.int64) % 2**32).unsqueeze(-1) >> (torch.arange(8) * 4) & 15).reshape(words.shape[0], -1)
-
-
-def unpack_awq(words):
-    columns = unpack_words(words).reshape(words.shape[0], -1, 8)
-    return columns[..., torch.argsort(torch.tensor(AWQ_ORDER))].reshape(words.shape[0], -1)
-
-
-def compare_chain(choir, folder, plain, kind, ranks, out):
+def compare_chain(choir, folder, ranks, out):
     """Differing elements of logits: Choir's prompt and decode against a model with aten's operator."""
-    import numpy
+    compare_logits(choir, folder, int4_model.load(folder, "eager"), ranks, out)
+
+
+def compare_activations(choir, folder, ranks, out):
+    """The same against transformers' forward of the quantised model."""
     from transformers import AutoModelForCausalLM
-    model = AutoModelForCausalLM.from_pretrained(plain, dtype=BF16, attn_implementation="eager")
-    tensors = load_file(Path(folder) / "model.safetensors")
-    for name, module in list(model.named_modules()):
-        if f"{name}.qweight" in tensors:
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, Int4Linear(tensors, name, kind, module.bias))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=BF16, attn_implementation="eager")
+    compare_logits(choir, folder, model, ranks, out)
+
+
+def compare_logits(choir, folder, model, ranks, out):
+    import numpy
     ids = [i * 37 % 1000 for i in range(40)]
     with torch.no_grad():
-        expected = model(torch.tensor([ids])).logits[0].float().numpy()
+        expected = model.eval()(torch.tensor([ids])).logits[0].float().numpy()
     differ = []
     for r in ranks:
         logits(choir, folder, r, out, "torch", ids)
@@ -369,22 +346,6 @@ def golden_activations():
         scale, zero = compute_dynamic_scales_and_zp(x.unsqueeze(0), arguments, None)
         tensors[name] = fake_quantize(x.unsqueeze(0), scale, zero, arguments).squeeze(0).contiguous()
     save_file(tensors, ROOT / "tests" / "golden" / "activations.safetensors")
-
-
-def compare_activations(choir, folder, ranks, out):
-    """Differing elements of logits: Choir's against transformers' forward of the quantised model."""
-    import numpy
-    from transformers import AutoModelForCausalLM
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=BF16, attn_implementation="eager")
-    ids = [i * 37 % 1000 for i in range(40)]
-    with torch.no_grad():
-        expected = model(torch.tensor([ids])).logits[0].float().numpy()
-    differ = []
-    for r in ranks:
-        logits(choir, folder, r, out, "torch", ids)
-        found = numpy.load(out)
-        differ.append(int((found != expected[-len(found):]).sum()))
-    print(*differ, len(found) * expected.shape[1])
 
 
 def check_activations(choir, ranks, kinds):
@@ -483,6 +444,44 @@ def golden():
     save_file(tensors, ROOT / "tests" / "golden" / "quantised.safetensors", metadata=metadata)
 
 
+# Of a layer: the kinds of its matrices. Small models that `choir verify` and mpi_defects read.
+REFERENCES = {
+    "int4": gptq(group=32, asym=True, act_order=True, biases=True, opposite=["down_proj"]),
+    "int8": gptq(bits=8, group=32),
+    "fp8": dict(method="fp8-inv", scale=F32),
+    "mixed": dict(method="mixed", of={
+        ("q_proj", "k_proj", "v_proj"): dict(method="int8", inputs=TOKEN),
+        ("o_proj",): dict(method="fp8", strategy="channel", inputs=F8_TOKEN),
+        ("gate_proj", "up_proj"): dict(method="fp8", strategy="block"),
+        ("down_proj",): packed(4, "group", 32)}),
+}
+
+
+def references():
+    odd = json.loads((HERE / "shapes" / "odd.json").read_text())
+    folder = ROOT / "tests" / "golden" / "quantised"
+    for name, kind in REFERENCES.items():
+        config = odd | {"hidden_size": 256 if name == "fp8" else 160, "head_dim": 16, "num_attention_heads": 4,
+                        "num_key_value_heads": 2, "intermediate_size": 96, "num_hidden_layers": 1, "max_window_layers": 1,
+                        "vocab_size": 96, "bos_token_id": 90, "eos_token_id": 91, "tie_word_embeddings": name != "int4"}
+        with tempfile.TemporaryDirectory() as scratch:
+            scratch = Path(scratch)
+            (scratch / "config.json").write_text(json.dumps(config))
+            (scratch / "prompts.jsonl").write_text(json.dumps({"ids": [i * 37 % 89 for i in range(9)]}) + "\n")
+            subprocess.run([sys.executable, HERE / "make_model.py", "--config", scratch / "config.json", "--out",
+                            scratch / "model", *(["--cancelling"] if name == "int4" else [])], check=True,
+                           stdout=subprocess.DEVNULL)
+            shutil.rmtree(folder / name, ignore_errors=True)
+            write(scratch / "model", kind, scratch / "quantised")
+            (folder / name).mkdir(parents=True)
+            for file in ("config.json", "model.safetensors"):
+                shutil.copy(scratch / "quantised" / file, folder / name / file)
+            subprocess.run([sys.executable, HERE / "reference.py", "--model", folder / name, "--prompts",
+                            scratch / "prompts.jsonl", "--attention", "eager", "--decode", "3", "--out",
+                            folder / f"{name}-reference.safetensors"], check=True,
+                           env=dict(os.environ, ONEDNN_MAX_CPU_ISA="AVX512_CORE_BF16"))
+
+
 def int4_case(n, k, group, zeros, cancelling, rows, generator):
     """Codes, scales, zeros and inputs, and aten's product."""
     q = torch.randint(0, 16, (n, k), generator=generator)
@@ -514,7 +513,7 @@ def golden_int4():
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["golden", "write", "check", "weights", "chain", "chain-of", "activations",
+    parser.add_argument("what", choices=["golden", "references", "write", "check", "weights", "chain", "chain-of", "activations",
                                          "activations-of"])
     parser.add_argument("--model")
     parser.add_argument("--kind", choices=list(KINDS))
@@ -529,13 +528,15 @@ def main():
         golden()
         golden_int4()
         golden_activations()
+    elif args.what == "references":
+        references()
     elif args.what == "write":
         write(args.model, KINDS[args.kind], args.out, args.plain)
     elif args.what == "chain":
         kinds = [kind for kind in args.kinds.split(",") if kind in CHAINS]
         sys.exit(check_chain(args.choir, [int(r) for r in args.ranks.split(",")], kinds) != 0)
     elif args.what == "chain-of":
-        compare_chain(args.choir, args.model, args.plain, KINDS[args.kind], [int(r) for r in args.ranks.split(",")], args.out)
+        compare_chain(args.choir, args.model, [int(r) for r in args.ranks.split(",")], args.out)
     elif args.what == "activations":
         kinds = [kind for kind in args.kinds.split(",") if kind in ACTIVATIONS] if args.kinds else []
         sys.exit(check_activations(args.choir, [int(r) for r in args.ranks.split(",")], kinds or list(ACTIVATIONS)) != 0)

@@ -81,6 +81,9 @@ set that PyTorch's own kernels use).
 model_digest is XXH3 of 64 bits, seed 0, in 16 hexadecimal digits, over all tensors in byte
 order of their names: the name, then the tensor's bytes as stored.
 
+Quantised checkpoints are loaded as transformers loads them (FP8, compressed-tensors), or as int4_model.py does it (GPTQ,
+AWQ: aten's operator), in bf16 alone.
+
 f64 is truly float64. Hugging Face casts to float32 in RMSNorm, softmax and the rotary
 tables whatever the model's type; here these three are replaced. The inverse
 frequencies stay the float32 values that every mode shares; the angle is the float64
@@ -97,6 +100,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import host as oracle_host
+import int4_model
 import torch
 import transformers
 import transformers.integrations.moe as moe
@@ -314,7 +318,10 @@ def load(folder, dtype, attention, emulated):
     if emulated and attention == "sdpa" and dtype == "bf16":
         import emulator  # registers the attention
         attention = "emulated-avx2" if oracle_host.order() == "torch-avx2" else "emulated-torch"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention).eval()
+    if int4_model.quantization_of(folder):
+        model = int4_model.load(folder, attention).eval()
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention).eval()
     if model.model.rotary_emb.inv_freq.dtype != torch.float32:
         raise SystemExit("the inverse frequencies are not float32: this is another model")
     # end tokens do not end a reference, and no sampling setting of the checkpoint applies
