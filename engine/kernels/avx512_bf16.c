@@ -91,10 +91,58 @@ static void tile_bf16(size_t rows, const void *a, size_t a_stride, const void *b
     }
 }
 
+/* ---- One row with panels, read in step ------------------------------------------------------- */
+
+/* Sums of all panels stay in registers. */
+static inline __attribute__((always_inline)) void row_of_panels(const int n, const int vectors,
+    const uint16_t *a, const void *const *b, size_t k, float *c, size_t c_panel, tile_mode_t mode)
+{
+    const size_t width = 16 * (size_t)vectors;
+    __m512 sum[KERNEL_TILE_PANELS][VECTORS];
+    for (int p = 0; p < n; p++)
+        for (int v = 0; v < vectors; v++)
+            sum[p][v] = mode == TILE_CHAIN ? _mm512_loadu_ps(c + (size_t)p * c_panel + 16 * v)
+                                           : _mm512_setzero_ps();
+    for (size_t i = 0; i < k; i += 2) {
+        int32_t x;
+        __builtin_memcpy(&x, a + i, sizeof x);
+        __m512bh broadcast = (__m512bh)_mm512_set1_epi32(x);
+        for (int p = 0; p < n; p++) {
+            const uint16_t *pair = (const uint16_t *)b[p] + i * width;
+            prefetch_stream(pair, 2 * width * sizeof *pair);
+            for (int v = 0; v < vectors; v++)
+                sum[p][v] = _mm512_dpbf16_ps(
+                    sum[p][v], (__m512bh)_mm512_loadu_si512(pair + 32 * v), broadcast);
+        }
+    }
+    for (int p = 0; p < n; p++)
+        for (int v = 0; v < vectors; v++) {
+            float *out = c + (size_t)p * c_panel + 16 * v;
+            if (mode == TILE_ADD)
+                sum[p][v] = _mm512_add_ps(_mm512_loadu_ps(out), sum[p][v]);
+            _mm512_storeu_ps(out, sum[p][v]);
+        }
+}
+
+#define ROW_CASE(N, V)                                                                             \
+    case (N)*8 + (V):                                                                              \
+        row_of_panels(N, V, a, b, k, c, c_panel, mode);                                            \
+        break;
+#define ROW_CASES(N) ROW_CASE(N, 1) ROW_CASE(N, 2) ROW_CASE(N, 3) ROW_CASE(N, 4)
+
+static void row_panels(const void *a, size_t n_panels, const void *const *b, size_t width, size_t k,
+    void *c, size_t c_panel, tile_mode_t mode)
+{
+    switch (n_panels * 8 + width / 16) {
+        ROW_CASES(1) ROW_CASES(2) ROW_CASES(3) ROW_CASES(4)
+    }
+}
+
 void tiles_fill_avx512_bf16(kernels_t *kernels)
 {
     if (kernels->mode == DTYPE_BF16) {
         kernels->tile = tile_bf16;
+        kernels->row_panels = row_panels;
         kernels->tile_panels = NULL; /* nothing is widened */
     }
 }

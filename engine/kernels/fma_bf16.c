@@ -30,7 +30,6 @@
 #define MOST_VECTORS (KERNEL_PANEL / LANES_F32) /* of a panel */
 #define LINE_BYTES 64
 #define LINE_VECTORS (LINE_BYTES / REGISTER_BYTES)
-#define AHEAD_BYTES 1024
 #define SPAN 32 /* inputs of the dot product amx's operation, and of a page of a whole panel */
 
 /* MXCSR's DAZ and FTZ: denormals as zero, as in vdpbf16ps and TDPBF16PS, for the products alone. */
@@ -47,76 +46,88 @@ INLINE void set_control(unsigned bits, const void *data)
 
 /* ---- One row --------------------------------------------------------------------------------- */
 
-/* Inputs [0, k), a page of weights or less, for `vectors` of a panel's outputs. odd and even may be
- * the same sums: of each pair the odd input comes first. */
-INLINE void single_row_page(const int vectors, const uint16_t *x, const uint16_t *b, size_t width,
-    size_t k, vec_f32_t *odd, vec_f32_t *even)
-{
-    for (size_t i = 0; i < k; i += 2) {
-        pair_t input = broadcast_pair(x + i);
-        for (int v = 0; v < vectors; v++) {
-            const uint16_t *at = b + i * width + 2 * LANES_F32 * v;
-            pair_t w = load_pair(at);
-            if (v % LINE_VECTORS == 0)
-                __builtin_prefetch((const char *)at + AHEAD_BYTES);
-            odd[v] = FMA_F32(input.odd, w.odd, odd[v]);
-            even[v] = FMA_F32(input.even, w.even, even[v]);
-        }
-    }
-}
+typedef vec_f32_t sums_t[MOST_VECTORS]; /* of a panel's outputs */
 
-/* The dot product chain: all outputs at once, so that the panel is one stream and as many chains as
- * there are hide the latency. */
-INLINE void single_row_chain(
-    const int vectors, const uint16_t *x, const uint16_t *b, size_t k, float *c)
+/* Inputs [from, to) of n panels, a pair of each in turn, so that each panel is a stream of the memory's: one
+ * stream takes less than several do (bench/LOG.md). odd and even may be the same sums: of each pair the
+ * odd input comes first. Sums of one panel stay in registers, those of several in the first-level cache. */
+INLINE void single_row_pairs(const int vectors, const size_t n, const uint16_t *x,
+    const void *const *b, size_t from, size_t to, sums_t *odd, sums_t *even)
 {
     const size_t width = (size_t)vectors * LANES_F32;
-    vec_f32_t sum[MOST_VECTORS];
-    for (int v = 0; v < vectors; v++)
-        sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-    for (size_t i = 0; i < k; i += SPAN) {
-        prefetch_next_page(b + i * width, SPAN * width * sizeof *b);
-        single_row_page(vectors, x + i, b + i * width, width, size_min(k - i, SPAN), sum, sum);
-    }
-    for (int v = 0; v < vectors; v++)
-        *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
-}
-
-/* The dot product amx: two sums for an output, so fewer outputs at once; they stay on a page. */
-INLINE void single_row_amx(
-    const int vectors, const uint16_t *x, const uint16_t *b, size_t k, float *c)
-{
-    const size_t width = (size_t)vectors * LANES_F32;
-    for (size_t i = 0; i < k; i += SPAN) {
-        prefetch_next_page(b + i * width, SPAN * width * sizeof *b);
-        for (int first = 0; first < vectors; first += FEW_VECTORS) {
-            const int n = vectors - first < FEW_VECTORS ? vectors - first : FEW_VECTORS;
-            vec_f32_t odd[FEW_VECTORS] = {{0}}, even[FEW_VECTORS] = {{0}};
-            single_row_page(n, x + i, b + i * width + 2 * LANES_F32 * first, width,
-                size_min(k - i, SPAN), odd, even);
-            for (int v = 0; v < n; v++) {
-                mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * (first + v));
-                *sum = *sum + (even[v] + odd[v]);
+    for (size_t i = from; i < to; i += 2) {
+        const pair_t input = broadcast_pair(x + i);
+        for (size_t p = 0; p < n; p++) {
+            const uint16_t *at = (const uint16_t *)b[p] + i * width;
+            prefetch_stream(at, 2 * width * sizeof *at);
+            for (int v = 0; v < vectors; v++) {
+                const pair_t w = load_pair(at + 2 * LANES_F32 * v);
+                odd[p][v] = FMA_F32(input.odd, w.odd, odd[p][v]);
+                even[p][v] = FMA_F32(input.even, w.even, even[p][v]);
             }
         }
     }
 }
 
-#define LONE_CASE(NAME, WIDTH)                                                                     \
+/* The dot product chain: as many chains as there are outputs hide the latency. */
+INLINE void single_row_chain(
+    const int vectors, const size_t n, const uint16_t *x, const void *const *b, size_t k, sums_t *c)
+{
+    single_row_pairs(vectors, n, x, b, 0, k, c, c);
+}
+
+/* The dot product amx: two sums for an output. */
+INLINE void single_row_amx(
+    const int vectors, const size_t n, const uint16_t *x, const void *const *b, size_t k, sums_t *c)
+{
+    for (size_t i = 0; i < k; i += SPAN) {
+        sums_t odd[KERNEL_TILE_PANELS], even[KERNEL_TILE_PANELS];
+        for (size_t p = 0; p < n; p++)
+            for (int v = 0; v < vectors; v++)
+                odd[p][v] = even[p][v] = (vec_f32_t){0};
+        single_row_pairs(vectors, n, x, b, i, size_min(i + SPAN, k), odd, even);
+        for (size_t p = 0; p < n; p++)
+            for (int v = 0; v < vectors; v++)
+                c[p][v] = c[p][v] + (even[p][v] + odd[p][v]);
+    }
+}
+
+/* c is continued. */
+INLINE void single_row_panels(const bool amx, const int vectors, const size_t n, const uint16_t *x,
+    const void *const *b, size_t k, float *c, size_t c_panel)
+{
+    sums_t sum[KERNEL_TILE_PANELS];
+    for (size_t p = 0; p < n; p++)
+        for (int v = 0; v < vectors; v++)
+            sum[p][v] = *(const mem_f32_t *)(c + p * c_panel + LANES_F32 * v);
+    if (amx)
+        single_row_amx(vectors, n, x, b, k, sum);
+    else
+        single_row_chain(vectors, n, x, b, k, sum);
+    for (size_t p = 0; p < n; p++)
+        for (int v = 0; v < vectors; v++)
+            *(mem_f32_t *)(c + p * c_panel + LANES_F32 * v) = sum[p][v];
+}
+
+#define LONE_CASE(AMX, WIDTH)                                                                      \
     case WIDTH:                                                                                    \
-        NAME((WIDTH) / LANES_F32, x, b, k, c);                                                     \
+        if (n == 1)                                                                                \
+            single_row_panels(AMX, (WIDTH) / LANES_F32, 1, x, b, k, c, c_panel);                   \
+        else                                                                                       \
+            single_row_panels(AMX, (WIDTH) / LANES_F32, n, x, b, k, c, c_panel);                   \
         break;
 
-#define DEFINE_LONE(DISPATCH, NAME)                                                                \
-    static void DISPATCH(const uint16_t *x, const uint16_t *b, size_t width, size_t k, float *c)   \
+#define DEFINE_LONE(NAME, AMX)                                                                     \
+    static void NAME(size_t n, const uint16_t *x, const void *const *b, size_t width, size_t k,    \
+        float *c, size_t c_panel)                                                                  \
     {                                                                                              \
         switch (width) {                                                                           \
-            LONE_CASE(NAME, 16) LONE_CASE(NAME, 32) LONE_CASE(NAME, 48) LONE_CASE(NAME, 64)        \
+            LONE_CASE(AMX, 16) LONE_CASE(AMX, 32) LONE_CASE(AMX, 48) LONE_CASE(AMX, 64)            \
         }                                                                                          \
     }
 
-DEFINE_LONE(single_row_chain_dispatch, single_row_chain)
-DEFINE_LONE(single_row_amx_dispatch, single_row_amx)
+DEFINE_LONE(single_row_chain_dispatch, false)
+DEFINE_LONE(single_row_amx_dispatch, true)
 
 /* ---- More rows ------------------------------------------------------------------------------- */
 
@@ -265,7 +276,8 @@ DEFINE_DISPATCH(tile_spans)
 
 /* How a dot product is computed: c is continued. */
 typedef struct dot_kernels {
-    void (*single_row)(const uint16_t *x, const uint16_t *b, size_t width, size_t k, float *c);
+    void (*single_row)(size_t n, const uint16_t *x, const void *const *b, size_t width, size_t k,
+        float *c, size_t c_panel);
     void (*tile)(bool packed, size_t rows, size_t vectors, const float *a, const tile_weights_t *b,
         size_t pairs, stream_t next, float *c, size_t c_stride);
 } dot_kernels_t;
@@ -364,19 +376,25 @@ static void multiply(const job_t *whole)
     set_control(saved, whole->c);
 }
 
-/* A single row with one panel. */
-static void multiply_single_rows(const job_t *y, const uint16_t *b, float *c, tile_mode_t mode)
+/* A single row with panels. */
+static void multiply_single_row(const job_t *y, tile_mode_t mode)
 {
-    float leaf[KERNEL_PANEL];
-    float *sum = mode == TILE_ADD ? leaf : c;
-    if (mode != TILE_CHAIN)
-        memset(sum, 0, y->width * sizeof *sum);
+    float leaf[KERNEL_TILE_PANELS * KERNEL_PANEL];
+    const void *panels[KERNEL_TILE_PANELS];
+    float *sums = mode == TILE_ADD ? leaf : y->c;
+    size_t stride = mode == TILE_ADD ? KERNEL_PANEL : y->c_panel;
+    for (size_t p = 0; p < y->n_panels; p++) {
+        panels[p] = y->b[p];
+        if (mode != TILE_CHAIN)
+            memset(sums + p * stride, 0, y->width * sizeof *sums);
+    }
     unsigned saved = _mm_getcsr();
-    set_control(saved | FLUSH_BITS, sum);
-    y->dot->single_row(y->a, b, y->width, y->k, sum);
-    set_control(saved, sum);
-    for (size_t j = 0; j < y->width && mode == TILE_ADD; j++)
-        c[j] += leaf[j];
+    set_control(saved | FLUSH_BITS, sums);
+    y->dot->single_row(y->n_panels, y->a, panels, y->width, y->k, sums, stride);
+    set_control(saved, sums);
+    for (size_t p = 0; p < y->n_panels && mode == TILE_ADD; p++)
+        for (size_t j = 0; j < y->width; j++)
+            y->c[p * y->c_panel + j] += leaf[p * KERNEL_PANEL + j];
 }
 
 static void clear(const job_t *y)
@@ -411,8 +429,7 @@ static void add_leaf(const job_t *whole)
 static void run(const job_t *y, tile_mode_t mode)
 {
     if (y->rows == 1) {
-        for (size_t p = 0; p < y->n_panels; p++)
-            multiply_single_rows(y, y->b[p], y->c + p * y->c_panel, mode);
+        multiply_single_row(y, mode);
         return;
     }
     if (mode == TILE_SET)
@@ -437,6 +454,11 @@ static void run(const job_t *y, tile_mode_t mode)
         for (size_t p = 0; p < n_panels; p++)                                                      \
             y.b[p] = b[p];                                                                         \
         run(&y, mode);                                                                             \
+    }                                                                                              \
+    static void TILE##_row(const void *a, size_t n_panels, const void *const *b, size_t width,     \
+        size_t k, void *c, size_t c_panel, tile_mode_t mode)                                       \
+    {                                                                                              \
+        TILE##_panels(1, a, 0, n_panels, b, width, k, c, c_panel, 0, mode);                        \
     }
 
 DEFINE_TILES(tile_bf16, chain_kernels)
@@ -457,5 +479,7 @@ void FILL(kernels_t *kernels)
         kernels->tile_amx = tile_amx;
         kernels->tile_panels = tile_bf16_panels;
         kernels->tile_amx_panels = tile_amx_panels;
+        kernels->row_panels = tile_bf16_row;
+        kernels->row_amx_panels = tile_amx_row;
     }
 }

@@ -1,4 +1,4 @@
-/* How functions of the list are written, and those of the dot product fold and of packed weights, which have files of
+/* How functions of the list are written, and those of the dot product fold, of a single row and of packed weights, which have files of
  * their own. Internal to engine/kernels. */
 #ifndef CHOIR_KERNELS_KERNEL_LIST_INTERNAL_H
 #define CHOIR_KERNELS_KERNEL_LIST_INTERNAL_H
@@ -30,6 +30,14 @@ LAYOUT(kernel_coded_layout);
 CALL(kernel_call_coded_unpack);
 LAYOUT(kernel_wide_layout);
 CALL(kernel_call_tile_wide);
+
+/* kernel_list_row.c. Variants: each tile mode with 1 panel, with 2, ... */
+#define KERNEL_ROW_VARIANTS (3 * KERNEL_TILE_PANELS)
+LAYOUT(kernel_row_layout);
+CALL(kernel_call_row_panels);
+CALL(kernel_call_row_amx_panels);
+CALL(kernel_call_row_groups_panels);
+double kernel_row_flop(const kernel_shape_t *s);
 
 /* kernel_list_packed.c. The second variant's panels lie packed already, to be timed. */
 LAYOUT(kernel_packed_layout);

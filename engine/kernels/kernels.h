@@ -105,6 +105,15 @@ typedef struct kernels {
     void (*tile_amx_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,
         const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
         tile_mode_t mode);
+    /* tile, tile_amx and tile_groups of one row with 1 to KERNEL_TILE_PANELS panels of the same width, which are
+     * read in step, each of them a stream of the memory's. a: [k] element; c: [n_panels][width] accumulator,
+     * c_panel apart. NULL: as tile's are, and where a set of instructions has none. */
+    void (*row_panels)(const void *a, size_t n_panels, const void *const *b, size_t width, size_t k,
+        void *c, size_t c_panel, tile_mode_t mode);
+    void (*row_amx_panels)(const void *a, size_t n_panels, const void *const *b, size_t width,
+        size_t k, void *c, size_t c_panel, tile_mode_t mode);
+    void (*row_groups_panels)(const void *a, size_t n_panels, const void *const *b, size_t width,
+        size_t k, void *c, size_t c_panel, tile_mode_t mode);
     /* By the dot product fold, of whole rows; mode bf16 only, NULL otherwise. Panels of the same width,
      * 1 to KERNEL_TILE_PANELS, of `inputs` inputs, and rows as fold.h lays them, a_stride elements apart;
      * c_panel accumulators from panel to panel in c. Denormals are kept. */

@@ -12,6 +12,7 @@
  *   bf16_fill_*         bf16_avx512.c: mode bf16, with and without instructions for it
  *   tiles_fill_*        scalar.c; fma_tiles.c (modes f32 and f64), twice; avx512_bf16.c; amx.c
  *   bf16_tiles_fill_*   fma_bf16.c, twice
+ *   single_row_fill_*   single_row_wide.c, twice: modes f32 and f64
  *   fold_fill_*         the dot product fold, mode bf16: fold_scalar.c, with the products of eager attention
  *                       that go with it; fold_fma.c, twice; fold_avx512_bf16.c
  *   int4_fill_*        format_int4.c; int4_fma.c, twice
@@ -33,6 +34,7 @@
     X(ISA_AVX2, sdpa_fill_avx2)                                                                    \
     X(ISA_AVX2, tiles_fill_avx2)                                                                   \
     X(ISA_AVX2, bf16_tiles_fill_avx2)                                                              \
+    X(ISA_AVX2, single_row_fill_avx2)                                                              \
     X(ISA_AVX2, int4_fill_avx2)                                                                    \
     X(ISA_AVX2, coded_fill_avx2)                                                                   \
     X(ISA_AVX2, packed_fill_avx2)                                                                  \
@@ -42,6 +44,7 @@
     X(ISA_AVX512, sdpa_fill_avx512)                                                                \
     X(ISA_AVX512, tiles_fill_avx512)                                                               \
     X(ISA_AVX512, bf16_tiles_fill_avx512)                                                          \
+    X(ISA_AVX512, single_row_fill_avx512)                                                          \
     X(ISA_AVX512, int4_fill_avx512)                                                                \
     X(ISA_AVX512, coded_fill_avx512)                                                               \
     X(ISA_AVX512, packed_fill_avx512)                                                              \

@@ -318,6 +318,37 @@ static void multiply_together(const call_t *y, const panel_t *panels, size_t n, 
     }
 }
 
+typedef void row_panels_t(const void *a, size_t n_panels, const void *const *b, size_t width,
+    size_t k, void *c, size_t c_panel, tile_mode_t mode);
+
+/* The kernel that multiplies the one row of a call with several panels as they lie in memory; NULL where there
+ * is none, and for weights that are unpacked. */
+static row_panels_t *row_panels(const call_t *y)
+{
+    const kernels_t *kernels = y->kernels;
+    if (y->rows->n != 1 || y->unpacked != NULL)
+        return NULL;
+    return kernels->tile_groups != NULL ? kernels->row_groups_panels
+           : y->dot == DOT_AMX          ? kernels->row_amx_panels
+                                        : kernels->row_panels;
+}
+
+/* One row with panels of the same width. */
+static void multiply_row(const call_t *y, const panel_t *panels, size_t n, size_t leaf, char *c)
+{
+    const kernels_t *kernels = y->kernels;
+    size_t width = matrix_panel_width(panels[0].matrix, panels[0].p);
+    const void *weights[KERNEL_TILE_PANELS];
+    if (kernels->tile_groups != NULL) /* has leaves of its own */
+        leaf = MATRIX_ONE_LEAF;
+    for (size_t k = 0; k < y->inputs; k += size_min(leaf, y->inputs)) {
+        for (size_t i = 0; i < n; i++)
+            weights[i] = matrix_panel(panels[i].matrix, panels[i].p, k);
+        row_panels(y)(input_at(y, 0, k), n, weights, width, size_min(leaf, y->inputs - k), c,
+            panel_elements(y), first_mode(k, leaf));
+    }
+}
+
 /* A block of inputs of some panels with the rows of one class. */
 static void multiply_class(const call_t *y, const panel_t *panels, size_t n, size_t k0,
     size_t block, rows_class_t class, char *c)
@@ -408,6 +439,14 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
     const rows_class_t single_row = {0, y.n_single_rows, leaf_single},
                        others = {y.n_single_rows, rows->n - y.n_single_rows, leaf_rows};
     size_t panel_bytes = panel_elements(&y) * kernels->accumulator_bytes;
+    if (row_panels(&y) != NULL) {
+        for (size_t first = 0, n; first < n_panels; first += n) {
+            n = panels_of_a_width(panels + first, n_panels - first);
+            multiply_row(&y, panels + first, n, single_row.n == 1 ? leaf_single : leaf_rows,
+                (char *)c + first * panel_bytes);
+        }
+        return;
+    }
     /* Few rows: panel after panel, in the order of memory. */
     size_t together = rows->n < KERNEL_MANY_ROWS ? 1 : n_panels, block = block_inputs(&y);
     for (size_t first = 0; first < n_panels; first += together)

@@ -2,6 +2,7 @@
 #ifndef CHOIR_KERNELS_TILES_H
 #define CHOIR_KERNELS_TILES_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* A single row reads its weights once, as one stream, `bytes` at a time. The hardware's own
@@ -15,6 +16,15 @@ static inline __attribute__((always_inline)) void prefetch_next_page(const void 
     if (in_page < bytes)
         for (int i = 0; i < LINES; i++)
             __builtin_prefetch(next + LINE_BYTES * i, 0, SECOND_LEVEL);
+}
+
+/* The same for `bytes` that are being read, and what this stream reads soon. */
+static inline __attribute__((always_inline)) void prefetch_stream(const void *at, size_t bytes)
+{
+    enum { AHEAD_BYTES = 1024, LINE_BYTES = 64 };
+    prefetch_next_page(at, bytes);
+    for (size_t i = 0; i < bytes; i += LINE_BYTES)
+        __builtin_prefetch((const char *)at + AHEAD_BYTES + i);
 }
 
 #endif
