@@ -15,6 +15,11 @@ static void use_tail_in_chains(bench_t *bench)
     bench->model.kernels.tile_fold = fold_tail_in_chains;
 }
 
+static void use_interleaved_tail(bench_t *bench)
+{
+    bench->model.kernels.interleaved_outputs = interleaved_tail;
+}
+
 static void use_flushed_denormals(bench_t *bench)
 {
     bench->model.kernels.tile_fold = fold_flushed;
@@ -70,3 +75,6 @@ const size_t n_avx2_tiny_defects = sizeof avx2_tiny_defects / sizeof *avx2_tiny_
 
 const defect_t avx2_denormal_defect = {
     "denormals are flushed", use_flushed_denormals, COMPONENT_MLP_OUTPUT, 0, EAGER, NULL};
+
+const defect_t avx2_keys_defect = {"the last keys go to other chains", use_interleaved_tail,
+    COMPONENT_ATTN_OUTPUT, 0, EAGER, NULL};

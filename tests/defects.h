@@ -56,8 +56,9 @@ typedef struct defect {
 } defect_t;
 
 /* avx2_defects.c, of --order torch-avx2: of chains; of what shows in the tiny model, attention and sums of 216 inputs;
- * of denormals, with the model that they show in. */
-extern const defect_t avx2_chain_defect, avx2_tiny_defects[], avx2_denormal_defect;
+ * of denormals, with the model that they show in; of attention's last keys. */
+extern const defect_t avx2_chain_defect, avx2_tiny_defects[], avx2_denormal_defect,
+    avx2_keys_defect;
 extern const size_t n_avx2_tiny_defects;
 void avx2_scale_mlp(bench_t *bench);
 

@@ -25,6 +25,8 @@
 #define DENORMALS_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/denormals-avx2.safetensors"
 #define TINY CHOIR_SOURCE_DIR "/tests/oracle/shapes/tiny.json"
 #define TINY_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/tiny-reference-avx2.safetensors"
+/* Attention alone, in the shape of the tiny model. */
+#define KEYS_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/keys-avx2.safetensors"
 #define MOE CHOIR_SOURCE_DIR "/tests/oracle/shapes/qwen3_moe_small.json"
 #define MOE_REFERENCE CHOIR_SOURCE_DIR "/tests/golden/qwen3-moe-reference.safetensors"
 #define QUANTISED CHOIR_SOURCE_DIR "/tests/golden/quantised"
@@ -511,7 +513,7 @@ int main(int argc, char **argv)
               denormal = {.reference = DENORMALS_REFERENCE,
                   .order = ORDER_TORCH_AVX2,
                   .prepare = avx2_scale_mlp},
-              tiny = {.reference = TINY_REFERENCE, .order = ORDER_TORCH_AVX2},
+              tiny = {.reference = TINY_REFERENCE, .order = ORDER_TORCH_AVX2}, keys,
               moe = {.reference = MOE_REFERENCE};
     counts_t counts = {0};
     if (comm_start(&argc, &argv, &fail) != 0 ||
@@ -533,8 +535,11 @@ int main(int argc, char **argv)
     avx2.config = denormal.config = demo.config;
     avx2.source = denormal.source = demo.source;
     tiny.source = model_source_random(&seed);
+    keys = tiny;
+    keys.reference = KEYS_REFERENCE;
     try_all(&bench, &avx2, &avx2_chain_defect, 1, &counts);
     try_all(&bench, &tiny, avx2_tiny_defects, n_avx2_tiny_defects, &counts);
+    try_all(&bench, &keys, &avx2_keys_defect, 1, &counts);
     try_all(&bench, &denormal, &avx2_denormal_defect, 1, &counts);
     try_all(&bench, &llama, llama_defects, sizeof llama_defects / sizeof *llama_defects, &counts);
     try_all(&bench, &moe, moe_defects, n_moe_defects, &counts);

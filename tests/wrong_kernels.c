@@ -303,6 +303,19 @@ void fold_flushed(size_t rows, const uint16_t *a, size_t a_stride, size_t n_pane
             }
 }
 
+void interleaved_tail(size_t rows, const uint16_t *a, size_t a_stride, const void *b, size_t width,
+    size_t k, size_t n_interleaved, float *c, size_t c_stride)
+{
+    const uint16_t *panel = b;
+    (void)n_interleaved;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t n = 0; n < width; n++)
+            for (size_t i = 0; i < k; i++)
+                c[r * c_stride + i % 4 * width + n] +=
+                    f32_from_bf16(a[r * a_stride + i]) *
+                    f32_from_bf16(panel[(i / 2 * width + n) * 2 + i % 2]);
+}
+
 void softmax_of_16_lanes(size_t n, size_t n_lanes, void *s, void *scratch)
 {
     right.softmax(n, n_lanes == 8 ? 16 : n_lanes, s, scratch);

@@ -59,6 +59,9 @@ void fold_tail_in_chains(size_t rows, const uint16_t *a, size_t a_stride, size_t
 /* Denormal sums become zero. */
 void fold_flushed(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
     const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride);
+/* The last keys after whole fours go to their own chains, in place of chain 0. */
+void interleaved_tail(size_t rows, const uint16_t *a, size_t a_stride, const void *b, size_t width,
+    size_t k, size_t n_interleaved, float *c, size_t c_stride);
 /* Sums in 16 lanes where there should be 8. */
 void softmax_of_16_lanes(size_t n, size_t n_lanes, void *s, void *scratch);
 void sdpa_of_16_lanes(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block, size_t n_written,

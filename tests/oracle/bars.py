@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 LENGTHS, SHORT = [1, 2, 7, 33, 100, 512], [1, 2, 7, 33]
 # name: (a file of configs/ or of shapes/, layers, changes of its keys). Steps after the longer prompts fill windows of 80 keys.
-ODD = {"moe-odd": ("qwen3_moe", 4, ["vocab_size=1000", "num_experts=24"]), "moe-cancelling": ("qwen3_moe_wide", 1, ["vocab_size=1000"]),
+ODD = {"odd": ("odd", 3, []), "moe-odd": ("qwen3_moe", 4, ["vocab_size=1000", "num_experts=24"]), "moe-cancelling": ("qwen3_moe_wide", 1, ["vocab_size=1000"]),
        "llama-odd": ("llama", 3, []), "mistral-odd": ("mistral", 3, []), "qwen2-window": ("sliding", 3, [])}
 LARGE = {"qwen3-4b": ("qwen3-4b", 1, []),
         "qwen3-window": ("qwen3-0.6b", 2, ["use_sliding_window=true", "sliding_window=80", "max_window_layers=1"]),
@@ -53,10 +53,19 @@ def python(script, *arguments):
     subprocess.run([sys.executable, HERE / script, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
-def write_prompts(path, lengths, vocabulary):
+def in_pairs(rng, count, vocabulary):
+    """Ids of which 2i and 2i + 1 occur equally often, whose values cancel (make_model.py --cancelling); an odd count has one more."""
+    first = [2 * rng.randrange(vocabulary // 2) for _ in range((count + 1) // 2)]
+    ids = [token for i in first for token in (i, i + 1)][:count]
+    rng.shuffle(ids)
+    return ids
+
+
+def write_prompts(path, lengths, vocabulary, paired):
     rng = random.Random(str(path.name))
     path.write_text("".join(
-        json.dumps({"ids": [rng.randrange(vocabulary) for _ in range(n)]}) + "\n" for n in lengths))
+        json.dumps({"ids": in_pairs(rng, n, vocabulary) if paired else [rng.randrange(vocabulary) for _ in range(n)]}) + "\n"
+        for n in lengths))
 
 
 def make(name, folder):
@@ -153,7 +162,7 @@ class Model:
 
     def reference(self, lengths, dtype, *arguments):
         prompts = self.folder / f"{self.name}-{lengths[-1]}.jsonl"
-        write_prompts(prompts, lengths, self.vocabulary)
+        write_prompts(prompts, lengths, self.vocabulary, self.name.endswith("cancelling"))
         made = self.folder / f"{self.name}-{lengths[-1]}-{dtype}.safetensors"
         python("reference.py", "--model", self.path, "--prompts", prompts, "--dtype", dtype, *arguments,
                *self.attention, *(["--layers", "0"] if self.name == "demo" else []), "--out", made)

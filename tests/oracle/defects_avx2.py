@@ -7,6 +7,9 @@ that down_proj's products are denormal.
 
 tiny-reference-avx2.safetensors: shapes/tiny.json, random weights, three prompts that were searched for: in the first a softmax
 summed in 16 lanes shows, in the second sdpa's, in the third that down_proj's inputs after the last 64 went to other chains.
+
+keys-avx2.safetensors: eager attention alone, in the shape of tiny.json, of values that cancel: 22 and 7 keys, of which the last 2
+and 3 belong to chain 0.
 """
 
 import argparse
@@ -20,8 +23,10 @@ import host
 
 host.limit()
 
+import reference as writer
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parent.parent / "configs" / "demo"
@@ -54,6 +59,31 @@ def denormals(folder, out):
     reference(folder, out, [[1, 2, 3, 500, 7]], "--attention", "eager")
 
 
+class Heads(torch.nn.Module):
+    num_key_value_groups = 2
+
+
+def keys(model, out):
+    """Zero queries, so that weights are equal; values in pairs with opposite signs and exponents far apart."""
+    torch.manual_seed(1)
+    tensors, kv_heads, size = {}, 2, 32
+    for number, count in enumerate((22, 7)):
+        scale = torch.randint(-6, 7, (1, kv_heads, count // 2, size)).exp2()
+        half = torch.randn(scale.shape) * scale
+        v = torch.cat((half, -half, torch.zeros(1, kv_heads, count % 2, size)), dim=2)[:, :, torch.randperm(count)].bfloat16()
+        q, k = torch.zeros(1, 2 * kv_heads, count, size).bfloat16(), torch.zeros_like(v)
+        mask = torch.full((count, count), torch.finfo(torch.bfloat16).min).triu(1).bfloat16()[None, None]
+        y, weights = eager_attention_forward(Heads().eval(), q, k, v, mask, size**-0.5)
+        tensors[f"prompt.{number}.ids"] = torch.arange(count)
+        for name, value in (("q_rope", q), ("k_rope", k), ("v_proj", v)):
+            tensors[f"prompt.{number}.layer.0.{name}"] = value[0].transpose(0, 1).flatten(1)
+        tensors[f"prompt.{number}.layer.0.attn_weights"] = weights[0]
+        tensors[f"prompt.{number}.layer.0.attn_output"] = y[0].flatten(1)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, out, metadata={
+        "format": "choir-reference 1", "dtype": "bf16", "attention": "eager", "runs": "prefill", "layers": "0", "decode": "0",
+        "prompts": "2", "config": (model / "config.json").read_text(encoding="utf-8"), **writer.host()})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write-model", type=Path, required=True)
@@ -67,6 +97,7 @@ def main():
         subprocess.run([str(args.write_model), str(HERE / "shapes" / "tiny.json"), "1", str(tiny)], check=True)
         denormals(demo, args.out / "denormals-avx2.safetensors")
         reference(tiny, args.out / "tiny-reference-avx2.safetensors", SEARCHED)
+        keys(tiny, args.out / "keys-avx2.safetensors")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Call limit() before torch is imported, here or in a child process: with AMX, oneDNN adds in
 another order, unless it is held to AVX512-BF16. CHOIR_ORACLE_ORDER=torch-avx2 makes PyTorch on any host
-add as on CPUs with AVX2 only.
+add as on CPUs with AVX2 only. hold_to_avx2() obeys this alone: what it leaves are the bits that the host has by itself.
 """
 
 import os
@@ -16,10 +16,23 @@ def words():
     return set(Path("/proc/cpuinfo").read_text().split())
 
 
+def asked_order():
+    """CHOIR_ORACLE_ORDER, or None."""
+    asked = os.environ.get("CHOIR_ORACLE_ORDER") or None
+    if asked not in (None, "torch", "torch-avx2"):
+        raise SystemExit(f"CHOIR_ORACLE_ORDER: expected torch or torch-avx2, found {asked}")
+    return asked
+
+
 def order():
     """Choir's --order that this host is held to, or has by itself."""
     alone = "avx2" in words() and "avx512f" not in words()
-    return "torch-avx2" if alone or os.environ.get("CHOIR_ORACLE_ORDER") == "torch-avx2" else "torch"
+    return "torch-avx2" if alone or asked_order() == "torch-avx2" else "torch"
+
+
+def hold_to_avx2():
+    if asked_order() == "torch-avx2":
+        os.environ.update(AVX2_LIMITS)
 
 
 def limit():

@@ -122,7 +122,8 @@ def compare(args, dtype, folder, tasks):
     # In double, so that what is compared are logits, and not the rounding of a sum over a thousand tokens.
     theirs = HFLM(pretrained=str(args.model), dtype=name, softmax_dtype="float64", batch_size=1, device="cpu",
                   attn_implementation=attention)
-    flags = {"attention": attention, "dot": "chain"} if dtype == "bf16" else {}
+    adds = {"dot": "chain"} if host.order() == "torch" else {"order": host.order()}
+    flags = {"attention": attention, **adds} if dtype == "bf16" else {}
     ours = choir_lm_eval.define_model()(path=args.model, ranks=args.ranks, mesh=args.mesh, dtype=dtype, choir=args.choir,
                                         mpirun="mpirun --oversubscribe --bind-to none", threads=1,
                                         **flags)

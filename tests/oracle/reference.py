@@ -4,6 +4,8 @@
                  [--layers 0,5-7] [--decode N] [--attention eager,sdpa]
                  [--runs prefill,decode,stepwise,generate] [--threads N] [--sdpa torch|emulated]
 
+With CHOIR_ORACLE_ORDER=torch-avx2 in the environment PyTorch is held to that order (host.py).
+
 FILE.jsonl holds one object a line, {"text": "..."} (tokenized as it stands, special
 tokens recognised; with "special_tokens": true also those that the tokenizer puts around a text, such as BOS)
 or {"ids": [...]}. Every prompt runs alone (batch of one, no padding).
@@ -100,6 +102,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import host as oracle_host
+
+oracle_host.hold_to_avx2()
+
 import int4_model
 import torch
 import transformers

@@ -7,7 +7,8 @@ out the long ones. Logits of random weights need tests/write_model.c, which a bu
 of the tree makes; without one the step is left out and named at the end.
 
 bfloat16 results belong to the hosts that host.py names. On another host these steps run too, and
-a difference is told but is no failure. Where there is AMX, oneDNN is held to AVX512-BF16.
+a difference is told but is no failure. Where there is AMX, oneDNN is held to AVX512-BF16. On a CPU with AVX2 only, and
+with CHOIR_ORACLE_ORDER=torch-avx2, the steps of the order torch are left out and named; those of torch-avx2 run everywhere.
 """
 
 import argparse
@@ -33,7 +34,14 @@ DEMO = ROOT / "configs" / "demo"
 class Steps:
     def __init__(self):
         self.failed, self.left_out, self.told = [], [], []
-        self.promises = host.promises()
+        self.promises, self.order = host.promises(), host.order()
+
+    def makes_torch(self, what):
+        """Whether PyTorch makes the order torch here; if not, `what` is left out."""
+        if self.order == "torch":
+            return True
+        self.left_out.append(f"{what} (of the order torch; PyTorch adds in that of CPUs with AVX2 only)")
+        return False
 
     def run(self, name, script, *arguments, **options):
         self.command(name, [sys.executable, HERE / script, *arguments], **options)
@@ -75,6 +83,8 @@ def random_weights(steps, folder):
     for name in ("odd", "yarn", "sliding", "qwen3", "qwen3_bias", "llama", "mistral", "linear", "dynamic", "qwen3_moe",
                  "qwen3_moe_wide", "window_g1", "window_g3", "qwen3_window"):
         subprocess.run([str(program), str(HERE / "shapes" / f"{name}.json"), "1", str(models / name)], check=True)
+    if not steps.makes_torch("logits.json"):
+        return
     for attention, needs in (("eager", "products"), ("sdpa", "sdpa"), ("amx", "products")):
         steps.run(f"logits, {attention}", "logits.py", "--models", models, "--attention", attention,
                   "--compare", GOLDEN / "logits.json", needs=needs)
@@ -173,16 +183,19 @@ def all_steps(steps, folder, quick):
     if quick:
         steps.left_out += ["facts", "bars of parity", "greedy replies"]
         return
-    steps.run("orders of operations", "facts.py")
+    if steps.makes_torch("orders of operations"):
+        steps.run("orders of operations", "facts.py")
     choir = sorted(ROOT.glob("build*/choir"), key=lambda path: path.stat().st_mtime)
     if choir:
         steps.run("unusual checkpoints", "checkpoints.py", "--choir", choir[-1], "--store")
-        parity(steps, folder, choir[-1])
+        if steps.makes_torch("golden references and bars"):
+            parity(steps, folder, choir[-1])
         avx2_order(steps, folder, choir[-1])
     else:
         steps.left_out.append("bars of parity (build the tree first: no build*/choir)")
     harness(steps, folder, choir[-1] if choir else None)
-    remake("greedy replies", "greedy.py", "--out", None, golden=GOLDEN / "demo-greedy.jsonl", needs="sdpa")
+    if steps.makes_torch("greedy replies"):
+        remake("greedy replies", "greedy.py", "--out", None, golden=GOLDEN / "demo-greedy.jsonl", needs="sdpa")
 
 
 def main():
