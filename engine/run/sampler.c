@@ -222,16 +222,20 @@ static void apply_tokens(const sampler_params_t *params, bool is_f64,
     }
 }
 
+static double logit_at(const void *logits, bool is_f64, size_t i)
+{
+    double logit = is_f64 ? ((const double *)logits)[i] : (double)((const float *)logits)[i];
+    return isnan(logit) ? -INFINITY : logit;
+}
+
 /* logits and tokens: as for sampler_summarise, from row `begin` on. */
 static void load_rows(const sampler_params_t *params, const void *logits, bool is_f64,
     const sampler_tokens_t *tokens, size_t first_row, size_t begin, rows_t *rows)
 {
-    const double *wide = (const double *)logits + begin;
-    const float *single = (const float *)logits + begin;
     for (size_t i = 0; i < rows->n && is_f64; i++)
-        rows->logits[i] = isnan(wide[i]) ? -INFINITY : wide[i];
+        rows->logits[i] = logit_at(logits, true, begin + i);
     for (size_t i = 0; i < rows->n && !is_f64; i++)
-        rows->logits[i] = isnan(single[i]) ? -INFINITY : (double)single[i];
+        rows->logits[i] = logit_at(logits, false, begin + i);
     double temperature = sampler_is_greedy(params) ? 1 : params->temperature;
     rows->scores = temperature == 1 && tokens == NULL ? rows->logits : rows->processed;
     if (rows->scores == rows->logits)
@@ -434,16 +438,18 @@ void sampler_summarise(const kernels_t *kernels, const sampler_params_t *params,
     qsort(view.alternatives, n_alternatives, sizeof(entry_t), sampler_compare_entries);
 }
 
-size_t sampler_rank_best(const sampler_params_t *params, const void *logits, bool is_f64,
-    size_t vocab_size, const sampler_tokens_t *tokens, size_t n, entry_t *entries)
+void sampler_rank_all(const sampler_params_t *params, const void *logits, bool is_f64,
+    size_t vocab_size, const sampler_tokens_t *tokens, sampler_place_t *places, entry_t *entries)
 {
-    size_t n_kept = 0;
     rows_t rows;
     for (size_t begin = 0; begin < vocab_size; begin += PLAN_VOCAB_GRANULE) {
         rows.n = size_min(PLAN_VOCAB_GRANULE, vocab_size - begin);
         load_rows(params, logits, is_f64, tokens, 0, begin, &rows);
-        keep_rows(entries, &n_kept, n, &rows, rows.scores, max_of(rows.scores, rows.n), begin);
+        for (size_t i = 0; i < rows.n; i++)
+            places[begin + i] = sampler_place_of(rows.scores[i], begin + i);
     }
-    qsort(entries, n_kept, sizeof *entries, sampler_compare_entries);
-    return n_kept;
+    const sampler_place_t *sorted = sampler_sort(places, places + vocab_size, vocab_size);
+    for (size_t i = 0; i < vocab_size; i++)
+        entries[i] = (entry_t){sampler_place_score(&sorted[i]),
+            logit_at(logits, is_f64, sorted[i].token), (int64_t)sorted[i].token};
 }

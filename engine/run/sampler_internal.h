@@ -59,9 +59,20 @@ int sampler_compare_entries(const void *a, const void *b);
 
 view_t sampler_view_of(const sampler_params_t *params, size_t n_rows, void *summary);
 
-/* The best n of the whole vocabulary by processed score, in order: their number. Arguments as for
- * sampler_pick_full; entries: [n], written. */
-size_t sampler_rank_best(const sampler_params_t *params, const void *logits, bool is_f64,
-    size_t vocab_size, const sampler_tokens_t *tokens, size_t n, entry_t *entries);
+/* A token by its score, to be sorted. */
+typedef struct sampler_place {
+    uint64_t key; /* ascending where scores descend */
+    uint32_t token;
+} sampler_place_t;
+
+sampler_place_t sampler_place_of(double score, size_t token);
+double sampler_place_score(const sampler_place_t *place);
+/* Sorts [n] places, equal ones in the order they have; spare: [n]. The result is one of the two. */
+const sampler_place_t *sampler_sort(sampler_place_t *places, sampler_place_t *spare, size_t n);
+
+/* The whole vocabulary in the order of candidates. Arguments as for sampler_pick_full; places:
+ * [2 * vocab_size] in which to sort; entries: [vocab_size] written. */
+void sampler_rank_all(const sampler_params_t *params, const void *logits, bool is_f64,
+    size_t vocab_size, const sampler_tokens_t *tokens, sampler_place_t *places, entry_t *entries);
 
 #endif

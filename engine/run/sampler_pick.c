@@ -20,10 +20,13 @@ typedef struct ranking {
     const entry_t *entries;
     size_t n;
     bool complete;
+    const double *weights; /* of the entries, or NULL: to be computed */
 } ranking_t;
 
 static double entry_weight(const ranking_t *ranking, size_t i)
 {
+    if (ranking->weights != NULL)
+        return ranking->weights[i];
     return sampler_weight_of(ranking->entries[i].key, ranking->entries[0].key);
 }
 
@@ -154,7 +157,7 @@ static ranking_t merge_lists(const gathered_t *gathered, list_t which, entry_t *
             storage[total++] = entries[i];
     }
     qsort(storage, total, sizeof *storage, sampler_compare_entries);
-    return (ranking_t){storage, total, cut == NULL};
+    return (ranking_t){.entries = storage, .n = total, .complete = cut == NULL};
 }
 
 static normaliser_t merge_granules(const gathered_t *gathered, bool scores)
@@ -175,11 +178,11 @@ static normaliser_t merge_granules(const gathered_t *gathered, bool scores)
     return total;
 }
 
-/* longer: a ranking of more than the candidates where those do not suffice, or NULL. */
+/* all: a ranking of the whole vocabulary where the candidates do not suffice, or NULL. */
 static bool pick_gathered(const sampler_params_t *params, const gathered_t *gathered,
-    const ranking_t *longer, entry_t *storage, uint64_t position, sampler_choice_t *choice)
+    const ranking_t *all, entry_t *storage, uint64_t position, sampler_choice_t *choice)
 {
-    ranking_t ranking = longer != NULL ? *longer : merge_lists(gathered, LIST_CANDIDATES, storage);
+    ranking_t ranking = all != NULL ? *all : merge_lists(gathered, LIST_CANDIDATES, storage);
     size_t chosen = 0;
     if (!sampler_is_greedy(params)) {
         double u = philox_uniform(params->seed, params->request, position);
@@ -215,32 +218,44 @@ bool sampler_pick(const sampler_params_t *params, const void *const *summaries,
     return decided;
 }
 
+/* exp of each entry's distance from the first, as sampler_weight_of has it. */
+static void weigh(const kernels_t *kernels, const entry_t *entries, size_t n, double *weights)
+{
+    double max = entries[0].key;
+    for (size_t i = 0; i < n; i++)
+        weights[i] = entries[i].key == max ? 0 : entries[i].key - max;
+    kernels->exp_f64(n, weights);
+}
+
 int sampler_pick_full(const kernels_t *kernels, const sampler_params_t *params, const void *logits,
     bool is_f64, size_t vocab_size, const sampler_tokens_t *tokens, uint64_t position,
     sampler_choice_t *choice, fail_t *fail)
 {
     size_t summary_bytes = sampler_summary_bytes(params, vocab_size);
     size_t entries_bytes = (vocab_size + SAMPLER_CANDIDATES) * sizeof(entry_t);
+    size_t places_bytes = 2 * vocab_size * sizeof(sampler_place_t);
     void *summary = memory_alloc(summary_bytes, "sampler summary", fail);
-    entry_t *entries = NULL;
+    entry_t *entries = NULL;        /* [vocab_size], and what pick_gathered needs */
+    sampler_place_t *places = NULL; /* [2 * vocab_size]; weights afterwards */
     if (summary == NULL)
         return fail->status;
     sampler_summarise(kernels, params, logits, is_f64, 0, vocab_size, tokens, summary);
     const void *summaries[1] = {summary};
-    bool decided = sampler_pick(params, summaries, &vocab_size, 1, position, choice);
-    if (!decided)
+    if (!sampler_pick(params, summaries, &vocab_size, 1, position, choice)) {
         entries = memory_alloc(entries_bytes, "ranking of the vocabulary", fail);
-    view_t view = sampler_view_of(params, vocab_size, summary);
-    gathered_t gathered = {&view, &vocab_size, 1};
-    /* Rarely is more than a few thousand needed, and sorting all takes long. */
-    for (size_t n = 16 * SAMPLER_CANDIDATES; !decided && entries != NULL; n *= 16) {
-        size_t n_kept = sampler_rank_best(
-            params, logits, is_f64, vocab_size, tokens, size_min(n, vocab_size), entries);
-        const ranking_t ranking = {entries, n_kept, n_kept == vocab_size};
-        decided =
-            pick_gathered(params, &gathered, &ranking, entries + vocab_size, position, choice);
+        places = memory_alloc(places_bytes, "ranking of the vocabulary", fail);
+    }
+    if (entries != NULL && places != NULL) {
+        sampler_rank_all(params, logits, is_f64, vocab_size, tokens, places, entries);
+        double *weights = (double *)places;
+        weigh(kernels, entries, vocab_size, weights);
+        const ranking_t ranking = {entries, vocab_size, true, weights};
+        view_t view = sampler_view_of(params, vocab_size, summary);
+        gathered_t gathered = {&view, &vocab_size, 1};
+        pick_gathered(params, &gathered, &ranking, entries + vocab_size, position, choice);
     }
     memory_free(summary, summary_bytes);
     memory_free(entries, entries_bytes);
+    memory_free(places, places_bytes);
     return fail->status;
 }
