@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Draws what `choir bench --sweep --json FILE` wrote.
+"""Draws what `choir bench --sweep` and `choir bench --serve` wrote with --json FILE.
 
     pip install -r bench/plot-requirements.txt
     bench/plot.py ROWS.jsonl --out FOLDER
 
-writes scaling, efficiency, split and roofline, each as PNG and SVG, and report.html, which needs no
-other file. Colours differ in brightness, and lines, markers and hatches differ too, so that a print in
+writes scaling, efficiency, split and roofline of sweeps, load-closed and load-open of servers, each as PNG and SVG, and
+report.html, which needs no other file. Colours differ in brightness, and lines, markers and hatches differ too, so that a print in
 grey tells as much. Rows of several models make a set of charts each. Exit status 1 with a message when
-a file has no rows of a sweep; 77 without matplotlib.
+a file has no such rows; 77 without matplotlib.
 """
 import argparse
 import base64
@@ -16,6 +16,8 @@ import json
 import os
 import re
 import sys
+
+import plot_serve
 
 PHASES = ("prefill", "decode")
 # From dark to light; the order in which a step does them.
@@ -47,8 +49,8 @@ def fail(message):
 
 
 def read_rows(paths):
-    """Rows of sweeps; other rows of choir bench are left out."""
-    rows = []
+    """Rows of sweeps, and of servers; other rows of choir bench are left out."""
+    rows, of_servers = [], []
     for path in paths:
         try:
             with open(path, encoding="utf-8") as file:
@@ -58,13 +60,15 @@ def read_rows(paths):
                     row = json.loads(line)
                     if isinstance(row, dict) and "scaling" in row:
                         rows.append(row)
+                    elif isinstance(row, dict) and row.get("kind") == "serve":
+                        of_servers.append(row)
         except OSError as error:
             fail(f"{path}: cannot read: {error.strerror}")
         except json.JSONDecodeError as error:
             fail(f"{path}: line {number}: expected JSON, found {error.msg}")
-    if not rows:
-        fail(f"{', '.join(paths)}: expected rows of choir bench --sweep, found none")
-    return rows
+    if not rows and not of_servers:
+        fail(f"{', '.join(paths)}: expected rows of choir bench --sweep or --serve, found none")
+    return rows, of_servers
 
 
 def title(row):
@@ -278,26 +282,39 @@ def table(rows):
     return f"<div class=\"wide\"><table><tr>{head}</tr>{''.join(body)}</table></div>"
 
 
-def write_report(path, sections):
-    parts = [f"<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>choir bench --sweep</title>"
-             f"<style>{STYLE}</style><h1>Scaling of choir</h1>"]
+def shown(chart):
+    name, caption, png = chart
+    data = base64.b64encode(png).decode("ascii")
+    return (f"<figure><img alt=\"{html.escape(name)}\" src=\"data:image/png;base64,{data}\">"
+            f"<figcaption><b>{html.escape(name)}.</b> {html.escape(caption)}</figcaption></figure>")
+
+
+def save(plt, figure, path):
+    """The PNG's bytes."""
+    figure.savefig(path + ".png", dpi=150)
+    figure.savefig(path + ".svg", metadata={"Date": None})
+    plt.close(figure)
+    print(f"{path}.png, .svg")
+    with open(path + ".png", "rb") as png:
+        return png.read()
+
+
+def write_report(path, sections, server_charts):
+    parts = [f"<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>choir bench</title>"
+             f"<style>{STYLE}</style><h1>Measurements of choir</h1>", *map(shown, server_charts)]
     for rows, charts in sections:
         first = rows[0]
         parts.append(f"<h2>{html.escape(title(first))}</h2><p>{html.escape(first['cpu'])}, {html.escape(first['isa'])}, "
                      f"{first['time_utc']}, choir {html.escape(first['version'])}; medians of {first['repeat']} "
                      f"repetitions.</p>")
-        for name, caption, png in charts:
-            data = base64.b64encode(png).decode("ascii")
-            parts.append(f"<figure><img alt=\"{html.escape(name)}\" src=\"data:image/png;base64,{data}\">"
-                         f"<figcaption><b>{html.escape(name)}.</b> {html.escape(caption)}</figcaption></figure>")
-        parts.append(table(rows))
+        parts += [*map(shown, charts), table(rows)]
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(parts) + "\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("rows", nargs="+", metavar="ROWS.jsonl", help="what choir bench --sweep --json wrote")
+    parser.add_argument("rows", nargs="+", metavar="ROWS.jsonl", help="what choir bench --sweep or --serve wrote with --json")
     parser.add_argument("--out", default=".", metavar="FOLDER", help="where the charts go; made if need be")
     arguments = parser.parse_args()
     try:
@@ -310,7 +327,8 @@ def main():
 
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "choir", "hatch.linewidth": 0.6, "font.size": 10,
                          "axes.spines.top": False, "axes.spines.right": False})
-    found = groups(read_rows(arguments.rows))
+    of_sweeps, of_servers = read_rows(arguments.rows)
+    found = groups(of_sweeps)
     os.makedirs(arguments.out, exist_ok=True)
     sections = []
     for name, rows in found.items():
@@ -318,17 +336,12 @@ def main():
         suffix = "" if len(found) == 1 else "-" + re.sub(r"[^A-Za-z0-9.]+", "-", name)
         charts = []
         for file, heading, draw, caption in CHARTS:
-            figure = draw(plt, rows)
-            path = os.path.join(arguments.out, file + suffix)
-            figure.savefig(path + ".png", dpi=150)
-            figure.savefig(path + ".svg", metadata={"Date": None})
-            plt.close(figure)
-            with open(path + ".png", "rb") as png:
-                charts.append((heading, caption, png.read()))
-            print(f"{path}.png, .svg")
+            charts.append((heading, caption, save(plt, draw(plt, rows), os.path.join(arguments.out, file + suffix))))
         sections.append((rows, charts))
     report = os.path.join(arguments.out, "report.html")
-    write_report(report, sections)
+    server_charts = [(heading, caption, save(plt, figure, os.path.join(arguments.out, file)))
+                     for file, heading, caption, figure in plot_serve.charts(plt, of_servers)]
+    write_report(report, sections, server_charts)
     print(report)
 
 

@@ -19,7 +19,7 @@ typedef struct bench_flags {
     bool gemm, kernels;
     quantised_kind_t format; /* of --config's matrices */
     const char *serve, *key; /* --serve: the server's address */
-    size_t requests, prompt_ids;
+    size_t requests, prompt_ids, beside;
     double rate;
     double acceptance;   /* of --speculate; below 0: not asked for */
     const char *draft;   /* the model that drafts; NULL: none */

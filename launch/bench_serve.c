@@ -1,7 +1,11 @@
 /* Method. Requests are streamed completions of random words or token ids, different ones each, of gen_tokens tokens (ignore_eos). Closed
  * loop: `clients` ask at once, each its next request when the last one has ended. Open loop: requests begin at times whose
  * distances are exponential with mean 1 / rate (Poisson), however many are under way. A token counts when its event has
- * arrived. Percentiles are of all requests, or all pairs of neighbouring events of a request. One thread polls. */
+ * arrived. Percentiles are of all requests, or all pairs of neighbouring events of a request. One thread polls.
+ *
+ * beside: every client has one request. When all of them have tokens, times between tokens count; when all have a quarter of
+ * theirs, one more request arrives, with a prompt of so many tokens and an answer of one. Times between tokens of the others are
+ * apart until it has its token, and count no more afterwards. */
 #include "launch/bench_serve.h"
 
 #include <math.h>
@@ -12,6 +16,7 @@
 #include "engine/base/array.h"
 #include "engine/base/clock.h"
 #include "engine/base/json.h"
+#include "engine/base/size.h"
 #include "engine/run/philox.h"
 #include "launch/http_client.h"
 
@@ -24,9 +29,12 @@ typedef struct series {
     size_t n, capacity;
 } series_t;
 
+typedef enum phase { PHASE_FIRST_TOKENS, PHASE_ALONE, PHASE_BESIDE, PHASE_OVER } phase_t;
+
 /* A request under way. */
 typedef struct ask {
     http_client_t client;
+    bool is_long;               /* the one that arrives beside the others */
     uint64_t begin_ns, last_ns; /* last_ns: of a token; 0: none yet */
     size_t n_events;
 } ask_t;
@@ -40,8 +48,10 @@ typedef struct load {
     size_t n_open, n_begun, n_done, n_failed, most_open;
     uint64_t next_ns; /* open loop: when the next one begins */
     size_t prompt_tokens, gen_tokens;
-    series_t first, inter, whole;
-    char failure[160]; /* of the first that failed */
+    phase_t phase; /* without options->beside always PHASE_ALONE */
+    series_t first, inter, beside, whole;
+    double long_first_s; /* time to the first token of the request that arrives beside others */
+    char failure[160];   /* of the first that failed */
 } load_t;
 
 static void add(series_t *s, double value)
@@ -76,12 +86,12 @@ static int find_model(load_t *load, fail_t *fail)
     return fail->status;
 }
 
-static json_t *make_words(const bench_serve_options_t *o, size_t number)
+static json_t *make_words(const bench_serve_options_t *o, size_t number, size_t n_tokens)
 {
-    char *prompt = malloc(o->prompt_tokens * WORD_BYTES + 1), *at = prompt;
+    char *prompt = malloc(n_tokens * WORD_BYTES + 1), *at = prompt;
     if (prompt == NULL)
         return NULL;
-    for (size_t i = 0; i < o->prompt_tokens; i++) {
+    for (size_t i = 0; i < n_tokens; i++) {
         double u = philox_uniform(o->seed, number, i);
         at += sprintf(at, "%s%c%c%c", i > 0 ? " " : "", 'a' + (int)(u * 26),
             'a' + (int)(u * 676) % 26, 'a' + (int)(u * 17576) % 26);
@@ -92,23 +102,25 @@ static json_t *make_words(const bench_serve_options_t *o, size_t number)
     return text;
 }
 
-static json_t *make_ids(const bench_serve_options_t *o, size_t number)
+static json_t *make_ids(const bench_serve_options_t *o, size_t number, size_t n_tokens)
 {
     json_t *ids = json_array();
-    for (size_t i = 0; i < o->prompt_tokens; i++) {
+    for (size_t i = 0; i < n_tokens; i++) {
         double u = philox_uniform(o->seed, number, i);
         json_array_append_new(ids, json_integer((json_int_t)(u * (double)o->prompt_ids)));
     }
     return ids;
 }
 
-static char *make_body(const load_t *load, size_t number)
+static char *make_body(const load_t *load, size_t number, bool is_long)
 {
     const bench_serve_options_t *o = load->options;
-    json_t *prompt = o->prompt_ids > 0 ? make_ids(o, number) : make_words(o, number);
+    size_t n_prompt = is_long ? o->beside : o->prompt_tokens;
+    json_t *prompt =
+        o->prompt_ids > 0 ? make_ids(o, number, n_prompt) : make_words(o, number, n_prompt);
     json_t *body = json_pack("{s:s, s:o, s:I, s:f, s:b, s:b, s:{s:b}}", "model", load->model,
-        "prompt", prompt, "max_tokens", (json_int_t)o->gen_tokens, "temperature", 0.0, "ignore_eos",
-        1, "stream", 1, "stream_options", "include_usage", 1);
+        "prompt", prompt, "max_tokens", (json_int_t)(is_long ? 1 : o->gen_tokens), "temperature",
+        0.0, "ignore_eos", 1, "stream", 1, "stream_options", "include_usage", 1);
     char *text = json_dumps(body, JSON_COMPACT);
     json_decref(body);
     return text;
@@ -120,12 +132,12 @@ static void note_failure(load_t *load, const char *message)
         snprintf(load->failure, sizeof load->failure, "%.150s", message);
 }
 
-static void begin(load_t *load)
+static void begin(load_t *load, bool is_long)
 {
     fail_t fail = {0};
     ask_t *ask = &load->asks[load->n_open];
-    char *body = make_body(load, load->n_begun++);
-    *ask = (ask_t){.begin_ns = clock_ns()};
+    char *body = make_body(load, load->n_begun++, is_long);
+    *ask = (ask_t){.is_long = is_long, .begin_ns = clock_ns()};
     if (body == NULL || http_client_open(&ask->client, &load->place, "/v1/completions",
                             load->options->key, body, &fail) != 0) {
         note_failure(load, fail.status != 0 ? fail.message : "out of memory");
@@ -144,13 +156,33 @@ static void begin_due(load_t *load)
     uint64_t now = clock_ns();
     if (o->rate == 0) {
         while (load->n_begun < o->requests && load->n_open < o->clients)
-            begin(load);
+            begin(load, false);
         return;
     }
     while (load->n_begun < o->requests && load->next_ns <= now && load->n_open < MAX_OPEN) {
         double u = philox_uniform(o->seed, UINT64_MAX, load->n_begun);
         load->next_ns += (uint64_t)(-log(1 - u) / o->rate / NS);
-        begin(load);
+        begin(load, false);
+    }
+}
+
+/* Whether all requests under way have so many tokens. */
+static bool all_have(const load_t *load, size_t n_tokens)
+{
+    for (size_t i = 0; i < load->n_open; i++)
+        if (load->asks[i].n_events < n_tokens)
+            return false;
+    return true;
+}
+
+/* With options->beside. */
+static void move_phase(load_t *load)
+{
+    if (load->phase == PHASE_FIRST_TOKENS && all_have(load, 1))
+        load->phase = PHASE_ALONE;
+    if (load->phase == PHASE_ALONE && all_have(load, size_max(load->options->gen_tokens / 4, 2))) {
+        load->phase = PHASE_BESIDE;
+        begin(load, true);
     }
 }
 
@@ -189,12 +221,16 @@ static void read_events(load_t *load, ask_t *ask, uint64_t now)
             continue;
         if (memmem(event, bytes, "\"usage\":{", 9) != NULL)
             read_usage(load, event + 6, bytes - 6);
-        if (!is_token(event, bytes))
+        /* The one token of a long prompt may have no text of its own. */
+        if (ask->is_long ? memmem(event, bytes, "\"text\":\"", 8) == NULL : !is_token(event, bytes))
             continue;
-        if (ask->last_ns == 0)
+        if (ask->is_long)
+            load->long_first_s = (double)(now - ask->begin_ns) * NS;
+        else if (ask->last_ns == 0)
             add(&load->first, (double)(now - ask->begin_ns) * NS);
-        else
-            add(&load->inter, (double)(now - ask->last_ns) * NS);
+        else if (load->phase == PHASE_ALONE || load->phase == PHASE_BESIDE)
+            add(load->phase == PHASE_ALONE ? &load->inter : &load->beside,
+                (double)(now - ask->last_ns) * NS);
         ask->last_ns = now;
         ask->n_events++;
     }
@@ -216,8 +252,13 @@ static void finish(load_t *load, size_t i, const fail_t *broken)
         note_failure(load, text);
     } else if (ask->n_events == 0) {
         note_failure(load, "a stream without text");
+    } else if (ask->is_long) {
+        load->phase = PHASE_OVER;
     } else {
         add(&load->whole, (double)(clock_ns() - ask->begin_ns) * NS);
+        if (load->options->beside > 0 && load->phase != PHASE_OVER)
+            note_failure(
+                load, "an answer has ended before the prompt of --beside had: raise --gen-tokens");
     }
     http_client_close(&ask->client);
     load->asks[i] = load->asks[--load->n_open];
@@ -269,7 +310,7 @@ static json_t *percentiles(series_t *s)
 static json_t *results(load_t *load, double seconds)
 {
     const bench_serve_options_t *o = load->options;
-    return json_pack(
+    json_t *row = json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:f, s:o, s:o, s:o}", "kind",
         "serve", "url", o->url, "model", load->model, "requests", (json_int_t)o->requests, "failed",
         (json_int_t)load->n_failed, "clients", (json_int_t)(o->rate > 0 ? 0 : o->clients), "rate",
@@ -279,12 +320,20 @@ static json_t *results(load_t *load, double seconds)
         "gen_tokens_per_s", (double)load->gen_tokens / seconds, "first_token_s",
         percentiles(&load->first), "inter_token_s", percentiles(&load->inter), "request_s",
         percentiles(&load->whole));
+    if (o->beside > 0) {
+        json_object_set_new(row, "beside_prompt_tokens", json_integer((json_int_t)o->beside));
+        json_object_set_new(row, "beside_first_token_s", json_real(load->long_first_s));
+        json_object_set_new(row, "beside_inter_token_s", percentiles(&load->beside));
+    }
+    return row;
 }
 
 int bench_serve_run(const bench_serve_options_t *options, json_t **row, fail_t *fail)
 {
-    load_t load = {.options = options};
-    size_t open = options->rate > 0 ? MAX_OPEN : options->clients;
+    load_t load = {
+        .options = options, .phase = options->beside > 0 ? PHASE_FIRST_TOKENS : PHASE_ALONE};
+    size_t open = options->rate > 0 ? MAX_OPEN : options->clients + 1;
+    size_t n_requests = options->requests + (options->beside > 0);
     *row = NULL;
     load.asks = calloc(open, sizeof *load.asks);
     load.polls = calloc(open, sizeof *load.polls);
@@ -293,14 +342,16 @@ int bench_serve_run(const bench_serve_options_t *options, json_t **row, fail_t *
     if (fail->status == 0 && http_place_open(&load.place, options->url, fail) == 0 &&
         find_model(&load, fail) == 0) {
         uint64_t begin_ns = load.next_ns = clock_ns();
-        while (load.n_done < options->requests) {
+        while (load.n_done < n_requests) {
             begin_due(&load);
             wait_and_read(&load);
+            if (options->beside > 0)
+                move_phase(&load);
         }
         *row = results(&load, (double)(clock_ns() - begin_ns) * NS);
         if (load.n_failed > 0)
             fail_set(fail, FAIL_COMM, "%zu of %zu requests failed; the first: %s", load.n_failed,
-                options->requests, load.failure);
+                n_requests, load.failure);
     }
     http_place_close(&load.place);
     free(load.model);
@@ -308,6 +359,7 @@ int bench_serve_run(const bench_serve_options_t *options, json_t **row, fail_t *
     free(load.polls);
     free(load.first.values);
     free(load.inter.values);
+    free(load.beside.values);
     free(load.whole.values);
     return fail->status;
 }
@@ -321,7 +373,9 @@ static double number(const json_t *row, const char *key, const char *inner)
 void bench_serve_print(const json_t *row, FILE *out)
 {
     static const char *const series[][2] = {{"first token", "first_token_s"},
-        {"between tokens", "inter_token_s"}, {"whole request", "request_s"}};
+        {"between tokens", "inter_token_s"}, {"whole request", "request_s"},
+        {"beside a prompt", "beside_inter_token_s"}};
+    bool beside = json_object_get(row, "beside_inter_token_s") != NULL;
     fprintf(out, "%s at %s: %.0f requests, %.0f failed, in %.2f s\n",
         json_string_value(json_object_get(row, "model")),
         json_string_value(json_object_get(row, "url")), number(row, "requests", NULL),
@@ -330,8 +384,13 @@ void bench_serve_print(const json_t *row, FILE *out)
         number(row, "prompt_tokens", NULL), number(row, "gen_tokens", NULL),
         number(row, "gen_tokens_per_s", NULL), number(row, "most_open", NULL));
     fprintf(out, "%-16s %10s %10s %10s %10s\n", "ms", "mean", "p50", "p90", "p99");
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < 3 + (size_t)beside; i++)
         fprintf(out, "%-16s %10.2f %10.2f %10.2f %10.2f\n", series[i][0],
             1e3 * number(row, series[i][1], "mean"), 1e3 * number(row, series[i][1], "p50"),
             1e3 * number(row, series[i][1], "p90"), 1e3 * number(row, series[i][1], "p99"));
+    if (beside)
+        fprintf(out,
+            "beside a prompt of %.0f tokens, which took %.2f s: p99 is %.2f times the median without\n",
+            number(row, "beside_prompt_tokens", NULL), number(row, "beside_first_token_s", NULL),
+            number(row, "beside_inter_token_s", "p99") / number(row, "inter_token_s", "p50"));
 }

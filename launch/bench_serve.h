@@ -16,6 +16,8 @@ typedef struct bench_serve_options {
     size_t prompt_ids;    /* where not 0, random ids below it, so that every vocabulary will do */
     double
         rate; /* requests a second at random times, whatever is under way; 0: clients ask one after another */
+    size_t
+        beside; /* prompt tokens of a request that arrives while all clients have answers; 0: none. Then requests are clients */
     uint64_t seed;
 } bench_serve_options_t;
 

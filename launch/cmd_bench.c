@@ -268,7 +268,8 @@ static int bench_serve(bench_job_t *job, fail_t *fail)
     const bench_flags_t *flags = job->flags;
     const bench_serve_options_t options = {.url = flags->serve,
         .key = flags->key,
-        .requests = flags->requests,
+        .requests = flags->beside > 0 ? flags->batch : flags->requests,
+        .beside = flags->beside,
         .clients = flags->batch,
         .prompt_tokens = flags->prompt_tokens,
         .prompt_ids = flags->prompt_ids,
@@ -366,6 +367,8 @@ static const arg_t bench_args[] = {
         "With --serve: R requests a second, at random times, in place of --batch clients."),
     FLAG_SIZE("--prompt-ids", AT(prompt_ids), "N", 1, 2147483647,
         "With --serve: prompts are --prompt-tokens random token ids below N, in place of words."),
+    FLAG_SIZE("--beside", AT(beside), "N", 1, 16777216,
+        "With --serve: each of --batch clients has one answer, during which a prompt of N tokens arrives; how long that holds up their tokens."),
     FLAG_TEXT("--api-key", AT(key), "KEY", "With --serve: of the server."),
     FLAG_TEXT("--json", AT(json_file), "FILE",
         "Append the results to a file of JSON lines (docs/bench-json.md); - for standard output in "
@@ -399,11 +402,12 @@ static const arg_rule_t rules[] = {
         .with = " --serve ",
         .reads = true,
         .flags =
-            " --serve --requests --rate --prompt-ids --api-key --batch --prompt-tokens --gen-tokens --json "},
+            " --serve --requests --rate --prompt-ids --beside --api-key --batch --prompt-tokens --gen-tokens --json "},
     {.why = "without --serve",
         .without = " --serve ",
-        .flags = " --requests --rate --prompt-ids --api-key "},
+        .flags = " --requests --rate --prompt-ids --beside --api-key "},
     {.why = "with --rate", .with = " --rate ", .flags = " --batch "},
+    {.why = "with --beside", .with = " --beside ", .flags = " --requests --rate "},
     {.why = "with --speculate",
         .with = " --speculate ",
         .flags = " --sweep --cluster --mesh --own-weights --batch --prompt-tokens --read-mib "},

@@ -36,3 +36,12 @@ done
 echo '{"schema": 1}' >"$work/none.jsonl"
 ! "$python" "$root/bench/plot.py" "$work/none.jsonl" --out "$work/charts" 2>"$work/err" || { echo "no rows: expected a failure" >&2 && exit 1; }
 grep -q 'expected rows of choir bench --sweep' "$work/err"
+# Load on servers: what clients saw, by clients and by rate.
+for load in '"clients":1,"rate":0.0' '"clients":8,"rate":0.0' '"clients":0,"rate":2.5'; do
+    echo '{"kind":"serve","url":"http://h","model":"m",'"$load"',"gen_tokens_each":8,"gen_tokens_per_s":9.5,"first_token_s":{"p50":0.1,"p90":0.2,"p99":0.3},"inter_token_s":{"p50":0.01,"p90":0.01,"p99":null}}'
+done >"$work/load.jsonl"
+"$python" "$root/bench/plot.py" "$work/load.jsonl" --out "$work/load" >"$work/out"
+for chart in load-closed load-open; do
+    grep -q 'time to first token' "$work/load/$chart.svg" || { echo "$chart.svg: not whole" >&2 && exit 1; }
+done
+[ "$(grep -c 'src="data:image/png;base64,' "$work/load/report.html")" -eq 2 ] || { echo "report.html: expected 2 pictures of loads" >&2 && exit 1; }

@@ -99,7 +99,8 @@ static void a_limit_cuts_chunks_beside_decodes_alone(void **state)
 {
     (void)state;
     scheduler_t *scheduler = open_with(&small_options);
-    scheduler_limit_chunk(scheduler, 2);
+    const scheduler_limit_t limit = {.most_rows = 2};
+    scheduler_limit(scheduler, &limit);
     submit(scheduler, 3, 8);
     scheduler_step_t step = scheduler_plan(scheduler);
     assert_int_equal(step.n_prompt_rows, 3); /* nothing decodes yet */
@@ -113,6 +114,31 @@ static void a_limit_cuts_chunks_beside_decodes_alone(void **state)
     assert_int_equal(figures.n_blocks, 10);
     assert_int_equal(figures.n_used_blocks, 6); /* of 4 tokens: 3 + 7 and 9 + 1 */
     assert_int_equal(figures.queried_tokens, 12);
+    scheduler_close(scheduler);
+}
+
+/* A row at position p costs 1 + p: of 9 rows the first three cost 1 + 2 + 3. */
+static void costs_cut_chunks_beside_decodes(void **state)
+{
+    (void)state;
+    scheduler_t *scheduler = open_with(&small_options);
+    const scheduler_limit_t limit = {
+        .budget = 6.5, .row = 1, .position = 1, .most_rows = 6, .multiple = 1};
+    scheduler_limit(scheduler, &limit);
+    submit(scheduler, 3, 8);
+    scheduler_step_t step = scheduler_plan(scheduler);
+    advance_all(scheduler, &step);
+    submit(scheduler, 9, 2);
+    submit(scheduler, 2, 1);
+    const size_t rows[] = {3, 1, 1}, positions[] = {0 + 1 + 2, 3, 4};
+    for (size_t i = 0; i < 3; i++) {
+        step = scheduler_plan(scheduler);
+        assert_int_equal(
+            step.n_entries, i == 1 ? 3 : 2); /* the short one has room beside 4 of 6.5, once */
+        assert_int_equal(step.entries[1].n_rows, rows[i]);
+        assert_int_equal(step.prompt_positions, positions[i]);
+        advance_all(scheduler, &step);
+    }
     scheduler_close(scheduler);
 }
 
@@ -434,6 +460,7 @@ int main(void)
         cmocka_unit_test(a_prompt_is_cut_into_chunks_and_then_decodes),
         cmocka_unit_test(decodes_and_one_token_prompts_come_before_chunks),
         cmocka_unit_test(a_limit_cuts_chunks_beside_decodes_alone),
+        cmocka_unit_test(costs_cut_chunks_beside_decodes),
         cmocka_unit_test(whole_prompts_run_whole_or_wait),
         cmocka_unit_test(a_whole_prompt_longer_than_a_step_is_refused),
         cmocka_unit_test(a_whole_prompt_runs_again_for_more_logits),

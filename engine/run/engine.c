@@ -1,7 +1,6 @@
 #include "engine/run/engine.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -258,32 +257,15 @@ static void count_step(engine_t *e, const scheduler_step_t *step, uint64_t ns)
     totals->kv_bytes = forward_kv_bytes(e->forward);
 }
 
-#define AVERAGED 0.125       /* the share of a new value in an average */
-#define MIN_MEASURED_ROWS 16 /* of a prompt: the time of fewer tells little */
-#define CHUNK_ROWS 32        /* chunks are multiples, as kernels like them */
-
-static void average(double *mean, double value)
+/* Learns what steps take, and limits the prompt rows of those to come. */
+static void set_pace(engine_t *e, const scheduler_step_t *step, uint64_t ns)
 {
-    *mean = *mean == 0 ? value : *mean + AVERAGED * (value - *mean);
-}
-
-/* Learns what steps take, and limits the prompt rows of those to come, so that prompts hardly delay the
- * answers beside them. */
-static void limit_chunk(engine_t *e, const scheduler_step_t *step, uint64_t ns)
-{
-    double ratio = e->loaded.options.max_step_ratio, took = (double)ns;
+    double ratio = e->loaded.options.max_step_ratio;
     if (ratio <= 1)
         return;
-    if (step->n_prompt_rows == 0)
-        average(&e->decode_ns, took);
-    else if (step->n_prompt_rows >= MIN_MEASURED_ROWS)
-        average(&e->prompt_row_ns,
-            fmax(took - (step->n_rows > step->n_prompt_rows ? e->decode_ns : 0), 1) /
-                (double)step->n_prompt_rows);
-    if (e->decode_ns == 0 || e->prompt_row_ns == 0)
-        return;
-    double rows = fmin((ratio - 1) * e->decode_ns / e->prompt_row_ns, 1e6);
-    scheduler_limit_chunk(e->scheduler, size_max((size_t)rows / CHUNK_ROWS, 1) * CHUNK_ROWS);
+    pace_learn(&e->pace, step, (double)ns);
+    scheduler_limit_t limit = pace_limit(&e->pace, ratio);
+    scheduler_limit(e->scheduler, &limit);
 }
 
 /* Counts what drafts gave an entry that goes on with n_taken of its draws. */
@@ -367,7 +349,7 @@ int engine_step(engine_t *e, const engine_event_t **events, size_t *n_events, fa
     }
     uint64_t end = clock_ns();
     count_step(e, &step, end - begin);
-    limit_chunk(e, &step, end - begin);
+    set_pace(e, &step, end - begin);
     *n_events = finish_step(e, &step, drafted - begin, end - drafted);
     return scheduler_pending(e->scheduler) > 0 ? 1 : 0;
 }

@@ -8,6 +8,7 @@
 #include "engine/run/draft_model.h"
 #include "engine/run/engine.h"
 #include "engine/run/load.h"
+#include "engine/run/pace.h"
 #include "engine/run/scheduler.h"
 #include "engine/run/step.h"
 
@@ -27,8 +28,7 @@ struct engine {
     size_t kv_tokens;
     bool chunk_given; /* the user chose prefill_chunk */
     engine_totals_t totals;
-    double decode_ns,
-        prompt_row_ns; /* recent averages: of a step without prompt rows; of a prompt row */
+    pace_t pace;
 };
 
 /* engine.c. Coordinator. Runs a plan's rows on all ranks, of the engine's model or of the one that drafts; flags of all ranks. */

@@ -1,6 +1,7 @@
 #include "engine/run/scheduler.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,7 +33,7 @@ int scheduler_open(scheduler_t **out, const scheduler_options_t *options, fail_t
     scheduler_t *s = calloc(1, sizeof *s);
     if (s != NULL) {
         s->options = *options;
-        s->decoding_chunk = options->prefill_chunk;
+        s->limit = (scheduler_limit_t){.most_rows = options->prefill_chunk, .multiple = 1};
         s->running = calloc(options->max_batch, sizeof(sequence_t *));
         s->by_slot = calloc(options->max_batch, sizeof(sequence_t *));
         s->entries = calloc(options->max_batch, sizeof *s->entries);
@@ -220,9 +221,11 @@ scheduler_figures_t scheduler_figures(const scheduler_t *s)
         .reused_tokens = s->reused_tokens};
 }
 
-void scheduler_limit_chunk(scheduler_t *s, size_t rows)
+void scheduler_limit(scheduler_t *s, const scheduler_limit_t *limit)
 {
-    s->decoding_chunk = size_min(size_max(rows, 1), s->options.prefill_chunk);
+    s->limit = *limit;
+    s->limit.multiple = size_max(limit->multiple, 1);
+    s->limit.most_rows = size_max(limit->most_rows, s->limit.multiple);
 }
 
 size_t scheduler_pending(const scheduler_t *s)
@@ -361,9 +364,12 @@ static scheduler_entry_t entry_of(sequence_t *sequence, size_t n_rows, size_t n_
     };
 }
 
-/* The rows that a step may still use. */
+/* What a step may still use. */
 typedef struct budget {
     size_t rows, logits;
+    bool limited; /* by costs: it decodes */
+    bool begun;   /* it has rows of a prompt that count */
+    double cost;
 } budget_t;
 
 /* Skips shared blocks that are ready. The next row of the prompt that is not. */
@@ -394,13 +400,37 @@ static size_t own_rows(scheduler_t *s, sequence_t *sequence)
     return sequence->n_prompt - sequence->n_done;
 }
 
+static double cost_of(const scheduler_limit_t *limit, size_t position, size_t rows)
+{
+    double n = (double)rows, p = (double)position;
+    return n * limit->row + (n * p + n * (n - 1) / 2) * limit->position;
+}
+
+/* Of so many rows of a prompt from this position on, those that a step may have. */
+static size_t limit_rows(
+    const scheduler_limit_t *limit, size_t position, size_t rows, const budget_t *budget)
+{
+    double cost = fmax(budget->cost, 0);
+    if (limit->row <= 0 || cost_of(limit, position, rows) <= cost)
+        return rows;
+    /* The n of (position / 2) n^2 + b n = cost. */
+    double b = limit->row + limit->position * ((double)position - 0.5);
+    double most = 2 * cost / (b + sqrt(b * b + 2 * limit->position * cost));
+    size_t whole = (size_t)most / limit->multiple * limit->multiple;
+    return size_min(rows, budget->begun ? whole : size_max(whole, limit->multiple));
+}
+
 static size_t affordable_rows(scheduler_t *s, sequence_t *sequence, const budget_t *budget)
 {
     /* One-token prompts do not count, so that many of them cannot delay a longer one. */
     if (scheduler_decodes(sequence))
         return 1 + sequence->n_drafts;
-    size_t rows =
-        scheduler_ref_q_len(sequence) == 1 ? 1 : size_min(own_rows(s, sequence), budget->rows);
+    size_t rows = 1;
+    if (scheduler_ref_q_len(sequence) > 1) {
+        rows = size_min(own_rows(s, sequence), budget->rows);
+        if (budget->limited)
+            rows = limit_rows(&s->limit, sequence->n_done, rows, budget);
+    }
     if (s->options.whole_prompts) {
         bool waits = sequence->want_prompt_logits && budget->logits == 0;
         return rows == sequence->n_prompt && !waits ? rows : 0;
@@ -410,20 +440,25 @@ static size_t affordable_rows(scheduler_t *s, sequence_t *sequence, const budget
                : rows;
 }
 
-static void add_entry(scheduler_step_t *step, scheduler_entry_t *entries, budget_t *budget,
-    sequence_t *sequence, size_t n_rows)
+static void add_entry(
+    scheduler_t *s, scheduler_step_t *step, budget_t *budget, sequence_t *sequence, size_t n_rows)
 {
-    scheduler_entry_t *entry = &entries[step->n_entries++];
+    scheduler_entry_t *entry = &s->entries[step->n_entries++];
     *entry = entry_of(sequence, n_rows, budget->logits);
     step->n_rows += n_rows;
     step->n_single_rows += entry->ref_q_len == 1;
     step->n_draft_rows += entry->n_drafts;
     budget->rows -= size_min(budget->rows, entry->n_drafts);
+    budget->cost -= (double)entry->n_drafts * s->limit.row;
     if (entry->decode)
         return;
     step->n_prompt_rows += n_rows;
-    if (entry->ref_q_len > 1)
+    step->prompt_positions += n_rows * entry->first_position + n_rows * (n_rows - 1) / 2;
+    if (entry->ref_q_len > 1) {
+        budget->begun = true;
         budget->rows -= n_rows;
+        budget->cost -= cost_of(&s->limit, entry->first_position, n_rows);
+    }
     if (entry->prompt_logits) {
         step->n_prompt_logits += entry->n_logits_rows;
         budget->logits -= entry->n_logits_rows;
@@ -444,14 +479,18 @@ scheduler_step_t scheduler_plan(scheduler_t *s)
     admit(s);
     scheduler_draft(s);
     bool cuts = any_decodes(s) && !s->options.whole_prompts;
-    budget_t budget = {
-        cuts ? s->decoding_chunk : s->options.prefill_chunk, s->options.max_prompt_logits};
+    budget_t budget = {.rows = s->options.prefill_chunk,
+        .logits = s->options.max_prompt_logits,
+        .limited = cuts,
+        .cost = s->limit.budget};
+    if (cuts)
+        budget.rows = size_min(budget.rows, s->limit.most_rows);
     for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = 0; i < s->n_running; i++) {
             sequence_t *sequence = s->running[i];
             size_t n_rows = affordable_rows(s, sequence, &budget);
             if ((scheduler_ref_q_len(sequence) == 1) == (single_row == 1) && n_rows > 0)
-                add_entry(&step, s->entries, &budget, sequence, n_rows);
+                add_entry(s, &step, &budget, sequence, n_rows);
         }
     return step;
 }

@@ -72,8 +72,15 @@ typedef struct scheduler_figures {
 } scheduler_figures_t;
 scheduler_figures_t scheduler_figures(const scheduler_t *scheduler);
 
-/* At most so many prompt rows, and one at least, in steps that also decode; prefill_chunk otherwise. */
-void scheduler_limit_chunk(scheduler_t *scheduler, size_t rows);
+/* How many prompt rows steps have that also decode. A row at position p of its prompt costs row + position p, those of a
+ * step cost budget at most, and are most_rows at most; but there are `multiple` at least, and chunks that
+ * do not end a prompt are multiples of it. Where row is 0, costs are not known and do not limit. */
+typedef struct scheduler_limit {
+    double budget, row, position; /* of any one unit */
+    size_t most_rows, multiple;
+} scheduler_limit_t;
+/* Other steps, and all until it is called, have prefill_chunk rows. */
+void scheduler_limit(scheduler_t *scheduler, const scheduler_limit_t *limit);
 
 /* Requests that have not ended. */
 size_t scheduler_pending(const scheduler_t *scheduler);
@@ -109,6 +116,7 @@ typedef struct scheduler_step {
     const scheduler_entry_t *entries; /* those of ref_q_len 1 first */
     size_t n_entries, n_single_rows;
     size_t n_rows, n_draft_rows, n_prompt_rows, n_prompt_logits;
+    size_t prompt_positions; /* of all prompt rows in their prompts, summed */
 } scheduler_step_t;
 
 /* The next step; n_entries is 0 when nothing is pending. Every entry must be advanced before the

@@ -25,7 +25,8 @@ static size_t draft_of_model(const scheduler_t *s, sequence_t *sequence, size_t 
  * their rows from those of prompts, where there are any at most half of them. */
 void scheduler_draft(scheduler_t *s)
 {
-    size_t n = 0, n_single = 0, n_prompts = 0, chunk = s->decoding_chunk;
+    size_t n = 0, n_single = 0, n_prompts = 0;
+    size_t chunk = size_min(s->limit.most_rows, s->options.prefill_chunk);
     for (size_t i = 0; i < s->n_running; i++) {
         sequence_t *sequence = s->running[i];
         bool single = scheduler_ref_q_len(sequence) == 1;

@@ -36,7 +36,7 @@ struct scheduler {
     sequence_t **by_slot; /* [max_batch] */
     prefix_t *blocks;
     size_t queried_tokens, reused_tokens;
-    size_t decoding_chunk;               /* prompt rows of steps that also decode */
+    scheduler_limit_t limit;             /* of steps that also decode */
     scheduler_entry_t *entries;          /* [max_batch] */
     speculation_candidate_t *candidates; /* [max_batch] */
     speculation_t speculation;

@@ -44,6 +44,10 @@ says "load on it" out "48 generated"
 ends "load at a rate" 0 "$choir" bench --serve "$url" --requests 4 --rate 100 --prompt-ids 500 --prompt-tokens 4 --gen-tokens 8 --json -
 says "load at a rate" out '"gen_tokens":32'
 says "load at a rate" out '"prompt_tokens":16'
+ends "a prompt beside answers" 0 "$choir" bench --serve "$url" --batch 2 --prompt-tokens 4 --gen-tokens 700 --beside 600 --prompt-ids 500 --json -
+says "a prompt beside answers" out '"requests":2,"failed":0'
+says "a prompt beside answers" out '"beside_prompt_tokens":600'
+refuses "answers that end before the prompt does" 1 "raise --gen-tokens" "$choir" bench --serve "$url" --batch 1 --prompt-tokens 4 --gen-tokens 4 --beside 1000 --prompt-ids 500
 refuses "load on nothing" 1 "Connection refused" "$choir" bench --serve http://127.0.0.1:1
 refuses "a flag of a model" 2 "--layers" "$choir" bench --serve "$url" --layers 1
 refuses "a port that is taken" 1 "cannot listen ${url##*:}" "${run[@]}" "$choir" serve --port "${url##*:}"

@@ -81,12 +81,12 @@ def write_tasks(folder, items):
     return list(tasks)
 
 
-def evaluate(model, folder, tasks):
+def evaluate(model, folder, tasks, **options):
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     results = lm_eval.simple_evaluate(model=model, tasks=tasks, task_manager=TaskManager(include_path=str(folder)),
-                                      log_samples=True, bootstrap_iters=0, verbosity="ERROR")
+                                      log_samples=True, bootstrap_iters=0, verbosity="ERROR", **options)
     return {(task, sample["doc_id"], i): response[0] if isinstance(response, list) else response
             for task, samples in results["samples"].items()
             for sample in samples for i, response in enumerate(sample["resps"])}

@@ -3,12 +3,14 @@
     serve_clients.py --choir PROGRAM [--items N] [--ranks N]
 
 lm_eval's local-completions and local-chat-completions over HTTP have to give, on every item, what lm_eval through
-the pipe of choir worker gives: the same texts, and the same bits of log-likelihoods. Needs openai and lm_eval[hf]; langchain-openai
-is used where it is installed.
+the pipe of choir worker gives: the same texts, and the same bits of log-likelihoods. Of rolling log-likelihoods only texts of one
+window are compared, since lm_eval's windows are a token shorter over HTTP. Needs openai and lm_eval[hf,api]; langchain-openai is
+used where it is installed.
 """
 
 import argparse
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -38,6 +40,14 @@ class Server:
     def close(self):
         self.process.terminate()
         self.process.wait()
+
+
+def curl(url):
+    """The command of the README."""
+    body = {"messages": MESSAGES, "seed": 7, **FIELDS}
+    answer = subprocess.run(["curl", "-sf", url + "/chat/completions", "-d", json.dumps(body)], check=True, stdout=subprocess.PIPE).stdout
+    assert "7" in json.loads(answer)["choices"][0]["message"]["content"], answer
+    print("curl: as it should be")
 
 
 def openai_client(url):
@@ -86,33 +96,39 @@ def harness(args, url, folder):
     import choir_lm_eval
 
     demo = str(ROOT / "configs" / "demo")
-    tasks = [task for task in write_tasks(folder, args.items) if task != "choir_rolling"]
+    tasks = write_tasks(folder, args.items)
+    write_short_texts(folder / "choir_rolling.jsonl")
     pipe = choir_lm_eval.define_model()(path=Path(demo), ranks=args.ranks, choir=args.choir, dot="chain", threads=1,
                                         mpirun=" ".join(MPIRUN))
     expected = evaluate(pipe, folder, tasks)
+    expected_chat = evaluate(pipe, folder, ["choir_generate"], apply_chat_template=True)
     pipe.worker.close()
     http = LocalCompletionsAPI(model="demo", base_url=url + "/completions", tokenizer_backend="huggingface", tokenizer=demo,
                                num_concurrent=4, max_length=1024, tokenized_requests=True)
-    found = evaluate(http, folder, tasks)
+    chat = LocalChatCompletion(model="demo", base_url=url + "/chat/completions", num_concurrent=4, max_length=1024)
+    return (same("local-completions", evaluate(http, folder, tasks), expected) and
+            same("local-chat-completions", evaluate(chat, folder, ["choir_generate"], apply_chat_template=True), expected_chat))
+
+
+def write_short_texts(path):
+    plays = (ROOT / "configs" / "tasks" / "data" / "plays.txt").read_text()
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in (plays[:300], plays[1000:2000], "O")))
+
+
+def same(name, found, expected):
     assert found.keys() == expected.keys() and expected
     different = [key for key in expected if normal(found[key]) != normal(expected[key])]
-    print(f"lm_eval local-completions: {len(expected)} answers, {len(different)} differ from the pipe's")
+    print(f"lm_eval {name}: {len(expected)} answers, {len(different)} differ from the pipe's")
     for key in different[:5]:
         print(key, found[key], expected[key])
-    chat = LocalChatCompletion(model="demo", base_url=url + "/chat/completions", num_concurrent=4, max_length=1024)
-    import lm_eval
-    from lm_eval.tasks import TaskManager
-
-    result = lm_eval.simple_evaluate(model=chat, tasks=["choir_generate"], apply_chat_template=True, bootstrap_iters=0, verbosity="ERROR",
-                                     task_manager=TaskManager(include_path=str(folder)), limit=4, log_samples=True)
-    answers = [s["resps"][0][0] for s in result["samples"]["choir_generate"]]
-    assert len(answers) == 4 and all(answers), answers
-    print("lm_eval local-chat-completions: as it should be")
     return not different
 
 
 def normal(answer):
-    return answer if isinstance(answer, str) else (float(answer[0]), bool(answer[1]))
+    """A text, a sum of a rolling request, or (log-likelihood, greedy)."""
+    if isinstance(answer, (tuple, list)):
+        return (float(answer[0]), *(bool(value) for value in answer[1:]))
+    return answer if isinstance(answer, str) else float(answer)
 
 
 def main():
@@ -124,6 +140,7 @@ def main():
     logging.disable(logging.WARNING)
     server = Server(args.choir, args.ranks)
     try:
+        curl(server.url)
         langchain(server.url, openai_client(server.url))
         with tempfile.TemporaryDirectory() as folder:
             os.environ["HF_HOME"] = folder

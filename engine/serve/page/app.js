@@ -147,9 +147,9 @@ function edit(index, article) {
       draw();
     }
   });
-  article.replaceChildren(box,
+  article.replaceChildren(box, make("div", { className: "buttons" },
     make("button", { type: "button", textContent: "Send", onclick: sendIt }),
-    make("button", { type: "button", textContent: "Cancel", onclick: draw }));
+    make("button", { type: "button", textContent: "Cancel", onclick: draw })));
   box.focus();
 }
 

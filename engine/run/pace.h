@@ -1,0 +1,29 @@
+/* How many prompt rows a step may have that also decodes, so that answers under way go on.
+ *
+ * The rows of a prompt cost the more the later they stand, as attention reads all keys before them. So the time of a step
+ * is decode + the sum over its prompt rows of (row + position p), where p is a row's position in its prompt. All three are
+ * learned from the times of steps: decode as a mean of steps without prompt rows, the others by a line through the time for
+ * each prompt row against the mean position, in which old steps count less and less. Chunks begin small, and
+ * at most double. Never changes a bit. Plain data; pure functions of it: the clock is the caller's. One thread at a
+ * time. */
+#ifndef CHOIR_RUN_PACE_H
+#define CHOIR_RUN_PACE_H
+
+#include "engine/run/scheduler.h"
+
+typedef struct pace {
+    double decode_ns; /* 0: not known */
+    /* Of recent steps with prompt rows, x the mean position, y the nanoseconds for each: how many, sums of x, y, xx, xy. */
+    double n, x, y, xx, xy;
+    double row_ns, position_ns;
+    double slower; /* recent steps against the line: 1 as it says */
+    size_t most_rows;
+} pace_t;
+
+/* A step took so long. */
+void pace_learn(pace_t *pace, const scheduler_step_t *step, double ns);
+
+/* For steps that are to take ratio times as long as one without prompt rows. */
+scheduler_limit_t pace_limit(const pace_t *pace, double ratio);
+
+#endif
