@@ -112,7 +112,9 @@ static const malformed_t malformed_text[] = {
     {"decoder/decoders/3/content", "\"x\"", FAIL_MODEL, "Strip of spaces at the start"},
     {"decoder/decoders/0/pattern", "3", FAIL_MODEL, "decoder: expected Replace with a pattern"},
     {"post_processor", "{\"type\":\"BertProcessing\"}", FAIL_MODEL,
-        "post_processor: expected null, ByteLevel or TemplateProcessing, found"},
+        "post_processor: expected null, ByteLevel, one TemplateProcessing or a Sequence of these, found"},
+    {"post_processor", "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"RobertaProcessing\"}]}",
+        FAIL_MODEL, "found {\"type\":\"RobertaProcessing\"}"},
 };
 
 static json_t *mistral_json(void)

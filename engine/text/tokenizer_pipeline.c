@@ -158,8 +158,8 @@ static int read_post_processor(tokenizer_t *tokenizer, json_t *root, const char 
             tokenizer->suffix.count == 0)
             read_template(tokenizer, part, name, fail);
         else if (strcmp(part_type(part), "ByteLevel") != 0)
-            part_refuse(
-                name, "post_processor", "null, ByteLevel or TemplateProcessing", post, fail);
+            part_refuse(name, "post_processor",
+                "null, ByteLevel, one TemplateProcessing or a Sequence of these", part, fail);
         if (fail->status != 0)
             return fail->status;
     }
