@@ -62,6 +62,7 @@ typedef struct plan_weight {
     plan_layers_t layers;
     bool per_expert;             /* there is one for every expert of these */
     const struct format *layout; /* how it is stored, where not as the model's */
+    const char *format;          /* its name, for people; NULL: the model's */
     /* Bytes of a packed matrix of so many rows and columns in a layout; NULL: the model's */
     size_t (*matrix_bytes)(const struct format *layout, size_t rows, size_t columns);
 } plan_weight_t;

@@ -134,6 +134,40 @@ static void idle_threads(void **state)
 }
 
 /* Two ranks on a node, and two nodes of one: what is exchanged. */
+static size_t an_eighth(const struct format *layout, size_t rows, size_t columns)
+{
+    (void)layout;
+    return rows * columns / 4;
+}
+
+/* Few rows read packed matrices; many multiply as many weights as a dense model has. */
+static void packed_matrices(void **state)
+{
+    plan_t plan;
+    fail_t fail = {0};
+    predict_result_t dense, packed;
+    const predict_work_t work = {
+        .batch = 1, .prompt_tokens = 64, .context = 64, .gen_tokens = 2, .chunk = 64};
+    const predict_rates_t rates = {
+        .threads = 1, .ranks = 1, .decode_matrix = constant(1e-9), .prompt_matrix = constant(1e-9)};
+    plan_model_t sizes = small_sizes;
+    double lm_head = 512 * 128 * 2e-9;
+    (void)state;
+    assert_int_equal(plan_open(&plan, &sizes, PLAN_GATHER, 1, &fail), 0);
+    predict_run(&plan, &rates, &no_network, 1, &work, &dense);
+    plan_close(&plan);
+    for (size_t i = 0; i < sizes.n_weights; i++)
+        if (sizes.weights[i].per_layer && sizes.weights[i].columns != PLAN_DIM_NONE)
+            sizes.weights[i].matrix_bytes = an_eighth;
+    assert_int_equal(plan_open(&plan, &sizes, PLAN_GATHER, 1, &fail), 0);
+    predict_run(&plan, &rates, &no_network, 1, &work, &packed);
+    plan_close(&plan);
+    near_to((dense.decode.matrix - lm_head) / 8 + lm_head, packed.decode.matrix);
+    /* The last layer's o, gate, up and down are computed for one row alone. */
+    double last = (128 * 128 + 3 * 128 * 256) * 2e-9;
+    near_to(dense.prefill.matrix - last * 7 / 8, packed.prefill.matrix);
+}
+
 static void exchange(void **state)
 {
     plan_t plan;
@@ -474,10 +508,10 @@ int main(void)
 {
     small_sizes = plan_sizes(&small);
     const struct CMUnitTest tests[] = {cmocka_unit_test(curves), cmocka_unit_test(one_rank),
-        cmocka_unit_test(idle_threads), cmocka_unit_test(exchange), cmocka_unit_test(bursts),
-        cmocka_unit_test(streams), cmocka_unit_test(no_streams), cmocka_unit_test(choosing),
-        cmocka_unit_test(meshes), cmocka_unit_test(calibration), cmocka_unit_test(links),
-        cmocka_unit_test(medians),
+        cmocka_unit_test(idle_threads), cmocka_unit_test(packed_matrices),
+        cmocka_unit_test(exchange), cmocka_unit_test(bursts), cmocka_unit_test(streams),
+        cmocka_unit_test(no_streams), cmocka_unit_test(choosing), cmocka_unit_test(meshes),
+        cmocka_unit_test(calibration), cmocka_unit_test(links), cmocka_unit_test(medians),
         cmocka_unit_test_setup_teardown(
             what_a_cluster_file_is_made_of_comes_back, make_path, remove_path),
         cmocka_unit_test_setup_teardown(

@@ -90,11 +90,15 @@ const predict_rates_t *predict_choose(const predict_cluster_t *cluster, size_t r
 
 /* ---- What a rank has to do ------------------------------------------------------------------- */
 
+/* Steps of few rows read weights as they are kept; those of many multiply them, as many as the dense matrix has. */
+typedef enum kept { AS_KEPT, AS_DENSE, KEPT_COUNT } kept_t;
+
 /* The most that any rank has, and so the time of a phase. Bytes are those of the busiest thread
  * times threads. */
 typedef struct load {
-    double matrix_bytes[GATHERS]; /* of a layer: before each gather */
-    double expert_bytes[GATHERS]; /* of a layer: of one expert, likewise; means of all layers */
+    double matrix_bytes[KEPT_COUNT][GATHERS]; /* of a layer: before each gather */
+    double expert_bytes[KEPT_COUNT]
+                       [GATHERS]; /* of a layer: of one expert, likewise; means of all layers */
     double lm_head_bytes;
     double heads;    /* query heads */
     double elements; /* elementwise, of a layer and a row */
@@ -107,13 +111,15 @@ typedef struct load {
 } load_t;
 
 /* Threads take whole panels, so that the busiest has one more than others, or the only one. */
-static double busy_bytes(const plan_model_t *m, size_t outputs, size_t inputs, size_t threads)
+static double busy_bytes(const plan_model_t *m, const plan_weight_t *weight, kept_t kept,
+    size_t outputs, size_t inputs, size_t threads)
 {
+    bool own = kept == AS_KEPT && weight != NULL && weight->matrix_bytes != NULL;
     size_t panels = size_round_up(outputs, KERNEL_PANEL) / KERNEL_PANEL,
            whole = kernel_padded_outputs(outputs);
     size_t busiest = (panels + threads - 1) / threads * KERNEL_PANEL * threads;
-    return (double)m->matrix_bytes(
-        m->layout, threads == 1 ? whole : size_max(whole, busiest), inputs);
+    return (double)(own ? weight->matrix_bytes : m->matrix_bytes)(
+        own ? weight->layout : m->layout, threads == 1 ? whole : size_max(whole, busiest), inputs);
 }
 
 static double most(double a, double b)
@@ -140,7 +146,7 @@ static double share_of_layers(const plan_model_t *m, const plan_weight_t *weight
 }
 
 /* Of one expert: panels of gate and up are dealt out over all experts that have rows. */
-static double expert_bytes(const plan_t *plan, size_t rank, size_t threads, int phase)
+static double expert_bytes(const plan_t *plan, size_t rank, size_t threads, kept_t kept, int phase)
 {
     const plan_model_t *m = &plan->model;
     double bytes = 0;
@@ -150,7 +156,7 @@ static double expert_bytes(const plan_t *plan, size_t rank, size_t threads, int 
             continue;
         const plan_part_t part = plan_weight_part(plan, rank, weight);
         bytes +=
-            share_of_layers(m, weight) * busy_bytes(m, plan_count(part.rows),
+            share_of_layers(m, weight) * busy_bytes(m, weight, kept, plan_count(part.rows),
                                              plan_count(part.columns), phase == 2 ? 1 : threads);
     }
     return bytes;
@@ -171,9 +177,10 @@ static double mlp_width(const plan_model_t *m, double dense, double expert)
 }
 
 /* q, k and v are one list of panels; a thread computes the same panels of gate and up. */
-static double layer_bytes(const plan_t *plan, size_t rank, size_t threads, int phase)
+static double layer_bytes(const plan_t *plan, size_t rank, size_t threads, kept_t kept, int phase)
 {
     const plan_model_t *m = &plan->model;
+    const plan_weight_t *of_list = NULL;
     size_t listed = 0;
     double bytes = 0;
     for (size_t i = 0; i < m->n_weights; i++) {
@@ -182,13 +189,14 @@ static double layer_bytes(const plan_t *plan, size_t rank, size_t threads, int p
             phase_of(weight) != phase)
             continue;
         const plan_part_t part = plan_weight_part(plan, rank, weight);
-        if (phase == 0)
+        if (phase == 0) {
             listed += size_round_up(plan_count(part.rows), KERNEL_PANEL);
-        else
-            bytes += share_of_layers(m, weight) *
-                     busy_bytes(m, plan_count(part.rows), plan_count(part.columns), threads);
+            of_list = weight;
+        } else
+            bytes += share_of_layers(m, weight) * busy_bytes(m, weight, kept, plan_count(part.rows),
+                                                      plan_count(part.columns), threads);
     }
-    return bytes + busy_bytes(m, listed, m->hidden, threads);
+    return bytes + busy_bytes(m, of_list, kept, listed, m->hidden, threads);
 }
 
 /* Bytes of rows, all layers but the last, and of drawn rows, which go through the last, too.
@@ -249,11 +257,14 @@ static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
         const plan_share_t *s = &plan->shares[r];
         double heads = (double)plan_count(s->heads), kv = (double)plan_count(s->kv_heads);
         for (int i = 0; i < GATHERS; i++) {
-            load.matrix_bytes[i] = most(load.matrix_bytes[i], layer_bytes(plan, r, threads, i));
-            load.expert_bytes[i] = most(load.expert_bytes[i], expert_bytes(plan, r, threads, i));
+            for (kept_t k = 0; k < KEPT_COUNT; k++) {
+                double *matrix = &load.matrix_bytes[k][i], *expert = &load.expert_bytes[k][i];
+                *matrix = most(*matrix, layer_bytes(plan, r, threads, k, i));
+                *expert = most(*expert, expert_bytes(plan, r, threads, k, i));
+            }
         }
-        load.lm_head_bytes =
-            most(load.lm_head_bytes, busy_bytes(m, plan_count(s->vocab), m->hidden, threads));
+        load.lm_head_bytes = most(load.lm_head_bytes,
+            busy_bytes(m, NULL, AS_DENSE, plan_count(s->vocab), m->hidden, threads));
         load.heads = most(load.heads, heads);
         load.elements =
             most(load.elements, 2 * (double)m->hidden + (heads + 2 * kv) * (double)m->head_dim);
@@ -403,10 +414,11 @@ static double matrix_seconds(const plan_model_t *m, const load_t *load,
     const predict_curve_t *byte_s, double rows, int gather)
 {
     double active = active_experts(m, rows), each = 0;
+    kept_t kept = rows < KERNEL_MANY_ROWS ? AS_KEPT : AS_DENSE;
     if (active > 0)
         each = predict_curve_at(byte_s, rows * (double)m->n_chosen / active);
-    return load->matrix_bytes[gather] * predict_curve_at(byte_s, rows) +
-           load->expert_bytes[gather] * active * each;
+    return load->matrix_bytes[kept][gather] * predict_curve_at(byte_s, rows) +
+           load->expert_bytes[kept][gather] * active * each;
 }
 
 static void add_step(const plan_t *plan, const load_t *load, const predict_rates_t *rates,

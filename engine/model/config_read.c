@@ -403,7 +403,7 @@ plan_model_t config_plan_model(const config_t *config, dtype_t mode)
             continue;
         w->layout = packed;
         w->matrix_bytes = packed->matrix_bytes;
-        model.format = packed->name;
+        w->format = packed->name;
     }
     return model;
 }

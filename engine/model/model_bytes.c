@@ -17,7 +17,7 @@ plan_model_t model_sizes(const config_t *config, dtype_t mode, dot_t dot, bool p
     sizes.layout = format;
     sizes.matrix_bytes = format->matrix_bytes;
     sizes.packed = format->kind == FORMAT_PACKED;
-    if (sizes.packed && sizes.format == format_dense(mode)->name) /* nothing is quantised */
+    if (sizes.packed)
         sizes.format = format->name;
     return sizes;
 }

@@ -91,7 +91,8 @@ logits "int4" "$work/logits.npy" "$work/int4" 1
 logits "store" "$work/others.npy" "$work/store" 3
 same "store" "$work/logits.npy" "$work/others.npy"
 choir_ends "plan" 0 plan --model "$work/int4" --ranks 3
-says "plan" out "int4-g64"
+says "plan" out "weights by format: "
+says "plan" out " in int4-g64"
 
 # A bias that the model does not have, as older writers add: zeros say nothing, others are named and ignored.
 python=$(command -v python3 || true)
