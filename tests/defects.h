@@ -27,6 +27,7 @@ typedef struct bench {
     reference_t *reference;
     checkpoint_t *checkpoint; /* the subject's */
     model_t model;
+    matrix_t untied; /* lm_head of its own, or empty */
     kv_cache_t cache;
 } bench_t;
 

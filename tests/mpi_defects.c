@@ -296,6 +296,7 @@ static void untie_lm_head(bench_t *bench)
     const matrix_t *embedding = &model->outside.of[WEIGHT_EMBEDDING].matrix;
     *lm_head = *embedding;
     lm_head->panels = memory_alloc(lm_head->bytes, "lm_head", &fail);
+    bench->untied = *lm_head;
     memcpy(lm_head->panels, embedding->panels, lm_head->bytes);
     for (size_t i = 0; i < lm_head->bytes; i += 2)
         ((char *)lm_head->panels)[i] ^= 1;
@@ -397,6 +398,8 @@ static void open_bench(bench_t *bench, const subject_t *subject, fail_t *fail)
 
 static void close_bench(bench_t *bench)
 {
+    memory_free(bench->untied.panels, bench->untied.bytes);
+    bench->untied = (matrix_t){0};
     kv_cache_close(&bench->cache);
     model_close(&bench->model);
     reference_close(bench->reference);

@@ -324,8 +324,8 @@ static void no_allocation_that_fails_is_missed(void **state)
         assert_int_equal(status, FAIL_MEMORY);
         assert_null(model.layers);
     }
-    /* 5 vectors and 7 matrices a layer, the embedding, the head, the last norm. */
-    assert_true(n_failed > 12 * config.num_hidden_layers + 3);
+    /* 5 vectors a layer, the last norm, all matrices. */
+    assert_true(n_failed > 5 * config.num_hidden_layers + 2);
 }
 
 int main(void)

@@ -186,18 +186,25 @@ static void plan_stage(loader_t *loader, load_item_t *item)
     loader->stage_bytes = size_max(loader->stage_bytes, bytes(loader->source->context, &part));
 }
 
-/* Memory for the matrices of a weight. */
-static char *alloc_panels(loader_t *loader, const load_item_t *item, size_t *used, fail_t *fail)
+/* Bytes of the matrices of a weight; in shared memory as many as the plan counts. */
+static size_t slot_of(const loader_t *loader, const load_item_t *item)
 {
-    size_t bytes = item->n_experts * item->matrices[0].bytes;
-    char name[ARCH_NAME_BYTES], *shared = loader->options->shared;
-    if (shared != NULL) {
-        shared += *used;
-        *used += size_round_up(item->n_experts * item->slot_bytes, MODEL_SHARED_ALIGN);
-        return shared;
-    }
-    arch_weight_name(item->weight, item->layer, 0, name);
-    return memory_alloc(bytes, name, fail);
+    if (item->matrices == NULL)
+        return 0;
+    size_t each = loader->options->shared != NULL ? item->slot_bytes : item->matrices[0].bytes;
+    return size_round_up(item->n_experts * each, MODEL_ALIGN);
+}
+
+/* Memory for all matrices: one block, as each of its own would end in a huge page that is half empty. */
+static char *alloc_panels(loader_t *loader, fail_t *fail)
+{
+    model_t *model = loader->model;
+    if (loader->options->shared != NULL)
+        return loader->options->shared;
+    for (size_t i = 0; i < loader->n_items; i++)
+        model->own_bytes += slot_of(loader, &loader->items[i]);
+    model->own = memory_alloc(model->own_bytes, "weights", fail);
+    return model->own;
 }
 
 /* The orders of int4's inputs, where groups are not in order or rows are permuted: of each expert that of
@@ -254,16 +261,15 @@ static int open_spill(loader_t *loader, size_t matrix_bytes, fail_t *fail)
 static int alloc_matrices(loader_t *loader, fail_t *fail)
 {
     const model_t *model = loader->model;
-    char *shared = loader->options->shared;
+    char *shared = loader->options->shared, *memory = alloc_panels(loader, fail);
     size_t shared_bytes = model_shared_bytes(&model->plan, model->rank), used = 0;
     loader->model->shared = shared != NULL;
-    for (size_t i = 0; i < loader->n_items; i++) {
+    for (size_t i = 0; i < loader->n_items && fail->status == 0; i++) {
         const load_item_t *item = &loader->items[i];
         if (item->matrices == NULL)
             continue;
-        char *panels = alloc_panels(loader, item, &used, fail);
-        if (panels == NULL)
-            return fail->status;
+        char *panels = memory + used;
+        used += slot_of(loader, item);
         plan_stage(loader, &loader->items[i]);
         if (load_orders(loader, &loader->items[i], fail) != 0)
             return fail->status;
@@ -278,7 +284,7 @@ static int alloc_matrices(loader_t *loader, fail_t *fail)
                 size_max(loader->dense_bytes, format_matrix_bytes(format_of_packed(matrix->format),
                                                   KERNEL_PANEL, matrix->columns));
     }
-    if (open_spill(loader, loader->total_bytes, fail) != 0)
+    if (fail->status != 0 || open_spill(loader, loader->total_bytes, fail) != 0)
         return fail->status;
     used += model_shared_spill_bytes(&model->plan, model->rank);
     if (shared != NULL && used != shared_bytes)
@@ -561,39 +567,4 @@ int model_load(model_t *model, const config_t *config, const model_source_t *sou
     if (fail->status != 0)
         model_close(model);
     return fail->status;
-}
-
-static void free_weight(const model_t *model, model_weights_t *place, const arch_weight_t *weight)
-{
-    const plan_part_t part = plan_weight_part(&model->plan, model->rank, &weight->shape);
-    model_weight_t *of = &place->of[weight->role];
-    size_t n_experts = arch_weight_experts(&model->config, weight);
-    if (weight->shape.columns == PLAN_DIM_NONE)
-        memory_free(of->vector, model->format->vector_bytes(model->format, plan_count(part.rows)));
-    else if (!model->shared && (of->experts != NULL || !weight->shape.per_expert))
-        memory_free(model_matrix(of, 0)->panels, n_experts * model_matrix(of, 0)->bytes);
-    memory_free(of->late_bias, kernel_padded_outputs(plan_count(part.rows)) * sizeof(float));
-    memory_free(of->orders,
-        n_experts * 2 * plan_dim(&model->plan.model, weight->shape.columns) * sizeof *of->orders);
-    free(of->experts);
-}
-
-void model_close(model_t *model)
-{
-    const arch_weight_t *weight;
-    if (model->layers != NULL)
-        for (size_t i = 0; (weight = arch_weight(&model->config, i)) != NULL; i++) {
-            size_t n = weight->shape.per_layer ? model->config.num_hidden_layers : 1;
-            for (size_t l = 0; l < n; l++)
-                free_weight(
-                    model, weight->shape.per_layer ? &model->layers[l] : &model->outside, weight);
-        }
-    free(model->layers);
-    if (!model->shared)
-        memory_free(model->spill.at, model->spill.bytes);
-    size_t table = model_rope_bytes(model->config.head_dim, model->mode, model->rope_positions);
-    memory_free(model->rope_cos, table);
-    memory_free(model->rope_sin, table);
-    plan_close(&model->plan);
-    *model = (model_t){0};
 }

@@ -47,11 +47,13 @@ typedef struct model {
     model_weights_t *layers; /* [num_hidden_layers] */
     size_t rope_positions;
     void *rope_cos, *rope_sin; /* [rope_positions, head_dim / 2] accumulator, see rope.h */
-    bool shared;               /* the matrices lie in memory that is not the model's */
-    spill_t spill;             /* of packed matrices; owned unless shared */
-    size_t n_quantised;        /* matrices that are quantised in the checkpoint */
-    size_t n_packed;           /* of these the ones that are kept so */
-    size_t n_converted;        /* tensors whose dtype was not the mode's */
+    void *own;                 /* [own_bytes] of the matrices, NULL where they are shared */
+    size_t own_bytes;
+    bool shared;        /* the matrices lie in memory that is not the model's */
+    spill_t spill;      /* of packed matrices; owned unless shared */
+    size_t n_quantised; /* matrices that are quantised in the checkpoint */
+    size_t n_packed;    /* of these the ones that are kept so */
+    size_t n_converted; /* tensors whose dtype was not the mode's */
     /* With model_options_t.digests: this rank's part of the sum that weights_digest.h says, of vectors and of
      * matrices. With shared matrices, of those that it has packed. */
     uint64_t vectors_digest, matrices_digest;

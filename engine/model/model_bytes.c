@@ -34,7 +34,7 @@ static size_t shared_matrix_bytes(const plan_t *plan, size_t rank)
                 plan_part_bytes(&plan->model, weight, plan_weight_part(plan, rank, weight));
             size_t experts = weight->per_expert ? plan->model.n_experts : 1;
             bytes += plan_weight_count(&plan->model, weight) / experts *
-                     size_round_up(experts * each, MODEL_SHARED_ALIGN);
+                     size_round_up(experts * each, MODEL_ALIGN);
         }
     }
     return bytes;
@@ -43,7 +43,7 @@ static size_t shared_matrix_bytes(const plan_t *plan, size_t rank)
 size_t model_shared_spill_bytes(const plan_t *plan, size_t rank)
 {
     return plan->model.packed
-               ? size_round_up(shared_matrix_bytes(plan, rank) / SHARED_SPILL, MODEL_SHARED_ALIGN)
+               ? size_round_up(shared_matrix_bytes(plan, rank) / SHARED_SPILL, MODEL_ALIGN)
                : 0;
 }
 

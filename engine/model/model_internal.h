@@ -6,7 +6,7 @@
 
 #include "engine/base/dtype.h"
 
-#define MODEL_SHARED_ALIGN 64 /* of the matrices of a weight in shared memory */
+#define MODEL_ALIGN 64 /* of the matrices of a weight */
 
 /* Of a RoPE table, cosines or sines. */
 size_t model_rope_bytes(size_t head_dim, dtype_t mode, size_t positions);

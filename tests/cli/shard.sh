@@ -72,6 +72,14 @@ answer source --model "$demo"
 answer stored --model "$work/store"
 same_answer source stored
 
+# Codes, scales and zeros of quantised models are stored as they are: the digest of the checkpoint, and its logits.
+for kind in int4 int8 fp8 mixed; do
+    quantised=$root/tests/golden/quantised/$kind
+    choir_ends "$kind" 0 shard --model "$quantised" --out "$work/$kind"
+    choir_ends "$kind from a store" 0 verify --threads 1 --chained --model "$work/$kind" \
+        --reference "$quantised-reference.safetensors"
+done
+
 # Flags and files are the same whatever the number of ranks.
 [ "$ranks" -eq 2 ] || conclude
 
