@@ -6,7 +6,6 @@
 #include "engine/kernels/tiles.h"
 
 #define ROWS 6 /* 6 x 4 sums, 4 vectors of weights and one broadcast fill the 32 registers */
-#define PREFETCH_BYTES 2048
 /* Inputs of a block of chains, whose weights stay in the first-level cache while rows use them, and rows
  * whose partial sums wait together in the second. */
 #define BLOCK_INPUTS 256
@@ -20,15 +19,8 @@ INLINE void register_tile(const int rows, const int vectors, const uint16_t *a, 
         vec_f32_t sum[ROWS][FOLD_VECTORS] = {{{0}}};
         for (size_t i = 0; i < pairs; i++, a += 2, b += 2 * width) {
             __m512bh w[FOLD_VECTORS];
-            if (rows == 1)
-                prefetch_next_page(b, 2 * width * sizeof *b);
-            for (int v = 0; v < vectors; v++) {
+            for (int v = 0; v < vectors; v++)
                 w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
-                /* A single row reads one stream of weights, for which the hardware's prefetcher is too
-                 * short. */
-                if (rows == 1)
-                    _mm_prefetch((const char *)(b + 32 * v) + PREFETCH_BYTES, _MM_HINT_T0);
-            }
             for (int r = 0; r < rows; r++) {
                 int32_t x;
                 __builtin_memcpy(&x, a + (size_t)r * a_stride, sizeof x);
@@ -38,6 +30,49 @@ INLINE void register_tile(const int rows, const int vectors, const uint16_t *a, 
             }
         }
         fold_into(rows, vectors, q, to, sum);
+    }
+}
+
+/* All chains of one row with n panels, a pair of each in turn, so that each is a stream of the memory's. */
+INLINE void row_of_panels(const int n, const int vectors, const uint16_t *a, const void *const *b,
+    size_t chain, const fold_slots_t *to)
+{
+    const size_t width = 16 * (size_t)vectors;
+    size_t offset = 0;
+    for (size_t q = 0; q < FOLD_CHAINS; q++) {
+        vec_f32_t sum[KERNEL_TILE_PANELS][FOLD_VECTORS] = {{{0}}};
+        for (size_t i = 0; i < chain; i += 2, a += 2, offset += 2 * width) {
+            int32_t x;
+            __builtin_memcpy(&x, a, sizeof x);
+            __m512bh broadcast = (__m512bh)_mm512_set1_epi32(x);
+            for (int p = 0; p < n; p++) {
+                const uint16_t *at = (const uint16_t *)b[p] + offset;
+                prefetch_stream(at, 2 * width * sizeof *at);
+                for (int v = 0; v < vectors; v++)
+                    sum[p][v] = (vec_f32_t)_mm512_dpbf16_ps(
+                        (__m512)sum[p][v], (__m512bh)_mm512_loadu_si512(at + 32 * v), broadcast);
+            }
+        }
+        fold_into(n, vectors, q, to, sum); /* panels as rows */
+    }
+}
+
+#define ROW_CASE(N, V)                                                                             \
+    case (N)*8 + (V):                                                                              \
+        row_of_panels(N, V, a, b, chain, &to);                                                     \
+        break;
+#define ROW_CASES(N) ROW_CASE(N, 1) ROW_CASE(N, 2) ROW_CASE(N, 3) ROW_CASE(N, 4)
+
+static void multiply_row(size_t n, const uint16_t *a, const void *const *b, size_t width,
+    size_t chain, float *c, size_t c_panel)
+{
+    float waiting[FOLD_HEIGHT][KERNEL_TILE_PANELS * KERNEL_PANEL] __attribute__((aligned(64)));
+    fold_slots_t to = {.height = FOLD_HEIGHT, .result_stride = c_panel};
+    for (size_t h = 0; h < FOLD_HEIGHT; h++)
+        to.at[h] = waiting[h];
+    to.at[FOLD_HEIGHT] = c;
+    switch (n * 8 + width / 16) {
+        ROW_CASES(1) ROW_CASES(2) ROW_CASES(3) ROW_CASES(4)
     }
 }
 
@@ -73,27 +108,41 @@ static void multiply(size_t rows, const uint16_t *a, size_t a_stride, const uint
         }
 }
 
+/* How many of n panels, from the first on, vdpbf16ps can multiply with rows of this depth. */
+static size_t normal_panels(uint32_t row_depth, size_t n, const void *const *b, size_t elements)
+{
+    size_t normal = 0;
+    while (normal < n && fold_is_normal(row_depth, fold_depth(b[normal], elements)))
+        normal++;
+    return normal;
+}
+
 static void tile_fold(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
     const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
 {
-    const fold_shape_t s = fold_shape(inputs);
-    size_t elements = fold_inputs(inputs);
+    const size_t chain = fold_shape(inputs).chain, elements = fold_inputs(inputs);
     uint32_t deepest = 0;
     for (size_t r = 0; r < rows; r++) {
         uint32_t depth = fold_depth(a + r * a_stride, elements);
         deepest = depth > deepest ? depth : deepest;
     }
-    for (size_t p = 0; p < n_panels; p++) {
-        float *to = c + p * c_panel;
-        bool normal = fold_is_normal(deepest, fold_depth(b[p], elements * width));
-        if (s.chain == 0 || !normal) {
-            tile_fold_by_fma(rows, a, a_stride, 1, &b[p], width, inputs, to, c_panel, c_stride);
+    for (size_t p = 0, n; p < n_panels; p += n) {
+        n = chain == 0 ? 0 : normal_panels(deepest, n_panels - p, b + p, elements * width);
+        if (n == 0) {
+            n = 1;
+            tile_fold_by_fma(
+                rows, a, a_stride, 1, b + p, width, inputs, c + p * c_panel, c_panel, c_stride);
             continue;
         }
-        for (size_t r = 0; r < rows; r += SLOT_ROWS)
-            multiply(size_min(SLOT_ROWS, rows - r), a + r * a_stride, a_stride, b[p], width,
-                s.chain, to + r * c_stride, c_stride);
-        fold_rest_by_fma(rows, a, a_stride, b[p], width, inputs, to, c_stride);
+        if (rows == 1)
+            multiply_row(n, a, b + p, width, chain, c + p * c_panel, c_panel);
+        for (size_t i = p; i < p + n; i++) {
+            float *to = c + i * c_panel;
+            for (size_t r = 0; rows > 1 && r < rows; r += SLOT_ROWS)
+                multiply(size_min(SLOT_ROWS, rows - r), a + r * a_stride, a_stride, b[i], width,
+                    chain, to + r * c_stride, c_stride);
+            fold_rest_by_fma(rows, a, a_stride, b[i], width, inputs, to, c_stride);
+        }
     }
 }
 

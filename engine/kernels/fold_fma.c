@@ -25,7 +25,6 @@
 #define ROWS 6
 #define FEW_ROWS 3 /* at most these take FEW_VECTORS, so that enough chains hide the latency */
 #define FEW_VECTORS 4
-#define AHEAD_BYTES 1024
 
 /* Inputs of a block of chains; longer chains are multiplied row by row. */
 #define BLOCK_INPUTS 320
@@ -38,39 +37,44 @@
 
 /* ---- One row --------------------------------------------------------------------------------- */
 
-/* Pairs [0, n) of one chain */
-INLINE void chain_of_one_row(
-    const int vectors, const uint16_t *x, const uint16_t *b, size_t n, vec_f32_t sum[FOLD_VECTORS])
+/* `pairs` pairs of one chain of each of n panels, a pair of each in turn, so that each is a stream of the
+ * memory's. offset: elements from the panels' starts */
+INLINE void chain_of_one_row(const int vectors, const size_t n, const uint16_t *x,
+    const void *const *b, size_t offset, size_t pairs, vec_f32_t sum[][FOLD_VECTORS])
 {
     const size_t width = (size_t)vectors * LANES_F32;
-    for (size_t i = 0; i < n; i++, x += 2, b += 2 * width) {
+    for (size_t p = 0; p < n; p++)
+        for (int v = 0; v < vectors; v++)
+            sum[p][v] = (vec_f32_t){0};
+    for (size_t i = 0; i < pairs; i++, x += 2, offset += 2 * width) {
         pair_t input = broadcast_pair(x);
-        prefetch_next_page(b, 2 * width * sizeof *b);
-        for (int v = 0; v < vectors; v++) {
-            const uint16_t *at = b + 2 * LANES_F32 * v;
-            pair_t w = load_pair(at);
-            if (v * REGISTER_BYTES % 64 == 0)
-                __builtin_prefetch((const char *)at + AHEAD_BYTES);
-            sum[v] = FMA_F32(input.odd, w.odd, sum[v]);
-            sum[v] = FMA_F32(input.even, w.even, sum[v]);
+        for (size_t p = 0; p < n; p++) {
+            const uint16_t *at = (const uint16_t *)b[p] + offset;
+            prefetch_stream(at, 2 * width * sizeof *at);
+            for (int v = 0; v < vectors; v++) {
+                pair_t w = load_pair(at + 2 * LANES_F32 * v);
+                sum[p][v] = FMA_F32(input.odd, w.odd, sum[p][v]);
+                sum[p][v] = FMA_F32(input.even, w.even, sum[p][v]);
+            }
         }
     }
 }
 
 /* n_chains of `chain` inputs each, folded into c. */
-INLINE void tree_of_one_row(const int vectors, const uint16_t *x, const uint16_t *b,
-    size_t n_chains, size_t chain, float *c)
+INLINE void tree_of_one_row(const int vectors, const size_t n, const uint16_t *x,
+    const void *const *b, size_t offset, size_t n_chains, size_t chain, float *c, size_t c_panel)
 {
     const size_t width = (size_t)vectors * LANES_F32;
-    float waiting[FOLD_HEIGHT][KERNEL_PANEL] __attribute__((aligned(64)));
-    fold_slots_t slots = {.height = n_chains == FOLD_CHAINS ? FOLD_HEIGHT : FOLD_SHORT_HEIGHT};
+    float waiting[FOLD_HEIGHT][KERNEL_TILE_PANELS * KERNEL_PANEL] __attribute__((aligned(64)));
+    fold_slots_t slots = {.height = n_chains == FOLD_CHAINS ? FOLD_HEIGHT : FOLD_SHORT_HEIGHT,
+        .result_stride = c_panel};
     for (size_t h = 0; h < slots.height; h++)
         slots.at[h] = waiting[h];
     slots.at[slots.height] = c;
-    for (size_t q = 0; q < n_chains; q++, x += chain, b += chain * width) {
-        vec_f32_t sum[1][FOLD_VECTORS] = {{{0}}};
-        chain_of_one_row(vectors, x, b, chain / 2, sum[0]);
-        fold_into(1, vectors, q, &slots, sum);
+    for (size_t q = 0; q < n_chains; q++, x += chain, offset += chain * width) {
+        vec_f32_t sum[KERNEL_TILE_PANELS][FOLD_VECTORS];
+        chain_of_one_row(vectors, n, x, b, offset, chain / 2, sum);
+        fold_into((int)n, vectors, q, &slots, sum); /* panels as rows */
     }
 }
 
@@ -85,7 +89,8 @@ INLINE void rest_of_one_row(
     if (inputs % FOLD_CHAINS == 0)
         return;
     if (s.short_chain > 0)
-        tree_of_one_row(vectors, x + at, b + at * width, FOLD_LANES, s.short_chain, eight);
+        tree_of_one_row(vectors, 1, x + at, (const void *const[]){b}, at * width, FOLD_LANES,
+            s.short_chain, eight, 0);
     for (int v = 0; v < vectors; v++) {
         vec_f32_t sum = *(mem_f32_t *)(c + LANES_F32 * v) + *(mem_f32_t *)(eight + LANES_F32 * v);
         for (size_t i = last; i < last + s.last; i++) {
@@ -111,12 +116,18 @@ INLINE void rest_of_one_row(
         CALL(64 / LANES_F32);                                                                      \
     }
 
-static void single_row(const uint16_t *x, const uint16_t *b, size_t width, size_t inputs, float *c)
+static void single_row(size_t n, const uint16_t *x, const void *const *b, size_t width,
+    size_t inputs, float *c, size_t c_panel)
 {
-    const fold_shape_t s = fold_shape(inputs);
-    if (s.chain == 0)
-        memset(c, 0, width * sizeof *c);
-#define TREE(VECTORS) tree_of_one_row(VECTORS, x, b, FOLD_CHAINS, s.chain, c)
+    const size_t chain = fold_shape(inputs).chain;
+    for (size_t p = 0; chain == 0 && p < n; p++)
+        memset(c + p * c_panel, 0, width * sizeof *c);
+    if (chain == 0)
+        return;
+#define TREE_OF_ONE(VECTORS) tree_of_one_row(VECTORS, 1, x, b, 0, FOLD_CHAINS, chain, c, c_panel)
+#define TREE(VECTORS) tree_of_one_row(VECTORS, n, x, b, 0, FOLD_CHAINS, chain, c, c_panel)
+    if (n == 1)
+        WIDTH_CASES(TREE_OF_ONE)
     else
         WIDTH_CASES(TREE)
 }
@@ -340,9 +351,8 @@ static void tile_fold(size_t rows, const uint16_t *a, size_t a_stride, size_t n_
     if (rows > 1 && s.chain > 0 && s.chain <= BLOCK_INPUTS)
         multiply(&y);
     else
-        for (size_t p = 0; p < n_panels; p++)
-            for (size_t r = 0; r < rows; r++)
-                single_row(a + r * a_stride, b[p], width, inputs, c + p * c_panel + r * c_stride);
+        for (size_t r = 0; r < rows; r++)
+            single_row(n_panels, a + r * a_stride, b, width, inputs, c + r * c_stride, c_panel);
     for (size_t p = 0; p < n_panels; p++)
         rest(rows, a, a_stride, b[p], width, inputs, c + p * c_panel, c_stride);
 }
