@@ -87,7 +87,25 @@ static void release(packed_t *p)
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
-/* Packs and unpacks a panel of two inputs with every instruction set. */
+/* Sums of a row with a panel of two inputs, unpacked in registers, against the dense panel's. */
+static void check_row(const kernels_t *k, const void *panel, const uint16_t dense[PAIR])
+{
+    static const uint16_t row[2] = {0x3f81, 0xc015};
+    float sums[2][KERNEL_PANEL];
+    for (int amx = 0; amx < 2 && k->packed_row != NULL; amx++) {
+        (amx ? k->packed_row_amx : k->packed_row)(
+            row, 1, &panel, 0, 2, sums[0], KERNEL_PANEL, TILE_SET);
+        (amx ? k->tile_amx : k->tile)(
+            1, row, 2, dense, KERNEL_PANEL, 2, sums[1], KERNEL_PANEL, TILE_SET);
+        /* Every NaN is rounded to the same one. */
+        for (size_t n = 0; n < KERNEL_PANEL; n++)
+            if (f32_bits(sums[0][n]) != f32_bits(sums[1][n]) &&
+                !(isnan(sums[0][n]) && isnan(sums[1][n])))
+                fail_msg("%s, %s: a product with a pair differs", k->isa, amx ? "amx" : "chain");
+    }
+}
+
+/* Packs and unpacks a panel of two inputs with every instruction set, and multiplies with it. */
 static void check_pair(const uint16_t x[PAIR])
 {
     static char panel[1024] __attribute__((aligned(64))), elsewhere[PAIR];
@@ -95,11 +113,12 @@ static void check_pair(const uint16_t x[PAIR])
     fail_t fail = {0};
     spill_t spill = {.at = elsewhere, .bytes = sizeof elsewhere};
     assert_int_equal(plain()->pack_panel(plain(), 2, x, panel, &spill, &fail), 0);
-    for (size_t i = 0; i < N_ISAS && i < 3; i++) {
+    for (size_t i = 0; i < N_ISAS && i < 4; i++) {
         kernels_t k;
         if (!isa_has(isa_detect(), isas[i]))
             continue;
         kernels_get(&k, isas[i], DTYPE_BF16);
+        check_row(&k, panel, x);
         memset(found, 0xa5, sizeof found);
         k.unpack_packed(panel, 0, 2, found);
         if (memcmp(found, x, sizeof found) != 0)

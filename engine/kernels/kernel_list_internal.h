@@ -42,5 +42,10 @@ double kernel_row_flop(const kernel_shape_t *s);
 /* kernel_list_packed.c. The second variant's panels lie packed already, to be timed. */
 LAYOUT(kernel_packed_layout);
 CALL(kernel_call_unpack_packed);
+/* Variants: tile modes, of 1 to KERNEL_TILE_PANELS panels; and panels that lie packed already. */
+#define KERNEL_PACKED_ROW_VARIANTS (3 * KERNEL_TILE_PANELS)
+LAYOUT(kernel_packed_row_layout);
+CALL(kernel_call_packed_row);
+CALL(kernel_call_packed_row_amx);
 
 #endif

@@ -1,6 +1,7 @@
 /* The list's functions for packed bf16: k inputs of a whole panel. Mode bf16. */
 #include <string.h>
 
+#include "engine/base/size.h"
 #include "engine/kernels/kernel_list_internal.h"
 #include "engine/kernels/packed.h"
 
@@ -24,4 +25,82 @@ CALL(kernel_call_unpack_packed)
     for (size_t k = 0; s->variant != 0 && k < s->k; k += PACKED_INPUTS)
         ((packed_block_t *)(uintptr_t)packed_block_of(d[1], k))->n_exceptions = 0;
     kernels->unpack_packed(d[1], 0, s->k, d[3]);
+}
+
+static const tile_mode_t row_modes[] = {TILE_SET, TILE_CHAIN, TILE_ADD};
+
+static bool is_packed_already(const kernel_shape_t *s)
+{
+    return s->variant == KERNEL_PACKED_ROW_VARIANTS;
+}
+
+static size_t row_panels(const kernel_shape_t *s)
+{
+    return is_packed_already(s) ? KERNEL_TILE_PANELS : 1 + s->variant / 3;
+}
+
+static size_t row_panel_bytes(const kernel_shape_t *s)
+{
+    return size_round_up(packed_blocks_bytes(s->k), 64);
+}
+
+/* A row of k inputs, some panels, which begin a pair of inputs after each other in dense memory, the same packed, with as much
+ * again for what does not fit, and the sums. */
+LAYOUT(kernel_packed_row_layout)
+{
+    (void)kernels;
+    size_t n = row_panels(s);
+    b[0] = (kernel_buffer_t){DTYPE_BF16, s->k, false, false};
+    b[1] = (kernel_buffer_t){
+        DTYPE_BF16, is_packed_already(s) ? 0 : (s->k + 2 * n) * s->n, false, true};
+    b[2] = (kernel_buffer_t){
+        DTYPE_F64, n * (row_panel_bytes(s) + s->k * s->n) / sizeof(double), false, true};
+    b[3] = (kernel_buffer_t){DTYPE_F32, n * (s->n + s->pad), true, false};
+}
+
+typedef void packed_row_t(const uint16_t *x, size_t n_panels, const void *const *panels,
+    size_t first, size_t k, float *c, size_t c_panel, tile_mode_t mode);
+typedef void tile_t(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode);
+
+/* Inputs of the second half, where they begin an operation of the dot product amx, go on with another mode, as
+ * leaves do. Tables without the function unpack and multiply. */
+static void call_packed_row(
+    const kernel_shape_t *s, void *const *d, packed_row_t *function, tile_t *tile)
+{
+    const format_t *format = format_packed(format_dense(DTYPE_BF16));
+    const size_t n = row_panels(s), bytes = row_panel_bytes(s);
+    const void *panels[KERNEL_TILE_PANELS];
+    fail_t fail = {0};
+    spill_t spill = {.at = (char *)d[2] + n * bytes, .bytes = n * s->k * s->n};
+    for (size_t p = 0; p < n; p++) {
+        char *panel = (char *)d[2] + p * bytes;
+        panels[p] = panel;
+        if (!is_packed_already(s))
+            format->pack_panel(format, s->k, (uint16_t *)d[1] + 2 * p * s->n, panel, &spill, &fail);
+        for (size_t k = 0; is_packed_already(s) && k < s->k; k += PACKED_INPUTS)
+            ((packed_block_t *)(uintptr_t)packed_block_of(panel, k))->n_exceptions = 0;
+    }
+    size_t half = is_packed_already(s) ? s->k : s->k / 2 / KERNEL_K_BLOCK * KERNEL_K_BLOCK;
+    for (size_t k = 0, some; k < s->k; k += some) {
+        tile_mode_t mode = k > 0 ? TILE_CHAIN : row_modes[s->variant % 3];
+        some = k < half ? half : s->k - k;
+        if (function != NULL)
+            function((uint16_t *)d[0] + k, n, panels, k, some, d[3], s->n + s->pad, mode);
+        for (size_t p = 0; function == NULL && p < n; p++) {
+            uint16_t *dense = (uint16_t *)d[1] + (2 * p + k) * s->n;
+            tile(1, (uint16_t *)d[0] + k, s->k, dense, s->n, some,
+                (float *)d[3] + p * (s->n + s->pad), s->n, mode);
+        }
+    }
+}
+
+CALL(kernel_call_packed_row)
+{
+    call_packed_row(s, d, kernels->packed_row, kernels->tile);
+}
+
+CALL(kernel_call_packed_row_amx)
+{
+    call_packed_row(s, d, kernels->packed_row_amx, kernels->tile_amx);
 }

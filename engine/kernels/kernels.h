@@ -140,6 +140,13 @@ typedef struct kernels {
     /* Packed bf16 (format.h); mode bf16 only, NULL otherwise. Inputs [first, first + n) of a whole panel as they
      * lie, both even, to the dense layout. to: [n / 2][KERNEL_PANEL][2] */
     void (*unpack_packed)(const void *panel, size_t first, size_t n, uint16_t *to);
+    /* tile and tile_amx of one row with inputs [first, first + k), both even, of 1 to KERNEL_TILE_PANELS whole panels
+     * of packed bf16, which are unpacked in registers; for the dot product amx `first` is a multiple of 32. Mode
+     * bf16; NULL in scalar C. x: [k]; panels: their starts; c: [n_panels][KERNEL_PANEL], c_panel apart */
+    void (*packed_row)(const uint16_t *x, size_t n_panels, const void *const *panels, size_t first,
+        size_t k, float *c, size_t c_panel, tile_mode_t mode);
+    void (*packed_row_amx)(const uint16_t *x, size_t n_panels, const void *const *panels,
+        size_t first, size_t k, float *c, size_t c_panel, tile_mode_t mode);
     /* `tile` of the mode f32, for rows that were widened; mode bf16. */
     void (*tile_wide)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);

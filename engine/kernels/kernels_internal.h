@@ -17,6 +17,7 @@
  *                       that go with it; fold_fma.c, twice; fold_avx512_bf16.c
  *   int4_fill_*        format_int4.c; int4_fma.c, twice
  *   coded_fill_*       format_coded.c; coded_unpack.c, three times
+ *   packed_fill_*      format_packed.c; packed_unpack.c, twice; packed_row_fill_* packed_row.c, three times
  *   fold_attention_fill_*  fold_attention.c, twice: those products */
 #define KERNEL_SOURCES(X)                                                                          \
     X(0, elementwise_fill_baseline)                                                                \
@@ -38,6 +39,7 @@
     X(ISA_AVX2, int4_fill_avx2)                                                                    \
     X(ISA_AVX2, coded_fill_avx2)                                                                   \
     X(ISA_AVX2, packed_fill_avx2)                                                                  \
+    X(ISA_AVX2, packed_row_fill_avx2)                                                              \
     X(ISA_AVX2, fold_fill_avx2)                                                                    \
     X(ISA_AVX2, fold_attention_fill_avx2)                                                          \
     X(ISA_AVX512, elementwise_fill_avx512)                                                         \
@@ -48,12 +50,14 @@
     X(ISA_AVX512, int4_fill_avx512)                                                                \
     X(ISA_AVX512, coded_fill_avx512)                                                               \
     X(ISA_AVX512, packed_fill_avx512)                                                              \
+    X(ISA_AVX512, packed_row_fill_avx512)                                                          \
     X(ISA_AVX512, fold_fill_avx512)                                                                \
     X(ISA_AVX512, fold_attention_fill_avx512)                                                      \
     X(ISA_AVX512, bf16_fill_avx512)                                                                \
     X(ISA_AVX512_BF16, bf16_fill_avx512_bf16)                                                      \
     X(ISA_AVX512_BF16, tiles_fill_avx512_bf16)                                                     \
     X(ISA_AVX512_BF16, coded_fill_avx512_bf16)                                                     \
+    X(ISA_AVX512_BF16, packed_row_fill_avx512_bf16)                                                \
     X(ISA_AVX512_BF16, fold_fill_avx512_bf16)                                                      \
     X(ISA_AMX, tiles_fill_amx)
 #else
@@ -66,6 +70,11 @@ KERNEL_SOURCES(KERNEL_SOURCE_DECLARE)
 /* int4_product.c: matrix_product of panels whose format is int4. rows: not K-blocked */
 void int4_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, float *c);
+
+/* row_product.c: matrix_product of a single row, of the first panels that have a kernel for it; how many these are.
+ * leaf: MATRIX_ONE_LEAF, or a multiple of 32 */
+size_t row_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
+    const uint16_t *x, size_t leaf, float *c);
 
 /* format_coded.c: kernels_t.coded_unpack in scalar C */
 void coded_unpack_scalar(const format_t *format, const void *panel, size_t width, size_t columns,

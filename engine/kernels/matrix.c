@@ -460,9 +460,18 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
 
 /* Panels whose weights are dequantised or unpacked a block at a time. */
 static void unpacked_product(const kernels_t *kernels, dot_t dot, const panel_t *panels,
-    size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, void *c)
+    size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, float *c)
 {
     unpacked_t unpacked;
+    if (rows->n == 1) {
+        size_t done = row_product(kernels, dot, panels, n_panels, rows->x,
+            rows->n_single_rows == 1 ? leaf_single : leaf_rows, c);
+        panels += done;
+        n_panels -= done;
+        c += done * KERNEL_PANEL;
+    }
+    if (n_panels == 0)
+        return;
     for (size_t i = 0; i < KERNEL_TILE_PANELS; i++)
         unpacked.of[i].matrix = NULL;
     dense_product(kernels, dot, panels, n_panels, rows, leaf_single, leaf_rows, &unpacked, c);
