@@ -250,7 +250,7 @@ static const arg_group_t server_group = ARG_GROUP("Server", server_args);
 
 static const arg_t limit_args[] = {
     FLAG_REAL("--max-step-ratio", AT(run.max_step_ratio), "X", 0, 1000,
-        "While answers are generated, a step with prompt tokens takes about X times as long as one without, at most. Changes speed, never a bit. Default 2.5; 0: no limit but --prefill-chunk."),
+        "While answers are generated, a step with prompt tokens takes about X times as long as one without, at most. Changes speed, never a bit. Default 2.2; 0: no limit but --prefill-chunk."),
     FLAG_SIZE("--max-queue", AT(max_queue), "N", 0, 1048576,
         "Requests that may wait; one more is refused with status 429. Default 256."),
     FLAG_SIZE("--max-body", AT(max_body), "MIB", 1, 1024,
@@ -281,7 +281,7 @@ static const arg_rule_t rules[] = {
 };
 
 static const serve_flags_t defaults = {.common = COMMON_DEFAULTS,
-    .run = {.attention = ATTENTION_AUTO, .dot = DOT_AUTO, .max_step_ratio = 2.5},
+    .run = {.attention = ATTENTION_AUTO, .dot = DOT_AUTO, .max_step_ratio = 2.2},
     .host = "127.0.0.1",
     .port = 8000,
     .max_queue = 256,

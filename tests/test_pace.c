@@ -126,12 +126,26 @@ static void costly_rows_run_in_the_smallest_chunks(void **state)
     assert_int_equal(run(&machine, &pace, 2.5).n_mixed, PROMPT / 32);
 }
 
+static void rows_are_not_blamed_for_a_decode_that_is_not_known(void **state)
+{
+    (void)state;
+    pace_t pace = {0};
+    const scheduler_step_t mixed = {.n_rows = 33, .n_prompt_rows = 32, .prompt_positions = 496};
+    const scheduler_step_t decode = {.n_rows = 1};
+    pace_learn(&pace, &mixed, 50e6);
+    assert_true(pace_limit(&pace, 2).row == 0);
+    pace_learn(&pace, &decode, 40e6);
+    pace_learn(&pace, &mixed, 50e6);
+    assert_true(pace_limit(&pace, 2).row < 10e6 / 32 + 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(late_rows_cost_more_and_chunks_get_shorter),
         cmocka_unit_test(noise_is_borne),
         cmocka_unit_test(a_machine_that_gets_slower_is_noticed),
+        cmocka_unit_test(rows_are_not_blamed_for_a_decode_that_is_not_known),
         cmocka_unit_test(costly_rows_run_in_the_smallest_chunks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

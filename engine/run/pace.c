@@ -33,7 +33,8 @@ void pace_learn(pace_t *p, const scheduler_step_t *step, double ns)
         p->decode_ns += (p->decode_ns == 0 ? 1 : AVERAGED) * (ns - p->decode_ns);
         return;
     }
-    if (step->n_prompt_rows < MIN_MEASURED_ROWS)
+    /* Without a decode's time it would be taken for the rows'. */
+    if (step->n_prompt_rows < MIN_MEASURED_ROWS || p->decode_ns == 0)
         return;
     double rows = (double)step->n_prompt_rows;
     double x = (double)step->prompt_positions / rows;

@@ -51,6 +51,10 @@ refuses "answers that end before the prompt does" 1 "raise --gen-tokens" "$choir
 refuses "load on nothing" 1 "Connection refused" "$choir" bench --serve http://127.0.0.1:1
 refuses "a flag of a model" 2 "--layers" "$choir" bench --serve "$url" --layers 1
 refuses "a port that is taken" 1 "cannot listen ${url##*:}" "${run[@]}" "$choir" serve --port "${url##*:}"
+# CHOIR_SERVE_MANY: CONNECTIONS ACTIVE REQUESTS MIB; freed memory stays with sanitizers for a while.
+read -r -a many <<<"${CHOIR_SERVE_MANY:-200 16 200 64}"
+python3 "$root/tests/serve_many.py" "$url" "$(ps -o pid= --ppid "$server" | head -1 | tr -d ' ')" "${many[@]}" >"$work/out" 2>&1 ||
+    complain "many connections"
 stop
 
 serve --api-key a --api-key b --max-batch 1

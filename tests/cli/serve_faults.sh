@@ -42,10 +42,21 @@ grep -q 'rank 1.* has ended' "$work/err" || complain "a killed rank: is not name
 serve --watchdog-seconds 5
 streams "a stopped rank" $((10 + limit_s)) error kill -STOP "${rank_pids[1]}"
 wait "$server"
-grep -q 'no progress for 5 s: rank 1' "$work/err" || complain "a stopped rank: is not named"
+grep -q 'no progress for [0-9]* s: rank 1' "$work/err" || complain "a stopped rank: is not named"
+
+# Rank 0 has the connections. Killed, it can tell nobody; stopped, it tells when the run's end wakes it, if there is time.
+serve --watchdog-seconds 5
+streams "a killed coordinator" $((10 + limit_s)) broken kill -KILL "${rank_pids[0]}"
+! wait "$server" || complain "a killed coordinator: the run ends with status 0"
+grep -q 'rank 0.* has ended' "$work/err" || complain "a killed coordinator: is not named"
+
+serve --watchdog-seconds 5
+streams "a stopped coordinator" $((10 + limit_s)) over kill -STOP "${rank_pids[0]}"
+! wait "$server" || complain "a stopped coordinator: the run ends with status 0"
+grep -q 'no progress for [0-9]* s: rank 0' "$work/err" || complain "a stopped coordinator: is not named"
 
 n_streams=8
-serve --access-log "$work/log"
+serve --access-log "$work/log" --drain-seconds "$patience_s"
 mv "$work/log" "$work/log.old"
 kill -HUP "${rank_pids[0]}"
 wait_until "$patience_s" test -e "$work/log" || complain "SIGHUP: no new log"
@@ -57,7 +68,7 @@ server_ends "SIGTERM" 0
 # choir-run passes it on to the ranks.
 serve_by_choir_run() {
     rm -f "$work/err"
-    "$root/launch/choir-run" --ranks "$ranks" --choir "$choir" -- serve --port 0 </dev/null >"$work/out" 2>"$work/err" &
+    "$root/launch/choir-run" --ranks "$ranks" --choir "$choir" -- serve --port 0 --drain-seconds "$patience_s" </dev/null >"$work/out" 2>"$work/err" &
     server=$!
     wait_until "$patience_s" grep -qs serving "$work/err" || complain "choir-run: does not begin"
     url=$(grep -o 'http://[^ ]*' "$work/err")
