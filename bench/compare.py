@@ -302,6 +302,21 @@ def print_table(args):
     print_roofs(pairs)
 
 
+def print_servers(args):
+    """Of compare_serve.sh's rows, for each number of streams."""
+    lines = read_lines(args.file)
+    print("| streams | tokens/s, Choir / peer | Choir | peer | rounds |\n|---|---|---|---|---|")
+    for clients in sorted({line["clients"] for line in lines}):
+        turns = {}
+        for line in lines:
+            if line["clients"] == clients:
+                turns.setdefault(line["round"], {})[line["engine"]] = line
+        pairs = [(both["peer"], both["choir"]) for both in turns.values() if len(both) == 2]
+        speed = "gen_tokens_per_s"
+        print(f"| {clients} | {ratio_text(pairs, speed)} | {median_of([c for _, c in pairs], speed):.1f} | "
+              f"{median_of([p for p, _ in pairs], speed):.1f} | {len(pairs)} |")
+
+
 # ---- Arguments ------------------------------------------------------------------------------------
 
 
@@ -326,6 +341,9 @@ def parse():
     table.add_argument("file")
     table.add_argument("--max-other-load", type=float, default=float("inf"))
     table.set_defaults(run=print_table)
+    servers = commands.add_parser("servers")
+    servers.add_argument("file")
+    servers.set_defaults(run=print_servers)
     return parser.parse_args()
 
 

@@ -260,21 +260,13 @@ static const arg_group_t own = ARG_GROUP("Evaluation", eval_args);
 static const arg_part_t parts[] = {
     {&flags_model, 0},
     {&own, 0},
-    {&flags_template, AT(template)},
-    {&flags_mesh, AT(run)},
-    PARTS_NUMERICS_AND_RANKS(AT(run)),
-    {&flags_batch, AT(run)},
-    PARTS_END,
+    PARTS_OF_MANY_TEXTS(AT(template), AT(run)),
 };
 
 static const arg_rule_t rules[] = {
     {.why = "with --compare", .with = " --compare ", .reads = true, .flags = " --compare "},
     {.why = "with --canonical", .with = " --canonical ", .reads = true, .flags = " --canonical "},
-    RULE_ONE_REPLICA,
-    RULE_NO_DRAFTS(AT(run)),
-    RULE_NO_AMX(AT(run)),
-    RULE_OWN_DOT(AT(run)),
-    RULES_END,
+    RULES_OF_MANY_TEXTS(AT(run)),
 };
 
 static const eval_flags_t defaults = {.common = COMMON_DEFAULTS, .run = RUN_DEFAULTS};

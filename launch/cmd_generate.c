@@ -338,11 +338,7 @@ static const arg_rule_t rules[] = {
     {.why = "without --temperature or --sample",
         .without = " --temperature --sample --prompts ",
         .flags = " --top-k --top-p --min-p --seed "},
-    RULE_ONE_REPLICA,
-    RULE_NO_DRAFTS(AT(run)),
-    RULE_NO_AMX(AT(run)),
-    RULE_OWN_DOT(AT(run)),
-    RULES_END,
+    RULES_OF_MANY_TEXTS(AT(run)),
 };
 
 static const generate_flags_t defaults = {

@@ -31,8 +31,6 @@ typedef struct serve_flags {
 
 #define MODEL_DIR_BYTES 4096
 #define NAME_BYTES 256
-#define SEQUENCES 64    /* of a replica, unless --max-batch says otherwise */
-#define LOGITS_ROWS 128 /* of a step */
 #define HEADER_BYTES 32768
 #define KEY_FILE_BYTES 65536
 #define MIB ((size_t)1 << 20)
@@ -211,8 +209,8 @@ static int cmd_serve(invocation_t *invocation, fail_t *fail)
         .needs_tokenizer = true,
         .follows_prefixes = true,
         .digests_weights = true,
-        .n_sequences = SEQUENCES,
-        .logits_rows = LOGITS_ROWS};
+        .n_sequences = MESH_SERVED_SEQUENCES,
+        .logits_rows = MESH_SERVED_LOGITS_ROWS};
     if (mesh_open(&mesh, invocation, &flags->run, &options, fail) == 0) {
         signals_drain();
         if (mesh.coordinates)
@@ -250,7 +248,7 @@ static const arg_group_t server_group = ARG_GROUP("Server", server_args);
 
 static const arg_t limit_args[] = {
     FLAG_REAL("--max-step-ratio", AT(run.max_step_ratio), "X", 0, 1000,
-        "While answers are generated, a step with prompt tokens takes about X times as long as one without, at most. Changes speed, never a bit. Default 2.2; 0: no limit but --prefill-chunk."),
+        "While answers are generated, a step with prompt tokens takes about X times as long as one without, at most. Changes speed, never a bit. Default 2; 0: no limit but --prefill-chunk."),
     FLAG_SIZE("--max-queue", AT(max_queue), "N", 0, 1048576,
         "Requests that may wait; one more is refused with status 429. Default 256."),
     FLAG_SIZE("--max-body", AT(max_body), "MIB", 1, 1024,
@@ -265,23 +263,15 @@ static const arg_part_t parts[] = {
     {&flags_model, 0},
     {&server_group, 0},
     {&limit_group, 0},
-    {&flags_template, AT(template)},
-    {&flags_mesh, AT(run)},
-    PARTS_NUMERICS_AND_RANKS(AT(run)),
-    {&flags_batch, AT(run)},
-    PARTS_END,
+    PARTS_OF_MANY_TEXTS(AT(template), AT(run)),
 };
 
 static const arg_rule_t rules[] = {
-    RULE_ONE_REPLICA,
-    RULE_NO_DRAFTS(AT(run)),
-    RULE_NO_AMX(AT(run)),
-    RULE_OWN_DOT(AT(run)),
-    RULES_END,
+    RULES_OF_MANY_TEXTS(AT(run)),
 };
 
 static const serve_flags_t defaults = {.common = COMMON_DEFAULTS,
-    .run = {.attention = ATTENTION_AUTO, .dot = DOT_AUTO, .max_step_ratio = 2.2},
+    .run = {.attention = ATTENTION_AUTO, .dot = DOT_AUTO, .max_step_ratio = 2},
     .host = "127.0.0.1",
     .port = 8000,
     .max_queue = 256,

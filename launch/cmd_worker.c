@@ -21,9 +21,7 @@ typedef struct worker_flags {
 } worker_flags_t;
 
 #define MODEL_DIR_BYTES 4096
-#define SEQUENCES 64    /* of a replica, unless --max-batch says otherwise */
-#define LOGITS_ROWS 128 /* of a step */
-#define IDLE_MS 20      /* between checks for signals while there are no requests */
+#define IDLE_MS 20 /* between checks for signals while there are no requests */
 
 /* Objects that a worker has open. */
 typedef struct job {
@@ -146,8 +144,8 @@ static int cmd_worker(invocation_t *invocation, fail_t *fail)
         return fail->status;
     const mesh_options_t options = {.directory = directory,
         .needs_tokenizer = true,
-        .n_sequences = SEQUENCES,
-        .logits_rows = LOGITS_ROWS};
+        .n_sequences = MESH_SERVED_SEQUENCES,
+        .logits_rows = MESH_SERVED_LOGITS_ROWS};
     if (mesh_open(&mesh, invocation, &flags->run, &options, fail) == 0) {
         if (mesh.coordinates)
             coordinate(&mesh, &flags->template, directory, fail);
@@ -161,19 +159,11 @@ static int cmd_worker(invocation_t *invocation, fail_t *fail)
 
 static const arg_part_t parts[] = {
     {&flags_model, 0},
-    {&flags_template, AT(template)},
-    {&flags_mesh, AT(run)},
-    PARTS_NUMERICS_AND_RANKS(AT(run)),
-    {&flags_batch, AT(run)},
-    PARTS_END,
+    PARTS_OF_MANY_TEXTS(AT(template), AT(run)),
 };
 
 static const arg_rule_t rules[] = {
-    RULE_ONE_REPLICA,
-    RULE_NO_DRAFTS(AT(run)),
-    RULE_NO_AMX(AT(run)),
-    RULE_OWN_DOT(AT(run)),
-    RULES_END,
+    RULES_OF_MANY_TEXTS(AT(run)),
 };
 
 static const worker_flags_t defaults = {.common = COMMON_DEFAULTS, .run = RUN_DEFAULTS};

@@ -88,6 +88,11 @@ extern const arg_group_t flags_template; /* of chat_choice_t */
         NULL, 0                                                                                    \
     }
 
+/* What commands end with that answer many texts. template: offset of their chat_choice_t. */
+#define PARTS_OF_MANY_TEXTS(template, run)                                                         \
+    {&flags_template, template}, {&flags_mesh, run}, PARTS_NUMERICS_AND_RANKS(run),                \
+        {&flags_batch, run}, PARTS_END
+
 /* Rules (args.h). run: offset of the run_flags_t. */
 bool flags_no_amx(const void *run);
 bool flags_own_dot(const void *run);
@@ -113,6 +118,8 @@ bool flags_model_drafts(const run_flags_t *run);
     {                                                                                              \
         .why = OWN_DOT_WHY, .flags = " --dot ", .holds = flags_own_dot, .base = run                \
     }
+#define RULES_OF_MANY_TEXTS(run)                                                                   \
+    RULE_ONE_REPLICA, RULE_NO_DRAFTS(run), RULE_NO_AMX(run), RULE_OWN_DOT(run), RULES_END
 #define RULES_END                                                                                  \
     {                                                                                              \
         .why = NULL                                                                                \

@@ -25,6 +25,9 @@ typedef struct mesh {
 /* "DxT", which must have as many ranks as the run; NULL: one replica. FAIL_USAGE. */
 int mesh_parse(const char *text, size_t ranks, size_t *n_replicas, fail_t *fail);
 
+/* For requests of many clients: n_sequences unless --max-batch says otherwise, and logits_rows. */
+enum { MESH_SERVED_SEQUENCES = 64, MESH_SERVED_LOGITS_ROWS = 128 };
+
 /* Collective. Opens the model in `directory` on every replica of run->mesh. tokenizer: the model's,
  * where the coordinator has opened it, and borrowed; NULL on others. NULL on the coordinator too
  * with needs_tokenizer: opened here. n_sequences: how many will want to run at once, of one
