@@ -1,4 +1,5 @@
 /* Reading quantised matrices: every layout against weights that Python made (oracle/quantised.py), whole and in parts. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -171,6 +172,27 @@ static matrix_t pack(const opened_t *o, const format_t *format)
     return w;
 }
 
+/* Sums of a row with a panel, dequantised in registers, against the dense panel's. Every NaN is rounded to the same. */
+static void check_row(const char *kind, const kernels_t *k, const format_t *format,
+    const void *panel, size_t width, size_t columns, const uint16_t *dense)
+{
+    uint16_t row[2 * COLUMNS];
+    float sums[2][KERNEL_PANEL];
+    for (size_t i = 0; i < columns; i++)
+        row[i] = (uint16_t)(0x3f00 + i * 77 % 250 + (i % 2 << 15));
+    for (int amx = 0; amx < 2 && k->coded_row != NULL; amx++) {
+        (amx ? k->coded_row_amx : k->coded_row)(
+            format, row, 1, &panel, width, columns, 0, columns, sums[0], KERNEL_PANEL, TILE_SET);
+        (amx ? k->tile_amx : k->tile)(
+            1, row, columns, dense, width, columns, sums[1], KERNEL_PANEL, TILE_SET);
+        for (size_t n = 0; n < width; n++)
+            if (f32_bits(sums[0][n]) != f32_bits(sums[1][n]) &&
+                !(isnan(sums[0][n]) && isnan(sums[1][n])))
+                fail_msg("%s, %s, %s: output %zu of a single row differs", kind, k->isa,
+                    amx ? "amx" : "chain", n);
+    }
+}
+
 /* Row by row, and as the kernels of an instruction set have a panel. */
 static void check_packed(
     const char *kind, const kernels_t *k, const matrix_t *w, const uint16_t *expected)
@@ -182,6 +204,8 @@ static void check_packed(
         w->format->unpack_row(w->format, COLUMNS, panel, width, r % KERNEL_PANEL, row);
         k->coded_unpack(w->format, panel, width, COLUMNS, 0, COLUMNS, dense);
         panel_unpack_row(DTYPE_BF16, COLUMNS, dense, width, r % KERNEL_PANEL, of_panel);
+        if (r % KERNEL_PANEL == 0)
+            check_row(kind, k, w->format, panel, width, COLUMNS, dense);
         for (size_t i = 0; i < COLUMNS; i++)
             if (row[i] != expected[r * COLUMNS + i] || of_panel[i] != row[i])
                 fail_msg("%s, %s: weight [%zu, %zu]: expected %04x, found %04x, %04x", kind, k->isa,
@@ -244,6 +268,7 @@ static void extreme_scales_give_the_weights_of_scalar_code(void **state)
             kernels_get(&k, isa_detect(), DTYPE_BF16);
             k.coded_unpack(formats[f], panel, KERNEL_LANES, INPUTS, 0, INPUTS, found);
             assert_memory_equal(found, expected, sizeof found);
+            check_row(formats[f]->name, &k, formats[f], panel, KERNEL_LANES, INPUTS, expected);
         }
 }
 

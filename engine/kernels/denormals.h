@@ -14,12 +14,20 @@ static inline void denormals_restore(unsigned control, const void *data)
     __asm__ volatile("" ::"r"(data) : "memory");
 }
 
-/* Returns what denormals_restore takes. */
+#define DENORMALS_DAZ_AND_FTZ 0x8040u
+
+/* Takes denormals as zero, or as what they are. Returns what denormals_restore takes. */
 static inline unsigned denormals_flush(const void *data)
 {
-    enum { DAZ_AND_FTZ = 0x8040 };
     unsigned control = _mm_getcsr();
-    denormals_restore(control | DAZ_AND_FTZ, data);
+    denormals_restore(control | DENORMALS_DAZ_AND_FTZ, data);
+    return control;
+}
+
+static inline unsigned denormals_keep(const void *data)
+{
+    unsigned control = _mm_getcsr();
+    denormals_restore(control & ~DENORMALS_DAZ_AND_FTZ, data);
     return control;
 }
 

@@ -19,7 +19,7 @@
  *
  *   bf16, f16 or f32  [groups][width]    scales, zero in padding
  *   uint8_t           [groups][width]    zeros; only of formats with zeros
- *   uint8_t           [K / 2][width][2]  int8, as signed numbers, and f8: codes of pairs of inputs
+ *   uint8_t           [K][width]         int8, as signed numbers, and f8
  *                     [K / 2][width]     int4: the even input in bits 0 to 3, the odd one in bits 4 to 7
  *
  * packed bf16 (docs/speed.md, "Packed weights"): bf16 without loss in 12 bits, packed from the panels of a dense

@@ -33,7 +33,7 @@ static float code_at(const format_t *format, const void *panel, size_t width, si
         zero = coded_zeros(format, panel, width, columns, g)[output];
     if (format->codes == CODES_INT4)
         return (float)((pairs[output] >> (k % 2 * 4) & 15) - zero);
-    uint8_t byte = pairs[2 * output + k % 2];
+    uint8_t byte = pairs[k % 2 * width + output];
     return format->codes == CODES_F8 ? f8_number(byte) : (float)((byte ^ 0x80) - zero);
 }
 
@@ -110,12 +110,12 @@ static void pack_codes(
     for (size_t k = 0; k < rows->columns; k += 2)
         for (size_t r = 0; r < rows->n; r++) {
             const uint8_t *codes = rows->codes + r * rows->codes_stride + k;
-            size_t at = k / 2 * width + first_output + r;
+            uint8_t *at = to + first_output + r;
             if (self->codes == CODES_INT4) {
-                to[at] = (uint8_t)(codes[0] | codes[1] << 4);
+                at[k / 2 * width] = (uint8_t)(codes[0] | codes[1] << 4);
             } else {
-                to[2 * at] = codes[0] ^ flip;
-                to[2 * at + 1] = codes[1] ^ flip;
+                at[k * width] = codes[0] ^ flip;
+                at[(k + 1) * width] = codes[1] ^ flip;
             }
         }
 }

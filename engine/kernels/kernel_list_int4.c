@@ -85,3 +85,60 @@ CALL(kernel_call_coded_unpack)
     size_t first = s->pad == 0 ? 0 : s->k / 4 * 2;
     kernels->coded_unpack(coded_of(s->variant), d[0], s->n, s->k, first, s->k - first, d[1]);
 }
+
+static size_t coded_panel_bytes(const kernel_shape_t *s)
+{
+    return size_round_up(format_matrix_bytes(coded_of(s->variant), s->n, s->k), 64);
+}
+
+/* A row, as many panels as the shape has rows, their sums, and a dense panel. */
+LAYOUT(kernel_coded_row_layout)
+{
+    (void)kernels;
+    b[0] = (kernel_buffer_t){DTYPE_BF16, s->k, false, false};
+    b[1] = (kernel_buffer_t){
+        DTYPE_BF16, s->rows * coded_panel_bytes(s) / sizeof(uint16_t), false, true};
+    b[2] = (kernel_buffer_t){DTYPE_F32, s->rows * (s->n + s->pad), true, false};
+    b[3] =
+        (kernel_buffer_t){DTYPE_F64, s->k * s->n * sizeof(uint16_t) / sizeof(double), false, true};
+}
+
+typedef void coded_row_t(const format_t *format, const uint16_t *x, size_t n_panels,
+    const void *const *panels, size_t width, size_t columns, size_t first, size_t k, float *c,
+    size_t c_panel, tile_mode_t mode);
+typedef void tile_t(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode);
+
+/* Inputs of the second half, where they begin an operation of the dot product amx, are another leaf. Tables without
+ * the function dequantise and multiply. */
+static void call_coded_row(const kernels_t *kernels, const kernel_shape_t *s, void *const *d,
+    coded_row_t *function, tile_t *tile)
+{
+    const format_t *format = coded_of(s->variant);
+    const void *panels[KERNEL_TILE_PANELS];
+    const uint16_t *x = d[0];
+    for (size_t p = 0; p < s->rows; p++)
+        panels[p] = (char *)d[1] + p * coded_panel_bytes(s);
+    size_t half = s->pad % 2 == 0 ? 0 : s->k / 2 / KERNEL_K_BLOCK * KERNEL_K_BLOCK;
+    for (size_t k = 0, some; k < s->k; k += some) {
+        tile_mode_t mode = k == 0 ? (tile_mode_t)(s->pad % 3) : TILE_ADD;
+        some = k < half ? half : s->k - k;
+        if (function != NULL)
+            function(
+                format, x + k, s->rows, panels, s->n, s->k, k, some, d[2], s->n + s->pad, mode);
+        for (size_t p = 0; function == NULL && p < s->rows; p++) {
+            kernels->coded_unpack(format, panels[p], s->n, s->k, k, some, d[3]);
+            tile(1, x + k, s->k, d[3], s->n, some, (float *)d[2] + p * (s->n + s->pad), s->n, mode);
+        }
+    }
+}
+
+CALL(kernel_call_coded_row)
+{
+    call_coded_row(kernels, s, d, kernels->coded_row, kernels->tile);
+}
+
+CALL(kernel_call_coded_row_amx)
+{
+    call_coded_row(kernels, s, d, kernels->coded_row_amx, kernels->tile_amx);
+}

@@ -28,6 +28,10 @@ CALL(kernel_call_int4_unpack);
 #define KERNEL_CODED_VARIANTS 10
 LAYOUT(kernel_coded_layout);
 CALL(kernel_call_coded_unpack);
+/* The same with 1 to KERNEL_TILE_PANELS panels. */
+LAYOUT(kernel_coded_row_layout);
+CALL(kernel_call_coded_row);
+CALL(kernel_call_coded_row_amx);
 LAYOUT(kernel_wide_layout);
 CALL(kernel_call_tile_wide);
 

@@ -137,6 +137,15 @@ typedef struct kernels {
      * columns: inputs of the matrix; b: [inputs / 2][width][2]. Mode bf16 only, NULL otherwise. */
     void (*coded_unpack)(const format_t *format, const void *panel, size_t width, size_t columns,
         size_t first, size_t inputs, uint16_t *b);
+    /* tile and tile_amx of one row with inputs [first, first + k), both even, of 1 to KERNEL_TILE_PANELS panels of the same
+     * format, FORMAT_CODED, and width, which are dequantised in registers; for the dot product amx `first` is a multiple
+     * of 32. Mode bf16; NULL in scalar C. x: [k]; panels: their starts; c: [n_panels][width], c_panel apart */
+    void (*coded_row)(const format_t *format, const uint16_t *x, size_t n_panels,
+        const void *const *panels, size_t width, size_t columns, size_t first, size_t k, float *c,
+        size_t c_panel, tile_mode_t mode);
+    void (*coded_row_amx)(const format_t *format, const uint16_t *x, size_t n_panels,
+        const void *const *panels, size_t width, size_t columns, size_t first, size_t k, float *c,
+        size_t c_panel, tile_mode_t mode);
     /* Packed bf16 (format.h); mode bf16 only, NULL otherwise. Inputs [first, first + n) of a whole panel as they
      * lie, both even, to the dense layout. to: [n / 2][KERNEL_PANEL][2] */
     void (*unpack_packed)(const void *panel, size_t first, size_t n, uint16_t *to);

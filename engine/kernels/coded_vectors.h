@@ -1,0 +1,193 @@
+/* Packed codes dequantised with vectors (coded.h): LANES_F32 outputs of one input at a time. For sources that are
+ * compiled several times, see fma.h. Internal to engine/kernels.
+ *
+ * A product x of a code and a scale is rounded to bf16, to nearest, ties to even, by c = x (2^16 + 1) and c - (c - x)
+ * (T. J. Dekker, "A floating-point technique for extending the available precision", 1971): that gives the 8 leading bits
+ * of all 2^24 significands as rounding does. Where x is exact, c is the code times (2^16 + 1) scale, which is
+ * exact too, so that two fused multiply-adds and a subtraction make a weight of a code. */
+#ifndef CHOIR_KERNELS_CODED_VECTORS_H
+#define CHOIR_KERNELS_CODED_VECTORS_H
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "engine/kernels/coded.h"
+#include "engine/kernels/fma.h"
+#include "engine/kernels/kernels.h"
+
+#define CODED_SPLIT 0x10001p0f
+#define F8_AS_F16 0x1p8f /* an e4m3 number's bits, in their places of an f16, are so much less */
+
+/* Kinds of codes; constants after inlining. */
+typedef struct coded_kind {
+    code_type_t codes;
+    bool exact;      /* products of codes and scales are */
+    bool rounds_f16; /* products are first rounded to f16 */
+    bool zeros;
+} coded_kind_t;
+
+/* ---- Vectors --------------------------------------------------------------------------------- */
+
+#ifdef __AVX512F__
+typedef __m128i coded_bytes_t; /* LANES_F32 of them */
+#define CODED_LOAD(at) _mm_loadu_si128((const __m128i *)(const void *)(at))
+#define CODED_UNSIGNED(x) ((vec_u32_t)_mm512_cvtepu8_epi32(x))
+#define CODED_SIGNED(x) ((vec_u32_t)_mm512_cvtepi8_epi32(x))
+#define CODED_FLOATS(x) ((vec_f32_t)_mm512_cvtepi32_ps((__m512i)(x)))
+#define CODED_FROM_F16(x) ((vec_f32_t)_mm512_cvtph_ps(x))
+#define CODED_TO_F16(x) _mm512_cvtps_ph((__m512)(x), _MM_FROUND_TO_NEAREST_INT)
+typedef __m256i coded_halves_t;
+#define CODED_LOAD_HALVES(at) _mm256_loadu_si256((const __m256i *)(const void *)(at))
+#define CODED_WIDEN_HALVES(x) ((vec_u32_t)_mm512_cvtepu16_epi32(x))
+#define CODED_MINUS_FMA(a, b, c)                                                                   \
+    ((vec_f32_t)_mm512_fnmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#else
+typedef __m128i coded_bytes_t;
+#define CODED_LOAD(at) _mm_loadl_epi64((const __m128i *)(const void *)(at))
+#define CODED_UNSIGNED(x) ((vec_u32_t)_mm256_cvtepu8_epi32(x))
+#define CODED_SIGNED(x) ((vec_u32_t)_mm256_cvtepi8_epi32(x))
+#define CODED_FLOATS(x) ((vec_f32_t)_mm256_cvtepi32_ps((__m256i)(x)))
+#define CODED_FROM_F16(x) ((vec_f32_t)_mm256_cvtph_ps(x))
+#define CODED_TO_F16(x) _mm256_cvtps_ph((__m256)(x), _MM_FROUND_TO_NEAREST_INT)
+typedef __m128i coded_halves_t;
+#define CODED_LOAD_HALVES(at) _mm_loadu_si128((const __m128i *)(const void *)(at))
+#define CODED_WIDEN_HALVES(x) ((vec_u32_t)_mm256_cvtepu16_epi32(x))
+#define CODED_MINUS_FMA(a, b, c)                                                                   \
+    ((vec_f32_t)_mm256_fnmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#endif
+
+/* ---- Codes ----------------------------------------------------------------------------------- */
+
+/* e4m3 numbers divided by F8_AS_F16. */
+INLINE vec_f32_t coded_load_f8(const uint8_t *codes)
+{
+    enum { MANTISSA_BITS_MORE = 7, WITHOUT_BIT_14 = 0xbfff };
+#ifdef __AVX512F__
+    __m256i x = _mm256_cvtepi8_epi16(CODED_LOAD(codes));
+    x = _mm256_slli_epi16(x, MANTISSA_BITS_MORE);
+    return CODED_FROM_F16(_mm256_and_si256(x, _mm256_set1_epi16((short)WITHOUT_BIT_14)));
+#else
+    __m128i x = _mm_cvtepi8_epi16(CODED_LOAD(codes));
+    x = _mm_slli_epi16(x, MANTISSA_BITS_MORE);
+    return CODED_FROM_F16(_mm_and_si128(x, _mm_set1_epi16((short)WITHOUT_BIT_14)));
+#endif
+}
+
+/* The two inputs of a pair, of LANES_F32 outputs. */
+typedef struct coded_pair {
+    vec_f32_t even, odd;
+} coded_pair_t;
+
+/* Codes of a pair as numbers: of int8 signed, of f8 divided by F8_AS_F16. pair: its codes, of the first of the outputs;
+ * width: of the panel */
+INLINE coded_pair_t coded_load_pair(const coded_kind_t kind, const uint8_t *pair, size_t width)
+{
+    if (kind.codes == CODES_F8)
+        return (coded_pair_t){coded_load_f8(pair), coded_load_f8(pair + width)};
+    if (kind.codes == CODES_INT8)
+        return (coded_pair_t){CODED_FLOATS(CODED_SIGNED(CODED_LOAD(pair))),
+            CODED_FLOATS(CODED_SIGNED(CODED_LOAD(pair + width)))};
+    vec_u32_t both = CODED_UNSIGNED(CODED_LOAD(pair));
+    return (coded_pair_t){CODED_FLOATS(both & 15u), CODED_FLOATS(both >> 4)};
+}
+
+/* ---- Groups ---------------------------------------------------------------------------------- */
+
+/* Scales and zeros of a group's outputs; of f8 scales times F8_AS_F16. */
+typedef struct coded_outputs {
+    float scales[KERNEL_PANEL] __attribute__((aligned(64)));
+    float split[KERNEL_PANEL] __attribute__((aligned(64))); /* times CODED_SPLIT */
+    float zeros[KERNEL_PANEL] __attribute__((aligned(64)));
+} coded_outputs_t;
+
+INLINE vec_f32_t coded_load_scales(dtype_t type, const void *scales, size_t n)
+{
+    const uint16_t *halves = (const uint16_t *)scales + n;
+    if (type == DTYPE_F32)
+        return *(const mem_f32_t *)((const float *)scales + n);
+    return type == DTYPE_F16 ? CODED_FROM_F16(CODED_LOAD_HALVES(halves))
+                             : (vec_f32_t)(CODED_WIDEN_HALVES(CODED_LOAD_HALVES(halves)) << 16);
+}
+
+/* Whether all weights of the group are normal numbers and rounded as such. */
+static inline bool coded_lay_out_group(const format_t *format, const void *panel, size_t width,
+    size_t columns, size_t g, coded_outputs_t *to)
+{
+    const uint32_t least = f32_bits(0x1p-100f), most = f32_bits(0x1p100f);
+    const void *scales = coded_scales(format, panel, width, g);
+    const uint8_t *zeros = format->zeros ? coded_zeros(format, panel, width, columns, g) : NULL;
+    const float middle = format->codes == CODES_INT4 ? 8.0f : 0.0f,
+                signed_by = format->codes == CODES_INT8 ? 128.0f : 0.0f,
+                times = format->codes == CODES_F8 ? F8_AS_F16 : 1.0f;
+    vec_u32_t outside = {0};
+    for (size_t n = 0; n < width; n += LANES_F32) {
+        vec_f32_t scale = coded_load_scales(format->scale_type, scales, n), zero = SET_F32(middle);
+        if (zeros != NULL)
+            zero = CODED_FLOATS(CODED_UNSIGNED(CODED_LOAD(zeros + n))) - SET_F32(signed_by);
+        /* Padding has scales of zero. Bits are compared, as the caller may take denormals as zero. */
+        vec_u32_t magnitude = (vec_u32_t)scale & 0x7fffffffu;
+        outside |= (vec_u32_t)(magnitude - 1 < least - 1) | (vec_u32_t)(magnitude > most);
+        *(vec_f32_t *)(to->scales + n) = scale * SET_F32(times);
+        *(vec_f32_t *)(to->split + n) = scale * SET_F32(times * CODED_SPLIT);
+        *(vec_f32_t *)(to->zeros + n) = zero;
+    }
+    uint32_t any = 0;
+    for (size_t i = 0; i < LANES_F32; i++)
+        any |= outside[i];
+    return any == 0;
+}
+
+/* ---- Weights --------------------------------------------------------------------------------- */
+
+/* Weights as bf16 rounded, in f32, of codes of outputs from `first` on. */
+INLINE vec_f32_t coded_weights(
+    const coded_kind_t kind, vec_f32_t code, size_t first, const coded_outputs_t *of)
+{
+    const vec_f32_t scale = *(const vec_f32_t *)(of->scales + first);
+    if (kind.zeros || kind.codes == CODES_INT4)
+        code = code - *(const vec_f32_t *)(of->zeros + first);
+    if (kind.exact) {
+        vec_f32_t c = code * *(const vec_f32_t *)(of->split + first);
+        return c - CODED_MINUS_FMA(code, scale, c);
+    }
+    vec_f32_t x = code * scale;
+    if (kind.rounds_f16)
+        x = CODED_FROM_F16(CODED_TO_F16(x));
+    vec_f32_t c = x * SET_F32(CODED_SPLIT);
+    return c - (c - x);
+}
+
+INLINE coded_pair_t coded_weights_of_pair(const coded_kind_t kind, const uint8_t *pair,
+    size_t width, size_t first, const coded_outputs_t *of)
+{
+    coded_pair_t codes = coded_load_pair(kind, pair + first, width);
+    return (coded_pair_t){
+        coded_weights(kind, codes.even, first, of), coded_weights(kind, codes.odd, first, of)};
+}
+
+/* DO(kind), of a format. */
+#define CODED_DISPATCH(FORMAT, DO)                                                                 \
+    do {                                                                                           \
+        const bool f16_ = (FORMAT)->scale_type == DTYPE_F16, zeros_ = (FORMAT)->zeros;             \
+        if ((FORMAT)->codes == CODES_F8 && (FORMAT)->scale_type == DTYPE_F32)                      \
+            DO(((coded_kind_t){CODES_F8, false, false, false}));                                   \
+        else if ((FORMAT)->codes == CODES_F8)                                                      \
+            DO(((coded_kind_t){CODES_F8, true, false, false}));                                    \
+        else if ((FORMAT)->codes == CODES_INT8)                                                    \
+            CODED_DISPATCH_INT(CODES_INT8, DO)                                                     \
+        else                                                                                       \
+            CODED_DISPATCH_INT(CODES_INT4, DO)                                                     \
+    } while (0)
+#define CODED_DISPATCH_INT(CODES, DO)                                                              \
+    {                                                                                              \
+        if (f16_ && zeros_)                                                                        \
+            DO(((coded_kind_t){CODES, false, true, true}));                                        \
+        else if (f16_)                                                                             \
+            DO(((coded_kind_t){CODES, false, true, false}));                                       \
+        else if (zeros_)                                                                           \
+            DO(((coded_kind_t){CODES, true, false, true}));                                        \
+        else                                                                                       \
+            DO(((coded_kind_t){CODES, true, false, false}));                                       \
+    }
+
+#endif
