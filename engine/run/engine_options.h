@@ -19,7 +19,7 @@
 /* --weights: how bf16 weights are kept; no bit of a result depends on it. */
 typedef enum weights_kind {
     WEIGHTS_DENSE,
-    WEIGHTS_AUTO, /* packed where dense weights do not fit into memory */
+    WEIGHTS_AUTO, /* packed where dense weights do not fit into memory, or a measurement expects it to be faster */
     WEIGHTS_PACKED /* without loss in 12 bits (format.h); other modes and quantised matrices stay as they are */
 } weights_kind_t;
 

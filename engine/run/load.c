@@ -14,6 +14,7 @@
 #include "engine/run/share_choice.h"
 #include "engine/run/store_loading.h"
 #include "engine/run/stored_weights.h"
+#include "engine/run/weights_choice.h"
 
 /* ---- Files ----------------------------------------------------------------------------------- */
 
@@ -242,30 +243,73 @@ static size_t node_ranks(const loaded_t *l)
 
 #define LEAST_LEFT 10 /* of the memory such a part is left for the cache and buffers */
 
-/* Collective over all replicas. What --weights auto stands for. A plan that fails does so again, with a message. */
-static void choose_weights(loaded_t *l)
+/* Whether this rank's dense weights leave too little memory. A plan that fails does so again, with a message. */
+static bool dense_is_too_large(const loaded_t *l)
 {
     fail_t ignored = {0};
     plan_t plan;
     size_t rank = (size_t)comm_rank(l->comm), bytes = 0;
     size_t available = memory_available_bytes() / node_ranks(l);
     plan_model_t sizes = model_sizes(&l->config, l->options.mode, l->options.dot, false);
-    if (l->options.weights != WEIGHTS_AUTO)
-        return;
     if (plan_open_shares(&plan, &sizes, l->options.combine, (size_t)comm_size(l->comm), l->shares,
             &ignored) == 0) {
         bytes = model_bytes(&plan, rank, l->options.mode, 0);
         plan_close(&plan);
     }
-    bool packed = available != 0 && bytes > available - available / LEAST_LEFT;
-    l->options.weights = comm_max(everyone(l), packed) != 0 ? WEIGHTS_PACKED : WEIGHTS_DENSE;
-    log_write(LOG_INFO, "--weights auto: %s",
-        l->options.weights == WEIGHTS_PACKED ? "packed, as dense weights do not fit" : "dense");
+    return available != 0 && bytes > available - available / LEAST_LEFT;
+}
+
+/* Collective over all replicas. Times of the slowest rank decide, as every step waits for it. */
+static int compare_weights(loaded_t *l, bool *packed, fail_t *fail)
+{
+    const double attoseconds = 1e18;
+    const char *given = getenv("CHOIR_WEIGHTS_RATES"); /* in place of a measurement */
+    weights_rates_t rates;
+    kernels_t kernels;
+    kernels_get(&kernels, l->isa, l->options.mode);
+    if (given != NULL)
+        weights_rates_parse(given, &rates, fail);
+    else
+        weights_rates_measure(l->team, &kernels, l->options.dot, &rates, fail);
+    if (comm_agree(everyone(l), fail) != 0)
+        return fail->status;
+    double dense_s =
+        (double)comm_max(everyone(l), (int64_t)(weights_seconds(&rates, false) * attoseconds));
+    double packed_s =
+        (double)comm_max(everyone(l), (int64_t)(weights_seconds(&rates, true) * attoseconds));
+    *packed = weights_packed_is_faster(dense_s, packed_s);
+    log_write(LOG_INFO,
+        "--weights auto: %s; packed weights are expected to decode at %.2f of the speed of dense ones, by rates of a thread %s: %.1f GB/s from memory, %.1f dense and %.1f packed billion weights/s from a cache",
+        *packed ? "packed" : "dense", dense_s / packed_s,
+        given != NULL ? "as given" : "as measured", rates.memory * 1e-9, rates.dense * 1e-9,
+        rates.packed * 1e-9);
+    return 0;
+}
+
+/* Collective over all replicas. What --weights auto stands for. */
+static int choose_weights(loaded_t *l, fail_t *fail)
+{
+    bool packed = false;
+    if (l->options.weights != WEIGHTS_AUTO)
+        return 0;
+    if (comm_max(everyone(l), dense_is_too_large(l)) != 0) {
+        packed = true;
+        log_write(LOG_INFO, "--weights auto: packed, as dense weights do not fit");
+    } else if (l->options.mode != DTYPE_BF16 || l->options.dot == DOT_FOLD) {
+        log_write(LOG_INFO, "--weights auto: dense, as %s",
+            l->options.dot == DOT_FOLD ? "--order torch-avx2 unpacks weights before it multiplies"
+                                       : "only bf16 is packed");
+    } else if (compare_weights(l, &packed, fail) != 0) {
+        return fail->status;
+    }
+    l->options.weights = packed ? WEIGHTS_PACKED : WEIGHTS_DENSE;
+    return 0;
 }
 
 int load_plan(loaded_t *l, model_t *shape, fail_t *fail)
 {
-    choose_weights(l);
+    if (choose_weights(l, fail) != 0)
+        return fail->status;
     plan_model_t sizes = model_sizes(
         &l->config, l->options.mode, l->options.dot, l->options.weights == WEIGHTS_PACKED);
     *shape = (model_t){.config = l->config,
