@@ -5,7 +5,8 @@
  *
  * beside: every client has one request. When all of them have tokens, times between tokens count; when all have a quarter of
  * theirs, one more request arrives, with a prompt of so many tokens and an answer of one. Times between tokens of the others are
- * apart until it has its token, and count no more afterwards. */
+ * apart until it has its token; those before and after it are what they are compared with, so that a machine that gets slower
+ * or faster meanwhile tells less. */
 #include "launch/bench_serve.h"
 
 #include <math.h>
@@ -228,8 +229,8 @@ static void read_events(load_t *load, ask_t *ask, uint64_t now)
             load->long_first_s = (double)(now - ask->begin_ns) * NS;
         else if (ask->last_ns == 0)
             add(&load->first, (double)(now - ask->begin_ns) * NS);
-        else if (load->phase == PHASE_ALONE || load->phase == PHASE_BESIDE)
-            add(load->phase == PHASE_ALONE ? &load->inter : &load->beside,
+        else if (load->phase != PHASE_FIRST_TOKENS)
+            add(load->phase == PHASE_BESIDE ? &load->beside : &load->inter,
                 (double)(now - ask->last_ns) * NS);
         ask->last_ns = now;
         ask->n_events++;
