@@ -432,9 +432,13 @@ int load_weights(loaded_t *l, size_t cache_tokens, size_t max_positions, fail_t 
     if (fail->status == 0 && l->model.n_quantised > 0) {
         char scheme[QUANTISED_SCHEME_BYTES];
         quantised_scheme_text(&l->config.quantization.schemes[0], scheme);
-        log_write(LOG_INFO,
-            "%zu matrices are quantised (%s): %zu are kept so, the others were dequantised to %s",
-            l->model.n_quantised, scheme, l->model.n_packed, dtype_name(l->options.mode));
+        if (l->model.n_packed == l->model.n_quantised)
+            log_write(LOG_INFO, "%zu matrices are quantised (%s) and kept so", l->model.n_quantised,
+                scheme);
+        else
+            log_write(LOG_INFO,
+                "%zu matrices are quantised (%s): %zu are kept so, the others were dequantised to %s",
+                l->model.n_quantised, scheme, l->model.n_packed, dtype_name(l->options.mode));
     }
     if (fail->status == 0 && l->model.n_converted > 0)
         log_write(LOG_INFO, "%zu tensors are stored in another type and were converted to %s",

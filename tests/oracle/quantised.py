@@ -400,34 +400,42 @@ def check_chain(choir, ranks, kinds):
 
 
 def check(choir, ranks, kinds):
+    """Random models and such whose sums cancel, before they are quantised."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         # compressed-tensors unpacks inputs in multiples of 32 alone
         odd = json.loads((HERE / "shapes" / "odd.json").read_text())
         even = odd | {"hidden_size": 256, "head_dim": 48, "intermediate_size": 224}
-        for name, config in [("odd", odd), ("even", even)]:
-            (folder / f"{name}.json").write_text(json.dumps(config))
-            subprocess.run([sys.executable, HERE / "make_model.py", "--config", folder / f"{name}.json", "--out",
-                            folder / name], check=True, stdout=subprocess.DEVNULL)
+        for shape, config in [("odd", odd), ("even", even)]:
+            (folder / f"{shape}.json").write_text(json.dumps(config))
+            for data in ("", "--cancelling"):
+                subprocess.run([sys.executable, HERE / "make_model.py", "--config", folder / f"{shape}.json", "--out",
+                                folder / (shape + data), *data.split()], check=True, stdout=subprocess.DEVNULL)
         for name in kinds:
-            write(folder / ("even" if name in LOADED else "odd"), KINDS[name], folder / name, folder / "plain")
-            plain = logits(choir, folder / "plain", 1, folder / "logits.npy")
-            # of these the default order has other bits: the int4 chain, quantised activations
-            other = KINDS[name].get("bits", 4) == 4 and KINDS[name]["method"] in ("gptq", "awq")
-            order = "dequantize" if other or KINDS[name]["method"] == "int8" else "torch"
-            differ = [r for r in ranks if logits(choir, folder / name, r, folder / "logits.npy", order) != plain]
-            told = ""
-            if name in LOADED:
-                # a process of its own: what compressed-tensors keeps of one model disturbs the next
-                run = subprocess.run([sys.executable, __file__, "weights", "--model", folder / name, "--plain",
-                                      folder / "plain"], check=True, stdout=subprocess.PIPE, text=True)
-                wrong, count = run.stdout.split()[-2:]
-                told = f"; transformers: {wrong} of {count} weights differ"
-                failed += int(wrong)
-            print(f"{name}: logits differ from the dequantised model's at ranks {differ or 'none'}{told}", flush=True)
-            failed += len(differ)
-            shutil.rmtree(folder / name)
+            for data in ("", "--cancelling"):
+                source = folder / (("even" if name in LOADED else "odd") + data)
+                failed += check_kind(choir, ranks, name, source, folder, "cancelling" if data else "random")
+    return failed
+
+
+def check_kind(choir, ranks, name, source, folder, data):
+    write(source, KINDS[name], folder / name, folder / "plain")
+    plain = logits(choir, folder / "plain", 1, folder / "logits.npy")
+    # of these the default order has other bits: the int4 chain, quantised activations
+    other = KINDS[name].get("bits", 4) == 4 and KINDS[name]["method"] in ("gptq", "awq")
+    order = "dequantize" if other or KINDS[name]["method"] == "int8" else "torch"
+    differ = [r for r in ranks if logits(choir, folder / name, r, folder / "logits.npy", order) != plain]
+    failed, told = len(differ), ""
+    if name in LOADED:
+        # a process of its own: what compressed-tensors keeps of one model disturbs the next
+        run = subprocess.run([sys.executable, __file__, "weights", "--model", folder / name, "--plain",
+                              folder / "plain"], check=True, stdout=subprocess.PIPE, text=True)
+        wrong, count = run.stdout.split()[-2:]
+        told = f"; transformers: {wrong} of {count} weights differ"
+        failed += int(wrong)
+    print(f"{name}, {data}: logits differ from the dequantised model's at ranks {differ or 'none'}{told}", flush=True)
+    shutil.rmtree(folder / name)
     return failed
 
 
