@@ -243,7 +243,8 @@ static void extreme_scales_give_the_weights_of_scalar_code(void **state)
 {
     (void)state;
     enum { INPUTS = 128, GROUPS = 1 };
-    static const float scales[] = {0x1p-130f, 0x1.8p-126f, 0x1p-101f, 0x1p101f, 0x1.fp127f, 1.0f};
+    static const float scales[] = {
+        0x1p-130f, 0x1.8p-126f, 0x1p-101f, 0x1p101f, 0x1.fp127f, 1.0f, 0.0f};
     const format_t *formats[] = {format_coded(CODES_F8, DTYPE_F32, 128, false),
         format_coded(CODES_F8, DTYPE_BF16, 0, false),
         format_coded(CODES_INT8, DTYPE_BF16, 0, true)};

@@ -87,17 +87,17 @@ INLINE void multiply_span(const bool amx, const bool dense, const coded_kind_t k
 
 static void chain_span(const format_t *format, const span_t *s, const uint16_t *x, float *c)
 {
-    CODED_DISPATCH(format, CHAIN);
+    CODED_DISPATCH(format, s->of->positive, CHAIN);
 }
 
 static void amx_span(const format_t *format, const span_t *s, const uint16_t *x, float *c)
 {
-    CODED_DISPATCH(format, AMX);
+    CODED_DISPATCH(format, s->of->positive, AMX);
 }
 
 static void dense_span(bool amx, const span_t *s, const uint16_t *x, float *c)
 {
-    const coded_kind_t none = {CODES_INT8, true, false, false};
+    const coded_kind_t none = {CODES_INT8, true, false, false, false};
     if (amx)
         SPAN_OF(true, true, none);
     else

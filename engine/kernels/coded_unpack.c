@@ -34,7 +34,7 @@ INLINE void unpack_pairs(const coded_kind_t kind, const uint8_t *pairs, size_t w
 static void unpack_group(const format_t *format, const uint8_t *pairs, size_t width, size_t n_pairs,
     const coded_outputs_t *of, uint16_t *b)
 {
-    CODED_DISPATCH(format, UNPACK);
+    CODED_DISPATCH(format, of->positive, UNPACK);
 }
 
 static void coded_unpack(const format_t *format, const void *panel, size_t width, size_t columns,

@@ -3,8 +3,9 @@
  *
  * A product x of a code and a scale is rounded to bf16, to nearest, ties to even, by c = x (2^16 + 1) and c - (c - x)
  * (T. J. Dekker, "A floating-point technique for extending the available precision", 1971): that gives the 8 leading bits
- * of all 2^24 significands as rounding does. Where x is exact, c is the code times (2^16 + 1) scale, which is
- * exact too, so that two fused multiply-adds and a subtraction make a weight of a code. */
+ * of all 2^24 significands, and zeros with their signs, as rounding does. Where x is exact, c is the code times
+ * (2^16 + 1) scale, which is exact too. Then c = 2^16 x will do as well, with c - x the rounded product of the code and
+ * (2^16 - 1) scale: a multiplication and a fused multiply-add make a weight of a code, but +0 of -0. */
 #ifndef CHOIR_KERNELS_CODED_VECTORS_H
 #define CHOIR_KERNELS_CODED_VECTORS_H
 
@@ -16,6 +17,8 @@
 #include "engine/kernels/kernels.h"
 
 #define CODED_SPLIT 0x10001p0f
+#define CODED_SHIFT 0x10000p0f
+#define CODED_LESS 0xffffp0f
 #define F8_AS_F16 0x1p8f /* an e4m3 number's bits, in their places of an f16, are so much less */
 
 /* Kinds of codes; constants after inlining. */
@@ -24,6 +27,7 @@ typedef struct coded_kind {
     bool exact;      /* products of codes and scales are */
     bool rounds_f16; /* products are first rounded to f16 */
     bool zeros;
+    bool plain; /* exact, and no product is -0 */
 } coded_kind_t;
 
 /* ---- Vectors --------------------------------------------------------------------------------- */
@@ -96,8 +100,12 @@ INLINE coded_pair_t coded_load_pair(const coded_kind_t kind, const uint8_t *pair
 /* Scales and zeros of a group's outputs; of f8 scales times F8_AS_F16. */
 typedef struct coded_outputs {
     float scales[KERNEL_PANEL] __attribute__((aligned(64)));
-    float split[KERNEL_PANEL] __attribute__((aligned(64))); /* times CODED_SPLIT */
+    /* Scales times CODED_SPLIT, CODED_SHIFT, CODED_LESS. */
+    float split[KERNEL_PANEL] __attribute__((aligned(64)));
+    float shifted[KERNEL_PANEL] __attribute__((aligned(64)));
+    float less[KERNEL_PANEL] __attribute__((aligned(64)));
     float zeros[KERNEL_PANEL] __attribute__((aligned(64)));
+    bool positive; /* all scales are above zero */
 } coded_outputs_t;
 
 INLINE vec_f32_t coded_load_scales(dtype_t type, const void *scales, size_t n)
@@ -119,7 +127,7 @@ static inline bool coded_lay_out_group(const format_t *format, const void *panel
     const float middle = format->codes == CODES_INT4 ? 8.0f : 0.0f,
                 signed_by = format->codes == CODES_INT8 ? 128.0f : 0.0f,
                 times = format->codes == CODES_F8 ? F8_AS_F16 : 1.0f;
-    vec_u32_t outside = {0};
+    vec_u32_t outside = {0}, not_positive = {0};
     for (size_t n = 0; n < width; n += LANES_F32) {
         vec_f32_t scale = coded_load_scales(format->scale_type, scales, n), zero = SET_F32(middle);
         if (zeros != NULL)
@@ -129,11 +137,17 @@ static inline bool coded_lay_out_group(const format_t *format, const void *panel
         outside |= (vec_u32_t)(magnitude - 1 < least - 1) | (vec_u32_t)(magnitude > most);
         *(vec_f32_t *)(to->scales + n) = scale * SET_F32(times);
         *(vec_f32_t *)(to->split + n) = scale * SET_F32(times * CODED_SPLIT);
+        *(vec_f32_t *)(to->shifted + n) = scale * SET_F32(times * CODED_SHIFT);
+        *(vec_f32_t *)(to->less + n) = scale * SET_F32(times * CODED_LESS);
+        not_positive |= (vec_u32_t)(((vec_u32_t)scale - 1) >> 31);
         *(vec_f32_t *)(to->zeros + n) = zero;
     }
-    uint32_t any = 0;
-    for (size_t i = 0; i < LANES_F32; i++)
+    uint32_t any = 0, any_not_positive = 0;
+    for (size_t i = 0; i < LANES_F32; i++) {
         any |= outside[i];
+        any_not_positive |= not_positive[i];
+    }
+    to->positive = any_not_positive == 0;
     return any == 0;
 }
 
@@ -146,6 +160,10 @@ INLINE vec_f32_t coded_weights(
     const vec_f32_t scale = *(const vec_f32_t *)(of->scales + first);
     if (kind.zeros || kind.codes == CODES_INT4)
         code = code - *(const vec_f32_t *)(of->zeros + first);
+    if (kind.plain) {
+        vec_f32_t rest = code * *(const vec_f32_t *)(of->less + first);
+        return FMA_F32(code, *(const vec_f32_t *)(of->shifted + first), -rest);
+    }
     if (kind.exact) {
         vec_f32_t c = code * *(const vec_f32_t *)(of->split + first);
         return c - CODED_MINUS_FMA(code, scale, c);
@@ -165,14 +183,15 @@ INLINE coded_pair_t coded_weights_of_pair(const coded_kind_t kind, const uint8_t
         coded_weights(kind, codes.even, first, of), coded_weights(kind, codes.odd, first, of)};
 }
 
-/* DO(kind), of a format. */
-#define CODED_DISPATCH(FORMAT, DO)                                                                 \
+/* DO(kind), of a format; positive: so are all scales. */
+#define CODED_DISPATCH(FORMAT, POSITIVE, DO)                                                       \
     do {                                                                                           \
-        const bool f16_ = (FORMAT)->scale_type == DTYPE_F16, zeros_ = (FORMAT)->zeros;             \
+        const bool f16_ = (FORMAT)->scale_type == DTYPE_F16, zeros_ = (FORMAT)->zeros,             \
+                   positive_ = (POSITIVE);                                                         \
         if ((FORMAT)->codes == CODES_F8 && (FORMAT)->scale_type == DTYPE_F32)                      \
-            DO(((coded_kind_t){CODES_F8, false, false, false}));                                   \
+            DO(((coded_kind_t){CODES_F8, false, false, false, false}));                            \
         else if ((FORMAT)->codes == CODES_F8)                                                      \
-            DO(((coded_kind_t){CODES_F8, true, false, false}));                                    \
+            DO(((coded_kind_t){CODES_F8, true, false, false, false}));                             \
         else if ((FORMAT)->codes == CODES_INT8)                                                    \
             CODED_DISPATCH_INT(CODES_INT8, DO)                                                     \
         else                                                                                       \
@@ -181,13 +200,15 @@ INLINE coded_pair_t coded_weights_of_pair(const coded_kind_t kind, const uint8_t
 #define CODED_DISPATCH_INT(CODES, DO)                                                              \
     {                                                                                              \
         if (f16_ && zeros_)                                                                        \
-            DO(((coded_kind_t){CODES, false, true, true}));                                        \
+            DO(((coded_kind_t){CODES, false, true, true, false}));                                 \
         else if (f16_)                                                                             \
-            DO(((coded_kind_t){CODES, false, true, false}));                                       \
+            DO(((coded_kind_t){CODES, false, true, false, false}));                                \
         else if (zeros_)                                                                           \
-            DO(((coded_kind_t){CODES, true, false, true}));                                        \
+            DO(((coded_kind_t){CODES, true, false, true, false}));                                 \
+        else if (positive_)                                                                        \
+            DO(((coded_kind_t){CODES, true, false, false, true}));                                 \
         else                                                                                       \
-            DO(((coded_kind_t){CODES, true, false, false}));                                       \
+            DO(((coded_kind_t){CODES, true, false, false, false}));                                \
     }
 
 #endif
