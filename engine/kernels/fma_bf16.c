@@ -1,11 +1,13 @@
 /* bf16 tiles by fused multiply-add of f32, for CPUs without vdpbf16ps or AMX.
  *
  * A single row reads its panel as one stream and widens in registers. More rows are widened a block
- * of inputs at a time, and of many rows the panel too, so that f32 is multiplied with f32. Compiled
- * twice, see fma.h. */
+ * of inputs at a time, and of many rows the panel too, so that f32 is multiplied with f32; many rows with
+ * AVX2: fma_blocked.c. Compiled twice, see fma.h. */
 #include <string.h>
 
 #include "engine/base/size.h"
+#include "engine/kernels/denormals.h"
+#include "engine/kernels/fma_blocked.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 #include "engine/kernels/widen.h"
@@ -14,12 +16,12 @@
 #define FILL bf16_tiles_fill_avx512
 #define VECTORS 4 /* of outputs in a register tile: 6 x 4 sums of 32 registers */
 #define PACKED_ROWS 40
-#define PAIRS_AHEAD 0
+#define ALWAYS_PACKED false
 #else
 #define FILL bf16_tiles_fill_avx2
 #define VECTORS 2 /* 6 x 2 sums of 16 registers */
 #define PACKED_ROWS 16
-#define PAIRS_AHEAD 4
+#define ALWAYS_PACKED true /* fma_blocked.c has more rows */
 #endif
 /* Up to PACKED_ROWS rows take weights as they are packed: widening them aside takes longer than
  * widening them again for every register tile (bench/LOG.md). */
@@ -29,20 +31,7 @@
 #define FEW_VECTORS 4
 #define MOST_VECTORS (KERNEL_PANEL / LANES_F32) /* of a panel */
 #define LINE_BYTES 64
-#define LINE_VECTORS (LINE_BYTES / REGISTER_BYTES)
 #define SPAN 32 /* inputs of the dot product amx's operation, and of a page of a whole panel */
-
-/* MXCSR's DAZ and FTZ: denormals as zero, as in vdpbf16ps and TDPBF16PS, for the products alone. */
-#define FLUSH_BITS 0x8040u
-
-/* Sets the control register. Arithmetic does not move across: what it works on is in memory that
- * `data` points to before and after. */
-INLINE void set_control(unsigned bits, const void *data)
-{
-    __asm__ volatile("" ::"r"(data) : "memory");
-    _mm_setcsr(bits);
-    __asm__ volatile("" ::"r"(data) : "memory");
-}
 
 /* ---- One row --------------------------------------------------------------------------------- */
 
@@ -179,8 +168,6 @@ INLINE vec_f32_t load_weights(
 {
     if (!packed) {
         const float *at = (const float *)w->at + (2 * i + (odd ? 0 : 1)) * LANES_F32 * vectors;
-        if (PAIRS_AHEAD > 0 && v % LINE_VECTORS == 0)
-            __builtin_prefetch(at + LANES_F32 * (v + PAIRS_AHEAD * 2 * vectors));
         return *(const vec_f32_t *)(at + LANES_F32 * v);
     }
     pair_t pair = load_pair((const uint16_t *)w->at + 2 * (i * w->width + LANES_F32 * v));
@@ -241,7 +228,7 @@ INLINE void tile_spans(const bool packed, const int rows, const int vectors, con
 
 #define TILE_CASE(NAME, R, V)                                                                      \
     case (R)*8 + (V):                                                                              \
-        if (packed)                                                                                \
+        if (ALWAYS_PACKED || packed)                                                               \
             NAME(true, R, V, a, b, pairs, next, c, c_stride);                                      \
         else                                                                                       \
             NAME(false, R, V, a, b, pairs, next, c, c_stride);                                     \
@@ -362,9 +349,8 @@ static void multiply_block(const job_t *y)
 /* Block after block of inputs, denormals as zero. */
 static void multiply(const job_t *whole)
 {
-    unsigned saved = _mm_getcsr();
     size_t step = whole->rows < KERNEL_MANY_ROWS ? BLOCK_INPUTS_OF_FEW : BLOCK_INPUTS;
-    set_control(saved | FLUSH_BITS, whole->c);
+    unsigned saved = denormals_flush(whole->c);
     job_t y = *whole;
     for (size_t k = 0; k < whole->k; k += step) {
         y.k = size_min(step, whole->k - k);
@@ -373,7 +359,7 @@ static void multiply(const job_t *whole)
         for (size_t p = 0; p < y.n_panels; p++)
             y.b[p] += step * y.width;
     }
-    set_control(saved, whole->c);
+    denormals_restore(saved, whole->c);
 }
 
 /* A single row with panels. */
@@ -388,10 +374,9 @@ static void multiply_single_row(const job_t *y, tile_mode_t mode)
         if (mode != TILE_CHAIN)
             memset(sums + p * stride, 0, y->width * sizeof *sums);
     }
-    unsigned saved = _mm_getcsr();
-    set_control(saved | FLUSH_BITS, sums);
+    unsigned saved = denormals_flush(sums);
     y->dot->single_row(y->n_panels, y->a, panels, y->width, y->k, sums, stride);
-    set_control(saved, sums);
+    denormals_restore(saved, sums);
     for (size_t p = 0; p < y->n_panels && mode == TILE_ADD; p++)
         for (size_t j = 0; j < y->width; j++)
             y->c[p * y->c_panel + j] += leaf[p * KERNEL_PANEL + j];
@@ -432,6 +417,13 @@ static void run(const job_t *y, tile_mode_t mode)
         multiply_single_row(y, mode);
         return;
     }
+#ifndef __AVX512F__
+    if (y->rows > PACKED_ROWS) {
+        blocked_multiply_avx2(y->dot == &amx_kernels, &(blocked_rows_t){y->a, y->rows, y->a_stride},
+            y->n_panels, y->b, y->width, y->k, y->c, y->c_panel, y->c_stride, mode);
+        return;
+    }
+#endif
     if (mode == TILE_SET)
         clear(y);
     if (mode == TILE_ADD)
