@@ -10,30 +10,6 @@
 
 #include "engine/run/weights_choice.h"
 
-static bool chosen(double memory, double dense, double packed)
-{
-    const weights_rates_t rates = {memory, dense, packed};
-    return weights_packed_is_faster(weights_seconds(&rates, false), weights_seconds(&rates, true));
-}
-
-static void memory_decides_where_kernels_are_fast(void **state)
-{
-    (void)state;
-    const weights_rates_t rates = {12e9, 20e9, 18e9};
-    assert_true(chosen(12e9, 20e9, 18e9));
-    assert_true(fabs(weights_seconds(&rates, false) * 6e9 - 1) < 1e-9);
-    assert_true(fabs(weights_seconds(&rates, true) * 12e9 / 1.5125 - 1) < 1e-9);
-}
-
-static void slow_unpacking_decides_where_memory_is_fast(void **state)
-{
-    (void)state;
-    assert_false(
-        chosen(40e9, 20e9, 18e9)); /* the dense kernel is at its limit, the packed one slower */
-    assert_false(chosen(13e9, 20e9, 6.6e9));
-    assert_true(chosen(13e9, 20e9, 6.8e9));
-}
-
 static void a_gain_that_no_measurement_can_tell_is_none(void **state)
 {
     (void)state;
@@ -45,11 +21,11 @@ static void rates_are_read_from_text(void **state)
 {
     (void)state;
     static const char *const wrong[] = {
-        "", "12", "12,9", "12,9,", "12,9,8,", "12,9,8x", "0,9,8", "12,-9,8", "12,9,nan", "inf,9,8"};
+        "", "9", "9,", "9,8,", "9,8x", "0,8", "9,-8", "9,nan", "inf,8", "12,9,8"};
     weights_rates_t rates;
     fail_t fail = {0};
-    assert_int_equal(weights_rates_parse("12.5,9,8.25", &rates, &fail), 0);
-    assert_true(rates.memory == 12.5e9 && rates.dense == 9e9 && rates.packed == 8.25e9);
+    assert_int_equal(weights_rates_parse("9,8.25", &rates, &fail), 0);
+    assert_true(rates.dense == 9e9 && rates.packed == 8.25e9);
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         fail = (fail_t){0};
         assert_int_equal(weights_rates_parse(wrong[i], &rates, &fail), FAIL_USAGE);
@@ -69,7 +45,6 @@ static void a_measurement_gives_rates(void **state)
         kernels_get(&kernels, isa_detect(), DTYPE_BF16);
         assert_int_equal(
             weights_rates_measure(team, &kernels, amx ? DOT_AMX : DOT_CHAIN, &rates, &fail), 0);
-        assert_true(isfinite(rates.memory) && rates.memory > 0);
         assert_true(isfinite(rates.dense) && rates.dense > 0);
         assert_true(isfinite(rates.packed) && rates.packed > 0);
         team_close(team);
@@ -79,8 +54,6 @@ static void a_measurement_gives_rates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory_decides_where_kernels_are_fast),
-        cmocka_unit_test(slow_unpacking_decides_where_memory_is_fast),
         cmocka_unit_test(a_gain_that_no_measurement_can_tell_is_none),
         cmocka_unit_test(rates_are_read_from_text),
         cmocka_unit_test(a_measurement_gives_rates),

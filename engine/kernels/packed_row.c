@@ -21,6 +21,8 @@
 
 #define SPAN 32 /* inputs: of the dot product amx's operation; whole spans fill a block */
 #define VECTORS (KERNEL_PANEL / LANES_F32)
+/* Two spans ahead into the second-level cache, which waits for more lines at once than the first (bench/LOG.md). */
+#define FAR_BYTES 6144
 #define UNIT_VECTORS (VECTORS / 2) /* of a unit, 32 outputs */
 
 /* ---- Pairs of inputs ------------------------------------------------------------------------- */
@@ -68,8 +70,10 @@ typedef struct span {
 
 INLINE void prefetch_pair(const bool dense, const uint8_t *from)
 {
-    for (size_t line = 0; line < PACKED_PAIR_BYTES && !dense; line += 64)
+    for (size_t line = 0; line < PACKED_PAIR_BYTES && !dense; line += 64) {
         _mm_prefetch((const char *)from + PACKED_AHEAD_BYTES + line, _MM_HINT_T0);
+        _mm_prefetch((const char *)from + FAR_BYTES + line, _MM_HINT_T1);
+    }
 }
 
 INLINE void chain_span(const bool dense, const span_t *s, const uint16_t *x, float *c)

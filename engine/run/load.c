@@ -273,16 +273,13 @@ static int compare_weights(loaded_t *l, bool *packed, fail_t *fail)
         weights_rates_measure(l->team, &kernels, l->options.dot, &rates, fail);
     if (comm_agree(everyone(l), fail) != 0)
         return fail->status;
-    double dense_s =
-        (double)comm_max(everyone(l), (int64_t)(weights_seconds(&rates, false) * attoseconds));
-    double packed_s =
-        (double)comm_max(everyone(l), (int64_t)(weights_seconds(&rates, true) * attoseconds));
+    double dense_s = (double)comm_max(everyone(l), (int64_t)(attoseconds / rates.dense));
+    double packed_s = (double)comm_max(everyone(l), (int64_t)(attoseconds / rates.packed));
     *packed = weights_packed_is_faster(dense_s, packed_s);
     log_write(LOG_INFO,
-        "--weights auto: %s; packed weights are expected to decode at %.2f of the speed of dense ones, by rates of a thread %s: %.1f GB/s from memory, %.1f dense and %.1f packed billion weights/s from a cache",
+        "--weights auto: %s; packed weights are expected to decode at %.2f of the speed of dense ones, by rates of a thread %s: %.2f dense and %.2f packed billion weights/s from memory",
         *packed ? "packed" : "dense", dense_s / packed_s,
-        given != NULL ? "as given" : "as measured", rates.memory * 1e-9, rates.dense * 1e-9,
-        rates.packed * 1e-9);
+        given != NULL ? "as given" : "as measured", rates.dense * 1e-9, rates.packed * 1e-9);
     return 0;
 }
 

@@ -58,11 +58,12 @@ auto() {
     grep -q -- "--weights auto: $word" "$work/err" || complain "auto, rates $rates: not $word"
     [ "$(grep -c -- '--weights auto:' "$work/err")" = 1 ] || complain "auto, rates $rates: not one line"
 }
-auto 12,20,18 "packed; packed weights are expected to decode at 1.32 of"
-auto 40,20,18 "dense; packed weights are expected to decode at 0.90 of"
-auto 12,20,18 "dense, as --order torch-avx2" --order torch-avx2
-auto 12,20,18 "dense, as only bf16" --dtype f32
-CHOIR_WEIGHTS_RATES=12,20 ends "wrong rates" 2 launch 2 generate --weights auto --prompt x --max-tokens 1
+auto 7.5,9 "packed; packed weights are expected to decode at 1.20 of"
+auto 7.5,6 "dense; packed weights are expected to decode at 0.80 of"
+auto 7.5,7.6 "dense; packed weights are expected to decode at 1.01 of"
+auto 7.5,9 "dense, as --order torch-avx2" --order torch-avx2
+auto 7.5,9 "dense, as only bf16" --dtype f32
+CHOIR_WEIGHTS_RATES=12 ends "wrong rates" 2 launch 2 generate --weights auto --prompt x --max-tokens 1
 [ "$(grep -c 'CHOIR_WEIGHTS_RATES: expected' "$work/err")" = 1 ] || complain "wrong rates: not one message"
 
 conclude
