@@ -38,7 +38,7 @@ own_flag() {
     --llama-bench) llama_bench=$2 ;;
     --llama-flags) llama_flags=$2 ;;
     --gguf) ggufs+=("$2") ;;
-    *) return 1 ;;
+    *) shape_flag "$1" "$2" ;;
     esac
 }
 
@@ -47,6 +47,7 @@ program() {
 }
 
 check() {
+    check_shape
     check_common
     whole_number --threads "$threads"
     [ "$threads" -le "$(nproc)" ] ||

@@ -56,12 +56,13 @@ own_flag() {
     --model) model=$2 ;;
     --tokenizer) tokenizer=$2 ;;
     --before) before=("$2") ;;
-    *) return 1 ;;
+    *) shape_flag "$1" "$2" ;;
     esac
 }
 
 check() {
     local file how="bench/peer_dllama.py --config $config${layers:+ --layers $layers} --out FILE.m --tokenizer FILE.t"
+    check_shape
     check_common
     [ "$prompt_tokens" -gt 32 ] || die "--prompt-tokens: expected more than one batch of 32, found $prompt_tokens"
     [ "$gen_tokens" -gt 1 ] || die "--gen-tokens: expected at least 2, found 1"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What compare.sh and compare_cluster.sh share; sourced by them. They set here, prompt_tokens, gen_tokens and repeat, and
-# define own_flag NAME VALUE, which fails for a name that is none of theirs.
+# What compare.sh, compare_cluster.sh and compare_serve.sh share; sourced by them. They set here, prompt_tokens, gen_tokens
+# and repeat, and define own_flag NAME VALUE, which fails for a name that is none of theirs.
 
 config='' layers='' out='' choir_flags=''
 choir=$here/../build/choir
@@ -26,8 +26,6 @@ parse() {
         esac
         [ $# -ge 2 ] || die "$1: expected a value after it, or an unknown flag; see --help"
         case $1 in
-        --config) config=$2 ;;
-        --layers) layers=$2 ;;
         --prompt-tokens) prompt_tokens=$2 ;;
         --gen-tokens) gen_tokens=$2 ;;
         --repeat) repeat=$2 ;;
@@ -40,14 +38,26 @@ parse() {
     done
 }
 
-# What both take.
-check_common() {
+# Flags of those that measure a shape.
+shape_flag() {
+    case $1 in
+    --config) config=$2 ;;
+    --layers) layers=$2 ;;
+    *) return 1 ;;
+    esac
+}
+
+check_shape() {
     [ -n "$config" ] || die "--config: expected a shape, like configs/qwen2.5-1.5b.json"
     [ -r "$config" ] || die "--config: $config: no such file"
+    [ -z "$layers" ] || whole_number --layers "$layers"
+}
+
+# What all take.
+check_common() {
     [ -n "$out" ] || die "--out: expected a file for the results, like bench/results/NAME.jsonl"
     [ ! -e "$out" ] || die "--out: $out exists already; take another name, results are kept"
     [ -d "$(dirname "$out")" ] || die "--out: $(dirname "$out"): no such folder"
-    [ -z "$layers" ] || whole_number --layers "$layers"
     whole_number --prompt-tokens "$prompt_tokens"
     whole_number --gen-tokens "$gen_tokens"
     whole_number --repeat "$repeat"

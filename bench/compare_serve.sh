@@ -21,44 +21,32 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-choir=$here/../build/choir
-model='' peer='' peer_url='' out='' choir_flags='' streams="1 16" prompt_tokens=64 gen_tokens=128 prompt_ids=2048 repeat=3
+prompt_tokens=64 gen_tokens=128 repeat=3
+model='' peer='' peer_url='' streams="1 16" prompt_ids=2048
 seconds=600 # that a server may take to be ready
+# shellcheck source=bench/compare_common.sh
+. "$here/compare_common.sh"
 
-die() {
-    echo "compare_serve: $*" >&2
-    exit 2
-}
-
-while [ $# -gt 0 ]; do
-    case $1 in
-    -h | --help)
-        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
-        exit 0
-        ;;
-    esac
-    [ $# -ge 2 ] || die "$1: expected a value after it, or an unknown flag; see --help"
+own_flag() {
     case $1 in
     --model) model=$2 ;;
     --peer) peer=$2 ;;
     --peer-url) peer_url=$2 ;;
-    --out) out=$2 ;;
     --streams) streams=$2 ;;
-    --prompt-tokens) prompt_tokens=$2 ;;
-    --gen-tokens) gen_tokens=$2 ;;
     --prompt-ids) prompt_ids=$2 ;;
-    --repeat) repeat=$2 ;;
-    --choir) choir=$2 ;;
-    --choir-flags) choir_flags=$2 ;;
-    *) die "$1: unknown flag; see --help" ;;
+    *) return 1 ;;
     esac
-    shift 2
+}
+
+parse "$@"
+check_common
+whole_number --prompt-ids "$prompt_ids"
+for n in $streams; do
+    whole_number --streams "$n"
 done
 [ -n "$model" ] || die "--model: expected a model directory"
 [ -n "$peer" ] || die "--peer: expected the command that starts the other server"
 [ -n "$peer_url" ] || die "--peer-url: expected where it listens"
-[ -n "$out" ] || die "--out: expected a file for the results, like bench/results/NAME.jsonl"
-[ ! -e "$out" ] || die "--out: $out exists already; take another name, results are kept"
 command -v "$choir" >/dev/null || die "--choir: $choir: no such program"
 
 work=$(mktemp -d)
