@@ -190,9 +190,11 @@ static void small_attention(const attention_unit_t *u, eager_scratch_t *s)
         float *scores = (float *)s->exponentials;
         for (size_t i = 0; i < d; i++)
             x[i] = f32_from_bf16(((const uint16_t *)s->q)[r * d + i]);
+        const void *panel = NULL; /* of a block of keys or values: a window may have to copy it */
         for (size_t key = 0; key < n_keys; key++) {
+            panel = key % KV_BLOCK == 0 ? attention_keys(u, key) : panel;
             for (size_t i = 0; i < d; i++)
-                y[i] = panel_value(attention_keys(u, key), KV_BLOCK, key % KV_BLOCK, i);
+                y[i] = panel_value(panel, KV_BLOCK, key % KV_BLOCK, i);
             scores[key] = plain ? plain_dot(x, y, d) : lanes_dot(x, y, d);
         }
         u->kernels->scale_scores(n_keys, scores, u->scale, weights);
@@ -206,9 +208,10 @@ static void small_attention(const attention_unit_t *u, eager_scratch_t *s)
         for (size_t i = 0; i < d; i++) {
             size_t first = i / KERNEL_PANEL * KERNEL_PANEL;
             size_t width = size_min(KERNEL_PANEL, kernel_padded_outputs(d) - first);
-            for (size_t key = 0; key < n_keys; key++)
-                y[key] =
-                    panel_value(v_panel(u, key, first, width), width, i - first, key % KV_BLOCK);
+            for (size_t key = 0; key < n_keys; key++) {
+                panel = key % KV_BLOCK == 0 ? v_panel(u, key, first, width) : panel;
+                y[key] = panel_value(panel, width, i - first, key % KV_BLOCK);
+            }
             out[i] = bf16_from_f32(plain ? plain_dot(x, y, n_keys) : interleaved_dot(x, y, n_keys));
         }
     }
