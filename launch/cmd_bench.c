@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "comm/topology.h"
+#include "comm/watch/progress_record.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/proc_file.h"
@@ -282,6 +283,8 @@ static int bench_serve(bench_job_t *job, fail_t *fail)
         bench_sink_open(&job->json, flags->json_file, fail) != 0 ||
         bench_sink_open(&job->csv, flags->csv_file, fail) != 0)
         return fail->status;
+    /* A server may let its clients wait for longer than ranks wait for each other. */
+    comm_set_phase(job->comm, PROGRESS_IDLE, 0);
     bench_serve_run(&options, &row, fail);
     if (row != NULL && bench_job_write(job, json_incref(row), fail))
         bench_serve_print(row, stdout);

@@ -48,6 +48,13 @@ ends "a prompt beside answers" 0 "$choir" bench --serve "$url" --batch 2 --promp
 says "a prompt beside answers" out '"requests":2,"failed":0'
 says "a prompt beside answers" out '"beside_prompt_tokens":600'
 refuses "answers that end before the prompt does" 1 "raise --gen-tokens" "$choir" bench --serve "$url" --batch 1 --prompt-tokens 4 --gen-tokens 4 --beside 1000 --prompt-ids 500
+# A server that lets its clients wait is not this program's own standstill.
+ranks_of_server=$(ps -o pid= --ppid "$server")
+# shellcheck disable=SC2086  # process ids are words
+kill -STOP $ranks_of_server
+# shellcheck disable=SC2086
+(sleep 3 && kill -CONT $ranks_of_server) &
+ends "a server that stops for a while" 0 "$choir" bench --serve "$url" --requests 1 --batch 1 --prompt-tokens 4 --gen-tokens 8 --watchdog-seconds 1
 refuses "load on nothing" 1 "Connection refused" "$choir" bench --serve http://127.0.0.1:1
 refuses "a flag of a model" 2 "--layers" "$choir" bench --serve "$url" --layers 1
 refuses "a port that is taken" 1 "cannot listen ${url##*:}" "${run[@]}" "$choir" serve --port "${url##*:}"
