@@ -140,7 +140,8 @@ static void windows_hide_keys_on_every_instruction_set(void **state)
             check_same(&other, &prompt, o, c.window, "chunks");
             attention_close(&other);
             for (size_t i = 0; i < sizeof isas / sizeof *isas && c.n_tokens < 300; i++) {
-                if (!isa_has(isa_detect(), isas[i]))
+                /* Scalar C is slow, with sanitizers most of this test: 1, 7, 33, 65. */
+                if (!isa_has(isa_detect(), isas[i]) || (isas[i] == ISA_SCALAR && w % 2 != 0))
                     continue;
                 c.isa = isas[i];
                 attention_open(&other, &c);
