@@ -13,13 +13,7 @@
 #include "engine/base/size.h"
 #include "tests/forward_fixture.h"
 
-enum {
-    MAX_PROMPTS = 16,
-    MAX_ROWS = 512,
-    MAX_LOGITS = 600,
-    MAX_CONTEXT = 704,
-    MAX_SCALAR_PROMPT = 100
-};
+enum { MAX_PROMPTS = 16, MAX_ROWS = 512, MAX_LOGITS = 600, MAX_CONTEXT = 704 };
 
 /* Whose digests: orders torch and torch-avx2 with each attention, and the dot product amx. */
 typedef enum golden { GOLDEN_TORCH, GOLDEN_AMX = 2, GOLDEN_AVX2 } golden_t;
@@ -38,8 +32,8 @@ typedef struct suite {
     const char *name;
     config_t config;
     model_source_t source;
-    prompt_t prompts[MAX_PROMPTS];
-    size_t n_prompts;
+    prompt_t prompts[MAX_PROMPTS]; /* by length */
+    size_t n_prompts, n_short;     /* short: for scalar C, which would take most of the time */
 } suite_t;
 
 typedef struct variant {
@@ -97,6 +91,7 @@ static void read_golden(suite_t *suite, json_t *golden, json_t *golden_avx2)
         json_t *entry = json_array_get(list, i), *avx2 = json_array_get(list_avx2, i);
         read_ids(json_object_get(entry, "ids"), p->ids, &p->n_all);
         p->n_prompt = p->n_all;
+        suite->n_short += p->n_prompt <= 100;
         read_ids(json_object_get(entry, "fed"), p->ids, &p->n_all);
         for (int a = 0; a < 3; a++)
             read_digests(entry, names[a], p->golden[GOLDEN_TORCH + a]);
@@ -308,20 +303,10 @@ static void run_variant(suite_t *suite, const variant_t *v)
     close_run(&run);
 }
 
-/* Prompts that scalar C runs too: longer ones would be most of this test's time. */
-static size_t count_short(const suite_t *suite)
-{
-    size_t n = 0;
-    while (n < suite->n_prompts && suite->prompts[n].n_prompt <= MAX_SCALAR_PROMPT)
-        n++;
-    return n;
-}
-
 static void run_order(suite_t *suite, order_t order, attention_t last_attention, bool everything)
 {
     const isa_t widest = isa_detect();
     const dot_t dot = order == ORDER_TORCH_AVX2 ? DOT_FOLD : DOT_CHAIN;
-    const size_t n_short = count_short(suite);
     for (attention_t a = ATTENTION_EAGER; a <= last_attention; a++) {
         const variant_t variants[] = {
             {"alone, whole prompts", a, order, widest, 1, MAX_ROWS, false, false, MAX_PROMPTS, dot},
@@ -330,7 +315,7 @@ static void run_order(suite_t *suite, order_t order, attention_t last_attention,
                 dot},
             {"chunks of 1", a, order, widest, 1, 1, false, false, 7, dot},
             {"plain MPI", a, order, widest, 2, 33, true, true, MAX_PROMPTS, dot},
-            {"scalar", a, order, ISA_SCALAR, 1, 50, true, false, n_short, dot},
+            {"scalar", a, order, ISA_SCALAR, 1, 50, true, false, suite->n_short, dot},
             {"avx2", a, order, ISA_AVX2, 1, 50, true, false, MAX_PROMPTS, dot},
             {"avx512", a, order, ISA_AVX512, 1, 50, true, false, MAX_PROMPTS, dot},
         };
@@ -364,7 +349,7 @@ static void run_amx(suite_t *suite)
         {"amx dot, avx512", ATTENTION_SDPA, ORDER_TORCH, ISA_AVX512, 1, 50, true, false, 7,
             DOT_AMX},
         {"amx dot, scalar", ATTENTION_SDPA, ORDER_TORCH, ISA_SCALAR, 1, 50, true, false,
-            size_min(count_short(suite), 5), DOT_AMX},
+            size_min(suite->n_short, 5), DOT_AMX},
     };
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
         if (isa_has(widest, variants[i].isa))
