@@ -7,30 +7,20 @@
 enum { DIGIT_BITS = 11, N_DIGIT_VALUES = 1 << DIGIT_BITS, KEY_BITS = 64 };
 
 /* A larger score gives a smaller key; both zeros give the same. */
-static uint64_t key_of(double score)
+sampler_place_t sampler_place_of(double score, size_t token)
 {
     uint64_t bits;
     score += 0.0;
     memcpy(&bits, &score, sizeof bits);
-    return bits >> 63 != 0 ? bits : ~(bits | UINT64_C(1) << 63);
-}
-
-static double score_of(uint64_t key)
-{
-    uint64_t bits = key >> 63 != 0 ? key : ~key & ~(UINT64_C(1) << 63);
-    double score;
-    memcpy(&score, &bits, sizeof score);
-    return score;
-}
-
-sampler_place_t sampler_place_of(double score, size_t token)
-{
-    return (sampler_place_t){key_of(score), (uint32_t)token};
+    return (sampler_place_t){bits >> 63 != 0 ? bits : ~(bits | UINT64_C(1) << 63), (uint32_t)token};
 }
 
 double sampler_place_score(const sampler_place_t *place)
 {
-    return score_of(place->key);
+    uint64_t key = place->key, bits = key >> 63 != 0 ? key : ~key & ~(UINT64_C(1) << 63);
+    double score;
+    memcpy(&score, &bits, sizeof score);
+    return score;
 }
 
 /* Moves places by one digit of their keys, equal ones in the order they have. False, and nothing
