@@ -191,6 +191,7 @@ fi
 # A signal to choir-run is one to the run.
 timeout "$patience_s" "$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- worker --quiet <&- >"$work/out" 2>"$work/err" ||
     complain "a worker without standard input: exit status $?"
+: >"$work/out" # of the worker before, whose words would be taken for the next one's
 "$root/launch/choir-run" --choir "$choir" --ranks "$ranks" -- worker \
     < <(exec sleep 20) >"$work/out" 2>"$work/err" &
 running=$!

@@ -21,7 +21,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # shellcheck disable=SC2034
 demo=$root/configs/demo
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# Not in a process that bash has forked for a command and that a signal ends before the command begins: it runs this too.
+trap '[ "$BASHPID" -ne $$ ] || rm -rf "$work"' EXIT
 failures=0
 # How long a test may wait for anything, and how long a user has to wait for a message.
 patience_s=${CHOIR_TEST_SECONDS:-300}

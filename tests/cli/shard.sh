@@ -6,7 +6,7 @@
 # shellcheck source=tests/cli/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 small=
-trap '[ -z "$small" ] || umount "$small"; rm -rf "$work"' EXIT
+trap '[ "$BASHPID" -ne $$ ] || { [ -z "$small" ] || umount "$small"; rm -rf "$work"; }' EXIT
 
 # choir_ends NAME STATUS ARGS...
 choir_ends() {

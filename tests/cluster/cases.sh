@@ -12,7 +12,8 @@ if [ -z "${CHOIR_CLUSTER_HOLDERS:-}" ]; then
 fi
 n_nodes=$(wc -w <<<"$CHOIR_CLUSTER_HOLDERS")
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# Not in a process that bash has forked for a command and that a signal ends before the command begins: it runs this too.
+trap '[ "$BASHPID" -ne $$ ] || rm -rf "$work"' EXIT
 : >"$work/err"
 failures=0
 cases=0
