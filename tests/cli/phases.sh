@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Whatever a run is doing when a rank is stopped, hangs or gets a signal, all ranks end in time, with one
-# message or the signal's status. Faults are planted at points of the run (comm/fault.h). The runs of a
-# batch go on side by side, since all they do is wait.
+# message or the signal's status. Faults are planted at points of the run (comm/fault.h). Six runs go on side
+# by side: what they do is wait, but a rank that waits for another keeps a core from those that work.
 #
 #   tests/cli/phases.sh CHOIR RANKS
 # shellcheck source=tests/cli/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 let_ranks_finish
-seconds=3
+# The watchdog's limit where a rank stands still: longer than a busy machine takes for anything that is no fault.
+seconds=4
 n_runs=0
 pids=()
 input=/dev/null
@@ -18,6 +19,7 @@ export CHOIR_TEST_RUN=$work
 # start FAULT STATUS "WORDS|..." ARGS...: a run with a fault; its one message has every word. Without words
 # nothing is expected of its messages.
 start() {
+    [ "$n_runs" -lt 6 ] || settle
     n_runs=$((n_runs + 1))
     begin "$work/$n_runs" "$@"
     pids+=($!)
@@ -25,12 +27,15 @@ start() {
 
 # begin FOLDER FAULT STATUS WORDS ARGS...
 begin() {
-    local folder=$1
+    local folder=$1 watched=$seconds
     shift
-    mkdir "$folder"
+    mkdir -p "$folder/mpi"
+    case $1 in term:* | int:* | hup:*) watched=$patience_s ;; esac
     printf '%s\n' "$1" "$2" "$3" "${*:4}" >"$folder/expected"
     (
-        CHOIR_FAULT=$1 "${run[@]}" "$choir" "${@:4}" --watchdog-seconds "$seconds" \
+        # mpirun that begins, and one that ends in the same folder of MPI's, can trip each other up.
+        export OMPI_MCA_orte_tmpdir_base=$folder/mpi
+        CHOIR_FAULT=$1 "${run[@]}" "$choir" "${@:4}" --watchdog-seconds "$watched" \
             <"$input" >"$folder/out" 2>"$folder/err"
         echo $? >"$folder/status"
     ) &
@@ -71,7 +76,7 @@ settle() {
 
 # Without a watchdog a stopped rank is waited for, until something else ends the run.
 unwatched() {
-    CHOIR_FAULT=stop:start:1 timeout -k 30 $((seconds + 3)) "${run[@]}" "$choir" plan --watchdog-seconds 0 \
+    OMPI_MCA_orte_tmpdir_base=$work/unwatched-mpi CHOIR_FAULT=stop:start:1 timeout -k 30 $((seconds + 3)) "${run[@]}" "$choir" plan --watchdog-seconds 0 \
         </dev/null >/dev/null 2>"$work/unwatched"
     echo $? >>"$work/unwatched"
 }
@@ -93,6 +98,7 @@ eval=(eval --task word-problems --limit 4 --threads 1 --dot chain)
 # One that nobody sees stopped has ten seconds to start.
 begin "$work/slow" hang:start:1 1 "waits for the others in MPI_Init|its stack: " plan
 slow=$!
+mkdir "$work/unwatched-mpi"
 unwatched &
 unwatched=$!
 start stop:start:0 1 "rank 0 on $host (process |is stopped|rank 1 waits in MPI_Init" plan
