@@ -16,7 +16,7 @@
 #include "engine/base/size.h"
 #include "engine/run/engine.h"
 
-#define HANG_SECONDS 280
+#define HANG_SECONDS 1200
 #define MAX_IDS 512
 #define N_QUESTIONS 6
 

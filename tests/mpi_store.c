@@ -14,7 +14,7 @@
 #include "tests/store_fixture.h"
 
 #define DEMO CHOIR_SOURCE_DIR "/configs/demo"
-#define HANG_SECONDS 280
+#define HANG_SECONDS 1200
 #define N_PROMPT 24
 #define VOCABULARY 2048
 
