@@ -1,6 +1,7 @@
 #include "engine/kernels/roof.h"
 
 #include "engine/kernels/roof_internal.h"
+#include "engine/kernels/tiles.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -8,35 +9,48 @@
 
 #define CHAINS 24 /* more than latency times throughput of any CPU here */
 
-typedef uint64_t wide_t __attribute__((vector_size(64)));
+#define STREAMS 8      /* fewer do not take all of the bandwidth (bench/LOG.md) */
+#define TURN_BYTES 256 /* of a stream, before the next stream's */
+#define SUMS 4
 
-#define STREAMS 8 /* fewer do not take all of the bandwidth (bench/LOG.md) */
-#define PAGE (4096 / sizeof(wide_t))
+/* Vectors no wider than the target's registers: of wider ones GCC keeps the sums in memory. */
+#define DEFINE_READ(NAME, TARGET, BYTES)                                                           \
+    TARGET static uint64_t NAME(const char *data, size_t part)                                     \
+    {                                                                                              \
+        typedef uint64_t vec_t __attribute__((vector_size(BYTES)));                                \
+        enum { VECTORS = TURN_BYTES / (BYTES) };                                                   \
+        vec_t sums[SUMS] = {{0}};                                                                  \
+        for (size_t i = 0; i < part; i += TURN_BYTES) {                                            \
+            const char *from = data + i;                                                           \
+            for (int s = 0; s < STREAMS; s++, from += part) {                                      \
+                prefetch_stream(from, TURN_BYTES);                                                 \
+                _Pragma("GCC unroll 16") for (int v = 0; v < VECTORS; v++) sums[v % SUMS] +=       \
+                    ((const vec_t *)(const void *)from)[v];                                        \
+            }                                                                                      \
+        }                                                                                          \
+        vec_t sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);                                     \
+        uint64_t total = 0;                                                                        \
+        for (size_t lane = 0; lane < sizeof sum / sizeof total; lane++)                            \
+            total += sum[lane];                                                                    \
+        return total;                                                                              \
+    }
 
 #if defined(__x86_64__)
-__attribute__((target_clones("avx512f", "avx2", "default")))
+DEFINE_READ(read_512, __attribute__((target("avx512f"))), 64)
+DEFINE_READ(read_256, __attribute__((target("avx2"))), 32)
 #endif
-uint64_t
-roof_read(const void *data, size_t bytes)
+DEFINE_READ(read_128, , 16)
+
+uint64_t roof_read(const void *data, size_t bytes)
 {
-    const wide_t *at = data;
-    size_t part = bytes / STREAMS / sizeof(wide_t);
-    wide_t sums[4] = {{0}};
-    for (size_t i = 0; i < part; i += 4)
-        for (const wide_t *from = at + i; from < at + STREAMS * part; from += part) {
-            if (i % PAGE == 0) /* the hardware's own prefetching ends where a page does */
-                for (size_t j = 0; j < 4; j++)
-                    __builtin_prefetch(from + PAGE + j, 0, 2);
-            for (size_t j = 0; j < 4; j++) {
-                __builtin_prefetch((const char *)(from + j) + 1024);
-                sums[j] += from[j];
-            }
-        }
-    wide_t sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    uint64_t total = 0;
-    for (size_t lane = 0; lane < sizeof sum / sizeof total; lane++)
-        total += sum[lane];
-    return total;
+    size_t part = bytes / STREAMS / TURN_BYTES * TURN_BYTES;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f"))
+        return read_512(data, part);
+    if (__builtin_cpu_supports("avx2"))
+        return read_256(data, part);
+#endif
+    return read_128(data, part);
 }
 
 #if defined(__x86_64__)

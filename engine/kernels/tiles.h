@@ -2,18 +2,28 @@
 #ifndef CHOIR_KERNELS_TILES_H
 #define CHOIR_KERNELS_TILES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* A single row reads its weights once, as one stream, `bytes` at a time. The hardware's own
- * prefetch stops where a page of 4 KiB ends; prefetching the first lines of the next page restarts
- * it (bench/LOG.md). */
+/* Whether prefetching the first lines of the next page of 4 KiB helps the hardware's own prefetching, which
+ * stops where a page ends. On AMD's Zen 3 it costs a quarter of the bandwidth (bench/LOG.md). */
+static inline bool pages_want_prefetching(void)
+{
+#if defined(__x86_64__)
+    return !__builtin_cpu_is("amd");
+#else
+    return true;
+#endif
+}
+
+/* A single row reads its weights once, as one stream, `bytes` at a time. */
 static inline __attribute__((always_inline)) void prefetch_next_page(const void *at, size_t bytes)
 {
     enum { PAGE_BYTES = 4096, LINE_BYTES = 64, LINES = 4, SECOND_LEVEL = 2 };
     size_t in_page = (uintptr_t)at % PAGE_BYTES;
     const char *next = (const char *)at + (PAGE_BYTES - in_page);
-    if (in_page < bytes)
+    if (in_page < bytes && pages_want_prefetching())
         for (int i = 0; i < LINES; i++)
             __builtin_prefetch(next + LINE_BYTES * i, 0, SECOND_LEVEL);
 }
