@@ -342,6 +342,25 @@ static void biases_of_llama_are_there_on_request(void **state)
     assert_false(arch_knows(&config, "model.layers.3.self_attn.o_proj.bias"));
 }
 
+static void experts_are_as_many_as_the_config_says(void **state)
+{
+    (void)state;
+    size_t expert = 0;
+    config_t config =
+        load("{\"model_type\": \"qwen3_moe\", \"num_experts\": 128, \"mlp_only_layers\": [1]}");
+    assert_true(arch_knows(&config, "model.layers.0.mlp.experts.127.up_proj.weight"));
+    assert_false(arch_knows(&config, "model.layers.0.mlp.experts.128.up_proj.weight"));
+    assert_true(
+        arch_is_beyond_experts(&config, "model.layers.0.mlp.experts.128.up_proj.weight", &expert));
+    assert_int_equal(expert, 128);
+    static const char *const others[] = {"model.layers.0.mlp.experts.127.up_proj.weight",
+        "model.layers.1.mlp.experts.128.up_proj.weight",
+        "model.layers.0.mlp.experts.128.up_proj.bias", "model.layers.0.mlp.gate.weight",
+        "model.layers.999.mlp.experts.128.up_proj.weight", "model.norm.weight"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        assert_false(arch_is_beyond_experts(&config, others[i], &expert));
+}
+
 #define MISTRAL "\"model_type\": \"mistral\", \"architectures\": [\"MistralForCausalLM\"]"
 
 static void mistral_has_the_defaults_of_its_own_class(void **state)
@@ -522,6 +541,7 @@ int main(void)
         cmocka_unit_test(without_generation_config_the_ids_of_config_count),
         cmocka_unit_test(llama_has_the_defaults_of_its_own_class),
         cmocka_unit_test(biases_of_llama_are_there_on_request),
+        cmocka_unit_test(experts_are_as_many_as_the_config_says),
         cmocka_unit_test(mistral_has_the_defaults_of_its_own_class),
         cmocka_unit_test(mistral_has_one_window_for_all_layers_or_none),
         cmocka_unit_test(llama3_rope_is_read_from_either_key),

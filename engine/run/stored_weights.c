@@ -66,10 +66,26 @@ static bool head_differs(
         config->vocab_size * (rank + 1) / ranks, mode, fail);
 }
 
+/* Without the experts that the config leaves out, the router of such a checkpoint is another model's. */
+static int refuse_further_experts(
+    const config_t *config, const checkpoint_t *checkpoint, fail_t *fail)
+{
+    size_t expert;
+    for (size_t i = 0; i < checkpoint_count(checkpoint) && config->n_experts > 0; i++) {
+        const checkpoint_tensor_t *tensor = checkpoint_at(checkpoint, i);
+        if (arch_is_beyond_experts(config, tensor->name, &expert))
+            return fail_set(fail, FAIL_MODEL,
+                "%s: tensor %s: expected an expert from 0 to %zu, as num_experts is %zu, found expert %zu",
+                tensor->file, tensor->name, config->n_experts - 1, config->n_experts, expert);
+    }
+    return 0;
+}
+
 int stored_weights_resolve(
     comm_t *comm, config_t *config, checkpoint_t *checkpoint, dtype_t mode, fail_t *fail)
 {
     bool differs = false;
+    refuse_further_experts(config, checkpoint, fail);
     if (config->tie_word_embeddings)
         differs = head_differs(comm, config, checkpoint, mode, fail);
     else if (find(checkpoint, config, WEIGHT_EMBEDDING) == find(checkpoint, config, WEIGHT_LM_HEAD))

@@ -11,7 +11,7 @@
 /* Collective over comm. Where the config ties lm_head to the embedding and the checkpoint has an
  * lm_head.weight of its own that differs, as numbers of the mode, both count: tie_word_embeddings
  * becomes false, with a warning. Each rank compares a part of the rows. FAIL_MODEL when an untied
- * model has no embedding; FAIL_FILE. */
+ * model has no embedding or a mixture an expert that its config does not count; FAIL_FILE. */
 int stored_weights_resolve(
     comm_t *comm, config_t *config, checkpoint_t *checkpoint, dtype_t mode, fail_t *fail);
 

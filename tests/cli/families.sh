@@ -50,6 +50,14 @@ for change in "s/$expert.weight/$expert.wrongs/" "s/\\(\"$expert.weight\":{[^}]*
     ends "$change" 1 launch 2 generate --quiet --model "$work/bad" --ids 1,2 --max-tokens 1
     says "$change" err "tensor $expert.weight: expected shape [72, 200], found"
 done
+# Tensors beyond the config's: an expert is refused, a layer is not part of the model.
+LC_ALL=C sed "s/layers.0.mlp.experts.11.up_proj/layers.0.mlp.experts.12.up_proj/" "$work/qwen3_moe/model.safetensors" >"$work/bad/model.safetensors"
+ends "expert beyond" 1 launch 2 generate --quiet --model "$work/bad" --ids 1,2 --max-tokens 1
+says "expert beyond" err "bad/model.safetensors: tensor model.layers.0.mlp.experts.12.up_proj.weight: expected an expert from 0 to 11, as num_experts is 12, found expert 12"
+cp "$work/qwen3_moe/model.safetensors" "$work/bad/"
+sed -i 's/"num_hidden_layers": 4/"num_hidden_layers": 3/' "$work/bad/config.json"
+ends "layer beyond" 0 launch 2 generate --model "$work/bad" --ids 1,2 --max-tokens 1
+says "layer beyond" err "tensors of the checkpoint are not part of the model: model.layers.3."
 
 # The text of a prompt begins with one BOS, 587, and so does a chat, whose template writes it.
 answer 2 raw --model "$work/llama" --prompt "Hello 1234"

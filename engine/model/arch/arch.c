@@ -109,18 +109,60 @@ static const char *quantised_matrix(const char *name, char *text)
     return name;
 }
 
-/* Whether a name, inside of a layer or outside of all, is the weight's. */
-static bool is_name_of(const config_t *config, const arch_weight_t *weight, const char *name)
+/* Whether a name, inside of a layer or outside of all, is the weight's. expert: the number in a name of an expert's,
+ * else 0. */
+static bool is_name_of(const arch_weight_t *weight, const char *name, size_t *expert)
 {
     const char *own = weight->name, *outside = skip(own, "model.");
     const char *mark = weight->shape.per_expert ? strchr(own, ARCH_EXPERT_MARK) : NULL;
+    *expert = 0;
     if (mark == NULL)
         return strcmp(name, weight->shape.per_layer || outside == NULL ? own : outside) == 0;
     size_t before = (size_t)(mark - own);
     char *end = NULL;
     if (strncmp(name, own, before) != 0 || !isdigit((unsigned char)name[before]))
         return false;
-    return strtoul(name + before, &end, 10) < config->n_experts && strcmp(end, mark + 1) == 0;
+    *expert = strtoul(name + before, &end, 10);
+    return strcmp(end, mark + 1) == 0;
+}
+
+/* A tensor's name without what may stand before it. */
+typedef struct inner_name {
+    const char *outside;  /* "norm.weight", "layers.0.mlp.gate.weight" */
+    const char *in_layer; /* "mlp.gate.weight"; NULL outside of the model's layers */
+    size_t layer;
+} inner_name_t;
+
+static inner_name_t inner_name(const config_t *config, const char *name)
+{
+    inner_name_t found = {.outside = name};
+    for (const char *inner; (inner = skip(found.outside, "model.")) != NULL;)
+        found.outside = inner;
+    const char *number = skip(found.outside, "layers.");
+    if (number != NULL && isdigit((unsigned char)*number)) {
+        char *end;
+        found.layer = strtoul(number, &end, 10);
+        found.in_layer = found.layer < config->num_hidden_layers && *end == '.' ? end + 1 : NULL;
+    }
+    return found;
+}
+
+/* The weight of the model with that name; expert: as above, also beyond those that the model has. */
+static const arch_weight_t *find_weight(
+    const config_t *config, const inner_name_t *name, size_t *expert)
+{
+    for (size_t w = 0; w < config->arch->n_weights; w++) {
+        const arch_weight_t *weight = &config->arch->weights[w];
+        /* lm_head of a tied model is known. */
+        if (!arch_has(config, weight->needs) && weight->needs != ARCH_UNTIED)
+            continue;
+        if (weight->shape.per_layer &&
+            (name->in_layer == NULL || !arch_layer_is(config, weight->shape.layers, name->layer)))
+            continue;
+        if (is_name_of(weight, weight->shape.per_layer ? name->in_layer : name->outside, expert))
+            return weight;
+    }
+    return NULL;
 }
 
 bool arch_knows(const config_t *config, const char *name)
@@ -128,31 +170,24 @@ bool arch_knows(const config_t *config, const char *name)
     /* Older versions wrote it, and nobody reads it. */
     static const char unread[] = "rotary_emb.inv_freq",
                       unread_of_layer[] = "self_attn.rotary_emb.inv_freq";
-    const arch_weight_t *weight;
+    char matrix[ARCH_NAME_BYTES];
+    size_t expert;
+    if (config->quantization.n_schemes > 0)
+        name = quantised_matrix(name, matrix);
+    inner_name_t inner = inner_name(config, name);
+    if (strcmp(inner.outside, unread) == 0 ||
+        (inner.in_layer != NULL && strcmp(inner.in_layer, unread_of_layer) == 0))
+        return true;
+    const arch_weight_t *weight = find_weight(config, &inner, &expert);
+    return weight != NULL && expert < arch_weight_experts(config, weight);
+}
+
+bool arch_is_beyond_experts(const config_t *config, const char *name, size_t *expert)
+{
     char matrix[ARCH_NAME_BYTES];
     if (config->quantization.n_schemes > 0)
         name = quantised_matrix(name, matrix);
-    for (const char *inner; (inner = skip(name, "model.")) != NULL;)
-        name = inner;
-    const char *in_layer = NULL, *number = skip(name, "layers.");
-    size_t layer = 0;
-    if (number != NULL && isdigit((unsigned char)*number)) {
-        char *end;
-        layer = strtoul(number, &end, 10);
-        in_layer = layer < config->num_hidden_layers && *end == '.' ? end + 1 : NULL;
-    }
-    if (strcmp(name, unread) == 0 || (in_layer != NULL && strcmp(in_layer, unread_of_layer) == 0))
-        return true;
-    for (size_t w = 0; w < config->arch->n_weights; w++) {
-        weight = &config->arch->weights[w];
-        /* lm_head of a tied model is known. */
-        if (!arch_has(config, weight->needs) && weight->needs != ARCH_UNTIED)
-            continue;
-        if (weight->shape.per_layer &&
-            (in_layer == NULL || !arch_layer_is(config, weight->shape.layers, layer)))
-            continue;
-        if (is_name_of(config, weight, weight->shape.per_layer ? in_layer : name))
-            return true;
-    }
-    return false;
+    inner_name_t inner = inner_name(config, name);
+    const arch_weight_t *weight = find_weight(config, &inner, expert);
+    return weight != NULL && *expert >= arch_weight_experts(config, weight);
 }

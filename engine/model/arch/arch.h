@@ -119,6 +119,8 @@ const char *arch_role_label(weight_role_t role);
 /* Whether a tensor of that name, with or without "model." before it, is used, or known to be
  * without use. */
 bool arch_knows(const config_t *config, const char *name);
+/* Whether a tensor of that name is a weight of an expert whose number, written to *expert, is num_experts or more. */
+bool arch_is_beyond_experts(const config_t *config, const char *name, size_t *expert);
 
 /* ---- decoder.c: the table of decoders with an MLP or a mixture of experts in each layer ------- */
 
