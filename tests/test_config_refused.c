@@ -57,6 +57,13 @@ static const bad_config_t bad_configs[] = {
     {"three_bits_are_refused",
         "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 3, \"group_size\": 128}}",
         FAIL_MODEL, "quantization_config: bits", "expected 4 or 8", "found 3"},
+    {"three_bits_of_auto_round_are_refused",
+        "{\"quantization_config\": {\"quant_method\": \"auto-round\", \"packing_format\": \"auto_round:auto_gptq\", \"bits\": 3, \"group_size\": 128}}",
+        FAIL_MODEL, "quantization_config: bits", "expected 4", "found 3"},
+    {"three_bits_of_compressed_tensors_are_refused",
+        "{\"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\", "
+        "\"config_groups\": {\"a\": {\"targets\": [\"Linear\"], \"weights\": {\"num_bits\": 3, \"type\": \"int\"}}}}}",
+        FAIL_MODEL, "num_bits", "expected 4 or 8", "found 3"},
     {"eight_bits_of_awq_are_refused",
         "{\"quantization_config\": {\"quant_method\": \"awq\", \"bits\": 8, \"group_size\": 128}}",
         FAIL_MODEL, "quantization_config: bits", "expected 4", "found 8"},

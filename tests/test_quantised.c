@@ -19,10 +19,7 @@
 #include "engine/model/config.h"
 #include "sharding/checkpoint/checkpoint.h"
 #include "sharding/checkpoint/quantised.h"
-
-#define GOLDEN CHOIR_SOURCE_DIR "/tests/golden/quantised.safetensors"
-#define ROWS 72
-#define COLUMNS 104
+#include "tests/quantised_fixture.h"
 
 static const char *const kinds[] = {"gptq-int4", "gptq-int4-g64-v2", "gptq-int4-asym",
     "gptq-int4-act-order", "gptq-int4-whole", "gptq-int4-g16", "gptq-int8",
@@ -37,23 +34,6 @@ typedef struct opened {
     quantised_t matrix;
     uint16_t expected[ROWS * COLUMNS];
 } opened_t;
-
-/* The scheme that a model's config.json with this quantization_config gives its first q_proj. */
-static void read_scheme(const char *quantization, quantised_scheme_t *scheme)
-{
-    static config_t config;
-    char text[4096];
-    fail_t fail = {0};
-    snprintf(text, sizeof text,
-        "{\"model_type\": \"llama\", \"hidden_size\": 104, \"intermediate_size\": 8, "
-        "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"head_dim\": 36, "
-        "\"vocab_size\": 8, \"quantization_config\": %s}",
-        quantization);
-    if (config_load_text(&config, text, "config.json", &fail) != 0)
-        fail_msg("%s", fail.message);
-    assert_int_equal(config.quantization.n_schemes, 1);
-    *scheme = config.quantization.schemes[0];
-}
 
 static opened_t open_kind(const char *kind)
 {
@@ -273,132 +253,6 @@ static void extreme_scales_give_the_weights_of_scalar_code(void **state)
         }
 }
 
-/* ---- What is refused ------------------------------------------------------------------------- */
-
-/* Bytes that replace those of a tensor of the golden file. */
-typedef struct damage {
-    const char *kind, *tensor;
-    size_t at, n;
-    const char *bytes;
-    const char *object, *expected, *found;
-} damage_t;
-
-/* A copy of the golden file, damaged, as a file of its own. */
-static void write_damaged(const damage_t *d, char *path)
-{
-    char name[96];
-    fail_t fail = {0};
-    checkpoint_t *checkpoint;
-    snprintf(name, sizeof name, "%s.%s", d->kind, d->tensor);
-    assert_int_equal(checkpoint_open_file(&checkpoint, GOLDEN, &fail), 0);
-    const checkpoint_tensor_t *tensor = checkpoint_find(checkpoint, name);
-    assert_non_null(tensor);
-    FILE *in = fopen(GOLDEN, "rb");
-    assert_non_null(in);
-    static char bytes[1 << 20];
-    size_t n = fread(bytes, 1, sizeof bytes, in);
-    fclose(in);
-    memcpy(bytes + tensor->offset_bytes + d->at, d->bytes, d->n);
-    checkpoint_close(checkpoint);
-    int file = mkstemp(path);
-    assert_true(file >= 0 && write(file, bytes, n) == (ssize_t)n && close(file) == 0);
-}
-
-static void stage_whole(
-    checkpoint_t *checkpoint, const char *kind, const quantised_scheme_t *scheme, fail_t *fail)
-{
-    quantised_t matrix;
-    const quantised_stage_t *stage;
-    char name[64];
-    snprintf(name, sizeof name, "%s.weight", kind);
-    if (quantised_find(checkpoint, name, scheme, ROWS, COLUMNS, &matrix, fail) != 0)
-        return;
-    size_t bytes = quantised_stage_bytes(&matrix, ROWS, COLUMNS);
-    void *memory = memory_alloc(bytes, "stage", fail);
-    quantised_stage(
-        checkpoint, &matrix, (quantised_part_t){0, ROWS, 0, COLUMNS}, memory, &stage, fail);
-    memory_free(memory, bytes);
-}
-
-static void expect_parts(const fail_t *fail, const char *a, const char *b, const char *c)
-{
-    const char *const parts[] = {a, b, c};
-    assert_int_equal(fail->status, FAIL_MODEL);
-    for (size_t i = 0; i < 3; i++)
-        if (strstr(fail->message, parts[i]) == NULL)
-            fail_msg("expected \"%s\" in \"%s\"", parts[i], fail->message);
-}
-
-static void damaged_scales_and_groups_are_refused(void **state)
-{
-    (void)state;
-    static const damage_t damages[] = {
-        {"gptq-int4", "scales", 10, 2, "\0\0", "gptq-int4.scales", "above 0 and finite",
-            "found 0 at [0, 5]"},
-        {"gptq-int4", "scales", 2, 2, "\0\x7c", "gptq-int4.scales", "above 0 and finite",
-            "found inf at [0, 1]"},
-        {"awq", "scales", 0, 2, "\0\x7e", "awq.scales", "above 0 and finite", "found nan"},
-        {"packed-int4", "weight_scale", 3, 1, "\xbf", "packed-int4.weight_scale",
-            "above 0 and finite", "found -"},
-        {"fp8-inv", "weight_scale_inv", 0, 4, "\0\0\0\x80", "fp8-inv.weight_scale_inv",
-            "above 0 and finite", "found -0 at [0, 0]"},
-        {"gptq-int4-act-order", "g_idx", 40, 4, "\4\0\0\0", "gptq-int4-act-order.g_idx",
-            "groups from 0 to 3", "found 4 at [10]"},
-        {"gptq-int4-act-order", "g_idx", 0, 4, "\xff\xff\xff\xff", "gptq-int4-act-order.g_idx",
-            "groups from 0 to 3", "found -1 at [0]"},
-        {"gptq-int4-asym", "g_idx", 0, 4, "\1\0\0\0", "gptq-int4-asym.g_idx",
-            "group 0 at [0], as desc_act is false", "found 1"},
-        {"packed-int8", "weight_shape", 0, 1, "\x49", "packed-int8.weight_shape", "72, 104",
-            "found 73, 104"},
-    };
-    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
-        const damage_t *d = &damages[i];
-        char path[] = "/tmp/choir-quantised-XXXXXX";
-        quantised_scheme_t scheme;
-        checkpoint_t *checkpoint;
-        fail_t fail = {0};
-        write_damaged(d, path);
-        assert_int_equal(checkpoint_open_file(&checkpoint, path, &fail), 0);
-        read_scheme(checkpoint_metadata(checkpoint, d->kind), &scheme);
-        stage_whole(checkpoint, d->kind, &scheme, &fail);
-        expect_parts(&fail, d->object, d->expected, d->found);
-        checkpoint_close(checkpoint);
-        unlink(path);
-    }
-}
-
-static void a_config_that_contradicts_its_tensors_is_refused(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *kind, *quantization, *object, *expected, *found;
-    } cases[] = {
-        {"gptq-int4", "{\"quant_method\": \"gptq\", \"bits\": 8, \"group_size\": 128}",
-            "gptq-int4.qweight", "shape [26, 72] (GPTQ int8, group 128)", "found [13, 72]"},
-        {"gptq-int4", "{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 32}",
-            "gptq-int4.qzeros", "shape [4, 9]", "found [1, 9]"},
-        {"gptq-int4", "{\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 128}",
-            "gptq-int4.qweight", "shape [104, 9] (AWQ int4, group 128)", "found [13, 72]"},
-        {"awq", "{\"quant_method\": \"fp8\"}", "awq.weight", "fp8", "no such tensor"},
-        {"int8", "{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 128}", "int8.qweight",
-            "GPTQ int4", "found the tensor weight without it"},
-        {"int8", "{\"quant_method\": \"fp8\"}", "int8.weight", "F8_E4M3", "found I8"},
-        {"auto-round-gptq",
-            "{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 128, \"desc_act\": true}",
-            "auto-round-gptq.g_idx", "GPTQ int4", "no such tensor"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        quantised_scheme_t scheme;
-        checkpoint_t *checkpoint;
-        fail_t fail = {0};
-        read_scheme(cases[i].quantization, &scheme);
-        assert_int_equal(checkpoint_open_file(&checkpoint, GOLDEN, &fail), 0);
-        stage_whole(checkpoint, cases[i].kind, &scheme, &fail);
-        expect_parts(&fail, cases[i].object, cases[i].expected, cases[i].found);
-        checkpoint_close(checkpoint);
-    }
-}
-
 /* ---- Which matrices -------------------------------------------------------------------------- */
 
 /* Whether a weight of a model of two layers is quantised by this quantization_config. */
@@ -541,8 +395,6 @@ int main(void)
         cmocka_unit_test(only_a_share_of_columns_is_read),
         cmocka_unit_test(packed_codes_give_the_same_weights),
         cmocka_unit_test(extreme_scales_give_the_weights_of_scalar_code),
-        cmocka_unit_test(damaged_scales_and_groups_are_refused),
-        cmocka_unit_test(a_config_that_contradicts_its_tensors_is_refused),
         cmocka_unit_test(modules_that_are_left_out_are_not_quantised),
         cmocka_unit_test(each_module_has_the_scheme_of_its_closest_target),
         cmocka_unit_test(activations_that_stay_as_they_are_give_a_warning),

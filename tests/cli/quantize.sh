@@ -132,4 +132,14 @@ says "no folder" err "expected --out DIR, found none"
 choir_ends "a parent that is not there" 1 quantize --model "$demo" --out "$work/none/such" --group 64
 says "a parent that is not there" err "cannot make a folder"
 
+# A disk that is full is noticed before anything is computed, and nothing is lost. MPI has files of its own: one process.
+(
+    ulimit -f 1024
+    ends "full disk" 1 timeout --foreground "$patience_s" "$choir" quantize --model "$demo" --out "$work/full" --group 64
+    says "full disk" err "model.safetensors.partial: cannot"
+    exit "$failures"
+) || failures=$((failures + 1))
+quantise "after a full disk" "$work/full" --group 64
+same "after a full disk" "$work/int4/model.safetensors" "$work/full/model.safetensors"
+
 conclude
