@@ -64,6 +64,9 @@ static int cmd_plan(invocation_t *invocation, fail_t *fail)
         return fail->status;
     if (flags->predict || flags->against != NULL)
         return plan_predict(flags, &config, fail);
+    if (flags->weights == WEIGHTS_AUTO)
+        return fail_set(fail, FAIL_USAGE,
+            "--weights auto is chosen by the ranks' memory and speed when a model runs: expected --predict, or dense or packed");
     plan_model_t sizes =
         model_sizes(&config, flags->mode, DOT_CHAIN, flags->weights == WEIGHTS_PACKED);
     if (open_plan(invocation, &sizes, &plan, fail) != 0)
@@ -77,10 +80,6 @@ static int cmd_plan(invocation_t *invocation, fail_t *fail)
 
 #define AT(member) offsetof(plan_flags_t, member)
 
-/* auto asks for the memory of the ranks' machines. */
-static const choice_t plan_weights[] = {
-    {"dense", WEIGHTS_DENSE}, {"packed", WEIGHTS_PACKED}, {NULL, 0}};
-
 static const arg_t plan_args[] = {
     FLAG_TEXT(
         "--config", AT(config), "FILE", "A model's config.json; without it, the one of --model."),
@@ -91,8 +90,9 @@ static const arg_t plan_args[] = {
     FLAG_TEXT("--shares", AT(shares), "even|2,1,1",
         "How much of the model each rank takes: a number for each rank. Default even."),
     FLAG_CHOICE("--dtype", AT(mode), engine_modes, "Numeric mode. Default bf16."),
-    FLAG_CHOICE("--weights", AT(weights), plan_weights,
-        "How bf16 weights are kept: dense (default), or packed in 12 bits each without loss."),
+    FLAG_CHOICE("--weights", AT(weights), engine_weights,
+        "How bf16 weights are kept: dense (default), or packed in 12 bits each without loss. With --predict also auto: packed where "
+        "the cluster file's rates say that it is faster, or dense ones do not fit."),
     FLAG_SWITCH("--predict", AT(predict),
         "Predict prefill and decode on 1 to 1,024 ranks, or on --ranks, and the best mesh of "
         "replicas; needs --cluster (docs/scaling.md)."),
@@ -133,7 +133,7 @@ static const arg_rule_t rules[] = {
     {.why = "with --predict",
         .with = " --predict ",
         .without = " --against ",
-        .flags = " --shares --weights "},
+        .flags = " --shares "},
     {.why = "with --against",
         .with = " --against ",
         .reads = true,

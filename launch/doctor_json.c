@@ -114,6 +114,10 @@ static json_t *rank_of(const doctor_facts_t *facts, size_t r)
     set_string(object, "transports", rank->transports);
     set_real(object, "read_bytes_per_s", rank->read_bytes_per_s);
     set_real(object, "matrix_flop_per_s", rank->flop_per_s);
+    if (rank->weights.dense > 0) {
+        set_real(object, "dense_weights_per_s", rank->weights.dense);
+        set_real(object, "packed_weights_per_s", rank->weights.packed);
+    }
     if (facts->has_model) {
         set_count(object, "weight_bytes", rank->weight_bytes);
         set_count(object, "kv_bytes_per_token", rank->kv_bytes_per_token);

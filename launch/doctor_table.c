@@ -4,6 +4,7 @@
 
 #include "engine/base/log.h"
 #include "engine/kernels/kernels.h"
+#include "engine/run/weights_choice.h"
 #include "launch/doctor_report.h"
 
 #define GIB 1073741824.0
@@ -161,6 +162,18 @@ static void print_rank(const doctor_facts_t *facts, size_t r, FILE *out)
     fputc('\n', out);
 }
 
+/* Of which --weights auto makes its choice. */
+static void print_weights(const doctor_facts_t *facts, FILE *out)
+{
+    weights_rates_t rates = doctor_weights_rates(facts);
+    if (rates.dense > 0 && rates.packed > 0)
+        fprintf(out,
+            "slowest rank, a row of activations: %.2f dense, %.2f packed billion weights/s a thread%s; packed ones decode at %.2f of the speed, --weights auto chooses %s\n",
+            rates.dense * 1e-9, rates.packed * 1e-9, rates.given ? ", as given" : "",
+            rates.packed / rates.dense,
+            weights_packed_is_faster(1 / rates.dense, 1 / rates.packed) ? "packed" : "dense");
+}
+
 static void print_ranks(const doctor_facts_t *facts, FILE *out)
 {
     fprintf(out, "\n%-6s %-18s %7s %7s %10s %12s", "rank", "host", "threads", "cores", "read GB/s",
@@ -172,6 +185,7 @@ static void print_ranks(const doctor_facts_t *facts, FILE *out)
         print_rank(facts, r, out);
     if (facts->n_ranks > RANKS_LISTED)
         fprintf(out, "and %zu more (--json has all)\n", facts->n_ranks - RANKS_LISTED);
+    print_weights(facts, out);
 }
 
 /* ---- Between ranks --------------------------------------------------------------------------- */

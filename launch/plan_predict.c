@@ -11,6 +11,9 @@
 #include "engine/measure/cluster_file.h"
 #include "engine/measure/predict.h"
 #include "engine/measure/predict_rows.h"
+#include "engine/model/model.h"
+#include "engine/run/engine_choices.h"
+#include "engine/run/weights_choice.h"
 #include "launch/bench_report.h"
 
 #define MOST_RANKS 1024
@@ -28,7 +31,7 @@ typedef struct job {
     const plan_flags_t *flags;
     const config_t *config;
     predict_cluster_t cluster;
-    plan_model_t model;
+    plan_model_t model, packed; /* with dense and with packed weights */
     predict_query_t query;
     size_t n_networks;
     network_t networks[MOST_NETWORKS];
@@ -75,6 +78,16 @@ static size_t most_ranks(const predict_cluster_t *cluster)
     return most;
 }
 
+/* Rates that are given count for every set of the file. */
+static int read_packed_speed(job_t *job, fail_t *fail)
+{
+    weights_rates_t rates;
+    if (weights_rates_given(&rates, fail) == 0 && rates.given)
+        for (size_t i = 0; i < job->cluster.n_rates; i++)
+            job->cluster.rates[i].packed_speed = rates.packed / rates.dense;
+    return fail->status;
+}
+
 static int prepare(job_t *job, fail_t *fail)
 {
     const plan_flags_t *flags = job->flags;
@@ -91,7 +104,10 @@ static int prepare(job_t *job, fail_t *fail)
         return fail_set(fail, FAIL_FORMAT, "%s: rates: expected some, found none", flags->cluster);
     if (flags->layers != 0)
         config.num_hidden_layers = flags->layers;
+    if (flags->weights != WEIGHTS_DENSE && read_packed_speed(job, fail) != 0)
+        return fail->status;
     job->model = config_plan_model(&config, flags->mode);
+    job->packed = model_sizes(&config, flags->mode, DOT_CHAIN, true);
     job->query = (predict_query_t){.cluster = &job->cluster,
         .model = &job->model,
         .combine = flags->combine,
@@ -115,30 +131,37 @@ static json_t *split_json(const predict_split_t *s)
 }
 
 static void write_json(const job_t *job, const network_t *network, size_t ranks, bool prefill,
-    const predict_mesh_t *mesh)
+    bool packed, const predict_mesh_t *mesh)
 {
     double rate = prefill ? mesh->prefill_tokens_per_s : mesh->decode_tokens_per_s;
-    json_t *row = json_pack("{si ss sI sI sI sI sI sI sI sI sI sb sf sf sf sf sf so}", "schema", 1,
-        "phase", prefill ? "prefill" : "decode", "layers", (json_int_t)job->model.n_layers,
-        "hidden", (json_int_t)job->model.hidden, "batch", (json_int_t)job->query.work.batch,
-        "prompt_tokens", (json_int_t)job->query.work.prompt_tokens, "context",
-        (json_int_t)job->query.work.context, "ranks", (json_int_t)ranks, "nodes",
-        (json_int_t)mesh->nodes, "replicas", (json_int_t)mesh->replicas, "threads",
-        (json_int_t)mesh->threads, "fits", mesh->fits, "network_bytes_per_s",
-        network->rates.bytes_per_s, "network_burst_bytes", network->rates.burst_bytes,
-        "network_latency_s", network->rates.latency_s, "node_weight_bytes", mesh->weight_bytes,
-        "tokens_per_s", rate, "split",
+    json_t *row = json_pack("{si ss ss sI sI sI sI sI sI sI sI sI sb sf sf sf sf sf so}", "schema",
+        1, "phase", prefill ? "prefill" : "decode", "weights",
+        choice_name(engine_weights, packed ? WEIGHTS_PACKED : WEIGHTS_DENSE), "layers",
+        (json_int_t)job->model.n_layers, "hidden", (json_int_t)job->model.hidden, "batch",
+        (json_int_t)job->query.work.batch, "prompt_tokens",
+        (json_int_t)job->query.work.prompt_tokens, "context", (json_int_t)job->query.work.context,
+        "ranks", (json_int_t)ranks, "nodes", (json_int_t)mesh->nodes, "replicas",
+        (json_int_t)mesh->replicas, "threads", (json_int_t)mesh->threads, "fits", mesh->fits,
+        "network_bytes_per_s", network->rates.bytes_per_s, "network_burst_bytes",
+        network->rates.burst_bytes, "network_latency_s", network->rates.latency_s,
+        "node_weight_bytes", mesh->weight_bytes, "tokens_per_s", rate, "split",
         split_json(prefill ? &mesh->each.prefill : &mesh->each.decode));
     json_dumpf(row, job->json.file, JSON_COMPACT);
     fputc('\n', job->json.file);
     json_decref(row);
 }
 
+/* Of so many ranks of a node. */
+static const predict_rates_t *rates_of(const job_t *job, size_t ranks)
+{
+    return predict_choose(&job->cluster, size_min(ranks, job->query.ranks_per_node),
+        job->query.threads, job->model.hidden, job->model.head_dim);
+}
+
 /* Common to all networks. */
 static void print_work(const job_t *job)
 {
-    const predict_rates_t *rates = predict_choose(&job->cluster, job->query.ranks_per_node,
-        job->query.threads, job->model.hidden, job->model.head_dim);
+    const predict_rates_t *rates = rates_of(job, job->query.ranks_per_node);
     printf("Projection, not a measurement: %zu layers, hidden %zu; %zu sequence%s, prompts of %zu "
            "tokens, decode from context %zu\n",
         job->model.n_layers, job->model.hidden, job->query.work.batch,
@@ -146,6 +169,14 @@ static void print_work(const job_t *job)
     printf("Rates of %s, %zu rank%s x %zu thread%s a node, measured with %s\n",
         printable_name(job->cluster.cpu).text, rates->ranks, plural(rates->ranks), rates->threads,
         plural(rates->threads), printable_name(rates->model).text);
+    if (job->flags->weights == WEIGHTS_DENSE)
+        return;
+    printf("Weights: %s; steps of few rows with packed weights at ",
+        choice_name(engine_weights, job->flags->weights));
+    if (rates->packed_speed > 0)
+        printf("%.2f of the speed of dense ones\n", rates->packed_speed);
+    else
+        printf("the speed of dense ones, as %s has no rate of them\n", job->flags->cluster);
 }
 
 static void print_head(const network_t *network)
@@ -172,17 +203,35 @@ static void print_mesh(
         100 * split->exchange / predict_seconds(split));
 }
 
+/* Whether weights are packed (engine/run/load.c): auto does it where it is faster, or dense ones do not fit. */
+static int choose_packed(
+    const job_t *job, const predict_query_t *dense, size_t ranks, bool *packed, fail_t *fail)
+{
+    predict_mesh_t mesh = {.fits = true};
+    double speed = rates_of(job, ranks)->packed_speed;
+    *packed = job->packed.packed && job->flags->weights != WEIGHTS_DENSE;
+    if (!*packed || job->flags->weights == WEIGHTS_PACKED)
+        return 0;
+    *packed = (speed > 0 && weights_packed_is_faster(1, 1 / speed)) ||
+              (predict_best_mesh(dense, ranks, false, &mesh, fail) == 0 && !mesh.fits);
+    return fail->status;
+}
+
 static int tell_ranks(const job_t *job, const network_t *network, size_t ranks, fail_t *fail)
 {
     predict_query_t query = job->query;
     predict_mesh_t prefill, decode;
+    bool packed;
     query.network = network->rates;
+    if (choose_packed(job, &query, ranks, &packed, fail) != 0)
+        return fail->status;
+    query.model = packed ? &job->packed : &job->model;
     if (predict_best_mesh(&query, ranks, true, &prefill, fail) != 0 ||
         predict_best_mesh(&query, ranks, false, &decode, fail) != 0)
         return fail->status;
     if (job->json.file != NULL) {
-        write_json(job, network, ranks, true, &prefill);
-        write_json(job, network, ranks, false, &decode);
+        write_json(job, network, ranks, true, packed, &prefill);
+        write_json(job, network, ranks, false, packed, &decode);
         return 0;
     }
     printf("%5zu %7zu %5zu", ranks, decode.threads, decode.nodes);
@@ -193,7 +242,7 @@ static int tell_ranks(const job_t *job, const network_t *network, size_t ranks, 
     }
     print_mesh(&prefill, prefill.prefill_tokens_per_s, &prefill.each.prefill, 1);
     print_mesh(&decode, decode.decode_tokens_per_s, &decode.each.decode, 2);
-    printf("  %7.1f GiB\n", decode.weight_bytes / 1073741824);
+    printf("  %7.1f GiB%s\n", decode.weight_bytes / 1073741824, packed ? ", packed" : "");
     return 0;
 }
 

@@ -168,6 +168,39 @@ static void packed_matrices(void **state)
     near_to(dense.prefill.matrix - last * 7 / 8, packed.prefill.matrix);
 }
 
+/* Memory has packed bytes; a row takes the time of dense ones over the measured speed, many rows that of dense ones. */
+static void packed_weights(void **state)
+{
+    plan_t plan;
+    fail_t fail = {0};
+    predict_result_t dense, packed;
+    const predict_work_t work = {
+        .batch = 1, .prompt_tokens = 64, .context = 64, .gen_tokens = 2, .chunk = 64};
+    predict_rates_t rates = {
+        .threads = 1, .ranks = 1, .decode_matrix = constant(1e-9), .prompt_matrix = constant(1e-9)};
+    plan_model_t sizes = small_sizes;
+    (void)state;
+    assert_int_equal(plan_open(&plan, &sizes, PLAN_GATHER, 1, &fail), 0);
+    size_t bytes = plan_weight_bytes(&plan, 0);
+    predict_run(&plan, &rates, &no_network, 1, &work, &dense);
+    plan_close(&plan);
+    const format_t *format = format_packed(format_dense(DTYPE_BF16));
+    sizes.packed = true;
+    sizes.layout = format;
+    sizes.matrix_bytes = format->matrix_bytes;
+    assert_int_equal(plan_open(&plan, &sizes, PLAN_GATHER, 1, &fail), 0);
+    assert_true(plan_weight_bytes(&plan, 0) < bytes);
+    predict_run(&plan, &rates, &no_network, 1, &work, &packed);
+    near_to(dense.decode.matrix, packed.decode.matrix);
+    rates.packed_speed = 1.25;
+    predict_run(&plan, &rates, &no_network, 1, &work, &packed);
+    plan_close(&plan);
+    near_to(dense.decode.matrix / 1.25, packed.decode.matrix);
+    /* Of a prompt the last layer's o, gate, up and down, and lm_head, are of one row. */
+    double row = (128 * 128 + 3 * 128 * 256 + 512 * 128) * 2e-9;
+    near_to(dense.prefill.matrix - row * (1 - 1 / 1.25), packed.prefill.matrix);
+}
+
 static void exchange(void **state)
 {
     plan_t plan;
@@ -444,6 +477,7 @@ static void what_a_cluster_file_is_made_of_comes_back(void **state)
     fail_t fail = {0};
     snprintf(rates.model, sizeof rates.model, "shape");
     rates.waiting_share = 0.25;
+    rates.packed_speed = 1.125;
     cluster.network = (predict_network_t){5e-6, 1.25e9, 3e5, 2e-10};
     assert_int_equal(cluster_add_rates(&cluster, &rates, &fail), 0);
     rates.gather_s = 1e-6;
@@ -462,6 +496,7 @@ static void what_a_cluster_file_is_made_of_comes_back(void **state)
     near_to(2e-10, back.network.processor_byte_s);
     near_to(1e-6, back.rates[0].gather_s);
     near_to(0.25, back.rates[0].waiting_share);
+    near_to(1.125, back.rates[0].packed_speed);
     near_to(1e-11, predict_curve_at(&back.rates[0].prompt_matrix, 7));
     predict_cluster_clear(&back);
     predict_cluster_clear(&cluster);
@@ -509,9 +544,10 @@ int main(void)
     small_sizes = plan_sizes(&small);
     const struct CMUnitTest tests[] = {cmocka_unit_test(curves), cmocka_unit_test(one_rank),
         cmocka_unit_test(idle_threads), cmocka_unit_test(packed_matrices),
-        cmocka_unit_test(exchange), cmocka_unit_test(bursts), cmocka_unit_test(streams),
-        cmocka_unit_test(no_streams), cmocka_unit_test(choosing), cmocka_unit_test(meshes),
-        cmocka_unit_test(calibration), cmocka_unit_test(links), cmocka_unit_test(medians),
+        cmocka_unit_test(packed_weights), cmocka_unit_test(exchange), cmocka_unit_test(bursts),
+        cmocka_unit_test(streams), cmocka_unit_test(no_streams), cmocka_unit_test(choosing),
+        cmocka_unit_test(meshes), cmocka_unit_test(calibration), cmocka_unit_test(links),
+        cmocka_unit_test(medians),
         cmocka_unit_test_setup_teardown(
             what_a_cluster_file_is_made_of_comes_back, make_path, remove_path),
         cmocka_unit_test_setup_teardown(

@@ -1,5 +1,6 @@
 #include "engine/doctor/doctor.h"
 
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,14 +10,17 @@
 #include "engine/base/memory.h"
 #include "engine/base/size.h"
 #include "engine/kernels/kernels.h"
+#include "engine/run/load.h"
 #include "engine/run/rank_roof.h"
+#include "engine/run/weights_choice.h"
 
 #define MIB ((size_t)1 << 20)
 #define NODE_READ_BYTES (512 * MIB) /* of all ranks of a node, so that most caches do not count */
 #define LEAST_READ_BYTES (64 * MIB)
 #define MOST_READ_BYTES (256 * MIB)
 #define GATHERS_PER_LAYER 4
-#define LEAST_KV_TOKENS 1024u /* the least that a run accepts */
+#define WEIGHTS_BYTES (64 * MIB) /* at most, that a thread measures weights with */
+#define LEAST_KV_TOKENS 1024u    /* the least that a run accepts */
 
 /* ---- One rank -------------------------------------------------------------------------------- */
 
@@ -52,6 +56,19 @@ static size_t read_bytes(comm_t *comm, const doctor_options_t *options)
     return (size_t)comm_min(comm, (int64_t)bytes);
 }
 
+/* Collective; all ranks at once, or none where memory is short. */
+static void measure_weights(comm_t *comm, team_t *team, doctor_rank_t *rank, fail_t *fail)
+{
+    kernels_t kernels;
+    size_t left = memory_available_bytes() / 4 / (size_t)comm_host_ranks(comm);
+    dot_t dot = load_choose_dot(comm, DOT_AUTO, DTYPE_BF16, ORDER_TORCH);
+    if (comm_min(comm, left == 0 || left >= rank->threads * WEIGHTS_BYTES) == 0)
+        return;
+    kernels_get(&kernels, rank->isa_chosen, DTYPE_BF16);
+    weights_rates_find(team, &kernels, dot, &rank->weights, fail);
+    comm_agree(comm, fail);
+}
+
 /* Collective. */
 static int measure_rank(
     comm_t *comm, const doctor_options_t *options, doctor_rank_t *rank, fail_t *fail)
@@ -63,6 +80,8 @@ static int measure_rank(
     rank_roof_measure(comm, team, rank->isa_chosen, bytes, &roof, fail);
     rank->read_bytes_per_s = roof.read_bytes_per_s;
     rank->flop_per_s = roof.flop_per_s;
+    if (comm_agree(comm, fail) == 0)
+        measure_weights(comm, team, rank, fail);
     rank_team_close(team, comm);
     return fail->status;
 }
@@ -216,6 +235,16 @@ void doctor_clear(doctor_facts_t *facts)
 }
 
 /* ---- Counting -------------------------------------------------------------------------------- */
+
+weights_rates_t doctor_weights_rates(const doctor_facts_t *facts)
+{
+    weights_rates_t slowest = facts->ranks[0].weights;
+    for (size_t r = 1; r < facts->n_ranks; r++) {
+        slowest.dense = fmin(slowest.dense, facts->ranks[r].weights.dense);
+        slowest.packed = fmin(slowest.packed, facts->ranks[r].weights.packed);
+    }
+    return slowest;
+}
 
 bool doctor_may_use(const doctor_rank_t *rank, const topology_pu_t *pu)
 {

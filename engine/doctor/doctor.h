@@ -16,6 +16,7 @@
 #include "engine/doctor/doctor_host.h"
 #include "engine/kernels/isa.h"
 #include "engine/model/config.h"
+#include "engine/run/weights_choice.h"
 
 #define DOCTOR_MASK_WORDS 128 /* CPU masks of up to 8192 hardware threads */
 #define DOCTOR_FINDINGS 64
@@ -36,7 +37,8 @@ typedef struct doctor_rank {
     /* Measured, all ranks at once. 0: not measured, or no such instructions. */
     double read_bytes_per_s; /* from memory */
     double flop_per_s;       /* of the matrix instructions for bf16 of this rank's CPU */
-    double ahead_s;          /* wall clock against rank 0's */
+    weights_rates_t weights;
+    double ahead_s; /* wall clock against rank 0's */
     /* Of its share of the model; 0 without one. */
     uint64_t weight_bytes, kv_bytes_per_token;
     double exchange_bytes_per_token;
@@ -83,6 +85,8 @@ bool doctor_may_use(const doctor_rank_t *rank, const topology_pu_t *pu);
 /* Pure. Threads of all its ranks, and cores that quota and machine leave for them. */
 size_t doctor_threads(const doctor_facts_t *facts, size_t node);
 size_t doctor_usable_cores(const doctor_facts_t *facts, size_t node);
+/* Pure. Of the slowest rank; 0: not measured. */
+weights_rates_t doctor_weights_rates(const doctor_facts_t *facts);
 /* Pure. NUMA nodes that have hardware threads. */
 size_t doctor_numa_nodes(const doctor_node_t *node);
 

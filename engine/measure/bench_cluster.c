@@ -14,6 +14,7 @@
 #include "engine/measure/calibrate.h"
 #include "engine/measure/cluster_file.h"
 #include "engine/measure/sweep.h"
+#include "engine/run/weights_choice.h"
 
 #define CHUNK 512 /* prompt tokens of a step unless told (engine.h) */
 
@@ -27,6 +28,7 @@ typedef struct cluster_job {
     size_t n_runs;
     bench_options_t *runs;       /* [n_runs] all kinds, then all again */
     calibrate_sample_t *samples; /* [n_runs] */
+    double packed_speed;         /* of the part, as in predict_rates_t */
 } cluster_job_t;
 
 static void take_sample(void *context, const bench_taken_t *taken, fail_t *fail)
@@ -42,10 +44,26 @@ static void take_sample(void *context, const bench_taken_t *taken, fail_t *fail)
         (double)(clock_ns() - c->begin_ns) * 1e-9 * (double)(c->n_runs - done) / (double)done);
 }
 
+/* All ranks of the part at once. Unknown where nothing is packed, or memory is short. */
+static double measure_packed(engine_info_t info)
+{
+    weights_rates_t rates = {.dense = 1};
+    fail_t fail = {0};
+    team_t *team = NULL;
+    if (info.mode == DTYPE_BF16 && info.dot != DOT_FOLD &&
+        team_open(&team, info.threads, false, &fail) == 0)
+        weights_rates_measure(team, info.kernels, info.dot, &rates, &fail);
+    team_close(team);
+    return fail.status == 0 ? rates.packed / rates.dense : 0;
+}
+
 /* The context is the caller's. */
 static void tell_opened(void *context, engine_t *engine)
 {
-    const bench_part_t *part = &((cluster_job_t *)context)->options->part;
+    cluster_job_t *c = context;
+    const bench_part_t *part = &c->options->part;
+    if (engine != NULL)
+        c->packed_speed = measure_packed(engine_info(engine));
     part->opened(part->context, engine);
 }
 
@@ -56,8 +74,11 @@ static int add_rates(cluster_job_t *c, size_t ranks, size_t threads, fail_t *fai
     config_t config = *c->options->config;
     config.num_hidden_layers = c->options->n_layers;
     plan_model_t model = config_plan_model(&config, engine->mode);
-    predict_rates_t rates = {
-        .ranks = ranks, .threads = threads, .hidden = model.hidden, .head_dim = model.head_dim};
+    predict_rates_t rates = {.ranks = ranks,
+        .threads = threads,
+        .hidden = model.hidden,
+        .head_dim = model.head_dim,
+        .packed_speed = c->packed_speed};
     snprintf(rates.model, sizeof rates.model, "%s", c->options->model);
     plan_t plan;
     if (plan_open(&plan, &model, engine->combine, ranks, fail) != 0)

@@ -29,6 +29,9 @@ static const member_t numbers[] = {{"elementwise_layer_s", AT(elementwise_layer_
     {"sampling_row_s", AT(sampling_row_s)}, {"gather_s", AT(gather_s)},
     {"copy_byte_s", AT(copy_byte_s)}};
 
+/* Files that were measured before do not have it. */
+static const member_t packed_speed = {"packed_speed", AT(packed_speed)};
+
 static const member_t curves[] = {{"decode_matrix_byte_s", AT(decode_matrix)},
     {"prompt_matrix_byte_s", AT(prompt_matrix)}, {"decode_attention_flop_s", AT(decode_attention)},
     {"prompt_attention_flop_s", AT(prompt_attention)}};
@@ -74,8 +77,9 @@ static int read_curve(
 /* Curves and numbers of a set of rates, by their names. */
 static int check_rates(json_t *object, const char *path, fail_t *fail)
 {
-    const char *keys[1 + COUNT(sizes) + COUNT(numbers) + COUNT(curves)] = {"model"};
-    size_t n = 1;
+    const char *keys[2 + COUNT(sizes) + COUNT(numbers) + COUNT(curves)] = {
+        "model", packed_speed.name};
+    size_t n = 2;
     char name[4400];
     for (size_t i = 0; i < COUNT(sizes); i++)
         keys[n++] = sizes[i].name;
@@ -100,6 +104,8 @@ static int read_rates(json_t *object, const char *path, predict_rates_t *rates, 
         json_get_size(object, path, sizes[i].name, 1, 1 << 24, field(rates, &sizes[i]), fail);
     for (size_t i = 0; i < COUNT(numbers) && fail->status == 0; i++)
         read_number(object, path, numbers[i].name, field(rates, &numbers[i]), fail);
+    if (fail->status == 0 && json_object_get(object, packed_speed.name) != NULL)
+        read_number(object, path, packed_speed.name, field(rates, &packed_speed), fail);
     for (size_t i = 0; i < COUNT(curves) && fail->status == 0; i++)
         read_curve(object, path, curves[i].name, field(rates, &curves[i]), fail);
     return fail->status;
@@ -201,6 +207,8 @@ static json_t *rates_json(const predict_rates_t *rates)
     for (size_t i = 0; i < COUNT(numbers); i++)
         json_object_set_new(
             object, numbers[i].name, json_real(*(double *)field(rates, &numbers[i])));
+    if (rates->packed_speed > 0)
+        json_object_set_new(object, packed_speed.name, json_real(rates->packed_speed));
     for (size_t i = 0; i < COUNT(curves); i++)
         json_object_set_new(object, curves[i].name, curve_json(field(rates, &curves[i])));
     return object;

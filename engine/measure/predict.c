@@ -1,97 +1,25 @@
 #include "engine/measure/predict.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "comm/stream.h"
 #include "engine/base/size.h"
+#include "engine/kernels/format.h"
 #include "engine/kernels/kernels.h"
 
 #define GATHERS 4     /* of a layer */
 #define STEP_ROUNDS 3 /* header, payload, summaries */
 
-/* ---- Curves ---------------------------------------------------------------------------------- */
-
-double predict_curve_at(const predict_curve_t *c, double x)
-{
-    size_t i = 0;
-    if (c->n == 0)
-        return 0;
-    while (i < c->n && c->x[i] < x)
-        i++;
-    if (i == 0)
-        return c->y[0];
-    if (i == c->n)
-        return c->y[c->n - 1];
-    double at = log(x / c->x[i - 1]) / log(c->x[i] / c->x[i - 1]);
-    return c->y[i - 1] * pow(c->y[i] / c->y[i - 1], at);
-}
-
-void predict_curve_add(predict_curve_t *c, double x, double y)
-{
-    size_t i = 0;
-    if (!(y > 0))
-        return;
-    while (i < c->n && c->x[i] < x)
-        i++;
-    bool replaces = i < c->n && c->x[i] == x;
-    if (!replaces && c->n == PREDICT_POINTS)
-        return;
-    if (!replaces) {
-        memmove(c->x + i + 1, c->x + i, (c->n - i) * sizeof *c->x);
-        memmove(c->y + i + 1, c->y + i, (c->n - i) * sizeof *c->y);
-        c->n++;
-    }
-    c->x[i] = x;
-    c->y[i] = y;
-}
-
-/* ---- Clusters -------------------------------------------------------------------------------- */
-
-void predict_cluster_clear(predict_cluster_t *cluster)
-{
-    free(cluster->rates);
-    cluster->rates = NULL;
-    cluster->n_rates = 0;
-}
-
-/* 0 for equal sizes, more the further apart they are. */
-static double distance(size_t a, size_t b)
-{
-    return a > 0 && b > 0 ? fabs(log((double)a / (double)b)) : 0;
-}
-
-/* Whether a is a better match than b. */
-static bool suits_better(const predict_rates_t *a, const predict_rates_t *b, size_t ranks,
-    size_t threads, size_t hidden, size_t head_dim)
-{
-    double x[] = {distance(a->ranks, ranks), distance(a->head_dim, head_dim),
-        distance(a->hidden, hidden), threads > 0 ? distance(a->threads, threads) : 0};
-    double y[] = {distance(b->ranks, ranks), distance(b->head_dim, head_dim),
-        distance(b->hidden, hidden), threads > 0 ? distance(b->threads, threads) : 0};
-    for (size_t i = 0; i < sizeof x / sizeof *x; i++)
-        if (x[i] != y[i])
-            return x[i] < y[i];
-    return a->threads > b->threads;
-}
-
-const predict_rates_t *predict_choose(const predict_cluster_t *cluster, size_t ranks_on_node,
-    size_t threads, size_t hidden, size_t head_dim)
-{
-    const predict_rates_t *best = NULL;
-    for (size_t i = 0; i < cluster->n_rates; i++) {
-        const predict_rates_t *rates = &cluster->rates[i];
-        if (best == NULL || suits_better(rates, best, ranks_on_node, threads, hidden, head_dim))
-            best = rates;
-    }
-    return best;
-}
-
 /* ---- What a rank has to do ------------------------------------------------------------------- */
 
 /* Steps of few rows read weights as they are kept; those of many multiply them, as many as the dense matrix has. */
 typedef enum kept { AS_KEPT, AS_DENSE, KEPT_COUNT } kept_t;
+
+static kept_t kept_of(double rows)
+{
+    return rows < KERNEL_MANY_ROWS ? AS_KEPT : AS_DENSE;
+}
 
 /* The most that any rank has, and so the time of a phase. Bytes are those of the busiest thread
  * times threads. */
@@ -99,7 +27,7 @@ typedef struct load {
     double matrix_bytes[KEPT_COUNT][GATHERS]; /* of a layer: before each gather */
     double expert_bytes[KEPT_COUNT]
                        [GATHERS]; /* of a layer: of one expert, likewise; means of all layers */
-    double lm_head_bytes;
+    double lm_head_bytes[KEPT_COUNT];
     double heads;    /* query heads */
     double elements; /* elementwise, of a layer and a row */
     double vocab;
@@ -110,16 +38,29 @@ typedef struct load {
     size_t nodes;
 } load_t;
 
-/* Threads take whole panels, so that the busiest has one more than others, or the only one. */
-static double busy_bytes(const plan_model_t *m, const plan_weight_t *weight, kept_t kept,
-    size_t outputs, size_t inputs, size_t threads)
+/* How matrices are read. */
+typedef struct reading {
+    kept_t kept;
+    size_t threads;
+    double packed_speed;
+} reading_t;
+
+/* Threads take whole panels, so that the busiest has one more than others, or the only one. Of packed matrices the dense
+ * bytes that take as long. */
+static double busy_bytes(const plan_model_t *m, const plan_weight_t *weight, reading_t how,
+    size_t outputs, size_t inputs)
 {
-    bool own = kept == AS_KEPT && weight != NULL && weight->matrix_bytes != NULL;
+    bool own = how.kept == AS_KEPT && weight != NULL && weight->matrix_bytes != NULL;
     size_t panels = size_round_up(outputs, KERNEL_PANEL) / KERNEL_PANEL,
            whole = kernel_padded_outputs(outputs);
-    size_t busiest = (panels + threads - 1) / threads * KERNEL_PANEL * threads;
-    return (double)(own ? weight->matrix_bytes : m->matrix_bytes)(
-        own ? weight->layout : m->layout, threads == 1 ? whole : size_max(whole, busiest), inputs);
+    size_t busiest = (panels + how.threads - 1) / how.threads * KERNEL_PANEL * how.threads;
+    size_t rows = how.threads == 1 ? whole : size_max(whole, busiest);
+    if (own)
+        return (double)weight->matrix_bytes(weight->layout, rows, inputs);
+    if (!m->packed)
+        return (double)m->matrix_bytes(m->layout, rows, inputs);
+    double dense = (double)format_matrix_bytes(format_of_packed(m->layout), rows, inputs);
+    return how.kept == AS_KEPT && how.packed_speed > 0 ? dense / how.packed_speed : dense;
 }
 
 static double most(double a, double b)
@@ -146,18 +87,19 @@ static double share_of_layers(const plan_model_t *m, const plan_weight_t *weight
 }
 
 /* Of one expert: panels of gate and up are dealt out over all experts that have rows. */
-static double expert_bytes(const plan_t *plan, size_t rank, size_t threads, kept_t kept, int phase)
+static double expert_bytes(const plan_t *plan, size_t rank, reading_t how, int phase)
 {
     const plan_model_t *m = &plan->model;
     double bytes = 0;
+    if (phase == 2)
+        how.threads = 1;
     for (size_t i = 0; i < m->n_weights; i++) {
         const plan_weight_t *weight = &m->weights[i];
         if (!weight->per_expert || phase_of(weight) != phase)
             continue;
         const plan_part_t part = plan_weight_part(plan, rank, weight);
-        bytes +=
-            share_of_layers(m, weight) * busy_bytes(m, weight, kept, plan_count(part.rows),
-                                             plan_count(part.columns), phase == 2 ? 1 : threads);
+        bytes += share_of_layers(m, weight) *
+                 busy_bytes(m, weight, how, plan_count(part.rows), plan_count(part.columns));
     }
     return bytes;
 }
@@ -177,7 +119,7 @@ static double mlp_width(const plan_model_t *m, double dense, double expert)
 }
 
 /* q, k and v are one list of panels; a thread computes the same panels of gate and up. */
-static double layer_bytes(const plan_t *plan, size_t rank, size_t threads, kept_t kept, int phase)
+static double layer_bytes(const plan_t *plan, size_t rank, reading_t how, int phase)
 {
     const plan_model_t *m = &plan->model;
     const plan_weight_t *of_list = NULL;
@@ -193,10 +135,10 @@ static double layer_bytes(const plan_t *plan, size_t rank, size_t threads, kept_
             listed += size_round_up(plan_count(part.rows), KERNEL_PANEL);
             of_list = weight;
         } else
-            bytes += share_of_layers(m, weight) * busy_bytes(m, weight, kept, plan_count(part.rows),
-                                                      plan_count(part.columns), threads);
+            bytes += share_of_layers(m, weight) *
+                     busy_bytes(m, weight, how, plan_count(part.rows), plan_count(part.columns));
     }
-    return bytes + busy_bytes(m, of_list, kept, listed, m->hidden, threads);
+    return bytes + busy_bytes(m, of_list, how, listed, m->hidden);
 }
 
 /* Bytes of rows, all layers but the last, and of drawn rows, which go through the last, too.
@@ -246,7 +188,7 @@ static void set_gather_bytes(const plan_t *plan, size_t per_node, load_t *load)
     }
 }
 
-static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
+static load_t load_of(const plan_t *plan, size_t ranks_per_node, const predict_rates_t *rates)
 {
     const plan_model_t *m = &plan->model;
     load_t load = {0};
@@ -256,15 +198,16 @@ static load_t load_of(const plan_t *plan, size_t ranks_per_node, size_t threads)
     for (size_t r = 0; r < plan->n_ranks; r++) {
         const plan_share_t *s = &plan->shares[r];
         double heads = (double)plan_count(s->heads), kv = (double)plan_count(s->kv_heads);
-        for (int i = 0; i < GATHERS; i++) {
-            for (kept_t k = 0; k < KEPT_COUNT; k++) {
+        for (kept_t k = 0; k < KEPT_COUNT; k++) {
+            const reading_t how = {k, rates->threads, rates->packed_speed};
+            for (int i = 0; i < GATHERS; i++) {
                 double *matrix = &load.matrix_bytes[k][i], *expert = &load.expert_bytes[k][i];
-                *matrix = most(*matrix, layer_bytes(plan, r, threads, k, i));
-                *expert = most(*expert, expert_bytes(plan, r, threads, k, i));
+                *matrix = most(*matrix, layer_bytes(plan, r, how, i));
+                *expert = most(*expert, expert_bytes(plan, r, how, i));
             }
+            load.lm_head_bytes[k] = most(
+                load.lm_head_bytes[k], busy_bytes(m, NULL, how, plan_count(s->vocab), m->hidden));
         }
-        load.lm_head_bytes = most(load.lm_head_bytes,
-            busy_bytes(m, NULL, AS_DENSE, plan_count(s->vocab), m->hidden, threads));
         load.heads = most(load.heads, heads);
         load.elements =
             most(load.elements, 2 * (double)m->hidden + (heads + 2 * kv) * (double)m->head_dim);
@@ -414,7 +357,7 @@ static double matrix_seconds(const plan_model_t *m, const load_t *load,
     const predict_curve_t *byte_s, double rows, int gather)
 {
     double active = active_experts(m, rows), each = 0;
-    kept_t kept = rows < KERNEL_MANY_ROWS ? AS_KEPT : AS_DENSE;
+    kept_t kept = kept_of(rows);
     if (active > 0)
         each = predict_curve_at(byte_s, rows * (double)m->n_chosen / active);
     return load->matrix_bytes[kept][gather] * predict_curve_at(byte_s, rows) +
@@ -447,7 +390,8 @@ static void add_step(const plan_t *plan, const load_t *load, const predict_rates
     sum.elementwise = (whole + layers) / 2 * elementwise;
     sum.matrix = (layers - 1) * layer + qkv + last;
     if (step->draws > 0)
-        sum.matrix += load->lm_head_bytes * predict_curve_at(&rates->decode_matrix, step->draws);
+        sum.matrix += load->lm_head_bytes[kept_of(step->draws)] *
+                      predict_curve_at(&rates->decode_matrix, step->draws);
     split->matrix += sum.matrix;
     split->attention += sum.attention;
     split->elementwise += sum.elementwise;
@@ -497,7 +441,7 @@ static void add_decode(const plan_t *plan, const load_t *load, const predict_rat
 void predict_run(const plan_t *plan, const predict_rates_t *rates, const predict_network_t *network,
     size_t ranks_per_node, const predict_work_t *work, predict_result_t *result)
 {
-    load_t load = load_of(plan, ranks_per_node, rates->threads);
+    load_t load = load_of(plan, ranks_per_node, rates);
     *result = (predict_result_t){.exchange_bytes = load.rank_bytes * (double)work->batch,
         .network_bytes = load.node_bytes * (double)work->batch};
     add_prefill(plan, &load, rates, network, work, &result->prefill);

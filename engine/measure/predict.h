@@ -5,7 +5,8 @@
  * rank owns. The time of a step is the sum of its phases. A gather ends a phase, so each takes as
  * long as on the rank with the most work:
  *
- *   matrix       bytes of the busiest thread's weight panels x threads x s/byte at so many rows
+ *   matrix       bytes of the busiest thread's weight panels x threads x s/byte at so many rows;
+ *                packed bf16 weights take the time of dense ones, few rows over packed_speed
  *   attention    FLOP of the products (4 per query head, head element, row and key) x s/FLOP
  *   elementwise  layers x (constant + elements x s/element)
  *   exchange     gathers x latency in the node + bytes copied through windows
@@ -70,6 +71,8 @@ typedef struct predict_rates {
     double sampling_step_s, sampling_row_s; /* the latter for a row of the vocabulary */
     double gather_s;    /* of one gather in the node, without copies; 0 for one rank */
     double copy_byte_s; /* of a byte of an activation copied through windows; likewise */
+    double
+        packed_speed; /* of a row's product with packed weights against dense ones; 0: unknown, as 1 */
 } predict_rates_t;
 
 typedef struct predict_network {

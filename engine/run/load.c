@@ -263,14 +263,10 @@ static bool dense_is_too_large(const loaded_t *l)
 static int compare_weights(loaded_t *l, bool *packed, fail_t *fail)
 {
     const double attoseconds = 1e18;
-    const char *given = getenv("CHOIR_WEIGHTS_RATES"); /* in place of a measurement */
     weights_rates_t rates;
     kernels_t kernels;
     kernels_get(&kernels, l->isa, l->options.mode);
-    if (given != NULL)
-        weights_rates_parse(given, &rates, fail);
-    else
-        weights_rates_measure(l->team, &kernels, l->options.dot, &rates, fail);
+    weights_rates_find(l->team, &kernels, l->options.dot, &rates, fail);
     if (comm_agree(everyone(l), fail) != 0)
         return fail->status;
     double dense_s = (double)comm_max(everyone(l), (int64_t)(attoseconds / rates.dense));
@@ -278,8 +274,8 @@ static int compare_weights(loaded_t *l, bool *packed, fail_t *fail)
     *packed = weights_packed_is_faster(dense_s, packed_s);
     log_write(LOG_INFO,
         "--weights auto: %s; packed weights are expected to decode at %.2f of the speed of dense ones, by rates of a thread %s: %.2f dense and %.2f packed billion weights/s from memory",
-        *packed ? "packed" : "dense", dense_s / packed_s,
-        given != NULL ? "as given" : "as measured", rates.dense * 1e-9, rates.packed * 1e-9);
+        *packed ? "packed" : "dense", dense_s / packed_s, rates.given ? "as given" : "as measured",
+        rates.dense * 1e-9, rates.packed * 1e-9);
     return 0;
 }
 

@@ -31,6 +31,15 @@ int weights_rates_parse(const char *text, weights_rates_t *rates, fail_t *fail)
     return 0;
 }
 
+int weights_rates_given(weights_rates_t *rates, fail_t *fail)
+{
+    const char *text = getenv("CHOIR_WEIGHTS_RATES");
+    *rates = (weights_rates_t){0};
+    if (text != NULL && weights_rates_parse(text, rates, fail) == 0)
+        rates->given = true;
+    return fail->status;
+}
+
 /* ---- Measurement ----------------------------------------------------------------------------- */
 
 /* Of a thread: a matrix in both formats, more than its part of the caches. */
@@ -137,6 +146,14 @@ int weights_rates_measure(
         close_work(&job.work[i]);
     }
     memory_free(job.work, bytes);
-    *rates = (weights_rates_t){1 / slowest.dense_s, 1 / slowest.packed_s};
+    *rates = (weights_rates_t){.dense = 1 / slowest.dense_s, .packed = 1 / slowest.packed_s};
+    return fail->status;
+}
+
+int weights_rates_find(
+    team_t *team, const kernels_t *kernels, dot_t dot, weights_rates_t *rates, fail_t *fail)
+{
+    if (weights_rates_given(rates, fail) == 0 && !rates->given)
+        weights_rates_measure(team, kernels, dot, rates, fail);
     return fail->status;
 }

@@ -15,6 +15,7 @@ doctor() {
 
 # ---- What it shows -------------------------------------------------------------------------------
 
+export CHOIR_WEIGHTS_RATES=5,6.5
 doctor "text" 0 --config "$root/configs/qwen2.5-0.5b.json" --json "$work/facts.jsonl"
 for text in "Open MPI" "on 1 node" "Machine 0  $(hostname)" "NUMA node 0" "PU " "instruction sets up to " \
     "wall clock +0.000 s" "/dev/shm " "ulimit -l " "huge pages " "network: " "libmpi " "weights GiB" \
@@ -22,6 +23,7 @@ for text in "Open MPI" "on 1 node" "Machine 0  $(hostname)" "NUMA node 0" "PU " 
     says "text" out "$text"
 done
 says "bindings" out "  rank"
+says "weights" out "5.00 dense, 6.50 packed billion weights/s a thread, as given; packed ones decode at 1.30 of the speed, --weights auto chooses packed"
 [ "$(grep -c "^$((ranks - 1))  " "$work/out")" -ge 1 ] || complain "text: expected a line of the last rank"
 if [ "$ranks" -gt 1 ]; then
     says "pairs" out "Between ranks, above the diagonal latency (us), below it bandwidth (GB/s)"
@@ -32,13 +34,20 @@ fi
 
 [ "$(wc -l <"$work/facts.jsonl")" -eq 1 ] || complain "--json: expected one line"
 for member in nodes ranks pairs findings recommended shared_cores memory_available_bytes weight_bytes \
-    read_bytes_per_s matrix_flop_per_s transports interfaces; do
+    read_bytes_per_s matrix_flop_per_s dense_weights_per_s packed_weights_per_s transports interfaces; do
     grep -q "\"$member\":" "$work/facts.jsonl" || complain "--json: expected $member"
 done
 [ "$(grep -o '"rank":[0-9]*' "$work/facts.jsonl" | wc -l)" -eq "$ranks" ] ||
     complain "--json: expected $ranks ranks"
 [ "$(grep -o '"latency_s":' "$work/facts.jsonl" | wc -l)" -eq $((ranks * (ranks - 1) / 2)) ] ||
     complain "--json: expected every pair"
+
+unset CHOIR_WEIGHTS_RATES
+doctor "measured" 0
+says "measured" out " packed billion weights/s a thread; packed ones"
+CHOIR_WEIGHTS_RATES=5 doctor "wrong rates" 2
+says "wrong rates" err "CHOIR_WEIGHTS_RATES: expected"
+export CHOIR_WEIGHTS_RATES=5,5
 
 # ---- What it finds -------------------------------------------------------------------------------
 

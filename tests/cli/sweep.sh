@@ -50,6 +50,27 @@ counts "a projection" "$work/out" '^Projection, not a measurement' 1
 counts "a projection" "$work/out" '^Rates of ' 1
 counts "a projection" "$work/out" '^Network: supposed, ' 2
 counts "a projection" "$work/out" '^ +1024 ' 2
+# Packed weights: the speed is the file's, or given.
+counts "rates of packed weights" "$cluster" '"packed_speed": [0-9]' 2
+# predict NAME RATES ARGS...: decode tokens/s of a prediction with these rates
+predict() {
+    local name=$1 rates=$2
+    shift 2
+    CHOIR_WEIGHTS_RATES=$rates ends "$name" 0 "${plan[@]}" --predict --ranks 1 --json - "$@"
+    sed -n 's/.*"phase":"decode","weights":"\([a-z]*\)".*"tokens_per_s":\([0-9.]*\).*/\1 \2/p' "$work/out"
+}
+dense=$(predict "dense" 5,10)
+packed=$(predict "packed" 5,10 --weights packed)
+[ "$(predict "auto, faster" 5,10 --weights auto)" = "$packed" ] || complain "auto, faster: expected $packed"
+[ "$(predict "auto, slower" 10,5 --weights auto)" = "$dense" ] || complain "auto, slower: expected $dense"
+[ "${dense% *} ${packed% *}" = "dense packed" ] || complain "expected dense and packed, found $dense, $packed"
+awk -v a="${packed#* }" -v b="${dense#* }" 'BEGIN { exit !(a > b) }' || complain "$packed is not faster than $dense"
+CHOIR_WEIGHTS_RATES=5,10 ends "a table" 0 "${plan[@]}" --predict --ranks 1 --weights auto
+counts "a table" "$work/out" '^Weights: auto; steps of few rows with packed weights at 2.00 of the speed of dense ones$' 1
+counts "a table" "$work/out" 'GiB, packed$' 1
+sed '/"packed_speed"/d' "$cluster" >"$work/old.json"
+ends "no rate" 0 "$choir" plan --config "$odd" --cluster "$work/old.json" --predict --ranks 1 --weights auto
+says "no rate" out "Weights: auto; steps of few rows with packed weights at the speed of dense ones, as $work/old.json has no rate of them"
 ends "JSON" 0 "${plan[@]}" --predict --ranks 6 --what-if 10 --json -
 counts "JSON" "$work/out" '"ranks":6,"nodes":3,.*"tokens_per_s":[0-9]' 2
 
@@ -67,6 +88,8 @@ for left in "$work"/short-cluster.json*; do
     [ ! -e "$left" ] || complain "a refused --cluster left ${left##*/}"
 done
 refuses "no cluster file" 2 "--cluster" "$choir" plan --config "$odd" --predict
+refuses "auto without a prediction" 2 "--weights auto --predict" "$choir" plan --config "$odd" --weights auto
+CHOIR_WEIGHTS_RATES=5 refuses "wrong rates" 2 "CHOIR_WEIGHTS_RATES" "${plan[@]}" --predict --weights packed
 refuses "no network" 2 "--what-if" "${plan[@]}" --predict --ranks 64
 refuses "a strange network" 2 "--what-if 10Gbit" "${plan[@]}" --predict --what-if 10Gbit
 true >"$work/empty"
