@@ -1,8 +1,9 @@
 /* A single row with panels of packed bf16, unpacked in registers. Compiled for AVX2, AVX-512, and AVX-512 with
  * instructions for bf16; see fma.h.
  *
- * Several panels take turns, SPAN inputs of each at a time, so that memory is read as several streams. A span
- * with weights that the palette lacks is unpacked into the first-level cache and put right there. */
+ * Several panels take turns, SPAN inputs of each at a time, so that memory is read as several streams. Pairs
+ * with weights that the palette lacks are unpacked into the first-level cache and put right there; with the
+ * operation of amx, which sums a whole span at once, their span. */
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -137,6 +138,28 @@ static bool lacks(const packed_block_t *block, size_t first, size_t n)
     return i < block->n_exceptions && block->exceptions[i] >> 8 < (first + n) * PACKED_PAIR_WEIGHTS;
 }
 
+/* A span some of whose weights the palette lacks: only the pairs that have them are unpacked. */
+INLINE void chain_exceptions(
+    const packed_block_t *block, size_t first, size_t pairs, const uint16_t *x, float *c)
+{
+    const size_t end = first + pairs;
+    for (size_t pair = first, next; pair < end; pair = next + 1) {
+        uint16_t words[PACKED_PAIR_WEIGHTS] __attribute__((aligned(64)));
+        size_t i = packed_exceptions_before(block, pair);
+        next = i < block->n_exceptions
+                   ? size_min(block->exceptions[i] >> 8, end * PACKED_PAIR_WEIGHTS) /
+                         PACKED_PAIR_WEIGHTS
+                   : end;
+        const span_t whole = {packed_pair(block, pair), PALETTE(block->palette), next - pair};
+        chain_span(false, &whole, x + 2 * (pair - first), c);
+        if (next == end)
+            return;
+        packed_unpack_pairs(block, next, 1, words);
+        const span_t alone = {(const uint8_t *)words, whole.palette, 1};
+        chain_span(true, &alone, x + 2 * (next - first), c);
+    }
+}
+
 /* Inputs [k, k + 2 pairs) of a panel, within a span. */
 INLINE void multiply_span(
     const bool amx, const void *panel, size_t k, size_t pairs, const uint16_t *x, float *c)
@@ -146,6 +169,10 @@ INLINE void multiply_span(
     span_t s = {packed_pair(block, first), PALETTE(block->palette), pairs};
     if (__builtin_expect(lacks(block, first, pairs), 0)) {
         uint16_t words[SPAN * KERNEL_PANEL] __attribute__((aligned(64)));
+        if (!amx && block->n_exceptions != PACKED_SPILLED) {
+            chain_exceptions(block, first, pairs, x, c);
+            return;
+        }
         packed_unpack_pairs(block, first, pairs, words);
         s.from = (const uint8_t *)words;
         (amx ? amx_span : chain_span)(true, &s, x, c);

@@ -43,11 +43,11 @@ int weights_rates_given(weights_rates_t *rates, fail_t *fail)
 /* ---- Measurement ----------------------------------------------------------------------------- */
 
 /* Of a thread: a matrix in both formats, more than its part of the caches. */
-enum { INPUTS = 1024, PANELS = 256, TURNS = 4, LEAF = 512 };
+enum { INPUTS = 1024, PANELS = 256, TURNS = 9, LEAF = 512 };
 
 typedef struct work {
     matrix_t dense, packed;
-    double dense_s, packed_s; /* of a weight */
+    double dense_s[TURNS], packed_s[TURNS]; /* of a weight */
 } work_t;
 
 typedef struct job {
@@ -57,7 +57,7 @@ typedef struct job {
     work_t *work; /* of each thread */
 } job_t;
 
-static void measure_product(const job_t *job, size_t thread, const matrix_t *matrix, double *best)
+static double measure_product(const job_t *job, size_t thread, const matrix_t *matrix)
 {
     enum { TOGETHER = MATRIX_MAX_PANELS };
     uint16_t x[INPUTS];
@@ -76,23 +76,43 @@ static void measure_product(const job_t *job, size_t thread, const matrix_t *mat
         matrix_product(job->kernels, job->dot, panels, n, &rows, leaf, leaf, NULL, c);
     }
     double weights = (double)PANELS * KERNEL_PANEL * INPUTS;
-    *best = fmin(*best, (double)(clock_ns() - began) * 1e-9 / weights);
+    return (double)(clock_ns() - began) * 1e-9 / weights;
 }
 
-/* One panel is packed, the others are copies. */
+/* Sums of four uniform numbers: near to normal, as trained weights are, so that palettes lack a few of them. */
+static uint16_t weight_of(uint32_t *state)
+{
+    float sum = -2;
+    for (int i = 0; i < 4; i++) {
+        *state = *state * 1664525u + 1013904223u;
+        sum += (float)(*state >> 8) * 0x1p-24f;
+    }
+    return (uint16_t)(f32_bits(sum) >> 16);
+}
+
+/* The first panels are packed, the others are copies. */
 static void fill(work_t *work)
 {
+    enum { DISTINCT = 16 };
     const format_t *packed = work->packed.format;
-    uint16_t *weights = work->dense.panels;
+    const size_t dense_bytes = work->dense.bytes / PANELS,
+                 packed_bytes = work->packed.bytes / PANELS;
+    char *dense_panels = work->dense.panels, *packed_panels = work->packed.panels;
+    uint32_t state = 1;
     fail_t none = {0};
     spill_t spill = {0};
-    /* Of a few exponents, as trained weights are. */
-    for (uint32_t i = 0; i < INPUTS * KERNEL_PANEL; i++)
-        weights[i] = (uint16_t)(0x3c00 + (i * 2654435761u >> 16 & 0x81ff));
-    packed->pack_panel(packed, INPUTS, weights, work->packed.panels, &spill, &none);
-    for (const matrix_t *m = &work->dense; m != NULL; m = m == &work->dense ? &work->packed : NULL)
-        for (size_t p = 1; p < PANELS; p++)
-            memcpy((char *)m->panels + p * (m->bytes / PANELS), m->panels, m->bytes / PANELS);
+    for (size_t p = 0; p < PANELS; p++) {
+        uint16_t *weights = (uint16_t *)(void *)(dense_panels + p * dense_bytes);
+        void *to = packed_panels + p * packed_bytes;
+        if (p >= DISTINCT) {
+            memcpy(weights, dense_panels + p % DISTINCT * dense_bytes, dense_bytes);
+            memcpy(to, packed_panels + p % DISTINCT * packed_bytes, packed_bytes);
+            continue;
+        }
+        for (size_t i = 0; i < INPUTS * KERNEL_PANEL; i++)
+            weights[i] = weight_of(&state);
+        packed->pack_panel(packed, INPUTS, weights, to, &spill, &none);
+    }
 }
 
 static void measure_thread(void *context, size_t thread)
@@ -101,8 +121,8 @@ static void measure_thread(void *context, size_t thread)
     work_t *work = &job->work[thread];
     fill(work);
     for (size_t turn = 0; turn < TURNS; turn++) {
-        measure_product(job, thread, &work->dense, &work->dense_s);
-        measure_product(job, thread, &work->packed, &work->packed_s);
+        work->dense_s[turn] = measure_product(job, thread, &work->dense);
+        work->packed_s[turn] = measure_product(job, thread, &work->packed);
     }
 }
 
@@ -110,7 +130,7 @@ static int open_work(work_t *work, fail_t *fail)
 {
     const format_t *dense = format_dense(DTYPE_BF16);
     matrix_t *both[] = {&work->dense, &work->packed};
-    *work = (work_t){.dense_s = INFINITY, .packed_s = INFINITY};
+    *work = (work_t){0};
     for (size_t i = 0; i < 2; i++) {
         const format_t *format = i == 0 ? dense : format_packed(dense);
         *both[i] = (matrix_t){.format = format, .rows = PANELS * KERNEL_PANEL, .columns = INPUTS};
@@ -126,11 +146,28 @@ static void close_work(work_t *work)
     memory_free(work->packed.panels, work->packed.bytes);
 }
 
+static int compare_seconds(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of a weight: of each turn the slowest thread's, for which a step would wait; of all turns the median. */
+static double typical_seconds(const work_t *work, size_t n_threads, bool packed)
+{
+    double slowest[TURNS] = {0};
+    for (size_t turn = 0; turn < TURNS; turn++)
+        for (size_t i = 0; i < n_threads; i++)
+            slowest[turn] =
+                fmax(slowest[turn], packed ? work[i].packed_s[turn] : work[i].dense_s[turn]);
+    qsort(slowest, TURNS, sizeof *slowest, compare_seconds);
+    return slowest[TURNS / 2];
+}
+
 int weights_rates_measure(
     team_t *team, const kernels_t *kernels, dot_t dot, weights_rates_t *rates, fail_t *fail)
 {
     size_t n = team_size(team), bytes = n * sizeof(work_t);
-    work_t slowest = {0};
     job_t job = {kernels, dot, team, memory_alloc(bytes, "a measurement of weights", fail)};
     *rates = (weights_rates_t){0};
     if (job.work == NULL)
@@ -140,13 +177,12 @@ int weights_rates_measure(
         open_work(&job.work[i], fail);
     if (fail->status == 0)
         team_run(team, measure_thread, &job);
-    for (size_t i = 0; i < n; i++) {
-        slowest.dense_s = fmax(slowest.dense_s, job.work[i].dense_s);
-        slowest.packed_s = fmax(slowest.packed_s, job.work[i].packed_s);
+    if (fail->status == 0)
+        *rates = (weights_rates_t){.dense = 1 / typical_seconds(job.work, n, false),
+            .packed = 1 / typical_seconds(job.work, n, true)};
+    for (size_t i = 0; i < n; i++)
         close_work(&job.work[i]);
-    }
     memory_free(job.work, bytes);
-    *rates = (weights_rates_t){.dense = 1 / slowest.dense_s, .packed = 1 / slowest.packed_s};
     return fail->status;
 }
 
