@@ -61,13 +61,14 @@ static inline vec_t multiply_add(float x, vec_t y, vec_t sum)
 
 /* Query rows that a loop computes at once, so that they share loads and conversions, and vectors of
  * keys or outputs, so that many chains overlap: as many as the registers hold. */
-#ifdef __AVX512F__
 #define ROWS_AT_ONCE 6
+#ifdef __AVX512F__
+#define MOST_SUMS 24    /* of scores in registers */
 #define SCORES_OF_ONE 4 /* vectors with one row */
 #define OUTPUTS_OF_ONE 4
 #define VECTORS_OF_FEW 2
 #else
-#define ROWS_AT_ONCE 3
+#define MOST_SUMS 12
 #define SCORES_OF_ONE 2
 #define OUTPUTS_OF_ONE 4
 #define VECTORS_OF_FEW 1
@@ -82,24 +83,42 @@ typedef struct rows {
     size_t to_stride;
 } rows_t;
 
+/* Lanes [2 * half, 2 * half + n_lanes) of keys [first, first + n_vectors * VECTOR) with n_rows queries. */
+static inline __attribute__((always_inline)) void sum_lanes(const size_t n_rows,
+    const size_t n_vectors, const size_t half, const size_t n_lanes, size_t inputs, const rows_t *q,
+    const void *panel, size_t first, vec_t lane[MOST_CHAINS][4])
+{
+    vec_t sum[MOST_CHAINS][4] = {{{0}}};
+    const float *x = q->x + 2 * half;
+    for (size_t i = 0; i < inputs / 4; i++, x += 4)
+        for (size_t v = 0; v < n_vectors; v++)
+            for (size_t j = 0; j < n_lanes; j += 2) {
+                pairs_t pair =
+                    load_pairs(panel, 2 * i + half + j / 2, KERNEL_PANEL, first + v * VECTOR);
+                const vec_t even = even_input(pair), odd = odd_input(pair);
+                for (size_t r = 0; r < n_rows; r++) {
+                    vec_t *to = sum[r * n_vectors + v] + j;
+                    to[0] = multiply_add(x[r * q->stride + j], even, to[0]);
+                    to[1] = multiply_add(x[r * q->stride + j + 1], odd, to[1]);
+                }
+            }
+    for (size_t c = 0; c < n_rows * n_vectors; c++)
+        for (size_t j = 0; j < n_lanes; j++)
+            lane[c][2 * half + j] = sum[c][j];
+}
+
 /* Scores of keys [first, first + n_vectors * VECTOR) with n_rows queries, each in 4 lanes over the
- * inputs, folded by halves. */
+ * inputs, folded by halves. Two lanes after the other two where registers do not hold all sums. */
 static inline __attribute__((always_inline)) void scores_4(const size_t n_rows,
     const size_t n_vectors, size_t inputs, const rows_t *q, const void *panel, size_t first)
 {
-    vec_t lane[MOST_CHAINS][4] = {{{0}}};
-    const float *x = q->x;
-    for (size_t i = 0; i < inputs / 4; i++, x += 4)
-        for (size_t v = 0; v < n_vectors; v++) {
-            pairs_t low = load_pairs(panel, 2 * i, KERNEL_PANEL, first + v * VECTOR);
-            pairs_t high = load_pairs(panel, 2 * i + 1, KERNEL_PANEL, first + v * VECTOR);
-            const vec_t k[4] = {even_input(low), odd_input(low), even_input(high), odd_input(high)};
-            for (size_t r = 0; r < n_rows; r++)
-                for (size_t j = 0; j < 4; j++) {
-                    vec_t *sum = &lane[r * n_vectors + v][j];
-                    *sum = multiply_add(x[r * q->stride + j], k[j], *sum);
-                }
-        }
+    vec_t lane[MOST_CHAINS][4];
+    if (n_rows * n_vectors * 4 <= MOST_SUMS) {
+        sum_lanes(n_rows, n_vectors, 0, 4, inputs, q, panel, first, lane);
+    } else {
+        sum_lanes(n_rows, n_vectors, 0, 2, inputs, q, panel, first, lane);
+        sum_lanes(n_rows, n_vectors, 1, 2, inputs, q, panel, first, lane);
+    }
     for (size_t r = 0; r < n_rows; r++)
         for (size_t v = 0; v < n_vectors; v++) {
             const vec_t *sum = lane[r * n_vectors + v];
@@ -449,6 +468,7 @@ void SDPA_FILL(kernels_t *kernels)
 {
     if (kernels->mode != DTYPE_BF16)
         return;
+    kernels->sdpa_asks_ahead = VECTOR == 8;
     kernels->sdpa_scores = sdpa_scores;
     kernels->sdpa_weights = sdpa_weights;
     kernels->sdpa_outputs = sdpa_outputs;

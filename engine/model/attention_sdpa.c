@@ -122,18 +122,55 @@ static bool by_amx(const attention_unit_t *u, const block_t *b)
     return u->dot == DOT_AMX && b->n_queries >= 4;
 }
 
+/* Whether keys and values come from memory. */
+static bool is_long(const attention_unit_t *u, const sdpa_scratch_t *s)
+{
+    return u->first_position >= KEY_BLOCK && !s->cached;
+}
+
 /* Single rows (M = 1) that share loads and conversions. Together they take a few vectors of a panel
  * at a time. A long context comes from memory, which is fastest in order, so there the first row
- * reads the whole panel and the others find it in the cache. */
+ * reads the whole panel and the others find it in the cache, or panels are asked for in order. */
 static size_t rows_together(const attention_unit_t *u, const sdpa_scratch_t *s, size_t rows)
 {
-    return u->first_position < KEY_BLOCK || s->cached ? rows : 1;
+    return !is_long(u, s) || u->kernels->sdpa_asks_ahead ? rows : 1;
+}
+
+/* Part number `part` of n of a panel that is multiplied next, into the second-level cache. */
+static void ask_for_part(const char *panel, size_t bytes, size_t part, size_t n)
+{
+    enum { SECOND_LEVEL = 2 };
+    for (size_t i = bytes * part / n; panel != NULL && i < bytes * (part + 1) / n; i += LINE)
+        __builtin_prefetch(panel + i, 0, SECOND_LEVEL);
 }
 
 /* Keys of the block that the call of a token's rows has. */
 static size_t token_keys(const attention_unit_t *u, const block_t *b, size_t row)
 {
     return b->n_queries == 1 ? keys_kept(u, b, row) : b->n_keys;
+}
+
+/* Scores of a panel's keys in 4 lanes. */
+static void score_panel(
+    const attention_unit_t *u, sdpa_scratch_t *s, const block_t *b, size_t key, size_t rows)
+{
+    enum { PART = 16, PARTS = KV_BLOCK / PART };
+    const char *panel = attention_keys(u, b->first_key + key), *next = NULL;
+    const size_t keys = size_min(KV_BLOCK, b->end - key), n = rows_together(u, s, rows);
+    if (!is_long(u, s) || n < rows) {
+        for (size_t r = 0; r < rows; r += n)
+            u->kernels->sdpa_scores(n, keys, u->head_dim, s->wide_q + r * u->head_dim, panel, 4,
+                s->scores + r * KEY_BLOCK + key, KEY_BLOCK);
+        return;
+    }
+    size_t after = b->first_key + key + KV_BLOCK;
+    if (u->window == 0 && after < u->first_position + u->n_tokens)
+        next = attention_keys(u, after);
+    for (size_t i = 0; i < keys; i += PART) {
+        ask_for_part(next, KV_BLOCK * u->head_dim * sizeof(uint16_t), i / PART, PARTS);
+        u->kernels->sdpa_scores(rows, size_min(PART, keys - i), u->head_dim, s->wide_q,
+            panel + 2 * i * sizeof(uint16_t), 4, s->scores + key + i, KEY_BLOCK);
+    }
 }
 
 static void compute_scores(
@@ -145,21 +182,19 @@ static void compute_scores(
     bool all_by_4 = b->n_queries == 1 || b->n_keys == 1;
     size_t by_4 = all_by_4 ? b->n_keys : b->n_keys / 4 * 4;
     for (size_t key = 0; key < b->end; key += KV_BLOCK) {
-        const void *panel = attention_keys(u, b->first_key + key);
         if (chain) {
+            const void *panel = attention_keys(u, b->first_key + key);
             (by_amx(u, b) ? u->kernels->tile_amx : u->kernels->tile)(rows, s->q, u->head_dim, panel,
                 KV_BLOCK, u->head_dim, s->scores + key, KEY_BLOCK, TILE_SET);
             continue;
         }
-        size_t keys = size_min(KV_BLOCK, b->end - key);
-        for (size_t r = 0, n = rows_together(u, s, rows); r < rows; r += n)
-            u->kernels->sdpa_scores(n, keys, u->head_dim, s->wide_q + r * u->head_dim, panel, 4,
-                s->scores + r * KEY_BLOCK + key, KEY_BLOCK);
+        score_panel(u, s, b, key, rows);
         if (by_4 < key + KV_BLOCK && by_4 < b->end)
             for (size_t r = 0; r < rows; r++) {
                 float last[KV_BLOCK];
-                u->kernels->sdpa_scores(
-                    1, keys, u->head_dim, s->wide_q + r * u->head_dim, panel, 8, last, KV_BLOCK);
+                size_t keys = size_min(KV_BLOCK, b->end - key);
+                u->kernels->sdpa_scores(1, keys, u->head_dim, s->wide_q + r * u->head_dim,
+                    attention_keys(u, b->first_key + key), 8, last, KV_BLOCK);
                 size_t from = by_4 > key ? by_4 - key : 0;
                 memcpy(s->scores + r * KEY_BLOCK + key + from, last + from,
                     (keys - from) * sizeof *last);
@@ -290,6 +325,16 @@ static void add_leaves(const attention_unit_t *u, sdpa_scratch_t *s, const block
     }
 }
 
+/* Values of the block's next panel, NULL where there is none or it would have to be copied. */
+static const char *values_after(
+    const attention_unit_t *u, const block_t *b, size_t key, size_t first_output, size_t width)
+{
+    size_t next = key + KV_BLOCK;
+    return u->window == 0 && next < b->end
+               ? attention_values(u, b->first_key + next, first_output, width, true)
+               : NULL;
+}
+
 /* Queries that are alone in their calls, each the last of its own, so that it sees all keys of the
  * block: keys in fours, then the rest one by one, the last key first. Values are read once for all
  * of them. */
@@ -298,13 +343,22 @@ static void add_single_rows(const attention_unit_t *u, sdpa_scratch_t *s, const 
 {
     const kernels_t *k = u->kernels;
     size_t heads = u->n_heads, n = rows_together(u, s, heads);
+    bool ahead = is_long(u, s) && k->sdpa_asks_ahead;
+    size_t some = ahead ? KV_BLOCK / 2 : KV_BLOCK; /* keys */
     for (size_t key = 0; key < b->end; key += KV_BLOCK) {
         const char *panel = attention_values(u, b->first_key + key, first_output, width, true);
+        const char *next = ahead ? values_after(u, b, key, first_output, width) : NULL;
         for (size_t r = 0; r < rows; r += n) {
             size_t fours = token_keys(u, b, r) / 4 * 4;
-            if (key < fours)
-                k->sdpa_outputs(n, size_min(KV_BLOCK, fours - key), s->scores + r * KEY_BLOCK + key,
-                    KEY_BLOCK, panel, width, out + r * KERNEL_PANEL, KERNEL_PANEL);
+            for (size_t i = 0; i < KV_BLOCK && key + i < fours; i += some) {
+                if (r == 0)
+                    ask_for_part(
+                        next, KV_BLOCK * width * sizeof(uint16_t), i / some, KV_BLOCK / some);
+                k->sdpa_outputs(n, size_min(some, fours - key - i),
+                    s->scores + r * KEY_BLOCK + key + i, KEY_BLOCK,
+                    panel + i * width * sizeof(uint16_t), width, out + r * KERNEL_PANEL,
+                    KERNEL_PANEL);
+            }
         }
     }
     for (size_t r = 0; r < rows; r += heads)
