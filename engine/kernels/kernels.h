@@ -227,9 +227,6 @@ typedef struct kernels {
      * chains run even input first, so the two inputs of every pair lie swapped in rows (input i at
      * i ^ 1) and panels; then `tile` is this order's chain. */
 
-    /* Whether rows of a long context are faster together, with the next panel asked for in order, than one by
-     * one; sdpa_scores and sdpa_outputs only. */
-    bool sdpa_asks_ahead;
     /* Scores of query rows with the first `keys` (1 to KERNEL_PANEL) of a panel of KERNEL_PANEL
      * keys, in n_lanes (4 or 8) lanes over the inputs, folded by halves. q: [rows, inputs] f32 of
      * bf16 values, not swapped; inputs: a multiple of 8; scores: [rows, KERNEL_PANEL] f32, stride

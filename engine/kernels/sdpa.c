@@ -468,7 +468,6 @@ void SDPA_FILL(kernels_t *kernels)
 {
     if (kernels->mode != DTYPE_BF16)
         return;
-    kernels->sdpa_asks_ahead = VECTOR == 8;
     kernels->sdpa_scores = sdpa_scores;
     kernels->sdpa_weights = sdpa_weights;
     kernels->sdpa_outputs = sdpa_outputs;

@@ -128,12 +128,20 @@ static bool is_long(const attention_unit_t *u, const sdpa_scratch_t *s)
     return u->first_position >= KEY_BLOCK && !s->cached;
 }
 
+/* Whether rows of a long context are faster together, with the next panel asked for in order: with AVX2. Not where
+ * panels are copied together, one at a time. */
+static bool asks_ahead(const attention_unit_t *u)
+{
+    return u->window == 0 && u->dropped_keys == 0 &&
+           strcmp(u->kernels->isa, isa_name(ISA_AVX2)) == 0;
+}
+
 /* Single rows (M = 1) that share loads and conversions. Together they take a few vectors of a panel
  * at a time. A long context comes from memory, which is fastest in order, so there the first row
  * reads the whole panel and the others find it in the cache, or panels are asked for in order. */
 static size_t rows_together(const attention_unit_t *u, const sdpa_scratch_t *s, size_t rows)
 {
-    return !is_long(u, s) || u->kernels->sdpa_asks_ahead ? rows : 1;
+    return !is_long(u, s) || asks_ahead(u) ? rows : 1;
 }
 
 /* Part number `part` of n of a panel that is multiplied next, into the second-level cache. */
@@ -157,14 +165,14 @@ static void score_panel(
     enum { PART = 16, PARTS = KV_BLOCK / PART };
     const char *panel = attention_keys(u, b->first_key + key), *next = NULL;
     const size_t keys = size_min(KV_BLOCK, b->end - key), n = rows_together(u, s, rows);
-    if (!is_long(u, s) || n < rows) {
+    if (!is_long(u, s) || !asks_ahead(u)) {
         for (size_t r = 0; r < rows; r += n)
             u->kernels->sdpa_scores(n, keys, u->head_dim, s->wide_q + r * u->head_dim, panel, 4,
                 s->scores + r * KEY_BLOCK + key, KEY_BLOCK);
         return;
     }
     size_t after = b->first_key + key + KV_BLOCK;
-    if (u->window == 0 && after < u->first_position + u->n_tokens)
+    if (after < u->first_position + u->n_tokens)
         next = attention_keys(u, after);
     for (size_t i = 0; i < keys; i += PART) {
         ask_for_part(next, KV_BLOCK * u->head_dim * sizeof(uint16_t), i / PART, PARTS);
@@ -325,14 +333,13 @@ static void add_leaves(const attention_unit_t *u, sdpa_scratch_t *s, const block
     }
 }
 
-/* Values of the block's next panel, NULL where there is none or it would have to be copied. */
+/* Values of the block's next panel, NULL where there is none. */
 static const char *values_after(
     const attention_unit_t *u, const block_t *b, size_t key, size_t first_output, size_t width)
 {
     size_t next = key + KV_BLOCK;
-    return u->window == 0 && next < b->end
-               ? attention_values(u, b->first_key + next, first_output, width, true)
-               : NULL;
+    return next < b->end ? attention_values(u, b->first_key + next, first_output, width, true)
+                         : NULL;
 }
 
 /* Queries that are alone in their calls, each the last of its own, so that it sees all keys of the
@@ -343,7 +350,7 @@ static void add_single_rows(const attention_unit_t *u, sdpa_scratch_t *s, const 
 {
     const kernels_t *k = u->kernels;
     size_t heads = u->n_heads, n = rows_together(u, s, heads);
-    bool ahead = is_long(u, s) && k->sdpa_asks_ahead;
+    bool ahead = is_long(u, s) && asks_ahead(u);
     size_t some = ahead ? KV_BLOCK / 2 : KV_BLOCK; /* keys */
     for (size_t key = 0; key < b->end; key += KV_BLOCK) {
         const char *panel = attention_values(u, b->first_key + key, first_output, width, true);
