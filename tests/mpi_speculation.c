@@ -1,7 +1,7 @@
 /* Speculation changes nothing but the steps: every token, log-probability and digest with drafts is
  * the one without, on every rank count, in every mode and order. And drafts that are wrong are not
  * taken, drafts that are right are: the steps for that are planned here. Uses the demo model.
- * CHOIR_TEST_PROMPTS, which slow builds set: fewer combinations, and a shorter prompt. */
+ * One rank, and CHOIR_TEST_PROMPTS, which slow builds set: fewer combinations, and a shorter prompt. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +22,7 @@ typedef struct context {
     comm_t *comm;
     int rank, size;
     int64_t checks, failures;
-    bool slow; /* with sanitizers: all settings, ways and lengths, but not each with each */
+    bool slow; /* with sanitizers or one rank: all settings, ways and lengths, not each with each */
 } context_t;
 
 static void check(context_t *c, bool holds, const char *what, const char *of, int line)
@@ -411,7 +411,7 @@ static void wrong_drafts_are_not_taken(context_t *c, const prompt_t *prompts)
 
 int main(int argc, char **argv)
 {
-    context_t c = {.slow = getenv("CHOIR_TEST_PROMPTS") != NULL};
+    context_t c = {0};
     fail_t fail = {0};
     alarm(HANG_SECONDS);
     if (comm_start(&argc, &argv, &fail) != 0 || comm_open_world(&c.comm, COMM_AUTO, &fail) != 0) {
@@ -421,6 +421,7 @@ int main(int argc, char **argv)
     log_set_level(LOG_ERROR);
     c.rank = comm_rank(c.comm);
     c.size = comm_size(c.comm);
+    c.slow = c.size == 1 || getenv("CHOIR_TEST_PROMPTS") != NULL;
     prompt_t *prompts = calloc(N_QUESTIONS, sizeof *prompts);
     read_prompts(&c, prompts);
     for (size_t i = 0; i < N_SETTINGS; i++)
