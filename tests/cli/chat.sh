@@ -8,10 +8,8 @@
 let_ranks_finish
 # Jobs in the background would ignore Ctrl-C otherwise.
 set -m
-# As users have it: with MPI's helper. LeakSanitizer can crash where the connection to it has just ended: "Tracer caught
-# signal 11", when it reads thread-local storage.
+# As users have it: with MPI's helper.
 unset OMPI_MCA_ess_singleton_isolated
-export LSAN_OPTIONS=use_tls=0
 [ "$ranks" -gt 0 ] || run=()
 export XDG_STATE_HOME=$work/state
 edited=1
