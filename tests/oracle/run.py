@@ -155,7 +155,7 @@ def all_steps(steps, folder, quick):
         made = folder / golden.name
         steps.run(name, script, *[made if x is None else x for x in arguments], made=made, golden=golden, **options)
 
-    remake("sampler", "sampler.py", "--out", None, golden=GOLDEN / "sampler.json")
+    steps.run("sampler", "sampler.py", "--compare", GOLDEN / "sampler.json")
     remake("choice of experts", "router.py", "--out", None, golden=GOLDEN / "router.json")
     remake("tokenizer", "tokenizer.py", "golden", DEMO, None, "--random", 100, golden=GOLDEN / "tokenizer" / "demo.jsonl")
     remake("Llama 3's kind of tokenizer", "tokenizer.py", "golden", GOLDEN / "tokenizer" / "llama3-small", None,

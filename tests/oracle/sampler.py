@@ -1,6 +1,7 @@
 """What transformers' logits processors keep, and with which probability.
 
     sampler.py [--out FILE.json]
+    sampler.py --compare FILE.json    the same, but for the last bits of probabilities, which follow PyTorch's CPU
 
 Each case: logits of a small vocabulary, the tokens seen so far, the sampling parameters, and
 the tokens that survive in descending order of probability (equal ones by id) with their
@@ -12,6 +13,8 @@ them goes is up to torch.sort, which is not stable.
 import argparse
 import itertools
 import json
+import math
+import sys
 from pathlib import Path
 
 import torch
@@ -70,14 +73,27 @@ def attempt(params, generator):
     return entry, cuts_a_tie
 
 
+def same(made, golden):
+    """Whether two cases are equal, probabilities to 1e-14 of their size."""
+    pairs = zip(made["probabilities"], golden["probabilities"])
+    return ({**made, "probabilities": 0} == {**golden, "probabilities": 0}
+            and len(made["probabilities"]) == len(golden["probabilities"])
+            and all(math.isclose(a, b, rel_tol=1e-14) for a, b in pairs))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "tests" / "golden" / "sampler.json")
+    parser.add_argument("--compare", type=Path)
     args = parser.parse_args()
     generator = torch.Generator().manual_seed(5)
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
     values = ((1.0, 0.7, 2.5), (0, 5, 100), (1.0, 0.8), (0.0, 0.1), (1.0, 1.3))
     cases = [case(dict(zip(names, chosen)), generator) for chosen in itertools.product(*values)]
+    if args.compare:
+        golden = json.loads(args.compare.read_text(encoding="utf-8"))
+        different = [i for i, (a, b) in enumerate(zip(cases, golden)) if not same(json.loads(json.dumps(a)), b)]
+        sys.exit(f"cases that differ: {different}" if different or len(cases) != len(golden) else 0)
     lines = ",\n".join(json.dumps(entry) for entry in cases)
     args.out.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
