@@ -9,7 +9,7 @@
 #include "engine/model/arch/arch.h"
 
 #define STEP_ROWS 512 /* of a step, if no text is longer */
-#define VOCAB 64      /* rows of the embedding that stands in */
+#define VOCAB 64      /* rows of an embedding of zeros, in place of the model's */
 #define FIRST_LAYER "model.layers.0."
 
 /* ---- Weights of one layer -------------------------------------------------------------------- */

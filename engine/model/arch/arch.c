@@ -133,8 +133,12 @@ typedef struct inner_name {
     size_t layer;
 } inner_name_t;
 
-static inner_name_t inner_name(const config_t *config, const char *name)
+/* matrix: memory for the name of a quantised matrix's tensor, as the matrix's */
+static inner_name_t inner_name(
+    const config_t *config, const char *name, char matrix[ARCH_NAME_BYTES])
 {
+    if (config->quantization.n_schemes > 0)
+        name = quantised_matrix(name, matrix);
     inner_name_t found = {.outside = name};
     for (const char *inner; (inner = skip(found.outside, "model.")) != NULL;)
         found.outside = inner;
@@ -172,9 +176,7 @@ bool arch_knows(const config_t *config, const char *name)
                       unread_of_layer[] = "self_attn.rotary_emb.inv_freq";
     char matrix[ARCH_NAME_BYTES];
     size_t expert;
-    if (config->quantization.n_schemes > 0)
-        name = quantised_matrix(name, matrix);
-    inner_name_t inner = inner_name(config, name);
+    inner_name_t inner = inner_name(config, name, matrix);
     if (strcmp(inner.outside, unread) == 0 ||
         (inner.in_layer != NULL && strcmp(inner.in_layer, unread_of_layer) == 0))
         return true;
@@ -185,9 +187,7 @@ bool arch_knows(const config_t *config, const char *name)
 bool arch_is_beyond_experts(const config_t *config, const char *name, size_t *expert)
 {
     char matrix[ARCH_NAME_BYTES];
-    if (config->quantization.n_schemes > 0)
-        name = quantised_matrix(name, matrix);
-    inner_name_t inner = inner_name(config, name);
+    inner_name_t inner = inner_name(config, name, matrix);
     const arch_weight_t *weight = find_weight(config, &inner, expert);
     return weight != NULL && *expert >= arch_weight_experts(config, weight);
 }
