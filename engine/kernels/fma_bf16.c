@@ -120,8 +120,8 @@ DEFINE_LONE(single_row_amx_dispatch, true)
 
 /* ---- More rows ------------------------------------------------------------------------------- */
 
-/* Inputs that are worked on together: widened weights of four panels stay in a second-level cache of
- * 512 KiB, a chunk of widened rows in the first level. Rows whose weights are not widened take them
+/* Inputs that are worked on together: widened weights of eight panels stay in a second-level cache of
+ * 1 MiB, a chunk of widened rows in the first level. Rows whose weights are not widened take them
  * as they come from memory. */
 #define BLOCK_INPUTS 256
 #define BLOCK_INPUTS_OF_FEW 64
@@ -134,7 +134,7 @@ DEFINE_LONE(single_row_amx_dispatch, true)
 /* Odd inputs are multiplied before even ones, so they lie first. */
 typedef struct wide_block {
     /* of each panel [outputs / tile's outputs][pairs][odd, even][tile's outputs] */
-    float weights[KERNEL_TILE_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
+    float weights[KERNEL_MANY_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
     float rows[CHUNK_ROWS][2][PLANE] __attribute__((aligned(64)));
 } wide_block_t;
 
@@ -288,7 +288,7 @@ typedef struct job {
     const dot_kernels_t *dot;
     size_t rows, a_stride, n_panels, width, k;
     const uint16_t *a;
-    const uint16_t *b[KERNEL_TILE_PANELS];
+    const uint16_t *b[KERNEL_MANY_PANELS];
     float *c; /* continued */
     size_t c_panel, c_stride;
 } job_t;
@@ -362,24 +362,24 @@ static void multiply(const job_t *whole)
     denormals_restore(saved, whole->c);
 }
 
-/* A single row with panels. */
-static void multiply_single_row(const job_t *y, tile_mode_t mode)
+/* A single row with panels [first, first + n). */
+static void multiply_single_row(const job_t *y, size_t first, size_t n, tile_mode_t mode)
 {
     float leaf[KERNEL_TILE_PANELS * KERNEL_PANEL];
     const void *panels[KERNEL_TILE_PANELS];
-    float *sums = mode == TILE_ADD ? leaf : y->c;
+    float *c = y->c + first * y->c_panel, *sums = mode == TILE_ADD ? leaf : c;
     size_t stride = mode == TILE_ADD ? KERNEL_PANEL : y->c_panel;
-    for (size_t p = 0; p < y->n_panels; p++) {
-        panels[p] = y->b[p];
+    for (size_t p = 0; p < n; p++) {
+        panels[p] = y->b[first + p];
         if (mode != TILE_CHAIN)
             memset(sums + p * stride, 0, y->width * sizeof *sums);
     }
     unsigned saved = denormals_flush(sums);
-    y->dot->single_row(y->n_panels, y->a, panels, y->width, y->k, sums, stride);
+    y->dot->single_row(n, y->a, panels, y->width, y->k, sums, stride);
     denormals_restore(saved, sums);
-    for (size_t p = 0; p < y->n_panels && mode == TILE_ADD; p++)
+    for (size_t p = 0; p < n && mode == TILE_ADD; p++)
         for (size_t j = 0; j < y->width; j++)
-            y->c[p * y->c_panel + j] += leaf[p * KERNEL_PANEL + j];
+            c[p * y->c_panel + j] += leaf[p * KERNEL_PANEL + j];
 }
 
 static void clear(const job_t *y)
@@ -392,7 +392,7 @@ static void clear(const job_t *y)
 /* c = c + (chain from +0) */
 static void add_leaf(const job_t *whole)
 {
-    float leaf[KERNEL_TILE_PANELS * LEAF_ROWS * KERNEL_PANEL];
+    float leaf[KERNEL_MANY_PANELS * LEAF_ROWS * KERNEL_PANEL];
     job_t y = *whole;
     y.c = leaf;
     y.c_stride = y.width;
@@ -414,7 +414,8 @@ static void add_leaf(const job_t *whole)
 static void run(const job_t *y, tile_mode_t mode)
 {
     if (y->rows == 1) {
-        multiply_single_row(y, mode);
+        for (size_t p = 0; p < y->n_panels; p += KERNEL_TILE_PANELS)
+            multiply_single_row(y, p, size_min(y->n_panels - p, KERNEL_TILE_PANELS), mode);
         return;
     }
 #ifndef __AVX512F__

@@ -1,9 +1,9 @@
 /* Products of many rows of bf16 by fused multiply-add, for AVX2. Few rows, and AVX-512: fma_bf16.c.
  *
  * In blocks, as K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): of
- * a block of inputs the weights of several panels and a chunk of rows are widened to f32 in the order in
- * which register tiles read them. A tile's weights stay in the first-level cache while the chunk's rows
- * stream past them from the second level. Every output is one chain, so no bit depends on it. */
+ * a block of inputs all rows are widened to f32 once, in the order in which register tiles read them. Then
+ * a register tile's weights after the other are widened into the first-level cache, where they stay while the
+ * rows stream past them from the second level. Every output is one chain, so no bit depends on it. */
 #include "engine/kernels/fma_blocked.h"
 
 #include "engine/base/size.h"
@@ -11,17 +11,14 @@
 #include "engine/kernels/denormals.h"
 #include "engine/kernels/widen.h"
 
-/* A tile's weights take 16 KiB of a first-level cache of 32; those of all panels and a chunk of rows
- * 352 KiB of a second level of 512. */
+/* A tile's weights take 16 KiB of a first-level cache of 32, the rows 512 KiB. */
 #define BLOCK_INPUTS 256
-#define CHUNK_ROWS 96 /* whole register tiles */
-#define ROWS 6        /* of a register tile: 6 x 2 sums of 16 registers */
+#define ROWS 6 /* of a register tile: 6 x 2 sums of 16 registers */
 #define VECTORS 2
 /* Of a register tile; as many as KERNEL_LANES, so that every panel has whole tiles. */
 #define OUTPUTS (VECTORS * LANES_F32)
-#define PASS_ROWS 512 /* at most, that are summed aside together */
+#define PASS_ROWS 512 /* at most, that are widened together */
 #define SPAN 32       /* inputs of the dot product amx's operation */
-#define LINE_BYTES 64
 
 /* ---- Register tiles -------------------------------------------------------------------------- */
 
@@ -146,10 +143,9 @@ DEFINE_SIZES(tile_spans)
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
 typedef struct block {
-    /* of each panel [register tile][inputs][OUTPUTS] */
-    float weights[KERNEL_TILE_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
+    float weights[BLOCK_INPUTS * OUTPUTS] __attribute__((aligned(64))); /* [inputs][OUTPUTS] */
     /* [register tile][inputs][ROWS], and what a last vector has beyond ROWS */
-    float rows[CHUNK_ROWS * BLOCK_INPUTS + LANES_F32] __attribute__((aligned(64)));
+    float rows[(PASS_ROWS + ROWS) * BLOCK_INPUTS + LANES_F32] __attribute__((aligned(64)));
 } block_t;
 
 /* One register tile's weights of k inputs. b: at the tile's first output. */
@@ -216,9 +212,9 @@ INLINE void widen_rows(const size_t rows, const uint16_t *a, size_t a_stride, si
 /* Some rows with all panels. */
 typedef struct job {
     tile_fn_t *const *tiles;
-    size_t rows, a_stride, n_panels, width;
+    size_t rows, n_tiles, a_stride, n_panels, width;
     const uint16_t *a;
-    const uint16_t *b[KERNEL_TILE_PANELS];
+    const uint16_t *b[KERNEL_MANY_PANELS];
     float *c;
     size_t c_panel, c_stride;
     float *aside; /* [panels][register tile's outputs][rows][OUTPUTS], NULL: sums are in c */
@@ -230,29 +226,37 @@ typedef struct inputs {
     bool begin, end;
 } inputs_t;
 
-static void prefetch(const void *from, size_t lines)
+static void widen_all_rows(const job_t *y, inputs_t inputs, float *to)
+{
+    for (size_t t = 0; t < y->n_tiles; t++, to += ROWS * inputs.n) {
+        team_part_t rows = team_part(y->rows, t, y->n_tiles);
+        const uint16_t *a = y->a + rows.begin * y->a_stride + inputs.first;
+        if (rows.end - rows.begin == ROWS)
+            widen_rows(ROWS, a, y->a_stride, inputs.n, to);
+        else
+            widen_rows(rows.end - rows.begin, a, y->a_stride, inputs.n, to);
+    }
+}
+
+/* While a register tile, number t, is multiplied, its share of what the next one's weights are widened from comes
+ * from memory: those of the panel's next outputs, of the next panel, or of the next inputs. */
+static void prefetch_weights(const job_t *y, inputs_t inputs, size_t p, size_t j, size_t t)
 {
     enum { SECOND_LEVEL = 2 };
-    for (size_t i = 0; i < lines; i++)
-        __builtin_prefetch((const char *)from + i * LINE_BYTES, 0, SECOND_LEVEL);
-}
-
-/* While a register tile is multiplied, number i of n with a panel, its share of the panel's next block comes
- * from memory. */
-static void prefetch_weights(const job_t *y, inputs_t inputs, size_t p, size_t i, size_t n)
-{
-    const size_t line = LINE_BYTES / sizeof *y->a, lines = inputs.n * y->width / line;
-    const uint16_t *next = y->b[p] + (inputs.first + inputs.n) * y->width;
-    prefetch(next + lines * i / n * line, lines * (i + 1) / n - lines * i / n);
-}
-
-/* While tiles of the same outputs are multiplied, number i of n, their share of the next chunk's rows comes
- * from beyond the second-level cache. */
-static void prefetch_rows(const job_t *y, inputs_t inputs, size_t first, size_t i, size_t n)
-{
-    team_part_t mine = team_part(size_min(CHUNK_ROWS, y->rows - first), i, n);
-    for (size_t r = first + mine.begin; r < first + mine.end; r++)
-        prefetch(y->a + r * y->a_stride + inputs.first, inputs.n * sizeof *y->a / LINE_BYTES);
+    size_t input = inputs.first;
+    j += OUTPUTS;
+    if (j == y->width) {
+        j = 0;
+        p++;
+    }
+    if (p == y->n_panels) {
+        p = 0;
+        input += inputs.n;
+    }
+    team_part_t pairs = team_part(inputs.n / 2, t, y->n_tiles);
+    const uint16_t *from = y->b[p] + input * y->width + 2 * j;
+    for (size_t i = pairs.begin; i < pairs.end; i++)
+        __builtin_prefetch(from + 2 * i * y->width, 0, SECOND_LEVEL);
 }
 
 static float *aside_at(const job_t *y, size_t p, size_t j, size_t row)
@@ -260,13 +264,13 @@ static float *aside_at(const job_t *y, size_t p, size_t j, size_t row)
     return y->aside + (p * y->width + j) * y->rows + row * OUTPUTS;
 }
 
-/* c = c + what was summed aside, of some rows and a tile's outputs. */
-static void add_aside(const job_t *y, team_part_t rows, size_t p, size_t j)
+/* c = c + what was summed aside, of a tile's outputs. */
+static void add_aside(const job_t *y, size_t p, size_t j)
 {
-    const float *sum = aside_at(y, p, j, rows.begin);
+    const float *sum = aside_at(y, p, j, 0);
     float *c = y->c + p * y->c_panel + j;
     unsigned flushed = denormals_keep(c);
-    for (size_t r = rows.begin; r < rows.end; r++, sum += OUTPUTS)
+    for (size_t r = 0; r < y->rows; r++, sum += OUTPUTS)
         for (size_t i = 0; i < OUTPUTS; i += LANES_F32) {
             mem_f32_t *to = (mem_f32_t *)(c + r * y->c_stride + i);
             *to = *to + *(const mem_f32_t *)(sum + i);
@@ -274,60 +278,42 @@ static void add_aside(const job_t *y, team_part_t rows, size_t p, size_t j)
     denormals_restore(flushed, c);
 }
 
-/* Register tiles [tiles.begin, tiles.end) of n, whose rows are widened, with outputs from j on of panel p. */
-static void multiply_tiles(const job_t *y, const block_t *block, inputs_t inputs, team_part_t tiles,
-    size_t n_tiles, size_t p, size_t j)
+/* All rows, widened, with outputs from j on of panel p. */
+static void multiply_tiles(
+    const job_t *y, const block_t *block, inputs_t inputs, size_t p, size_t j)
 {
-    size_t across = y->width / OUTPUTS;
-    team_part_t rows = {team_part(y->rows, tiles.begin, n_tiles).begin,
-        team_part(y->rows, tiles.end - 1, n_tiles).end};
-    tile_t tile = {.b = block->weights[p] + j * inputs.n, .inputs = inputs.n};
-    prefetch_rows(y, inputs, rows.end, p * across + j / OUTPUTS, y->n_panels * across);
-    for (size_t t = tiles.begin; t < tiles.end; t++) {
-        team_part_t mine = team_part(y->rows, t, n_tiles);
-        tile.a = block->rows + (t - tiles.begin) * ROWS * inputs.n;
-        tile.to = y->aside == NULL ? y->c + p * y->c_panel + mine.begin * y->c_stride + j
-                                   : aside_at(y, p, j, mine.begin);
+    tile_t tile = {.a = block->rows, .b = block->weights, .inputs = inputs.n};
+    for (size_t t = 0; t < y->n_tiles; t++, tile.a += ROWS * inputs.n) {
+        team_part_t rows = team_part(y->rows, t, y->n_tiles);
+        tile.to = y->aside == NULL ? y->c + p * y->c_panel + rows.begin * y->c_stride + j
+                                   : aside_at(y, p, j, rows.begin);
         tile.to_stride = y->aside == NULL ? y->c_stride : OUTPUTS;
         tile.from = inputs.begin ? NULL : tile.to;
         tile.from_stride = tile.to_stride;
-        prefetch_weights(y, inputs, p, t * across + j / OUTPUTS, n_tiles * across);
-        y->tiles[mine.end - mine.begin](&tile);
+        prefetch_weights(y, inputs, p, j, t);
+        y->tiles[rows.end - rows.begin](&tile);
     }
     if (inputs.end && y->aside != NULL)
-        add_aside(y, rows, p, j);
+        add_aside(y, p, j);
 }
 
 static void multiply_block(const job_t *y, inputs_t inputs)
 {
     block_t block;
-    size_t n_tiles = (y->rows + ROWS - 1) / ROWS;
+    widen_all_rows(y, inputs, block.rows);
     for (size_t p = 0; p < y->n_panels; p++)
-        for (size_t j = 0; j < y->width; j += OUTPUTS)
-            widen_tile(y->b[p] + inputs.first * y->width + 2 * j, y->width, inputs.n,
-                block.weights[p] + j * inputs.n);
-    for (team_part_t tiles = {0, 0}; tiles.begin < n_tiles; tiles.begin = tiles.end) {
-        tiles.end = size_min(tiles.begin + CHUNK_ROWS / ROWS, n_tiles);
-        for (size_t t = tiles.begin; t < tiles.end; t++) {
-            team_part_t rows = team_part(y->rows, t, n_tiles);
-            const uint16_t *a = y->a + rows.begin * y->a_stride + inputs.first;
-            float *to = block.rows + (t - tiles.begin) * ROWS * inputs.n;
-            if (rows.end - rows.begin == ROWS)
-                widen_rows(ROWS, a, y->a_stride, inputs.n, to);
-            else
-                widen_rows(rows.end - rows.begin, a, y->a_stride, inputs.n, to);
+        for (size_t j = 0; j < y->width; j += OUTPUTS) {
+            widen_tile(
+                y->b[p] + inputs.first * y->width + 2 * j, y->width, inputs.n, block.weights);
+            multiply_tiles(y, &block, inputs, p, j);
         }
-        for (size_t p = 0; p < y->n_panels; p++)
-            for (size_t j = 0; j < y->width; j += OUTPUTS)
-                multiply_tiles(y, &block, inputs, tiles, n_tiles, p, j);
-    }
 }
 
 void blocked_multiply_avx2(bool amx, const blocked_rows_t *rows, size_t n_panels,
     const uint16_t *const *b, size_t width, size_t k, float *c, size_t c_panel, size_t c_stride,
     tile_mode_t mode)
 {
-    float aside[KERNEL_TILE_PANELS * PASS_ROWS * KERNEL_PANEL];
+    float aside[KERNEL_MANY_PANELS * PASS_ROWS * KERNEL_PANEL];
     job_t y = {.tiles = amx ? tile_spans_of_rows : tile_chain_of_rows,
         .a_stride = rows->stride,
         .n_panels = n_panels,
@@ -339,6 +325,7 @@ void blocked_multiply_avx2(bool amx, const blocked_rows_t *rows, size_t n_panels
         y.b[p] = b[p];
     for (size_t first = 0; first < rows->n; first += PASS_ROWS) {
         y.rows = size_min(PASS_ROWS, rows->n - first);
+        y.n_tiles = (y.rows + ROWS - 1) / ROWS;
         y.a = rows->x + first * y.a_stride;
         y.c = c + first * c_stride;
         unsigned saved = denormals_flush(y.c);

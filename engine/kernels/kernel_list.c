@@ -75,7 +75,7 @@ static double product_flop(const kernel_shape_t *s)
 }
 
 /* Variants: each tile mode with 1 panel, with 2, ... */
-#define PANELS_VARIANTS (3 * KERNEL_TILE_PANELS)
+#define PANELS_VARIANTS (3 * KERNEL_MANY_PANELS)
 static size_t n_panels(const kernel_shape_t *s)
 {
     return 1 + s->variant / 3;
@@ -100,7 +100,7 @@ static void call_panels(
 {
     size_t c_stride = s->n + s->pad, c_panel = s->rows * c_stride;
     tile_mode_t mode = (tile_mode_t)(s->variant % 3);
-    const void *panels[KERNEL_TILE_PANELS];
+    const void *panels[KERNEL_MANY_PANELS];
     for (size_t p = 0; p < n_panels(s); p++)
         panels[p] = (const uint16_t *)d[1] + p * s->k * s->n;
     if (together != NULL)

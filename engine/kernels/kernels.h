@@ -50,7 +50,8 @@
  * layout (K-blocks): [inputs / KERNEL_K_BLOCK][rows][KERNEL_K_BLOCK]. An operation's 16 rows are then one
  * contiguous piece of 1 KiB. */
 #define KERNEL_K_BLOCK 32
-#define KERNEL_TILE_PANELS 4 /* at most, of kernels_t.tile_panels */
+#define KERNEL_TILE_PANELS 4 /* at most, that a kernel multiplies a row with */
+#define KERNEL_MANY_PANELS 8 /* at most, of kernels_t.tile_panels */
 /* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
  * small: the f32 logits are nearer to the f64 result than PyTorch's own (docs/parity.md). */
 #define KERNEL_LEAF 32
@@ -96,7 +97,7 @@ typedef struct kernels {
      * the next groups of a sum. Modes f32 and f64; NULL in bf16. */
     void (*tile_groups)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
-    /* tile and tile_amx of many rows with 1 to KERNEL_TILE_PANELS panels of the same width, of
+    /* tile and tile_amx of many rows with 1 to KERNEL_MANY_PANELS panels of the same width, for
      * which rows are prepared once; c_panel accumulators from panel to panel in c. NULL where tile
      * and tile_amx prepare nothing. */
     void (*tile_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,

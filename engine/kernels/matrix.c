@@ -144,8 +144,8 @@ typedef struct unpacked {
     struct {
         const matrix_t *matrix;
         size_t p, k0;
-    } of[KERNEL_TILE_PANELS];
-    uint16_t weights[KERNEL_TILE_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
+    } of[KERNEL_MANY_PANELS];
+    uint16_t weights[KERNEL_MANY_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
 } unpacked_t;
 
 /* The arguments of matrix_product. */
@@ -183,7 +183,7 @@ static const char *weights_of(
     unpacked_t *unpacked = y->unpacked;
     if (unpacked == NULL || (matrix->format->kind == FORMAT_PACKED && !is_packed(panel)))
         return matrix_panel(matrix, panel->p, k0);
-    i %= KERNEL_TILE_PANELS;
+    i %= KERNEL_MANY_PANELS;
     if (unpacked->of[i].matrix != matrix || unpacked->of[i].p != panel->p ||
         unpacked->of[i].k0 != k0) {
         unpack_inputs(y->kernels, panel, k0, block, unpacked->weights[i]);
@@ -292,12 +292,11 @@ static tile_panels_t *tile_panels(const kernels_t *kernels, dot_t dot)
     return dot == DOT_AMX ? kernels->tile_amx_panels : kernels->tile_panels;
 }
 
-/* Panels from the first on that have its width, at most KERNEL_TILE_PANELS of n. */
+/* Panels from the first on that have its width, at most n. */
 static size_t panels_of_a_width(const panel_t *panels, size_t n)
 {
     size_t same = 1, width = matrix_panel_width(panels[0].matrix, panels[0].p);
-    while (same < size_min(n, KERNEL_TILE_PANELS) &&
-           matrix_panel_width(panels[same].matrix, panels[same].p) == width)
+    while (same < n && matrix_panel_width(panels[same].matrix, panels[same].p) == width)
         same++;
     return same;
 }
@@ -307,7 +306,7 @@ static void multiply_together(const call_t *y, const panel_t *panels, size_t n, 
     size_t block, rows_class_t class, float *c)
 {
     size_t width = matrix_panel_width(panels[0].matrix, panels[0].p), c_panel = panel_elements(y);
-    const void *weights[KERNEL_TILE_PANELS];
+    const void *weights[KERNEL_MANY_PANELS];
     tile_mode_t mode = first_mode(k0, class.leaf);
     for (size_t k = 0; k < block; k += size_min(class.leaf, block), mode = TILE_ADD) {
         for (size_t i = 0; i < n; i++)
@@ -357,7 +356,7 @@ static void multiply_class(const call_t *y, const panel_t *panels, size_t n, siz
     bool together = class.n >= KERNEL_MANY_ROWS && !y->rows->k_blocked &&
                     tile_panels(y->kernels, y->dot) != NULL;
     for (size_t i = 0, m; i<n &&class.n> 0; i += m) {
-        m = together ? panels_of_a_width(panels + i, n - i) : 1;
+        m = together ? panels_of_a_width(panels + i, size_min(n - i, KERNEL_MANY_PANELS)) : 1;
         if (together)
             multiply_together(
                 y, panels + i, m, k0, block, class, (float *)(void *)(c + i * panel_bytes));
@@ -370,8 +369,9 @@ size_t matrix_panels_together(const kernels_t *kernels, dot_t dot)
 {
     /* Rows come from L3, which would delay tile instructions and wide elements, or are widened; a
      * block of rows serves several panels. */
-    bool wide = kernels->mode != DTYPE_BF16 || tile_panels(kernels, dot) != NULL;
-    return wide || dot != DOT_CHAIN ? KERNEL_TILE_PANELS : 1;
+    if (tile_panels(kernels, dot) != NULL)
+        return KERNEL_MANY_PANELS;
+    return kernels->mode != DTYPE_BF16 || dot != DOT_CHAIN ? KERNEL_TILE_PANELS : 1;
 }
 
 /* Inputs of a block; whole groups of leaves. */
@@ -415,7 +415,7 @@ static void fold_product(const kernels_t *kernels, const panel_t *panels, size_t
     bool alone = rows->n < KERNEL_MANY_ROWS && panels[0].matrix->format->kind == FORMAT_PACKED;
     for (size_t i = 0, n; i < n_panels; i += n) {
         const void *weights[KERNEL_TILE_PANELS];
-        n = alone ? 1 : panels_of_a_width(panels + i, n_panels - i);
+        n = alone ? 1 : panels_of_a_width(panels + i, size_min(n_panels - i, KERNEL_TILE_PANELS));
         for (size_t j = 0; j < n; j++)
             weights[j] = fold_panel(kernels, &panels[i + j], scratch, j);
         kernels->tile_fold(rows->n, rows->x, rows->stride, n, weights,
@@ -441,7 +441,7 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
     size_t panel_bytes = panel_elements(&y) * kernels->accumulator_bytes;
     if (row_panels(&y) != NULL) {
         for (size_t first = 0, n; first < n_panels; first += n) {
-            n = panels_of_a_width(panels + first, n_panels - first);
+            n = panels_of_a_width(panels + first, size_min(n_panels - first, KERNEL_TILE_PANELS));
             multiply_row(&y, panels + first, n, single_row.n == 1 ? leaf_single : leaf_rows,
                 (char *)c + first * panel_bytes);
         }
@@ -472,7 +472,7 @@ static void unpacked_product(const kernels_t *kernels, dot_t dot, const panel_t 
     }
     if (n_panels == 0)
         return;
-    for (size_t i = 0; i < KERNEL_TILE_PANELS; i++)
+    for (size_t i = 0; i < KERNEL_MANY_PANELS; i++)
         unpacked.of[i].matrix = NULL;
     dense_product(kernels, dot, panels, n_panels, rows, leaf_single, leaf_rows, &unpacked, c);
 }
