@@ -183,6 +183,59 @@ INLINE coded_pair_t coded_weights_of_pair(const coded_kind_t kind, const uint8_t
         coded_weights(kind, codes.even, first, of), coded_weights(kind, codes.odd, first, of)};
 }
 
+#ifdef __AVX512BF16__
+/* Weights of a pair as vdpbf16ps takes them, the even input in the lower halves: products rounded by the instruction that
+ * converts two vectors. Groups are laid out normal, so it meets no denormal. */
+INLINE __m512i coded_words(
+    const coded_kind_t kind, coded_pair_t codes, size_t first, const coded_outputs_t *of)
+{
+    const __m512i interleaved = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25,
+        9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const vec_f32_t scale = *(const vec_f32_t *)(of->scales + first);
+    if (kind.zeros || kind.codes == CODES_INT4) {
+        const vec_f32_t zero = *(const vec_f32_t *)(of->zeros + first);
+        codes = (coded_pair_t){codes.even - zero, codes.odd - zero};
+    }
+    coded_pair_t x = {codes.even * scale, codes.odd * scale};
+    if (kind.rounds_f16)
+        x = (coded_pair_t){
+            CODED_FROM_F16(CODED_TO_F16(x.even)), CODED_FROM_F16(CODED_TO_F16(x.odd))};
+    const __m512bh both = _mm512_cvtne2ps_pbh((__m512)x.odd, (__m512)x.even);
+    return _mm512_permutexvar_epi16(interleaved, (__m512i)both);
+}
+
+/* 32 numbers e4m3 divided by F8_AS_F16, of one input. */
+INLINE void coded_load_f8_twice(const uint8_t *codes, vec_f32_t to[2])
+{
+    enum { MANTISSA_BITS_MORE = 7, WITHOUT_BIT_14 = 0xbfff };
+    __m512i x = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)codes));
+    x = _mm512_and_si512(
+        _mm512_slli_epi16(x, MANTISSA_BITS_MORE), _mm512_set1_epi16((short)WITHOUT_BIT_14));
+    to[0] = CODED_FROM_F16(_mm512_castsi512_si256(x));
+    to[1] = CODED_FROM_F16(_mm512_extracti64x4_epi64(x, 1));
+}
+
+/* Of `vectors` times LANES_F32 outputs from `first` on. */
+INLINE void coded_words_of_pair(const coded_kind_t kind, const int vectors, const uint8_t *pair,
+    size_t width, size_t first, const coded_outputs_t *of, __m512i *words)
+{
+    for (int v = 0; v < vectors; v++) {
+        const size_t n = first + (size_t)v * LANES_F32;
+        if (kind.codes == CODES_F8 && vectors % 2 == 0) {
+            vec_f32_t even[2], odd[2];
+            if (v % 2 == 1)
+                continue;
+            coded_load_f8_twice(pair + n, even);
+            coded_load_f8_twice(pair + width + n, odd);
+            words[v] = coded_words(kind, (coded_pair_t){even[0], odd[0]}, n, of);
+            words[v + 1] = coded_words(kind, (coded_pair_t){even[1], odd[1]}, n + LANES_F32, of);
+        } else {
+            words[v] = coded_words(kind, coded_load_pair(kind, pair + n, width), n, of);
+        }
+    }
+}
+#endif
+
 /* DO(kind), of a format; positive: so are all scales. */
 #define CODED_DISPATCH(FORMAT, POSITIVE, DO)                                                       \
     do {                                                                                           \

@@ -18,8 +18,8 @@ static const struct isa_level {
     {"scalar", ISA_SCALAR, 0},
     {"avx2", ISA_AVX2, 0},
     {"avx512", ISA_AVX512, CPU_AVX512_VNNI},
-    {"avx512_bf16", ISA_AVX512_BF16, CPU_AVX512_VNNI},
-    {"amx", ISA_AMX, CPU_AVX512_VNNI | CPU_AMX_INT8},
+    {"avx512_bf16", ISA_AVX512_BF16, CPU_AVX512_VNNI | CPU_AVX512_VBMI},
+    {"amx", ISA_AMX, CPU_AVX512_VNNI | CPU_AVX512_VBMI | CPU_AMX_INT8},
 };
 
 isa_t isa_of_level(size_t i)
@@ -78,6 +78,8 @@ isa_t isa_detect(void)
     isa |= CPU_AVX512;
     if (__builtin_cpu_supports("avx512vnni"))
         isa |= CPU_AVX512_VNNI;
+    if (__builtin_cpu_supports("avx512vbmi"))
+        isa |= CPU_AVX512_VBMI;
     if (__builtin_cpu_supports("avx512bf16"))
         isa |= CPU_AVX512_BF16;
     return isa | detect_amx();

@@ -21,6 +21,7 @@ typedef uint32_t isa_t;
 #define CPU_AMX_BF16 (1u << 3)    /* TDPBF16PS, and Linux lets this process use tiles */
 #define CPU_AVX512_VNNI (1u << 4) /* vpdpbusd of 512 bits */
 #define CPU_AMX_INT8 (1u << 5)    /* TDPBSSD */
+#define CPU_AVX512_VBMI (1u << 6) /* vpermi2b */
 
 /* The levels: what CHOIR_ISA's names need. */
 #define ISA_SCALAR 0u

@@ -52,7 +52,7 @@ CALL(kernel_call_tile_wide)
         (tile_mode_t)s->variant);
 }
 
-/* Every format, one after the other; groups of 32 or 128, or one. */
+/* Every format, one after the other; groups of 32 or 128, or one; the last one's outputs have the same scales. */
 static const format_t *coded_of(size_t variant)
 {
     static const struct {
@@ -65,7 +65,7 @@ static const format_t *coded_of(size_t variant)
         {CODES_INT4, DTYPE_BF16, 0, true}, {CODES_INT4, DTYPE_F16, 32, false},
         {CODES_INT4, DTYPE_F16, 64, true}, {CODES_INT8, DTYPE_BF16, 32, true},
         {CODES_INT8, DTYPE_F16, 32, false}, {CODES_INT8, DTYPE_F16, 0, true},
-        {CODES_F8, DTYPE_BF16, 0, false}};
+        {CODES_F8, DTYPE_BF16, 0, false}, {CODES_F8, DTYPE_F32, 128, false}};
     return format_coded(
         kinds[variant].codes, kinds[variant].scale, kinds[variant].group, kinds[variant].zeros);
 }
@@ -109,6 +109,16 @@ typedef void coded_row_t(const format_t *format, const uint16_t *x, size_t n_pan
 typedef void tile_t(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode);
 
+/* As blocks of 128 x 128 have them. */
+static void give_one_scale(const format_t *format, size_t columns, size_t width, char *panel)
+{
+    for (size_t g = 0; g < (columns + format->group - 1) / format->group; g++) {
+        float *scales = (float *)(void *)panel + g * width;
+        for (size_t n = 1; n < width; n++)
+            scales[n] = scales[0];
+    }
+}
+
 /* Inputs of the second half, where they begin an operation of the dot product amx, are another leaf. Tables without
  * the function dequantise and multiply. */
 static void call_coded_row(const kernels_t *kernels, const kernel_shape_t *s, void *const *d,
@@ -117,8 +127,12 @@ static void call_coded_row(const kernels_t *kernels, const kernel_shape_t *s, vo
     const format_t *format = coded_of(s->variant);
     const void *panels[KERNEL_TILE_PANELS];
     const uint16_t *x = d[0];
-    for (size_t p = 0; p < s->rows; p++)
-        panels[p] = (char *)d[1] + p * coded_panel_bytes(s);
+    for (size_t p = 0; p < s->rows; p++) {
+        char *panel = (char *)d[1] + p * coded_panel_bytes(s);
+        if (s->variant == KERNEL_CODED_VARIANTS - 1)
+            give_one_scale(format, s->k, s->n, panel);
+        panels[p] = panel;
+    }
     size_t half = s->pad % 2 == 0 ? 0 : s->k / 2 / KERNEL_K_BLOCK * KERNEL_K_BLOCK;
     for (size_t k = 0, some; k < s->k; k += some) {
         tile_mode_t mode = k == 0 ? (tile_mode_t)(s->pad % 3) : TILE_ADD;

@@ -25,7 +25,7 @@ CALL(kernel_call_interleaved_outputs);
 LAYOUT(kernel_int4_layout);
 CALL(kernel_call_int4_tile);
 CALL(kernel_call_int4_unpack);
-#define KERNEL_CODED_VARIANTS 10
+#define KERNEL_CODED_VARIANTS 11
 LAYOUT(kernel_coded_layout);
 CALL(kernel_call_coded_unpack);
 /* The same with 1 to KERNEL_TILE_PANELS panels. */

@@ -16,7 +16,7 @@
  *   fold_fill_*         the dot product fold, mode bf16: fold_scalar.c, with the products of eager attention
  *                       that go with it; fold_fma.c, twice; fold_avx512_bf16.c
  *   int4_fill_*        format_int4.c; int4_fma.c, twice
- *   coded_fill_*       format_coded.c; coded_unpack.c and coded_row.c, twice
+ *   coded_fill_*       format_coded.c; coded_unpack.c, twice; coded_row_fill_* coded_row.c, three times
  *   packed_fill_*      format_packed.c; packed_unpack.c, twice; packed_row_fill_* packed_row.c, three times
  *   fold_attention_fill_*  fold_attention.c, twice: those products */
 #define KERNEL_SOURCES(X)                                                                          \
@@ -57,6 +57,7 @@
     X(ISA_AVX512, fold_attention_fill_avx512)                                                      \
     X(ISA_AVX512, bf16_fill_avx512)                                                                \
     X(ISA_AVX512_BF16, bf16_fill_avx512_bf16)                                                      \
+    X(ISA_AVX512_BF16 | CPU_AVX512_VBMI, coded_row_fill_avx512_bf16)                               \
     X(ISA_AVX512_BF16, tiles_fill_avx512_bf16)                                                     \
     X(ISA_AVX512_BF16, packed_row_fill_avx512_bf16)                                                \
     X(ISA_AVX512_BF16, fold_fill_avx512_bf16)                                                      \
