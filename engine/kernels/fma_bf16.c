@@ -144,17 +144,22 @@ static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k
         widen_row(a + r * a_stride, k, to->rows[r][0], to->rows[r][1]);
 }
 
-/* What is to be read next: `bytes` for each pair of inputs that is multiplied. All at once they would
- * wait for each other. */
+/* What is to be read next: `bytes` for each pair of inputs that is multiplied, at most those of a register tile's outputs.
+ * All at once they would wait for each other. */
 typedef struct stream {
     const char *at;
     size_t bytes;
 } stream_t;
 
-INLINE void prefetch_ahead(const bool packed, stream_t next, size_t pair)
+INLINE void prefetch_ahead(const bool packed, const int vectors, stream_t next, size_t pair)
 {
     enum { FIRST_LEVEL = 3, SECOND_LEVEL = 2 };
-    __builtin_prefetch(next.at + pair * next.bytes, 0, packed ? FIRST_LEVEL : SECOND_LEVEL);
+    const char *at = next.at + pair * next.bytes;
+    __builtin_prefetch(at, 0, packed ? FIRST_LEVEL : SECOND_LEVEL);
+    /* Where a pair of all outputs is one line, that was it. */
+    for (size_t i = LINE_BYTES; vectors * REGISTER_BYTES > LINE_BYTES && i < next.bytes;
+         i += LINE_BYTES)
+        __builtin_prefetch(at + i, 0, packed ? FIRST_LEVEL : SECOND_LEVEL);
 }
 
 /* A register tile's weights: of pair i, widened, or as they are packed in a panel of `width`. */
@@ -197,7 +202,7 @@ INLINE void tile_chain(const bool packed, const int rows, const int vectors, con
             sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
     const tile_weights_t w = *b;
     for (size_t i = 0; i < pairs; i++) {
-        prefetch_ahead(packed, next, i);
+        prefetch_ahead(packed, vectors, next, i);
         tile_step(packed, true, rows, vectors, a, &w, i, sum);
         tile_step(packed, false, rows, vectors, a, &w, i, sum);
     }
@@ -213,7 +218,7 @@ INLINE void tile_spans(const bool packed, const int rows, const int vectors, con
         size_t end = size_min(begin + SPAN / 2, pairs);
         vec_f32_t even[ROWS][MOST_VECTORS] = {{{0}}}, odd[ROWS][MOST_VECTORS] = {{{0}}};
         for (size_t i = begin; i < end; i++) {
-            prefetch_ahead(packed, next, i);
+            prefetch_ahead(packed, vectors, next, i);
             tile_step(packed, false, rows, vectors, a, b, i, even);
         }
         for (size_t i = begin; i < end; i++)
