@@ -157,8 +157,8 @@ DEFINE_GROUPS_TILE(single_row_groups_tile_f64, single_row_chain_f64, double, vec
     {                                                                                              \
         size_t n_vectors = width / LANES;                                                          \
         size_t most = rows == 1 ? LONE_VECTORS : VECTORS;                                          \
-        for (size_t r = 0; r < rows; r += ROWS)                                                    \
-            for (size_t v = 0; v < n_vectors; v += most)                                           \
+        for (size_t v = 0; v < n_vectors; v += most)                                               \
+            for (size_t r = 0; r < rows; r += ROWS)                                                \
                 NAME##_dispatch(size_min(rows - r, ROWS), size_min(n_vectors - v, most),           \
                     (const REAL *)a + r * a_stride, a_stride, (const REAL *)b + v * LANES, width,  \
                     k, (REAL *)c + r * c_stride + v * LANES, c_stride, mode);                      \
