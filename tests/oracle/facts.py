@@ -312,10 +312,12 @@ def check_windows(emulator, table):
             for H, KV, d in [(6, 3, 40), (8, 2, 32), (6, 2, 64), (4, 4, 64), (28, 4, 128)]:
                 for S, W in cases:
                     q, k, v = sdpa_data(data, H, KV, S, max(S, W), d)
-                    at, rows = torch.arange(max(S, W))[None, :], torch.arange(S)[:, None] + max(S, W) - S
-                    mask = ((at <= rows) & (at > rows - W))[None, None]
-                    through = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=d ** -0.5,
-                                                             enable_gqa=H != KV)
+                    at, last = torch.arange(max(S, W))[None, :], torch.arange(S)[:, None] + max(S, W) - S
+                    mask = ((at <= last) & (at > last - W))[None, None]
+                    # As transformers calls: query heads of a KV head are the rows of one head in a decode step (pack_gqa).
+                    rows = q.reshape(1, KV, H // KV, d) if S == 1 else q[None]
+                    through = F.scaled_dot_product_attention(rows, k[None], v[None], attn_mask=mask, scale=d ** -0.5,
+                                                             enable_gqa=S > 1 and H != KV).reshape(1, H, S, d)
                     y, total = torch.empty(H, S, d, dtype=BF16), torch.empty(H, S)
                     if S > 1:
                         emulator.sdpa(y, total, q, k, v, H, KV, S, S, d, d ** -0.5, True, torch.get_num_threads(), W)
