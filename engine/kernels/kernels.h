@@ -261,7 +261,7 @@ typedef struct kernels {
  * than isa, which the CPU has. */
 void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode);
 
-/* Compares a table with scalar on random, odd-shaped and cancelling data, a millisecond or so.
+/* Compares a table with scalar on random, odd-shaped and cancelling data, 20 ms or so.
  * FAIL_INTERNAL names the kernel that differs. */
 int kernels_self_test(const kernels_t *kernels, fail_t *fail);
 
