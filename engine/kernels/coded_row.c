@@ -1,5 +1,5 @@
 /* A single row with panels of packed codes, dequantised in registers. Compiled for AVX2, AVX-512, and AVX-512 with
- * instructions for bf16; see fma.h.
+ * instructions for bf16 and VBMI; see fma.h.
  *
  * Several panels take turns, SPAN inputs of each at a time, so that memory is read as several streams. */
 #include <string.h>
@@ -25,7 +25,7 @@
     32 /* inputs: of the dot product amx's operation; groups are whole spans, but for the last one */
 #define VECTORS 4 /* of outputs whose sums stay in registers */
 #define AHEAD_BYTES 1024
-#define FAR_BYTES 6144
+#define FAR_BYTES 6144 /* into the second-level cache (bench/LOG.md) */
 
 /* Some pairs of a group of a panel. */
 typedef struct span {
@@ -298,6 +298,7 @@ static void coded_row_amx(const format_t *format, const uint16_t *x, size_t n_pa
 {
     run(&amx_kernels, format, x, n_panels, panels, width, columns, first, k, c, c_panel, mode);
 }
+
 void FILL(kernels_t *kernels)
 {
     if (kernels->mode != DTYPE_BF16)

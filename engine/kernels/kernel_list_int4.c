@@ -1,6 +1,7 @@
 /* The list's functions for packed int4: rows x n outputs, k inputs, groups of 32. Mode bf16. Variants: with
  * zeros, with an order of inputs, with both. */
 #include "engine/base/size.h"
+#include "engine/kernels/coded.h"
 #include "engine/kernels/kernel_list_internal.h"
 
 static const format_t *int4_of(const kernel_shape_t *s)
@@ -112,7 +113,7 @@ typedef void tile_t(size_t rows, const void *a, size_t a_stride, const void *b, 
 /* As blocks of 128 x 128 have them. */
 static void give_one_scale(const format_t *format, size_t columns, size_t width, char *panel)
 {
-    for (size_t g = 0; g < (columns + format->group - 1) / format->group; g++) {
+    for (size_t g = 0; g < coded_groups(format->group, columns); g++) {
         float *scales = (float *)(void *)panel + g * width;
         for (size_t n = 1; n < width; n++)
             scales[n] = scales[0];
