@@ -31,6 +31,17 @@ GOLDEN = ROOT / "tests" / "golden"
 DEMO = ROOT / "configs" / "demo"
 
 
+def said_by(words, environment, show):
+    """What a program prints, on both of its streams, and whether it ended well. show: prints it here as well, line by line."""
+    lines = []
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as program:
+        for line in program.stdout:
+            lines.append(line)
+            if show:
+                print(line, end="", flush=True)
+    return "".join(lines), program.returncode == 0
+
+
 class Steps:
     def __init__(self):
         self.failed, self.left_out, self.told = [], [], []
@@ -48,20 +59,18 @@ class Steps:
 
     def command(self, name, words, made=None, golden=None, needs=None, show=False, order=None):
         """Runs a program; made, if given, must then equal golden byte for byte. needs: the group of
-        host.promises() that the result belongs to. show: what it says is shown also when all is well. order: torch-avx2
+        host.promises() that the result belongs to. show: what it says is shown as it comes, for steps of hours. order: torch-avx2
         holds PyTorch to it (host.py)."""
         start = time.monotonic()
         held = {} if order is None else {"CHOIR_ORACLE_ORDER": order, **host.AVX2_LIMITS}
-        result = subprocess.run([str(word) for word in words], env={**os.environ, "HF_HUB_OFFLINE": "1", **held},
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        good = result.returncode == 0
+        said, good = said_by([str(word) for word in words], {**os.environ, "HF_HUB_OFFLINE": "1", **held}, show)
         if good and made is not None and not filecmp.cmp(made, golden, shallow=False):
-            good, result.stdout = False, f"{result.stdout}{golden} is not what was made\n"
+            good, said = False, f"{said}{golden} is not what was made\n"
         promised = self.promises.get(needs, True)
         verdict = "ok" if good else "FAILED" if promised else "differs (not promised on this host)"
         print(f"{name}: {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
-        if not good or show:
-            print(result.stdout[-4000:], flush=True)
+        if not good and not show:
+            print(said[-4000:], flush=True)
         if not good:
             (self.told if verdict.startswith("differs") else self.failed).append(name)
 
