@@ -165,7 +165,7 @@ static void the_start_up_test_passes_here(void **state)
             kernels_t k;
             fail_t fail = {0};
             kernels_get(&k, isa, modes[m]);
-            assert_int_equal(kernels_self_test(&k, &fail), 0);
+            assert_int_equal(kernels_self_test(&k, KERNELS_ALL, &fail), 0);
         }
 }
 
@@ -305,8 +305,27 @@ static void the_start_up_test_finds_a_wrong_kernel(void **state)
     fail_t fail = {0};
     kernels_get(&k, ISA_SCALAR, DTYPE_F32);
     k.tile = wrong_tile;
-    assert_int_equal(kernels_self_test(&k, &fail), FAIL_INTERNAL);
+    assert_int_equal(kernels_self_test(&k, KERNELS_ALL, &fail), FAIL_INTERNAL);
     assert_non_null(strstr(fail.message, "tile"));
+}
+
+static void wrong_unpack(
+    const format_t *format, const void *groups, size_t width, size_t inputs, float *b)
+{
+    (void)format, (void)groups;
+    memset(b, 0, width * inputs * sizeof *b);
+}
+
+static void the_start_up_test_calls_what_the_run_uses(void **state)
+{
+    (void)state;
+    kernels_t k;
+    fail_t fail = {0};
+    kernels_get(&k, ISA_SCALAR, DTYPE_BF16);
+    k.int4_unpack = wrong_unpack;
+    assert_int_equal(kernels_self_test(&k, KERNELS_ALL & ~KERNELS_QUANTISED, &fail), 0);
+    assert_int_equal(kernels_self_test(&k, KERNELS_QUANTISED, &fail), FAIL_INTERNAL);
+    assert_non_null(strstr(fail.message, "int4_unpack"));
 }
 
 /* Logits with what sums have to get right: equal ones, infinities, NaN, a short last granule. */
@@ -372,6 +391,7 @@ int main(void)
         cmocka_unit_test(swiglu_of_every_gate_equals_scalar),
         cmocka_unit_test(the_start_up_test_passes_here),
         cmocka_unit_test(the_start_up_test_finds_a_wrong_kernel),
+        cmocka_unit_test(the_start_up_test_calls_what_the_run_uses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -379,11 +379,15 @@ static double key_flop(const kernel_shape_t *s)
 
 /* ---- The list -------------------------------------------------------------------------------- */
 
-#define SLOT(NAME) #NAME, offsetof(kernels_t, NAME), false
-#define AMX_SLOT(NAME) #NAME, offsetof(kernels_t, NAME), true
+#define SLOT_FOR(USES, NAME) #NAME, offsetof(kernels_t, NAME), USES
+#define SLOT(NAME) SLOT_FOR(0, NAME)
+#define AMX_SLOT(NAME) SLOT_FOR(KERNELS_AMX, NAME)
+#define FOLD_SLOT(NAME) SLOT_FOR(KERNELS_FOLD, NAME)
+#define QUANTISED_SLOT(NAME) SLOT_FOR(KERNELS_QUANTISED, NAME)
+#define PACKED_SLOT(NAME) SLOT_FOR(KERNELS_PACKED, NAME)
 
 const kernel_entry_t kernel_list[] = {
-    /* name, slot, amx; variants, narrow; most rows; n: step, most; k: step, most; timed; ... */
+    /* name, slot, uses; variants, narrow; most rows; n: step, most; k: step, most; timed; ... */
     {SLOT(tile), 3, false, 70, 16, 64, 2, 130, {{1, 64, 1536, 0, 0}, {96, 64, 1024, 0, 0}},
         tile_layout, call_tile, product_flop},
     {AMX_SLOT(tile_amx), 3, false, 70, 16, 64, 2, 130, {{1, 64, 1536, 0, 0}, {96, 64, 256, 0, 0}},
@@ -407,33 +411,38 @@ const kernel_entry_t kernel_list[] = {
     {SLOT(row_groups_panels), KERNEL_ROW_VARIANTS, false, 1, 16, 64, 1, 400,
         {{1, 64, 1536, 0, 9}, {1, 64, 1536, 0, 0}}, kernel_row_layout,
         kernel_call_row_groups_panels, kernel_row_flop},
-    {SLOT(tile_fold), FOLD_VARIANTS, false, 70, 16, 64, 1, 700,
+    {FOLD_SLOT(tile_fold), FOLD_VARIANTS, false, 70, 16, 64, 1, 700,
         {{1, 64, 1536, 0, 4}, {192, 64, 1536, 0, 7}}, kernel_fold_layout, kernel_call_tile_fold,
         kernel_fold_flop},
-    {SLOT(fold_scores), 1, false, 13, 16, 64, 2, 150, {{1, 64, 128, 0, 0}, {12, 64, 128, 0, 0}},
-        kernel_fold_scores_layout, kernel_call_fold_scores, product_flop},
-    {SLOT(interleaved_outputs), 1, false, 13, 16, 64, 2, 64,
+    {FOLD_SLOT(fold_scores), 1, false, 13, 16, 64, 2, 150,
+        {{1, 64, 128, 0, 0}, {12, 64, 128, 0, 0}}, kernel_fold_scores_layout,
+        kernel_call_fold_scores, product_flop},
+    {FOLD_SLOT(interleaved_outputs), 1, false, 13, 16, 64, 2, 64,
         {{1, 64, 64, 0, 0}, {12, 64, 64, 0, 0}}, kernel_interleaved_layout,
         kernel_call_interleaved_outputs, product_flop},
-    {SLOT(int4_tile), 4, false, 11, 16, 64, 32, 320, {{1, 64, 1536, 0, 0}, {8, 64, 1536, 0, 0}},
-        kernel_int4_layout, kernel_call_int4_tile, product_flop},
-    {SLOT(int4_unpack), 2, false, 1, 16, 64, 32, 256, {{1, 64, 256, 0, 0}, {1, 64, 256, 0, 1}},
-        kernel_int4_layout, kernel_call_int4_unpack, NULL},
-    {SLOT(coded_unpack), KERNEL_CODED_VARIANTS, false, 1, 16, 64, 2, 400,
+    {QUANTISED_SLOT(int4_tile), 4, false, 11, 16, 64, 32, 320,
+        {{1, 64, 1536, 0, 0}, {8, 64, 1536, 0, 0}}, kernel_int4_layout, kernel_call_int4_tile,
+        product_flop},
+    {QUANTISED_SLOT(int4_unpack), 2, false, 1, 16, 64, 32, 256,
+        {{1, 64, 256, 0, 0}, {1, 64, 256, 0, 1}}, kernel_int4_layout, kernel_call_int4_unpack,
+        NULL},
+    {QUANTISED_SLOT(coded_unpack), KERNEL_CODED_VARIANTS, false, 1, 16, 64, 2, 400,
         {{1, 64, 1536, 0, 0}, {1, 64, 1536, 0, 1}}, kernel_coded_layout, kernel_call_coded_unpack,
         NULL},
-    {SLOT(coded_row), KERNEL_CODED_VARIANTS, true, 4, 16, 64, 2, 200,
+    {QUANTISED_SLOT(coded_row), KERNEL_CODED_VARIANTS, true, 4, 16, 64, 2, 200,
         {{4, 64, 1536, 0, 0}, {4, 64, 1536, 0, KERNEL_CODED_VARIANTS - 1}}, kernel_coded_row_layout,
         kernel_call_coded_row, NULL},
-    {AMX_SLOT(coded_row_amx), KERNEL_CODED_VARIANTS, true, 4, 16, 64, 2, 200,
-        {{4, 64, 1536, 0, 0}, {4, 64, 1536, 0, KERNEL_CODED_VARIANTS - 1}}, kernel_coded_row_layout,
-        kernel_call_coded_row_amx, NULL},
-    {SLOT(unpack_packed), 2, false, 1, 64, 64, 2, 700, {{1, 64, 256, 0, 1}, {1, 64, 1024, 0, 1}},
-        kernel_packed_layout, kernel_call_unpack_packed, NULL},
-    {SLOT(packed_row), KERNEL_PACKED_ROW_VARIANTS, false, 1, 64, 64, 2, 400,
+    {SLOT_FOR(KERNELS_AMX | KERNELS_QUANTISED, coded_row_amx), KERNEL_CODED_VARIANTS, true, 4, 16,
+        64, 2, 200, {{4, 64, 1536, 0, 0}, {4, 64, 1536, 0, KERNEL_CODED_VARIANTS - 1}},
+        kernel_coded_row_layout, kernel_call_coded_row_amx, NULL},
+    {PACKED_SLOT(unpack_packed), 2, false, 1, 64, 64, 2, 700,
+        {{1, 64, 256, 0, 1}, {1, 64, 1024, 0, 1}}, kernel_packed_layout, kernel_call_unpack_packed,
+        NULL},
+    {PACKED_SLOT(packed_row), KERNEL_PACKED_ROW_VARIANTS, false, 1, 64, 64, 2, 400,
         {{1, 64, 1536, 0, KERNEL_PACKED_ROW_VARIANTS}, {1, 64, 512, 0, KERNEL_PACKED_ROW_VARIANTS}},
         kernel_packed_row_layout, kernel_call_packed_row, NULL},
-    {AMX_SLOT(packed_row_amx), KERNEL_PACKED_ROW_VARIANTS, false, 1, 64, 64, 2, 400,
+    {SLOT_FOR(KERNELS_AMX | KERNELS_PACKED, packed_row_amx), KERNEL_PACKED_ROW_VARIANTS, false, 1,
+        64, 64, 2, 400,
         {{1, 64, 1536, 0, KERNEL_PACKED_ROW_VARIANTS}, {1, 64, 512, 0, KERNEL_PACKED_ROW_VARIANTS}},
         kernel_packed_row_layout, kernel_call_packed_row_amx, NULL},
     {SLOT(tile_wide), 3, false, 70, 16, 64, 1, 300, {{12, 64, 256, 0, 1}, {96, 64, 256, 0, 1}},

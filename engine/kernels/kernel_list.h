@@ -32,8 +32,8 @@ typedef struct kernel_buffer {
 
 typedef struct kernel_entry {
     const char *name;
-    size_t slot; /* offset in kernels_t of the pointer that a table may leave NULL */
-    bool amx;    /* the dot product amx, by tile registers where the CPU has them */
+    size_t slot;   /* offset in kernels_t of the pointer that a table may leave NULL */
+    unsigned uses; /* KERNELS_...: what a run has to use for this kernel to be called */
     size_t n_variants;
     bool narrow; /* not for values of any exponent */
     /* Limits of shapes: n and k are multiples of their step. k_step 0: without k. */

@@ -261,9 +261,18 @@ typedef struct kernels {
  * than isa, which the CPU has. */
 void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode);
 
-/* Compares a table with scalar on random, odd-shaped and cancelling data, 20 ms or so.
- * FAIL_INTERNAL names the kernel that differs. */
-int kernels_self_test(const kernels_t *kernels, fail_t *fail);
+/* What some runs use and others do not. */
+enum {
+    KERNELS_AMX = 1,  /* the dot product amx */
+    KERNELS_FOLD = 2, /* the order torch-avx2 */
+    KERNELS_QUANTISED = 4,
+    KERNELS_PACKED = 8,
+    KERNELS_ALL = 15
+};
+
+/* Compares a table with scalar on random, odd-shaped and cancelling data, 5 to 20 ms: the kernels of every run,
+ * and those of uses, KERNELS_... or'ed. FAIL_INTERNAL names the kernel that differs. */
+int kernels_self_test(const kernels_t *kernels, unsigned uses, fail_t *fail);
 
 /* ---- Packed matrices ------------------------------------------------------------------------- */
 

@@ -5,26 +5,34 @@
 #include "engine/kernels/kernel_list.h"
 
 /* Scalar code takes most of the time, so shapes are cut: those of many rows, and most of a kernel's with many variants, to one
- * step of outputs. */
-enum { FIRST_SHAPE = 9, FEW_ROWS = 14, MOST_INPUTS = 128, MANY_VARIANTS = 12 };
+ * step of outputs; and of the latter the inputs. */
+enum { FIRST_SHAPE = 9, FEW_ROWS = 14, MOST_INPUTS = 128, FEW_INPUTS = 64, MANY_VARIANTS = 12 };
 
 static kernel_shape_t small_shape(const kernel_entry_t *entry, const kernels_t *kernels, size_t i)
 {
     kernel_shape_t shape = kernel_odd_shape(entry, kernels, i);
-    if (entry->k_step > 0 && shape.k > MOST_INPUTS)
-        shape.k = size_max(MOST_INPUTS / entry->k_step, 1) * entry->k_step;
-    if (shape.rows > FEW_ROWS || (entry->n_variants > MANY_VARIANTS && i % 4 != 1))
+    bool one_of_many = entry->n_variants > MANY_VARIANTS && i % 4 != 1;
+    size_t most_inputs = one_of_many ? FEW_INPUTS : MOST_INPUTS;
+    if (entry->k_step > 0 && shape.k > most_inputs)
+        shape.k = size_max(most_inputs / entry->k_step, 1) * entry->k_step;
+    if (shape.rows > FEW_ROWS || one_of_many)
         shape.n = entry->n_step;
     return shape;
 }
 
-int kernels_self_test(const kernels_t *kernels, fail_t *fail)
+/* Whether a run that uses `uses` calls a kernel of this table. */
+static bool is_called(const kernel_entry_t *entry, const kernels_t *kernels, unsigned uses)
+{
+    return kernel_exists(entry, kernels) && (entry->uses & ~uses) == 0;
+}
+
+int kernels_self_test(const kernels_t *kernels, unsigned uses, fail_t *fail)
 {
     kernels_t scalar;
     kernels_get(&scalar, ISA_SCALAR, kernels->mode);
     for (size_t i = 0; i < kernel_list_count; i++) {
         const kernel_entry_t *entry = &kernel_list[i];
-        for (size_t v = 0; kernel_exists(entry, kernels) && v < entry->n_variants; v++) {
+        for (size_t v = 0; is_called(entry, kernels, uses) && v < entry->n_variants; v++) {
             kernel_shape_t shape = small_shape(entry, kernels, FIRST_SHAPE + v);
             int differs = kernel_compare(entry, kernels, &scalar, &shape, FILL_CANCEL, 1, fail);
             if (differs < 0)

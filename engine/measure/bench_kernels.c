@@ -147,7 +147,8 @@ int bench_kernels_run(
         for (size_t t = 0; t < 2 && kernel_exists(trial->entry, &tested) && fail->status == 0;
              t++) {
             trial->shape = trial->entry->timed[t];
-            if (measure(trial, &tested, &scalar, trial->entry->amx ? tiles : fma, samples,
+            if (measure(trial, &tested, &scalar,
+                    (trial->entry->uses & KERNELS_AMX) != 0 ? tiles : fma, samples,
                     &kernels->rows[kernels->n_rows], fail) == 0)
                 kernels->n_rows++;
         }

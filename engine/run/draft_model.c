@@ -28,10 +28,8 @@ int draft_model_open(draft_model_t **out, const loaded_t *other, fail_t *fail)
     options.random_config = options.draft_config;
     options.n_layers = options.draft_layers;
     load_files(&d->loaded, other->comm, &options, fail);
-    if (load_compute_beside(&d->loaded, other, fail) != 0)
-        return fail->status;
     choose_order(&d->loaded, other->comm);
-    return 0;
+    return load_compute_beside(&d->loaded, other, fail);
 }
 
 int draft_model_plan(draft_model_t *d, capacity_t *capacity, fail_t *fail)

@@ -123,11 +123,32 @@ static isa_t agree_isa(comm_t *comm, isa_t isa)
     return common;
 }
 
+/* What of the kernels the run may call, as KERNELS_...; where packed weights were not asked for, `auto` may take them. */
+static unsigned kernel_uses(const loaded_t *l)
+{
+    unsigned uses = 0;
+    if (l->options.dot == DOT_AMX)
+        uses |= KERNELS_AMX;
+    if (l->options.dot == DOT_FOLD)
+        uses |= KERNELS_FOLD;
+    if (l->config.quantization.n_schemes > 0)
+        uses |= KERNELS_QUANTISED;
+    if (l->options.weights != WEIGHTS_DENSE && l->options.mode == DTYPE_BF16)
+        uses |= KERNELS_PACKED;
+    return uses;
+}
+
+static int test_kernels(const loaded_t *l, fail_t *fail)
+{
+    kernels_t kernels;
+    kernels_get(&kernels, l->isa, l->options.mode);
+    return kernels_self_test(&kernels, kernel_uses(l), fail);
+}
+
 /* Collective. Instruction set and threads. */
 static int open_compute(loaded_t *l, fail_t *fail)
 {
     topology_t topology = {0};
-    kernels_t kernels;
     l->isa = ISA_SCALAR;
     isa_choose(&l->isa, fail);
     topology_read(&topology, fail);
@@ -135,8 +156,7 @@ static int open_compute(loaded_t *l, fail_t *fail)
         return fail->status;
     l->isa = agree_isa(l->comm, l->isa);
     l->options.dot = load_choose_dot(l->comm, l->options.dot, l->options.mode, l->options.order);
-    kernels_get(&kernels, l->isa, l->options.mode);
-    kernels_self_test(&kernels, fail);
+    test_kernels(l, fail);
     l->threads = rank_team_threads(l->comm, &topology, l->options.threads);
     /* Bound before anything is loaded, so that pages lie where the threads that touch them first
      * run. */
@@ -186,6 +206,8 @@ int load_compute_beside(loaded_t *l, const loaded_t *other, fail_t *fail)
     size_t n = (size_t)comm_size(l->comm);
     resolve_weights(l, fail);
     l->isa = other->isa;
+    if ((kernel_uses(l) & ~kernel_uses(other)) != 0)
+        test_kernels(l, fail);
     l->threads = other->threads;
     l->team = other->team;
     l->borrows_team = true;
