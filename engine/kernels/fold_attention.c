@@ -133,9 +133,11 @@ static void interleaved_outputs(size_t rows, const uint16_t *a, size_t a_stride,
                 else
                     add_fours(1, x, values, width, fours, to);
                 for (size_t v = j; v < j + n_outputs && v < width; v += LANES_F32) {
-                    mem_f32_t *sum = (mem_f32_t *)(c + r * c_stride + v);
-                    for (size_t i = fours; i < n; i++)
+                    for (size_t i = fours; i < n; i++) {
+                        size_t chain = i < left ? i % 4 : 0;
+                        mem_f32_t *sum = (mem_f32_t *)(c + r * c_stride + chain * width + v);
                         *sum = add_input(x, values + 2 * (v - j), width, i, *sum);
+                    }
                 }
             }
         }

@@ -417,7 +417,7 @@ const kernel_entry_t kernel_list[] = {
     {FOLD_SLOT(fold_scores), 1, false, 13, 16, 64, 2, 150,
         {{1, 64, 128, 0, 0}, {12, 64, 128, 0, 0}}, kernel_fold_scores_layout,
         kernel_call_fold_scores, product_flop},
-    {FOLD_SLOT(interleaved_outputs), 1, false, 13, 16, 64, 2, 64,
+    {FOLD_SLOT(interleaved_outputs), 3, false, 13, 16, 64, 2, 64,
         {{1, 64, 64, 0, 0}, {12, 64, 64, 0, 0}}, kernel_interleaved_layout,
         kernel_call_interleaved_outputs, product_flop},
     {QUANTISED_SLOT(int4_tile), 4, false, 11, 16, 64, 32, 320,

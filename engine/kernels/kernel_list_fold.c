@@ -83,7 +83,8 @@ CALL(kernel_call_fold_scores)
     kernels->fold_scores(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k, d[2], s->n + s->pad);
 }
 
-/* A tenth of the inputs, and what a multiple of 4 leaves, go to the first chain. */
+/* By variant: a tenth of the inputs, and what a multiple of 4 leaves, go to the first chain; or as many as there are to
+ * all, as in blocks of keys that end within a four; or half of them. */
 LAYOUT(kernel_interleaved_layout)
 {
     (void)kernels;
@@ -92,6 +93,7 @@ LAYOUT(kernel_interleaved_layout)
 
 CALL(kernel_call_interleaved_outputs)
 {
+    const size_t interleaved[] = {s->k * 9 / 10 / 4 * 4, s->k, s->k / 2};
     kernels->interleaved_outputs(s->rows, d[0], inputs_stride(s), d[1], s->n, s->k,
-        s->k * 9 / 10 / 4 * 4, d[2], 4 * s->n + s->pad);
+        interleaved[s->variant], d[2], 4 * s->n + s->pad);
 }

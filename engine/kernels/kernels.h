@@ -209,7 +209,7 @@ typedef struct kernels {
      * bf16 only, NULL otherwise. Scores by the dot product fold of k inputs, k even: c is set. */
     void (*fold_scores)(size_t rows, const uint16_t *a, size_t a_stride, const void *b,
         size_t width, size_t k, float *c, size_t c_stride);
-    /* Outputs, in four chains: the first n_interleaved inputs, a multiple of 4, to chain k mod 4, the others to
+    /* Outputs, in four chains: the first n_interleaved inputs, any number, to chain k mod 4, the others to
      * chain 0. k: even. c: [rows][4][width], rows c_stride apart, continued */
     void (*interleaved_outputs)(size_t rows, const uint16_t *a, size_t a_stride, const void *b,
         size_t width, size_t k, size_t n_interleaved, float *c, size_t c_stride);
