@@ -3,13 +3,14 @@
     quantised.py golden                              writes golden/quantised.safetensors, int4 and activations
     quantised.py references                          writes golden/quantised/: small models, and reference.py's of each
     quantised.py write --model DIR --kind KIND --out DIR [--plain DIR]
-    quantised.py check --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
+    quantised.py check --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...] [--isas scalar,avx2,avx512] [--config FILE,...]
     quantised.py chain --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
     quantised.py activations --choir PROGRAM [--ranks 1,2,3] [--kinds KIND,...]
 
 write converts a model directory (bf16), by rounding to nearest; --plain gets the same weights dequantised to bf16.
-check does this for every kind on random weights: Choir's logits of both directories must be equal at each number of
-ranks, and for the kinds that transformers loads without further packages, its weights must be the dequantised ones.
+check does this for every kind on random weights, and such whose sums cancel: Choir's logits of both directories must be equal
+at each number of ranks and on each instruction set, and for the kinds that transformers loads without further packages, its
+weights must be the dequantised ones. --config takes the first layer of real shapes in place of the small odd ones.
 
 chain compares Choir's logits of int4 with those of transformers' model whose linear layers are aten's operator.
 activations compares them with transformers' own forward of kinds that quantise activations.
@@ -255,7 +256,7 @@ def write(source, kind, out, plain=None):
         module = name.removesuffix(".weight")
         of = kind if kind["method"] != "mixed" else next(
             of for names, of in kind["of"].items() if module.rpartition(".")[2] in names)
-        of = of | {"whole": module.rpartition(".")[2] in kind.get("opposite", [])}
+        of = of | {"whole": of.get("whole", False) or module.rpartition(".")[2] in kind.get("opposite", [])}
         made, dense[name] = WRITERS[of["method"]](tensor.float(), of, torch.Generator().manual_seed(number))
         tensors |= {f"{module}.{part}": value for part, value in made.items()}
     config = json.loads((Path(source) / "config.json").read_text())
@@ -282,10 +283,10 @@ def compare_weights(folder, plain):
     print(sum(int((a != b).sum()) for a, b in pairs), sum(a.numel() for a, _ in pairs))
 
 
-def logits(choir, folder, ranks, out, order="dequantize", ids=tuple(i * 37 % 1000 for i in range(40))):
+def logits(choir, folder, ranks, out, order="dequantize", ids=tuple(i * 37 % 1000 for i in range(40)), isa=None):
     command = ["mpirun", "--quiet", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-                       **({} if ranks > 1 else {"OMPI_MCA_ess_singleton_isolated": "1"}))
+                       **({} if ranks > 1 else {"OMPI_MCA_ess_singleton_isolated": "1"}), **({"CHOIR_ISA": isa} if isa else {}))
     subprocess.run([*command, choir, "generate", "--quiet", "--model", folder, "--ids", ",".join(map(str, ids)), "--max-tokens", "0",
                     "--quantised-order", order, "--dot", "chain", "--attention", "eager",
                     "--logits-out", out], check=True, env=environment, stdin=subprocess.DEVNULL)
@@ -294,7 +295,7 @@ def logits(choir, folder, ranks, out, order="dequantize", ids=tuple(i * 37 % 100
 
 def compare_chain(choir, folder, ranks, out):
     """Differing elements of logits: Choir's prompt and decode against a model with aten's operator."""
-    compare_logits(choir, folder, int4_model.load(folder, "eager"), ranks, out)
+    return compare_logits(choir, folder, int4_model.load(folder, "eager"), ranks, out)
 
 
 def compare_activations(choir, folder, ranks, out):
@@ -315,6 +316,7 @@ def compare_logits(choir, folder, model, ranks, out):
         found = numpy.load(out)
         differ.append(int((found != expected[-len(found):]).sum()))
     print(*differ, len(found) * expected.shape[1])
+    return sum(differ)
 
 
 # Kinds whose activations are quantised, and how.
@@ -399,33 +401,40 @@ def check_chain(choir, ranks, kinds):
     return failed
 
 
-def check(choir, ranks, kinds):
+def small_shapes(folder):
+    """Two shapes with odd sizes, of which compressed-tensors unpacks the second: inputs in multiples of 32."""
+    odd = json.loads((HERE / "shapes" / "odd.json").read_text())
+    for name, config in [("odd", odd), ("even", odd | {"hidden_size": 256, "head_dim": 48, "intermediate_size": 224})]:
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    return [(folder / "odd.json", lambda name: name not in LOADED), (folder / "even.json", lambda name: name in LOADED)]
+
+
+def check(choir, ranks, kinds, isas, configs):
     """Random models and such whose sums cancel, before they are quantised."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        # compressed-tensors unpacks inputs in multiples of 32 alone
-        odd = json.loads((HERE / "shapes" / "odd.json").read_text())
-        even = odd | {"hidden_size": 256, "head_dim": 48, "intermediate_size": 224}
-        for shape, config in [("odd", odd), ("even", even)]:
-            (folder / f"{shape}.json").write_text(json.dumps(config))
-            for data in ("", "--cancelling"):
-                subprocess.run([sys.executable, HERE / "make_model.py", "--config", folder / f"{shape}.json", "--out",
-                                folder / (shape + data), *data.split()], check=True, stdout=subprocess.DEVNULL)
-        for name in kinds:
-            for data in ("", "--cancelling"):
-                source = folder / (("even" if name in LOADED else "odd") + data)
-                failed += check_kind(choir, ranks, name, source, folder, "cancelling" if data else "random")
+        shapes = [(Path(config), lambda name: True) for config in configs] or small_shapes(folder)
+        sizes = ["--layers", "1", "--vocab", "1000"] if configs else []
+        for config, takes in shapes:
+            for data in ("random", "cancelling"):
+                source = folder / f"{config.stem}-{data}"
+                subprocess.run([sys.executable, HERE / "make_model.py", "--config", config, *sizes, "--out", source,
+                                *(["--cancelling"] if data == "cancelling" else [])], check=True, stdout=subprocess.DEVNULL)
+                for name in filter(takes, kinds):
+                    failed += check_kind(choir, ranks, isas, name, source, folder)
+                shutil.rmtree(source)
     return failed
 
 
-def check_kind(choir, ranks, name, source, folder, data):
+def check_kind(choir, ranks, isas, name, source, folder):
     write(source, KINDS[name], folder / name, folder / "plain")
     plain = logits(choir, folder / "plain", 1, folder / "logits.npy")
     # of these the default order has other bits: the int4 chain, quantised activations
     other = KINDS[name].get("bits", 4) == 4 and KINDS[name]["method"] in ("gptq", "awq")
     order = "dequantize" if other or KINDS[name]["method"] == "int8" else "torch"
     differ = [r for r in ranks if logits(choir, folder / name, r, folder / "logits.npy", order) != plain]
+    differ += [isa for isa in isas if logits(choir, folder / name, 1, folder / "logits.npy", order, isa=isa) != plain]
     failed, told = len(differ), ""
     if name in LOADED:
         # a process of its own: what compressed-tensors keeps of one model disturbs the next
@@ -434,7 +443,8 @@ def check_kind(choir, ranks, name, source, folder, data):
         wrong, count = run.stdout.split()[-2:]
         told = f"; transformers: {wrong} of {count} weights differ"
         failed += int(wrong)
-    print(f"{name}, {data}: logits differ from the dequantised model's at ranks {differ or 'none'}{told}", flush=True)
+    print(f"{name}, {source.name}: logits differ from the dequantised model's at {differ or 'none'} of {ranks} ranks, {isas}{told}",
+          flush=True)
     shutil.rmtree(folder / name)
     return failed
 
@@ -529,7 +539,9 @@ def main():
     parser.add_argument("--plain")
     parser.add_argument("--choir")
     parser.add_argument("--ranks", default="1,2,3")
-    parser.add_argument("--kinds", default=",".join([*KINDS, *ACTIVATIONS]))
+    parser.add_argument("--isas", default="", help="instruction sets beside the host's")
+    parser.add_argument("--config", default="", help="files of real shapes, for check")
+    parser.add_argument("--kinds", default=",".join(dict.fromkeys([*KINDS, *ACTIVATIONS])))
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "golden":
@@ -554,7 +566,8 @@ def main():
         compare_weights(args.model, args.plain)
     else:
         kinds = [kind for kind in args.kinds.split(",") if kind in KINDS]
-        sys.exit(check(args.choir, [int(r) for r in args.ranks.split(",")], kinds) != 0)
+        isas, configs = ([word for word in words.split(",") if word] for words in (args.isas, args.config))
+        sys.exit(check(args.choir, [int(r) for r in args.ranks.split(",")], kinds, isas, configs) != 0)
 
 
 if __name__ == "__main__":

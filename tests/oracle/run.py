@@ -140,6 +140,17 @@ def parity(steps, folder, choir):
     steps.run("bars of parity", "bars.py", "--choir", choir, needs="products", show=True)
 
 
+def quantised(steps, choir):
+    """Quantised checkpoints of every layout, and those that `choir quantize` writes."""
+    if importlib.util.find_spec("compressed_tensors") is None:
+        steps.left_out.append("quantised checkpoints (need pip install compressed-tensors)")
+        return
+    steps.run("quantised checkpoints", "quantised.py", "check", "--choir", choir, "--isas", "avx2", show=True)
+    steps.run("the int4 chain", "quantised.py", "chain", "--choir", choir, needs="products")
+    steps.run("quantised activations", "quantised.py", "activations", "--choir", choir, needs="products")
+    steps.run("choir quantize", "quantize.py", "--choir", choir, needs="products")
+
+
 def harness(steps, folder, choir):
     """lm-evaluation-harness through Choir and through its own hf backend."""
     if choir is None or importlib.util.find_spec("lm_eval") is None:
@@ -195,6 +206,8 @@ def all_steps(steps, folder, quick):
         if steps.makes_torch("golden references and bars"):
             parity(steps, folder, choir[-1])
         avx2_order(steps, folder, choir[-1])
+        if steps.makes_torch("quantised checkpoints"):
+            quantised(steps, choir[-1])
     else:
         steps.left_out.append("bars of parity (build the tree first: no build*/choir)")
     harness(steps, folder, choir[-1] if choir else None)
