@@ -1,6 +1,7 @@
 /* GPTQ: the factor and the rows against the paper's formulas in double, in order and by activation; groups; singular
- * sums; inputs that are always 0. */
+ * sums; inputs that are always 0; several members. */
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -26,6 +27,7 @@ typedef struct gptq_case {
     blas_t blas;
     float x[SAMPLES * N], weights[ROWS * N], sums[N * N];
     gptq_factor_t factor;
+    gptq_state_t state;
     float matrix[N * N], scratch[2 * N], work[ROWS * N], errors[ROWS * GPTQ_BLOCK], row[N];
     uint32_t order[N];
     uint8_t codes[ROWS * N];
@@ -63,9 +65,15 @@ static gptq_case_t *open_case(size_t n_samples, size_t n_zero)
         c->weights[i] = (float)(uniform(&state) + uniform(&state));
     blas_add_squares(&c->blas, n_samples, 0, 64, c->x, N, c->sums, N);
     blas_add_squares(&c->blas, n_samples, 64, N - 64, c->x, N, c->sums, N);
-    c->factor = (gptq_factor_t){.n = N, .matrix = c->matrix, .order = c->order};
+    c->factor = (gptq_factor_t){.n = N, .matrix = c->matrix, .order = c->order, .state = &c->state};
     memcpy(c->matrix, c->sums, sizeof c->matrix);
     return c;
+}
+
+static gptq_outcome_t factorise(gptq_case_t *c, bool by_activation, double damping)
+{
+    c->state.damping = damping;
+    return gptq_factorise(&c->blas, &c->factor, &(gptq_team_t){.n = 1}, by_activation, c->scratch);
 }
 
 static void quantise(gptq_case_t *c)
@@ -174,7 +182,7 @@ static double output_error(const gptq_case_t *c, const uint8_t *codes)
 static void check_against_plain(bool by_activation, size_t n_zero)
 {
     gptq_case_t *c = open_case(SAMPLES, n_zero);
-    double damping = 0.01, *u = calloc(N * N, sizeof *u);
+    double *u = calloc(N * N, sizeof *u);
     size_t n_same = 0;
     if (c == NULL) {
         free(u);
@@ -182,11 +190,10 @@ static void check_against_plain(bool by_activation, size_t n_zero)
         return;
     }
     assert_non_null(u);
-    assert_int_equal(
-        gptq_factorise(&c->blas, &c->factor, by_activation, &damping, c->scratch), GPTQ_DONE);
-    assert_true(damping == 0.01);
+    assert_int_equal(factorise(c, by_activation, 0.01), GPTQ_DONE);
+    assert_true(c->state.damping == 0.01);
     quantise(c);
-    plain_factor(c, damping, u);
+    plain_factor(c, 0.01, u);
     for (size_t p = 0; p < N; p++)
         for (size_t q = p; q < N; q++)
             assert_true(fabs(u[p * N + q] - (double)c->matrix[(N - 1 - p) * N + N - 1 - q]) <
@@ -222,10 +229,9 @@ static void activations_decide_the_order(void **state)
 {
     (void)state;
     gptq_case_t *c = open_case(SAMPLES, 0);
-    double damping = 0.01;
     if (c == NULL)
         skip();
-    assert_int_equal(gptq_factorise(&c->blas, &c->factor, true, &damping, c->scratch), GPTQ_DONE);
+    assert_int_equal(factorise(c, true, 0.01), GPTQ_DONE);
     for (size_t p = 1; p < N; p++)
         assert_true(c->sums[c->order[p - 1] * (N + 1)] >= c->sums[c->order[p] * (N + 1)]);
     free(c);
@@ -236,16 +242,14 @@ static void damping_of_singular_sums_is_raised(void **state)
 {
     (void)state;
     gptq_case_t *c = open_case(N / 4, 0);
-    double damping = 0;
     if (c == NULL)
         skip();
-    assert_int_equal(gptq_factorise(&c->blas, &c->factor, false, &damping, c->scratch), GPTQ_DONE);
-    assert_true(damping >= 0.001);
+    assert_int_equal(factorise(c, false, 0), GPTQ_DONE);
+    assert_true(c->state.damping >= 0.001);
     quantise(c);
     memcpy(c->matrix, c->sums, sizeof c->matrix);
     c->matrix[5 * N + 2] = NAN;
-    assert_int_equal(
-        gptq_factorise(&c->blas, &c->factor, false, &damping, c->scratch), GPTQ_NOT_FINITE);
+    assert_int_equal(factorise(c, false, 0.01), GPTQ_NOT_FINITE);
     free(c);
 }
 
@@ -254,11 +258,10 @@ static void rows_do_not_depend_on_what_was_there(void **state)
 {
     (void)state;
     gptq_case_t *c = open_case(SAMPLES, 0);
-    double damping = 0.01;
     uint8_t codes[ROWS * N];
     if (c == NULL)
         skip();
-    assert_int_equal(gptq_factorise(&c->blas, &c->factor, false, &damping, c->scratch), GPTQ_DONE);
+    assert_int_equal(factorise(c, false, 0.01), GPTQ_DONE);
     quantise(c);
     memcpy(codes, c->codes, sizeof codes);
     memset(c->errors, 0x55, sizeof c->errors);
@@ -272,6 +275,122 @@ static void rows_do_not_depend_on_what_was_there(void **state)
     free(c);
 }
 
+/* ---- Several members ------------------------------------------------------------------------- */
+
+#define LARGE 700 /* inputs: three blocks of the factorisation, the last one shorter */
+#define MEMBERS 3
+
+typedef struct large {
+    blas_t blas;
+    gptq_factor_t factor;
+    gptq_state_t state;
+    uint32_t order[LARGE];
+    float matrix[LARGE * LARGE];
+    pthread_barrier_t barrier;
+} large_t;
+
+typedef struct member {
+    large_t *large;
+    gptq_team_t team;
+    gptq_outcome_t outcome;
+} member_t;
+
+static void wait_for_members(void *context)
+{
+    pthread_barrier_wait(&((large_t *)context)->barrier);
+}
+
+static void *run_member(void *context)
+{
+    member_t *m = context;
+    float *scratch = calloc(2 * LARGE, sizeof *scratch);
+    if (scratch != NULL)
+        m->outcome = gptq_factorise(&m->large->blas, &m->large->factor, &m->team, true, scratch);
+    free(scratch);
+    return NULL;
+}
+
+static void factorise_large(large_t *large, const float *sums, size_t n_members)
+{
+    pthread_t threads[MEMBERS];
+    member_t members[MEMBERS];
+    memcpy(large->matrix, sums, sizeof large->matrix);
+    large->factor = (gptq_factor_t){LARGE, large->matrix, large->order, &large->state};
+    large->state = (gptq_state_t){.damping = 1e-9};
+    assert_int_equal(pthread_barrier_init(&large->barrier, NULL, (unsigned)n_members), 0);
+    for (size_t i = 0; i < n_members; i++) {
+        members[i] = (member_t){large, {n_members, i, wait_for_members, large}, GPTQ_SINGULAR};
+        assert_int_equal(pthread_create(&threads[i], NULL, run_member, &members[i]), 0);
+    }
+    for (size_t i = 0; i < n_members; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(members[i].outcome, GPTQ_DONE);
+    }
+    pthread_barrier_destroy(&large->barrier);
+}
+
+/* inv(L) H inv(L)^T is the identity, H with its damping. */
+static void check_inverse(const large_t *large, const float *sums)
+{
+    double worst = 0, *row = calloc(LARGE, sizeof *row);
+    assert_non_null(row);
+    for (size_t a = 0; a < LARGE; a += 7) {
+        for (size_t b = 0; b < LARGE; b++) {
+            row[b] = 0;
+            for (size_t k = 0; k <= a; k++) {
+                size_t p = large->order[LARGE - 1 - k], q = large->order[LARGE - 1 - b];
+                double h = (double)sums[p > q ? p * LARGE + q : q * LARGE + p];
+                h += p == q ? large->state.damping * large->state.mean : 0;
+                row[b] += (double)large->matrix[a * LARGE + k] * h;
+            }
+        }
+        for (size_t b = 0; b <= a; b++) {
+            double sum = a == b ? -1 : 0;
+            for (size_t k = 0; k <= b; k++)
+                sum += row[k] * (double)large->matrix[b * LARGE + k];
+            worst = fmax(worst, fabs(sum));
+        }
+    }
+    free(row);
+    assert_true(worst < 0.02);
+}
+
+static void check_members(size_t n_samples)
+{
+    large_t *large = calloc(1, sizeof *large);
+    float *x = calloc(n_samples * LARGE, sizeof *x), *sums = calloc(LARGE * LARGE, sizeof *sums),
+          *alone = calloc(LARGE * LARGE, sizeof *alone);
+    fail_t fail = {0};
+    uint64_t state = 5;
+    assert_true(large != NULL && x != NULL && sums != NULL && alone != NULL);
+    if (blas_open(&large->blas, &fail) == 0 && blas_need_lapack(&large->blas, &fail) == 0) {
+        large->blas.set_threads(1);
+        for (size_t i = 0; i < n_samples * LARGE; i++)
+            x[i] = (float)uniform(&state);
+        blas_add_squares(&large->blas, n_samples, 0, LARGE, x, LARGE, sums, LARGE);
+        factorise_large(large, sums, 1);
+        check_inverse(large, sums);
+        memcpy(alone, large->matrix, sizeof large->matrix);
+        for (size_t n = 2; n <= MEMBERS; n++) {
+            factorise_large(large, sums, n);
+            for (size_t a = 0; a < LARGE; a++)
+                assert_memory_equal(
+                    large->matrix + a * LARGE, alone + a * LARGE, (a + 1) * sizeof *alone);
+        }
+    }
+    free(alone);
+    free(sums);
+    free(x);
+    free(large);
+}
+
+static void members_give_the_same_bits(void **state)
+{
+    (void)state;
+    check_members(3 * LARGE);
+    check_members(LARGE / 4); /* singular: damping is raised by all */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +400,7 @@ int main(void)
         cmocka_unit_test(activations_decide_the_order),
         cmocka_unit_test(damping_of_singular_sums_is_raised),
         cmocka_unit_test(rows_do_not_depend_on_what_was_there),
+        cmocka_unit_test(members_give_the_same_bits),
     };
     return cmocka_run_group_tests_name("gptq", tests, NULL, NULL);
 }

@@ -11,6 +11,8 @@ typedef void sbgemm_fn(CBLAS_ORDER, CBLAS_TRANSPOSE, CBLAS_TRANSPOSE, blasint, b
     float, const bfloat16 *, blasint, const bfloat16 *, blasint, float, float *, blasint);
 
 typedef __typeof__(cblas_ssyrk) ssyrk_fn;
+typedef __typeof__(cblas_strmm) strmm_fn;
+typedef __typeof__(cblas_strsm) strsm_fn;
 /* LAPACK's, column-major; blasint is what the library's integers are. */
 typedef void spotrf_fn(const char *, const blasint *, float *, const blasint *, blasint *, size_t);
 typedef void strtri_fn(const char *, const char *, const blasint *, float *, const blasint *,
@@ -55,6 +57,8 @@ int blas_open(blas_t *blas, fail_t *fail)
     blas->dgemm = dlsym(library, "cblas_dgemm");
     blas->sbgemm = dlsym(library, "cblas_sbgemm");
     blas->ssyrk = dlsym(library, "cblas_ssyrk");
+    blas->strmm = dlsym(library, "cblas_strmm");
+    blas->strsm = dlsym(library, "cblas_strsm");
     blas->spotrf = dlsym(library, "spotrf_");
     blas->strtri = dlsym(library, "strtri_");
     if (config == NULL || blas->set_threads == NULL || blas->sgemm == NULL || blas->dgemm == NULL)
@@ -94,10 +98,11 @@ void blas_product(const blas_t *blas, dtype_t type, size_t rows, size_t outputs,
 
 int blas_need_lapack(const blas_t *blas, fail_t *fail)
 {
-    if (blas->ssyrk != NULL && blas->spotrf != NULL && blas->strtri != NULL)
+    if (blas->ssyrk != NULL && blas->strmm != NULL && blas->strsm != NULL && blas->spotrf != NULL &&
+        blas->strtri != NULL)
         return 0;
     return fail_set(fail, FAIL_FILE,
-        "OpenBLAS: expected cblas_ssyrk, spotrf_ and strtri_, found a library without (%s)",
+        "OpenBLAS: expected cblas_ssyrk, cblas_strmm, cblas_strsm, spotrf_ and strtri_, found a library without (%s)",
         blas->description);
 }
 
@@ -126,23 +131,68 @@ void blas_subtract_product(const blas_t *blas, size_t rows, size_t columns, size
         (blasint)inputs, -1, a, (blasint)a_stride, b, (blasint)b_stride, 1, c, (blasint)c_stride);
 }
 
-/* What is the lower triangle of rows is the upper one of columns. */
-bool blas_factor(const blas_t *blas, size_t n, float *a)
+void blas_subtract_transposed(const blas_t *blas, size_t rows, size_t columns, size_t inputs,
+    const float *a, size_t a_stride, const float *b, size_t b_stride, float *c, size_t c_stride)
 {
-    const blasint size = (blasint)n;
+    sgemm_fn *gemm;
+    LOAD(gemm, blas->sgemm);
+    gemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rows, (blasint)columns, (blasint)inputs,
+        -1, a, (blasint)a_stride, b, (blasint)b_stride, 1, c, (blasint)c_stride);
+}
+
+void blas_subtract_squares(const blas_t *blas, size_t n, size_t inputs, const float *a,
+    size_t a_stride, float *c, size_t c_stride)
+{
+    ssyrk_fn *syrk;
+    LOAD(syrk, blas->ssyrk);
+    syrk(CblasRowMajor, CblasLower, CblasNoTrans, (blasint)n, (blasint)inputs, -1, a,
+        (blasint)a_stride, 1, c, (blasint)c_stride);
+}
+
+/* What is the lower triangle of rows is the upper one of columns. */
+bool blas_factor(const blas_t *blas, size_t n, float *a, size_t a_stride)
+{
+    const blasint size = (blasint)n, stride = (blasint)a_stride;
     blasint info = 0;
     spotrf_fn *potrf;
     LOAD(potrf, blas->spotrf);
-    potrf("U", &size, a, &size, &info, 1);
+    potrf("U", &size, a, &stride, &info, 1);
     return info == 0;
 }
 
-bool blas_invert_factor(const blas_t *blas, size_t n, float *a)
+bool blas_invert_factor(const blas_t *blas, size_t n, float *a, size_t a_stride)
 {
-    const blasint size = (blasint)n;
+    const blasint size = (blasint)n, stride = (blasint)a_stride;
     blasint info = 0;
     strtri_fn *trtri;
     LOAD(trtri, blas->strtri);
-    trtri("U", "N", &size, a, &size, &info, 1, 1);
+    trtri("U", "N", &size, a, &stride, &info, 1, 1);
     return info == 0;
+}
+
+void blas_divide_by_factor(const blas_t *blas, size_t rows, size_t n, const float *l,
+    size_t l_stride, float *b, size_t b_stride)
+{
+    strsm_fn *trsm;
+    LOAD(trsm, blas->strsm);
+    trsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (blasint)rows, (blasint)n,
+        1, l, (blasint)l_stride, b, (blasint)b_stride);
+}
+
+void blas_multiply_by_factor(const blas_t *blas, size_t rows, size_t n, const float *l,
+    size_t l_stride, float *b, size_t b_stride)
+{
+    strmm_fn *trmm;
+    LOAD(trmm, blas->strmm);
+    trmm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, (blasint)rows, (blasint)n,
+        1, l, (blasint)l_stride, b, (blasint)b_stride);
+}
+
+void blas_multiply_left_by_factor(const blas_t *blas, size_t n, size_t columns, const float *l,
+    size_t l_stride, float *b, size_t b_stride)
+{
+    strmm_fn *trmm;
+    LOAD(trmm, blas->strmm);
+    trmm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, (blasint)n,
+        (blasint)columns, -1, l, (blasint)l_stride, b, (blasint)b_stride);
 }

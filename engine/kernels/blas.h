@@ -17,9 +17,10 @@ typedef struct blas {
     void (*set_threads)(int n);
     /* What it was built as: "OpenBLAS 0.3.21 ... SkylakeX". */
     const char *description;
-    const char *core;              /* the kind of CPU whose code it runs: "SkylakeX" */
-    void *sgemm, *dgemm, *sbgemm;  /* sbgemm: NULL where the library lacks it */
-    void *ssyrk, *spotrf, *strtri; /* NULL where it has no LAPACK */
+    const char *core;             /* the kind of CPU whose code it runs: "SkylakeX" */
+    void *sgemm, *dgemm, *sbgemm; /* sbgemm: NULL where the library lacks it */
+    void *ssyrk, *strmm, *strsm;
+    void *spotrf, *strtri; /* NULL where it has no LAPACK */
 } blas_t;
 
 /* Before blas_open, once a process: the kernels that OpenBLAS will use are those for CPUs with this instruction set
@@ -52,10 +53,28 @@ void blas_add_squares(const blas_t *blas, size_t n_rows, size_t first, size_t n,
 void blas_subtract_product(const blas_t *blas, size_t rows, size_t columns, size_t inputs,
     const float *a, size_t a_stride, const float *b, size_t b_stride, float *c, size_t c_stride);
 
-/* The lower triangle of a becomes L with a = L L^T (spotrf); the elements above the diagonal stay. False when a is not
- * positive definite. a: [n, n] */
-bool blas_factor(const blas_t *blas, size_t n, float *a);
-/* The lower triangle becomes its inverse (strtri). False when it is singular. */
-bool blas_invert_factor(const blas_t *blas, size_t n, float *a);
+/* c -= a b^T. a: [rows, inputs]; b: [columns, inputs]; c: [rows, columns] */
+void blas_subtract_transposed(const blas_t *blas, size_t rows, size_t columns, size_t inputs,
+    const float *a, size_t a_stride, const float *b, size_t b_stride, float *c, size_t c_stride);
+
+/* The lower triangle of c -= a a^T. a: [n, inputs]; c: [n, n] */
+void blas_subtract_squares(const blas_t *blas, size_t n, size_t inputs, const float *a,
+    size_t a_stride, float *c, size_t c_stride);
+
+/* Lower triangles of [n, n] matrices whose rows are a_stride or l_stride apart; what is above the diagonal is neither read
+ * nor written. */
+
+/* a becomes L with a = L L^T (spotrf). False when a is not positive definite. */
+bool blas_factor(const blas_t *blas, size_t n, float *a, size_t a_stride);
+/* a becomes its inverse (strtri). False when it is singular. */
+bool blas_invert_factor(const blas_t *blas, size_t n, float *a, size_t a_stride);
+/* b = b inv(L)^T (strsm). b: [rows, n] */
+void blas_divide_by_factor(const blas_t *blas, size_t rows, size_t n, const float *l,
+    size_t l_stride, float *b, size_t b_stride);
+/* b = b L^T, or on the left b = -L^T b (strmm). b: [rows, n], or on the left [n, columns] */
+void blas_multiply_by_factor(const blas_t *blas, size_t rows, size_t n, const float *l,
+    size_t l_stride, float *b, size_t b_stride);
+void blas_multiply_left_by_factor(const blas_t *blas, size_t n, size_t columns, const float *l,
+    size_t l_stride, float *b, size_t b_stride);
 
 #endif

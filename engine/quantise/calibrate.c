@@ -67,7 +67,7 @@ static void estimate_stages(calibration_t *c)
     }
     c->seconds[STAGE_FORWARD] = 2 * rows * weights / rate / workers;
     c->seconds[STAGE_SUMS] = c->seconds[STAGE_FORWARD] + squares / workers;
-    c->seconds[STAGE_FACTORS] = factors;
+    c->seconds[STAGE_FACTORS] = factors / workers;
     c->seconds[STAGE_ROWS] = errors / workers;
 }
 
@@ -157,35 +157,45 @@ static const char *input_name(int input)
     return names[input];
 }
 
-/* Collective. Ranks of a node divide the factorisations. */
+/* Collective. All ranks wait for all, those of other nodes too, as they do the same. */
+static void wait_for_ranks(void *context)
+{
+    const calibration_t *c = context;
+    comm_report_progress(c->job->comm);
+    comm_barrier(c->job->comm);
+}
+
+/* Collective. */
+static void factorise_input(calibration_t *c, size_t layer, int input, fail_t *fail)
+{
+    const hessian_t *h = &c->hessians[input];
+    const gptq_team_t team = hessian_team(h, wait_for_ranks, c);
+    const double damping = c->job->options->damping;
+    if (team.i == 0)
+        h->factor.state->damping = damping;
+    gptq_outcome_t outcome =
+        gptq_factorise(&c->blas, &h->factor, &team, c->job->options->desc_act, c->scratch);
+    if (outcome != GPTQ_DONE)
+        fail_set(fail, FAIL_MODEL,
+            "layer %zu, inputs of %s: expected sums over the texts that are finite and, with damping, positive definite, found %s",
+            layer, input_name(input),
+            outcome == GPTQ_NOT_FINITE ? "infinities" : "a singular matrix");
+    else if (h->factor.state->damping > damping && comm_rank(c->job->comm) == 0)
+        log_write(LOG_WARN,
+            "layer %zu, inputs of %s: the sums over the texts are singular with --damping %g: raised to %g; more texts help",
+            layer, input_name(input), damping, h->factor.state->damping);
+}
+
+/* Collective. */
 static int factorise(calibration_t *c, size_t layer, fail_t *fail)
 {
     begin_stage(c, layer, STAGE_FACTORS);
     for (int i = 0; i < LAYER_INPUTS; i++)
         hessian_exchange(&c->hessians[i]);
-    for (int i = 0; i < LAYER_INPUTS; i++) {
-        hessian_t *h = &c->hessians[i];
-        double damping = c->job->options->damping;
-        if (!hessian_is_mine(h, (size_t)i))
-            continue;
-        gptq_outcome_t outcome =
-            gptq_factorise(&c->blas, &h->factor, c->job->options->desc_act, &damping, c->scratch);
-        if (outcome != GPTQ_DONE)
-            fail_set(fail, FAIL_MODEL,
-                "layer %zu, inputs of %s: expected sums over the texts that are finite and, with damping, positive definite, found %s",
-                layer, input_name(i),
-                outcome == GPTQ_NOT_FINITE ? "infinities" : "a singular matrix");
-        *h->damping = damping;
-        comm_report_progress(c->job->comm);
-    }
-    comm_agree(c->job->comm, fail);
     for (int i = 0; i < LAYER_INPUTS && fail->status == 0; i++)
-        if (*c->hessians[i].damping > c->job->options->damping && comm_rank(c->job->comm) == 0)
-            log_write(LOG_WARN,
-                "layer %zu, inputs of %s: the sums over the texts are singular with --damping %g: raised to %g; more texts help",
-                layer, input_name(i), c->job->options->damping, *c->hessians[i].damping);
+        factorise_input(c, layer, i, fail);
     end_stage(c);
-    return fail->status;
+    return comm_agree(c->job->comm, fail);
 }
 
 static void report_work(void *context)

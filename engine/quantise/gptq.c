@@ -9,7 +9,6 @@
 
 #define LEAST_DAMPING 1e-3
 #define MOST_DAMPING 1e6
-#define TILE 32
 /* A squared pivot below this share of the diagonal's mean is rounding error. */
 #define LEAST_PIVOT 1e-6f
 
@@ -29,7 +28,7 @@ static int compare_squares(const void *a, const void *b)
 }
 
 /* scratch: [2 n] */
-static void choose_order(gptq_factor_t *f, bool by_activation, float *scratch)
+static void choose_order(const gptq_factor_t *f, bool by_activation, float *scratch)
 {
     square_t *squares = (square_t *)(void *)scratch;
     for (size_t k = 0; k < f->n; k++)
@@ -40,22 +39,8 @@ static void choose_order(gptq_factor_t *f, bool by_activation, float *scratch)
         f->order[p] = squares[p].input;
 }
 
-/* Copies one triangle to the other, in tiles that caches hold. */
-static void mirror(gptq_factor_t *f, bool to_lower)
-{
-    const size_t n = f->n;
-    for (size_t a0 = 0; a0 < n; a0 += TILE)
-        for (size_t b0 = 0; b0 <= a0; b0 += TILE)
-            for (size_t a = a0; a < size_min(a0 + TILE, n); a++)
-                for (size_t b = b0; b < size_min(b0 + TILE, a); b++)
-                    if (to_lower)
-                        f->matrix[a * n + b] = f->matrix[b * n + a];
-                    else
-                        f->matrix[b * n + a] = f->matrix[a * n + b];
-}
-
 /* Rows and columns of the full matrix in the reverse of the order. scratch: [2 n] */
-static void reorder(gptq_factor_t *f, float *scratch)
+static void reorder(const gptq_factor_t *f, float *scratch)
 {
     const size_t n = f->n, bytes = n * sizeof *f->matrix;
     uint8_t *moved = (uint8_t *)(scratch + n);
@@ -82,23 +67,8 @@ static void reorder(gptq_factor_t *f, float *scratch)
     }
 }
 
-static bool factor_once(
-    const blas_t *blas, gptq_factor_t *f, const float *diagonal, float added, float mean)
-{
-    for (size_t a = 0; a < f->n; a++)
-        f->matrix[a * f->n + a] = diagonal[a] == 0 ? 1 : diagonal[a] + added;
-    if (!blas_factor(blas, f->n, f->matrix))
-        return false;
-    for (size_t a = 0; a < f->n; a++) {
-        float pivot = f->matrix[a * f->n + a];
-        if (!(pivot * pivot > LEAST_PIVOT * mean) && diagonal[a] != 0)
-            return false;
-    }
-    return blas_invert_factor(blas, f->n, f->matrix);
-}
-
-gptq_outcome_t gptq_factorise(
-    const blas_t *blas, gptq_factor_t *f, bool by_activation, double *damping, float *scratch)
+/* Of one member: the mean of the diagonal, the order, and the matrix in it. */
+static gptq_outcome_t begin(const gptq_factor_t *f, bool by_activation, float *scratch)
 {
     double sum = 0;
     for (size_t a = 0; a < f->n; a++)
@@ -107,19 +77,47 @@ gptq_outcome_t gptq_factorise(
                 return GPTQ_NOT_FINITE;
     for (size_t k = 0; k < f->n; k++)
         sum += (double)f->matrix[k * f->n + k];
-    const double mean = sum / (double)f->n;
+    f->state->mean = sum / (double)f->n;
     choose_order(f, by_activation, scratch);
-    mirror(f, false);
+    gptq_mirror(f, &(gptq_team_t){.n = 1}, false);
     reorder(f, scratch);
+    return GPTQ_DONE;
+}
+
+/* diagonal: [n] as it was without damping */
+static bool factor_once(const blas_t *blas, const gptq_factor_t *f, const gptq_team_t *team,
+    const float *diagonal, double damping)
+{
+    const float added = (float)(damping * f->state->mean);
+    for (size_t a = 0; team->i == 0 && a < f->n; a++)
+        f->matrix[a * f->n + a] = diagonal[a] == 0 ? 1 : diagonal[a] + added;
+    gptq_wait(team);
+    return gptq_factor_blocks(blas, f, team, diagonal, LEAST_PIVOT * (float)f->state->mean);
+}
+
+gptq_outcome_t gptq_factorise(const blas_t *blas, const gptq_factor_t *f, const gptq_team_t *team,
+    bool by_activation, float *scratch)
+{
+    if (team->i == 0)
+        f->state->outcome = (int)begin(f, by_activation, scratch);
+    gptq_wait(team);
+    if (f->state->outcome != GPTQ_DONE)
+        return (gptq_outcome_t)f->state->outcome;
     float *diagonal = scratch;
+    double damping = f->state->damping;
     for (size_t a = 0; a < f->n; a++)
         diagonal[a] = f->matrix[a * f->n + a];
-    while (!factor_once(blas, f, diagonal, (float)(*damping * mean), (float)mean)) {
-        if (*damping >= MOST_DAMPING)
+    gptq_wait(team);
+    while (!factor_once(blas, f, team, diagonal, damping)) {
+        if (damping >= MOST_DAMPING)
             return GPTQ_SINGULAR;
-        *damping = fmax(*damping * 10, LEAST_DAMPING);
-        mirror(f, true);
+        damping = fmax(damping * 10, LEAST_DAMPING);
+        gptq_mirror(f, team, true);
     }
+    gptq_invert_blocks(blas, f, team);
+    if (team->i == 0)
+        f->state->damping = damping;
+    gptq_wait(team);
     return GPTQ_DONE;
 }
 

@@ -9,29 +9,19 @@
 #ifndef CHOIR_QUANTISE_GPTQ_H
 #define CHOIR_QUANTISE_GPTQ_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include "engine/kernels/blas.h"
+#include "engine/quantise/gptq_factor.h"
 
 #define GPTQ_BLOCK 128 /* inputs whose errors are spread together */
 
-/* Sums X^T X of n inputs and what becomes of them. */
-typedef struct gptq_factor {
-    size_t n;
-    float *matrix; /* [n, n]; sums: the lower triangle; then inv(L), lower, the rest is undefined */
-    uint32_t *order; /* [n] the input that is quantised p-th */
-} gptq_factor_t;
-
 typedef enum gptq_outcome { GPTQ_DONE, GPTQ_NOT_FINITE, GPTQ_SINGULAR } gptq_outcome_t;
 
-/* From sums to inv(L). damping: share of the diagonal's mean that is added to it, which is raised by tens, from 0.001
- * where it is less, while the matrix is singular: as it was used then. by_activation: inputs are quantised in order of
- * their squares, largest first, else in the order of the matrix. An input that is always 0 is rounded by itself.
- * scratch: [2 n]. Not GPTQ_DONE: a sum is not finite, or no damping below 10^6 helps. */
-gptq_outcome_t gptq_factorise(
-    const blas_t *blas, gptq_factor_t *factor, bool by_activation, double *damping, float *scratch);
+/* From sums to inv(L), called by all members of a team, with the same bits for any number of them. state->damping: share
+ * of the diagonal's mean that is added to it, which is raised by tens, from 0.001 where it is less, while the matrix is
+ * singular: as it was used then. by_activation: inputs are quantised in order of their squares, largest first, else in the
+ * order of the matrix. An input that is always 0 is rounded by itself. scratch: [2 n], each member's. Not GPTQ_DONE: a sum
+ * is not finite, or no damping below 10^6 helps. */
+gptq_outcome_t gptq_factorise(const blas_t *blas, const gptq_factor_t *factor,
+    const gptq_team_t *team, bool by_activation, float *scratch);
 
 typedef struct gptq_format {
     unsigned bits;

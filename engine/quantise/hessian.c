@@ -40,7 +40,8 @@ int hessian_open(hessian_t *h, comm_t *comm, size_t n, fail_t *fail)
     fail_t refused = {0};
     size_t matrix_bytes = n * n * sizeof(float);
     *h = (hessian_t){.comm = comm, .factor.n = n, .n_bands = (n + BAND - 1) / BAND};
-    h->bytes = size_round_up(matrix_bytes, 64) + 64 + n * sizeof(uint32_t);
+    h->bytes = size_round_up(matrix_bytes, 64) + size_round_up(sizeof(gptq_state_t), 64) +
+               n * sizeof(uint32_t);
     h->owners = calloc(h->n_bands, sizeof *h->owners);
     h->counts = calloc((size_t)comm_size(comm), sizeof *h->counts);
     if (h->owners == NULL || h->counts == NULL)
@@ -54,8 +55,9 @@ int hessian_open(hessian_t *h, comm_t *comm, size_t n, fail_t *fail)
         return fail->status;
     char *data = h->shared != NULL ? comm_shared_data(h->shared) : h->own;
     h->factor.matrix = (float *)(void *)data;
-    h->damping = (double *)(void *)(data + size_round_up(matrix_bytes, 64));
-    h->factor.order = (uint32_t *)(void *)(data + size_round_up(matrix_bytes, 64) + 64);
+    data += size_round_up(matrix_bytes, 64);
+    h->factor.state = (gptq_state_t *)(void *)data;
+    h->factor.order = (uint32_t *)(void *)(data + size_round_up(sizeof(gptq_state_t), 64));
     return 0;
 }
 
@@ -121,8 +123,12 @@ void hessian_exchange(const hessian_t *h)
     }
 }
 
-bool hessian_is_mine(const hessian_t *h, size_t i)
+gptq_team_t hessian_team(const hessian_t *h, void (*wait)(void *context), void *context)
 {
-    return h->shared == NULL ||
-           i % (size_t)comm_node_size(h->comm) == (size_t)comm_node_rank(h->comm);
+    gptq_team_t team = {.n = 1, .wait = wait, .context = context};
+    if (h->shared != NULL) {
+        team.n = (size_t)comm_node_size(h->comm);
+        team.i = (size_t)comm_node_rank(h->comm);
+    }
+    return team;
 }

@@ -13,7 +13,6 @@
 typedef struct hessian {
     comm_t *comm;
     gptq_factor_t factor; /* the same memory on all ranks of a node, if they can share */
-    double *damping;      /* with it, what its factor was made with */
     comm_shared_t *shared;
     void *own; /* where they cannot */
     size_t bytes, n_bands;
@@ -32,7 +31,8 @@ void hessian_add(
     const hessian_t *hessian, const blas_t *blas, team_t *team, size_t n_rows, const float *x);
 /* Collective. Every node gets all bands. */
 void hessian_exchange(const hessian_t *hessian);
-/* Local. Whether this rank factorises the i-th of several for its node, after the exchange. */
-bool hessian_is_mine(const hessian_t *hessian, size_t i);
+/* Local. Who factorises, after the exchange: the ranks of a node together, or each for itself where they share no
+ * memory. wait and context: of gptq_team_t, for all ranks of comm */
+gptq_team_t hessian_team(const hessian_t *hessian, void (*wait)(void *context), void *context);
 
 #endif
