@@ -163,6 +163,11 @@ def harness(steps, folder, choir):
               "--vocab", 2048, "--set", "num_experts=24", "--set", "eos_token_id=2047", "--tokenizer", DEMO)
     steps.run("lm_eval through Choir, a mixture of experts, f32", "lm_eval_compare.py", "--choir", choir, "--model", mixture,
               "--ranks", 3, "--items", 4, "--dtypes", "f32")
+    packed = folder / "lm-eval-packed"
+    steps.command("quantised demo model", [choir, "quantize", "--quiet", "--model", DEMO, "--out", packed, "--group", 64,
+                                           "--layout", "compressed-tensors"])
+    steps.run("lm_eval through Choir, int4, bf16", "lm_eval_compare.py", "--choir", choir, "--model", packed, "--ranks", 3,
+              "--items", 4, "--dtypes", "bf16", needs="products")
     steps.run("lm_eval's requests", "lm_eval_requests.py", "--choir", choir)
     if importlib.util.find_spec("openai") is None or importlib.util.find_spec("tenacity") is None:
         steps.left_out.append("clients of a server (need pip install openai \"lm_eval[api]\")")
