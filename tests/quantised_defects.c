@@ -148,11 +148,13 @@ static void ignore_g_idx(bench_t *bench)
 static void use_dequantised_int4(bench_t *bench)
 {
     bench->model.kernels.int4_tile = int4_of_rounded_weights;
+    bench->model.kernels.int4_row = NULL;
 }
 
 static void use_int4_in_two_halves(bench_t *bench)
 {
     bench->model.kernels.int4_tile = int4_in_two_halves;
+    bench->model.kernels.int4_row = NULL;
 }
 
 static void round_bias(bench_t *bench)

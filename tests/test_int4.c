@@ -230,6 +230,80 @@ static void a_bias_is_added_after_the_rounding(void **state)
     for_each_case(check_unpacked);
 }
 
+/* Of zeros, denormals, least and largest numbers, infinities, and numbers around one; mostly of the first n */
+static uint16_t odd_number(uint64_t *state, size_t n)
+{
+    static const uint16_t numbers[] = {0x3f80, 0xbfc1, 0x0000, 0x8000, 0x0b80, 0x8b80, 0x3080,
+        0x6c80, 0x4e80, 0x0b7f, 0x8b7f, 0x307f, 0x6c81, 0xce81, 0x0001, 0x8001, 0x807f, 0x0080,
+        0x7f7f, 0xff7f, 0x7f80, 0xff80, 0x7fc0};
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    uint32_t random = (uint32_t)(*state >> 32);
+    if (random % 64 > 0)
+        return (uint16_t)(numbers[random / 64 % n] ^ (random & 0x8000u));
+    return numbers[random / 64 % (sizeof numbers / sizeof *numbers)];
+}
+
+static void expect_same_sums(
+    const char *isa, const format_t *format, size_t n, const float *found, const float *expected)
+{
+    for (size_t i = 0; i < n; i++)
+        if (f32_bits(found[i]) != f32_bits(expected[i]) &&
+            !(found[i] != found[i] && expected[i] != expected[i]))
+            fail_msg("%s, %s: sum %zu: expected %08x, found %08x", isa, format->name, i,
+                f32_bits(expected[i]), f32_bits(found[i]));
+}
+
+/* x: [MOST_INPUTS], panels: of any bits */
+static void check_odd_row(const kernels_t *k, const kernels_t *scalar, const format_t *format,
+    const uint16_t *x, const void *const *panels, size_t width)
+{
+    enum { N = MATRIX_MAX_PANELS };
+    static float found[N * KERNEL_PANEL], expected[N * KERNEL_PANEL];
+    for (size_t p = 0; p < N; p++)
+        scalar->int4_tile(1, x, MOST_INPUTS, NULL, format, panels[p], width, MOST_INPUTS,
+            expected + p * width, width);
+    k->int4_row(x, NULL, format, N, panels, width, MOST_INPUTS, found, width);
+    expect_same_sums(k->isa, format, N * width, found, expected);
+}
+
+/* Panels whose scales, and inputs, are any numbers, of which the first `mostly` are frequent. */
+static void check_odd_numbers(const kernels_t *k, const kernels_t *scalar, const format_t *format,
+    size_t width, size_t mostly, uint64_t seed)
+{
+    static uint16_t x[MOST_INPUTS];
+    static uint32_t memory[MATRIX_MAX_PANELS][KERNEL_PANEL * (MOST_INPUTS / 8 + MOST_INPUTS / 32)];
+    const void *panels[MATRIX_MAX_PANELS];
+    const size_t group_bytes = format->offset(format, MOST_INPUTS, width, 0, format->group);
+    for (size_t i = 0; i < MOST_INPUTS; i++)
+        x[i] = odd_number(&seed, mostly);
+    for (size_t p = 0; p < MATRIX_MAX_PANELS; p++) {
+        panels[p] = memory[p];
+        for (size_t i = 0; i < MOST_INPUTS / format->group * group_bytes / 2; i++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            ((uint16_t *)(void *)memory[p])[i] = (uint16_t)(seed >> 40);
+        }
+        for (size_t g = 0; g < MOST_INPUTS / format->group; g++)
+            for (size_t n = 0; n < width * (format->zeros ? 2 : 1); n++)
+                ((uint16_t *)(void *)((char *)memory[p] + g * group_bytes))[n] =
+                    odd_number(&seed, mostly);
+    }
+    check_odd_row(k, scalar, format, x, panels, width);
+}
+
+static void a_row_of_any_numbers_equals_scalar(void **state)
+{
+    (void)state;
+    kernels_t scalar, k;
+    kernels_get(&scalar, ISA_SCALAR, DTYPE_BF16);
+    for (size_t i = 0; i < N_ISAS; i++) {
+        kernels_get(&k, isas[i], DTYPE_BF16);
+        for (size_t seed = 0; seed < 60 && k.int4_row != NULL && isa_has(isa_detect(), isas[i]);
+             seed++)
+            check_odd_numbers(&k, &scalar, format_int4((size_t)32 << seed % 4, false),
+                16 + seed % 4 * 16, 1 + seed % 16, seed);
+    }
+}
+
 static void groups_that_aten_refuses_have_no_format(void **state)
 {
     (void)state;
@@ -248,6 +322,7 @@ int main(void)
         cmocka_unit_test(shares_of_outputs_have_the_same_bits),
         cmocka_unit_test(inputs_in_the_order_of_groups_have_the_same_bits),
         cmocka_unit_test(a_bias_is_added_after_the_rounding),
+        cmocka_unit_test(a_row_of_any_numbers_equals_scalar),
         cmocka_unit_test(groups_that_aten_refuses_have_no_format),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,9 +10,7 @@
  *
  *   bf16     [width]         scales, zero in padding
  *   bf16     [width]         offsets, R((8 - zero) scale); only of formats with zeros
- *   uint32_t [g / 8][width]  codes of eight inputs: of input i = 0 ... 7 the bits from (7 + 4 i) mod 32
- *                            on, so that the first four, and after a rotation by 16 the others, lie in
- *                            a float's mantissa
+ *   uint32_t [g / 8][width]  codes of eight inputs, from bit 0 on
  *
  * Other quantised weights are dequantised inside the product, to the bf16 numbers that a dense matrix would have
  * (docs/quantised.md, "Dequantised inside the product"). A panel of K inputs, an even number, is

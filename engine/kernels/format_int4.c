@@ -41,8 +41,7 @@ static void pack_group(const format_t *format, const coded_rows_t *rows, size_t 
         for (size_t j = 0; j < INT4_WORD; j++) {
             size_t k = g * format->group + i + j;
             uint32_t code = codes[rows->order != NULL ? rows->order[k] : k];
-            unsigned shift = int4_shift(j);
-            word |= code << shift | (shift > 28 ? code >> (32 - shift) : 0);
+            word |= code << 4 * j;
         }
         words[i / INT4_WORD * width + output] = word;
     }

@@ -4,8 +4,7 @@
 
 #include "engine/kernels/format.h"
 
-#define INT4_WORD 8      /* codes of a word */
-#define INT4_FIRST_BIT 7 /* of the first */
+#define INT4_WORD 8 /* codes of a word */
 #define INT4_MOST_GROUP 256
 
 /* Bytes of a group of a panel. */
@@ -31,15 +30,9 @@ static inline const uint32_t *int4_words(const format_t *format, const void *gro
         const uint32_t *)(const void *)((const uint16_t *)group + width * (format->zeros ? 2 : 1));
 }
 
-static inline unsigned int4_shift(size_t i)
-{
-    return (unsigned)(INT4_FIRST_BIT + 4 * i) % 32;
-}
-
 static inline unsigned int4_code(uint32_t word, size_t i)
 {
-    unsigned shift = int4_shift(i);
-    return (shift == 0 ? word : word >> shift | word << (32 - shift)) & 15u;
+    return word >> 4 * i & 15u;
 }
 
 #endif

@@ -20,27 +20,38 @@
 #define FILL int4_fill_avx2
 #define ROWS 2 /* 2 x 4 sums of 16 registers */
 #endif
-#define PLACES 4 /* of codes in a mantissa */
+#define PLACES 2 /* of codes in a mantissa, from bit 8 on: below 2^e + 8 has too many bits */
 #define AHEAD_BYTES 1024
 
 /* 2^e of each place */
-static const float power[PLACES] = {0x1p16f, 0x1p12f, 0x1p8f, 0x1p4f};
+static const float power[PLACES] = {0x1p15f, 0x1p11f};
 
-INLINE vec_u32_t rotate(vec_u32_t words)
+#define PARTS (INT4_WORD / PLACES) /* of a word, which come into these places by turns */
+
+INLINE vec_u32_t load_words(const void *words)
 {
 #ifdef __AVX512F__
-    return (vec_u32_t)_mm512_ror_epi32((__m512i)words, 16);
+    return (vec_u32_t)_mm512_loadu_si512(words);
 #else
-    const __m256i swapped = _mm256_setr_epi8(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13,
-        2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-    return (vec_u32_t)_mm256_shuffle_epi8((__m256i)words, swapped);
+    return (vec_u32_t)_mm256_loadu_si256((const __m256i *)words);
 #endif
+}
+
+/* Part 0 of words; scales lie before them. */
+INLINE vec_u32_t first_part(const uint32_t *words)
+{
+    return load_words((const char *)words - 1);
+}
+
+INLINE vec_u32_t next_part(vec_u32_t part, int i, const uint32_t *words)
+{
+    return i == 1 ? load_words(words) : part >> 8;
 }
 
 /* 2^e + the code at place j */
 INLINE vec_f32_t with_power(vec_u32_t words, int j)
 {
-    const vec_u32_t mask = (vec_u32_t){0} + (15u << (INT4_FIRST_BIT + 4 * j));
+    const vec_u32_t mask = (vec_u32_t){0} + (15u << (8 + 4 * j));
     const vec_u32_t bits = (vec_u32_t)SET_F32(power[j]);
 #ifdef __AVX512F__
     enum { A_AND_B_OR_C = 0xea };
@@ -115,21 +126,22 @@ INLINE void chain_group(const int rows, const int vectors, const bool zeros, con
     for (size_t w = 0; w < n_words; w++, words += width) {
         vec_u32_t word[VECTORS];
         for (int v = 0; v < vectors; v++) {
-            word[v] = *(const mem_u32_t *)(words + LANES_F32 * v);
+            word[v] = first_part(words + LANES_F32 * v);
             if (v % (64 / REGISTER_BYTES) == 0)
                 __builtin_prefetch((const char *)(words + LANES_F32 * v) + AHEAD_BYTES);
         }
-        for (int half = 0; half < 2; half++) {
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; part++) {
+            for (int v = 0; v < vectors && part > 0; v++)
+                word[v] = next_part(word[v], part, words + LANES_F32 * v);
             for (int j = 0; j < PLACES; j++)
                 for (int v = 0; v < vectors; v++) {
                     vec_f32_t b = weights_of(zeros, word[v], &s, v, j);
                     for (int r = 0; r < rows; r++)
                         sum[r][v] =
-                            FMA_F32(SET_F32(x->x[r][w * INT4_WORD + (size_t)(half * PLACES + j)]),
+                            FMA_F32(SET_F32(x->x[r][w * INT4_WORD + (size_t)(part * PLACES + j)]),
                                 b, sum[r][v]);
                 }
-            for (int v = 0; v < vectors; v++)
-                word[v] = rotate(word[v]);
         }
     }
 }
@@ -217,11 +229,15 @@ INLINE void unpack_group(const bool zeros, const format_t *format, const char *g
     load_scales(1, zeros, group, width, first, &s);
     const uint32_t *words = int4_words(format, group, width) + first;
     for (size_t i = 0; i < format->group; i += INT4_WORD, words += width) {
-        vec_u32_t word = *(const mem_u32_t *)words;
-        for (size_t half = 0; half < 2; half++, word = rotate(word))
-            for (int j = 0; j < PLACES; j++)
-                *(mem_f32_t *)(b + (i + half * PLACES + (size_t)j) * width + first) =
-                    weights_of(zeros, word, &s, 0, j);
+        vec_u32_t word = first_part(words);
+        float *to = b + i * width + first;
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; part++) {
+            if (part > 0)
+                word = next_part(word, part, words);
+            for (int j = 0; j < PLACES; j++, to += width)
+                *(mem_f32_t *)to = weights_of(zeros, word, &s, 0, j);
+        }
     }
 }
 

@@ -65,6 +65,28 @@ static size_t same_order(const panel_t *panels, size_t n)
     return same;
 }
 
+/* The first panels, as many as kernels->int4_row multiplies a row with at once; 0: none. */
+static size_t multiply_row(
+    const kernels_t *kernels, const panel_t *panels, size_t n_panels, const uint16_t *x, float *c)
+{
+    const matrix_t *matrix = panels[0].matrix;
+    const size_t width = matrix_panel_width(matrix, panels[0].p);
+    const void *packed[MATRIX_MAX_PANELS];
+    size_t n = 0;
+    for (; n < size_min(n_panels, MATRIX_MAX_PANELS); n++) {
+        const matrix_t *other = panels[n].matrix;
+        if (other->format != matrix->format || other->order != matrix->order ||
+            matrix_panel_width(other, panels[n].p) != width)
+            break;
+        packed[n] = matrix_panel(other, panels[n].p, 0);
+    }
+    if (kernels->int4_row == NULL || matrix->format->zeros)
+        return 0;
+    kernels->int4_row(
+        x, matrix->order, matrix->format, n, packed, width, matrix->columns, c, KERNEL_PANEL);
+    return n;
+}
+
 /* c = R(c), and the bias, which counts as it is given. */
 static void round_and_add(const panel_t *panel, size_t rows, float *c)
 {
@@ -83,6 +105,10 @@ void int4_product(const kernels_t *kernels, const panel_t *panels, size_t n_pane
 {
     const size_t columns = panels[0].matrix->columns, panel = rows->n * KERNEL_PANEL;
     for (size_t p = 0, n; p < n_panels; p += n) {
+        n = rows->n == 1 ? multiply_row(kernels, panels + p, n_panels - p, rows->x, c + p * panel)
+                         : 0;
+        if (n > 0)
+            continue;
         n = rows->n < MANY_ROWS ? 1 : same_order(panels + p, n_panels - p);
         const matrix_t *matrix = panels[p].matrix;
         if (rows->n < MANY_ROWS)

@@ -39,6 +39,46 @@ CALL(kernel_call_int4_unpack)
     kernels->int4_unpack(int4_of(s), d[1], s->n, s->k, d[2]);
 }
 
+/* The first two variants have groups of 32, the others the largest that inputs are whole ones of. */
+static const format_t *int4_row_of(const kernel_shape_t *s)
+{
+    size_t group = s->variant < 2 ? 32 : 256;
+    while (s->k % group != 0)
+        group /= 2;
+    return format_int4(group, false);
+}
+
+/* A row, as many panels as the shape has rows, their sums, and the order of inputs. */
+LAYOUT(kernel_int4_row_layout)
+{
+    (void)kernels;
+    size_t panel_bytes = format_matrix_bytes(int4_row_of(s), s->n, s->k);
+    b[0] = (kernel_buffer_t){DTYPE_BF16, s->k, false, false};
+    b[1] = (kernel_buffer_t){DTYPE_BF16, s->rows * panel_bytes / sizeof(uint16_t), false, true};
+    b[2] = (kernel_buffer_t){DTYPE_F32, s->rows * (s->n + s->pad), true, true};
+    b[3] = (kernel_buffer_t){DTYPE_F32, s->k, false, true};
+}
+
+/* Tables without the function multiply panel after panel. */
+CALL(kernel_call_int4_row)
+{
+    const format_t *format = int4_row_of(s);
+    const size_t panel_bytes = format_matrix_bytes(format, s->n, s->k), stride = s->n + s->pad;
+    const void *panels[MATRIX_MAX_PANELS];
+    uint32_t *order = d[3];
+    for (size_t i = 0; i < s->k; i++)
+        order[i] = (uint32_t)((i * 5 + 1) % s->k);
+    if (s->variant % 2 == 0)
+        order = NULL;
+    for (size_t p = 0; p < s->rows; p++)
+        panels[p] = (const char *)d[1] + p * panel_bytes;
+    if (kernels->int4_row != NULL)
+        kernels->int4_row(d[0], order, format, s->rows, panels, s->n, s->k, d[2], stride);
+    for (size_t p = 0; p < s->rows && kernels->int4_row == NULL; p++)
+        kernels->int4_tile(1, d[0], s->k, order, format, panels[p], s->n, s->k,
+            (float *)d[2] + p * stride, stride);
+}
+
 LAYOUT(kernel_wide_layout)
 {
     (void)kernels;

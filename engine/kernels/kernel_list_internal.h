@@ -25,6 +25,8 @@ CALL(kernel_call_interleaved_outputs);
 LAYOUT(kernel_int4_layout);
 CALL(kernel_call_int4_tile);
 CALL(kernel_call_int4_unpack);
+LAYOUT(kernel_int4_row_layout);
+CALL(kernel_call_int4_row);
 #define KERNEL_CODED_VARIANTS 11
 LAYOUT(kernel_coded_layout);
 CALL(kernel_call_coded_unpack);

@@ -15,7 +15,7 @@
  *   single_row_fill_*   single_row_wide.c, twice: modes f32 and f64
  *   fold_fill_*         the dot product fold, mode bf16: fold_scalar.c, with the products of eager attention
  *                       that go with it; fold_fma.c, twice; fold_avx512_bf16.c
- *   int4_fill_*        format_int4.c; int4_fma.c, twice
+ *   int4_fill_*        format_int4.c; int4_fma.c, twice; int4_row_fill_* int4_row.c, twice
  *   coded_fill_*       format_coded.c; coded_unpack.c, twice; coded_row_fill_* coded_row.c, three times
  *   packed_fill_*      format_packed.c; packed_unpack.c, twice; packed_row_fill_* packed_row.c, three times
  *   fold_attention_fill_*  fold_attention.c, twice: those products */
@@ -37,6 +37,7 @@
     X(ISA_AVX2, bf16_tiles_fill_avx2)                                                              \
     X(ISA_AVX2, single_row_fill_avx2)                                                              \
     X(ISA_AVX2, int4_fill_avx2)                                                                    \
+    X(ISA_AVX2, int4_row_fill_avx2)                                                                \
     X(ISA_AVX2, coded_fill_avx2)                                                                   \
     X(ISA_AVX2, coded_row_fill_avx2)                                                               \
     X(ISA_AVX2, packed_fill_avx2)                                                                  \
@@ -49,6 +50,7 @@
     X(ISA_AVX512, bf16_tiles_fill_avx512)                                                          \
     X(ISA_AVX512, single_row_fill_avx512)                                                          \
     X(ISA_AVX512, int4_fill_avx512)                                                                \
+    X(ISA_AVX512, int4_row_fill_avx512)                                                            \
     X(ISA_AVX512, coded_fill_avx512)                                                               \
     X(ISA_AVX512, coded_row_fill_avx512)                                                           \
     X(ISA_AVX512, packed_fill_avx512)                                                              \

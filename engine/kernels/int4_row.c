@@ -1,0 +1,305 @@
+/* A single row with panels of packed int4 without offsets. Compiled twice, see fma.h.
+ *
+ * A step of the chain is fma(x (code - 8), scale, acc): x (code - 8), 12 bits, is exact, so the product that
+ * is rounded is that of x and b. With AVX-512 x (code - 8) is looked up in a table of 16 numbers for each input, which
+ * all outputs share; vpermps reads the lowest four bits of an index and ignores the others. With AVX2 it is a fused
+ * multiply-add: a code in a float's mantissa, at bit 8 or 12, is the float 2^15 + c or 2^15 + 16 c; times x or x / 16, and
+ * 2^15 + 8 or 2^11 + 8 times x taken away, that gives x (c - 8); all of these are exact.
+ *
+ * That holds for inputs and scales of ordinary size, or zero: then nothing overflows, and all products are multiples of
+ * 2^-149. So no sum is rounded to -0, and the sign of a product that is zero, which may differ, has no effect. Other
+ * inputs and scales, and sums of -0 that those leave behind, are multiplied as it is defined. */
+#include <string.h>
+
+#include "engine/base/size.h"
+#include "engine/kernels/fma.h"
+#include "engine/kernels/int4.h"
+#include "engine/kernels/kernels_internal.h"
+
+#ifdef __AVX512F__
+#define FILL int4_row_fill_avx512
+#else
+#define FILL int4_row_fill_avx2
+#endif
+
+typedef int32_t vec_i32_t __attribute__((vector_size(REGISTER_BYTES)));
+
+#define VECTORS 4 /* of outputs whose sums stay in registers */
+#define SPAN 128  /* inputs that a panel is multiplied with before the next panel's turn */
+
+/* bf16 magnitudes: products of the least are multiples of 2^-149, 2^15 times the largest input is finite. */
+#define LEAST_INPUT 0x0b80u /* 2^-104 */
+#define MOST_INPUT 0x6c80u  /* 2^90 */
+#define LEAST_SCALE 0x3080u /* 2^-30 */
+#define MOST_SCALE 0x4e80u  /* 2^30 */
+
+INLINE bool all_within(const uint16_t *x, size_t n, uint16_t least, uint16_t most)
+{
+    uint16_t outside = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t magnitude = x[i] & 0x7fffu;
+        outside |= (uint16_t)(magnitude - least) > most - least && magnitude != 0;
+    }
+    return outside == 0;
+}
+
+INLINE vec_f32_t widen(const uint16_t *x)
+{
+#ifdef __AVX512F__
+    const __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)x);
+    return (vec_f32_t)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
+    const __m128i half = _mm_loadu_si128((const __m128i *)(const void *)x);
+    return (vec_f32_t)_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
+#endif
+}
+
+INLINE vec_u32_t load_words(const void *words)
+{
+#ifdef __AVX512F__
+    return (vec_u32_t)_mm512_loadu_si512(words);
+#else
+    return (vec_u32_t)_mm256_loadu_si256((const __m256i *)words);
+#endif
+}
+
+/* ---- Eight inputs ---------------------------------------------------------------------------- */
+
+#ifdef __AVX512F__
+/* What a span's inputs are looked up in. */
+typedef struct prepared {
+    float table[SPAN][16] __attribute__((aligned(64))); /* x (code - 8) */
+} prepared_t;
+
+static void prepare(const float *x, size_t n, prepared_t *to)
+{
+    const __m512 codes = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    for (size_t i = 0; i < n; i++)
+        _mm512_store_ps(to->table[i], _mm512_mul_ps(_mm512_set1_ps(x[i]), codes));
+}
+
+INLINE void multiply_words(const int vectors, const uint32_t *words, const prepared_t *x, size_t i,
+    const float *scales, vec_f32_t *sum)
+{
+    vec_u32_t word[VECTORS];
+    for (int v = 0; v < vectors; v++)
+        word[v] = load_words(words + LANES_F32 * v);
+#pragma GCC unroll 8
+    for (int j = 0; j < INT4_WORD; j++) {
+        const __m512 table = _mm512_load_ps(x->table[i + (size_t)j]);
+        for (int v = 0; v < vectors; v++) {
+            const __m512i codes = (__m512i)(word[v] >> 4 * j);
+            sum[v] = FMA_F32(_mm512_permutexvar_ps(codes, table),
+                *(const vec_f32_t *)(scales + v * LANES_F32), sum[v]);
+        }
+    }
+}
+#else
+/* What a span's codes, as floats, are multiplied with, and what is added then. */
+typedef struct prepared {
+    float factor[SPAN], addend[SPAN];
+} prepared_t;
+
+static void prepare(const float *x, size_t n, prepared_t *to)
+{
+    for (size_t i = 0; i < n; i += 2) {
+        to->factor[i] = x[i];
+        to->factor[i + 1] = x[i + 1] * 0x1p-4f;
+        to->addend[i] = -(0x1p15f + 8.0f) * x[i];
+        to->addend[i + 1] = -(0x1p11f + 8.0f) * x[i + 1];
+    }
+}
+
+/* Two inputs at a time: their codes are moved to bits 8 to 15 by loading from other bytes, of which the first is a
+ * scale's, and the last is in the word or behind the last one. */
+INLINE void multiply_words(const int vectors, const uint32_t *words, const prepared_t *x, size_t i,
+    const float *scales, vec_f32_t *sum)
+{
+    const __m256i power = (__m256i)SET_F32(0x1p15f);
+#pragma GCC unroll 4
+    for (int pair = 0; pair < INT4_WORD / 2; pair++) {
+        const float *factor = x->factor + i + 2 * pair, *addend = x->addend + i + 2 * pair;
+        const vec_f32_t factors[2] = {SET_F32(factor[0]), SET_F32(factor[1])};
+        const vec_f32_t addends[2] = {SET_F32(addend[0]), SET_F32(addend[1])};
+        /* Scales stay in memory, or the compiler keeps sums there. */
+        __asm__ volatile("" ::"r"(scales) : "memory");
+        for (int v = 0; v < vectors; v++) {
+            const char *at = (const char *)(words + LANES_F32 * v);
+            const vec_u32_t codes =
+                pair < 2 ? load_words(at + pair - 1) : load_words(at) >> 8 * (pair - 1);
+            const vec_u32_t both = (vec_u32_t)_mm256_blend_epi16((__m256i)codes, power, 0xaa);
+            for (int j = 0; j < 2; j++) {
+                vec_f32_t code = (vec_f32_t)(both & (j == 0 ? 0xffff0f00u : 0xfffff000u));
+                code = FMA_F32(code, factors[j], addends[j]);
+                sum[v] = FMA_F32(code, *(const vec_f32_t *)(scales + v * LANES_F32), sum[v]);
+            }
+        }
+    }
+}
+#endif
+
+/* ---- A turn ---------------------------------------------------------------------------------- */
+
+/* A span of a row. */
+typedef struct inputs {
+    size_t n;
+    bool ordinary;
+    float x[SPAN];
+    prepared_t prepared;
+} inputs_t;
+
+/* What of a panel is multiplied with a span: whole groups, or a part of one. */
+typedef struct piece {
+    const format_t *format;
+    const char *group;  /* the first one */
+    size_t width, skip; /* inputs of the group before the span */
+    ptrdiff_t ahead;    /* bytes to what is prefetched */
+} piece_t;
+
+/* Into the second-level cache: the first has the tables. */
+INLINE void prefetch(const void *at, size_t bytes)
+{
+    enum { LINE_BYTES = 64, SECOND_LEVEL = 2 };
+    for (size_t i = 0; i < bytes; i += LINE_BYTES)
+        __builtin_prefetch((const char *)at + i, 0, SECOND_LEVEL);
+}
+
+/* Outputs from `first` on. */
+INLINE void multiply_outputs(const int vectors, const size_t width, const piece_t *p,
+    const inputs_t *in, size_t first, float *c)
+{
+    const size_t group_bytes = int4_group_bytes(p->format, width),
+                 some = size_min(p->format->group - p->skip, in->n);
+    const char *group = p->group;
+    float scales[VECTORS * LANES_F32] __attribute__((aligned(64)));
+    vec_f32_t sum[VECTORS];
+    for (int v = 0; v < vectors; v++)
+        sum[v] = *(const mem_f32_t *)(c + first + LANES_F32 * v);
+    for (size_t i = 0; i < in->n; i += some, group += group_bytes) {
+        const uint32_t *words =
+            int4_words(p->format, group, width) + p->skip / INT4_WORD * width + first;
+        for (int v = 0; v < vectors; v++)
+            *(vec_f32_t *)(scales + LANES_F32 * v) =
+                widen(int4_scales(group) + first + LANES_F32 * v);
+        if (first == 0)
+            prefetch(group + p->ahead, 2 * width);
+        for (size_t k = i; k < i + some; k += INT4_WORD, words += width) {
+            prefetch((const char *)words + p->ahead, (size_t)vectors * REGISTER_BYTES);
+            multiply_words(vectors, words, &in->prepared, k, scales, sum);
+        }
+    }
+    for (int v = 0; v < vectors; v++)
+        *(mem_f32_t *)(c + first + LANES_F32 * v) = sum[v];
+}
+
+static void multiply(const piece_t *p, const inputs_t *in, float *c)
+{
+    size_t first = 0;
+    if (p->width == KERNEL_PANEL)
+        for (; first < KERNEL_PANEL; first += VECTORS * LANES_F32)
+            multiply_outputs(VECTORS, KERNEL_PANEL, p, in, first, c);
+    for (; first < p->width; first += KERNEL_LANES)
+        multiply_outputs(KERNEL_LANES / LANES_F32, p->width, p, in, first, c);
+}
+
+/* As it is defined. Returns whether a sum is -0. */
+static __attribute__((noinline)) bool multiply_any(const piece_t *p, const inputs_t *in, float *c)
+{
+    vec_u32_t minus_zeros = {0};
+    for (size_t first = 0; first < p->width; first += LANES_F32) {
+        const char *group = p->group;
+        vec_f32_t sum = *(const mem_f32_t *)(c + first);
+        for (size_t i = 0, k = p->skip; i < in->n; i++, k++) {
+            if (k == p->format->group) {
+                group += int4_group_bytes(p->format, p->width);
+                k = 0;
+            }
+            const uint32_t *words =
+                int4_words(p->format, group, p->width) + k / INT4_WORD * p->width + first;
+            const vec_u32_t code = load_words(words) >> (uint32_t)(4 * (k % INT4_WORD)) & 15u;
+            const vec_f32_t number = __builtin_convertvector((vec_i32_t)code - 8, vec_f32_t),
+                            zero = {0};
+            const vec_f32_t b = FMA_F32(number, widen(int4_scales(group) + first), zero);
+            sum = FMA_F32(SET_F32(in->x[i]), b, sum);
+        }
+        *(mem_f32_t *)(c + first) = sum;
+        minus_zeros |= (vec_u32_t)((vec_u32_t)sum == 0x80000000u);
+    }
+    uint32_t any = 0;
+    for (size_t i = 0; i < LANES_F32; i++)
+        any |= minus_zeros[i];
+    return any != 0;
+}
+
+/* ---- A row ----------------------------------------------------------------------------------- */
+
+/* n inputs from `first` on. */
+static void take_inputs(
+    const uint16_t *x, const uint32_t *order, size_t first, size_t n, inputs_t *to)
+{
+    uint16_t ordered[SPAN];
+    for (size_t i = 0; i < n && order != NULL; i++)
+        ordered[i] = x[order[first + i]];
+    const uint16_t *from = order != NULL ? ordered : x + first;
+    to->n = n;
+    to->ordinary = all_within(from, n, LEAST_INPUT, MOST_INPUT);
+    for (size_t i = 0; i < n; i++)
+        to->x[i] = f32_from_bf16(from[i]);
+    if (to->ordinary)
+        prepare(to->x, n, &to->prepared);
+}
+
+/* Of a panel at input k. */
+static piece_t piece_at(const format_t *format, const void *panel, size_t width, size_t k)
+{
+    const char *group = (const char *)panel + k / format->group * int4_group_bytes(format, width);
+    return (piece_t){format, group, width, k % format->group, 0};
+}
+
+static const char *words_at(const piece_t *p)
+{
+    return (
+        const char *)(int4_words(p->format, p->group, p->width) + p->skip / INT4_WORD * p->width);
+}
+
+/* Whether the scales of n inputs are of ordinary size. */
+static bool has_ordinary_scales(const piece_t *p, size_t n)
+{
+    const char *group = p->group;
+    bool ordinary = true;
+    for (size_t i = 0; i < p->skip + n;
+         i += p->format->group, group += int4_group_bytes(p->format, p->width))
+        ordinary &= all_within(int4_scales(group), p->width, LEAST_SCALE, MOST_SCALE);
+    return ordinary;
+}
+
+static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *format,
+    size_t n_panels, const void *const *panels, size_t width, size_t columns, float *c,
+    size_t c_panel)
+{
+    inputs_t in;
+    bool minus_zero[MATRIX_MAX_PANELS] = {false};
+    for (size_t p = 0; p < n_panels; p++)
+        memset(c + p * c_panel, 0, width * sizeof *c);
+    for (size_t k = 0; k < columns; k += in.n) {
+        take_inputs(x, order, k, size_min(SPAN, columns - k), &in);
+        for (size_t p = 0; p < n_panels; p++) {
+            piece_t piece = piece_at(format, panels[p], width, k);
+            size_t next_k = p + 1 < n_panels ? k : k + in.n;
+            if (next_k < columns) {
+                piece_t next = piece_at(format, panels[(p + 1) % n_panels], width, next_k);
+                piece.ahead = words_at(&next) - words_at(&piece);
+            }
+            if (in.ordinary && !minus_zero[p] && has_ordinary_scales(&piece, in.n))
+                multiply(&piece, &in, c + p * c_panel);
+            else
+                minus_zero[p] = multiply_any(&piece, &in, c + p * c_panel);
+        }
+    }
+}
+
+void FILL(kernels_t *kernels)
+{
+    if (kernels->mode == DTYPE_BF16)
+        kernels->int4_row = int4_row;
+}
