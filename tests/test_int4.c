@@ -304,6 +304,46 @@ static void a_row_of_any_numbers_equals_scalar(void **state)
     }
 }
 
+/* The first input's product is negative and rounds to -0; all others are -1 times a b of +0, and keep it. */
+static void check_minus_zero(const kernels_t *k, uint16_t first_input, uint16_t scale)
+{
+    static uint16_t x[MOST_INPUTS];
+    static uint32_t memory[KERNEL_PANEL * (MOST_INPUTS / 8 + MOST_INPUTS / 64)];
+    const format_t *format = format_int4(128, false);
+    const void *panel = memory;
+    float sums[KERNEL_PANEL];
+    for (size_t i = 0; i < MOST_INPUTS; i++)
+        x[i] = i == 0 ? first_input : 0xbf80;
+    for (size_t g = 0; g < MOST_INPUTS / 128; g++) {
+        uint32_t *group = memory + g * (KERNEL_PANEL / 2 + KERNEL_PANEL * 128 / 8);
+        for (size_t n = 0; n < KERNEL_PANEL; n++)
+            ((uint16_t *)(void *)group)[n] = (uint16_t)(scale | (n % 2 == 0 ? 0 : 0x8000));
+        for (size_t i = 0; i < KERNEL_PANEL * 128 / 8; i++)
+            group[KERNEL_PANEL / 2 + i] = 0x88888888;
+        for (size_t n = 0; n < KERNEL_PANEL && g == 0; n++)
+            group[KERNEL_PANEL / 2 + n] = n % 2 == 0 ? 0x88888887 : 0x88888889;
+    }
+    k->int4_row(x, NULL, format, 1, &panel, KERNEL_PANEL, MOST_INPUTS, sums, KERNEL_PANEL);
+    for (size_t n = 0; n < KERNEL_PANEL; n++)
+        if (f32_bits(sums[n]) != 0x80000000u)
+            fail_msg("%s: input %04x, scale %04x: sum %zu is %08x, not -0", k->isa, first_input,
+                scale, n, f32_bits(sums[n]));
+}
+
+static void a_sum_of_minus_zero_keeps_its_sign(void **state)
+{
+    (void)state;
+    kernels_t k;
+    for (size_t i = 0; i < N_ISAS; i++) {
+        kernels_get(&k, isas[i], DTYPE_BF16);
+        if (k.int4_row == NULL || !isa_has(isa_detect(), isas[i]))
+            continue;
+        check_minus_zero(&k, 0x0080, 0x3080); /* 2^-126, 2^-30 */
+        check_minus_zero(&k, 0x0b80, 0x2180); /* 2^-104, 2^-60 */
+        check_minus_zero(&k, 0x0001, 0x3080); /* 2^-133 */
+    }
+}
+
 static void groups_that_aten_refuses_have_no_format(void **state)
 {
     (void)state;
@@ -323,6 +363,7 @@ int main(void)
         cmocka_unit_test(inputs_in_the_order_of_groups_have_the_same_bits),
         cmocka_unit_test(a_bias_is_added_after_the_rounding),
         cmocka_unit_test(a_row_of_any_numbers_equals_scalar),
+        cmocka_unit_test(a_sum_of_minus_zero_keeps_its_sign),
         cmocka_unit_test(groups_that_aten_refuses_have_no_format),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
