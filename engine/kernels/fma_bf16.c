@@ -26,8 +26,9 @@
 /* Up to PACKED_ROWS rows take weights as they are packed: widening them aside takes longer than
  * widening them again for every register tile (bench/LOG.md). */
 
-#define ROWS 6     /* of a register tile */
-#define FEW_ROWS 3 /* at most these take FEW_VECTORS, so that enough chains hide the latency */
+#define ROWS 6 /* of a register tile */
+#define FEW_ROWS                                                                                   \
+    2 /* at most these take FEW_VECTORS, so that enough chains hide the latency; sums of 3 fill all registers */
 #define FEW_VECTORS 4
 #define MOST_VECTORS (KERNEL_PANEL / LANES_F32) /* of a panel */
 #define LINE_BYTES 64
