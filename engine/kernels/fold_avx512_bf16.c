@@ -5,42 +5,27 @@
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
-#define ROWS 6 /* 6 x 4 sums, 4 vectors of weights and one broadcast fill the 32 registers */
+/* 6 x 4 sums of one chain, or 3 x 4 of two chains that are folded together, so that half as many sums are stored;
+ * 4 vectors of weights and one broadcast fill the 32 registers. */
+#define ROWS FOLD_ROWS
+#define PAIR_ROWS 3
 /* Inputs of a block of chains, whose weights stay in the first-level cache while rows use them, and rows
- * whose partial sums wait together in the second. */
+ * whose partial sums wait together in the second. With fewer rows a panel comes from the third too often. */
 #define BLOCK_INPUTS 256
-#define SLOT_ROWS 48
+#define SLOT_ROWS 192
 
-/* Chains [first, first + n) of `pairs` pairs each: a: of the first of them, as b. */
-INLINE void register_tile(const int rows, const int vectors, const uint16_t *a, size_t a_stride,
-    const uint16_t *b, size_t width, size_t first, size_t n, size_t pairs, const fold_slots_t *to)
-{
-    for (size_t q = first; q < first + n; q++) {
-        vec_f32_t sum[ROWS][FOLD_VECTORS] = {{{0}}};
-        for (size_t i = 0; i < pairs; i++, a += 2, b += 2 * width) {
-            __m512bh w[FOLD_VECTORS];
-            for (int v = 0; v < vectors; v++)
-                w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
-            for (int r = 0; r < rows; r++) {
-                int32_t x;
-                __builtin_memcpy(&x, a + (size_t)r * a_stride, sizeof x);
-                __m512bh broadcast = (__m512bh)_mm512_set1_epi32(x);
-                for (int v = 0; v < vectors; v++)
-                    sum[r][v] = (vec_f32_t)_mm512_dpbf16_ps((__m512)sum[r][v], w[v], broadcast);
-            }
-        }
-        fold_into(rows, vectors, q, to, sum);
-    }
-}
+/* ---- One row --------------------------------------------------------------------------------- */
 
-/* All chains of one row with n panels, a pair of each in turn, so that each is a stream of the memory's. */
+/* All chains of one row with n panels, a pair of each in turn, so that each is a stream of the memory's. Panels
+ * are in the place of rows. */
 INLINE void row_of_panels(const int n, const int vectors, const uint16_t *a, const void *const *b,
-    size_t chain, const fold_slots_t *to)
+    size_t chain, float *c, size_t c_panel)
 {
     const size_t width = 16 * (size_t)vectors;
+    fold_sums_t waiting[FOLD_HEIGHT], sum;
     size_t offset = 0;
     for (size_t q = 0; q < FOLD_CHAINS; q++) {
-        vec_f32_t sum[KERNEL_TILE_PANELS][FOLD_VECTORS] = {{{0}}};
+        fold_clear(n, vectors, sum);
         for (size_t i = 0; i < chain; i += 2, a += 2, offset += 2 * width) {
             int32_t x;
             __builtin_memcpy(&x, a, sizeof x);
@@ -53,59 +38,134 @@ INLINE void row_of_panels(const int n, const int vectors, const uint16_t *a, con
                         (__m512)sum[p][v], (__m512bh)_mm512_loadu_si512(at + 32 * v), broadcast);
             }
         }
-        fold_into(n, vectors, q, to, sum); /* panels as rows */
+        fold_in_block(n, vectors, q, q + 1 == FOLD_CHAINS, waiting, sum);
     }
+    const fold_result_t result = {.to = c, .to_stride = c_panel};
+    fold_store(n, vectors, &result, 0, 0, sum);
 }
 
 #define ROW_CASE(N, V)                                                                             \
     case (N)*8 + (V):                                                                              \
-        row_of_panels(N, V, a, b, chain, &to);                                                     \
+        row_of_panels(N, V, a, b, chain, c, c_panel);                                              \
         break;
 #define ROW_CASES(N) ROW_CASE(N, 1) ROW_CASE(N, 2) ROW_CASE(N, 3) ROW_CASE(N, 4)
 
 static void multiply_row(size_t n, const uint16_t *a, const void *const *b, size_t width,
     size_t chain, float *c, size_t c_panel)
 {
-    float waiting[FOLD_HEIGHT][KERNEL_TILE_PANELS * KERNEL_PANEL] __attribute__((aligned(64)));
-    fold_slots_t to = {.height = FOLD_HEIGHT, .result_stride = c_panel};
-    for (size_t h = 0; h < FOLD_HEIGHT; h++)
-        to.at[h] = waiting[h];
-    to.at[FOLD_HEIGHT] = c;
     switch (n * 8 + width / 16) {
         ROW_CASES(1) ROW_CASES(2) ROW_CASES(3) ROW_CASES(4)
     }
 }
 
-#define CASE(R, V)                                                                                 \
-    case (R)*8 + (V):                                                                              \
-        register_tile(R, V, a, a_stride, b, width, first, n, pairs, to);                           \
-        break;
-#define CASES(R) CASE(R, 1) CASE(R, 2) CASE(R, 3) CASE(R, 4)
+/* ---- More rows ------------------------------------------------------------------------------- */
 
-static void dispatch(size_t rows, const uint16_t *a, size_t a_stride, const uint16_t *b,
-    size_t width, size_t first, size_t n, size_t pairs, const fold_slots_t *to)
+/* One pair of inputs of `rows` rows, into sum. */
+INLINE void step(const int rows, const int vectors, const uint16_t *a, size_t a_stride,
+    const uint16_t *b, fold_sums_t sum)
 {
-    switch (rows * 8 + width / 16) {
-        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6)
+    __m512bh w[FOLD_VECTORS];
+    for (int v = 0; v < vectors; v++) {
+        w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
+        __asm__("" : "+v"(w[v])); /* else compilers load it again for every row */
+    }
+    for (int r = 0; r < rows; r++) {
+        int32_t x;
+        __builtin_memcpy(&x, a + (size_t)r * a_stride, sizeof x);
+        __m512bh broadcast = (__m512bh)_mm512_set1_epi32(x);
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = (vec_f32_t)_mm512_dpbf16_ps((__m512)sum[r][v], w[v], broadcast);
     }
 }
+
+/* `abreast` chains, 1 or 2, folded. */
+INLINE void chains(const int rows, const int vectors, const int abreast, const uint16_t *a,
+    size_t a_stride, const uint16_t *b, size_t pairs, fold_sums_t sum)
+{
+    const size_t width = 16 * (size_t)vectors, a_chain = 2 * pairs, b_chain = 2 * pairs * width;
+    fold_sums_t second;
+    fold_clear(rows, vectors, sum);
+    fold_clear(rows, vectors, second);
+    for (size_t i = 0; i < pairs; i++, a += 2, b += 2 * width) {
+        step(rows, vectors, a, a_stride, b, sum);
+        if (abreast == 2)
+            step(rows, vectors, a + a_chain, a_stride, b + b_chain, second);
+    }
+    if (abreast == 2)
+        fold_add(rows, vectors, sum, second, sum);
+}
+
+/* Rows with a block of chains. */
+typedef struct block {
+    const uint16_t *a, *b;
+    size_t a_stride, n_chains, pairs;
+    fold_result_t result;
+} block_t;
+
+INLINE void register_tile(
+    const int rows, const int vectors, const int abreast, const block_t *y, size_t row)
+{
+    fold_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
+    const uint16_t *a = y->a + row * y->a_stride, *b = y->b;
+    const size_t n = y->n_chains / abreast, step = 2 * y->pairs * abreast;
+    for (size_t q = 0; q < n; q++, a += step, b += step * 16 * vectors) {
+        chains(rows, vectors, abreast, a, y->a_stride, b, y->pairs, sum);
+        fold_in_block(rows, vectors, q, q + 1 == n, waiting, sum);
+    }
+    fold_store(rows, vectors, &y->result, row, 0, sum);
+}
+
+#define LAST_CASE(R, V, N)                                                                         \
+    case R:                                                                                        \
+        register_tile(R, V, N, y, row);                                                            \
+        break;
+
+#define DEFINE_BLOCK(V)                                                                            \
+    static void long_chains_##V(const block_t *y, size_t rows)                                     \
+    {                                                                                              \
+        size_t row = 0;                                                                            \
+        for (; row + ROWS <= rows; row += ROWS)                                                    \
+            register_tile(ROWS, V, 1, y, row);                                                     \
+        switch (rows - row) {                                                                      \
+            LAST_CASE(1, V, 1)                                                                     \
+            LAST_CASE(2, V, 1) LAST_CASE(3, V, 1) LAST_CASE(4, V, 1) LAST_CASE(5, V, 1)            \
+        }                                                                                          \
+    }                                                                                              \
+    static void short_chains_##V(const block_t *y, size_t rows)                                    \
+    {                                                                                              \
+        size_t row = 0;                                                                            \
+        for (; row + PAIR_ROWS <= rows; row += PAIR_ROWS)                                          \
+            register_tile(PAIR_ROWS, V, 2, y, row);                                                \
+        switch (rows - row) {                                                                      \
+            LAST_CASE(1, V, 2) LAST_CASE(2, V, 2)                                                  \
+        }                                                                                          \
+    }
+DEFINE_BLOCK(1)
+DEFINE_BLOCK(2)
+DEFINE_BLOCK(3)
+DEFINE_BLOCK(4)
+
+typedef void block_fn_t(const block_t *y, size_t rows);
+static block_fn_t *const blocks[FOLD_VECTORS + 1][2] = {{NULL, NULL},
+    {long_chains_1, short_chains_1}, {long_chains_2, short_chains_2},
+    {long_chains_3, short_chains_3}, {long_chains_4, short_chains_4}};
 
 /* At most SLOT_ROWS rows with one panel. */
 static void multiply(size_t rows, const uint16_t *a, size_t a_stride, const uint16_t *b,
     size_t width, size_t chain, float *c, size_t c_stride)
 {
-    float of_tile[FOLD_HEIGHT][ROWS * KERNEL_PANEL] __attribute__((aligned(64)));
-    float of_rows[FOLD_HEIGHT][SLOT_ROWS * KERNEL_PANEL] __attribute__((aligned(64)));
+    float waiting[FOLD_HEIGHT * SLOT_ROWS * KERNEL_PANEL] __attribute__((aligned(64)));
     size_t n = rows <= ROWS ? FOLD_CHAINS : fold_block_chains(chain, BLOCK_INPUTS);
-    for (size_t first = 0; first < FOLD_CHAINS; first += n)
-        for (size_t r = 0; r < rows; r += ROWS) {
-            fold_slots_t slots = {.height = FOLD_HEIGHT, .result_stride = c_stride};
-            for (size_t h = 0; h < FOLD_HEIGHT; h++)
-                slots.at[h] = (size_t)1 << h < n ? of_tile[h] : of_rows[h] + r * KERNEL_PANEL;
-            slots.at[FOLD_HEIGHT] = c + r * c_stride;
-            dispatch(size_min(ROWS, rows - r), a + r * a_stride + first * chain, a_stride,
-                b + first * chain * width, width, first, n, chain / 2, &slots);
-        }
+    bool two_abreast = rows > ROWS && n > 1;
+    for (size_t q = 0; q * n < FOLD_CHAINS; q++) {
+        const block_t y = {.a = a + q * n * chain,
+            .b = b + q * n * chain * width,
+            .a_stride = a_stride,
+            .n_chains = n,
+            .pairs = chain / 2,
+            .result = fold_result(q, n, waiting, SLOT_ROWS, c, c_stride)};
+        blocks[width / 16][two_abreast](&y, rows);
+    }
 }
 
 /* How many of n panels, from the first on, vdpbf16ps can multiply with rows of this depth. */

@@ -14,15 +14,18 @@
 #define VECTORS 4 /* of outputs in a register tile: 6 x 4 sums of 32 registers */
 #define PACKED_ROWS 40
 #define PAIRS_AHEAD 0
+#define ROW_PAIRS 1
 #else
 #define FILL fold_fill_avx2
 #define VECTORS 2 /* 6 x 2 sums of 16 registers */
 #define PACKED_ROWS 10
 #define PAIRS_AHEAD 4
+#define ROW_PAIRS 2
 #endif
-/* Up to PACKED_ROWS rows take weights as they are packed (fma_bf16.c). */
+/* ROW_PAIRS: pairs of inputs of a single row for each time that a sum is loaded and stored; 1 where registers
+ * hold the sums. Up to PACKED_ROWS rows take weights as they are packed (fma_bf16.c). */
 
-#define ROWS 6
+#define ROWS FOLD_ROWS
 #define FEW_ROWS 3 /* at most these take FEW_VECTORS, so that enough chains hide the latency */
 #define FEW_VECTORS 4
 
@@ -37,45 +40,44 @@
 
 /* ---- One row --------------------------------------------------------------------------------- */
 
-/* `pairs` pairs of one chain of each of n panels, a pair of each in turn, so that each is a stream of the
+/* m pairs of inputs of one chain of each of n panels, a panel after the other, so that each is a stream of the
  * memory's. offset: elements from the panels' starts */
-INLINE void chain_of_one_row(const int vectors, const size_t n, const uint16_t *x,
-    const void *const *b, size_t offset, size_t pairs, vec_f32_t sum[][FOLD_VECTORS])
+INLINE void pairs_of_one_row(const int vectors, const size_t n, const size_t m, const uint16_t *x,
+    const void *const *b, size_t offset, fold_sums_t sum)
 {
     const size_t width = (size_t)vectors * LANES_F32;
-    for (size_t p = 0; p < n; p++)
+    pair_t input[ROW_PAIRS];
+    for (size_t i = 0; i < m; i++)
+        input[i] = broadcast_pair(x + 2 * i);
+    for (size_t p = 0; p < n; p++) {
+        const uint16_t *at = (const uint16_t *)b[p] + offset;
+        prefetch_stream(at, m * 2 * width * sizeof *at);
         for (int v = 0; v < vectors; v++)
-            sum[p][v] = (vec_f32_t){0};
-    for (size_t i = 0; i < pairs; i++, x += 2, offset += 2 * width) {
-        pair_t input = broadcast_pair(x);
-        for (size_t p = 0; p < n; p++) {
-            const uint16_t *at = (const uint16_t *)b[p] + offset;
-            prefetch_stream(at, 2 * width * sizeof *at);
-            for (int v = 0; v < vectors; v++) {
-                pair_t w = load_pair(at + 2 * LANES_F32 * v);
-                sum[p][v] = FMA_F32(input.odd, w.odd, sum[p][v]);
-                sum[p][v] = FMA_F32(input.even, w.even, sum[p][v]);
+            for (size_t i = 0; i < m; i++) {
+                pair_t w = load_pair(at + 2 * width * i + 2 * LANES_F32 * v);
+                sum[p][v] = FMA_F32(input[i].odd, w.odd, sum[p][v]);
+                sum[p][v] = FMA_F32(input[i].even, w.even, sum[p][v]);
             }
-        }
     }
 }
 
-/* n_chains of `chain` inputs each, folded into c. */
+/* n_chains of `chain` inputs each, folded into c. Panels are in the place of rows. */
 INLINE void tree_of_one_row(const int vectors, const size_t n, const uint16_t *x,
     const void *const *b, size_t offset, size_t n_chains, size_t chain, float *c, size_t c_panel)
 {
-    const size_t width = (size_t)vectors * LANES_F32;
-    float waiting[FOLD_HEIGHT][KERNEL_TILE_PANELS * KERNEL_PANEL] __attribute__((aligned(64)));
-    fold_slots_t slots = {.height = n_chains == FOLD_CHAINS ? FOLD_HEIGHT : FOLD_SHORT_HEIGHT,
-        .result_stride = c_panel};
-    for (size_t h = 0; h < slots.height; h++)
-        slots.at[h] = waiting[h];
-    slots.at[slots.height] = c;
-    for (size_t q = 0; q < n_chains; q++, x += chain, offset += chain * width) {
-        vec_f32_t sum[KERNEL_TILE_PANELS][FOLD_VECTORS];
-        chain_of_one_row(vectors, n, x, b, offset, chain / 2, sum);
-        fold_into((int)n, vectors, q, &slots, sum); /* panels as rows */
+    const size_t pair = 2 * (size_t)vectors * LANES_F32, pairs = chain / 2;
+    fold_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
+    for (size_t q = 0; q < n_chains; q++, x += chain, offset += pairs * pair) {
+        size_t i = 0;
+        fold_clear((int)n, vectors, sum);
+        for (; i + ROW_PAIRS <= pairs; i += ROW_PAIRS)
+            pairs_of_one_row(vectors, n, ROW_PAIRS, x + 2 * i, b, offset + i * pair, sum);
+        for (; ROW_PAIRS > 1 && i < pairs; i++)
+            pairs_of_one_row(vectors, n, 1, x + 2 * i, b, offset + i * pair, sum);
+        fold_in_block((int)n, vectors, q, q + 1 == n_chains, waiting, sum);
     }
+    const fold_result_t result = {.to = c, .to_stride = c_panel};
+    fold_store((int)n, vectors, &result, 0, 0, sum);
 }
 
 /* What is left after the 64 chains. Products of the last inputs are rounded before they are added. */
@@ -124,12 +126,24 @@ static void single_row(size_t n, const uint16_t *x, const void *const *b, size_t
         memset(c + p * c_panel, 0, width * sizeof *c);
     if (chain == 0)
         return;
-#define TREE_OF_ONE(VECTORS) tree_of_one_row(VECTORS, 1, x, b, 0, FOLD_CHAINS, chain, c, c_panel)
-#define TREE(VECTORS) tree_of_one_row(VECTORS, n, x, b, 0, FOLD_CHAINS, chain, c, c_panel)
-    if (n == 1)
-        WIDTH_CASES(TREE_OF_ONE)
-    else
-        WIDTH_CASES(TREE)
+#define TREE_OF(N, VECTORS) tree_of_one_row(VECTORS, N, x, b, 0, FOLD_CHAINS, chain, c, c_panel)
+#define TREE_OF_1(VECTORS) TREE_OF(1, VECTORS)
+#define TREE_OF_2(VECTORS) TREE_OF(2, VECTORS)
+#define TREE_OF_3(VECTORS) TREE_OF(3, VECTORS)
+#define TREE_OF_4(VECTORS) TREE_OF(4, VECTORS)
+    switch (n) {
+    case 1:
+        WIDTH_CASES(TREE_OF_1)
+        break;
+    case 2:
+        WIDTH_CASES(TREE_OF_2)
+        break;
+    case 3:
+        WIDTH_CASES(TREE_OF_3)
+        break;
+    default:
+        WIDTH_CASES(TREE_OF_4)
+    }
 }
 
 static void rest(size_t rows, const uint16_t *a, size_t a_stride, const uint16_t *b, size_t width,
@@ -159,10 +173,9 @@ typedef struct block {
     size_t first, n_chains; /* in the order of the tree */
 } block_t;
 
-/* Partial sums of a chunk of rows; those of few folds are a register tile's own. */
+/* Sums of blocks of chains of all rows, by their height. */
 typedef struct waiting {
-    float of_tile[FOLD_HEIGHT][ROWS * KERNEL_PANEL] __attribute__((aligned(64)));
-    float of_rows[KERNEL_TILE_PANELS][FOLD_HEIGHT][SLOT_ROWS * KERNEL_PANEL]
+    float of_rows[KERNEL_TILE_PANELS][FOLD_HEIGHT * SLOT_ROWS * KERNEL_PANEL]
         __attribute__((aligned(64)));
 } waiting_t;
 
@@ -197,7 +210,7 @@ INLINE vec_f32_t load_weights(
 
 /* One input of pair i, into sum. */
 INLINE void tile_step(const bool packed, const bool odd, const int rows, const int vectors,
-    const float *a, const tile_weights_t *b, size_t i, vec_f32_t sum[ROWS][FOLD_VECTORS])
+    const float *a, const tile_weights_t *b, size_t i, fold_sums_t sum)
 {
     vec_f32_t w[FOLD_VECTORS];
     for (int v = 0; v < vectors; v++)
@@ -209,39 +222,47 @@ INLINE void tile_step(const bool packed, const bool odd, const int rows, const i
     }
 }
 
-/* Chains [first, first + n) of `pairs` pairs each. A function of its own for each register tile: with 16
- * registers compilers do not keep all sums in them where much else is in the same function. */
-typedef void tile_t(const float *a, const void *weights, size_t width, size_t first, size_t n,
-    size_t pairs, const fold_slots_t *to);
+/* A register tile of n chains of `pairs` pairs each; its sums go to a row and an output of the result. */
+typedef struct tile {
+    const float *a;
+    const void *weights;
+    size_t width, n, pairs;
+    const fold_result_t *result;
+    size_t row, output;
+} tile_t;
 
-INLINE void register_tile(const bool packed, const int rows, const int vectors, const float *a,
-    const void *weights, size_t width, size_t first, size_t n, size_t pairs, const fold_slots_t *to)
+INLINE void register_tile(const bool packed, const int rows, const int vectors, const tile_t *y)
 {
-    const tile_weights_t b = {weights, width};
+    const tile_weights_t b = {y->weights, y->width};
+    const size_t n = y->n, pairs = y->pairs;
     /* Meanwhile the same outputs of the next block come nearer. */
-    const char *next = (const char *)weights + n * pairs * width * 2 * sizeof(uint16_t);
-    for (size_t q = first, i = 0; q < first + n; q++) {
-        vec_f32_t sum[ROWS][FOLD_VECTORS] = {{{0}}};
+    const char *next = (const char *)y->weights + y->n * pairs * y->width * 2 * sizeof(uint16_t);
+    fold_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
+    for (size_t q = 0, i = 0; q < n; q++) {
+        fold_clear(rows, vectors, sum);
         for (size_t end = i + pairs; i < end; i++) {
             for (int v = 0; packed && v < vectors; v += 64 / REGISTER_BYTES)
-                __builtin_prefetch(next + i * width * 2 * sizeof(uint16_t) + v * REGISTER_BYTES);
-            tile_step(packed, true, rows, vectors, a, &b, i, sum);
-            tile_step(packed, false, rows, vectors, a, &b, i, sum);
+                __builtin_prefetch(next + i * y->width * 2 * sizeof(uint16_t) + v * REGISTER_BYTES);
+            tile_step(packed, true, rows, vectors, y->a, &b, i, sum);
+            tile_step(packed, false, rows, vectors, y->a, &b, i, sum);
         }
-        fold_into(rows, vectors, q, to, sum);
+        fold_in_block(rows, vectors, q, q + 1 == n, waiting, sum);
     }
+    fold_store(rows, vectors, y->result, y->row, y->output, sum);
 }
 
+/* A function of its own for each register tile: with 16 registers compilers do not keep all sums in them where
+ * much else is in the same function. */
+typedef void tile_fn_t(const tile_t *y);
+
 #define DEFINE_TILE(R, V)                                                                          \
-    static __attribute__((noinline)) void packed_##R##_##V(const float *a, const void *weights,    \
-        size_t width, size_t first, size_t n, size_t pairs, const fold_slots_t *to)                \
+    static __attribute__((noinline)) void packed_##R##_##V(const tile_t *y)                        \
     {                                                                                              \
-        register_tile(true, R, V, a, weights, width, first, n, pairs, to);                         \
+        register_tile(true, R, V, y);                                                              \
     }                                                                                              \
-    static __attribute__((noinline)) void widened_##R##_##V(const float *a, const void *weights,   \
-        size_t width, size_t first, size_t n, size_t pairs, const fold_slots_t *to)                \
+    static __attribute__((noinline)) void widened_##R##_##V(const tile_t *y)                       \
     {                                                                                              \
-        register_tile(false, R, V, a, weights, width, first, n, pairs, to);                        \
+        register_tile(false, R, V, y);                                                             \
     }
 #define TILE(R, V) [R][V] = {widened_##R##_##V, packed_##R##_##V}
 #ifdef __AVX512F__
@@ -263,26 +284,13 @@ DEFINE_TILES(5)
 DEFINE_TILES(6)
 
 /* [rows][vectors][packed] */
-static tile_t *const tiles[ROWS + 1][FEW_VECTORS + 1][2] = {
+static tile_fn_t *const tiles[ROWS + 1][FEW_VECTORS + 1][2] = {
     TILES_OF_FEW(1), TILES_OF_FEW(2), TILES_OF_FEW(3), TILES(4), TILES(5), TILES(6)};
 
 static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, block_t *to)
 {
     for (size_t r = 0; r < rows; r++)
         widen_row(a + r * a_stride, k, to->rows[r][0], to->rows[r][1]);
-}
-
-/* Slots of panel p for rows of the chunk from `row` on: a tile's own for folds within the block. */
-static fold_slots_t slots_of(
-    const job_t *y, const block_t *block, waiting_t *waiting, size_t p, size_t row)
-{
-    fold_slots_t slots = {.height = FOLD_HEIGHT, .result_stride = y->c_stride};
-    for (size_t h = 0; h < FOLD_HEIGHT; h++)
-        slots.at[h] = (size_t)1 << h < block->n_chains
-                          ? waiting->of_tile[h]
-                          : waiting->of_rows[p][h] + row * KERNEL_PANEL;
-    slots.at[FOLD_HEIGHT] = y->c + p * y->c_panel + row * y->c_stride;
-    return slots;
 }
 
 /* Register tiles of n widened rows, of which `first` come before, with panel p. Rows are shared out evenly, and
@@ -294,15 +302,18 @@ static void multiply_tiles(const job_t *y, const block_t *block, waiting_t *wait
     size_t groups = (n + ROWS - 1) / ROWS, most = (n + groups - 1) / groups;
     /* Widened weights lie as they were widened for all rows. */
     size_t vectors = tile_vectors(packed ? most : ROWS, y->width), outputs = vectors * LANES_F32;
-    for (size_t j = 0; j < y->width; j += outputs) {
-        const void *weights = packed ? (const void *)(y->b[p] + k0 * y->width + 2 * j)
-                                     : (const void *)(block->weights[p] + j * k);
+    const fold_result_t result = fold_result(block->first / block->n_chains, block->n_chains,
+        waiting->of_rows[p], SLOT_ROWS, y->c + p * y->c_panel, y->c_stride);
+    tile_t tile = {
+        .width = y->width, .n = block->n_chains, .pairs = y->chain / 2, .result = &result};
+    for (tile.output = 0; tile.output < y->width; tile.output += outputs) {
+        tile.weights = packed ? (const void *)(y->b[p] + k0 * y->width + 2 * tile.output)
+                              : (const void *)(block->weights[p] + tile.output * k);
         for (size_t r = 0, m, left = groups; r < n; r += m, left--) {
             m = (n - r + left - 1) / left;
-            const fold_slots_t slots = slots_of(y, block, waiting, p, first + r);
-            const fold_slots_t to = fold_slots_from(&slots, 0, j);
-            tiles[m][vectors][packed](&block->rows[r][0][0], weights, y->width, block->first,
-                block->n_chains, y->chain / 2, &to);
+            tile.a = &block->rows[r][0][0];
+            tile.row = first + r;
+            tiles[m][vectors][packed](&tile);
         }
     }
 }

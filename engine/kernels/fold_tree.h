@@ -1,50 +1,87 @@
 /* The tree of the dot product fold's chains, for register tiles: chains are computed in the order in which they
- * lie (fold.h), so that what is folded together follows each other. A partial sum waits in the slot of its
- * height, the number of folds that it has seen, until its neighbour is there. Internal to engine/kernels. */
+ * lie (fold.h), so that what is folded together follows each other. A partial sum waits in the place of its
+ * height, the number of folds that it has seen, until its neighbour is there. Within a block of chains it waits in
+ * the first-level cache, beyond it with those of other rows in the second. Internal to engine/kernels. */
 #ifndef CHOIR_KERNELS_FOLD_TREE_H
 #define CHOIR_KERNELS_FOLD_TREE_H
+
+#include <stdbool.h>
 
 #include "engine/kernels/fma.h"
 #include "engine/kernels/fold.h"
 #include "engine/kernels/kernels.h"
 
 #define FOLD_HEIGHT 6                           /* of 64 chains */
-#define FOLD_SHORT_HEIGHT 3                     /* of 8 */
 #define FOLD_VECTORS (KERNEL_PANEL / LANES_F32) /* of a panel, at most */
+#define FOLD_ROWS 6                             /* of a register tile, at most */
 
-/* Where partial sums wait, those of the last height where the result goes: [rows, KERNEL_PANEL] each, but
- * for the result, whose rows are result_stride apart. */
-typedef struct fold_slots {
-    float *at[FOLD_HEIGHT + 1];
-    size_t height; /* of the result */
-    size_t result_stride;
-} fold_slots_t;
+typedef vec_f32_t fold_sums_t[FOLD_ROWS][FOLD_VECTORS];
 
-/* Folds the sums of chain q, counted in the order of the tree, with those that wait for them. */
-INLINE void fold_into(const int rows, const int vectors, size_t q, const fold_slots_t *slots,
-    vec_f32_t sum[][FOLD_VECTORS])
+INLINE void fold_clear(const int rows, const int vectors, fold_sums_t sum)
+{
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = (vec_f32_t){0};
+}
+
+/* sum = first + second */
+INLINE void fold_add(
+    const int rows, const int vectors, fold_sums_t first, fold_sums_t second, fold_sums_t sum)
+{
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = first[r][v] + second[r][v];
+}
+
+/* Folds sums number q of a block, in the order of the tree, with those that wait for them. What is not the last
+ * waits then; the last is all of the block. */
+INLINE void fold_in_block(const int rows, const int vectors, size_t q, const bool last,
+    fold_sums_t waiting[FOLD_HEIGHT], fold_sums_t sum)
 {
     size_t height = 0;
     for (; (q >> height & 1) != 0; height++)
+        fold_add(rows, vectors, waiting[height], sum, sum);
+    for (int r = 0; !last && r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            waiting[height][r][v] = sum[r][v];
+}
+
+/* Where the sums of a block go, and those of blocks before it that are folded with them:
+ * [rows, KERNEL_PANEL]; rows of `to` are to_stride apart. */
+typedef struct fold_result {
+    const float *add[FOLD_HEIGHT];
+    size_t n_add, to_stride;
+    float *to;
+} fold_result_t;
+
+/* Of block q of n chains each. waiting: [FOLD_HEIGHT][rows, KERNEL_PANEL], most_rows of them */
+static inline fold_result_t fold_result(
+    size_t q, size_t n, float *waiting, size_t most_rows, float *c, size_t c_stride)
+{
+    fold_result_t y = {.n_add = 0};
+    for (; (q >> y.n_add & 1) != 0; y.n_add++)
+        y.add[y.n_add] = waiting + y.n_add * most_rows * KERNEL_PANEL;
+    bool last = (q + 1) * n == FOLD_CHAINS;
+    y.to = last ? c : waiting + y.n_add * most_rows * KERNEL_PANEL;
+    y.to_stride = last ? c_stride : KERNEL_PANEL;
+    return y;
+}
+
+/* Of a register tile from a row and an output on. */
+INLINE void fold_store(const int rows, const int vectors, const fold_result_t *y, size_t row,
+    size_t output, fold_sums_t sum)
+{
+    for (size_t i = 0; i < y->n_add; i++) {
+        const float *add = y->add[i] + row * KERNEL_PANEL + output;
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < vectors; v++)
                 sum[r][v] =
-                    *(const mem_f32_t *)(slots->at[height] + r * KERNEL_PANEL + LANES_F32 * v) +
-                    sum[r][v];
-    size_t stride = height == slots->height ? slots->result_stride : KERNEL_PANEL;
-    for (int r = 0; r < rows; r++)
+                    *(const mem_f32_t *)(add + r * KERNEL_PANEL + LANES_F32 * v) + sum[r][v];
+    }
+    float *to = y->to + row * y->to_stride + output;
+    for (int r = 0; r < rows; r++, to += y->to_stride)
         for (int v = 0; v < vectors; v++)
-            *(mem_f32_t *)(slots->at[height] + (size_t)r * stride + LANES_F32 * v) = sum[r][v];
-}
-
-/* The slots of a row, or of a register tile, from a row and an output on. */
-static inline fold_slots_t fold_slots_from(const fold_slots_t *slots, size_t row, size_t output)
-{
-    fold_slots_t moved = *slots;
-    for (size_t h = 0; h < slots->height; h++)
-        moved.at[h] += row * KERNEL_PANEL + output;
-    moved.at[slots->height] += row * slots->result_stride + output;
-    return moved;
+            *(mem_f32_t *)(to + LANES_F32 * v) = sum[r][v];
 }
 
 /* Chains of a block: a power of two, whose inputs are at most so many, if one chain's are. */
