@@ -66,13 +66,14 @@ INLINE void tree_of_one_row(const int vectors, const size_t n, const uint16_t *x
     const void *const *b, size_t offset, size_t n_chains, size_t chain, float *c, size_t c_panel)
 {
     const size_t pair = 2 * (size_t)vectors * LANES_F32, pairs = chain / 2;
+    const size_t visit = n == 1 ? 1 : ROW_PAIRS;
     fold_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
     for (size_t q = 0; q < n_chains; q++, x += chain, offset += pairs * pair) {
         size_t i = 0;
         fold_clear((int)n, vectors, sum);
-        for (; i + ROW_PAIRS <= pairs; i += ROW_PAIRS)
-            pairs_of_one_row(vectors, n, ROW_PAIRS, x + 2 * i, b, offset + i * pair, sum);
-        for (; ROW_PAIRS > 1 && i < pairs; i++)
+        for (; i + visit <= pairs; i += visit)
+            pairs_of_one_row(vectors, n, visit, x + 2 * i, b, offset + i * pair, sum);
+        for (; visit > 1 && i < pairs; i++)
             pairs_of_one_row(vectors, n, 1, x + 2 * i, b, offset + i * pair, sum);
         fold_in_block((int)n, vectors, q, q + 1 == n_chains, waiting, sum);
     }
@@ -234,17 +235,18 @@ typedef struct tile {
 INLINE void register_tile(const bool packed, const int rows, const int vectors, const tile_t *y)
 {
     const tile_weights_t b = {y->weights, y->width};
+    const float *a = y->a;
     const size_t n = y->n, pairs = y->pairs;
     /* Meanwhile the same outputs of the next block come nearer. */
-    const char *next = (const char *)y->weights + y->n * pairs * y->width * 2 * sizeof(uint16_t);
+    const char *next = (const char *)b.at + n * pairs * b.width * 2 * sizeof(uint16_t);
     fold_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
     for (size_t q = 0, i = 0; q < n; q++) {
         fold_clear(rows, vectors, sum);
         for (size_t end = i + pairs; i < end; i++) {
             for (int v = 0; packed && v < vectors; v += 64 / REGISTER_BYTES)
-                __builtin_prefetch(next + i * y->width * 2 * sizeof(uint16_t) + v * REGISTER_BYTES);
-            tile_step(packed, true, rows, vectors, y->a, &b, i, sum);
-            tile_step(packed, false, rows, vectors, y->a, &b, i, sum);
+                __builtin_prefetch(next + i * b.width * 2 * sizeof(uint16_t) + v * REGISTER_BYTES);
+            tile_step(packed, true, rows, vectors, a, &b, i, sum);
+            tile_step(packed, false, rows, vectors, a, &b, i, sum);
         }
         fold_in_block(rows, vectors, q, q + 1 == n, waiting, sum);
     }

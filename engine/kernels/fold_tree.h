@@ -17,20 +17,23 @@
 
 typedef vec_f32_t fold_sums_t[FOLD_ROWS][FOLD_VECTORS];
 
+/* Unrolled in any case: else compilers keep the sums in memory. */
+#define FOLD_FOR_SUMS                                                                              \
+    _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)                                         \
+        _Pragma("GCC unroll 8") for (int v = 0; v < vectors; v++)
+
 INLINE void fold_clear(const int rows, const int vectors, fold_sums_t sum)
 {
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++)
-            sum[r][v] = (vec_f32_t){0};
+    FOLD_FOR_SUMS
+        sum[r][v] = (vec_f32_t){0};
 }
 
 /* sum = first + second */
 INLINE void fold_add(
     const int rows, const int vectors, fold_sums_t first, fold_sums_t second, fold_sums_t sum)
 {
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++)
-            sum[r][v] = first[r][v] + second[r][v];
+    FOLD_FOR_SUMS
+        sum[r][v] = first[r][v] + second[r][v];
 }
 
 /* Folds sums number q of a block, in the order of the tree, with those that wait for them. What is not the last
@@ -41,8 +44,8 @@ INLINE void fold_in_block(const int rows, const int vectors, size_t q, const boo
     size_t height = 0;
     for (; (q >> height & 1) != 0; height++)
         fold_add(rows, vectors, waiting[height], sum, sum);
-    for (int r = 0; !last && r < rows; r++)
-        for (int v = 0; v < vectors; v++)
+    if (!last)
+        FOLD_FOR_SUMS
             waiting[height][r][v] = sum[r][v];
 }
 
@@ -73,15 +76,12 @@ INLINE void fold_store(const int rows, const int vectors, const fold_result_t *y
 {
     for (size_t i = 0; i < y->n_add; i++) {
         const float *add = y->add[i] + row * KERNEL_PANEL + output;
-        for (int r = 0; r < rows; r++)
-            for (int v = 0; v < vectors; v++)
-                sum[r][v] =
-                    *(const mem_f32_t *)(add + r * KERNEL_PANEL + LANES_F32 * v) + sum[r][v];
+        FOLD_FOR_SUMS
+            sum[r][v] = *(const mem_f32_t *)(add + r * KERNEL_PANEL + LANES_F32 * v) + sum[r][v];
     }
     float *to = y->to + row * y->to_stride + output;
-    for (int r = 0; r < rows; r++, to += y->to_stride)
-        for (int v = 0; v < vectors; v++)
-            *(mem_f32_t *)(to + LANES_F32 * v) = sum[r][v];
+    FOLD_FOR_SUMS
+        *(mem_f32_t *)(to + (size_t)r * y->to_stride + LANES_F32 * v) = sum[r][v];
 }
 
 /* Chains of a block: a power of two, whose inputs are at most so many, if one chain's are. */

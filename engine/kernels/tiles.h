@@ -6,8 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Whether few rows, which wait for memory, are faster with weights prefetched and several panels read in step. AMD's Zen 3
- * and Zen 4 read one stream without prefetches faster than any other way, by up to a third (bench/LOG.md). */
+/* Whether few rows, which wait for memory, are faster with weights prefetched. On AMD's Zen 3 prefetching the first lines of
+ * the next page of 4 KiB costs a quarter of the bandwidth, and Zen 4 reads one stream without prefetches best
+ * (bench/LOG.md). */
 static inline bool streams_want_prefetching(void)
 {
 #if defined(__x86_64__)
