@@ -193,7 +193,7 @@ void tiles_fill_avx512_bf16(kernels_t *kernels)
 {
     if (kernels->mode == DTYPE_BF16) {
         kernels->tile = tile_bf16;
-        kernels->row_panels = streams_want_prefetching() ? row_panels : NULL;
+        kernels->row_panels = row_panels;
         kernels->tile_panels = NULL; /* nothing is widened */
     }
 }

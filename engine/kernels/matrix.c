@@ -6,6 +6,7 @@
 #include "engine/kernels/fold.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/packed.h"
+#include "engine/kernels/tiles.h"
 
 /* Inputs of a block of a panel: as many as the largest leaf of the orders, and few enough for the
  * block (64 outputs x 1,024 inputs in bf16: 128 KiB) to stay in L2 while all rows use it. */
@@ -440,8 +441,9 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
                        others = {y.n_single_rows, rows->n - y.n_single_rows, leaf_rows};
     size_t panel_bytes = panel_elements(&y) * kernels->accumulator_bytes;
     if (row_panels(&y) != NULL) {
+        const size_t streams = streams_want_prefetching() ? KERNEL_TILE_PANELS : 1;
         for (size_t first = 0, n; first < n_panels; first += n) {
-            n = panels_of_a_width(panels + first, size_min(n_panels - first, KERNEL_TILE_PANELS));
+            n = panels_of_a_width(panels + first, size_min(n_panels - first, streams));
             multiply_row(&y, panels + first, n, single_row.n == 1 ? leaf_single : leaf_rows,
                 (char *)c + first * panel_bytes);
         }

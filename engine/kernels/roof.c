@@ -9,20 +9,20 @@
 
 #define CHAINS 24 /* more than latency times throughput of any CPU here */
 
-#define STREAMS 8      /* fewer do not take all of the bandwidth (bench/LOG.md) */
+#define STREAMS 8      /* fewer do not take all of the bandwidth, but for AMD's (bench/LOG.md) */
 #define TURN_BYTES 256 /* of a stream, before the next stream's */
 #define SUMS 4
 
 /* Vectors no wider than the target's registers: of wider ones GCC keeps the sums in memory. */
 #define DEFINE_READ(NAME, TARGET, BYTES)                                                           \
-    TARGET static uint64_t NAME(const char *data, size_t part)                                     \
+    TARGET static uint64_t NAME(const char *data, size_t part, size_t streams)                     \
     {                                                                                              \
         typedef uint64_t vec_t __attribute__((vector_size(BYTES)));                                \
         enum { VECTORS = TURN_BYTES / (BYTES) };                                                   \
         vec_t sums[SUMS] = {{0}};                                                                  \
         for (size_t i = 0; i < part; i += TURN_BYTES) {                                            \
             const char *from = data + i;                                                           \
-            for (int s = 0; s < STREAMS; s++, from += part) {                                      \
+            for (size_t s = 0; s < streams; s++, from += part) {                                   \
                 prefetch_stream(from, TURN_BYTES);                                                 \
                 _Pragma("GCC unroll 16") for (int v = 0; v < VECTORS; v++) sums[v % SUMS] +=       \
                     ((const vec_t *)(const void *)from)[v];                                        \
@@ -43,14 +43,15 @@ DEFINE_READ(read_128, , 16)
 
 uint64_t roof_read(const void *data, size_t bytes)
 {
-    size_t part = bytes / STREAMS / TURN_BYTES * TURN_BYTES;
+    const size_t streams = streams_want_prefetching() ? STREAMS : 1;
+    size_t part = bytes / streams / TURN_BYTES * TURN_BYTES;
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f"))
-        return read_512(data, part);
+        return read_512(data, part, streams);
     if (__builtin_cpu_supports("avx2"))
-        return read_256(data, part);
+        return read_256(data, part, streams);
 #endif
-    return read_128(data, part);
+    return read_128(data, part, streams);
 }
 
 #if defined(__x86_64__)

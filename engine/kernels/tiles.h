@@ -33,6 +33,8 @@ static inline __attribute__((always_inline)) void prefetch_next_page(const void 
 static inline __attribute__((always_inline)) void prefetch_stream(const void *at, size_t bytes)
 {
     enum { AHEAD_BYTES = 1024, LINE_BYTES = 64 };
+    if (!streams_want_prefetching())
+        return;
     prefetch_next_page(at, bytes);
     for (size_t i = 0; i < bytes; i += LINE_BYTES)
         __builtin_prefetch((const char *)at + AHEAD_BYTES + i);
