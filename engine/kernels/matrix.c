@@ -414,9 +414,10 @@ static void fold_product(const kernels_t *kernels, const panel_t *panels, size_t
     size_t c_panel = rows->n * KERNEL_PANEL, columns = panels[0].matrix->columns;
     /* For few rows an unpacked panel stays in the second-level cache. */
     bool alone = rows->n < KERNEL_MANY_ROWS && panels[0].matrix->format->kind == FORMAT_PACKED;
+    const size_t most = rows->n == 1 ? panels_in_step() : KERNEL_TILE_PANELS;
     for (size_t i = 0, n; i < n_panels; i += n) {
         const void *weights[KERNEL_TILE_PANELS];
-        n = alone ? 1 : panels_of_a_width(panels + i, size_min(n_panels - i, KERNEL_TILE_PANELS));
+        n = alone ? 1 : panels_of_a_width(panels + i, size_min(n_panels - i, most));
         for (size_t j = 0; j < n; j++)
             weights[j] = fold_panel(kernels, &panels[i + j], scratch, j);
         kernels->tile_fold(rows->n, rows->x, rows->stride, n, weights,
@@ -441,9 +442,8 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
                        others = {y.n_single_rows, rows->n - y.n_single_rows, leaf_rows};
     size_t panel_bytes = panel_elements(&y) * kernels->accumulator_bytes;
     if (row_panels(&y) != NULL) {
-        const size_t streams = streams_want_prefetching() ? KERNEL_TILE_PANELS : 1;
         for (size_t first = 0, n; first < n_panels; first += n) {
-            n = panels_of_a_width(panels + first, size_min(n_panels - first, streams));
+            n = panels_of_a_width(panels + first, size_min(n_panels - first, panels_in_step()));
             multiply_row(&y, panels + first, n, single_row.n == 1 ? leaf_single : leaf_rows,
                 (char *)c + first * panel_bytes);
         }

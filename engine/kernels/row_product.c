@@ -1,6 +1,7 @@
 /* Products of a single row with panels whose weights are unpacked in registers. */
 #include "engine/base/size.h"
 #include "engine/kernels/kernels_internal.h"
+#include "engine/kernels/tiles.h"
 
 static bool has_kernel(const kernels_t *kernels, dot_t dot, const panel_t *panel)
 {
@@ -15,7 +16,7 @@ static bool has_kernel(const kernels_t *kernels, dot_t dot, const panel_t *panel
 static size_t alike(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n)
 {
     size_t same = 1, width = matrix_panel_width(panels[0].matrix, panels[0].p);
-    while (same < size_min(n, KERNEL_TILE_PANELS) && has_kernel(kernels, dot, &panels[same]) &&
+    while (same < size_min(n, panels_in_step()) && has_kernel(kernels, dot, &panels[same]) &&
            panels[same].matrix->format == panels[0].matrix->format &&
            matrix_panel_width(panels[same].matrix, panels[same].p) == width)
         same++;

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/kernels/kernels.h"
+
 /* Whether few rows, which wait for memory, are faster with weights prefetched. On AMD's Zen 3 prefetching the first lines of
  * the next page of 4 KiB costs a quarter of the bandwidth, and Zen 4 reads one stream without prefetches best
  * (bench/LOG.md). */
@@ -16,6 +18,12 @@ static inline bool streams_want_prefetching(void)
 #else
     return true;
 #endif
+}
+
+/* Panels that a single row reads in step, each a stream of the memory's. */
+static inline size_t panels_in_step(void)
+{
+    return streams_want_prefetching() ? KERNEL_TILE_PANELS : 1;
 }
 
 /* A single row reads its weights once, as one stream, `bytes` at a time. */
