@@ -38,8 +38,8 @@
 
 typedef vec_f32_t sums_t[MOST_VECTORS]; /* of a panel's outputs */
 
-/* Inputs [from, to) of n panels, a pair of each in turn, so that each panel is a stream of the memory's: one
- * stream takes less than several do (bench/LOG.md). odd and even may be the same sums: of each pair the
+/* Inputs [from, to) of n panels, a pair of each in turn, so that each panel is a stream of the memory's: on most
+ * CPUs one stream takes less than several do (tiles.h). odd and even may be the same sums: of each pair the
  * odd input comes first. Sums of one panel stay in registers, those of several in the first-level cache. */
 INLINE void single_row_pairs(const int vectors, const size_t n, const uint16_t *x,
     const void *const *b, size_t from, size_t to, sums_t *odd, sums_t *even)

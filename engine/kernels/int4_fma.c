@@ -9,6 +9,7 @@
 #include "engine/base/size.h"
 #include "engine/kernels/fma.h"
 #include "engine/kernels/int4.h"
+#include "engine/kernels/int4_vectors.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
@@ -27,15 +28,6 @@
 static const float power[PLACES] = {0x1p15f, 0x1p11f};
 
 #define PARTS (INT4_WORD / PLACES) /* of a word, which come into these places by turns */
-
-INLINE vec_u32_t load_words(const void *words)
-{
-#ifdef __AVX512F__
-    return (vec_u32_t)_mm512_loadu_si512(words);
-#else
-    return (vec_u32_t)_mm256_loadu_si256((const __m256i *)words);
-#endif
-}
 
 /* Part 0 of words; scales lie before them. */
 INLINE vec_u32_t first_part(const uint32_t *words)
@@ -62,19 +54,6 @@ INLINE vec_f32_t with_power(vec_u32_t words, int j)
 #endif
 }
 
-INLINE vec_f32_t widen(const uint16_t *x)
-{
-#ifdef __AVX512F__
-    __m256i half;
-    memcpy(&half, x, sizeof half);
-    return (vec_f32_t)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
-#else
-    __m128i half;
-    memcpy(&half, x, sizeof half);
-    return (vec_f32_t)_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
-#endif
-}
-
 /* What makes b of some outputs: the scales, and the last operands. */
 typedef struct scales {
     vec_f32_t scale[VECTORS];
@@ -87,9 +66,9 @@ INLINE void load_scales(
 {
     for (int v = 0; v < vectors; v++) {
         size_t at = first + (size_t)v * LANES_F32;
-        s->scale[v] = widen(int4_scales(group) + at);
+        s->scale[v] = widen_bf16(int4_scales(group) + at);
         for (int j = 0; j < PLACES; j++)
-            s->offset[v][j] = zeros ? widen(int4_offsets(group, width) + at)
+            s->offset[v][j] = zeros ? widen_bf16(int4_offsets(group, width) + at)
                                     : -SET_F32(power[j] + 8.0f) * s->scale[v];
     }
 }
@@ -194,7 +173,7 @@ static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, const ui
     for (size_t r = 0; r < rows; r++) {
         const uint16_t *x = a + r * a_stride;
         for (size_t i = 0; i < n && order == NULL; i += LANES_F32)
-            *(vec_f32_t *)&to->x[r][i] = widen(x + first + i);
+            *(vec_f32_t *)&to->x[r][i] = widen_bf16(x + first + i);
         for (size_t i = 0; i < n && order != NULL; i++)
             to->x[r][i] = f32_from_bf16(x[order[first + i]]);
     }

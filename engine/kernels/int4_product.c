@@ -73,6 +73,8 @@ static size_t multiply_row(
     const size_t width = matrix_panel_width(matrix, panels[0].p);
     const void *packed[MATRIX_MAX_PANELS];
     size_t n = 0;
+    if (kernels->int4_row == NULL || matrix->format->zeros)
+        return 0;
     for (; n < size_min(n_panels, MATRIX_MAX_PANELS); n++) {
         const matrix_t *other = panels[n].matrix;
         if (other->format != matrix->format || other->order != matrix->order ||
@@ -80,8 +82,6 @@ static size_t multiply_row(
             break;
         packed[n] = matrix_panel(other, panels[n].p, 0);
     }
-    if (kernels->int4_row == NULL || matrix->format->zeros)
-        return 0;
     kernels->int4_row(
         x, matrix->order, matrix->format, n, packed, width, matrix->columns, c, KERNEL_PANEL);
     return n;

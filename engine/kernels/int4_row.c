@@ -14,6 +14,7 @@
 #include "engine/base/size.h"
 #include "engine/kernels/fma.h"
 #include "engine/kernels/int4.h"
+#include "engine/kernels/int4_vectors.h"
 #include "engine/kernels/kernels_internal.h"
 
 #ifdef __AVX512F__
@@ -41,26 +42,6 @@ INLINE bool all_within(const uint16_t *x, size_t n, uint16_t least, uint16_t mos
         outside |= (uint16_t)(magnitude - least) > most - least && magnitude != 0;
     }
     return outside == 0;
-}
-
-INLINE vec_f32_t widen(const uint16_t *x)
-{
-#ifdef __AVX512F__
-    const __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)x);
-    return (vec_f32_t)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
-#else
-    const __m128i half = _mm_loadu_si128((const __m128i *)(const void *)x);
-    return (vec_f32_t)_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
-#endif
-}
-
-INLINE vec_u32_t load_words(const void *words)
-{
-#ifdef __AVX512F__
-    return (vec_u32_t)_mm512_loadu_si512(words);
-#else
-    return (vec_u32_t)_mm256_loadu_si256((const __m256i *)words);
-#endif
 }
 
 /* ---- Eight inputs ---------------------------------------------------------------------------- */
@@ -180,7 +161,7 @@ INLINE void multiply_outputs(const int vectors, const size_t width, const piece_
             int4_words(p->format, group, width) + p->skip / INT4_WORD * width + first;
         for (int v = 0; v < vectors; v++)
             *(vec_f32_t *)(scales + LANES_F32 * v) =
-                widen(int4_scales(group) + first + LANES_F32 * v);
+                widen_bf16(int4_scales(group) + first + LANES_F32 * v);
         if (first == 0)
             prefetch(group + p->ahead, 2 * width);
         for (size_t k = i; k < i + some; k += INT4_WORD, words += width) {
@@ -219,7 +200,7 @@ static __attribute__((noinline)) bool multiply_any(const piece_t *p, const input
             const vec_u32_t code = load_words(words) >> (uint32_t)(4 * (k % INT4_WORD)) & 15u;
             const vec_f32_t number = __builtin_convertvector((vec_i32_t)code - 8, vec_f32_t),
                             zero = {0};
-            const vec_f32_t b = FMA_F32(number, widen(int4_scales(group) + first), zero);
+            const vec_f32_t b = FMA_F32(number, widen_bf16(int4_scales(group) + first), zero);
             sum = FMA_F32(SET_F32(in->x[i]), b, sum);
         }
         *(mem_f32_t *)(c + first) = sum;
