@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "comm/fault.h"
 #include "comm/watch/process.h"
 #include "comm/watch/stack.h"
 #include "comm/watch/verdict.h"
@@ -338,6 +339,16 @@ static void take_signal(watcher_t *w)
         }
 }
 
+/* A process that was stopped and continues has received nothing meanwhile: a monitor may be ending
+ * the run. */
+static void note_stop(watcher_t *w)
+{
+    uint64_t now = clock_ns();
+    if (now - w->ticked_ns > STOPPED_NS)
+        w->claimed = w->n_ticks + CLAIM_TICKS;
+    w->ticked_ns = now;
+}
+
 static void monitor(watcher_t *w, int which)
 {
     message_t message = message_of(w, MESSAGE_PROGRESS, w->options.rank);
@@ -350,7 +361,12 @@ static void monitor(watcher_t *w, int which)
     if (which == 0 && w->n_ticks == UNHEARD_TICKS)
         tell_unheard(w);
     int culprit = verdict_find(w->views, (size_t)w->options.size, &limits);
-    if (culprit >= 0 && w->n_ticks >= w->claimed)
+    if (culprit < 0)
+        return;
+    /* This process may have been stopped in the middle of this tick, and what ended since then have said why. */
+    note_stop(w);
+    hear(w);
+    if (w->n_ticks >= w->claimed)
         pronounce(w, culprit);
 }
 
@@ -436,19 +452,10 @@ static progress_view_t look_at_own(watcher_t *w)
     return record;
 }
 
-/* A process that was stopped and continues has received nothing meanwhile: a monitor may be ending
- * the run. */
-static void note_stop(watcher_t *w)
-{
-    uint64_t now = clock_ns();
-    if (now - w->ticked_ns > STOPPED_NS)
-        w->claimed = w->n_ticks + CLAIM_TICKS;
-    w->ticked_ns = now;
-}
-
 static void tick(watcher_t *w)
 {
     note_stop(w);
+    fault_at("tick");
     w->own = look_at_own(w);
     message_t message = message_of(w, MESSAGE_PROGRESS, w->options.rank);
     int which = monitor_index(w);

@@ -103,6 +103,8 @@ unwatched &
 unwatched=$!
 start stop:start:0 1 "rank 0 on $host (process |is stopped|rank 1 waits in MPI_Init" plan
 start stop:groups:1 1 "rank 1 on $host (process |is stopped|rank 0 waits in placement of ranks" plan
+# The watchdog of the stopped rank goes on where it was, after mpirun continues the rank to end it.
+start stop:tick:0 1 "rank 0 on $host (process |is stopped" plan
 start stop:agree:0 1 "rank 0 on $host (process |is stopped|rank 1 waits in placement of ranks" plan
 start stop:command:1 1 "rank 1 on $host (process |is stopped|rank 0 waits in " plan
 start hang:close:0 1 "rank 0 on $host (process |has been for $seconds s in the command's own work|its stack: |pause <" "${generate[@]}"
