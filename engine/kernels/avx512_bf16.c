@@ -16,7 +16,7 @@
 /* Who prefetches weights that come from memory, for which the hardware's prefetcher is too short. */
 typedef enum stream {
     STREAM_NONE,
-    STREAM_ALONE, /* the only register tile, which reads the weights once */
+    STREAM_ALONE, /* the only register tile that prefetches them: all of them */
     STREAM_SHARED /* several tiles read them by turns, so that they stay in the second-level cache */
 } stream_t;
 
@@ -108,24 +108,28 @@ static void dispatch(stream_t stream, size_t rows, size_t vectors, const uint16_
     }
 }
 
-/* Rows so few that memory is the limit: register tiles of about as many rows each. Where there are several, each
- * prefetches its share of the weights into the second-level cache, far enough ahead for the time that all take. */
+/* Rows so few that memory is the limit. Where streams want prefetching the first register tile prefetches all weights for
+ * the others. Elsewhere register tiles have about as many rows each, and of several each prefetches its share of the weights
+ * into the second-level cache, far enough ahead for the time that all take. */
 static void tile_of_few(size_t rows, const uint16_t *a, size_t a_stride, const uint16_t *b,
     size_t width, size_t k, float *c, size_t c_stride, tile_mode_t mode)
 {
-    enum { ALONE_BYTES = 4096, SHARED_BYTES = 64 * 1024 };
+    enum { ALONE_BYTES = 2048, SHARED_BYTES = 64 * 1024 };
     const size_t pair_bytes = 2 * width * sizeof *b;
+    const bool first_prefetches = streams_want_prefetching();
     size_t tiles = (rows + ROWS - 1) / ROWS;
-    const stream_t stream = tiles > 1                    ? STREAM_SHARED
-                            : streams_want_prefetching() ? STREAM_ALONE
-                                                         : STREAM_NONE;
-    prefetch_t next = {(const char *)b + (tiles == 1 ? ALONE_BYTES : SHARED_BYTES), 0};
+    stream_t stream = first_prefetches ? STREAM_ALONE : tiles > 1 ? STREAM_SHARED : STREAM_NONE;
+    prefetch_t next = {
+        (const char *)b + (first_prefetches ? ALONE_BYTES : SHARED_BYTES), pair_bytes};
     for (size_t r = 0, n; r < rows; r += n, tiles--) {
-        n = (rows - r + tiles - 1) / tiles;
-        next.bytes = pair_bytes * n / rows;
+        n = first_prefetches ? size_min(rows - r, ROWS) : (rows - r + tiles - 1) / tiles;
+        if (stream == STREAM_SHARED)
+            next.bytes = pair_bytes * n / rows;
         dispatch(stream, n, width / 16, a + r * a_stride, a_stride, b, width, k, next,
             c + r * c_stride, c_stride, mode);
         next.at += k / 2 * next.bytes;
+        if (stream == STREAM_ALONE)
+            stream = STREAM_NONE;
     }
 }
 
