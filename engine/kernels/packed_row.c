@@ -10,6 +10,7 @@
 #include "engine/kernels/denormals.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/packed_vectors.h"
+#include "engine/kernels/tiles.h"
 #include "engine/kernels/widen.h"
 
 #if defined(__AVX512BF16__)
@@ -69,9 +70,9 @@ typedef struct span {
     size_t pairs;
 } span_t;
 
-INLINE void prefetch_pair(const bool dense, const uint8_t *from)
+INLINE void prefetch_pair(const uint8_t *from)
 {
-    for (size_t line = 0; line < PACKED_PAIR_BYTES && !dense; line += 64) {
+    for (size_t line = 0; line < PACKED_PAIR_BYTES; line += 64) {
         _mm_prefetch((const char *)from + PACKED_AHEAD_BYTES + line, _MM_HINT_T0);
         _mm_prefetch((const char *)from + FAR_BYTES + line, _MM_HINT_T1);
     }
@@ -81,11 +82,13 @@ INLINE void chain_span(const bool dense, const span_t *s, const uint16_t *x, flo
 {
     const size_t bytes = dense ? sizeof(uint16_t) * PACKED_PAIR_WEIGHTS : PACKED_PAIR_BYTES;
     const uint8_t *from = s->from;
+    const bool prefetches = !dense && streams_want_prefetching();
     vec_f32_t sum[VECTORS];
     for (int v = 0; v < VECTORS; v++)
         sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
     for (size_t i = 0; i < s->pairs; i++, from += bytes) {
-        prefetch_pair(dense, from);
+        if (prefetches)
+            prefetch_pair(from);
 #ifdef __AVX512BF16__
         int32_t pair;
         memcpy(&pair, x + 2 * i, sizeof pair);
@@ -111,11 +114,13 @@ INLINE void amx_span(const bool dense, const span_t *s, const uint16_t *x, float
 {
     const size_t bytes = dense ? sizeof(uint16_t) * PACKED_PAIR_WEIGHTS : PACKED_PAIR_BYTES;
     const int units = REGISTER_BYTES / 32;
+    const bool prefetches = !dense && streams_want_prefetching();
     for (int unit = 0; unit < 2; unit += units) {
         const uint8_t *from = s->from;
         vec_f32_t odd[VECTORS] = {{0}}, even[VECTORS] = {{0}};
         for (size_t i = 0; i < s->pairs; i++, from += bytes) {
-            prefetch_pair(dense || unit > 0, from);
+            if (prefetches && unit == 0)
+                prefetch_pair(from);
             step(dense, unit, unit + units, from, s->palette, x + 2 * i, odd, even);
         }
         for (int v = 0; v < units * UNIT_VECTORS; v++) {
