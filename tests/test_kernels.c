@@ -207,25 +207,33 @@ static void a_row_does_not_depend_on_the_others(void **state)
     }
 }
 
-static void check_panels(const kernels_t *k, tile_mode_t mode)
+typedef void panels_fn_t(size_t rows, const void *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
+    tile_mode_t mode);
+typedef void tile_fn_t(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode);
+
+static void check_panels(
+    const kernels_t *k, panels_fn_t *together, tile_fn_t *tile, tile_mode_t mode)
 {
-    /* More rows than a leaf's sums are kept of, more inputs than a block has. */
+    /* More rows than a leaf's sums are kept of and than are prepared at once, more inputs than a block has. */
     enum { ROWS = 530, INPUTS = 264, N_PANELS = 2, PANEL = INPUTS * KERNEL_PANEL };
     size_t c_panel = ROWS * KERNEL_PANEL, c_bytes = N_PANELS * c_panel * sizeof(float);
-    uint16_t *a = malloc(ROWS * INPUTS * sizeof *a), *b = malloc(N_PANELS * PANEL * sizeof *b);
+    size_t element = k->element_bytes;
+    char *a = malloc(ROWS * INPUTS * element), *b = malloc(N_PANELS * PANEL * element);
     float *c = malloc(c_bytes), *expected = malloc(c_bytes);
-    const void *panels[N_PANELS] = {b, b + PANEL};
-    fill_elements(DTYPE_BF16, FILL_CANCEL, ROWS * INPUTS, a);
-    fill_elements(DTYPE_BF16, FILL_UNIT, N_PANELS * PANEL, b);
+    const void *panels[N_PANELS] = {b, b + PANEL * element};
+    fill_elements(k->mode, FILL_CANCEL, ROWS * INPUTS, a);
+    fill_elements(k->mode, FILL_UNIT, N_PANELS * PANEL, b);
     fill_elements(DTYPE_F32, FILL_UNIT, N_PANELS * c_panel, c);
     memcpy(expected, c, c_bytes);
-    k->tile_panels(
+    together(
         ROWS, a, INPUTS, N_PANELS, panels, KERNEL_PANEL, INPUTS, c, c_panel, KERNEL_PANEL, mode);
     for (size_t p = 0; p < N_PANELS; p++)
         for (size_t r = 0; r < ROWS; r++)
-            k->tile(1, a + r * INPUTS, INPUTS, panels[p], KERNEL_PANEL, INPUTS,
+            tile(1, a + r * INPUTS * element, INPUTS, panels[p], KERNEL_PANEL, INPUTS,
                 expected + p * c_panel + r * KERNEL_PANEL, KERNEL_PANEL, mode);
-    assert_same(k, "tile_panels", c, expected, c_bytes);
+    assert_same(k, "several panels", c, expected, c_bytes);
     free(a);
     free(b);
     free(c);
@@ -239,7 +247,11 @@ static void panels_of_many_rows_equal_row_by_row(void **state)
         kernels_t k;
         kernels_get(&k, isa, DTYPE_BF16);
         for (int mode = TILE_SET; mode <= TILE_ADD && k.tile_panels != NULL; mode++)
-            check_panels(&k, (tile_mode_t)mode);
+            check_panels(&k, k.tile_panels, k.tile, (tile_mode_t)mode);
+        kernels_get(&k, isa, DTYPE_F32);
+        for (int mode = TILE_SET; mode <= TILE_ADD && k.tile_groups_panels != NULL; mode++)
+            if (mode != TILE_CHAIN)
+                check_panels(&k, k.tile_groups_panels, k.tile_groups, (tile_mode_t)mode);
     }
 }
 

@@ -8,21 +8,15 @@
 
 #include "engine/base/size.h"
 #include "engine/base/team.h"
+#include "engine/kernels/blocked_tile.h"
 #include "engine/kernels/denormals.h"
 #include "engine/kernels/widen.h"
 
 /* A tile's weights take 16 KiB of a first-level cache of 32, the rows 512 KiB. */
 #define BLOCK_INPUTS 256
-#define ROWS 6 /* of a register tile: 6 x 2 sums of 16 registers */
-#define VECTORS 2
-/* Of a register tile; as many as KERNEL_LANES, so that every panel has whole tiles. */
-#define OUTPUTS (VECTORS * LANES_F32)
-#define PASS_ROWS 512 /* at most, that are widened together */
-#define SPAN 32       /* inputs of the dot product amx's operation */
+#define SPAN 32 /* inputs of the dot product amx's operation */
 
 /* ---- Register tiles -------------------------------------------------------------------------- */
-
-typedef vec_f32_t sums_t[ROWS][VECTORS];
 
 /* a: [inputs][ROWS]; b: [inputs][OUTPUTS]; of a pair the odd input comes first.
  * from: [rows, OUTPUTS] that are continued, NULL: from +0; to: written. */
@@ -47,18 +41,6 @@ INLINE void store_sums(const int rows, sums_t sum, float *to, size_t stride)
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < VECTORS; v++)
             *(mem_f32_t *)(to + (size_t)r * stride + LANES_F32 * v) = sum[r][v];
-}
-
-INLINE void step(const int rows, const float *a, const float *b, sums_t sum)
-{
-    vec_f32_t w[VECTORS];
-    for (int v = 0; v < VECTORS; v++)
-        w[v] = *(const vec_f32_t *)(b + LANES_F32 * v);
-    for (int r = 0; r < rows; r++) {
-        vec_f32_t x = SET_F32(a[r]);
-        for (int v = 0; v < VECTORS; v++)
-            sum[r][v] = FMA_F32(x, w[v], sum[r][v]);
-    }
 }
 
 /* Steps `apart` inputs apart, an even number of steps. */
@@ -157,26 +139,6 @@ static void widen_tile(const uint16_t *b, size_t width, size_t k, float *to)
             *(vec_f32_t *)(to + v * LANES_F32) = w.odd;
             *(vec_f32_t *)(to + OUTPUTS + v * LANES_F32) = w.even;
         }
-}
-
-/* 8 x 8 dwords, transposed. */
-INLINE void transpose(__m256i x[8])
-{
-    __m256i y[8];
-    for (int i = 0; i < 8; i += 2) {
-        y[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]);
-        y[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4)
-        for (int j = 0; j < 2; j++) {
-            x[i + 2 * j] = _mm256_unpacklo_epi64(y[i + j], y[i + 2 + j]);
-            x[i + 2 * j + 1] = _mm256_unpackhi_epi64(y[i + j], y[i + 2 + j]);
-        }
-    for (int j = 0; j < 4; j++) {
-        __m256i low = x[j], high = x[4 + j];
-        x[j] = _mm256_permute2x128_si256(low, high, 0x20);
-        x[4 + j] = _mm256_permute2x128_si256(low, high, 0x31);
-    }
 }
 
 /* 8 pairs of inputs of each row. Vectors overlap by the 2 that they have beyond ROWS, so they are written in

@@ -176,6 +176,7 @@ void FILL(kernels_t *kernels)
     } else if (kernels->mode == DTYPE_F32) {
         kernels->tile = tile_f32;
         kernels->tile_groups = tile_groups_f32;
+        kernels->tile_groups_panels = NULL; /* AVX2's registers are half as wide as AVX-512's */
     } else if (kernels->mode == DTYPE_F64) {
         kernels->tile = tile_f64;
         kernels->tile_groups = tile_groups_f64;

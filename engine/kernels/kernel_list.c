@@ -95,30 +95,36 @@ typedef void tile_panels_t(size_t rows, const void *a, size_t a_stride, size_t n
     tile_mode_t mode);
 
 /* Tables without the kernel, scalar's among them, multiply panel after panel. */
-static void call_panels(
-    tile_panels_t *together, tile_t *tile, const kernel_shape_t *s, void *const d[KERNEL_BUFFERS])
+static void call_panels(const kernels_t *kernels, tile_panels_t *together, tile_t *tile,
+    const kernel_shape_t *s, tile_mode_t mode, void *const d[KERNEL_BUFFERS])
 {
     size_t c_stride = s->n + s->pad, c_panel = s->rows * c_stride;
-    tile_mode_t mode = (tile_mode_t)(s->variant % 3);
     const void *panels[KERNEL_MANY_PANELS];
     for (size_t p = 0; p < n_panels(s); p++)
-        panels[p] = (const uint16_t *)d[1] + p * s->k * s->n;
+        panels[p] = (const char *)d[1] + p * s->k * s->n * kernels->element_bytes;
     if (together != NULL)
         together(s->rows, d[0], inputs_stride(s), n_panels(s), panels, s->n, s->k, d[2], c_panel,
             c_stride, mode);
     for (size_t p = 0; together == NULL && p < n_panels(s); p++)
-        tile(s->rows, d[0], inputs_stride(s), panels[p], s->n, s->k, (float *)d[2] + p * c_panel,
-            c_stride, mode);
+        tile(s->rows, d[0], inputs_stride(s), panels[p], s->n, s->k,
+            (char *)d[2] + p * c_panel * kernels->accumulator_bytes, c_stride, mode);
 }
 
 static CALL(call_tile_panels)
 {
-    call_panels(kernels->tile_panels, kernels->tile, s, d);
+    call_panels(kernels, kernels->tile_panels, kernels->tile, s, (tile_mode_t)(s->variant % 3), d);
 }
 
 static CALL(call_tile_amx_panels)
 {
-    call_panels(kernels->tile_amx_panels, kernels->tile_amx, s, d);
+    call_panels(
+        kernels, kernels->tile_amx_panels, kernels->tile_amx, s, (tile_mode_t)(s->variant % 3), d);
+}
+
+static CALL(call_tile_groups_panels)
+{
+    tile_mode_t mode = s->variant % 3 == 0 ? TILE_SET : TILE_ADD;
+    call_panels(kernels, kernels->tile_groups_panels, kernels->tile_groups, s, mode, d);
 }
 
 static double panels_flop(const kernel_shape_t *s)
@@ -402,6 +408,9 @@ const kernel_entry_t kernel_list[] = {
         panels_flop},
     {SLOT(tile_groups), 2, false, 70, 16, 64, 1, 400, {{1, 64, 1536, 0, 0}, {96, 64, 128, 0, 0}},
         tile_layout, call_tile_groups, product_flop},
+    {SLOT(tile_groups_panels), PANELS_VARIANTS, false, 70, 16, 64, 1, 400,
+        {{32, 64, 512, 0, 9}, {192, 64, 1024, 0, 9}}, panels_layout, call_tile_groups_panels,
+        panels_flop},
     {SLOT(row_panels), KERNEL_ROW_VARIANTS, false, 1, 16, 64, 2, 400,
         {{1, 64, 1536, 0, 9}, {1, 64, 1536, 0, 0}}, kernel_row_layout, kernel_call_row_panels,
         kernel_row_flop},

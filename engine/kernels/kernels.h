@@ -106,6 +106,10 @@ typedef struct kernels {
     void (*tile_amx_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,
         const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
         tile_mode_t mode);
+    /* tile_groups of many rows likewise. */
+    void (*tile_groups_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,
+        const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
+        tile_mode_t mode);
     /* tile, tile_amx and tile_groups of one row with 1 to KERNEL_TILE_PANELS panels of the same width, which are
      * read in step, each of them a stream of the memory's. a: [k] element; c: [n_panels][width] accumulator,
      * c_panel apart. NULL: as tile's are, and where a set of instructions has none. */

@@ -11,6 +11,7 @@
  *   sdpa_fill_*         sdpa.c, likewise: mode bf16
  *   bf16_fill_*         bf16_avx512.c: mode bf16, with and without instructions for it
  *   tiles_fill_*        scalar.c; fma_tiles.c (modes f32 and f64), twice; avx512_bf16.c; amx.c
+ *   f32_blocked_fill_*  fma_blocked_f32.c, many rows of mode f32
  *   bf16_tiles_fill_*   fma_bf16.c, twice
  *   single_row_fill_*   single_row_wide.c, twice: modes f32 and f64
  *   fold_fill_*         the dot product fold, mode bf16: fold_scalar.c, with the products of eager attention
@@ -34,6 +35,7 @@
     X(ISA_AVX2, elementwise_fill_avx2)                                                             \
     X(ISA_AVX2, sdpa_fill_avx2)                                                                    \
     X(ISA_AVX2, tiles_fill_avx2)                                                                   \
+    X(ISA_AVX2, f32_blocked_fill_avx2)                                                             \
     X(ISA_AVX2, bf16_tiles_fill_avx2)                                                              \
     X(ISA_AVX2, single_row_fill_avx2)                                                              \
     X(ISA_AVX2, int4_fill_avx2)                                                                    \

@@ -290,7 +290,9 @@ typedef void tile_panels_t(size_t rows, const void *a, size_t a_stride, size_t n
 /* The kernel that multiplies rows with several panels; NULL where there is none. */
 static tile_panels_t *tile_panels(const kernels_t *kernels, dot_t dot)
 {
-    return dot == DOT_AMX ? kernels->tile_amx_panels : kernels->tile_panels;
+    return kernels->tile_groups != NULL ? kernels->tile_groups_panels
+           : dot == DOT_AMX             ? kernels->tile_amx_panels
+                                        : kernels->tile_panels;
 }
 
 /* Panels from the first on that have its width, at most n. */
@@ -309,12 +311,15 @@ static void multiply_together(const call_t *y, const panel_t *panels, size_t n, 
     size_t width = matrix_panel_width(panels[0].matrix, panels[0].p), c_panel = panel_elements(y);
     const void *weights[KERNEL_MANY_PANELS];
     tile_mode_t mode = first_mode(k0, class.leaf);
-    for (size_t k = 0; k < block; k += size_min(class.leaf, block), mode = TILE_ADD) {
+    /* Tiles that sum in groups have leaves of their own. */
+    size_t leaf = y->kernels->tile_groups != NULL ? block : size_min(class.leaf, block);
+    for (size_t k = 0; k < block; k += leaf, mode = TILE_ADD) {
         for (size_t i = 0; i < n; i++)
-            weights[i] = weights_of(y, &panels[i], i, k0, block) + k * width * sizeof(uint16_t);
+            weights[i] =
+                weights_of(y, &panels[i], i, k0, block) + k * width * y->kernels->element_bytes;
         tile_panels(y->kernels, y->dot)(class.n, input_at(y, class.first, k0 + k), y->rows->stride,
-            n, weights, width, size_min(class.leaf, block - k), c + class.first * KERNEL_PANEL,
-            c_panel, KERNEL_PANEL, mode);
+            n, weights, width, size_min(leaf, block - k), c + class.first * KERNEL_PANEL, c_panel,
+            KERNEL_PANEL, mode);
     }
 }
 
@@ -388,6 +393,8 @@ static size_t block_inputs(const call_t *y)
         return y->inputs;
     if (y->rows->n < KERNEL_MANY_ROWS || (!wide && y->dot != DOT_AMX))
         return BLOCK_INPUTS;
+    if (wide && y->kernels->tile_groups_panels != NULL) /* has blocks of its own */
+        return y->inputs;
     size_t near = BLOCK_BYTES_NEAR / (KERNEL_PANEL * y->kernels->element_bytes);
     return wide ? size_max(near / KERNEL_GROUP * KERNEL_GROUP, KERNEL_GROUP) : near;
 }

@@ -1,0 +1,220 @@
+/* Products of many rows of f32 by fused multiply-add, for AVX2: by leaves and groups. Few rows, AVX-512 and f64:
+ * fma_tiles.c.
+ *
+ * In blocks as fma_blocked.c: of a block of inputs all rows are written once in the order in which register tiles
+ * read them, then the weights of one register tile after another are copied into the first-level cache, where they
+ * stay while the rows stream past them from the second level. In a panel a register tile's weights are 256 bytes
+ * apart, which lets them use a quarter of the first-level cache's sets only. */
+#include "engine/base/size.h"
+#include "engine/base/team.h"
+#include "engine/kernels/blocked_tile.h"
+#include "engine/kernels/kernels_internal.h"
+
+/* Whole groups. A tile's weights take 16 KiB of a first-level cache of 32, the rows 512 KiB. */
+#define BLOCK_INPUTS 256
+
+/* ---- Register tiles -------------------------------------------------------------------------- */
+
+/* A chain of n inputs from +0, at most a leaf. A whole leaf has no loop: the loop's branch, mispredicted at its end,
+ * would delay the next leaf. */
+INLINE void leaf(const int rows, const float *a, const float *b, size_t n, sums_t sum)
+{
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < VECTORS; v++)
+            sum[r][v] = (vec_f32_t){0};
+    if (n == KERNEL_LEAF) {
+#pragma GCC unroll 32
+        for (int i = 0; i < KERNEL_LEAF; i++)
+            step(rows, a + i * ROWS, b + i * OUTPUTS, sum);
+    } else {
+        for (size_t i = 0; i < n; i++)
+            step(rows, a + i * ROWS, b + i * OUTPUTS, sum);
+    }
+}
+
+/* Leaves of n inputs, at most a group, added left to right. */
+INLINE void add_leaves(const int rows, const float *a, const float *b, size_t n, sums_t group)
+{
+    leaf(rows, a, b, size_min(n, KERNEL_LEAF), group);
+    for (size_t i = KERNEL_LEAF; i < n; i += KERNEL_LEAF) {
+        sums_t sum;
+        leaf(rows, a + i * ROWS, b + i * OUTPUTS, size_min(n - i, KERNEL_LEAF), sum);
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < VECTORS; v++)
+                group[r][v] = group[r][v] + sum[r][v];
+    }
+}
+
+/* a: [inputs][ROWS]; b: [inputs][OUTPUTS]; c: [rows, OUTPUTS], written, or added to */
+INLINE void tile(const int rows, const float *a, const float *b, size_t inputs, bool add, float *c,
+    size_t c_stride)
+{
+    for (int r = 0; r < rows; r++)
+        __builtin_prefetch(c + (size_t)r * c_stride);
+    for (size_t i = 0; i < inputs; i += KERNEL_GROUP, add = true) {
+        sums_t group;
+        add_leaves(rows, a + i * ROWS, b + i * OUTPUTS, size_min(inputs - i, KERNEL_GROUP), group);
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < VECTORS; v++) {
+                mem_f32_t *to = (mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
+                if (add)
+                    group[r][v] = *to + group[r][v];
+                *to = group[r][v];
+            }
+    }
+}
+
+typedef void tile_fn_t(
+    const float *a, const float *b, size_t inputs, bool add, float *c, size_t c_stride);
+
+/* A function of its own for each number of rows, so that sums stay in registers. */
+#define DEFINE_SIZE(R)                                                                             \
+    static __attribute__((noinline)) void tile_##R(                                                \
+        const float *a, const float *b, size_t inputs, bool add, float *c, size_t c_stride)        \
+    {                                                                                              \
+        tile(R, a, b, inputs, add, c, c_stride);                                                   \
+    }
+DEFINE_SIZE(1)
+DEFINE_SIZE(2)
+DEFINE_SIZE(3)
+DEFINE_SIZE(4)
+DEFINE_SIZE(5)
+DEFINE_SIZE(6)
+static tile_fn_t *const tile_of_rows[ROWS + 1] = {
+    NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
+
+/* ---- Blocks ---------------------------------------------------------------------------------- */
+
+typedef struct block {
+    float weights[BLOCK_INPUTS * OUTPUTS] __attribute__((aligned(64))); /* [inputs][OUTPUTS] */
+    /* [register tile][inputs][ROWS], and what a last vector has beyond ROWS */
+    float rows[(PASS_ROWS + ROWS) * BLOCK_INPUTS + LANES_F32] __attribute__((aligned(64)));
+} block_t;
+
+/* Some rows with all panels. */
+typedef struct job {
+    size_t rows, n_tiles, a_stride, n_panels, width;
+    const float *a;
+    const void *const *b;
+    float *c;
+    size_t c_panel, c_stride;
+    bool add;
+} job_t;
+
+/* Inputs [first, first + n). */
+typedef struct inputs {
+    size_t first, n;
+} inputs_t;
+
+/* A register tile's rows, at most ROWS, of k inputs. Vectors overlap by the 2 that they have beyond ROWS, so they are
+ * written in order. */
+INLINE void pack_rows(const size_t rows, const float *a, size_t a_stride, size_t k, float *to)
+{
+    size_t i = 0;
+    for (; i + LANES_F32 <= k; i += LANES_F32) {
+        __m256i x[LANES_F32];
+        for (size_t r = 0; r < LANES_F32; r++) {
+            x[r] = _mm256_setzero_si256();
+            if (r < rows)
+                x[r] = _mm256_loadu_si256((const __m256i *)(const void *)(a + r * a_stride + i));
+        }
+        transpose(x);
+        for (size_t j = 0; j < LANES_F32; j++)
+            _mm256_storeu_si256((__m256i *)(void *)(to + (i + j) * ROWS), x[j]);
+    }
+    for (; i < k; i++)
+        for (size_t r = 0; r < rows; r++)
+            to[i * ROWS + r] = a[r * a_stride + i];
+}
+
+static void pack_all_rows(const job_t *y, inputs_t inputs, float *to)
+{
+    for (size_t t = 0; t < y->n_tiles; t++, to += ROWS * inputs.n) {
+        team_part_t rows = team_part(y->rows, t, y->n_tiles);
+        const float *a = y->a + rows.begin * y->a_stride + inputs.first;
+        if (rows.end - rows.begin == ROWS)
+            pack_rows(ROWS, a, y->a_stride, inputs.n, to);
+        else
+            pack_rows(rows.end - rows.begin, a, y->a_stride, inputs.n, to);
+    }
+}
+
+static const float *weights_at(const job_t *y, size_t p, size_t j, size_t input)
+{
+    return (const float *)y->b[p] + input * y->width + j;
+}
+
+/* One register tile's weights. */
+static void pack_tile(const float *b, size_t width, size_t k, float *to)
+{
+    for (size_t i = 0; i < k; i++)
+        for (size_t v = 0; v < OUTPUTS; v += LANES_F32)
+            *(vec_f32_t *)(to + i * OUTPUTS + v) = *(const mem_f32_t *)(b + i * width + v);
+}
+
+/* While a register tile, number t, is multiplied, its share of the next one's weights comes from memory: those of
+ * the panel's next outputs, of the next panel, or of the next inputs. */
+static void prefetch_weights(const job_t *y, inputs_t inputs, size_t p, size_t j, size_t t)
+{
+    enum { SECOND_LEVEL = 2 };
+    size_t input = inputs.first;
+    j += OUTPUTS;
+    if (j == y->width) {
+        j = 0;
+        p++;
+    }
+    if (p == y->n_panels) {
+        p = 0;
+        input += inputs.n;
+    }
+    team_part_t mine = team_part(inputs.n, t, y->n_tiles);
+    const float *from = weights_at(y, p, j, input);
+    for (size_t i = mine.begin; i < mine.end; i++)
+        __builtin_prefetch(from + i * y->width, 0, SECOND_LEVEL);
+}
+
+static void multiply_block(const job_t *y, inputs_t inputs)
+{
+    block_t block;
+    pack_all_rows(y, inputs, block.rows);
+    for (size_t p = 0; p < y->n_panels; p++)
+        for (size_t j = 0; j < y->width; j += OUTPUTS) {
+            pack_tile(weights_at(y, p, j, inputs.first), y->width, inputs.n, block.weights);
+            for (size_t t = 0; t < y->n_tiles; t++) {
+                team_part_t rows = team_part(y->rows, t, y->n_tiles);
+                prefetch_weights(y, inputs, p, j, t);
+                tile_of_rows[rows.end - rows.begin](block.rows + t * ROWS * inputs.n, block.weights,
+                    inputs.n, y->add || inputs.first > 0,
+                    y->c + p * y->c_panel + rows.begin * y->c_stride + j, y->c_stride);
+            }
+        }
+}
+
+static void tile_groups_panels(size_t rows, const void *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
+    tile_mode_t mode)
+{
+    job_t y = {.a_stride = a_stride,
+        .n_panels = n_panels,
+        .width = width,
+        .b = b,
+        .c_panel = c_panel,
+        .c_stride = c_stride,
+        .add = mode == TILE_ADD};
+    size_t n_passes = (rows + PASS_ROWS - 1) / PASS_ROWS;
+    for (size_t pass = 0; pass < n_passes; pass++) {
+        team_part_t part = team_part(rows, pass, n_passes);
+        y.rows = part.end - part.begin;
+        y.n_tiles = (y.rows + ROWS - 1) / ROWS;
+        y.a = (const float *)a + part.begin * a_stride;
+        y.c = (float *)c + part.begin * c_stride;
+        for (size_t first = 0; first < k; first += BLOCK_INPUTS)
+            multiply_block(&y, (inputs_t){first, size_min(BLOCK_INPUTS, k - first)});
+    }
+}
+
+void f32_blocked_fill_avx2(kernels_t *kernels)
+{
+    if (kernels->mode == DTYPE_F32)
+        kernels->tile_groups_panels = tile_groups_panels;
+}
