@@ -414,6 +414,18 @@ static const void *fold_panel(
     return to;
 }
 
+/* Kernels ask for a panel's depth, which lies behind its weights, before they multiply with it. So it is prefetched
+ * with the panel before. */
+static void prefetch_depth(const panel_t *panel)
+{
+    enum { SECOND_LEVEL = 2 };
+    const matrix_t *matrix = panel->matrix;
+    size_t weights = fold_inputs(matrix->columns) * matrix_panel_width(matrix, panel->p);
+    if (!is_packed(panel))
+        __builtin_prefetch(
+            (const uint16_t *)matrix_panel(matrix, panel->p, 0) + weights, 0, SECOND_LEVEL);
+}
+
 /* By the dot product fold, which has one order for all rows. */
 static void fold_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, char *scratch, float *c)
@@ -427,6 +439,8 @@ static void fold_product(const kernels_t *kernels, const panel_t *panels, size_t
         n = alone ? 1 : panels_of_a_width(panels + i, size_min(n_panels - i, most));
         for (size_t j = 0; j < n; j++)
             weights[j] = fold_panel(kernels, &panels[i + j], scratch, j);
+        for (size_t j = i + n; j < size_min(i + 2 * n, n_panels); j++)
+            prefetch_depth(&panels[j]);
         kernels->tile_fold(rows->n, rows->x, rows->stride, n, weights,
             matrix_panel_width(panels[i].matrix, panels[i].p), columns, c + i * c_panel, c_panel,
             KERNEL_PANEL);
