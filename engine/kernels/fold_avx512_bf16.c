@@ -16,29 +16,44 @@
 
 /* ---- One row --------------------------------------------------------------------------------- */
 
-/* All chains of one row with n panels, a pair of each in turn, so that each is a stream of the memory's. Panels
- * are in the place of rows. */
+/* A chain of one row with n panels, a pair of each in turn, so that each is a stream of the memory's. Panels are in
+ * the place of rows. */
+INLINE void chain_of_panels(const int n, const int vectors, const uint16_t *a, const void *const *b,
+    size_t offset, size_t chain, fold_sums_t sum)
+{
+    const size_t width = 16 * (size_t)vectors;
+    fold_clear(n, vectors, sum);
+    for (size_t i = 0; i < chain; i += 2, a += 2, offset += 2 * width) {
+        int32_t x;
+        __builtin_memcpy(&x, a, sizeof x);
+        __m512bh broadcast = (__m512bh)_mm512_set1_epi32(x);
+        for (int p = 0; p < n; p++) {
+            const uint16_t *at = (const uint16_t *)b[p] + offset;
+            prefetch_stream(at, 2 * width * sizeof *at);
+            for (int v = 0; v < vectors; v++)
+                sum[p][v] = (vec_f32_t)_mm512_dpbf16_ps(
+                    (__m512)sum[p][v], (__m512bh)_mm512_loadu_si512(at + 32 * v), broadcast);
+        }
+    }
+}
+
+/* All chains of one row with n panels. */
 INLINE void row_of_panels(const int n, const int vectors, const uint16_t *a, const void *const *b,
     size_t chain, float *c, size_t c_panel)
 {
-    const size_t width = 16 * (size_t)vectors;
+    /* Chains in a turn of the loop. How often a sum is folded is a constant for all of them but the last, so that
+     * fewer branches are mispredicted. More panels than one have no registers for it. */
+    enum { TURN = 4 };
+    const size_t turn = n == 1 ? TURN : 1;
     fold_sums_t waiting[FOLD_HEIGHT], sum;
-    size_t offset = 0;
-    for (size_t q = 0; q < FOLD_CHAINS; q++) {
-        fold_clear(n, vectors, sum);
-        for (size_t i = 0; i < chain; i += 2, a += 2, offset += 2 * width) {
-            int32_t x;
-            __builtin_memcpy(&x, a, sizeof x);
-            __m512bh broadcast = (__m512bh)_mm512_set1_epi32(x);
-            for (int p = 0; p < n; p++) {
-                const uint16_t *at = (const uint16_t *)b[p] + offset;
-                prefetch_stream(at, 2 * width * sizeof *at);
-                for (int v = 0; v < vectors; v++)
-                    sum[p][v] = (vec_f32_t)_mm512_dpbf16_ps(
-                        (__m512)sum[p][v], (__m512bh)_mm512_loadu_si512(at + 32 * v), broadcast);
-            }
+    for (size_t q = 0; q < FOLD_CHAINS; q += turn) {
+#pragma GCC unroll 4
+        for (size_t i = 0; i < turn; i++) {
+            size_t inputs = (q + i) * chain;
+            chain_of_panels(n, vectors, a + inputs, b, inputs * 16 * (size_t)vectors, chain, sum);
+            fold_in_block(n, vectors, turn == 1 ? q : q / TURN * TURN | i, q + i + 1 == FOLD_CHAINS,
+                waiting, sum);
         }
-        fold_in_block(n, vectors, q, q + 1 == FOLD_CHAINS, waiting, sum);
     }
     const fold_result_t result = {.to = c, .to_stride = c_panel};
     fold_store(n, vectors, &result, 0, 0, sum);
