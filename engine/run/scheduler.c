@@ -33,7 +33,8 @@ int scheduler_open(scheduler_t **out, const scheduler_options_t *options, fail_t
     scheduler_t *s = calloc(1, sizeof *s);
     if (s != NULL) {
         s->options = *options;
-        s->limit = (scheduler_limit_t){.most_rows = options->prefill_chunk, .multiple = 1};
+        s->limit =
+            (scheduler_limit_t){.most_rows = options->prefill_chunk, .multiple = 1, .least = 1};
         s->running = calloc(options->max_batch, sizeof(sequence_t *));
         s->by_slot = calloc(options->max_batch, sizeof(sequence_t *));
         s->entries = calloc(options->max_batch, sizeof *s->entries);
@@ -225,7 +226,8 @@ void scheduler_limit(scheduler_t *s, const scheduler_limit_t *limit)
 {
     s->limit = *limit;
     s->limit.multiple = size_max(limit->multiple, 1);
-    s->limit.most_rows = size_max(limit->most_rows, s->limit.multiple);
+    s->limit.least = size_max(limit->least, 1);
+    s->limit.most_rows = size_max(limit->most_rows, s->limit.least);
 }
 
 size_t scheduler_pending(const scheduler_t *s)
@@ -416,8 +418,9 @@ static size_t limit_rows(
     /* The n of (position / 2) n^2 + b n = cost. */
     double b = limit->row + limit->position * ((double)position - 0.5);
     double most = 2 * cost / (b + sqrt(b * b + 2 * limit->position * cost));
-    size_t whole = (size_t)most / limit->multiple * limit->multiple;
-    return size_min(rows, budget->begun ? whole : size_max(whole, limit->multiple));
+    size_t n = (size_t)most, unit = n >= 2 * limit->multiple ? limit->multiple : limit->least;
+    size_t whole = n / unit * unit;
+    return size_min(rows, budget->begun ? whole : size_max(whole, limit->least));
 }
 
 static size_t affordable_rows(scheduler_t *s, sequence_t *sequence, const budget_t *budget)

@@ -73,11 +73,12 @@ typedef struct scheduler_figures {
 scheduler_figures_t scheduler_figures(const scheduler_t *scheduler);
 
 /* How many prompt rows steps have that also decode. A row at position p of its prompt costs row + position p, those of a
- * step cost budget at most, and are most_rows at most; but there are `multiple` at least, and chunks that
- * do not end a prompt are multiples of it. Where row is 0, costs are not known and do not limit. */
+ * step cost budget at most, and are most_rows at most; but there are `least` at least. Chunks that do not end a prompt are
+ * multiples of `multiple` where they have twice as many rows, else of `least`. Where row is 0, costs are not known and do
+ * not limit. */
 typedef struct scheduler_limit {
     double budget, row, position; /* of any one unit */
-    size_t most_rows, multiple;
+    size_t most_rows, multiple, least;
 } scheduler_limit_t;
 /* Other steps, and all until it is called, have prefill_chunk rows. */
 void scheduler_limit(scheduler_t *scheduler, const scheduler_limit_t *limit);
