@@ -25,8 +25,9 @@
 
 typedef int32_t vec_i32_t __attribute__((vector_size(REGISTER_BYTES)));
 
-#define VECTORS 4 /* of outputs whose sums stay in registers */
-#define SPAN 128  /* inputs that a panel is multiplied with before the next panel's turn */
+#define VECTORS 4     /* of outputs whose sums stay in registers */
+#define SPAN 128      /* inputs that a panel is multiplied with before the next panel's turn */
+#define TURNS_AHEAD 2 /* whose weights are prefetched */
 
 /* bf16 magnitudes: products of the least are multiples of 2^-149, 2^15 times the largest input is finite. */
 #define LEAST_INPUT 0x0b80u /* 2^-104 */
@@ -34,15 +35,28 @@ typedef int32_t vec_i32_t __attribute__((vector_size(REGISTER_BYTES)));
 #define LEAST_SCALE 0x3080u /* 2^-30 */
 #define MOST_SCALE 0x4e80u  /* 2^30 */
 
+typedef uint16_t vec_u16_t __attribute__((vector_size(32)));
+#define LANES_U16 16
+
+/* n: a multiple of LANES_U16 */
 INLINE bool all_within(const uint16_t *x, size_t n, uint16_t least, uint16_t most)
 {
-    uint16_t outside = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint16_t magnitude = x[i] & 0x7fffu;
-        outside |= (uint16_t)(magnitude - least) > most - least && magnitude != 0;
+    vec_u16_t outside = {0};
+    for (size_t i = 0; i < n; i += LANES_U16) {
+        const vec_u16_t bits =
+                            (vec_u16_t)_mm256_loadu_si256((const __m256i *)(const void *)(x + i)),
+                        magnitude = bits & 0x7fff;
+        outside |=
+            (vec_u16_t)(magnitude - least > (uint16_t)(most - least)) & (vec_u16_t)(magnitude != 0);
     }
-    return outside == 0;
+    return _mm256_testz_si256((__m256i)outside, (__m256i)outside) != 0;
 }
+
+/* They are computed before what follows, and kept: the compiler would mix the operations of several inputs, which the CPU
+ * spreads less evenly over its units, and load words again for every use. */
+#define in_registers(VECTORS, X)                                                                   \
+    for (int v_ = 0; v_ < (VECTORS); v_++)                                                         \
+    __asm__ volatile("" : "+v"((X)[v_]))
 
 /* ---- Eight inputs ---------------------------------------------------------------------------- */
 
@@ -60,19 +74,26 @@ static void prepare(const float *x, size_t n, prepared_t *to)
 }
 
 INLINE void multiply_words(const int vectors, const uint32_t *words, const prepared_t *x, size_t i,
-    const float *scales, vec_f32_t *sum)
+    const vec_f32_t *scale, vec_f32_t *sum)
 {
     vec_u32_t word[VECTORS];
     for (int v = 0; v < vectors; v++)
         word[v] = load_words(words + LANES_F32 * v);
+    in_registers(vectors, word);
 #pragma GCC unroll 8
     for (int j = 0; j < INT4_WORD; j++) {
         const __m512 table = _mm512_load_ps(x->table[i + (size_t)j]);
-        for (int v = 0; v < vectors; v++) {
-            const __m512i codes = (__m512i)(word[v] >> 4 * j);
-            sum[v] = FMA_F32(_mm512_permutexvar_ps(codes, table),
-                *(const vec_f32_t *)(scales + v * LANES_F32), sum[v]);
-        }
+        vec_u32_t codes[VECTORS];
+        vec_f32_t product[VECTORS];
+        for (int v = 0; v < vectors; v++)
+            codes[v] = word[v] >> 4 * j;
+        in_registers(vectors, codes);
+        for (int v = 0; v < vectors; v++)
+            product[v] = (vec_f32_t)_mm512_permutexvar_ps((__m512i)codes[v], table);
+        in_registers(vectors, product);
+        for (int v = 0; v < vectors; v++)
+            sum[v] = FMA_F32(product[v], scale[v], sum[v]);
+        in_registers(vectors, sum);
     }
 }
 #else
@@ -91,29 +112,38 @@ static void prepare(const float *x, size_t n, prepared_t *to)
     }
 }
 
+/* Bits 16 to 31 of 2^15, and what is kept with them of a pair of codes. */
+#define EIGHT(x)                                                                                   \
+    {                                                                                              \
+        x, x, x, x, x, x, x, x                                                                     \
+    }
+static const vec_u32_t constants[3] = {EIGHT(0x47000000u), EIGHT(0xffff0f00u), EIGHT(0xfffff000u)};
+
 /* Two inputs at a time: their codes are moved to bits 8 to 15 by loading from other bytes, of which the first is a
- * scale's, and the last is in the word or behind the last one. */
+ * scale's, and the last is in the word or behind the last one. Sums, scales and words take 12 of 16 registers. */
 INLINE void multiply_words(const int vectors, const uint32_t *words, const prepared_t *x, size_t i,
-    const float *scales, vec_f32_t *sum)
+    const vec_f32_t *scale, vec_f32_t *sum)
 {
-    const __m256i power = (__m256i)SET_F32(0x1p15f);
 #pragma GCC unroll 4
     for (int pair = 0; pair < INT4_WORD / 2; pair++) {
-        const float *factor = x->factor + i + 2 * pair, *addend = x->addend + i + 2 * pair;
-        const vec_f32_t factors[2] = {SET_F32(factor[0]), SET_F32(factor[1])};
-        const vec_f32_t addends[2] = {SET_F32(addend[0]), SET_F32(addend[1])};
-        /* Scales stay in memory, or the compiler keeps sums there. */
-        __asm__ volatile("" ::"r"(scales) : "memory");
+        const vec_u32_t *constant = constants;
+        __asm__ volatile(""
+                         : "+r"(constant)); /* or they are kept in registers, and sums in memory */
+        vec_u32_t both[VECTORS];
         for (int v = 0; v < vectors; v++) {
             const char *at = (const char *)(words + LANES_F32 * v);
-            const vec_u32_t codes =
-                pair < 2 ? load_words(at + pair - 1) : load_words(at) >> 8 * (pair - 1);
-            const vec_u32_t both = (vec_u32_t)_mm256_blend_epi16((__m256i)codes, power, 0xaa);
-            for (int j = 0; j < 2; j++) {
-                vec_f32_t code = (vec_f32_t)(both & (j == 0 ? 0xffff0f00u : 0xfffff000u));
-                code = FMA_F32(code, factors[j], addends[j]);
-                sum[v] = FMA_F32(code, *(const vec_f32_t *)(scales + v * LANES_F32), sum[v]);
+            both[v] = pair < 2 ? load_words(at + pair - 1) : load_words(at) >> 8 * (pair - 1);
+            both[v] = (vec_u32_t)_mm256_blend_epi16((__m256i)both[v], (__m256i)constant[0], 0xaa);
+        }
+        for (int j = 0; j < 2; j++) {
+            const vec_u32_t mask = constant[1 + j];
+            const vec_f32_t factor = SET_F32(x->factor[i + (size_t)(2 * pair + j)]),
+                            addend = SET_F32(x->addend[i + (size_t)(2 * pair + j)]);
+            for (int v = 0; v < vectors; v++) {
+                const vec_f32_t code = FMA_F32((vec_f32_t)(both[v] & mask), factor, addend);
+                sum[v] = FMA_F32(code, scale[v], sum[v]);
             }
+            in_registers(vectors, sum);
         }
     }
 }
@@ -152,21 +182,20 @@ INLINE void multiply_outputs(const int vectors, const size_t width, const piece_
     const size_t group_bytes = int4_group_bytes(p->format, width),
                  some = size_min(p->format->group - p->skip, in->n);
     const char *group = p->group;
-    float scales[VECTORS * LANES_F32] __attribute__((aligned(64)));
-    vec_f32_t sum[VECTORS];
+    vec_f32_t scale[VECTORS], sum[VECTORS];
     for (int v = 0; v < vectors; v++)
         sum[v] = *(const mem_f32_t *)(c + first + LANES_F32 * v);
     for (size_t i = 0; i < in->n; i += some, group += group_bytes) {
         const uint32_t *words =
             int4_words(p->format, group, width) + p->skip / INT4_WORD * width + first;
         for (int v = 0; v < vectors; v++)
-            *(vec_f32_t *)(scales + LANES_F32 * v) =
-                widen_bf16(int4_scales(group) + first + LANES_F32 * v);
+            scale[v] = widen_bf16(int4_scales(group) + first + LANES_F32 * v);
+        in_registers(vectors, scale);
         if (first == 0)
             prefetch(group + p->ahead, 2 * width);
         for (size_t k = i; k < i + some; k += INT4_WORD, words += width) {
             prefetch((const char *)words + p->ahead, (size_t)vectors * REGISTER_BYTES);
-            multiply_words(vectors, words, &in->prepared, k, scales, sum);
+            multiply_words(vectors, words, &in->prepared, k, scale, sum);
         }
     }
     for (int v = 0; v < vectors; v++)
@@ -230,17 +259,17 @@ static void take_inputs(
         prepare(to->x, n, &to->prepared);
 }
 
-/* Of a panel at input k. */
-static piece_t piece_at(const format_t *format, const void *panel, size_t width, size_t k)
-{
-    const char *group = (const char *)panel + k / format->group * int4_group_bytes(format, width);
-    return (piece_t){format, group, width, k % format->group, 0};
-}
+/* Where an input is in a panel: bytes to its group and to its words, and the inputs of the group before it. */
+typedef struct place {
+    size_t group, words, skip;
+} place_t;
 
-static const char *words_at(const piece_t *p)
+static place_t place_of(const format_t *format, size_t width, size_t k)
 {
-    return (
-        const char *)(int4_words(p->format, p->group, p->width) + p->skip / INT4_WORD * p->width);
+    const size_t group = k / format->group * int4_group_bytes(format, width),
+                 skip = k % format->group;
+    const uint32_t *words = int4_words(format, NULL, width) + skip / INT4_WORD * width;
+    return (place_t){group, group + (uintptr_t)words, skip};
 }
 
 /* Whether the scales of n inputs are of ordinary size. */
@@ -250,7 +279,9 @@ static bool has_ordinary_scales(const piece_t *p, size_t n)
     bool ordinary = true;
     for (size_t i = 0; i < p->skip + n;
          i += p->format->group, group += int4_group_bytes(p->format, p->width))
-        ordinary &= all_within(int4_scales(group), p->width, LEAST_SCALE, MOST_SCALE);
+        ordinary &= p->width == KERNEL_PANEL
+                        ? all_within(int4_scales(group), KERNEL_PANEL, LEAST_SCALE, MOST_SCALE)
+                        : all_within(int4_scales(group), p->width, LEAST_SCALE, MOST_SCALE);
     return ordinary;
 }
 
@@ -263,14 +294,19 @@ static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *f
     for (size_t p = 0; p < n_panels; p++)
         memset(c + p * c_panel, 0, width * sizeof *c);
     for (size_t k = 0; k < columns; k += in.n) {
+        place_t spans[TURNS_AHEAD + 1]; /* this one, and the next ones */
+        for (size_t i = 0; i <= TURNS_AHEAD; i++)
+            spans[i] = place_of(format, width, k + i * SPAN);
         take_inputs(x, order, k, size_min(SPAN, columns - k), &in);
         for (size_t p = 0; p < n_panels; p++) {
-            piece_t piece = piece_at(format, panels[p], width, k);
-            size_t next_k = p + 1 < n_panels ? k : k + in.n;
-            if (next_k < columns) {
-                piece_t next = piece_at(format, panels[(p + 1) % n_panels], width, next_k);
-                piece.ahead = words_at(&next) - words_at(&piece);
-            }
+            const char *panel = panels[p];
+            piece_t piece = {format, panel + spans[0].group, width, spans[0].skip, 0};
+            size_t span = 0, next = p + TURNS_AHEAD;
+            for (; next >= n_panels; next -= n_panels)
+                span++;
+            if (k + span * SPAN < columns)
+                piece.ahead =
+                    (const char *)panels[next] + spans[span].words - (panel + spans[0].words);
             if (in.ordinary && !minus_zero[p] && has_ordinary_scales(&piece, in.n))
                 multiply(&piece, &in, c + p * c_panel);
             else
