@@ -235,7 +235,7 @@ static uint16_t odd_number(uint64_t *state, size_t n)
 {
     static const uint16_t numbers[] = {0x3f80, 0xbfc1, 0x0000, 0x8000, 0x0b80, 0x8b80, 0x3080,
         0x6c80, 0x4e80, 0x0b7f, 0x8b7f, 0x307f, 0x6c81, 0xce81, 0x0001, 0x8001, 0x807f, 0x0080,
-        0x7f7f, 0xff7f, 0x7f80, 0xff80, 0x7fc0};
+        0x7f7f, 0xff7f, 0x7f80, 0xff80, 0x7fc0, 0x7680, 0x7700, 0x7800, 0xf980};
     *state = *state * 6364136223846793005u + 1442695040888963407u;
     uint32_t random = (uint32_t)(*state >> 32);
     if (random % 64 > 0)
@@ -262,11 +262,38 @@ static void check_odd_row(const kernels_t *k, const kernels_t *scalar, const for
     for (size_t p = 0; p < N; p++)
         scalar->int4_tile(1, x, MOST_INPUTS, NULL, format, panels[p], width, MOST_INPUTS,
             expected + p * width, width);
-    k->int4_row(x, NULL, format, N, panels, width, MOST_INPUTS, found, width);
-    expect_same_sums(k->isa, format, N * width, found, expected);
+    if (k->int4_row != NULL) {
+        k->int4_row(x, NULL, format, N, panels, width, MOST_INPUTS, found, width);
+        expect_same_sums(k->isa, format, N * width, found, expected);
+    }
+    /* As rows of several, and unpacked. */
+    static uint16_t rows[3 * MOST_INPUTS];
+    static float b[MOST_INPUTS * KERNEL_PANEL], expected_b[MOST_INPUTS * KERNEL_PANEL];
+    for (size_t r = 0; r < 3; r++)
+        memcpy(rows + r * MOST_INPUTS, x, MOST_INPUTS * sizeof *x);
+    k->int4_tile(3, rows, MOST_INPUTS, NULL, format, panels[0], width, MOST_INPUTS, found, width);
+    for (size_t r = 0; r < 3; r++)
+        expect_same_sums(k->isa, format, width, found + r * width, expected);
+    k->int4_unpack(format, panels[0], width, MOST_INPUTS, b);
+    scalar->int4_unpack(format, panels[0], width, MOST_INPUTS, expected_b);
+    expect_same_sums(k->isa, format, MOST_INPUTS * width, b, expected_b);
 }
 
-/* Panels whose scales, and inputs, are any numbers, of which the first `mostly` are frequent. */
+/* Scales of any size, and offsets as zeros of 0 to 16 make them, and somewhat larger. */
+static void fill_likely_offsets(size_t n, uint16_t *scales, uint64_t *seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+        uint32_t random = (uint32_t)(*seed >> 32);
+        uint16_t scale = (uint16_t)(0x80 + random % (0x7700 - 0x80)), sign = random >> 31 << 15;
+        scales[i] = scale | sign;
+        scales[n + i] = (uint16_t)((scale & 0x7f80) + (random >> 16 & 0x1ff)) | (random & 0x8000);
+        if (random % 32 == 0)
+            scales[n + i] = 0;
+    }
+}
+
+/* Panels whose scales, and inputs, are any numbers, of which the first `mostly` are frequent; 0: likely offsets. */
 static void check_odd_numbers(const kernels_t *k, const kernels_t *scalar, const format_t *format,
     size_t width, size_t mostly, uint64_t seed)
 {
@@ -275,32 +302,37 @@ static void check_odd_numbers(const kernels_t *k, const kernels_t *scalar, const
     const void *panels[MATRIX_MAX_PANELS];
     const size_t group_bytes = format->offset(format, MOST_INPUTS, width, 0, format->group);
     for (size_t i = 0; i < MOST_INPUTS; i++)
-        x[i] = odd_number(&seed, mostly);
+        x[i] = odd_number(&seed, mostly == 0 ? 1 : mostly);
     for (size_t p = 0; p < MATRIX_MAX_PANELS; p++) {
         panels[p] = memory[p];
         for (size_t i = 0; i < MOST_INPUTS / format->group * group_bytes / 2; i++) {
             seed = seed * 6364136223846793005u + 1442695040888963407u;
             ((uint16_t *)(void *)memory[p])[i] = (uint16_t)(seed >> 40);
         }
-        for (size_t g = 0; g < MOST_INPUTS / format->group; g++)
-            for (size_t n = 0; n < width * (format->zeros ? 2 : 1); n++)
-                ((uint16_t *)(void *)((char *)memory[p] + g * group_bytes))[n] =
-                    odd_number(&seed, mostly);
+        for (size_t g = 0; g < MOST_INPUTS / format->group; g++) {
+            uint16_t *scales = (uint16_t *)(void *)((char *)memory[p] + g * group_bytes);
+            for (size_t n = 0; n < width * (format->zeros ? 2 : 1) && mostly > 0; n++)
+                scales[n] = odd_number(&seed, mostly);
+            if (mostly == 0)
+                fill_likely_offsets(width, scales, &seed);
+        }
     }
     check_odd_row(k, scalar, format, x, panels, width);
 }
 
-static void a_row_of_any_numbers_equals_scalar(void **state)
+static void rows_of_any_numbers_equal_scalar(void **state)
 {
     (void)state;
     kernels_t scalar, k;
     kernels_get(&scalar, ISA_SCALAR, DTYPE_BF16);
     for (size_t i = 0; i < N_ISAS; i++) {
         kernels_get(&k, isas[i], DTYPE_BF16);
-        for (size_t seed = 0; seed < 60 && k.int4_row != NULL && isa_has(isa_detect(), isas[i]);
-             seed++)
-            check_odd_numbers(&k, &scalar, format_int4((size_t)32 << seed % 4, false),
+        for (size_t seed = 0; seed < 120 && isa_has(isa_detect(), isas[i]); seed++)
+            check_odd_numbers(&k, &scalar, format_int4((size_t)32 << seed % 4, seed >= 60),
                 16 + seed % 4 * 16, 1 + seed % 16, seed);
+        for (size_t seed = 0; seed < 40 && isa_has(isa_detect(), isas[i]); seed++)
+            check_odd_numbers(&k, &scalar, format_int4((size_t)32 << seed % 4, true),
+                16 + seed / 4 % 4 * 16, 0, seed);
     }
 }
 
@@ -362,7 +394,7 @@ int main(void)
         cmocka_unit_test(shares_of_outputs_have_the_same_bits),
         cmocka_unit_test(inputs_in_the_order_of_groups_have_the_same_bits),
         cmocka_unit_test(a_bias_is_added_after_the_rounding),
-        cmocka_unit_test(a_row_of_any_numbers_equals_scalar),
+        cmocka_unit_test(rows_of_any_numbers_equal_scalar),
         cmocka_unit_test(a_sum_of_minus_zero_keeps_its_sign),
         cmocka_unit_test(groups_that_aten_refuses_have_no_format),
     };

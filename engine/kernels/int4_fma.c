@@ -1,9 +1,8 @@
 /* Packed int4 by fused multiply-add of f32. Compiled twice, see fma.h.
  *
- * A code in a float's mantissa, below an exponent that makes the code's lowest bit 1, is the float
- * 2^e + code. Without offsets b = (code - 8) scale is then one fused multiply-add, fma(2^e + code,
- * scale, -(2^e + 8) scale): its last operand has few enough bits to be exact, and so is b. With
- * offsets 2^e + 8 is taken away first. */
+ * With a code as the float 2^e + code (int4_vectors.h) b = (code - 8) scale + offset is one fused multiply-add,
+ * fma(2^e + code, scale, offset - (2^e + 8) scale), where all of that is exact (int4_splits), as it is for scales and
+ * zeros of a model. Elsewhere 2^e + 8 is taken away first. */
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -21,63 +20,33 @@
 #define FILL int4_fill_avx2
 #define ROWS 2 /* 2 x 4 sums of 16 registers */
 #endif
-#define PLACES 2 /* of codes in a mantissa, from bit 8 on: below 2^e + 8 has too many bits */
 #define AHEAD_BYTES 1024
-
-/* 2^e of each place */
-static const float power[PLACES] = {0x1p15f, 0x1p11f};
-
-#define PARTS (INT4_WORD / PLACES) /* of a word, which come into these places by turns */
-
-/* Part 0 of words; scales lie before them. */
-INLINE vec_u32_t first_part(const uint32_t *words)
-{
-    return load_words((const char *)words - 1);
-}
-
-INLINE vec_u32_t next_part(vec_u32_t part, int i, const uint32_t *words)
-{
-    return i == 1 ? load_words(words) : part >> 8;
-}
-
-/* 2^e + the code at place j */
-INLINE vec_f32_t with_power(vec_u32_t words, int j)
-{
-    const vec_u32_t mask = (vec_u32_t){0} + (15u << (8 + 4 * j));
-    const vec_u32_t bits = (vec_u32_t)SET_F32(power[j]);
-#ifdef __AVX512F__
-    enum { A_AND_B_OR_C = 0xea };
-    return (vec_f32_t)_mm512_ternarylogic_epi32(
-        (__m512i)words, (__m512i)mask, (__m512i)bits, A_AND_B_OR_C);
-#else
-    return (vec_f32_t)((words & mask) | bits);
-#endif
-}
 
 /* What makes b of some outputs: the scales, and the last operands. */
 typedef struct scales {
-    vec_f32_t scale[VECTORS];
-    /* -(2^e + 8) scale; of formats with zeros the offset in all places */
-    vec_f32_t offset[VECTORS][PLACES];
+    vec_f32_t scale[VECTORS], offset[VECTORS][INT4_PLACES];
 } scales_t;
 
-INLINE void load_scales(
-    const int vectors, const bool zeros, const void *group, size_t width, size_t first, scales_t *s)
+/* splits: of int4_splits. A constant after inlining */
+INLINE void load_scales(const int vectors, const bool splits, const format_t *format,
+    const void *group, size_t width, size_t first, scales_t *s)
 {
     for (int v = 0; v < vectors; v++) {
         size_t at = first + (size_t)v * LANES_F32;
+        const vec_f32_t none = {0};
+        const vec_f32_t offset = format->zeros ? widen_bf16(int4_offsets(group, width) + at) : none;
         s->scale[v] = widen_bf16(int4_scales(group) + at);
-        for (int j = 0; j < PLACES; j++)
-            s->offset[v][j] = zeros ? widen_bf16(int4_offsets(group, width) + at)
-                                    : -SET_F32(power[j] + 8.0f) * s->scale[v];
+        for (int j = 0; j < INT4_PLACES; j++)
+            s->offset[v][j] =
+                splits ? offset - SET_F32(int4_power[j] + 8.0f) * s->scale[v] : offset;
     }
 }
 
-INLINE vec_f32_t weights_of(const bool zeros, vec_u32_t words, const scales_t *s, int v, int j)
+INLINE vec_f32_t weights_of(const bool splits, vec_u32_t words, const scales_t *s, int v, int j)
 {
-    vec_f32_t code = with_power(words, j);
-    if (zeros)
-        code = code - SET_F32(power[j] + 8.0f);
+    vec_f32_t code = int4_with_power(words, j);
+    if (!splits)
+        code = code - SET_F32(int4_power[j] + 8.0f);
     return FMA_F32(code, s->scale[v], s->offset[v][j]);
 }
 
@@ -95,38 +64,38 @@ typedef struct outputs {
     size_t width, first;
 } outputs_t;
 
-INLINE void chain_group(const int rows, const int vectors, const bool zeros, const wide_rows_t *x,
+INLINE void chain_group(const int rows, const int vectors, const bool splits, const wide_rows_t *x,
     const outputs_t *o, vec_f32_t sum[ROWS][VECTORS])
 {
     scales_t s;
-    load_scales(vectors, zeros, o->group, o->width, o->first, &s);
+    load_scales(vectors, splits, o->format, o->group, o->width, o->first, &s);
     const uint32_t *words = int4_words(o->format, o->group, o->width) + o->first;
     const size_t n_words = o->format->group / INT4_WORD, width = o->width;
     for (size_t w = 0; w < n_words; w++, words += width) {
         vec_u32_t word[VECTORS];
         for (int v = 0; v < vectors; v++) {
-            word[v] = first_part(words + LANES_F32 * v);
+            word[v] = int4_first_part(words + LANES_F32 * v);
             if (v % (64 / REGISTER_BYTES) == 0)
                 __builtin_prefetch((const char *)(words + LANES_F32 * v) + AHEAD_BYTES);
         }
 #pragma GCC unroll 4
-        for (int part = 0; part < PARTS; part++) {
+        for (int part = 0; part < INT4_PARTS; part++) {
             for (int v = 0; v < vectors && part > 0; v++)
-                word[v] = next_part(word[v], part, words + LANES_F32 * v);
-            for (int j = 0; j < PLACES; j++)
+                word[v] = int4_next_part(word[v], part, words + LANES_F32 * v);
+            for (int j = 0; j < INT4_PLACES; j++)
                 for (int v = 0; v < vectors; v++) {
-                    vec_f32_t b = weights_of(zeros, word[v], &s, v, j);
+                    vec_f32_t b = weights_of(splits, word[v], &s, v, j);
                     for (int r = 0; r < rows; r++)
-                        sum[r][v] =
-                            FMA_F32(SET_F32(x->x[r][w * INT4_WORD + (size_t)(part * PLACES + j)]),
-                                b, sum[r][v]);
+                        sum[r][v] = FMA_F32(
+                            SET_F32(x->x[r][w * INT4_WORD + (size_t)(part * INT4_PLACES + j)]), b,
+                            sum[r][v]);
                 }
         }
     }
 }
 
-INLINE void chain_outputs(const int rows, const int vectors, const bool zeros, const wide_rows_t *x,
-    const outputs_t *o, bool begins, float *c, size_t c_stride)
+INLINE void chain_outputs(const int rows, const int vectors, const bool splits,
+    const wide_rows_t *x, const outputs_t *o, bool begins, float *c, size_t c_stride)
 {
     vec_f32_t sum[ROWS][VECTORS];
     for (int r = 0; r < rows; r++)
@@ -135,7 +104,7 @@ INLINE void chain_outputs(const int rows, const int vectors, const bool zeros, c
                 sum[r][v] = (vec_f32_t){0};
             else
                 sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
-    chain_group(rows, vectors, zeros, x, o, sum);
+    chain_group(rows, vectors, splits, x, o, sum);
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++)
             *(mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v) = sum[r][v];
@@ -143,7 +112,7 @@ INLINE void chain_outputs(const int rows, const int vectors, const bool zeros, c
 
 #define CASE(R, V)                                                                                 \
     case (R)*8 + (V):                                                                              \
-        if (o->format->zeros)                                                                      \
+        if (int4_splits(o->format, o->group, o->width, o->first, (V)*LANES_F32))                   \
             chain_outputs(R, V, true, x, o, begins, c, c_stride);                                  \
         else                                                                                       \
             chain_outputs(R, V, false, x, o, begins, c, c_stride);                                 \
@@ -201,21 +170,21 @@ static void int4_tile(size_t rows, const uint16_t *a, size_t a_stride, const uin
 
 /* ---- Many rows ------------------------------------------------------------------------------- */
 
-INLINE void unpack_group(const bool zeros, const format_t *format, const char *group, size_t width,
+INLINE void unpack_group(const bool splits, const format_t *format, const char *group, size_t width,
     size_t first, float *b)
 {
     scales_t s;
-    load_scales(1, zeros, group, width, first, &s);
+    load_scales(1, splits, format, group, width, first, &s);
     const uint32_t *words = int4_words(format, group, width) + first;
     for (size_t i = 0; i < format->group; i += INT4_WORD, words += width) {
-        vec_u32_t word = first_part(words);
+        vec_u32_t word = int4_first_part(words);
         float *to = b + i * width + first;
 #pragma GCC unroll 4
-        for (int part = 0; part < PARTS; part++) {
+        for (int part = 0; part < INT4_PARTS; part++) {
             if (part > 0)
-                word = next_part(word, part, words);
-            for (int j = 0; j < PLACES; j++, to += width)
-                *(mem_f32_t *)to = weights_of(zeros, word, &s, 0, j);
+                word = int4_next_part(word, part, words);
+            for (int j = 0; j < INT4_PLACES; j++, to += width)
+                *(mem_f32_t *)to = weights_of(splits, word, &s, 0, j);
         }
     }
 }
@@ -224,12 +193,14 @@ static void int4_unpack(
     const format_t *format, const void *groups, size_t width, size_t inputs, float *b)
 {
     const char *group = groups;
-    for (size_t k = 0; k < inputs; k += format->group, group += int4_group_bytes(format, width))
+    for (size_t k = 0; k < inputs; k += format->group, group += int4_group_bytes(format, width)) {
+        const bool splits = int4_splits(format, group, width, 0, width);
         for (size_t first = 0; first < width; first += LANES_F32)
-            if (format->zeros)
+            if (splits)
                 unpack_group(true, format, group, width, first, b + k * width);
             else
                 unpack_group(false, format, group, width, first, b + k * width);
+    }
 }
 
 void FILL(kernels_t *kernels)

@@ -73,7 +73,7 @@ static size_t multiply_row(
     const size_t width = matrix_panel_width(matrix, panels[0].p);
     const void *packed[MATRIX_MAX_PANELS];
     size_t n = 0;
-    if (kernels->int4_row == NULL || matrix->format->zeros)
+    if (kernels->int4_row == NULL)
         return 0;
     for (; n < size_min(n_panels, MATRIX_MAX_PANELS); n++) {
         const matrix_t *other = panels[n].matrix;

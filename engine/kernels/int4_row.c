@@ -1,6 +1,6 @@
-/* A single row with panels of packed int4 without offsets. Compiled twice, see fma.h.
+/* A single row with panels of packed int4. Compiled twice, see fma.h.
  *
- * A step of the chain is fma(x (code - 8), scale, acc): x (code - 8), 12 bits, is exact, so the product that
+ * Without zeros a step of the chain is fma(x (code - 8), scale, acc): x (code - 8), 12 bits, is exact, so the product that
  * is rounded is that of x and b. With AVX-512 x (code - 8) is looked up in a table of 16 numbers for each input, which
  * all outputs share; vpermps reads the lowest four bits of an index and ignores the others. With AVX2 it is a fused
  * multiply-add: a code in a float's mantissa, at bit 8 or 12, is the float 2^15 + c or 2^15 + 16 c; times x or x / 16, and
@@ -8,7 +8,10 @@
  *
  * That holds for inputs and scales of ordinary size, or zero: then nothing overflows, and all products are multiples of
  * 2^-149. So no sum is rounded to -0, and the sign of a product that is zero, which may differ, has no effect. Other
- * inputs and scales, and sums of -0 that those leave behind, are multiplied as it is defined. */
+ * inputs and scales, and sums of -0 that those leave behind, are multiplied as it is defined.
+ *
+ * With zeros b is made as it is defined, with AVX2 as in int4_fma.c; what int4_splits excludes there is multiplied as
+ * it is defined. */
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -35,21 +38,16 @@ typedef int32_t vec_i32_t __attribute__((vector_size(REGISTER_BYTES)));
 #define LEAST_SCALE 0x3080u /* 2^-30 */
 #define MOST_SCALE 0x4e80u  /* 2^30 */
 
-typedef uint16_t vec_u16_t __attribute__((vector_size(32)));
-#define LANES_U16 16
-
 /* n: a multiple of LANES_U16 */
 INLINE bool all_within(const uint16_t *x, size_t n, uint16_t least, uint16_t most)
 {
     vec_u16_t outside = {0};
     for (size_t i = 0; i < n; i += LANES_U16) {
-        const vec_u16_t bits =
-                            (vec_u16_t)_mm256_loadu_si256((const __m256i *)(const void *)(x + i)),
-                        magnitude = bits & 0x7fff;
+        const vec_u16_t magnitude = load_u16(x + i) & 0x7fff;
         outside |=
             (vec_u16_t)(magnitude - least > (uint16_t)(most - least)) & (vec_u16_t)(magnitude != 0);
     }
-    return _mm256_testz_si256((__m256i)outside, (__m256i)outside) != 0;
+    return !any_u16(outside);
 }
 
 /* They are computed before what follows, and kept: the compiler would mix the operations of several inputs, which the CPU
@@ -95,6 +93,40 @@ INLINE void multiply_words(const int vectors, const uint32_t *words, const prepa
             sum[v] = FMA_F32(product[v], scale[v], sum[v]);
         in_registers(vectors, sum);
     }
+}
+
+/* With zeros: b by a table of the 16 codes, as it is defined. */
+#define OFFSETS 1
+
+INLINE vec_f32_t offset_of(vec_f32_t zero, vec_f32_t scale, int i)
+{
+    (void)scale;
+    (void)i;
+    return zero;
+}
+
+static bool has_exact_offsets(const format_t *format, const void *group, size_t width)
+{
+    (void)format;
+    (void)group;
+    (void)width;
+    return true;
+}
+
+INLINE void multiply_words_with_zeros(const int vectors, const uint32_t *words, const float *x,
+    const vec_f32_t *scale, const vec_f32_t offset[VECTORS][OFFSETS], vec_f32_t *sum)
+{
+    const __m512 codes = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    vec_u32_t word[VECTORS];
+    for (int v = 0; v < vectors; v++)
+        word[v] = load_words(words + LANES_F32 * v);
+    in_registers(vectors, word);
+#pragma GCC unroll 8
+    for (int j = 0; j < INT4_WORD; j++)
+        for (int v = 0; v < vectors; v++) {
+            const __m512 code = _mm512_permutexvar_ps((__m512i)(word[v] >> 4 * j), codes);
+            sum[v] = FMA_F32(SET_F32(x[j]), FMA_F32(code, scale[v], offset[v][0]), sum[v]);
+        }
 }
 #else
 /* What a span's codes, as floats, are multiplied with, and what is added then. */
@@ -147,6 +179,37 @@ INLINE void multiply_words(const int vectors, const uint32_t *words, const prepa
         }
     }
 }
+
+/* With zeros: b as in int4_fma.c. */
+#define OFFSETS INT4_PLACES
+
+INLINE vec_f32_t offset_of(vec_f32_t zero, vec_f32_t scale, int i)
+{
+    return zero - SET_F32(int4_power[i] + 8.0f) * scale;
+}
+
+static bool has_exact_offsets(const format_t *format, const void *group, size_t width)
+{
+    return int4_splits(format, group, width, 0, width);
+}
+
+INLINE void multiply_words_with_zeros(const int vectors, const uint32_t *words, const float *x,
+    const vec_f32_t *scale, const vec_f32_t offset[VECTORS][OFFSETS], vec_f32_t *sum)
+{
+    vec_u32_t word[VECTORS];
+    for (int v = 0; v < vectors; v++)
+        word[v] = int4_first_part(words + LANES_F32 * v);
+#pragma GCC unroll 4
+    for (int part = 0; part < INT4_PARTS; part++) {
+        for (int v = 0; v < vectors && part > 0; v++)
+            word[v] = int4_next_part(word[v], part, words + LANES_F32 * v);
+        for (int j = 0; j < INT4_PLACES; j++, x++)
+            for (int v = 0; v < vectors; v++) {
+                const vec_f32_t code = int4_with_power(word[v], j);
+                sum[v] = FMA_F32(SET_F32(*x), FMA_F32(code, scale[v], offset[v][j]), sum[v]);
+            }
+    }
+}
 #endif
 
 /* ---- A turn ---------------------------------------------------------------------------------- */
@@ -175,41 +238,63 @@ INLINE void prefetch(const void *at, size_t bytes)
         __builtin_prefetch((const char *)at + i, 0, SECOND_LEVEL);
 }
 
+/* Scales and, with zeros, the last operands of b. */
+INLINE void load_scales(const int vectors, const bool zeros, const char *group, size_t width,
+    size_t first, vec_f32_t *scale, vec_f32_t offset[VECTORS][OFFSETS])
+{
+    for (int v = 0; v < vectors; v++)
+        scale[v] = widen_bf16(int4_scales(group) + first + LANES_F32 * v);
+    in_registers(vectors, scale);
+    for (int v = 0; v < vectors && zeros; v++)
+        for (int i = 0; i < OFFSETS; i++)
+            offset[v][i] = offset_of(
+                widen_bf16(int4_offsets(group, width) + first + LANES_F32 * v), scale[v], i);
+}
+
 /* Outputs from `first` on. */
-INLINE void multiply_outputs(const int vectors, const size_t width, const piece_t *p,
-    const inputs_t *in, size_t first, float *c)
+INLINE void multiply_outputs(const int vectors, const bool zeros, const size_t width,
+    const piece_t *p, const inputs_t *in, size_t first, float *c)
 {
     const size_t group_bytes = int4_group_bytes(p->format, width),
                  some = size_min(p->format->group - p->skip, in->n);
     const char *group = p->group;
-    vec_f32_t scale[VECTORS], sum[VECTORS];
+    vec_f32_t scale[VECTORS], offset[VECTORS][OFFSETS], sum[VECTORS];
     for (int v = 0; v < vectors; v++)
         sum[v] = *(const mem_f32_t *)(c + first + LANES_F32 * v);
     for (size_t i = 0; i < in->n; i += some, group += group_bytes) {
         const uint32_t *words =
             int4_words(p->format, group, width) + p->skip / INT4_WORD * width + first;
-        for (int v = 0; v < vectors; v++)
-            scale[v] = widen_bf16(int4_scales(group) + first + LANES_F32 * v);
-        in_registers(vectors, scale);
+        load_scales(vectors, zeros, group, width, first, scale, offset);
         if (first == 0)
-            prefetch(group + p->ahead, 2 * width);
+            prefetch(group + p->ahead, (zeros ? 4 : 2) * width);
         for (size_t k = i; k < i + some; k += INT4_WORD, words += width) {
             prefetch((const char *)words + p->ahead, (size_t)vectors * REGISTER_BYTES);
-            multiply_words(vectors, words, &in->prepared, k, scale, sum);
+            if (zeros)
+                multiply_words_with_zeros(vectors, words, in->x + k, scale, offset, sum);
+            else
+                multiply_words(vectors, words, &in->prepared, k, scale, sum);
         }
     }
     for (int v = 0; v < vectors; v++)
         *(mem_f32_t *)(c + first + LANES_F32 * v) = sum[v];
 }
 
-static void multiply(const piece_t *p, const inputs_t *in, float *c)
+INLINE void multiply_panel(const bool zeros, const piece_t *p, const inputs_t *in, float *c)
 {
     size_t first = 0;
     if (p->width == KERNEL_PANEL)
         for (; first < KERNEL_PANEL; first += VECTORS * LANES_F32)
-            multiply_outputs(VECTORS, KERNEL_PANEL, p, in, first, c);
+            multiply_outputs(VECTORS, zeros, KERNEL_PANEL, p, in, first, c);
     for (; first < p->width; first += KERNEL_LANES)
-        multiply_outputs(KERNEL_LANES / LANES_F32, p->width, p, in, first, c);
+        multiply_outputs(KERNEL_LANES / LANES_F32, zeros, p->width, p, in, first, c);
+}
+
+static void multiply(const piece_t *p, const inputs_t *in, float *c)
+{
+    if (p->format->zeros)
+        multiply_panel(true, p, in, c);
+    else
+        multiply_panel(false, p, in, c);
 }
 
 /* As it is defined. Returns whether a sum is -0. */
@@ -227,9 +312,11 @@ static __attribute__((noinline)) bool multiply_any(const piece_t *p, const input
             const uint32_t *words =
                 int4_words(p->format, group, p->width) + k / INT4_WORD * p->width + first;
             const vec_u32_t code = load_words(words) >> (uint32_t)(4 * (k % INT4_WORD)) & 15u;
-            const vec_f32_t number = __builtin_convertvector((vec_i32_t)code - 8, vec_f32_t),
-                            zero = {0};
-            const vec_f32_t b = FMA_F32(number, widen_bf16(int4_scales(group) + first), zero);
+            const vec_f32_t number = __builtin_convertvector((vec_i32_t)code - 8, vec_f32_t);
+            vec_f32_t offset = {0};
+            if (p->format->zeros)
+                offset = widen_bf16(int4_offsets(group, p->width) + first);
+            const vec_f32_t b = FMA_F32(number, widen_bf16(int4_scales(group) + first), offset);
             sum = FMA_F32(SET_F32(in->x[i]), b, sum);
         }
         *(mem_f32_t *)(c + first) = sum;
@@ -244,18 +331,18 @@ static __attribute__((noinline)) bool multiply_any(const piece_t *p, const input
 /* ---- A row ----------------------------------------------------------------------------------- */
 
 /* n inputs from `first` on. */
-static void take_inputs(
-    const uint16_t *x, const uint32_t *order, size_t first, size_t n, inputs_t *to)
+static void take_inputs(const bool zeros, const uint16_t *x, const uint32_t *order, size_t first,
+    size_t n, inputs_t *to)
 {
     uint16_t ordered[SPAN];
     for (size_t i = 0; i < n && order != NULL; i++)
         ordered[i] = x[order[first + i]];
     const uint16_t *from = order != NULL ? ordered : x + first;
     to->n = n;
-    to->ordinary = all_within(from, n, LEAST_INPUT, MOST_INPUT);
+    to->ordinary = zeros || all_within(from, n, LEAST_INPUT, MOST_INPUT);
     for (size_t i = 0; i < n; i++)
         to->x[i] = f32_from_bf16(from[i]);
-    if (to->ordinary)
+    if (to->ordinary && !zeros)
         prepare(to->x, n, &to->prepared);
 }
 
@@ -272,15 +359,15 @@ static place_t place_of(const format_t *format, size_t width, size_t k)
     return (place_t){group, group + (uintptr_t)words, skip};
 }
 
-/* Whether the scales of n inputs are of ordinary size. */
-static bool has_ordinary_scales(const piece_t *p, size_t n)
+/* Whether a panel with n inputs is multiplied the quick way, as far as its scales are concerned. */
+static bool is_ordinary(const piece_t *p, size_t n)
 {
     const char *group = p->group;
     bool ordinary = true;
     for (size_t i = 0; i < p->skip + n;
          i += p->format->group, group += int4_group_bytes(p->format, p->width))
-        ordinary &= p->width == KERNEL_PANEL
-                        ? all_within(int4_scales(group), KERNEL_PANEL, LEAST_SCALE, MOST_SCALE)
+        ordinary &= p->format->zeros
+                        ? has_exact_offsets(p->format, group, p->width)
                         : all_within(int4_scales(group), p->width, LEAST_SCALE, MOST_SCALE);
     return ordinary;
 }
@@ -297,7 +384,7 @@ static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *f
         place_t spans[TURNS_AHEAD + 1]; /* this one, and the next ones */
         for (size_t i = 0; i <= TURNS_AHEAD; i++)
             spans[i] = place_of(format, width, k + i * SPAN);
-        take_inputs(x, order, k, size_min(SPAN, columns - k), &in);
+        take_inputs(format->zeros, x, order, k, size_min(SPAN, columns - k), &in);
         for (size_t p = 0; p < n_panels; p++) {
             const char *panel = panels[p];
             piece_t piece = {format, panel + spans[0].group, width, spans[0].skip, 0};
@@ -307,10 +394,10 @@ static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *f
             if (k + span * SPAN < columns)
                 piece.ahead =
                     (const char *)panels[next] + spans[span].words - (panel + spans[0].words);
-            if (in.ordinary && !minus_zero[p] && has_ordinary_scales(&piece, in.n))
+            if (in.ordinary && !minus_zero[p] && is_ordinary(&piece, in.n))
                 multiply(&piece, &in, c + p * c_panel);
             else
-                minus_zero[p] = multiply_any(&piece, &in, c + p * c_panel);
+                minus_zero[p] = multiply_any(&piece, &in, c + p * c_panel) && !format->zeros;
         }
     }
 }

@@ -432,7 +432,7 @@ const kernel_entry_t kernel_list[] = {
     {QUANTISED_SLOT(int4_tile), 4, false, 11, 16, 64, 32, 320,
         {{1, 64, 1536, 0, 0}, {8, 64, 1536, 0, 0}}, kernel_int4_layout, kernel_call_int4_tile,
         product_flop},
-    {QUANTISED_SLOT(int4_row), 4, false, MATRIX_MAX_PANELS, 16, 64, 32, 512,
+    {QUANTISED_SLOT(int4_row), 8, false, MATRIX_MAX_PANELS, 16, 64, 32, 512,
         {{4, 64, 1536, 0, 0}, {4, 64, 1536, 0, 2}}, kernel_int4_row_layout, kernel_call_int4_row,
         product_flop},
     {QUANTISED_SLOT(int4_unpack), 2, false, 1, 16, 64, 32, 256,

@@ -39,13 +39,13 @@ CALL(kernel_call_int4_unpack)
     kernels->int4_unpack(int4_of(s), d[1], s->n, s->k, d[2]);
 }
 
-/* The first two variants have groups of 32, the others the largest that inputs are whole ones of. */
+/* Of four variants two have groups of 32, two the largest that inputs are whole ones of; the last four have zeros. */
 static const format_t *int4_row_of(const kernel_shape_t *s)
 {
-    size_t group = s->variant < 2 ? 32 : 256;
+    size_t group = s->variant % 4 < 2 ? 32 : 256;
     while (s->k % group != 0)
         group /= 2;
-    return format_int4(group, false);
+    return format_int4(group, s->variant >= 4);
 }
 
 /* A row, as many panels as the shape has rows, their sums, and the order of inputs. */

@@ -134,7 +134,7 @@ typedef struct kernels {
     void (*int4_tile)(size_t rows, const uint16_t *a, size_t a_stride, const uint32_t *order,
         const format_t *format, const void *panel, size_t width, size_t columns, float *c,
         size_t c_stride);
-    /* int4_tile of one row with 1 to MATRIX_MAX_PANELS panels of the same format, without zeros, and width, by turns, each
+    /* int4_tile of one row with 1 to MATRIX_MAX_PANELS panels of the same format and width, by turns, each
      * of them a stream of the memory's. NULL in scalar C. x: [columns]; panels: their starts; c: [n_panels][width],
      * c_panel apart */
     void (*int4_row)(const uint16_t *x, const uint32_t *order, const format_t *format,
