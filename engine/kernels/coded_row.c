@@ -8,6 +8,7 @@
 #include "engine/kernels/coded_vectors.h"
 #include "engine/kernels/denormals.h"
 #include "engine/kernels/kernels_internal.h"
+#include "engine/kernels/tiles.h"
 #include "engine/kernels/widen.h"
 #ifdef __AVX512BF16__
 #include "engine/kernels/f8_table.h"
@@ -147,6 +148,7 @@ INLINE void table_span(
     const bool amx, const f8_table_t *table, const span_t *s, const uint16_t *x, float *c)
 {
     const f8_lookup_t lookup = f8_load_table(table);
+    const bool prefetches = streams_want_prefetching();
     const uint8_t *codes = s->codes;
     vec_f32_t before[F8_VECTORS], odd[F8_VECTORS], even[F8_VECTORS];
     for (int v = 0; v < F8_VECTORS; v++) {
@@ -159,7 +161,8 @@ INLINE void table_span(
         const pair_t input = broadcast_pair(x + 2 * i);
         int32_t pair;
         memcpy(&pair, x + 2 * i, sizeof pair);
-        prefetch_pair(false, codes, 2 * KERNEL_PANEL);
+        if (prefetches)
+            prefetch_pair(false, codes, 2 * KERNEL_PANEL);
         f8_words(&lookup, codes, words);
         for (int v = 0; v < F8_VECTORS; v++)
             if (amx) {
