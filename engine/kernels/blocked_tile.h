@@ -3,6 +3,7 @@
 #ifndef CHOIR_KERNELS_BLOCKED_TILE_H
 #define CHOIR_KERNELS_BLOCKED_TILE_H
 
+#include "engine/base/team.h"
 #include "engine/kernels/fma.h"
 
 #define ROWS 6 /* of a register tile: 6 x 2 sums of 16 registers */
@@ -44,6 +45,45 @@ INLINE void transpose(__m256i x[8])
         x[j] = _mm256_permute2x128_si256(low, high, 0x20);
         x[4 + j] = _mm256_permute2x128_si256(low, high, 0x31);
     }
+}
+
+/* 8 dwords of each row, of zeros where there are fewer rows than 8, transposed. */
+INLINE void load_transposed(const size_t rows, const void *a, size_t row_bytes, __m256i x[8])
+{
+    for (size_t r = 0; r < 8; r++) {
+        x[r] = _mm256_setzero_si256();
+        if (r < rows)
+            x[r] = _mm256_loadu_si256(
+                (const __m256i *)(const void *)((const char *)a + r * row_bytes));
+    }
+    transpose(x);
+}
+
+/* Panels as [dwords][width]: a dword is an input of f32, or a pair of inputs of bf16. */
+typedef struct panels {
+    const void *const *at;
+    size_t n, width;
+} panels_t;
+
+/* While register tiles with outputs from j on of panel p are multiplied, those of dwords [first, first + n) of each
+ * output, one tile's share of the next weights comes from memory: of the panel's next outputs, of the next panel, or of the
+ * next dwords. share: of n */
+INLINE void prefetch_weights(
+    const panels_t *panels, size_t p, size_t j, size_t first, size_t n, team_part_t share)
+{
+    enum { SECOND_LEVEL = 2 };
+    j += OUTPUTS;
+    if (j == panels->width) {
+        j = 0;
+        p++;
+    }
+    if (p == panels->n) {
+        p = 0;
+        first += n;
+    }
+    const uint32_t *from = (const uint32_t *)panels->at[p] + first * panels->width + j;
+    for (size_t i = share.begin; i < share.end; i++)
+        __builtin_prefetch(from + i * panels->width, 0, SECOND_LEVEL);
 }
 
 #endif

@@ -146,12 +146,7 @@ static void widen_tile(const uint16_t *b, size_t width, size_t k, float *to)
 INLINE void widen_pairs(const size_t rows, const uint16_t *a, size_t a_stride, float *to)
 {
     __m256i x[LANES_F32];
-    for (size_t r = 0; r < LANES_F32; r++) {
-        x[r] = _mm256_setzero_si256();
-        if (r < rows)
-            x[r] = _mm256_loadu_si256((const __m256i *)(const void *)(a + r * a_stride));
-    }
-    transpose(x);
+    load_transposed(rows, a, a_stride * sizeof *a, x);
     for (size_t i = 0; i < LANES_F32; i++) {
         pair_t pair = widen((vec_u32_t)x[i]);
         *(mem_f32_t *)(to + 2 * i * ROWS) = pair.odd;
@@ -174,9 +169,9 @@ INLINE void widen_rows(const size_t rows, const uint16_t *a, size_t a_stride, si
 /* Some rows with all panels. */
 typedef struct job {
     tile_fn_t *const *tiles;
-    size_t rows, n_tiles, a_stride, n_panels, width;
+    size_t rows, n_tiles, a_stride;
+    panels_t panels;
     const uint16_t *a;
-    const uint16_t *b[KERNEL_MANY_PANELS];
     float *c;
     size_t c_panel, c_stride;
     float *aside; /* [panels][register tile's outputs][rows][OUTPUTS], NULL: sums are in c */
@@ -200,30 +195,9 @@ static void widen_all_rows(const job_t *y, inputs_t inputs, float *to)
     }
 }
 
-/* While a register tile, number t, is multiplied, its share of what the next one's weights are widened from comes
- * from memory: those of the panel's next outputs, of the next panel, or of the next inputs. */
-static void prefetch_weights(const job_t *y, inputs_t inputs, size_t p, size_t j, size_t t)
-{
-    enum { SECOND_LEVEL = 2 };
-    size_t input = inputs.first;
-    j += OUTPUTS;
-    if (j == y->width) {
-        j = 0;
-        p++;
-    }
-    if (p == y->n_panels) {
-        p = 0;
-        input += inputs.n;
-    }
-    team_part_t pairs = team_part(inputs.n / 2, t, y->n_tiles);
-    const uint16_t *from = y->b[p] + input * y->width + 2 * j;
-    for (size_t i = pairs.begin; i < pairs.end; i++)
-        __builtin_prefetch(from + 2 * i * y->width, 0, SECOND_LEVEL);
-}
-
 static float *aside_at(const job_t *y, size_t p, size_t j, size_t row)
 {
-    return y->aside + (p * y->width + j) * y->rows + row * OUTPUTS;
+    return y->aside + (p * y->panels.width + j) * y->rows + row * OUTPUTS;
 }
 
 /* c = c + what was summed aside, of a tile's outputs. */
@@ -252,7 +226,8 @@ static void multiply_tiles(
         tile.to_stride = y->aside == NULL ? y->c_stride : OUTPUTS;
         tile.from = inputs.begin ? NULL : tile.to;
         tile.from_stride = tile.to_stride;
-        prefetch_weights(y, inputs, p, j, t);
+        prefetch_weights(&y->panels, p, j, inputs.first / 2, inputs.n / 2,
+            team_part(inputs.n / 2, t, y->n_tiles));
         y->tiles[rows.end - rows.begin](&tile);
     }
     if (inputs.end && y->aside != NULL)
@@ -263,10 +238,11 @@ static void multiply_block(const job_t *y, inputs_t inputs)
 {
     block_t block;
     widen_all_rows(y, inputs, block.rows);
-    for (size_t p = 0; p < y->n_panels; p++)
-        for (size_t j = 0; j < y->width; j += OUTPUTS) {
-            widen_tile(
-                y->b[p] + inputs.first * y->width + 2 * j, y->width, inputs.n, block.weights);
+    const size_t width = y->panels.width;
+    for (size_t p = 0; p < y->panels.n; p++)
+        for (size_t j = 0; j < width; j += OUTPUTS) {
+            const uint16_t *b = y->panels.at[p];
+            widen_tile(b + inputs.first * width + 2 * j, width, inputs.n, block.weights);
             multiply_tiles(y, &block, inputs, p, j);
         }
 }
@@ -276,15 +252,15 @@ void blocked_multiply_avx2(bool amx, const blocked_rows_t *rows, size_t n_panels
     tile_mode_t mode)
 {
     float aside[KERNEL_MANY_PANELS * PASS_ROWS * KERNEL_PANEL];
+    const void *panels[KERNEL_MANY_PANELS];
+    for (size_t p = 0; p < n_panels; p++)
+        panels[p] = b[p];
     job_t y = {.tiles = amx ? tile_spans_of_rows : tile_chain_of_rows,
         .a_stride = rows->stride,
-        .n_panels = n_panels,
-        .width = width,
+        .panels = {panels, n_panels, width},
         .c_panel = c_panel,
         .c_stride = c_stride,
         .aside = mode == TILE_ADD ? aside : NULL};
-    for (size_t p = 0; p < n_panels; p++)
-        y.b[p] = b[p];
     for (size_t first = 0; first < rows->n; first += PASS_ROWS) {
         y.rows = size_min(PASS_ROWS, rows->n - first);
         y.n_tiles = (y.rows + ROWS - 1) / ROWS;

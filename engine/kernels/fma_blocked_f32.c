@@ -93,9 +93,9 @@ typedef struct block {
 
 /* Some rows with all panels. */
 typedef struct job {
-    size_t rows, n_tiles, a_stride, n_panels, width;
+    size_t rows, n_tiles, a_stride;
+    panels_t panels;
     const float *a;
-    const void *const *b;
     float *c;
     size_t c_panel, c_stride;
     bool add;
@@ -113,12 +113,7 @@ INLINE void pack_rows(const size_t rows, const float *a, size_t a_stride, size_t
     size_t i = 0;
     for (; i + LANES_F32 <= k; i += LANES_F32) {
         __m256i x[LANES_F32];
-        for (size_t r = 0; r < LANES_F32; r++) {
-            x[r] = _mm256_setzero_si256();
-            if (r < rows)
-                x[r] = _mm256_loadu_si256((const __m256i *)(const void *)(a + r * a_stride + i));
-        }
-        transpose(x);
+        load_transposed(rows, a + i, a_stride * sizeof *a, x);
         for (size_t j = 0; j < LANES_F32; j++)
             _mm256_storeu_si256((__m256i *)(void *)(to + (i + j) * ROWS), x[j]);
     }
@@ -139,11 +134,6 @@ static void pack_all_rows(const job_t *y, inputs_t inputs, float *to)
     }
 }
 
-static const float *weights_at(const job_t *y, size_t p, size_t j, size_t input)
-{
-    return (const float *)y->b[p] + input * y->width + j;
-}
-
 /* One register tile's weights. */
 static void pack_tile(const float *b, size_t width, size_t k, float *to)
 {
@@ -152,37 +142,19 @@ static void pack_tile(const float *b, size_t width, size_t k, float *to)
             *(vec_f32_t *)(to + i * OUTPUTS + v) = *(const mem_f32_t *)(b + i * width + v);
 }
 
-/* While a register tile, number t, is multiplied, its share of the next one's weights comes from memory: those of
- * the panel's next outputs, of the next panel, or of the next inputs. */
-static void prefetch_weights(const job_t *y, inputs_t inputs, size_t p, size_t j, size_t t)
-{
-    enum { SECOND_LEVEL = 2 };
-    size_t input = inputs.first;
-    j += OUTPUTS;
-    if (j == y->width) {
-        j = 0;
-        p++;
-    }
-    if (p == y->n_panels) {
-        p = 0;
-        input += inputs.n;
-    }
-    team_part_t mine = team_part(inputs.n, t, y->n_tiles);
-    const float *from = weights_at(y, p, j, input);
-    for (size_t i = mine.begin; i < mine.end; i++)
-        __builtin_prefetch(from + i * y->width, 0, SECOND_LEVEL);
-}
-
 static void multiply_block(const job_t *y, inputs_t inputs)
 {
     block_t block;
     pack_all_rows(y, inputs, block.rows);
-    for (size_t p = 0; p < y->n_panels; p++)
-        for (size_t j = 0; j < y->width; j += OUTPUTS) {
-            pack_tile(weights_at(y, p, j, inputs.first), y->width, inputs.n, block.weights);
+    const size_t width = y->panels.width;
+    for (size_t p = 0; p < y->panels.n; p++)
+        for (size_t j = 0; j < width; j += OUTPUTS) {
+            const float *b = y->panels.at[p];
+            pack_tile(b + inputs.first * width + j, width, inputs.n, block.weights);
             for (size_t t = 0; t < y->n_tiles; t++) {
                 team_part_t rows = team_part(y->rows, t, y->n_tiles);
-                prefetch_weights(y, inputs, p, j, t);
+                prefetch_weights(
+                    &y->panels, p, j, inputs.first, inputs.n, team_part(inputs.n, t, y->n_tiles));
                 tile_of_rows[rows.end - rows.begin](block.rows + t * ROWS * inputs.n, block.weights,
                     inputs.n, y->add || inputs.first > 0,
                     y->c + p * y->c_panel + rows.begin * y->c_stride + j, y->c_stride);
@@ -195,9 +167,7 @@ static void tile_groups_panels(size_t rows, const void *a, size_t a_stride, size
     tile_mode_t mode)
 {
     job_t y = {.a_stride = a_stride,
-        .n_panels = n_panels,
-        .width = width,
-        .b = b,
+        .panels = {b, n_panels, width},
         .c_panel = c_panel,
         .c_stride = c_stride,
         .add = mode == TILE_ADD};
