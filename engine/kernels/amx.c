@@ -10,7 +10,10 @@
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
-enum { TILE = 16, STEP = KERNEL_K_BLOCK }; /* rows, outputs; inputs of one instruction */
+enum {
+    TILE = KERNEL_TILE_ROWS,
+    STEP = KERNEL_K_BLOCK
+}; /* rows, outputs; inputs of one instruction */
 enum { FEW_ROWS = 1 };
 enum { LINE = 64, STEP_LINES = STEP * KERNEL_PANEL * 2 / LINE };
 /* Up to here memory is slower than the products: weights are prefetched a little ahead of their position, while the first
@@ -129,12 +132,15 @@ INLINE void multiply_step(const int n, const char *a, size_t a_stride, const cha
     }
 }
 
+#define LOAD_SUM(I) _tile_loadd(I, c + I * LINE, c_stride);
+#define ZERO_SUM(I) _tile_zero(I);
+#define STORE_SUM(I) _tile_stored(I, c + I * LINE, c_stride);
+
 /* Up to 16 rows x 16 * n outputs. */
 INLINE void multiply(const int n, const block_t *s)
 {
-#define LOAD_SUM(I) _tile_loadd(I, s->c + I * LINE, s->c_stride);
-#define ZERO_SUM(I) _tile_zero(I);
-#define STORE_SUM(I) _tile_stored(I, s->c + I * LINE, s->c_stride);
+    char *const c = s->c;
+    const size_t c_stride = s->c_stride;
     if (s->chain) {
         FOR_OUTPUTS(LOAD_SUM)
     } else {
@@ -211,17 +217,21 @@ static void fill_rest_a(rest_t *rest, const uint16_t *a, size_t a_stride, size_t
         memcpy(rest->a[r], a + r * a_stride, n * sizeof *a);
 }
 
-/* Few rows prefetch weights near, many the next block of weights, spread over all steps. */
-static void plan_prefetch(block_t *s, size_t rows)
+/* Few rows prefetch weights near, many the next block of weights, spread over all steps; so do few rows where the next
+ * weights lie elsewhere. */
+static void plan_prefetch(block_t *s, size_t rows, const char *next)
 {
-    s->next_first_level = rows <= NEAR_ROWS;
-    s->next = s->b + (rows <= NEAR_ROWS ? AHEAD_BYTES : s->n_steps * STEP / 2 * s->b_stride);
-    s->next_lines = rows <= NEAR_ROWS ? STEP_LINES : STEP_LINES / ((rows + TILE - 1) / TILE);
+    const bool few = rows <= NEAR_ROWS;
+    s->next_first_level = few && next == NULL;
+    s->next =
+        next != NULL ? next : s->b + (few ? AHEAD_BYTES : s->n_steps * STEP / 2 * s->b_stride);
+    s->next_lines = few ? STEP_LINES : STEP_LINES / ((rows + TILE - 1) / TILE);
 }
 
 /* a: row 0. Strides as in tile_amx and tile_amx_k_blocked. */
 static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, size_t a_step,
-    const void *b, size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
+    const void *b, size_t width, size_t k, const void *next, void *c, size_t c_stride,
+    tile_mode_t mode)
 {
     rest_t rest;
     size_t whole = k / STEP * STEP, left = k - whole;
@@ -232,7 +242,7 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
         .c_stride = sizeof(float) * c_stride,
         .n_steps = whole / STEP,
         .chain = mode == TILE_CHAIN};
-    plan_prefetch(&s, rows);
+    plan_prefetch(&s, rows, next);
     if (left > 0) {
         fill_rest_b(&rest, (const uint16_t *)b + whole * width, width, left);
         s.a_rest = (const char *)rest.a;
@@ -261,6 +271,92 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
         release();
 }
 
+/* ---- Few rows with several panels ------------------------------------------------------------- */
+
+/* Panels whose next step is prefetched while this one is multiplied, a line of each in turn. */
+typedef struct streams {
+    const char *at[KERNEL_TILE_PANELS];
+    size_t n, lines; /* of a step of each panel; 0: nothing follows */
+} streams_t;
+
+/* Quarter `part` of the p-th panel's share. */
+INLINE void ask_streams(const streams_t *s, size_t p, size_t part)
+{
+    const size_t share = s->lines / s->n, begin = p * share + share * part / 4,
+                 end = p * share + share * (part + 1) / 4;
+    for (size_t line = begin; line < end; line++)
+        for (size_t stream = 0; stream < s->n; stream++)
+            _mm_prefetch(s->at[stream] + line * LINE, _MM_HINT_T0);
+}
+
+/* A step of the p-th panel, 16 * n outputs. */
+INLINE void multiply_in_turn(const int n, bool zero, const char *a, size_t a_stride, const char *b,
+    size_t b_stride, const streams_t *next, size_t p, char *c, size_t c_stride)
+{
+#define STEP_OF(I)                                                                                 \
+    _tile_loadd(5, b + I * LINE, b_stride);                                                        \
+    _tile_dpbf16ps(I, 4, 5);                                                                       \
+    ask_streams(next, p, I);
+    if (zero) {
+        FOR_OUTPUTS(ZERO_SUM)
+    } else {
+        FOR_OUTPUTS(LOAD_SUM)
+    }
+    _tile_loadd(4, a, a_stride);
+    FOR_OUTPUTS(STEP_OF)
+    FOR_OUTPUTS(STORE_SUM)
+}
+
+static void turn(size_t width, bool zero, const char *a, size_t a_stride, const char *b,
+    size_t b_stride, const streams_t *next, size_t p, char *c, size_t c_stride)
+{
+    switch (width / TILE) {
+    case 1:
+        multiply_in_turn(1, zero, a, a_stride, b, b_stride, next, p, c, c_stride);
+        break;
+    case 2:
+        multiply_in_turn(2, zero, a, a_stride, b, b_stride, next, p, c, c_stride);
+        break;
+    case 3:
+        multiply_in_turn(3, zero, a, a_stride, b, b_stride, next, p, c, c_stride);
+        break;
+    default:
+        multiply_in_turn(4, zero, a, a_stride, b, b_stride, next, p, c, c_stride);
+    }
+}
+
+/* The sums wait in the first-level cache. */
+static void few_amx_panels(size_t rows, const void *a, size_t a_stride, size_t n_panels,
+    const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
+    tile_mode_t mode)
+{
+    const size_t whole = k / STEP * STEP, step_bytes = STEP * width * sizeof(uint16_t);
+    streams_t next = {.n = n_panels};
+    rest_t rest;
+    configure(rows);
+    for (size_t i = 0; i < k; i += STEP) {
+        next.lines = i + 2 * STEP <= k ? step_bytes / LINE : 0;
+        if (i == whole)
+            fill_rest_a(&rest, (const uint16_t *)a + i, a_stride, rows, k - i);
+        for (size_t p = 0; p < n_panels; p++)
+            next.at[p] = (const char *)b[p] + (i + STEP) * width * sizeof(uint16_t);
+        for (size_t p = 0; p < n_panels; p++) {
+            char *to = (char *)c + p * c_panel * sizeof(float);
+            const char *weights = next.at[p] - step_bytes;
+            if (i == whole) {
+                fill_rest_b(&rest, (const uint16_t *)(const void *)weights, width, k - i);
+                turn(width, i == 0 && mode == TILE_SET, (const char *)rest.a, REST_A_STRIDE,
+                    (const char *)rest.b, REST_B_STRIDE, &next, p, to, c_stride * sizeof(float));
+            } else
+                turn(width, i == 0 && mode == TILE_SET, (const char *)a + i * sizeof(uint16_t),
+                    a_stride * sizeof(uint16_t), weights, 4 * width, &next, p, to,
+                    c_stride * sizeof(float));
+        }
+    }
+    if (!held)
+        release();
+}
+
 static void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
@@ -269,13 +365,13 @@ static void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b,
     if (rows <= FEW_ROWS)
         tile_amx_by_fma(rows, a, a_stride, b, width, k, c, c_stride, mode);
     else
-        multiply_strips(rows, a, a_stride, STEP, b, width, k, c, c_stride, mode);
+        multiply_strips(rows, a, a_stride, STEP, b, width, k, NULL, c, c_stride, mode);
 }
 
 static void tile_amx_k_blocked(size_t rows, const void *a, size_t a_stride, const void *b,
-    size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode)
+    size_t width, size_t k, const void *next, void *c, size_t c_stride, tile_mode_t mode)
 {
-    multiply_strips(rows, a, STEP, a_stride, b, width, k, c, c_stride, mode);
+    multiply_strips(rows, a, STEP, a_stride, b, width, k, next, c, c_stride, mode);
 }
 
 void tiles_fill_amx(kernels_t *kernels)
@@ -285,6 +381,7 @@ void tiles_fill_amx(kernels_t *kernels)
     kernels->tile_amx = tile_amx;
     kernels->tile_amx_panels = NULL; /* nothing is widened */
     kernels->tile_amx_k_blocked = tile_amx_k_blocked;
+    kernels->few_amx_panels = few_amx_panels;
     kernels->amx_begin = amx_begin;
     kernels->amx_end = amx_end;
 }

@@ -58,7 +58,7 @@ static LAYOUT(k_blocked_layout)
 static CALL(call_tile_amx_k_blocked)
 {
     if (kernels->tile_amx_k_blocked != NULL) {
-        kernels->tile_amx_k_blocked(s->rows, d[0], k_block_stride(s), d[1], s->n, s->k, d[2],
+        kernels->tile_amx_k_blocked(s->rows, d[0], k_block_stride(s), d[1], s->n, s->k, NULL, d[2],
             s->n + s->pad, (tile_mode_t)s->variant);
         return;
     }
@@ -119,6 +119,14 @@ static CALL(call_tile_amx_panels)
 {
     call_panels(
         kernels, kernels->tile_amx_panels, kernels->tile_amx, s, (tile_mode_t)(s->variant % 3), d);
+}
+
+/* Up to KERNEL_TILE_PANELS of them. */
+#define FEW_VARIANTS (3 * KERNEL_TILE_PANELS)
+static CALL(call_few_amx_panels)
+{
+    tile_mode_t mode = s->variant % 3 == 0 ? TILE_SET : TILE_CHAIN;
+    call_panels(kernels, kernels->few_amx_panels, kernels->tile_amx, s, mode, d);
 }
 
 static CALL(call_tile_groups_panels)
@@ -405,6 +413,9 @@ const kernel_entry_t kernel_list[] = {
         {{32, 64, 512, 0, 9}, {192, 64, 1024, 0, 9}}, panels_layout, call_tile_panels, panels_flop},
     {AMX_SLOT(tile_amx_panels), PANELS_VARIANTS, false, 70, 16, 64, 2, 400,
         {{32, 64, 512, 0, 9}, {192, 64, 256, 0, 9}}, panels_layout, call_tile_amx_panels,
+        panels_flop},
+    {AMX_SLOT(few_amx_panels), FEW_VARIANTS, false, KERNEL_TILE_ROWS, 16, 64, 2, 400,
+        {{4, 64, 1536, 0, 9}, {16, 64, 1536, 0, 9}}, panels_layout, call_few_amx_panels,
         panels_flop},
     {SLOT(tile_groups), 2, false, 70, 16, 64, 1, 400, {{1, 64, 1536, 0, 0}, {96, 64, 128, 0, 0}},
         tile_layout, call_tile_groups, product_flop},

@@ -50,6 +50,7 @@
  * layout (K-blocks): [inputs / KERNEL_K_BLOCK][rows][KERNEL_K_BLOCK]. An operation's 16 rows are then one
  * contiguous piece of 1 KiB. */
 #define KERNEL_K_BLOCK 32
+#define KERNEL_TILE_ROWS 16  /* of a tile instruction */
 #define KERNEL_TILE_PANELS 4 /* at most, that a kernel multiplies a row with */
 #define KERNEL_MANY_PANELS 8 /* at most, of kernels_t.tile_panels */
 /* Inputs of a leaf and of a group of leaves in f32 and f64. Many short sums keep rounding errors
@@ -76,6 +77,7 @@ typedef struct kernels {
     const char *isa; /* isa_name() of the set that it was made for */
     dtype_t mode;
     size_t element_bytes, accumulator_bytes;
+    size_t packed_row_step, packed_row_amx_step; /* panels that these read in step */
 
     /* Products of rows with one panel.
      * a: [rows, k] element, row-major, a_stride elements apart; in bf16 k is even (pad with zero)
@@ -88,10 +90,10 @@ typedef struct kernels {
     void (*tile_amx)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
     /* The same for two or more rows in the K-blocked layout; a_stride: elements from block to
-     * block. k: a multiple of KERNEL_K_BLOCK. NULL where no instruction is faster for it: everywhere
-     * but with AMX. */
+     * block. k: a multiple of KERNEL_K_BLOCK. next: what is read after b, to be prefetched; NULL: what lies behind
+     * it. NULL where no instruction is faster for it: everywhere but with AMX. */
     void (*tile_amx_k_blocked)(size_t rows, const void *a, size_t a_stride, const void *b,
-        size_t width, size_t k, void *c, size_t c_stride, tile_mode_t mode);
+        size_t width, size_t k, const void *next, void *c, size_t c_stride, tile_mode_t mode);
     /* The same by leaves and groups: a chain from +0 for each KERNEL_LEAF inputs, leaves added left
      * to right for each KERNEL_GROUP inputs, groups added left to right; TILE_SET, or TILE_ADD for
      * the next groups of a sum. Modes f32 and f64; NULL in bf16. */
@@ -119,6 +121,12 @@ typedef struct kernels {
         size_t k, void *c, size_t c_panel, tile_mode_t mode);
     void (*row_groups_panels)(const void *a, size_t n_panels, const void *const *b, size_t width,
         size_t k, void *c, size_t c_panel, tile_mode_t mode);
+    /* tile_amx of 2 to KERNEL_TILE_ROWS rows with 1 to KERNEL_TILE_PANELS panels of the same width, a step of 32 inputs of
+     * each in turn, so that they are streams of the memory's; TILE_SET or TILE_CHAIN. c_panel: accumulators from panel
+     * to panel. NULL: without AMX. */
+    void (*few_amx_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,
+        const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
+        tile_mode_t mode);
     /* By the dot product fold, of whole rows; mode bf16 only, NULL otherwise. Panels of the same width,
      * 1 to KERNEL_TILE_PANELS, of `inputs` inputs, and rows as fold.h lays them, a_stride elements apart;
      * c_panel accumulators from panel to panel in c. Denormals are kept. */
@@ -162,7 +170,7 @@ typedef struct kernels {
     void (*unpack_packed)(const void *panel, size_t first, size_t n, uint16_t *to);
     /* tile and tile_amx of one row with inputs [first, first + k), both even, of 1 to KERNEL_TILE_PANELS whole panels
      * of packed bf16, which are unpacked in registers; for the dot product amx `first` is a multiple of 32. Mode
-     * bf16; NULL in scalar C. x: [k]; panels: their starts; c: [n_panels][KERNEL_PANEL], c_panel apart */
+     * bf16; NULL in scalar C. x: [k]; panels: their starts; c: [n_panels][KERNEL_PANEL], c_panel apart. */
     void (*packed_row)(const uint16_t *x, size_t n_panels, const void *const *panels, size_t first,
         size_t k, float *c, size_t c_panel, tile_mode_t mode);
     void (*packed_row_amx)(const uint16_t *x, size_t n_panels, const void *const *panels,

@@ -195,6 +195,13 @@ static const char *weights_of(
     return (const char *)unpacked->weights[i];
 }
 
+/* Of a panel whose weights were unpacked, what it has of inputs from k on; NULL where the next weights lie behind the last. */
+static const void *packed_next(const call_t *y, const panel_t *panel, size_t k)
+{
+    return y->unpacked != NULL && is_packed(panel) ? matrix_panel(panel->matrix, panel->p, k)
+                                                   : NULL;
+}
+
 /* Input k of a row; in the K-blocked layout k is the first of a block. */
 static const char *input_at(const call_t *y, size_t row, size_t k)
 {
@@ -273,8 +280,8 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
         return;
     }
     if (y->rows->k_blocked) {
-        kernels->tile_amx_k_blocked(
-            rows, x, y->rows->stride, weights, width, block, to, KERNEL_PANEL, first);
+        kernels->tile_amx_k_blocked(rows, x, y->rows->stride, weights, width, block,
+            packed_next(y, panel, k0 + block), to, KERNEL_PANEL, first);
         return;
     }
     for (size_t k = 0; k < block; k += size_min(leaf, block))
@@ -352,6 +359,25 @@ static void multiply_row(const call_t *y, const panel_t *panels, size_t n, size_
         row_panels(y)(input_at(y, 0, k), n, weights, width, size_min(leaf, y->inputs - k), c,
             panel_elements(y), first_mode(k, leaf));
     }
+}
+
+/* Whether the rows are few enough for tile instructions to take several panels in step, as they lie in memory. */
+static bool in_step(const call_t *y)
+{
+    return y->dot == DOT_AMX && y->kernels->few_amx_panels != NULL && y->unpacked == NULL &&
+           !y->rows->k_blocked && y->rows->n > 1 && y->rows->n <= KERNEL_TILE_ROWS &&
+           y->leaf_rows == MATRIX_ONE_LEAF;
+}
+
+/* Panels of the same width. */
+static void multiply_few(const call_t *y, const panel_t *panels, size_t n, float *c)
+{
+    const void *weights[KERNEL_TILE_PANELS];
+    for (size_t i = 0; i < n; i++)
+        weights[i] = matrix_panel(panels[i].matrix, panels[i].p, 0);
+    y->kernels->few_amx_panels(y->rows->n, y->rows->x, y->rows->stride, n, weights,
+        matrix_panel_width(panels[0].matrix, panels[0].p), y->inputs, c, panel_elements(y),
+        KERNEL_PANEL, TILE_SET);
 }
 
 /* A block of inputs of some panels with the rows of one class. */
@@ -467,6 +493,13 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
             n = panels_of_a_width(panels + first, size_min(n_panels - first, panels_in_step()));
             multiply_row(&y, panels + first, n, single_row.n == 1 ? leaf_single : leaf_rows,
                 (char *)c + first * panel_bytes);
+        }
+        return;
+    }
+    if (in_step(&y)) {
+        for (size_t first = 0, n; first < n_panels; first += n) {
+            n = panels_of_a_width(panels + first, size_min(n_panels - first, KERNEL_TILE_PANELS));
+            multiply_few(&y, panels + first, n, (float *)c + first * panel_elements(&y));
         }
         return;
     }

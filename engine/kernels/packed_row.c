@@ -1,9 +1,9 @@
 /* A single row with panels of packed bf16, unpacked in registers. Compiled for AVX2, AVX-512, and AVX-512 with
  * instructions for bf16; see fma.h.
  *
- * Several panels take turns, SPAN inputs of each at a time, so that memory is read as several streams. Pairs
- * with weights that the palette lacks are unpacked into the first-level cache and put right there; with the
- * operation of amx, which sums a whole span at once, their span. */
+ * Several panels are read in step, a pair of inputs of each in turn, so that memory is read as several streams, with
+ * all sums in registers. A pair with weights that the palette lacks is unpacked into the first-level cache and put
+ * right there. */
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -21,11 +21,14 @@
 #define FILL packed_row_fill_avx2
 #endif
 
-#define SPAN 32 /* inputs: of the dot product amx's operation; whole spans fill a block */
+#define AMX_SPAN 32 /* inputs of the dot product amx's operation; whole spans fill a block */
 #define VECTORS (KERNEL_PANEL / LANES_F32)
-/* Two spans ahead into the second-level cache, which waits for more lines at once than the first (bench/LOG.md). */
-#define FAR_BYTES 6144
-#define UNIT_VECTORS (VECTORS / 2) /* of a unit, 32 outputs */
+#define UNITS 2 /* of a panel, 32 outputs each, whose codes lie in one half of a byte */
+#define UNIT_VECTORS (VECTORS / UNITS)
+/* Panels in step: as many as have their sums in registers. */
+#define STEP (REGISTER_BYTES < 64 ? 1 : KERNEL_TILE_PANELS)
+#define AMX_STEP (REGISTER_BYTES < 64 ? 1 : 2)
+#define AHEAD_BYTES 2048
 
 /* ---- Pairs of inputs ------------------------------------------------------------------------- */
 
@@ -45,154 +48,171 @@ INLINE void load_unit(
 }
 
 /* One pair for outputs of units [first, end). odd and even may be the same sums: the odd input comes first. */
-INLINE void step(const bool dense, const int first, const int end, const uint8_t *from,
+INLINE void multiply_pair(const bool dense, const int first, const int end, const uint8_t *from,
     vec_t palette, const uint16_t *x, vec_f32_t *odd, vec_f32_t *even)
 {
+#ifdef __AVX512BF16__
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
+    const __m512bh input = (__m512bh)_mm512_set1_epi32(pair);
+    (void)even;
+#else
     pair_t input = broadcast_pair(x);
+#endif
     for (int unit = first; unit < end; unit++) {
         vec_t words[UNIT_VECTORS];
         load_unit(dense, from, palette, unit, words);
         for (int v = 0; v < UNIT_VECTORS; v++) {
             const int to = (unit - first) * UNIT_VECTORS + v;
+#ifdef __AVX512BF16__
+            odd[to] = (vec_f32_t)_mm512_dpbf16_ps((__m512)odd[to], (__m512bh)words[v], input);
+#else
             pair_t w = widen((vec_u32_t)words[v]);
             odd[to] = FMA_F32(input.odd, w.odd, odd[to]);
             even[to] = FMA_F32(input.even, w.even, even[to]);
+#endif
         }
     }
 }
 
-/* ---- Spans ----------------------------------------------------------------------------------- */
+/* ---- Blocks of several panels ---------------------------------------------------------------- */
 
-/* Some pairs of a block. */
-typedef struct span {
-    const uint8_t *from; /* of a pair: packed, or unpacked */
-    vec_t palette;
-    size_t pairs;
-} span_t;
+typedef vec_f32_t sums_t[VECTORS];
+
+/* A panel's block that is being read. */
+typedef struct block_cursor {
+    const packed_block_t *block;
+    size_t exceptions; /* that lie before */
+    size_t next;       /* pair with weights that the palette lacks */
+} cursor_t;
+
+INLINE void find_next(cursor_t *at, size_t pair)
+{
+    const packed_block_t *block = at->block;
+    if (block->n_exceptions == PACKED_SPILLED) {
+        at->next = pair;
+        return;
+    }
+    while (at->exceptions < block->n_exceptions &&
+           block->exceptions[at->exceptions] >> 8 < pair * PACKED_PAIR_WEIGHTS)
+        at->exceptions++;
+    at->next = at->exceptions < block->n_exceptions
+                   ? (block->exceptions[at->exceptions] >> 8) / PACKED_PAIR_WEIGHTS
+                   : SIZE_MAX;
+}
+
+/* A pair with weights that the palette of one of the blocks lacks. */
+INLINE void multiply_lacking(const int n, const int unit, const int units, cursor_t *at,
+    size_t pair, const uint16_t *x, sums_t *odd, sums_t *even)
+{
+    for (int p = 0; p < n; p++) {
+        uint16_t words[PACKED_PAIR_WEIGHTS] __attribute__((aligned(64)));
+        packed_unpack_pairs(at[p].block, pair, 1, words);
+        multiply_pair(true, unit, unit + units, (const uint8_t *)words,
+            PALETTE(at[p].block->palette), x, odd[p], even[p]);
+        if (at[p].next == pair)
+            find_next(&at[p], pair + 1);
+    }
+}
 
 INLINE void prefetch_pair(const uint8_t *from)
 {
-    for (size_t line = 0; line < PACKED_PAIR_BYTES; line += 64) {
-        _mm_prefetch((const char *)from + PACKED_AHEAD_BYTES + line, _MM_HINT_T0);
-        _mm_prefetch((const char *)from + FAR_BYTES + line, _MM_HINT_T1);
-    }
+    prefetch_next_page(from, PACKED_PAIR_BYTES);
+    for (size_t line = 0; line < PACKED_PAIR_BYTES; line += 64)
+        _mm_prefetch((const char *)from + AHEAD_BYTES + line, _MM_HINT_T0);
 }
 
-INLINE void chain_span(const bool dense, const span_t *s, const uint16_t *x, float *c)
+/* Pairs [pair, end) of a block of each of n panels, for outputs of `units` units. x: of those pairs */
+INLINE void multiply_pairs(const bool prefetches, const int n, const int unit, const int units,
+    cursor_t *at, size_t pair, size_t end, const uint16_t *x, sums_t *odd, sums_t *even)
 {
-    const size_t bytes = dense ? sizeof(uint16_t) * PACKED_PAIR_WEIGHTS : PACKED_PAIR_BYTES;
-    const uint8_t *from = s->from;
-    const bool prefetches = !dense && streams_want_prefetching();
-    vec_f32_t sum[VECTORS];
-    for (int v = 0; v < VECTORS; v++)
-        sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-    for (size_t i = 0; i < s->pairs; i++, from += bytes) {
-        if (prefetches)
-            prefetch_pair(from);
-#ifdef __AVX512BF16__
-        int32_t pair;
-        memcpy(&pair, x + 2 * i, sizeof pair);
-        const __m512bh input = (__m512bh)_mm512_set1_epi32(pair);
-        for (int unit = 0; unit < 2; unit++) {
-            vec_t words[UNIT_VECTORS];
-            load_unit(dense, from, s->palette, unit, words);
-            for (int v = 0; v < UNIT_VECTORS; v++) {
-                vec_f32_t *to = &sum[unit * UNIT_VECTORS + v];
-                *to = (vec_f32_t)_mm512_dpbf16_ps((__m512)*to, (__m512bh)words[v], input);
+    for (;; pair++, x += 2) {
+        size_t stop = end;
+        for (int p = 0; p < n; p++)
+            stop = size_min(stop, at[p].next);
+        for (; pair < stop; pair++, x += 2)
+            for (int p = 0; p < n; p++) {
+                const uint8_t *from = packed_pair(at[p].block, pair);
+                if (prefetches && unit == 0)
+                    prefetch_pair(from);
+                multiply_pair(false, unit, unit + units, from, PALETTE(at[p].block->palette), x,
+                    odd[p], even[p]);
             }
-        }
-#else
-        step(dense, 0, 2, from, s->palette, x + 2 * i, sum, sum);
-#endif
+        if (pair == end)
+            return;
+        multiply_lacking(n, unit, units, at, pair, x, odd, even);
     }
-    for (int v = 0; v < VECTORS; v++)
-        *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
 }
 
-/* As many units at once as leave registers for weights. */
-INLINE void amx_span(const bool dense, const span_t *s, const uint16_t *x, float *c)
+/* The same by the dot product amx: pairs of a span are added up apart, as many units at once as leave registers
+ * for weights. */
+INLINE void multiply_spans(const bool prefetches, const int n, cursor_t *at, size_t pair,
+    size_t end, const uint16_t *x, sums_t *sum)
 {
-    const size_t bytes = dense ? sizeof(uint16_t) * PACKED_PAIR_WEIGHTS : PACKED_PAIR_BYTES;
     const int units = REGISTER_BYTES / 32;
-    const bool prefetches = !dense && streams_want_prefetching();
-    for (int unit = 0; unit < 2; unit += units) {
-        const uint8_t *from = s->from;
-        vec_f32_t odd[VECTORS] = {{0}}, even[VECTORS] = {{0}};
-        for (size_t i = 0; i < s->pairs; i++, from += bytes) {
-            if (prefetches && unit == 0)
-                prefetch_pair(from);
-            step(dense, unit, unit + units, from, s->palette, x + 2 * i, odd, even);
-        }
-        for (int v = 0; v < units * UNIT_VECTORS; v++) {
-            mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * (unit * UNIT_VECTORS + v));
-            *sum = *sum + (even[v] + odd[v]);
+    for (size_t stop; pair < end; x += 2 * (stop - pair), pair = stop) {
+        stop = size_min(end, (pair / (AMX_SPAN / 2) + 1) * (AMX_SPAN / 2));
+        for (int unit = 0; unit < UNITS; unit += units) {
+            sums_t odd[KERNEL_TILE_PANELS], even[KERNEL_TILE_PANELS];
+            for (int p = 0; p < n; p++)
+                for (int v = 0; v < units * UNIT_VECTORS; v++)
+                    odd[p][v] = even[p][v] = (vec_f32_t){0};
+            cursor_t reader[KERNEL_TILE_PANELS];
+            for (int p = 0; p < n; p++)
+                reader[p] = at[p];
+            multiply_pairs(prefetches, n, unit, units, reader, pair, stop, x, odd, even);
+            for (int p = 0; p < n && unit + units == UNITS; p++)
+                at[p] = reader[p];
+            for (int p = 0; p < n; p++)
+                for (int v = 0; v < units * UNIT_VECTORS; v++) {
+                    vec_f32_t *to = &sum[p][unit * UNIT_VECTORS + v];
+                    *to = *to + (even[p][v] + odd[p][v]);
+                }
         }
     }
 }
 
 /* ---- Panels ---------------------------------------------------------------------------------- */
 
-/* Whether the palette of a block lacks weights of some of its pairs. */
-static bool lacks(const packed_block_t *block, size_t first, size_t n)
+/* Adds to c. The first three are constants. */
+INLINE void multiply_panels(const bool amx, const bool prefetches, const int n, const uint16_t *x,
+    const void *const *panels, size_t first, size_t k, float *c, size_t c_panel)
 {
-    if (block->n_exceptions == 0)
-        return false;
-    if (block->n_exceptions == PACKED_SPILLED)
-        return true;
-    size_t i = packed_exceptions_before(block, first);
-    return i < block->n_exceptions && block->exceptions[i] >> 8 < (first + n) * PACKED_PAIR_WEIGHTS;
-}
-
-/* A span some of whose weights the palette lacks: only the pairs that have them are unpacked. */
-INLINE void chain_exceptions(
-    const packed_block_t *block, size_t first, size_t pairs, const uint16_t *x, float *c)
-{
-    const size_t end = first + pairs;
-    for (size_t pair = first, next; pair < end; pair = next + 1) {
-        uint16_t words[PACKED_PAIR_WEIGHTS] __attribute__((aligned(64)));
-        size_t i = packed_exceptions_before(block, pair);
-        next = i < block->n_exceptions
-                   ? size_min(block->exceptions[i] >> 8, end * PACKED_PAIR_WEIGHTS) /
-                         PACKED_PAIR_WEIGHTS
-                   : end;
-        const span_t whole = {packed_pair(block, pair), PALETTE(block->palette), next - pair};
-        chain_span(false, &whole, x + 2 * (pair - first), c);
-        if (next == end)
-            return;
-        packed_unpack_pairs(block, next, 1, words);
-        const span_t alone = {(const uint8_t *)words, whole.palette, 1};
-        chain_span(true, &alone, x + 2 * (next - first), c);
-    }
-}
-
-/* Inputs [k, k + 2 pairs) of a panel, within a span. */
-INLINE void multiply_span(
-    const bool amx, const void *panel, size_t k, size_t pairs, const uint16_t *x, float *c)
-{
-    const packed_block_t *block = packed_block_of(panel, k);
-    const size_t first = k % PACKED_INPUTS / 2;
-    span_t s = {packed_pair(block, first), PALETTE(block->palette), pairs};
-    if (__builtin_expect(lacks(block, first, pairs), 0)) {
-        uint16_t words[SPAN * KERNEL_PANEL] __attribute__((aligned(64)));
-        if (!amx && block->n_exceptions != PACKED_SPILLED) {
-            chain_exceptions(block, first, pairs, x, c);
-            return;
+    sums_t sum[KERNEL_TILE_PANELS];
+    cursor_t at[KERNEL_TILE_PANELS];
+    for (int p = 0; p < n; p++)
+        for (int v = 0; v < VECTORS; v++)
+            sum[p][v] = *(const mem_f32_t *)(c + (size_t)p * c_panel + LANES_F32 * v);
+    for (size_t end = first + k, some; first < end; first += some, x += some) {
+        some = size_min(PACKED_INPUTS - first % PACKED_INPUTS, end - first);
+        const size_t pair = first % PACKED_INPUTS / 2;
+        for (int p = 0; p < n; p++) {
+            at[p] = (cursor_t){packed_block_of(panels[p], first), 0, 0};
+            find_next(&at[p], pair);
         }
-        packed_unpack_pairs(block, first, pairs, words);
-        s.from = (const uint8_t *)words;
-        (amx ? amx_span : chain_span)(true, &s, x, c);
-    } else {
-        (amx ? amx_span : chain_span)(false, &s, x, c);
+        if (amx)
+            multiply_spans(prefetches, n, at, pair, pair + some / 2, x, sum);
+        else
+            multiply_pairs(prefetches, n, 0, UNITS, at, pair, pair + some / 2, x, sum, sum);
     }
+    for (int p = 0; p < n; p++)
+        for (int v = 0; v < VECTORS; v++)
+            *(mem_f32_t *)(c + (size_t)p * c_panel + LANES_F32 * v) = sum[p][v];
 }
 
 INLINE void multiply(const bool amx, const uint16_t *x, size_t n_panels, const void *const *panels,
     size_t first, size_t k, float *c, size_t c_panel)
 {
-    for (size_t i = 0, n; i < k; i += n) {
-        n = size_min(SPAN - (first + i) % SPAN, k - i);
-        for (size_t p = 0; p < n_panels; p++)
-            multiply_span(amx, panels[p], first + i, n / 2, x + i, c + p * c_panel);
+    const int step = amx ? AMX_STEP : STEP;
+    const bool prefetches = streams_want_prefetching();
+    for (size_t p = 0, n; p < n_panels; p += n, c += n * c_panel, panels += n) {
+        n = prefetches && n_panels - p >= (size_t)step ? (size_t)step : 1;
+        if (!prefetches)
+            multiply_panels(amx, false, 1, x, panels, first, k, c, c_panel);
+        else if (n == 1)
+            multiply_panels(amx, true, 1, x, panels, first, k, c, c_panel);
+        else
+            multiply_panels(amx, true, step, x, panels, first, k, c, c_panel);
     }
 }
 
@@ -231,7 +251,9 @@ void FILL(kernels_t *kernels)
     if (kernels->mode != DTYPE_BF16)
         return;
     kernels->packed_row = packed_row;
+    kernels->packed_row_step = STEP;
 #ifndef __AVX512BF16__
     kernels->packed_row_amx = packed_row_amx;
+    kernels->packed_row_amx_step = AMX_STEP;
 #endif
 }

@@ -12,11 +12,21 @@ static bool has_kernel(const kernels_t *kernels, dot_t dot, const panel_t *panel
            (dot == DOT_AMX ? kernels->packed_row_amx : kernels->packed_row) != NULL;
 }
 
+/* Panels at most that one kernel multiplies together. */
+static size_t in_step(const kernels_t *kernels, dot_t dot, const panel_t *panel)
+{
+    if (panel->matrix->format->kind == FORMAT_CODED)
+        return panels_in_step();
+    return size_min(
+        panels_in_step(), dot == DOT_AMX ? kernels->packed_row_amx_step : kernels->packed_row_step);
+}
+
 /* Panels from the first on that one kernel multiplies together. */
 static size_t alike(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n)
 {
     size_t same = 1, width = matrix_panel_width(panels[0].matrix, panels[0].p);
-    while (same < size_min(n, panels_in_step()) && has_kernel(kernels, dot, &panels[same]) &&
+    while (same < size_min(n, in_step(kernels, dot, &panels[0])) &&
+           has_kernel(kernels, dot, &panels[same]) &&
            panels[same].matrix->format == panels[0].matrix->format &&
            matrix_panel_width(panels[same].matrix, panels[same].p) == width)
         same++;
