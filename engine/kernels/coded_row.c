@@ -33,11 +33,23 @@ typedef struct span {
     const uint8_t *codes; /* or, dense, weights */
     size_t width, pairs;
     const coded_outputs_t *of;
+    /* The next codes of KERNEL_TILE_PANELS panels, and where in them begins what is prefetched meanwhile, a line of each in
+     * turn, so that they are streams of the memory's; NULL: only this panel's are prefetched. */
+    const uint8_t *const *next;
+    size_t next_bytes;
 } span_t;
 
-INLINE void prefetch_pair(const bool dense, const uint8_t *codes, size_t bytes)
+/* Before pair i of a span. */
+INLINE void prefetch_pair(const span_t *s, size_t i, const uint8_t *codes, size_t bytes)
 {
-    for (size_t byte = 0; byte < bytes && !dense; byte += 64) {
+    enum { LINE_BYTES = 64, STEP_BYTES = KERNEL_TILE_PANELS * LINE_BYTES };
+    if (s->next != NULL) {
+        for (size_t p = 0; p < KERNEL_TILE_PANELS && i % (STEP_BYTES / bytes) == 0; p++)
+            _mm_prefetch((const char *)s->next[p] + s->next_bytes + i * bytes / KERNEL_TILE_PANELS,
+                _MM_HINT_T0);
+        return;
+    }
+    for (size_t byte = 0; byte < bytes; byte += LINE_BYTES) {
         _mm_prefetch((const char *)codes + byte + AHEAD_BYTES, _MM_HINT_T0);
         _mm_prefetch((const char *)codes + byte + FAR_BYTES, _MM_HINT_T1);
     }
@@ -52,7 +64,8 @@ INLINE void multiply_outputs(const bool dense, const coded_kind_t kind, const in
     const uint8_t *codes = s->codes;
     for (size_t i = 0; i < s->pairs; i++, codes += bytes) {
         const pair_t input = broadcast_pair(x + 2 * i);
-        prefetch_pair(dense || first > 0, codes, bytes);
+        if (!dense && first == 0)
+            prefetch_pair(s, i, codes, bytes);
         for (int v = 0; v < vectors; v++) {
             const size_t n = first + (size_t)v * LANES_F32;
             coded_pair_t w;
@@ -79,7 +92,8 @@ INLINE void multiply_pairs(const bool dense, const coded_kind_t kind, const int 
         int32_t pair;
         __m512i words[VECTORS];
         memcpy(&pair, x + 2 * i, sizeof pair);
-        prefetch_pair(dense || first > 0, codes, bytes);
+        if (!dense && first == 0)
+            prefetch_pair(s, i, codes, bytes);
         if (dense)
             for (int v = 0; v < vectors; v++)
                 words[v] = _mm512_loadu_si512(codes + 4 * (first + (size_t)v * LANES_F32));
@@ -162,7 +176,7 @@ INLINE void table_span(
         int32_t pair;
         memcpy(&pair, x + 2 * i, sizeof pair);
         if (prefetches)
-            prefetch_pair(false, codes, 2 * KERNEL_PANEL);
+            prefetch_pair(s, i, codes, 2 * KERNEL_PANEL);
         f8_words(&lookup, codes, words);
         for (int v = 0; v < F8_VECTORS; v++)
             if (amx) {
@@ -231,7 +245,8 @@ typedef struct stream {
 
 /* Inputs [k, k + n) of a panel, within a span and a group. */
 static void multiply_panel(const dot_kernels_t *dot, const format_t *format, stream_t *stream,
-    size_t width, size_t columns, size_t k, size_t n, const uint16_t *x, float *c)
+    size_t width, size_t columns, size_t k, size_t n, const uint16_t *x, const uint8_t *const *next,
+    size_t p, float *c)
 {
     size_t g = format->group == 0 ? 0 : k / format->group;
     if (g != stream->group) {
@@ -242,7 +257,9 @@ static void multiply_panel(const dot_kernels_t *dot, const format_t *format, str
                             f8_table_fill(&stream->of, &stream->table);
 #endif
     }
-    span_t s = {coded_pairs(format, stream->panel, width, columns, k), width, n / 2, &stream->of};
+    const size_t bytes = n / 2 * width * (format->codes == CODES_INT4 ? 1 : 2);
+    span_t s = {coded_pairs(format, stream->panel, width, columns, k), width, n / 2, &stream->of,
+        next, p * bytes / KERNEL_TILE_PANELS};
 #ifdef __AVX512BF16__
     if (stream->has_table) {
         dot->table(&stream->table, &s, x, c);
@@ -266,6 +283,9 @@ static void run(const dot_kernels_t *dot, const format_t *format, const uint16_t
     size_t k, float *c, size_t c_panel, tile_mode_t mode)
 {
     stream_t streams[KERNEL_TILE_PANELS];
+    const uint8_t *next[KERNEL_TILE_PANELS];
+    const bool together =
+        streams_want_prefetching() && width == KERNEL_PANEL && n_panels == KERNEL_TILE_PANELS;
     float leaf[KERNEL_TILE_PANELS * KERNEL_PANEL] __attribute__((aligned(64)));
     float *sum = mode == TILE_ADD ? leaf : c;
     size_t stride = mode == TILE_ADD ? KERNEL_PANEL : c_panel;
@@ -279,8 +299,10 @@ static void run(const dot_kernels_t *dot, const format_t *format, const uint16_t
     for (size_t i = 0, n; i < k; i += n) {
         n = size_min(SPAN - (first + i) % SPAN, k - i);
         for (size_t p = 0; p < n_panels; p++)
-            multiply_panel(
-                dot, format, &streams[p], width, columns, first + i, n, x + i, sum + p * stride);
+            next[p] = coded_pairs(format, panels[p], width, columns, first + i + n);
+        for (size_t p = 0; p < n_panels; p++)
+            multiply_panel(dot, format, &streams[p], width, columns, first + i, n, x + i,
+                together ? next : NULL, p, sum + p * stride);
     }
     denormals_restore(saved, sum);
     for (size_t p = 0; p < n_panels && mode == TILE_ADD; p++)

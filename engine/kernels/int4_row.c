@@ -19,6 +19,7 @@
 #include "engine/kernels/int4.h"
 #include "engine/kernels/int4_vectors.h"
 #include "engine/kernels/kernels_internal.h"
+#include "engine/kernels/tiles.h"
 
 #ifdef __AVX512F__
 #define FILL int4_row_fill_avx512
@@ -30,7 +31,7 @@ typedef int32_t vec_i32_t __attribute__((vector_size(REGISTER_BYTES)));
 
 #define VECTORS 4     /* of outputs whose sums stay in registers */
 #define SPAN 128      /* inputs that a panel is multiplied with before the next panel's turn */
-#define TURNS_AHEAD 2 /* whose weights are prefetched */
+#define TURNS_AHEAD 2 /* whose weights are prefetched, of panels one by one */
 
 /* bf16 magnitudes: products of the least are multiples of 2^-149, 2^15 times the largest input is finite. */
 #define LEAST_INPUT 0x0b80u /* 2^-104 */
@@ -222,20 +223,35 @@ typedef struct inputs {
     prepared_t prepared;
 } inputs_t;
 
+/* What is prefetched while weights are multiplied, into the second-level cache, as the first has the tables: a line of each
+ * of some streams, then the next line of each. */
+typedef struct ahead {
+    const char *at[KERNEL_TILE_PANELS];
+    size_t n, line, end; /* streams: KERNEL_TILE_PANELS or 1; lines from `at` on */
+} ahead_t;
+
 /* What of a panel is multiplied with a span: whole groups, or a part of one. */
 typedef struct piece {
     const format_t *format;
     const char *group;  /* the first one */
     size_t width, skip; /* inputs of the group before the span */
-    ptrdiff_t ahead;    /* bytes to what is prefetched */
+    ahead_t *ahead;
 } piece_t;
 
-/* Into the second-level cache: the first has the tables. */
-INLINE void prefetch(const void *at, size_t bytes)
+/* As many lines as are multiplied meanwhile. */
+#define STEP_LINES KERNEL_TILE_PANELS
+
+INLINE void prefetch_step(ahead_t *ahead)
 {
     enum { LINE_BYTES = 64, SECOND_LEVEL = 2 };
-    for (size_t i = 0; i < bytes; i += LINE_BYTES)
-        __builtin_prefetch((const char *)at + i, 0, SECOND_LEVEL);
+    if (ahead->line >= ahead->end)
+        return;
+    const size_t at = ahead->line * LINE_BYTES;
+    for (size_t i = 0; i < STEP_LINES && ahead->n > 1; i++)
+        __builtin_prefetch(ahead->at[i] + at, 0, SECOND_LEVEL);
+    for (size_t i = 0; i < STEP_LINES && ahead->n == 1; i++)
+        __builtin_prefetch(ahead->at[0] + at + i * LINE_BYTES, 0, SECOND_LEVEL);
+    ahead->line += STEP_LINES / ahead->n;
 }
 
 /* Scales and, with zeros, the last operands of b. */
@@ -256,7 +272,8 @@ INLINE void multiply_outputs(const int vectors, const bool zeros, const size_t w
     const piece_t *p, const inputs_t *in, size_t first, float *c)
 {
     const size_t group_bytes = int4_group_bytes(p->format, width),
-                 some = size_min(p->format->group - p->skip, in->n);
+                 some = size_min(p->format->group - p->skip, in->n),
+                 inputs_of_step = INT4_WORD * (STEP_LINES * 64 / REGISTER_BYTES / (size_t)vectors);
     const char *group = p->group;
     vec_f32_t scale[VECTORS], offset[VECTORS][OFFSETS], sum[VECTORS];
     for (int v = 0; v < vectors; v++)
@@ -266,9 +283,10 @@ INLINE void multiply_outputs(const int vectors, const bool zeros, const size_t w
             int4_words(p->format, group, width) + p->skip / INT4_WORD * width + first;
         load_scales(vectors, zeros, group, width, first, scale, offset);
         if (first == 0)
-            prefetch(group + p->ahead, (zeros ? 4 : 2) * width);
+            prefetch_step(p->ahead);
         for (size_t k = i; k < i + some; k += INT4_WORD, words += width) {
-            prefetch((const char *)words + p->ahead, (size_t)vectors * REGISTER_BYTES);
+            if (k % inputs_of_step == 0)
+                prefetch_step(p->ahead);
             if (zeros)
                 multiply_words_with_zeros(vectors, words, in->x + k, scale, offset, sum);
             else
@@ -359,6 +377,18 @@ static place_t place_of(const format_t *format, size_t width, size_t k)
     return (place_t){group, group + (uintptr_t)words, skip};
 }
 
+/* What a panel has of n inputs. */
+static const char *bytes_of(
+    const format_t *format, const void *panel, size_t width, place_t place, size_t n, size_t *lines)
+{
+    enum { LINE_BYTES = 64 };
+    const char *from = (const char *)panel + (place.skip == 0 ? place.group : place.words);
+    const size_t groups = place.skip == 0 ? (n + format->group - 1) / format->group : 0;
+    const size_t head = int4_group_bytes(format, width) - format->group / 2 * width;
+    *lines = (n / 2 * width + groups * head) / LINE_BYTES + 1;
+    return from;
+}
+
 /* Whether a panel with n inputs is multiplied the quick way, as far as its scales are concerned. */
 static bool is_ordinary(const piece_t *p, size_t n)
 {
@@ -372,28 +402,53 @@ static bool is_ordinary(const piece_t *p, size_t n)
     return ordinary;
 }
 
+/* The panels of a call, and a span in turn. */
+typedef struct call {
+    const format_t *format;
+    size_t n_panels, width, columns, k;
+    const void *const *panels;
+} call_t;
+
+/* Prepares what panel p prefetches, or a set of panels from p on. Where streams want prefetching that is the next set, each
+ * a stream of the memory's; else, and for panels of no whole set, the panel that is multiplied some turns later. */
+static void look_ahead(const call_t *y, size_t p, ahead_t *ahead)
+{
+    const size_t set = streams_want_prefetching() ? KERNEL_TILE_PANELS : 1;
+    size_t n = p / set * set + set <= y->n_panels ? set : 1, next = p + n, most = y->n_panels,
+           k = y->k;
+    if (n > 1 && p % n > 0)
+        return; /* goes on with its set's */
+    if (n > 1)
+        most = most / n * n;
+    else
+        next = p + TURNS_AHEAD;
+    for (; next >= most; next -= most)
+        k += SPAN;
+    *ahead = (ahead_t){.n = n};
+    if (k >= y->columns)
+        return;
+    for (size_t i = 0; i < n; i++)
+        ahead->at[i] = bytes_of(y->format, y->panels[next + i], y->width,
+            place_of(y->format, y->width, k), size_min(SPAN, y->columns - k), &ahead->end);
+}
+
 static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *format,
     size_t n_panels, const void *const *panels, size_t width, size_t columns, float *c,
     size_t c_panel)
 {
     inputs_t in;
     bool minus_zero[MATRIX_MAX_PANELS] = {false};
+    ahead_t ahead = {.n = 1};
     for (size_t p = 0; p < n_panels; p++)
         memset(c + p * c_panel, 0, width * sizeof *c);
     for (size_t k = 0; k < columns; k += in.n) {
-        place_t spans[TURNS_AHEAD + 1]; /* this one, and the next ones */
-        for (size_t i = 0; i <= TURNS_AHEAD; i++)
-            spans[i] = place_of(format, width, k + i * SPAN);
+        const call_t call = {format, n_panels, width, columns, k, panels};
+        const place_t place = place_of(format, width, k);
         take_inputs(format->zeros, x, order, k, size_min(SPAN, columns - k), &in);
         for (size_t p = 0; p < n_panels; p++) {
-            const char *panel = panels[p];
-            piece_t piece = {format, panel + spans[0].group, width, spans[0].skip, 0};
-            size_t span = 0, next = p + TURNS_AHEAD;
-            for (; next >= n_panels; next -= n_panels)
-                span++;
-            if (k + span * SPAN < columns)
-                piece.ahead =
-                    (const char *)panels[next] + spans[span].words - (panel + spans[0].words);
+            const piece_t piece = {
+                format, (const char *)panels[p] + place.group, width, place.skip, &ahead};
+            look_ahead(&call, p, &ahead);
             if (in.ordinary && !minus_zero[p] && is_ordinary(&piece, in.n))
                 multiply(&piece, &in, c + p * c_panel);
             else
