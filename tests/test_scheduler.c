@@ -114,16 +114,21 @@ static void a_limit_cuts_chunks_beside_decodes_alone(void **state)
     assert_int_equal(figures.n_blocks, 10);
     assert_int_equal(figures.n_used_blocks, 6); /* of 4 tokens: 3 + 7 and 9 + 1 */
     assert_int_equal(figures.queried_tokens, 12);
+    advance_all(scheduler, &step);
+    submit(scheduler, 9, 2); /* two prompts beside one answer: the limit counts twice */
+    step = scheduler_plan(scheduler);
+    assert_int_equal(step.n_prompt_rows, 4);
     scheduler_close(scheduler);
 }
 
-/* A row at position p costs 1 + p: of 9 rows the first three cost 1 + 2 + 3. */
+/* A row at position p costs 1 + p: of 9 rows the first three cost 1 + 2 + 3. Two prompts beside one answer may
+ * cost 6.5. */
 static void costs_cut_chunks_beside_decodes(void **state)
 {
     (void)state;
     scheduler_t *scheduler = open_with(&small_options);
     const scheduler_limit_t limit = {
-        .budget = 6.5, .row = 1, .position = 1, .most_rows = 6, .multiple = 1};
+        .budget = 3.25, .row = 1, .position = 1, .most_rows = 6, .multiple = 1};
     scheduler_limit(scheduler, &limit);
     submit(scheduler, 3, 8);
     scheduler_step_t step = scheduler_plan(scheduler);

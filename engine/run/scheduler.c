@@ -468,12 +468,19 @@ static void add_entry(
     }
 }
 
-static bool any_decodes(const scheduler_t *s)
+static size_t count_decoding(const scheduler_t *s)
 {
+    size_t n = 0;
     for (size_t i = 0; i < s->n_running; i++)
-        if (scheduler_decodes(s->running[i]))
-            return true;
-    return false;
+        n += scheduler_decodes(s->running[i]);
+    return n;
+}
+
+/* How many times the limit a step may use: more where more prompts wait than answers go on, which then hold up the
+ * many. A single prompt never changes it. */
+static size_t times_limit(size_t n_decoding, size_t n_prompts)
+{
+    return 1 + (n_prompts > 1 ? (n_prompts - 1) / n_decoding : 0);
 }
 
 scheduler_step_t scheduler_plan(scheduler_t *s)
@@ -481,13 +488,15 @@ scheduler_step_t scheduler_plan(scheduler_t *s)
     scheduler_step_t step = {.entries = s->entries};
     admit(s);
     scheduler_draft(s);
-    bool cuts = any_decodes(s) && !s->options.whole_prompts;
+    const size_t n_decoding = count_decoding(s);
+    const bool cuts = n_decoding > 0 && !s->options.whole_prompts;
+    const size_t times = cuts ? times_limit(n_decoding, s->n_running - n_decoding) : 1;
     budget_t budget = {.rows = s->options.prefill_chunk,
         .logits = s->options.max_prompt_logits,
         .limited = cuts,
-        .cost = s->limit.budget};
+        .cost = (double)times * s->limit.budget};
     if (cuts)
-        budget.rows = size_min(budget.rows, s->limit.most_rows);
+        budget.rows = size_min(budget.rows, times * s->limit.most_rows);
     for (int single_row = 1; single_row >= 0; single_row--)
         for (size_t i = 0; i < s->n_running; i++) {
             sequence_t *sequence = s->running[i];
