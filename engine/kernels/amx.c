@@ -10,10 +10,8 @@
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
-enum {
-    TILE = KERNEL_TILE_ROWS,
-    STEP = KERNEL_K_BLOCK
-}; /* rows, outputs; inputs of one instruction */
+enum { TILE = KERNEL_TILE_ROWS }; /* rows, outputs */
+enum { STEP = KERNEL_K_BLOCK };   /* inputs of one instruction */
 enum { FEW_ROWS = 1 };
 enum { LINE = 64, STEP_LINES = STEP * KERNEL_PANEL * 2 / LINE };
 /* Up to here memory is slower than the products: weights are prefetched a little ahead of their position, while the first
@@ -325,7 +323,7 @@ static void turn(size_t width, bool zero, const char *a, size_t a_stride, const 
     }
 }
 
-/* The sums wait in the first-level cache. */
+/* Between a panel's turns its sums wait in the first-level cache. */
 static void few_amx_panels(size_t rows, const void *a, size_t a_stride, size_t n_panels,
     const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
     tile_mode_t mode)

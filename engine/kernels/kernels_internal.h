@@ -73,9 +73,21 @@
 #define KERNEL_SOURCE_DECLARE(needs, fill) void fill(kernels_t *kernels);
 KERNEL_SOURCES(KERNEL_SOURCE_DECLARE)
 
+static inline bool panel_is_packed(const panel_t *panel)
+{
+    return format_packs(panel->matrix->format, matrix_panel_width(panel->matrix, panel->p));
+}
+
+/* Of n panels, how many from the first on have its width. */
+size_t panels_of_a_width(const panel_t *panels, size_t n);
+
 /* int4_product.c: matrix_product of panels whose format is int4. rows: not K-blocked */
 void int4_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, float *c);
+
+/* fold_product.c: matrix_product by the dot product fold. scratch: matrix_scratch_bytes */
+void fold_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
+    const matrix_rows_t *rows, char *scratch, float *c);
 
 /* row_product.c: matrix_product of a single row, of the first panels that have a kernel for it; how many these are.
  * leaf: MATRIX_ONE_LEAF, or a multiple of 32 */

@@ -158,11 +158,6 @@ typedef struct call {
     unpacked_t *unpacked; /* NULL: of dense formats */
 } call_t;
 
-static bool is_packed(const panel_t *panel)
-{
-    return format_packs(panel->matrix->format, matrix_panel_width(panel->matrix, panel->p));
-}
-
 /* Inputs [k0, k0 + block) of a panel, as dense bf16. */
 static void unpack_inputs(
     const kernels_t *kernels, const panel_t *panel, size_t k0, size_t block, uint16_t *to)
@@ -182,7 +177,7 @@ static const char *weights_of(
 {
     const matrix_t *matrix = panel->matrix;
     unpacked_t *unpacked = y->unpacked;
-    if (unpacked == NULL || (matrix->format->kind == FORMAT_PACKED && !is_packed(panel)))
+    if (unpacked == NULL || (matrix->format->kind == FORMAT_PACKED && !panel_is_packed(panel)))
         return matrix_panel(matrix, panel->p, k0);
     i %= KERNEL_MANY_PANELS;
     if (unpacked->of[i].matrix != matrix || unpacked->of[i].p != panel->p ||
@@ -198,8 +193,8 @@ static const char *weights_of(
 /* Of a panel whose weights were unpacked, what it has of inputs from k on; NULL where the next weights lie behind the last. */
 static const void *packed_next(const call_t *y, const panel_t *panel, size_t k)
 {
-    return y->unpacked != NULL && is_packed(panel) ? matrix_panel(panel->matrix, panel->p, k)
-                                                   : NULL;
+    return y->unpacked != NULL && panel_is_packed(panel) ? matrix_panel(panel->matrix, panel->p, k)
+                                                         : NULL;
 }
 
 /* Input k of a row; in the K-blocked layout k is the first of a block. */
@@ -302,8 +297,7 @@ static tile_panels_t *tile_panels(const kernels_t *kernels, dot_t dot)
                                         : kernels->tile_panels;
 }
 
-/* Panels from the first on that have its width, at most n. */
-static size_t panels_of_a_width(const panel_t *panels, size_t n)
+size_t panels_of_a_width(const panel_t *panels, size_t n)
 {
     size_t same = 1, width = matrix_panel_width(panels[0].matrix, panels[0].p);
     while (same < n && matrix_panel_width(panels[same].matrix, panels[same].p) == width)
@@ -362,7 +356,7 @@ static void multiply_row(const call_t *y, const panel_t *panels, size_t n, size_
 }
 
 /* Whether the rows are few enough for tile instructions to take several panels in step, as they lie in memory. */
-static bool in_step(const call_t *y)
+static bool takes_few_in_step(const call_t *y)
 {
     return y->dot == DOT_AMX && y->kernels->few_amx_panels != NULL && y->unpacked == NULL &&
            !y->rows->k_blocked && y->rows->n > 1 && y->rows->n <= KERNEL_TILE_ROWS &&
@@ -425,54 +419,6 @@ static size_t block_inputs(const call_t *y)
     return wide ? size_max(near / KERNEL_GROUP * KERNEL_GROUP, KERNEL_GROUP) : near;
 }
 
-/* A panel of the dot product fold; unpacked, with its depth, into the i-th place of the scratch. */
-static const void *fold_panel(
-    const kernels_t *kernels, const panel_t *panel, char *scratch, size_t i)
-{
-    size_t columns = panel->matrix->columns, inputs = fold_inputs(columns);
-    const char *from = matrix_panel(panel->matrix, panel->p, 0);
-    if (!is_packed(panel))
-        return from;
-    char *to = scratch + i * format_matrix_bytes(format_fold(), KERNEL_PANEL, columns);
-    kernels->unpack_packed(from, 0, inputs, (uint16_t *)(void *)to);
-    memcpy(to + inputs * KERNEL_PANEL * sizeof(uint16_t), from + packed_blocks_bytes(inputs),
-        FOLD_DEPTH_BYTES);
-    return to;
-}
-
-/* Kernels ask for a panel's depth, which lies behind its weights, before they multiply with it. So it is prefetched
- * with the panel before. */
-static void prefetch_depth(const panel_t *panel)
-{
-    enum { SECOND_LEVEL = 2 };
-    const matrix_t *matrix = panel->matrix;
-    size_t weights = fold_inputs(matrix->columns) * matrix_panel_width(matrix, panel->p);
-    if (!is_packed(panel))
-        __builtin_prefetch(
-            (const uint16_t *)matrix_panel(matrix, panel->p, 0) + weights, 0, SECOND_LEVEL);
-}
-
-/* By the dot product fold, which has one order for all rows. */
-static void fold_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
-    const matrix_rows_t *rows, char *scratch, float *c)
-{
-    size_t c_panel = rows->n * KERNEL_PANEL, columns = panels[0].matrix->columns;
-    /* For few rows an unpacked panel stays in the second-level cache. */
-    bool alone = rows->n < KERNEL_MANY_ROWS && panels[0].matrix->format->kind == FORMAT_PACKED;
-    const size_t most = rows->n == 1 ? panels_in_step() : KERNEL_TILE_PANELS;
-    for (size_t i = 0, n; i < n_panels; i += n) {
-        const void *weights[KERNEL_TILE_PANELS];
-        n = alone ? 1 : panels_of_a_width(panels + i, size_min(n_panels - i, most));
-        for (size_t j = 0; j < n; j++)
-            weights[j] = fold_panel(kernels, &panels[i + j], scratch, j);
-        for (size_t j = i + n; j < size_min(i + 2 * n, n_panels); j++)
-            prefetch_depth(&panels[j]);
-        kernels->tile_fold(rows->n, rows->x, rows->stride, n, weights,
-            matrix_panel_width(panels[i].matrix, panels[i].p), columns, c + i * c_panel, c_panel,
-            KERNEL_PANEL);
-    }
-}
-
 static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *panels,
     size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows,
     unpacked_t *unpacked, void *c)
@@ -496,7 +442,7 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
         }
         return;
     }
-    if (in_step(&y)) {
+    if (takes_few_in_step(&y)) {
         for (size_t first = 0, n; first < n_panels; first += n) {
             n = panels_of_a_width(panels + first, size_min(n_panels - first, KERNEL_TILE_PANELS));
             multiply_few(&y, panels + first, n, (float *)c + first * panel_elements(&y));
@@ -551,13 +497,6 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
         else
             dense_product(kernels, dot, panels + p, n, rows, leaf_single, leaf_rows, NULL, to);
     }
-}
-
-size_t matrix_scratch_bytes(const format_t *format, size_t columns)
-{
-    if (format->kind != FORMAT_PACKED || format_of_packed(format) != format_fold())
-        return 0;
-    return KERNEL_TILE_PANELS * format_matrix_bytes(format_fold(), KERNEL_PANEL, columns);
 }
 
 /* ---- Dense formats --------------------------------------------------------------------------- */

@@ -13,7 +13,7 @@ static bool has_kernel(const kernels_t *kernels, dot_t dot, const panel_t *panel
 }
 
 /* Panels at most that one kernel multiplies together. */
-static size_t in_step(const kernels_t *kernels, dot_t dot, const panel_t *panel)
+static size_t most_in_step(const kernels_t *kernels, dot_t dot, const panel_t *panel)
 {
     if (panel->matrix->format->kind == FORMAT_CODED)
         return panels_in_step();
@@ -25,7 +25,7 @@ static size_t in_step(const kernels_t *kernels, dot_t dot, const panel_t *panel)
 static size_t alike(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n)
 {
     size_t same = 1, width = matrix_panel_width(panels[0].matrix, panels[0].p);
-    while (same < size_min(n, in_step(kernels, dot, &panels[0])) &&
+    while (same < size_min(n, most_in_step(kernels, dot, &panels[0])) &&
            has_kernel(kernels, dot, &panels[same]) &&
            panels[same].matrix->format == panels[0].matrix->format &&
            matrix_panel_width(panels[same].matrix, panels[same].p) == width)
