@@ -157,7 +157,8 @@ bool progress_is_due(const progress_t *progress)
     uint64_t since_ns = clock_ns() - progress->last_ns;
     if (!progress->shown || since_ns < REDRAW_NS)
         return false;
-    if (progress->owned && clock_ns() - atomic_load(&message_ns) < MESSAGE_NS)
+    /* Another thread's message may be later than a clock that was read before it. */
+    if (progress->owned && atomic_load(&message_ns) + MESSAGE_NS > clock_ns())
         return false;
     return since_ns >= LINE_NS || may_draw(progress);
 }

@@ -79,7 +79,8 @@ static void end_slow(http_t *http)
     uint64_t now = clock_ns(), limit = http->options.receive_seconds * SECOND;
     pthread_mutex_lock(&http->lock);
     for (http_connection_t *c = http->connections; c != NULL; c = c->next) {
-        if (!c->receiving || now - c->since_ns < limit)
+        /* since_ns may be later than now, by a request that came meanwhile. */
+        if (!c->receiving || now < c->since_ns + limit)
             continue;
         if (c->begun)
             send(c->fd, answer, (size_t)bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
