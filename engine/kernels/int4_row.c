@@ -377,18 +377,6 @@ static place_t place_of(const format_t *format, size_t width, size_t k)
     return (place_t){group, group + (uintptr_t)words, skip};
 }
 
-/* What a panel has of n inputs. */
-static const char *bytes_of(
-    const format_t *format, const void *panel, size_t width, place_t place, size_t n, size_t *lines)
-{
-    enum { LINE_BYTES = 64 };
-    const char *from = (const char *)panel + (place.skip == 0 ? place.group : place.words);
-    const size_t groups = place.skip == 0 ? (n + format->group - 1) / format->group : 0;
-    const size_t head = int4_group_bytes(format, width) - format->group / 2 * width;
-    *lines = (n / 2 * width + groups * head) / LINE_BYTES + 1;
-    return from;
-}
-
 /* Whether a panel with n inputs is multiplied the quick way, as far as its scales are concerned. */
 static bool is_ordinary(const piece_t *p, size_t n)
 {
@@ -413,23 +401,27 @@ typedef struct call {
  * a stream of the memory's; else, and for panels of no whole set, the panel that is multiplied some turns later. */
 static void look_ahead(const call_t *y, size_t p, ahead_t *ahead)
 {
+    enum { LINE_BYTES = 64 };
     const size_t set = streams_want_prefetching() ? KERNEL_TILE_PANELS : 1;
-    size_t n = p / set * set + set <= y->n_panels ? set : 1, next = p + n, most = y->n_panels,
-           k = y->k;
+    const size_t n = p / set * set + set <= y->n_panels ? set : 1;
     if (n > 1 && p % n > 0)
         return; /* goes on with its set's */
-    if (n > 1)
-        most = most / n * n;
-    else
-        next = p + TURNS_AHEAD;
+    const size_t most = y->n_panels / n * n;
+    size_t next = n > 1 ? p + n : p + TURNS_AHEAD, k = y->k;
     for (; next >= most; next -= most)
         k += SPAN;
     *ahead = (ahead_t){.n = n};
     if (k >= y->columns)
         return;
+    /* Groups from their heads on, or a part of one. */
+    const size_t inputs = size_min(SPAN, y->columns - k), group = y->format->group;
+    const place_t place = place_of(y->format, y->width, k);
+    const size_t heads = place.skip == 0 ? (inputs + group - 1) / group : 0,
+                 head_bytes = int4_group_bytes(y->format, y->width) - group / 2 * y->width;
+    ahead->end = (inputs / 2 * y->width + heads * head_bytes) / LINE_BYTES + 1;
     for (size_t i = 0; i < n; i++)
-        ahead->at[i] = bytes_of(y->format, y->panels[next + i], y->width,
-            place_of(y->format, y->width, k), size_min(SPAN, y->columns - k), &ahead->end);
+        ahead->at[i] =
+            (const char *)y->panels[next + i] + (place.skip == 0 ? place.group : place.words);
 }
 
 static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *format,

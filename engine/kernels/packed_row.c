@@ -28,7 +28,6 @@
 /* Panels in step: as many as have their sums in registers. */
 #define STEP (REGISTER_BYTES < 64 ? 1 : KERNEL_TILE_PANELS)
 #define AMX_STEP (REGISTER_BYTES < 64 ? 1 : 2)
-#define AHEAD_BYTES 2048
 
 /* ---- Pairs of inputs ------------------------------------------------------------------------- */
 
@@ -82,10 +81,10 @@ typedef vec_f32_t sums_t[VECTORS];
 /* A panel's block that is being read. */
 typedef struct block_cursor {
     const packed_block_t *block;
-    size_t exceptions; /* that lie before */
-    size_t next;       /* pair with weights that the palette lacks */
+    size_t next; /* pair with weights that the palette lacks */
 } cursor_t;
 
+/* From `pair` on. */
 INLINE void find_next(cursor_t *at, size_t pair)
 {
     const packed_block_t *block = at->block;
@@ -93,12 +92,9 @@ INLINE void find_next(cursor_t *at, size_t pair)
         at->next = pair;
         return;
     }
-    while (at->exceptions < block->n_exceptions &&
-           block->exceptions[at->exceptions] >> 8 < pair * PACKED_PAIR_WEIGHTS)
-        at->exceptions++;
-    at->next = at->exceptions < block->n_exceptions
-                   ? (block->exceptions[at->exceptions] >> 8) / PACKED_PAIR_WEIGHTS
-                   : SIZE_MAX;
+    const size_t i = packed_exceptions_before(block, pair);
+    at->next =
+        i < block->n_exceptions ? (block->exceptions[i] >> 8) / PACKED_PAIR_WEIGHTS : SIZE_MAX;
 }
 
 /* A pair with weights that the palette of one of the blocks lacks. */
@@ -119,7 +115,7 @@ INLINE void prefetch_pair(const uint8_t *from)
 {
     prefetch_next_page(from, PACKED_PAIR_BYTES);
     for (size_t line = 0; line < PACKED_PAIR_BYTES; line += 64)
-        _mm_prefetch((const char *)from + AHEAD_BYTES + line, _MM_HINT_T0);
+        _mm_prefetch((const char *)from + PACKED_AHEAD_BYTES + line, _MM_HINT_T0);
 }
 
 /* Pairs [pair, end) of a block of each of n panels, for outputs of `units` units. x: of those pairs */
@@ -187,7 +183,7 @@ INLINE void multiply_panels(const bool amx, const bool prefetches, const int n, 
         some = size_min(PACKED_INPUTS - first % PACKED_INPUTS, end - first);
         const size_t pair = first % PACKED_INPUTS / 2;
         for (int p = 0; p < n; p++) {
-            at[p] = (cursor_t){packed_block_of(panels[p], first), 0, 0};
+            at[p] = (cursor_t){packed_block_of(panels[p], first), 0};
             find_next(&at[p], pair);
         }
         if (amx)
