@@ -9,6 +9,7 @@
 #include "engine/kernels/denormals.h"
 #include "engine/kernels/fma_blocked.h"
 #include "engine/kernels/kernels_internal.h"
+#include "engine/kernels/tile_table.h"
 #include "engine/kernels/tiles.h"
 #include "engine/kernels/widen.h"
 
@@ -26,17 +27,16 @@
 /* Up to PACKED_ROWS rows take weights as they are packed: widening them aside takes longer than
  * widening them again for every register tile (bench/LOG.md). */
 
-#define ROWS 6 /* of a register tile */
+#define ROWS TILE_ROWS
 #define FEW_ROWS                                                                                   \
     2 /* at most these take FEW_VECTORS, so that enough chains hide the latency; sums of 3 fill all registers */
 #define FEW_VECTORS 4
-#define MOST_VECTORS (KERNEL_PANEL / LANES_F32) /* of a panel */
 #define LINE_BYTES 64
 #define SPAN 32 /* inputs of the dot product amx's operation, and of a page of a whole panel */
 
 /* ---- One row --------------------------------------------------------------------------------- */
 
-typedef vec_f32_t sums_t[MOST_VECTORS]; /* of a panel's outputs */
+typedef vec_f32_t sums_t[TILE_VECTORS]; /* of a panel's outputs */
 
 /* Inputs [from, to) of n panels, a pair of each in turn, so that each panel is a stream of the memory's: on most
  * CPUs one stream takes less than several do (tiles.h). odd and even may be the same sums: of each pair the
@@ -125,7 +125,7 @@ DEFINE_LONE(single_row_amx_dispatch, true)
  * 1 MiB, a chunk of widened rows in the first level. Rows whose weights are not widened take them
  * as they come from memory. */
 #define BLOCK_INPUTS 256
-#define BLOCK_INPUTS_OF_FEW 64
+#define BLOCK_INPUTS_OF_FEW 128
 #define CHUNK_ROWS 12 /* that are widened together: whole register tiles */
 #define LEAF_ROWS 512 /* that are summed aside together */
 /* Floats between the rows of a register tile: not a power of two, so that they fall into different
@@ -145,22 +145,24 @@ static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k
         widen_row(a + r * a_stride, k, to->rows[r][0], to->rows[r][1]);
 }
 
-/* What is to be read next: `bytes` for each pair of inputs that is multiplied, at most those of a register tile's outputs.
- * All at once they would wait for each other. */
+/* What is read next, a share while each pair of inputs is multiplied: all at once would wait for each other. The shares of
+ * AT_ONCE pairs lie `apart` bytes from each other, those of the next so many `step` bytes on. */
+#define AT_ONCE 4
 typedef struct stream {
     const char *at;
-    size_t bytes;
+    size_t share, apart, step; /* bytes */
 } stream_t;
 
-INLINE void prefetch_ahead(const bool packed, const int vectors, stream_t next, size_t pair)
+/* During the i-th of AT_ONCE pairs; a share is at most what a register tile has of a pair. */
+INLINE void prefetch_share(const bool packed, const int vectors, const stream_t *next, size_t i)
 {
     enum { FIRST_LEVEL = 3, SECOND_LEVEL = 2 };
-    const char *at = next.at + pair * next.bytes;
-    __builtin_prefetch(at, 0, packed ? FIRST_LEVEL : SECOND_LEVEL);
+    const char *at = next->at + i * next->apart;
+    __builtin_prefetch(at, 0, packed || ALWAYS_PACKED ? FIRST_LEVEL : SECOND_LEVEL);
     /* Where a pair of all outputs is one line, that was it. */
-    for (size_t i = LINE_BYTES; vectors * REGISTER_BYTES > LINE_BYTES && i < next.bytes;
-         i += LINE_BYTES)
-        __builtin_prefetch(at + i, 0, packed ? FIRST_LEVEL : SECOND_LEVEL);
+    for (size_t j = LINE_BYTES; vectors * REGISTER_BYTES > LINE_BYTES && j < next->share;
+         j += LINE_BYTES)
+        __builtin_prefetch(at + j, 0, packed || ALWAYS_PACKED ? FIRST_LEVEL : SECOND_LEVEL);
 }
 
 /* A register tile's weights: of pair i, widened, or as they are packed in a panel of `width`. */
@@ -172,7 +174,7 @@ typedef struct tile_weights {
 INLINE vec_f32_t load_weights(
     const bool packed, const bool odd, const int vectors, const tile_weights_t *w, size_t i, int v)
 {
-    if (!packed) {
+    if (!packed && !ALWAYS_PACKED) {
         const float *at = (const float *)w->at + (2 * i + (odd ? 0 : 1)) * LANES_F32 * vectors;
         return *(const vec_f32_t *)(at + LANES_F32 * v);
     }
@@ -182,9 +184,9 @@ INLINE vec_f32_t load_weights(
 
 /* One input of pair i, into sum. */
 INLINE void tile_step(const bool packed, const bool odd, const int rows, const int vectors,
-    const float *a, const tile_weights_t *b, size_t i, vec_f32_t sum[ROWS][MOST_VECTORS])
+    const float *a, const tile_weights_t *b, size_t i, vec_f32_t sum[ROWS][TILE_VECTORS])
 {
-    vec_f32_t w[MOST_VECTORS];
+    vec_f32_t w[TILE_VECTORS];
     for (int v = 0; v < vectors; v++)
         w[v] = load_weights(packed, odd, vectors, b, i, v);
     for (int r = 0; r < rows; r++) {
@@ -194,76 +196,69 @@ INLINE void tile_step(const bool packed, const bool odd, const int rows, const i
     }
 }
 
-INLINE void tile_chain(const bool packed, const int rows, const int vectors, const float *a,
-    const tile_weights_t *b, size_t pairs, stream_t next, float *c, size_t c_stride)
-{
-    vec_f32_t sum[ROWS][MOST_VECTORS];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++)
-            sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
-    const tile_weights_t w = *b;
-    for (size_t i = 0; i < pairs; i++) {
-        prefetch_ahead(packed, vectors, next, i);
-        tile_step(packed, true, rows, vectors, a, &w, i, sum);
-        tile_step(packed, false, rows, vectors, a, &w, i, sum);
-    }
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++)
-            *(mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v) = sum[r][v];
-}
+/* A register tile's rows and weights, its sums, and what is prefetched meanwhile. */
+typedef struct tile {
+    const float *a;
+    tile_weights_t b;
+    size_t pairs;
+    stream_t next;
+    float *c;
+    size_t c_stride;
+} tile_t;
 
-INLINE void tile_spans(const bool packed, const int rows, const int vectors, const float *a,
-    const tile_weights_t *b, size_t pairs, stream_t next, float *c, size_t c_stride)
+INLINE void tile_chain(const bool packed, const int rows, const int vectors, const tile_t *y)
 {
-    for (size_t begin = 0; begin < pairs; begin += SPAN / 2) {
-        size_t end = size_min(begin + SPAN / 2, pairs);
-        vec_f32_t even[ROWS][MOST_VECTORS] = {{{0}}}, odd[ROWS][MOST_VECTORS] = {{{0}}};
-        for (size_t i = begin; i < end; i++) {
-            prefetch_ahead(packed, vectors, next, i);
-            tile_step(packed, false, rows, vectors, a, b, i, even);
+    const tile_weights_t b = y->b;
+    const float *a = y->a;
+    float *c = y->c;
+    const size_t pairs = y->pairs, c_stride = y->c_stride;
+    stream_t next = y->next;
+    vec_f32_t sum[ROWS][TILE_VECTORS];
+    size_t i = 0;
+    FOR_SUMS
+    sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
+    for (; i + AT_ONCE <= pairs; i += AT_ONCE, next.at += next.step)
+        for (size_t s = 0; s < AT_ONCE; s++) {
+            prefetch_share(packed, vectors, &next, s);
+            tile_step(packed, true, rows, vectors, a, &b, i + s, sum);
+            tile_step(packed, false, rows, vectors, a, &b, i + s, sum);
         }
-        for (size_t i = begin; i < end; i++)
-            tile_step(packed, true, rows, vectors, a, b, i, odd);
-        for (int r = 0; r < rows; r++)
-            for (int v = 0; v < vectors; v++) {
-                mem_f32_t *sum = (mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
-                *sum = *sum + (even[r][v] + odd[r][v]);
+    for (; i < pairs; i++) {
+        tile_step(packed, true, rows, vectors, a, &b, i, sum);
+        tile_step(packed, false, rows, vectors, a, &b, i, sum);
+    }
+    FOR_SUMS
+    *(mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v) = sum[r][v];
+}
+
+INLINE void tile_spans(const bool packed, const int rows, const int vectors, const tile_t *y)
+{
+    const tile_weights_t b = y->b;
+    const float *a = y->a;
+    stream_t next = y->next;
+    for (size_t begin = 0; begin < y->pairs; begin += SPAN / 2) {
+        const size_t end = size_min(begin + SPAN / 2, y->pairs);
+        vec_f32_t even[ROWS][TILE_VECTORS] = {{{0}}}, odd[ROWS][TILE_VECTORS] = {{{0}}};
+        size_t i = begin;
+        for (; i + AT_ONCE <= end; i += AT_ONCE, next.at += next.step)
+            for (size_t s = 0; s < AT_ONCE; s++) {
+                prefetch_share(packed, vectors, &next, s);
+                tile_step(packed, false, rows, vectors, a, &b, i + s, even);
             }
+        for (; i < end; i++)
+            tile_step(packed, false, rows, vectors, a, &b, i, even);
+        for (i = begin; i < end; i++)
+            tile_step(packed, true, rows, vectors, a, &b, i, odd);
+        FOR_SUMS
+        {
+            mem_f32_t *sum = (mem_f32_t *)(y->c + (size_t)r * y->c_stride + LANES_F32 * v);
+            *sum = *sum + (even[r][v] + odd[r][v]);
+        }
     }
 }
 
-#define TILE_CASE(NAME, R, V)                                                                      \
-    case (R)*8 + (V):                                                                              \
-        if (ALWAYS_PACKED || packed)                                                               \
-            NAME(true, R, V, a, b, pairs, next, c, c_stride);                                      \
-        else                                                                                       \
-            NAME(false, R, V, a, b, pairs, next, c, c_stride);                                     \
-        break;
-#ifdef __AVX512F__
-#define TILE_CASES(NAME, R)                                                                        \
-    TILE_CASE(NAME, R, 1) TILE_CASE(NAME, R, 2) TILE_CASE(NAME, R, 3) TILE_CASE(NAME, R, 4)
-#define TILE_CASES_OF_FEW(NAME, R) TILE_CASES(NAME, R)
-#else
-#define TILE_CASES(NAME, R) TILE_CASE(NAME, R, 2)
-#define TILE_CASES_OF_FEW(NAME, R) TILE_CASE(NAME, R, 2) TILE_CASE(NAME, R, 4)
-#endif
-
-#define DEFINE_DISPATCH(NAME)                                                                      \
-    static void NAME##_dispatch(bool packed, size_t rows, size_t vectors, const float *a,          \
-        const tile_weights_t *b, size_t pairs, stream_t next, float *c, size_t c_stride)           \
-    {                                                                                              \
-        switch (rows * 8 + vectors) {                                                              \
-            TILE_CASES_OF_FEW(NAME, 1)                                                             \
-            TILE_CASES_OF_FEW(NAME, 2)                                                             \
-            TILE_CASES_OF_FEW(NAME, 3)                                                             \
-            TILE_CASES(NAME, 4)                                                                    \
-            TILE_CASES(NAME, 5)                                                                    \
-            TILE_CASES(NAME, 6)                                                                    \
-        }                                                                                          \
-    }
-
-DEFINE_DISPATCH(tile_chain)
-DEFINE_DISPATCH(tile_spans)
+DEFINE_TILE_TABLE(tile_chain)
+DEFINE_TILE_TABLE(tile_spans)
 
 /* ---- Tiles ----------------------------------------------------------------------------------- */
 
@@ -271,12 +266,11 @@ DEFINE_DISPATCH(tile_spans)
 typedef struct dot_kernels {
     void (*single_row)(size_t n, const uint16_t *x, const void *const *b, size_t width, size_t k,
         float *c, size_t c_panel);
-    void (*tile)(bool packed, size_t rows, size_t vectors, const float *a, const tile_weights_t *b,
-        size_t pairs, stream_t next, float *c, size_t c_stride);
+    void (*const (*tiles)[TILE_VECTORS + 1][2])(const tile_t *y);
 } dot_kernels_t;
 
-static const dot_kernels_t chain_kernels = {single_row_chain_dispatch, tile_chain_dispatch};
-static const dot_kernels_t amx_kernels = {single_row_amx_dispatch, tile_spans_dispatch};
+static const dot_kernels_t chain_kernels = {single_row_chain_dispatch, tile_chain_tiles};
+static const dot_kernels_t amx_kernels = {single_row_amx_dispatch, tile_spans_tiles};
 
 /* Vectors of outputs in a register tile. */
 static size_t tile_vectors(size_t rows, size_t width)
@@ -299,29 +293,40 @@ typedef struct job {
     size_t c_panel, c_stride;
 } job_t;
 
-/* Register tiles of n widened rows, of which `first` come before, with panel p. */
+/* Rows of the next register tile where n are left. They are shared out evenly; but with AVX2 seven or eight rows leave two,
+ * because twice two vectors of fewer than six rows have too few chains to hide the latency. */
+static size_t tile_rows(size_t n)
+{
+    size_t n_tiles = (n + ROWS - 1) / ROWS;
+    bool two_left = VECTORS < FEW_VECTORS && n > ROWS && n <= ROWS + FEW_ROWS;
+    return two_left ? n - FEW_ROWS : (n + n_tiles - 1) / n_tiles;
+}
+
+/* Register tiles of n widened rows, of which `first` come before, with panel p. Meanwhile the panel's next block comes
+ * nearer, each row its share; where memory is waited for as several streams, which most CPUs read faster (tiles.h). */
 static void multiply_tiles(
     const job_t *y, const wide_block_t *block, bool packed, size_t first, size_t n, size_t p)
 {
-    size_t pairs = y->k / 2;
-    /* Meanwhile the panel's next block, each row its share. */
-    stream_t next = {(const char *)(y->b[p] + y->k * y->width) +
-                         y->k * y->width * sizeof(uint16_t) / y->rows * first,
-        0};
-    size_t n_groups = (n + ROWS - 1) / ROWS;
-    for (size_t r = 0, m; r < n; r += m, n_groups--) {
-        m = (n - r + n_groups - 1) / n_groups;
+    const size_t bytes = y->k * y->width * sizeof(uint16_t),
+                 streams = packed && streams_want_prefetching() ? AT_ONCE : 1;
+    tile_t tile = {.pairs = y->k / 2, .c_stride = y->c_stride};
+    tile.next.at = (const char *)y->b[p] + bytes + bytes / streams / y->rows * first;
+    for (size_t r = 0, m; r < n; r += m) {
+        m = tile_rows(n - r);
         /* Widened weights lie as they were widened for all rows. */
         size_t vectors = tile_vectors(packed ? m : y->rows, y->width);
-        size_t outputs = vectors * LANES_F32;
-        next.bytes = 2 * sizeof(uint16_t) * outputs * m / y->rows;
+        size_t outputs = vectors * LANES_F32, share = 2 * sizeof(uint16_t) * outputs * m / y->rows;
+        tile.next.share = share;
+        tile.next.apart = streams == 1 ? share : bytes / streams;
+        tile.next.step = share * AT_ONCE / streams;
         for (size_t j = 0; j < y->width; j += outputs) {
-            const tile_weights_t w = {packed ? (const void *)(y->b[p] + 2 * j)
+            tile.a = &block->rows[r][0][0];
+            tile.b = (tile_weights_t){packed ? (const void *)(y->b[p] + 2 * j)
                                              : (const void *)(block->weights[p] + j * y->k),
                 y->width};
-            y->dot->tile(packed, m, vectors, &block->rows[r][0][0], &w, pairs, next,
-                y->c + p * y->c_panel + (first + r) * y->c_stride + j, y->c_stride);
-            next.at += pairs * next.bytes;
+            tile.c = y->c + p * y->c_panel + (first + r) * y->c_stride + j;
+            y->dot->tiles[m][vectors][packed](&tile);
+            tile.next.at += tile.pairs * share / streams;
         }
     }
 }

@@ -7,7 +7,7 @@
 
 /* 6 x 4 sums of one chain, or 3 x 4 of two chains that are folded together, so that half as many sums are stored;
  * 4 vectors of weights and one broadcast fill the 32 registers. */
-#define ROWS FOLD_ROWS
+#define ROWS TILE_ROWS
 #define PAIR_ROWS 3
 /* Inputs of a block of chains, whose weights stay in the first-level cache while rows use them, and rows
  * whose partial sums wait together in the second. With fewer rows a panel comes from the third too often. */
@@ -79,7 +79,7 @@ static void multiply_row(size_t n, const uint16_t *a, const void *const *b, size
 INLINE void step(const int rows, const int vectors, const uint16_t *a, size_t a_stride,
     const uint16_t *b, fold_sums_t sum)
 {
-    __m512bh w[FOLD_VECTORS];
+    __m512bh w[TILE_VECTORS];
     for (int v = 0; v < vectors; v++) {
         w[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
         __asm__("" : "+v"(w[v])); /* else compilers load it again for every row */
@@ -161,7 +161,7 @@ DEFINE_BLOCK(3)
 DEFINE_BLOCK(4)
 
 typedef void block_fn_t(const block_t *y, size_t rows);
-static block_fn_t *const blocks[FOLD_VECTORS + 1][2] = {{NULL, NULL},
+static block_fn_t *const blocks[TILE_VECTORS + 1][2] = {{NULL, NULL},
     {long_chains_1, short_chains_1}, {long_chains_2, short_chains_2},
     {long_chains_3, short_chains_3}, {long_chains_4, short_chains_4}};
 

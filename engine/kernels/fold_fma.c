@@ -25,7 +25,7 @@
 /* ROW_PAIRS: pairs of inputs of a single row for each time that a sum is loaded and stored; 1 where registers
  * hold the sums. Up to PACKED_ROWS rows take weights as they are packed (fma_bf16.c). */
 
-#define ROWS FOLD_ROWS
+#define ROWS TILE_ROWS
 #define FEW_ROWS 3 /* at most these take FEW_VECTORS, so that enough chains hide the latency */
 #define FEW_VECTORS 4
 
@@ -213,7 +213,7 @@ INLINE vec_f32_t load_weights(
 INLINE void tile_step(const bool packed, const bool odd, const int rows, const int vectors,
     const float *a, const tile_weights_t *b, size_t i, fold_sums_t sum)
 {
-    vec_f32_t w[FOLD_VECTORS];
+    vec_f32_t w[TILE_VECTORS];
     for (int v = 0; v < vectors; v++)
         w[v] = load_weights(packed, odd, vectors, b, i, v);
     for (int r = 0; r < rows; r++) {
@@ -253,41 +253,7 @@ INLINE void register_tile(const bool packed, const int rows, const int vectors, 
     fold_store(rows, vectors, y->result, y->row, y->output, sum);
 }
 
-/* A function of its own for each register tile: with 16 registers compilers do not keep all sums in them where
- * much else is in the same function. */
-typedef void tile_fn_t(const tile_t *y);
-
-#define DEFINE_TILE(R, V)                                                                          \
-    static __attribute__((noinline)) void packed_##R##_##V(const tile_t *y)                        \
-    {                                                                                              \
-        register_tile(true, R, V, y);                                                              \
-    }                                                                                              \
-    static __attribute__((noinline)) void widened_##R##_##V(const tile_t *y)                       \
-    {                                                                                              \
-        register_tile(false, R, V, y);                                                             \
-    }
-#define TILE(R, V) [R][V] = {widened_##R##_##V, packed_##R##_##V}
-#ifdef __AVX512F__
-#define DEFINE_TILES(R) DEFINE_TILE(R, 1) DEFINE_TILE(R, 2) DEFINE_TILE(R, 3) DEFINE_TILE(R, 4)
-#define TILES(R) TILE(R, 1), TILE(R, 2), TILE(R, 3), TILE(R, 4)
-#define DEFINE_TILES_OF_FEW(R) DEFINE_TILES(R)
-#define TILES_OF_FEW(R) TILES(R)
-#else
-#define DEFINE_TILES(R) DEFINE_TILE(R, 2)
-#define TILES(R) TILE(R, 2)
-#define DEFINE_TILES_OF_FEW(R) DEFINE_TILE(R, 2) DEFINE_TILE(R, 4)
-#define TILES_OF_FEW(R) TILE(R, 2), TILE(R, 4)
-#endif
-DEFINE_TILES_OF_FEW(1)
-DEFINE_TILES_OF_FEW(2)
-DEFINE_TILES_OF_FEW(3)
-DEFINE_TILES(4)
-DEFINE_TILES(5)
-DEFINE_TILES(6)
-
-/* [rows][vectors][packed] */
-static tile_fn_t *const tiles[ROWS + 1][FEW_VECTORS + 1][2] = {
-    TILES_OF_FEW(1), TILES_OF_FEW(2), TILES_OF_FEW(3), TILES(4), TILES(5), TILES(6)};
+DEFINE_TILE_TABLE(register_tile)
 
 static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, block_t *to)
 {
@@ -315,7 +281,7 @@ static void multiply_tiles(const job_t *y, const block_t *block, waiting_t *wait
             m = (n - r + left - 1) / left;
             tile.a = &block->rows[r][0][0];
             tile.row = first + r;
-            tiles[m][vectors][packed](&tile);
+            register_tile_tiles[m][vectors][packed](&tile);
         }
     }
 }

@@ -9,31 +9,24 @@
 
 #include "engine/kernels/fma.h"
 #include "engine/kernels/fold.h"
-#include "engine/kernels/kernels.h"
+#include "engine/kernels/tile_table.h"
 
-#define FOLD_HEIGHT 6                           /* of 64 chains */
-#define FOLD_VECTORS (KERNEL_PANEL / LANES_F32) /* of a panel, at most */
-#define FOLD_ROWS 6                             /* of a register tile, at most */
+#define FOLD_HEIGHT 6 /* of 64 chains */
 
-typedef vec_f32_t fold_sums_t[FOLD_ROWS][FOLD_VECTORS];
-
-/* Unrolled in any case: else compilers keep the sums in memory. */
-#define FOLD_FOR_SUMS                                                                              \
-    _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)                                         \
-        _Pragma("GCC unroll 8") for (int v = 0; v < vectors; v++)
+typedef vec_f32_t fold_sums_t[TILE_ROWS][TILE_VECTORS];
 
 INLINE void fold_clear(const int rows, const int vectors, fold_sums_t sum)
 {
-    FOLD_FOR_SUMS
-        sum[r][v] = (vec_f32_t){0};
+    FOR_SUMS
+    sum[r][v] = (vec_f32_t){0};
 }
 
 /* sum = first + second */
 INLINE void fold_add(
     const int rows, const int vectors, fold_sums_t first, fold_sums_t second, fold_sums_t sum)
 {
-    FOLD_FOR_SUMS
-        sum[r][v] = first[r][v] + second[r][v];
+    FOR_SUMS
+    sum[r][v] = first[r][v] + second[r][v];
 }
 
 /* Folds sums number q of a block, in the order of the tree, with those that wait for them. What is not the last
@@ -45,8 +38,8 @@ INLINE void fold_in_block(const int rows, const int vectors, size_t q, const boo
     for (; (q >> height & 1) != 0; height++)
         fold_add(rows, vectors, waiting[height], sum, sum);
     if (!last)
-        FOLD_FOR_SUMS
-            waiting[height][r][v] = sum[r][v];
+        FOR_SUMS
+    waiting[height][r][v] = sum[r][v];
 }
 
 /* Where the sums of a block go, and those of blocks before it that are folded with them:
@@ -76,12 +69,12 @@ INLINE void fold_store(const int rows, const int vectors, const fold_result_t *y
 {
     for (size_t i = 0; i < y->n_add; i++) {
         const float *add = y->add[i] + row * KERNEL_PANEL + output;
-        FOLD_FOR_SUMS
-            sum[r][v] = *(const mem_f32_t *)(add + r * KERNEL_PANEL + LANES_F32 * v) + sum[r][v];
+        FOR_SUMS
+        sum[r][v] = *(const mem_f32_t *)(add + r * KERNEL_PANEL + LANES_F32 * v) + sum[r][v];
     }
     float *to = y->to + row * y->to_stride + output;
-    FOLD_FOR_SUMS
-        *(mem_f32_t *)(to + (size_t)r * y->to_stride + LANES_F32 * v) = sum[r][v];
+    FOR_SUMS
+    *(mem_f32_t *)(to + (size_t)r * y->to_stride + LANES_F32 * v) = sum[r][v];
 }
 
 /* Chains of a block: a power of two, whose inputs are at most so many, if one chain's are. */
