@@ -193,11 +193,27 @@ static void row_panels(const void *a, size_t n_panels, const void *const *b, siz
     }
 }
 
+void tiles_by_dot_product(kernels_t *kernels)
+{
+    kernels->tile = tile_bf16;
+    kernels->tile_panels = NULL; /* nothing is widened */
+}
+
+/* Where vdpbf16ps multiplies less than fused multiply-adds: for as few rows as wait for memory. */
+static void tile_by_rows(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    (rows < ROWS_BY_FMA ? tile_bf16 : tile_bf16_by_fma)(
+        rows, a, a_stride, b, width, k, c, c_stride, mode);
+}
+
 void tiles_fill_avx512_bf16(kernels_t *kernels)
 {
-    if (kernels->mode == DTYPE_BF16) {
-        kernels->tile = tile_bf16;
-        kernels->row_panels = row_panels;
-        kernels->tile_panels = NULL; /* nothing is widened */
-    }
+    if (kernels->mode != DTYPE_BF16)
+        return;
+    kernels->row_panels = row_panels;
+    if (dot_product_is_faster())
+        tiles_by_dot_product(kernels);
+    else
+        kernels->tile = tile_by_rows;
 }

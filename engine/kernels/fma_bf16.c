@@ -469,6 +469,12 @@ DEFINE_TILES(tile_bf16, chain_kernels)
 DEFINE_TILES(tile_amx, amx_kernels)
 
 #ifdef __AVX512F__
+void tile_bf16_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode)
+{
+    tile_bf16(rows, a, a_stride, b, width, k, c, c_stride, mode);
+}
+
 void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {

@@ -16,3 +16,12 @@ void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode)
         if (isa_has(isa, sources[i].needs))
             sources[i].fill(kernels);
 }
+
+#if defined(__x86_64__)
+void kernels_get_dot_product(kernels_t *kernels)
+{
+    kernels_get(kernels, ISA_AVX512_BF16, DTYPE_BF16);
+    tiles_by_dot_product(kernels);
+    fold_by_dot_product(kernels);
+}
+#endif

@@ -279,6 +279,12 @@ typedef struct kernels {
  * than isa, which the CPU has. */
 void kernels_get(kernels_t *kernels, isa_t isa, dtype_t mode);
 
+#if defined(__x86_64__)
+/* For tests: those of ISA_AVX512_BF16, which the CPU has, and of DTYPE_BF16 with vdpbf16ps for any number of rows,
+ * also where kernels_get takes fused multiply-adds as the faster ones. */
+void kernels_get_dot_product(kernels_t *kernels);
+#endif
+
 /* What some runs use and others do not. */
 enum {
     KERNELS_AMX = 1,  /* the dot product amx */

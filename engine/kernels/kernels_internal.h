@@ -98,6 +98,14 @@ size_t row_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, s
 void coded_unpack_scalar(const format_t *format, const void *panel, size_t width, size_t columns,
     size_t first, size_t inputs, uint16_t *b);
 
+/* kernels_t.tile with AVX-512 and without vdpbf16ps, which multiplies less on some CPUs. */
+void tile_bf16_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
+    size_t k, void *c, size_t c_stride, tile_mode_t mode);
+
+/* The kernels with vdpbf16ps for any number of rows, whether it is faster or not; the CPU has it. */
+void tiles_by_dot_product(kernels_t *kernels);
+void fold_by_dot_product(kernels_t *kernels);
+
 /* kernels_t.tile_amx with AVX-512 and without tile registers: for single rows on CPUs with AMX. */
 void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode);

@@ -93,7 +93,7 @@ double roof_multiply(isa_t isa, dtype_t mode, uint64_t steps, double *flop)
     if (isa_has(isa, ISA_AMX) && mode == DTYPE_BF16)
         return roof_tiles_bf16(steps, flop);
     steps = (steps + 23) / 24 * 24;
-    if (isa_has(isa, ISA_AVX512_BF16) && mode == DTYPE_BF16) {
+    if (isa_has(isa, ISA_AVX512_BF16) && mode == DTYPE_BF16 && dot_product_is_faster()) {
         per_step = 64;
         value = roof_512_bf16(steps);
     } else if (isa_has(isa, ISA_AVX512)) {

@@ -20,6 +20,20 @@ static inline bool streams_want_prefetching(void)
 #endif
 }
 
+/* Whether vdpbf16ps multiplies more than fused multiply-adds of f32 do: it takes Intel's CPUs two cycles on one of the two
+ * ports that take an FMA each in one, so that it is half as fast there, and twice as fast on AMD's (bench/LOG.md). */
+static inline bool dot_product_is_faster(void)
+{
+#if defined(__x86_64__)
+    return !__builtin_cpu_is("intel");
+#else
+    return false;
+#endif
+}
+
+/* Rows that are bound by multiplying, no longer by memory, where it is not. */
+#define ROWS_BY_FMA 4
+
 /* Panels that a single row reads in step, each a stream of the memory's. */
 static inline size_t panels_in_step(void)
 {
