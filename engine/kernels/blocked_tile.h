@@ -1,34 +1,37 @@
-/* What the blocked products of many rows with AVX2 share: a register tile and how rows lie for it. Internal to
- * engine/kernels. */
+/* What the blocked products of many rows share: a register tile and how rows lie for it. For sources that may be
+ * compiled twice, see fma.h. Internal to engine/kernels. */
 #ifndef CHOIR_KERNELS_BLOCKED_TILE_H
 #define CHOIR_KERNELS_BLOCKED_TILE_H
 
 #include "engine/base/team.h"
-#include "engine/kernels/fma.h"
+#include "engine/kernels/tile_table.h"
 
-#define ROWS 6 /* of a register tile: 6 x 2 sums of 16 registers */
-#define VECTORS 2
-/* Of a register tile; as many as KERNEL_LANES, so that every panel has whole tiles. */
+#define ROWS TILE_ROWS
+#ifdef __AVX512F__
+#define VECTORS 4 /* at most */
+#else
+#define VECTORS 2 /* always: as many outputs as KERNEL_LANES, so that every panel has whole tiles */
+#endif
 #define OUTPUTS (VECTORS * LANES_F32)
 #define PASS_ROWS 512 /* at most, that lie in blocks together */
 
-typedef vec_f32_t sums_t[ROWS][VECTORS];
-
-/* One input. a: [ROWS]; b: [OUTPUTS] */
-INLINE void step(const int rows, const float *a, const float *b, sums_t sum)
+/* One input. a: [ROWS]; b: [vectors][LANES_F32] */
+INLINE void step(const int rows, const int vectors, const float *a, const float *b, tile_sums_t sum)
 {
     vec_f32_t w[VECTORS];
-    for (int v = 0; v < VECTORS; v++)
+    for (int v = 0; v < vectors; v++)
         w[v] = *(const vec_f32_t *)(b + LANES_F32 * v);
     for (int r = 0; r < rows; r++) {
         vec_f32_t x = SET_F32(a[r]);
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
             sum[r][v] = FMA_F32(x, w[v], sum[r][v]);
     }
 }
 
+#define TRANSPOSED 8 /* dwords of each of so many rows */
+
 /* 8 x 8 dwords, transposed. */
-INLINE void transpose(__m256i x[8])
+INLINE void transpose(__m256i x[TRANSPOSED])
 {
     __m256i y[8];
     for (int i = 0; i < 8; i += 2) {
@@ -65,14 +68,14 @@ typedef struct panels {
     size_t n, width;
 } panels_t;
 
-/* While register tiles with outputs from j on of panel p are multiplied, those of dwords [first, first + n) of each
+/* While register tiles with `outputs` from j on of panel p are multiplied, those of dwords [first, first + n) of each
  * output, one tile's share of the next weights comes from memory: of the panel's next outputs, of the next panel, or of the
  * next dwords. share: of n */
-INLINE void prefetch_weights(
-    const panels_t *panels, size_t p, size_t j, size_t first, size_t n, team_part_t share)
+INLINE void prefetch_weights(const panels_t *panels, size_t p, size_t j, size_t outputs,
+    size_t first, size_t n, team_part_t share)
 {
-    enum { SECOND_LEVEL = 2 };
-    j += OUTPUTS;
+    enum { SECOND_LEVEL = 2, LINE_DWORDS = 16 };
+    j += outputs;
     if (j == panels->width) {
         j = 0;
         p++;
@@ -83,7 +86,8 @@ INLINE void prefetch_weights(
     }
     const uint32_t *from = (const uint32_t *)panels->at[p] + first * panels->width + j;
     for (size_t i = share.begin; i < share.end; i++)
-        __builtin_prefetch(from + i * panels->width, 0, SECOND_LEVEL);
+        for (size_t o = 0; o < outputs; o += LINE_DWORDS)
+            __builtin_prefetch(from + i * panels->width + o, 0, SECOND_LEVEL);
 }
 
 #endif

@@ -1,8 +1,8 @@
 /* bf16 tiles by fused multiply-add of f32, for CPUs without vdpbf16ps or AMX.
  *
- * A single row reads its panel as one stream and widens in registers. More rows are widened a block
- * of inputs at a time, and of many rows the panel too, so that f32 is multiplied with f32; many rows with
- * AVX2: fma_blocked.c. Compiled twice, see fma.h. */
+ * A single row reads its panel as one stream and widens in registers. Of few rows a block of inputs is widened at a
+ * time; weights are widened again for every register tile, which takes less time than doing so aside. Many rows:
+ * fma_blocked.c. Compiled twice, see fma.h. */
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -15,17 +15,15 @@
 
 #ifdef __AVX512F__
 #define FILL bf16_tiles_fill_avx512
-#define VECTORS 4 /* of outputs in a register tile: 6 x 4 sums of 32 registers */
-#define PACKED_ROWS 40
-#define ALWAYS_PACKED false
+#define BLOCKED_MULTIPLY blocked_multiply_avx512
+#define VECTORS 4    /* of outputs in a register tile: 6 x 4 sums of 32 registers */
+#define MOST_ROWS 64 /* that are few (bench/LOG.md) */
 #else
 #define FILL bf16_tiles_fill_avx2
+#define BLOCKED_MULTIPLY blocked_multiply_avx2
 #define VECTORS 2 /* 6 x 2 sums of 16 registers */
-#define PACKED_ROWS 16
-#define ALWAYS_PACKED true /* fma_blocked.c has more rows */
+#define MOST_ROWS 16
 #endif
-/* Up to PACKED_ROWS rows take weights as they are packed: widening them aside takes longer than
- * widening them again for every register tile (bench/LOG.md). */
 
 #define ROWS TILE_ROWS
 #define FEW_ROWS                                                                                   \
@@ -121,28 +119,22 @@ DEFINE_LONE(single_row_amx_dispatch, true)
 
 /* ---- More rows ------------------------------------------------------------------------------- */
 
-/* Inputs that are worked on together: widened weights of eight panels stay in a second-level cache of
- * 1 MiB, a chunk of widened rows in the first level. Rows whose weights are not widened take them
- * as they come from memory. */
-#define BLOCK_INPUTS 256
-#define BLOCK_INPUTS_OF_FEW 128
+/* Inputs that are worked on together: their weights, and the next ones, stay in the first-level cache. */
+#define BLOCK_INPUTS 128
 #define CHUNK_ROWS 12 /* that are widened together: whole register tiles */
-#define LEAF_ROWS 512 /* that are summed aside together */
 /* Floats between the rows of a register tile: not a power of two, so that they fall into different
  * sets of a cache. */
 #define PLANE (BLOCK_INPUTS / 2 + 16)
 
 /* Odd inputs are multiplied before even ones, so they lie first. */
-typedef struct wide_block {
-    /* of each panel [outputs / tile's outputs][pairs][odd, even][tile's outputs] */
-    float weights[KERNEL_MANY_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
-    float rows[CHUNK_ROWS][2][PLANE] __attribute__((aligned(64)));
-} wide_block_t;
+typedef struct wide_rows {
+    float at[CHUNK_ROWS][2][PLANE] __attribute__((aligned(64)));
+} wide_rows_t;
 
-static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, wide_block_t *to)
+static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, wide_rows_t *to)
 {
     for (size_t r = 0; r < rows; r++)
-        widen_row(a + r * a_stride, k, to->rows[r][0], to->rows[r][1]);
+        widen_row(a + r * a_stride, k, to->at[r][0], to->at[r][1]);
 }
 
 /* What is read next, a share while each pair of inputs is multiplied: all at once would wait for each other. The shares of
@@ -154,41 +146,37 @@ typedef struct stream {
 } stream_t;
 
 /* During the i-th of AT_ONCE pairs; a share is at most what a register tile has of a pair. */
-INLINE void prefetch_share(const bool packed, const int vectors, const stream_t *next, size_t i)
+INLINE void prefetch_share(const int vectors, const stream_t *next, size_t i)
 {
-    enum { FIRST_LEVEL = 3, SECOND_LEVEL = 2 };
     const char *at = next->at + i * next->apart;
-    __builtin_prefetch(at, 0, packed || ALWAYS_PACKED ? FIRST_LEVEL : SECOND_LEVEL);
+    __builtin_prefetch(at);
     /* Where a pair of all outputs is one line, that was it. */
     for (size_t j = LINE_BYTES; vectors * REGISTER_BYTES > LINE_BYTES && j < next->share;
          j += LINE_BYTES)
-        __builtin_prefetch(at + j, 0, packed || ALWAYS_PACKED ? FIRST_LEVEL : SECOND_LEVEL);
+        __builtin_prefetch(at + j);
 }
 
-/* A register tile's weights: of pair i, widened, or as they are packed in a panel of `width`. */
-typedef struct tile_weights {
-    const void *at;
-    size_t width;
-} tile_weights_t;
-
-INLINE vec_f32_t load_weights(
-    const bool packed, const bool odd, const int vectors, const tile_weights_t *w, size_t i, int v)
-{
-    if (!packed && !ALWAYS_PACKED) {
-        const float *at = (const float *)w->at + (2 * i + (odd ? 0 : 1)) * LANES_F32 * vectors;
-        return *(const vec_f32_t *)(at + LANES_F32 * v);
-    }
-    pair_t pair = load_pair((const uint16_t *)w->at + 2 * (i * w->width + LANES_F32 * v));
-    return odd ? pair.odd : pair.even;
-}
+/* A register tile's rows; its weights, at its first output of a panel of `width`; its sums; and what is prefetched
+ * meanwhile. */
+typedef struct tile {
+    const float *a;
+    const uint16_t *b;
+    size_t width, pairs;
+    stream_t next;
+    float *c;
+    size_t c_stride;
+} tile_t;
+TILE_TABLE_TYPE
 
 /* One input of pair i, into sum. */
-INLINE void tile_step(const bool packed, const bool odd, const int rows, const int vectors,
-    const float *a, const tile_weights_t *b, size_t i, vec_f32_t sum[ROWS][TILE_VECTORS])
+INLINE void tile_step(const bool odd, const int rows, const int vectors, const float *a,
+    const uint16_t *b, size_t width, size_t i, tile_sums_t sum)
 {
     vec_f32_t w[TILE_VECTORS];
-    for (int v = 0; v < vectors; v++)
-        w[v] = load_weights(packed, odd, vectors, b, i, v);
+    for (int v = 0; v < vectors; v++) {
+        pair_t pair = load_pair(b + 2 * (i * width + (size_t)v * LANES_F32));
+        w[v] = odd ? pair.odd : pair.even;
+    }
     for (int r = 0; r < rows; r++) {
         vec_f32_t x = SET_F32(a[(2 * r + (odd ? 0 : 1)) * PLANE + i]);
         for (int v = 0; v < vectors; v++)
@@ -196,69 +184,58 @@ INLINE void tile_step(const bool packed, const bool odd, const int rows, const i
     }
 }
 
-/* A register tile's rows and weights, its sums, and what is prefetched meanwhile. */
-typedef struct tile {
-    const float *a;
-    tile_weights_t b;
-    size_t pairs;
-    stream_t next;
-    float *c;
-    size_t c_stride;
-} tile_t;
-
-INLINE void tile_chain(const bool packed, const int rows, const int vectors, const tile_t *y)
+INLINE void tile_chain(const int rows, const int vectors, const tile_t *y)
 {
-    const tile_weights_t b = y->b;
     const float *a = y->a;
+    const uint16_t *b = y->b;
     float *c = y->c;
-    const size_t pairs = y->pairs, c_stride = y->c_stride;
+    const size_t width = y->width, pairs = y->pairs, c_stride = y->c_stride;
     stream_t next = y->next;
-    vec_f32_t sum[ROWS][TILE_VECTORS];
+    tile_sums_t sum;
     size_t i = 0;
     FOR_SUMS
-    sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
+        sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
     for (; i + AT_ONCE <= pairs; i += AT_ONCE, next.at += next.step)
         for (size_t s = 0; s < AT_ONCE; s++) {
-            prefetch_share(packed, vectors, &next, s);
-            tile_step(packed, true, rows, vectors, a, &b, i + s, sum);
-            tile_step(packed, false, rows, vectors, a, &b, i + s, sum);
+            prefetch_share(vectors, &next, s);
+            tile_step(true, rows, vectors, a, b, width, i + s, sum);
+            tile_step(false, rows, vectors, a, b, width, i + s, sum);
         }
     for (; i < pairs; i++) {
-        tile_step(packed, true, rows, vectors, a, &b, i, sum);
-        tile_step(packed, false, rows, vectors, a, &b, i, sum);
+        tile_step(true, rows, vectors, a, b, width, i, sum);
+        tile_step(false, rows, vectors, a, b, width, i, sum);
     }
     FOR_SUMS
-    *(mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v) = sum[r][v];
+        *(mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v) = sum[r][v];
 }
 
-INLINE void tile_spans(const bool packed, const int rows, const int vectors, const tile_t *y)
+INLINE void tile_spans(const int rows, const int vectors, const tile_t *y)
 {
-    const tile_weights_t b = y->b;
     const float *a = y->a;
+    const uint16_t *b = y->b;
     stream_t next = y->next;
     for (size_t begin = 0; begin < y->pairs; begin += SPAN / 2) {
         const size_t end = size_min(begin + SPAN / 2, y->pairs);
-        vec_f32_t even[ROWS][TILE_VECTORS] = {{{0}}}, odd[ROWS][TILE_VECTORS] = {{{0}}};
+        tile_sums_t even = {{{0}}}, odd = {{{0}}};
         size_t i = begin;
         for (; i + AT_ONCE <= end; i += AT_ONCE, next.at += next.step)
             for (size_t s = 0; s < AT_ONCE; s++) {
-                prefetch_share(packed, vectors, &next, s);
-                tile_step(packed, false, rows, vectors, a, &b, i + s, even);
+                prefetch_share(vectors, &next, s);
+                tile_step(false, rows, vectors, a, b, y->width, i + s, even);
             }
         for (; i < end; i++)
-            tile_step(packed, false, rows, vectors, a, &b, i, even);
+            tile_step(false, rows, vectors, a, b, y->width, i, even);
         for (i = begin; i < end; i++)
-            tile_step(packed, true, rows, vectors, a, &b, i, odd);
-        FOR_SUMS
-        {
+            tile_step(true, rows, vectors, a, b, y->width, i, odd);
+        FOR_SUMS {
             mem_f32_t *sum = (mem_f32_t *)(y->c + (size_t)r * y->c_stride + LANES_F32 * v);
             *sum = *sum + (even[r][v] + odd[r][v]);
         }
     }
 }
 
-DEFINE_TILE_TABLE(tile_chain)
-DEFINE_TILE_TABLE(tile_spans)
+DEFINE_TILE_TABLE(FOR_TILES_OF_FEW, tile_chain)
+DEFINE_TILE_TABLE(FOR_TILES_OF_FEW, tile_spans)
 
 /* ---- Tiles ----------------------------------------------------------------------------------- */
 
@@ -266,11 +243,11 @@ DEFINE_TILE_TABLE(tile_spans)
 typedef struct dot_kernels {
     void (*single_row)(size_t n, const uint16_t *x, const void *const *b, size_t width, size_t k,
         float *c, size_t c_panel);
-    void (*const (*tiles)[TILE_VECTORS + 1][2])(const tile_t *y);
+    const tile_table_t *tiles;
 } dot_kernels_t;
 
-static const dot_kernels_t chain_kernels = {single_row_chain_dispatch, tile_chain_tiles};
-static const dot_kernels_t amx_kernels = {single_row_amx_dispatch, tile_spans_tiles};
+static const dot_kernels_t chain_kernels = {single_row_chain_dispatch, &tile_chain_tiles};
+static const dot_kernels_t amx_kernels = {single_row_amx_dispatch, &tile_spans_tiles};
 
 /* Vectors of outputs in a register tile. */
 static size_t tile_vectors(size_t rows, size_t width)
@@ -303,29 +280,26 @@ static size_t tile_rows(size_t n)
 }
 
 /* Register tiles of n widened rows, of which `first` come before, with panel p. Meanwhile the panel's next block comes
- * nearer, each row its share; where memory is waited for as several streams, which most CPUs read faster (tiles.h). */
+ * nearer, each row its share; as several streams, which most CPUs read faster (tiles.h). */
 static void multiply_tiles(
-    const job_t *y, const wide_block_t *block, bool packed, size_t first, size_t n, size_t p)
+    const job_t *y, const wide_rows_t *wide, size_t first, size_t n, size_t p)
 {
     const size_t bytes = y->k * y->width * sizeof(uint16_t),
-                 streams = packed && streams_want_prefetching() ? AT_ONCE : 1;
-    tile_t tile = {.pairs = y->k / 2, .c_stride = y->c_stride};
+                 streams = streams_want_prefetching() ? AT_ONCE : 1;
+    tile_t tile = {.width = y->width, .pairs = y->k / 2, .c_stride = y->c_stride};
     tile.next.at = (const char *)y->b[p] + bytes + bytes / streams / y->rows * first;
     for (size_t r = 0, m; r < n; r += m) {
         m = tile_rows(n - r);
-        /* Widened weights lie as they were widened for all rows. */
-        size_t vectors = tile_vectors(packed ? m : y->rows, y->width);
-        size_t outputs = vectors * LANES_F32, share = 2 * sizeof(uint16_t) * outputs * m / y->rows;
+        size_t vectors = tile_vectors(m, y->width), outputs = vectors * LANES_F32;
+        size_t share = 2 * sizeof(uint16_t) * outputs * m / y->rows;
+        tile.a = &wide->at[r][0][0];
         tile.next.share = share;
         tile.next.apart = streams == 1 ? share : bytes / streams;
         tile.next.step = share * AT_ONCE / streams;
         for (size_t j = 0; j < y->width; j += outputs) {
-            tile.a = &block->rows[r][0][0];
-            tile.b = (tile_weights_t){packed ? (const void *)(y->b[p] + 2 * j)
-                                             : (const void *)(block->weights[p] + j * y->k),
-                y->width};
+            tile.b = y->b[p] + 2 * j;
             tile.c = y->c + p * y->c_panel + (first + r) * y->c_stride + j;
-            y->dot->tiles[m][vectors][packed](&tile);
+            (*y->dot->tiles)[m][vectors](&tile);
             tile.next.at += tile.pairs * share / streams;
         }
     }
@@ -342,17 +316,13 @@ static void prefetch_rows(const job_t *y, size_t first, size_t p)
 
 static void multiply_block(const job_t *y)
 {
-    wide_block_t block;
-    bool packed = y->rows <= PACKED_ROWS;
-    size_t vectors = tile_vectors(y->rows, y->width);
-    for (size_t p = 0; p < y->n_panels && !packed; p++)
-        widen_weights(y->width / (vectors * LANES_F32), vectors, y->b[p], y->k, block.weights[p]);
+    wide_rows_t wide;
     for (size_t r = 0, n; r < y->rows; r += n) {
         n = size_min(CHUNK_ROWS, y->rows - r);
-        widen_rows(n, y->a + r * y->a_stride, y->a_stride, y->k, &block);
+        widen_rows(n, y->a + r * y->a_stride, y->a_stride, y->k, &wide);
         for (size_t p = 0; p < y->n_panels; p++) {
             prefetch_rows(y, r + n, p);
-            multiply_tiles(y, &block, packed, r, n, p);
+            multiply_tiles(y, &wide, r, n, p);
         }
     }
 }
@@ -360,15 +330,14 @@ static void multiply_block(const job_t *y)
 /* Block after block of inputs, denormals as zero. */
 static void multiply(const job_t *whole)
 {
-    size_t step = whole->rows < KERNEL_MANY_ROWS ? BLOCK_INPUTS_OF_FEW : BLOCK_INPUTS;
     unsigned saved = denormals_flush(whole->c);
     job_t y = *whole;
-    for (size_t k = 0; k < whole->k; k += step) {
-        y.k = size_min(step, whole->k - k);
+    for (size_t k = 0; k < whole->k; k += BLOCK_INPUTS) {
+        y.k = size_min(BLOCK_INPUTS, whole->k - k);
         multiply_block(&y);
-        y.a += step;
+        y.a += BLOCK_INPUTS;
         for (size_t p = 0; p < y.n_panels; p++)
-            y.b[p] += step * y.width;
+            y.b[p] += BLOCK_INPUTS * y.width;
     }
     denormals_restore(saved, whole->c);
 }
@@ -403,23 +372,19 @@ static void clear(const job_t *y)
 /* c = c + (chain from +0) */
 static void add_leaf(const job_t *whole)
 {
-    float leaf[KERNEL_MANY_PANELS * LEAF_ROWS * KERNEL_PANEL];
+    float leaf[KERNEL_MANY_PANELS * MOST_ROWS * KERNEL_PANEL];
     job_t y = *whole;
     y.c = leaf;
     y.c_stride = y.width;
-    for (size_t first = 0; first < whole->rows; first += LEAF_ROWS) {
-        y.rows = size_min(LEAF_ROWS, whole->rows - first);
-        y.a = whole->a + first * y.a_stride;
-        y.c_panel = y.rows * y.width;
-        memset(leaf, 0, y.n_panels * y.c_panel * sizeof *leaf);
-        multiply(&y);
-        for (size_t p = 0; p < y.n_panels; p++)
-            for (size_t r = 0; r < y.rows; r++) {
-                float *to = whole->c + p * whole->c_panel + (first + r) * whole->c_stride;
-                for (size_t j = 0; j < y.width; j++)
-                    to[j] += leaf[p * y.c_panel + r * y.width + j];
-            }
-    }
+    y.c_panel = y.rows * y.width;
+    memset(leaf, 0, y.n_panels * y.c_panel * sizeof *leaf);
+    multiply(&y);
+    for (size_t p = 0; p < y.n_panels; p++)
+        for (size_t r = 0; r < y.rows; r++) {
+            float *to = whole->c + p * whole->c_panel + r * whole->c_stride;
+            for (size_t j = 0; j < y.width; j++)
+                to[j] += leaf[p * y.c_panel + r * y.width + j];
+        }
 }
 
 static void run(const job_t *y, tile_mode_t mode)
@@ -429,13 +394,11 @@ static void run(const job_t *y, tile_mode_t mode)
             multiply_single_row(y, p, size_min(y->n_panels - p, KERNEL_TILE_PANELS), mode);
         return;
     }
-#ifndef __AVX512F__
-    if (y->rows > PACKED_ROWS) {
-        blocked_multiply_avx2(y->dot == &amx_kernels, &(blocked_rows_t){y->a, y->rows, y->a_stride},
+    if (y->rows > MOST_ROWS) {
+        BLOCKED_MULTIPLY(y->dot == &amx_kernels, &(blocked_rows_t){y->a, y->rows, y->a_stride},
             y->n_panels, y->b, y->width, y->k, y->c, y->c_panel, y->c_stride, mode);
         return;
     }
-#endif
     if (mode == TILE_SET)
         clear(y);
     if (mode == TILE_ADD)

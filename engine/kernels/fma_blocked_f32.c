@@ -17,7 +17,7 @@
 
 /* A chain of n inputs from +0, at most a leaf. A whole leaf has no loop: the loop's branch, mispredicted at its end,
  * would delay the next leaf. */
-INLINE void leaf(const int rows, const float *a, const float *b, size_t n, sums_t sum)
+INLINE void leaf(const int rows, const float *a, const float *b, size_t n, tile_sums_t sum)
 {
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < VECTORS; v++)
@@ -25,19 +25,19 @@ INLINE void leaf(const int rows, const float *a, const float *b, size_t n, sums_
     if (n == KERNEL_LEAF) {
 #pragma GCC unroll 32
         for (int i = 0; i < KERNEL_LEAF; i++)
-            step(rows, a + i * ROWS, b + i * OUTPUTS, sum);
+            step(rows, VECTORS, a + i * ROWS, b + i * OUTPUTS, sum);
     } else {
         for (size_t i = 0; i < n; i++)
-            step(rows, a + i * ROWS, b + i * OUTPUTS, sum);
+            step(rows, VECTORS, a + i * ROWS, b + i * OUTPUTS, sum);
     }
 }
 
 /* Leaves of n inputs, at most a group, added left to right. */
-INLINE void add_leaves(const int rows, const float *a, const float *b, size_t n, sums_t group)
+INLINE void add_leaves(const int rows, const float *a, const float *b, size_t n, tile_sums_t group)
 {
     leaf(rows, a, b, size_min(n, KERNEL_LEAF), group);
     for (size_t i = KERNEL_LEAF; i < n; i += KERNEL_LEAF) {
-        sums_t sum;
+        tile_sums_t sum;
         leaf(rows, a + i * ROWS, b + i * OUTPUTS, size_min(n - i, KERNEL_LEAF), sum);
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < VECTORS; v++)
@@ -52,7 +52,7 @@ INLINE void tile(const int rows, const float *a, const float *b, size_t inputs, 
     for (int r = 0; r < rows; r++)
         __builtin_prefetch(c + (size_t)r * c_stride);
     for (size_t i = 0; i < inputs; i += KERNEL_GROUP, add = true) {
-        sums_t group;
+        tile_sums_t group;
         add_leaves(rows, a + i * ROWS, b + i * OUTPUTS, size_min(inputs - i, KERNEL_GROUP), group);
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < VECTORS; v++) {
@@ -153,8 +153,8 @@ static void multiply_block(const job_t *y, inputs_t inputs)
             pack_tile(b + inputs.first * width + j, width, inputs.n, block.weights);
             for (size_t t = 0; t < y->n_tiles; t++) {
                 team_part_t rows = team_part(y->rows, t, y->n_tiles);
-                prefetch_weights(
-                    &y->panels, p, j, inputs.first, inputs.n, team_part(inputs.n, t, y->n_tiles));
+                prefetch_weights(&y->panels, p, j, OUTPUTS, inputs.first, inputs.n,
+                    team_part(inputs.n, t, y->n_tiles));
                 tile_of_rows[rows.end - rows.begin](block.rows + t * ROWS * inputs.n, block.weights,
                     inputs.n, y->add || inputs.first > 0,
                     y->c + p * y->c_panel + rows.begin * y->c_stride + j, y->c_stride);

@@ -19,7 +19,7 @@
 /* A chain of one row with n panels, a pair of each in turn, so that each is a stream of the memory's. Panels are in
  * the place of rows. */
 INLINE void chain_of_panels(const int n, const int vectors, const uint16_t *a, const void *const *b,
-    size_t offset, size_t chain, fold_sums_t sum)
+    size_t offset, size_t chain, tile_sums_t sum)
 {
     const size_t width = 16 * (size_t)vectors;
     fold_clear(n, vectors, sum);
@@ -45,7 +45,7 @@ INLINE void row_of_panels(const int n, const int vectors, const uint16_t *a, con
      * fewer branches are mispredicted. More panels than one have no registers for it. */
     enum { TURN = 4 };
     const size_t turn = n == 1 ? TURN : 1;
-    fold_sums_t waiting[FOLD_HEIGHT], sum;
+    tile_sums_t waiting[FOLD_HEIGHT], sum;
     for (size_t q = 0; q < FOLD_CHAINS; q += turn) {
 #pragma GCC unroll 4
         for (size_t i = 0; i < turn; i++) {
@@ -77,7 +77,7 @@ static void multiply_row(size_t n, const uint16_t *a, const void *const *b, size
 
 /* One pair of inputs of `rows` rows, into sum. */
 INLINE void step(const int rows, const int vectors, const uint16_t *a, size_t a_stride,
-    const uint16_t *b, fold_sums_t sum)
+    const uint16_t *b, tile_sums_t sum)
 {
     __m512bh w[TILE_VECTORS];
     for (int v = 0; v < vectors; v++) {
@@ -95,10 +95,10 @@ INLINE void step(const int rows, const int vectors, const uint16_t *a, size_t a_
 
 /* `abreast` chains, 1 or 2, folded. */
 INLINE void chains(const int rows, const int vectors, const int abreast, const uint16_t *a,
-    size_t a_stride, const uint16_t *b, size_t pairs, fold_sums_t sum)
+    size_t a_stride, const uint16_t *b, size_t pairs, tile_sums_t sum)
 {
     const size_t width = 16 * (size_t)vectors, a_chain = 2 * pairs, b_chain = 2 * pairs * width;
-    fold_sums_t second;
+    tile_sums_t second;
     fold_clear(rows, vectors, sum);
     fold_clear(rows, vectors, second);
     for (size_t i = 0; i < pairs; i++, a += 2, b += 2 * width) {
@@ -120,7 +120,7 @@ typedef struct block {
 INLINE void register_tile(
     const int rows, const int vectors, const int abreast, const block_t *y, size_t row)
 {
-    fold_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
+    tile_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
     const uint16_t *a = y->a + row * y->a_stride, *b = y->b;
     const size_t n = y->n_chains / abreast, step = 2 * y->pairs * abreast;
     for (size_t q = 0; q < n; q++, a += step, b += step * 16 * vectors) {

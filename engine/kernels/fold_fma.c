@@ -1,9 +1,9 @@
 /* The dot product fold by fused multiply-add of f32. A single row, and few of them, take the panel as it is
- * packed and widen in registers; for many rows a block of chains is widened once. Compiled twice, see
- * fma.h. */
+ * packed and widen in registers; many rows: fma_blocked.c. Compiled twice, see fma.h. */
 #include <string.h>
 
 #include "engine/base/size.h"
+#include "engine/kernels/fma_blocked.h"
 #include "engine/kernels/fold_tree.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
@@ -11,53 +11,41 @@
 
 #ifdef __AVX512F__
 #define FILL fold_fill_avx512
-#define VECTORS 4 /* of outputs in a register tile: 6 x 4 sums of 32 registers */
-#define PACKED_ROWS 40
-#define PAIRS_AHEAD 0
-#define ROW_PAIRS 1
+#define BLOCKED_FOLD blocked_fold_avx512
+#define VECTORS 4    /* of outputs in a register tile */
+#define MOST_ROWS 40 /* that are few (bench/LOG.md) */
 #else
 #define FILL fold_fill_avx2
-#define VECTORS 2 /* 6 x 2 sums of 16 registers */
-#define PACKED_ROWS 10
-#define PAIRS_AHEAD 4
-#define ROW_PAIRS 2
+#define BLOCKED_FOLD blocked_fold_avx2
+#define VECTORS 2
+#define MOST_ROWS 10
 #endif
-/* ROW_PAIRS: pairs of inputs of a single row for each time that a sum is loaded and stored; 1 where registers
- * hold the sums. Up to PACKED_ROWS rows take weights as they are packed (fma_bf16.c). */
 
 #define ROWS TILE_ROWS
 #define FEW_ROWS 3 /* at most these take FEW_VECTORS, so that enough chains hide the latency */
 #define FEW_VECTORS 4
 
-/* Inputs of a block of chains; longer chains are multiplied row by row. */
-#define BLOCK_INPUTS 320
 #define CHUNK_ROWS 12 /* that are widened together: whole register tiles */
 /* Floats between the planes of a row: not a power of two, so that rows fall into different sets of a
  * cache. */
-#define PLANE (BLOCK_INPUTS / 2 + 16)
-/* Rows whose partial sums wait together, so that the sums stay in a second-level cache. */
-#define SLOT_ROWS 96
+#define PLANE (FOLD_BLOCK_INPUTS / 2 + 16)
 
 /* ---- One row --------------------------------------------------------------------------------- */
 
-/* m pairs of inputs of one chain of each of n panels, a panel after the other, so that each is a stream of the
- * memory's. offset: elements from the panels' starts */
-INLINE void pairs_of_one_row(const int vectors, const size_t n, const size_t m, const uint16_t *x,
-    const void *const *b, size_t offset, fold_sums_t sum)
+/* A pair of inputs of one chain of each of n panels, a panel after the other, so that each is a stream of the memory's.
+ * offset: elements from the panels' starts */
+INLINE void pair_of_one_row(const int vectors, const size_t n, const uint16_t *x,
+    const void *const *b, size_t offset, tile_sums_t sum)
 {
-    const size_t width = (size_t)vectors * LANES_F32;
-    pair_t input[ROW_PAIRS];
-    for (size_t i = 0; i < m; i++)
-        input[i] = broadcast_pair(x + 2 * i);
+    const pair_t input = broadcast_pair(x);
     for (size_t p = 0; p < n; p++) {
         const uint16_t *at = (const uint16_t *)b[p] + offset;
-        prefetch_stream(at, m * 2 * width * sizeof *at);
-        for (int v = 0; v < vectors; v++)
-            for (size_t i = 0; i < m; i++) {
-                pair_t w = load_pair(at + 2 * width * i + 2 * LANES_F32 * v);
-                sum[p][v] = FMA_F32(input[i].odd, w.odd, sum[p][v]);
-                sum[p][v] = FMA_F32(input[i].even, w.even, sum[p][v]);
-            }
+        prefetch_stream(at, 2 * (size_t)vectors * LANES_F32 * sizeof *at);
+        for (int v = 0; v < vectors; v++) {
+            const pair_t w = load_pair(at + 2 * LANES_F32 * v);
+            sum[p][v] = FMA_F32(input.odd, w.odd, sum[p][v]);
+            sum[p][v] = FMA_F32(input.even, w.even, sum[p][v]);
+        }
     }
 }
 
@@ -65,16 +53,12 @@ INLINE void pairs_of_one_row(const int vectors, const size_t n, const size_t m, 
 INLINE void tree_of_one_row(const int vectors, const size_t n, const uint16_t *x,
     const void *const *b, size_t offset, size_t n_chains, size_t chain, float *c, size_t c_panel)
 {
-    const size_t pair = 2 * (size_t)vectors * LANES_F32, pairs = chain / 2;
-    const size_t visit = n == 1 ? 1 : ROW_PAIRS;
-    fold_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
-    for (size_t q = 0; q < n_chains; q++, x += chain, offset += pairs * pair) {
-        size_t i = 0;
+    const size_t pair = 2 * (size_t)vectors * LANES_F32;
+    tile_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
+    for (size_t q = 0; q < n_chains; q++) {
         fold_clear((int)n, vectors, sum);
-        for (; i + visit <= pairs; i += visit)
-            pairs_of_one_row(vectors, n, visit, x + 2 * i, b, offset + i * pair, sum);
-        for (; visit > 1 && i < pairs; i++)
-            pairs_of_one_row(vectors, n, 1, x + 2 * i, b, offset + i * pair, sum);
+        for (size_t i = 0; i < chain; i += 2, x += 2, offset += pair)
+            pair_of_one_row(vectors, n, x, b, offset, sum);
         fold_in_block((int)n, vectors, q, q + 1 == n_chains, waiting, sum);
     }
     const fold_result_t result = {.to = c, .to_stride = c_panel};
@@ -155,7 +139,7 @@ static void rest(size_t rows, const uint16_t *a, size_t a_stride, const uint16_t
         WIDTH_CASES(REST)
 }
 
-/* ---- More rows ------------------------------------------------------------------------------- */
+/* ---- Few rows -------------------------------------------------------------------------------- */
 
 /* The products of some rows with panels, all `width` wide. */
 typedef struct job {
@@ -166,17 +150,15 @@ typedef struct job {
     size_t c_panel, c_stride;
 } job_t;
 
-/* A block of chains. Odd inputs are multiplied before even ones, so they lie first. */
-typedef struct block {
-    /* of each panel [outputs / tile's outputs][pairs][odd, even][tile's outputs] */
-    float weights[KERNEL_TILE_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
-    float rows[CHUNK_ROWS][2][PLANE] __attribute__((aligned(64)));
+/* Some rows of a block of chains, widened. Odd inputs are multiplied before even ones, so they lie first. */
+typedef struct wide_rows {
+    float at[CHUNK_ROWS][2][PLANE] __attribute__((aligned(64)));
     size_t first, n_chains; /* in the order of the tree */
-} block_t;
+} wide_rows_t;
 
 /* Sums of blocks of chains of all rows, by their height. */
 typedef struct waiting {
-    float of_rows[KERNEL_TILE_PANELS][FOLD_HEIGHT * SLOT_ROWS * KERNEL_PANEL]
+    float of_rows[KERNEL_TILE_PANELS][FOLD_HEIGHT * MOST_ROWS * KERNEL_PANEL]
         __attribute__((aligned(64)));
 } waiting_t;
 
@@ -190,32 +172,26 @@ static size_t tile_vectors(size_t rows, size_t width)
 #endif
 }
 
-/* A register tile's weights: of pair i, widened, or as they are packed in a panel of `width`. */
-typedef struct tile_weights {
-    const void *at;
-    size_t width;
-} tile_weights_t;
-
-INLINE vec_f32_t load_weights(
-    const bool packed, const bool odd, const int vectors, const tile_weights_t *w, size_t i, int v)
-{
-    if (!packed) {
-        const float *at = (const float *)w->at + (2 * i + (odd ? 0 : 1)) * LANES_F32 * vectors;
-        if (PAIRS_AHEAD > 0 && v * REGISTER_BYTES % 64 == 0)
-            __builtin_prefetch(at + LANES_F32 * (v + PAIRS_AHEAD * 2 * vectors));
-        return *(const vec_f32_t *)(at + LANES_F32 * v);
-    }
-    pair_t pairs = load_pair((const uint16_t *)w->at + 2 * (i * w->width + LANES_F32 * v));
-    return odd ? pairs.odd : pairs.even;
-}
+/* A register tile of n chains of `pairs` pairs each; its weights, at its first output of a panel of `width`; its sums go
+ * to a row and an output of the result. */
+typedef struct tile {
+    const float *a;
+    const uint16_t *b;
+    size_t width, n, pairs;
+    const fold_result_t *result;
+    size_t row, output;
+} tile_t;
+TILE_TABLE_TYPE
 
 /* One input of pair i, into sum. */
-INLINE void tile_step(const bool packed, const bool odd, const int rows, const int vectors,
-    const float *a, const tile_weights_t *b, size_t i, fold_sums_t sum)
+INLINE void tile_step(const bool odd, const int rows, const int vectors, const float *a,
+    const uint16_t *b, size_t width, size_t i, tile_sums_t sum)
 {
     vec_f32_t w[TILE_VECTORS];
-    for (int v = 0; v < vectors; v++)
-        w[v] = load_weights(packed, odd, vectors, b, i, v);
+    for (int v = 0; v < vectors; v++) {
+        pair_t pair = load_pair(b + 2 * (i * width + (size_t)v * LANES_F32));
+        w[v] = odd ? pair.odd : pair.even;
+    }
     for (int r = 0; r < rows; r++) {
         vec_f32_t x = SET_F32(a[(2 * r + (odd ? 0 : 1)) * PLANE + i]);
         for (int v = 0; v < vectors; v++)
@@ -223,99 +199,71 @@ INLINE void tile_step(const bool packed, const bool odd, const int rows, const i
     }
 }
 
-/* A register tile of n chains of `pairs` pairs each; its sums go to a row and an output of the result. */
-typedef struct tile {
-    const float *a;
-    const void *weights;
-    size_t width, n, pairs;
-    const fold_result_t *result;
-    size_t row, output;
-} tile_t;
-
-INLINE void register_tile(const bool packed, const int rows, const int vectors, const tile_t *y)
+INLINE void register_tile(const int rows, const int vectors, const tile_t *y)
 {
-    const tile_weights_t b = {y->weights, y->width};
     const float *a = y->a;
-    const size_t n = y->n, pairs = y->pairs;
+    const uint16_t *b = y->b;
+    const size_t width = y->width, n = y->n, pairs = y->pairs;
     /* Meanwhile the same outputs of the next block come nearer. */
-    const char *next = (const char *)b.at + n * pairs * b.width * 2 * sizeof(uint16_t);
-    fold_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
+    const uint16_t *next = b + n * pairs * width * 2;
+    tile_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
     for (size_t q = 0, i = 0; q < n; q++) {
         fold_clear(rows, vectors, sum);
         for (size_t end = i + pairs; i < end; i++) {
-            for (int v = 0; packed && v < vectors; v += 64 / REGISTER_BYTES)
-                __builtin_prefetch(next + i * b.width * 2 * sizeof(uint16_t) + v * REGISTER_BYTES);
-            tile_step(packed, true, rows, vectors, a, &b, i, sum);
-            tile_step(packed, false, rows, vectors, a, &b, i, sum);
+            for (int v = 0; v < vectors; v += 64 / REGISTER_BYTES)
+                __builtin_prefetch(next + 2 * (i * width + (size_t)v * LANES_F32));
+            tile_step(true, rows, vectors, a, b, width, i, sum);
+            tile_step(false, rows, vectors, a, b, width, i, sum);
         }
         fold_in_block(rows, vectors, q, q + 1 == n, waiting, sum);
     }
     fold_store(rows, vectors, y->result, y->row, y->output, sum);
 }
 
-DEFINE_TILE_TABLE(register_tile)
+DEFINE_TILE_TABLE(FOR_TILES_OF_FEW, register_tile)
 
-static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, block_t *to)
+static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k, wide_rows_t *to)
 {
     for (size_t r = 0; r < rows; r++)
-        widen_row(a + r * a_stride, k, to->rows[r][0], to->rows[r][1]);
+        widen_row(a + r * a_stride, k, to->at[r][0], to->at[r][1]);
 }
 
 /* Register tiles of n widened rows, of which `first` come before, with panel p. Rows are shared out evenly, and
  * one column of tiles after another finds its weights in the first-level cache. */
-static void multiply_tiles(const job_t *y, const block_t *block, waiting_t *waiting, bool packed,
-    size_t first, size_t n, size_t p)
+static void multiply_tiles(
+    const job_t *y, const wide_rows_t *wide, waiting_t *waiting, size_t first, size_t n, size_t p)
 {
-    size_t k0 = block->first * y->chain, k = block->n_chains * y->chain;
     size_t groups = (n + ROWS - 1) / ROWS, most = (n + groups - 1) / groups;
-    /* Widened weights lie as they were widened for all rows. */
-    size_t vectors = tile_vectors(packed ? most : ROWS, y->width), outputs = vectors * LANES_F32;
-    const fold_result_t result = fold_result(block->first / block->n_chains, block->n_chains,
-        waiting->of_rows[p], SLOT_ROWS, y->c + p * y->c_panel, y->c_stride);
+    size_t vectors = tile_vectors(most, y->width);
+    const fold_result_t result = fold_result(wide->first / wide->n_chains, wide->n_chains,
+        waiting->of_rows[p], MOST_ROWS, y->c + p * y->c_panel, y->c_stride);
     tile_t tile = {
-        .width = y->width, .n = block->n_chains, .pairs = y->chain / 2, .result = &result};
-    for (tile.output = 0; tile.output < y->width; tile.output += outputs) {
-        tile.weights = packed ? (const void *)(y->b[p] + k0 * y->width + 2 * tile.output)
-                              : (const void *)(block->weights[p] + tile.output * k);
+        .width = y->width, .n = wide->n_chains, .pairs = y->chain / 2, .result = &result};
+    for (tile.output = 0; tile.output < y->width; tile.output += vectors * LANES_F32) {
+        tile.b = y->b[p] + wide->first * y->chain * y->width + 2 * tile.output;
         for (size_t r = 0, m, left = groups; r < n; r += m, left--) {
             m = (n - r + left - 1) / left;
-            tile.a = &block->rows[r][0][0];
+            tile.a = &wide->at[r][0][0];
             tile.row = first + r;
-            register_tile_tiles[m][vectors][packed](&tile);
+            register_tile_tiles[m][vectors](&tile);
         }
     }
 }
 
-/* Rows [0, rows) of a job, at most SLOT_ROWS. */
-static void multiply_chunk(const job_t *y, bool packed)
+/* At most MOST_ROWS rows. */
+static void multiply(const job_t *y)
 {
-    block_t block;
+    wide_rows_t wide;
     waiting_t waiting;
-    size_t k, vectors = tile_vectors(ROWS, y->width), n_tiles = y->width / LANES_F32 / vectors;
-    block.n_chains = fold_block_chains(y->chain, BLOCK_INPUTS);
-    k = block.n_chains * y->chain;
-    for (block.first = 0; block.first < FOLD_CHAINS; block.first += block.n_chains) {
-        size_t k0 = block.first * y->chain;
-        for (size_t p = 0; p < y->n_panels && !packed; p++)
-            widen_weights(n_tiles, vectors, y->b[p] + k0 * y->width, k, block.weights[p]);
+    wide.n_chains = fold_block_chains(y->chain, FOLD_BLOCK_INPUTS);
+    size_t k = wide.n_chains * y->chain;
+    for (wide.first = 0; wide.first < FOLD_CHAINS; wide.first += wide.n_chains)
         for (size_t r = 0, n; r < y->rows; r += n) {
             n = size_min(CHUNK_ROWS, y->rows - r);
-            widen_rows(n, y->a + r * y->a_stride + k0, y->a_stride, k, &block);
+            widen_rows(n, y->a + r * y->a_stride + wide.first * y->chain, y->a_stride, k, &wide);
             for (size_t p = 0; p < y->n_panels; p++)
-                multiply_tiles(y, &block, &waiting, packed, r, n, p);
+                multiply_tiles(y, &wide, &waiting, r, n, p);
         }
-    }
-}
-
-static void multiply(const job_t *whole)
-{
-    job_t y = *whole;
-    for (size_t r = 0; r < whole->rows; r += y.rows) {
-        y.rows = size_min(SLOT_ROWS, whole->rows - r);
-        y.a = whole->a + r * y.a_stride;
-        y.c = whole->c + r * y.c_stride;
-        multiply_chunk(&y, y.rows <= PACKED_ROWS);
-    }
 }
 
 /* ---- The kernel ------------------------------------------------------------------------------ */
@@ -327,7 +275,11 @@ static void tile_fold(size_t rows, const uint16_t *a, size_t a_stride, size_t n_
     job_t y = {rows, a_stride, n_panels, width, s.chain, a, {NULL}, c, c_panel, c_stride};
     for (size_t p = 0; p < n_panels; p++)
         y.b[p] = b[p];
-    if (rows > 1 && s.chain > 0 && s.chain <= BLOCK_INPUTS)
+    bool in_blocks = rows > 1 && s.chain > 0 && s.chain <= FOLD_BLOCK_INPUTS;
+    if (in_blocks && rows > MOST_ROWS)
+        BLOCKED_FOLD(&(blocked_rows_t){a, rows, a_stride}, n_panels, b, width, s.chain, c, c_panel,
+            c_stride);
+    else if (in_blocks)
         multiply(&y);
     else
         for (size_t r = 0; r < rows; r++)

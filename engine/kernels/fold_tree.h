@@ -13,33 +13,31 @@
 
 #define FOLD_HEIGHT 6 /* of 64 chains */
 
-typedef vec_f32_t fold_sums_t[TILE_ROWS][TILE_VECTORS];
-
-INLINE void fold_clear(const int rows, const int vectors, fold_sums_t sum)
+INLINE void fold_clear(const int rows, const int vectors, tile_sums_t sum)
 {
     FOR_SUMS
-    sum[r][v] = (vec_f32_t){0};
+        sum[r][v] = (vec_f32_t){0};
 }
 
 /* sum = first + second */
 INLINE void fold_add(
-    const int rows, const int vectors, fold_sums_t first, fold_sums_t second, fold_sums_t sum)
+    const int rows, const int vectors, tile_sums_t first, tile_sums_t second, tile_sums_t sum)
 {
     FOR_SUMS
-    sum[r][v] = first[r][v] + second[r][v];
+        sum[r][v] = first[r][v] + second[r][v];
 }
 
 /* Folds sums number q of a block, in the order of the tree, with those that wait for them. What is not the last
  * waits then; the last is all of the block. */
 INLINE void fold_in_block(const int rows, const int vectors, size_t q, const bool last,
-    fold_sums_t waiting[FOLD_HEIGHT], fold_sums_t sum)
+    tile_sums_t waiting[FOLD_HEIGHT], tile_sums_t sum)
 {
     size_t height = 0;
     for (; (q >> height & 1) != 0; height++)
         fold_add(rows, vectors, waiting[height], sum, sum);
     if (!last)
         FOR_SUMS
-    waiting[height][r][v] = sum[r][v];
+            waiting[height][r][v] = sum[r][v];
 }
 
 /* Where the sums of a block go, and those of blocks before it that are folded with them:
@@ -65,16 +63,16 @@ static inline fold_result_t fold_result(
 
 /* Of a register tile from a row and an output on. */
 INLINE void fold_store(const int rows, const int vectors, const fold_result_t *y, size_t row,
-    size_t output, fold_sums_t sum)
+    size_t output, tile_sums_t sum)
 {
     for (size_t i = 0; i < y->n_add; i++) {
         const float *add = y->add[i] + row * KERNEL_PANEL + output;
         FOR_SUMS
-        sum[r][v] = *(const mem_f32_t *)(add + r * KERNEL_PANEL + LANES_F32 * v) + sum[r][v];
+            sum[r][v] = *(const mem_f32_t *)(add + r * KERNEL_PANEL + LANES_F32 * v) + sum[r][v];
     }
     float *to = y->to + row * y->to_stride + output;
     FOR_SUMS
-    *(mem_f32_t *)(to + (size_t)r * y->to_stride + LANES_F32 * v) = sum[r][v];
+        *(mem_f32_t *)(to + (size_t)r * y->to_stride + LANES_F32 * v) = sum[r][v];
 }
 
 /* Chains of a block: a power of two, whose inputs are at most so many, if one chain's are. */
