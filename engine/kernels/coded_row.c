@@ -1,7 +1,8 @@
 /* A single row with panels of packed codes, dequantised in registers. Compiled for AVX2, AVX-512, and AVX-512 with
  * instructions for bf16 and VBMI; see fma.h.
  *
- * Several panels take turns, SPAN inputs of each at a time, so that memory is read as several streams. */
+ * Several panels take turns, TURN inputs of each at a time. Meanwhile the next turn's codes are prefetched, a line of each panel
+ * in turn, so that memory is read as several streams. */
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -22,22 +23,36 @@
 #define FILL coded_row_fill_avx2
 #endif
 
-#define SPAN                                                                                       \
-    32 /* inputs: of the dot product amx's operation; groups are whole spans, but for the last one */
-#define VECTORS 4 /* of outputs whose sums stay in registers */
+#define TURN 64     /* inputs: whole spans of AMX_SPAN, whole groups or a part of one */
+#define AMX_SPAN 32 /* inputs of the dot product amx's operation */
+#define VECTORS 4   /* of outputs whose sums stay in registers */
 #define AHEAD_BYTES 1024
 #define FAR_BYTES 6144 /* into the second-level cache (bench/LOG.md) */
 
-/* Some pairs of a group of a panel. */
+/* What a panel is multiplied with in a turn, all of one group. */
 typedef struct span {
     const uint8_t *codes; /* or, dense, weights */
+    const uint16_t *x;
+    const float *wide; /* the same as f32, which a multiplication broadcasts */
     size_t width, pairs;
+    size_t skip; /* pairs of an AMX_SPAN before the first */
     const coded_outputs_t *of;
     /* The next codes of KERNEL_TILE_PANELS panels, and where in them begins what is prefetched meanwhile, a line of each in
      * turn, so that they are streams of the memory's; NULL: only this panel's are prefetched. */
     const uint8_t *const *next;
     size_t next_bytes;
 } span_t;
+
+/* Pairs before the end of the AMX_SPAN that pair i is in. */
+INLINE size_t end_of_amx_span(const span_t *s, size_t i)
+{
+    return size_min(s->pairs, i + AMX_SPAN / 2 - (s->skip + i) % (AMX_SPAN / 2));
+}
+
+INLINE size_t pair_bytes(const bool dense, const coded_kind_t kind, const size_t width)
+{
+    return dense ? 4 * width : width * (kind.codes == CODES_INT4 ? 1 : 2);
+}
 
 /* Before pair i of a span. */
 INLINE void prefetch_pair(const span_t *s, size_t i, const uint8_t *codes, size_t bytes)
@@ -55,15 +70,15 @@ INLINE void prefetch_pair(const span_t *s, size_t i, const uint8_t *codes, size_
     }
 }
 
-/* Outputs from `first` on. odd and even may be the same sums: of each pair the odd input comes first. */
+/* Pairs [i, end) of a span, outputs from `first` on. odd and even may be the same sums: of each pair the odd input comes
+ * first. */
 INLINE void multiply_outputs(const bool dense, const coded_kind_t kind, const int vectors,
-    const size_t width, const span_t *s, size_t first, const uint16_t *x, vec_f32_t *odd,
+    const size_t width, const span_t *s, size_t first, size_t i, size_t end, vec_f32_t *odd,
     vec_f32_t *even)
 {
-    const size_t bytes = dense ? 4 * width : width * (kind.codes == CODES_INT4 ? 1 : 2);
-    const uint8_t *codes = s->codes;
-    for (size_t i = 0; i < s->pairs; i++, codes += bytes) {
-        const pair_t input = broadcast_pair(x + 2 * i);
+    const size_t bytes = pair_bytes(dense, kind, width);
+    for (const uint8_t *codes = s->codes + i * bytes; i < end; i++, codes += bytes) {
+        const vec_f32_t x[] = {SET_F32(s->wide[2 * i]), SET_F32(s->wide[2 * i + 1])};
         if (!dense && first == 0)
             prefetch_pair(s, i, codes, bytes);
         for (int v = 0; v < vectors; v++) {
@@ -75,8 +90,8 @@ INLINE void multiply_outputs(const bool dense, const coded_kind_t kind, const in
             } else {
                 w = coded_weights_of_pair(kind, codes, width, n, s->of);
             }
-            odd[v] = FMA_F32(input.odd, w.odd, odd[v]);
-            even[v] = FMA_F32(input.even, w.even, even[v]);
+            odd[v] = FMA_F32(x[1], w.odd, odd[v]);
+            even[v] = FMA_F32(x[0], w.even, even[v]);
         }
     }
 }
@@ -84,14 +99,14 @@ INLINE void multiply_outputs(const bool dense, const coded_kind_t kind, const in
 #ifdef __AVX512BF16__
 /* The same for the dot product chain. */
 INLINE void multiply_pairs(const bool dense, const coded_kind_t kind, const int vectors,
-    const size_t width, const span_t *s, size_t first, const uint16_t *x, vec_f32_t *sum)
+    const size_t width, const span_t *s, size_t first, vec_f32_t *sum)
 {
-    const size_t bytes = dense ? 4 * width : width * (kind.codes == CODES_INT4 ? 1 : 2);
+    const size_t bytes = pair_bytes(dense, kind, width);
     const uint8_t *codes = s->codes;
     for (size_t i = 0; i < s->pairs; i++, codes += bytes) {
         int32_t pair;
         __m512i words[VECTORS];
-        memcpy(&pair, x + 2 * i, sizeof pair);
+        memcpy(&pair, s->x + 2 * i, sizeof pair);
         if (!dense && first == 0)
             prefetch_pair(s, i, codes, bytes);
         if (dense)
@@ -106,50 +121,52 @@ INLINE void multiply_pairs(const bool dense, const coded_kind_t kind, const int 
 }
 #endif
 
+/* By the dot product amx pairs of AMX_SPAN inputs are added up apart. */
 INLINE void multiply_span(const bool amx, const bool dense, const coded_kind_t kind,
-    const int vectors, const size_t width, const span_t *s, const uint16_t *x, float *c)
+    const int vectors, const size_t width, const span_t *s, float *c)
 {
     for (size_t first = 0; first < width;
          first += (size_t)vectors * LANES_F32, c += vectors * LANES_F32) {
-        vec_f32_t odd[VECTORS], even[VECTORS];
-        for (int v = 0; v < vectors; v++) {
-            odd[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-            if (amx)
-                odd[v] = (vec_f32_t){0};
-            even[v] = (vec_f32_t){0};
+        vec_f32_t sum[VECTORS];
+        for (int v = 0; v < vectors; v++)
+            sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
+        for (size_t i = 0, end; amx && i < s->pairs; i = end) {
+            vec_f32_t odd[VECTORS], even[VECTORS];
+            end = end_of_amx_span(s, i);
+            for (int v = 0; v < vectors; v++)
+                odd[v] = even[v] = (vec_f32_t){0};
+            multiply_outputs(dense, kind, vectors, width, s, first, i, end, odd, even);
+            for (int v = 0; v < vectors; v++)
+                sum[v] = sum[v] + (even[v] + odd[v]);
         }
 #ifdef __AVX512BF16__
         if (!amx)
-            multiply_pairs(dense, kind, vectors, width, s, first, x, odd);
-        else
+            multiply_pairs(dense, kind, vectors, width, s, first, sum);
+#else
+        if (!amx)
+            multiply_outputs(dense, kind, vectors, width, s, first, 0, s->pairs, sum, sum);
 #endif
-            multiply_outputs(dense, kind, vectors, width, s, first, x, odd, amx ? even : odd);
-        for (int v = 0; v < vectors; v++) {
-            mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
-            if (amx)
-                *sum = *sum + (even[v] + odd[v]);
-            else
-                *sum = odd[v];
-        }
+        for (int v = 0; v < vectors; v++)
+            *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
     }
 }
 
 /* Whole panels have their width and as many sums as fit as constants. */
 #define SPAN_OF(AMX, DENSE, KIND)                                                                  \
     if (s->width == KERNEL_PANEL)                                                                  \
-        multiply_span(AMX, DENSE, KIND, VECTORS, KERNEL_PANEL, s, x, c);                           \
+        multiply_span(AMX, DENSE, KIND, VECTORS, KERNEL_PANEL, s, c);                              \
     else                                                                                           \
-        multiply_span(AMX, DENSE, KIND, 16 / LANES_F32, s->width, s, x, c)
+        multiply_span(AMX, DENSE, KIND, 16 / LANES_F32, s->width, s, c)
 #define CHAIN(KIND) SPAN_OF(false, false, KIND)
 #define AMX(KIND) SPAN_OF(true, false, KIND)
 static const coded_kind_t no_codes = {CODES_INT8, true, false, false, false};
 
-static void chain_span(const format_t *format, const span_t *s, const uint16_t *x, float *c)
+static void chain_span(const format_t *format, const span_t *s, float *c)
 {
     CODED_DISPATCH(format, s->of->positive, CHAIN);
 }
 
-static void chain_dense(const span_t *s, const uint16_t *x, float *c)
+static void chain_dense(const span_t *s, float *c)
 {
     SPAN_OF(false, true, no_codes);
 }
@@ -158,51 +175,69 @@ static void chain_dense(const span_t *s, const uint16_t *x, float *c)
 #define TABLES(FUNCTION) , FUNCTION
 
 /* A whole panel's codes by f8_table.h. */
-INLINE void table_span(
-    const bool amx, const f8_table_t *table, const span_t *s, const uint16_t *x, float *c)
+static void chain_table(const f8_table_t *table, const span_t *s, float *c)
 {
     const f8_lookup_t lookup = f8_load_table(table);
     const bool prefetches = streams_want_prefetching();
     const uint8_t *codes = s->codes;
-    vec_f32_t before[F8_VECTORS], odd[F8_VECTORS], even[F8_VECTORS];
-    for (int v = 0; v < F8_VECTORS; v++) {
-        before[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-        odd[v] = even[v] = (vec_f32_t){0};
-    }
-    f8_reorder(before);
+    vec_f32_t sum[F8_VECTORS];
+    for (int v = 0; v < F8_VECTORS; v++)
+        sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
+    f8_transpose(sum);
     for (size_t i = 0; i < s->pairs; i++, codes += 2 * KERNEL_PANEL) {
         __m512i words[F8_VECTORS];
-        const pair_t input = broadcast_pair(x + 2 * i);
         int32_t pair;
-        memcpy(&pair, x + 2 * i, sizeof pair);
+        memcpy(&pair, s->x + 2 * i, sizeof pair);
         if (prefetches)
             prefetch_pair(s, i, codes, 2 * KERNEL_PANEL);
         f8_words(&lookup, codes, words);
         for (int v = 0; v < F8_VECTORS; v++)
-            if (amx) {
-                const pair_t w = widen((vec_u32_t)words[v]);
-                odd[v] = FMA_F32(input.odd, w.odd, odd[v]);
-                even[v] = FMA_F32(input.even, w.even, even[v]);
-            } else {
-                before[v] = (vec_f32_t)_mm512_dpbf16_ps(
-                    (__m512)before[v], (__m512bh)words[v], (__m512bh)_mm512_set1_epi32(pair));
-            }
+            sum[v] = (vec_f32_t)_mm512_dpbf16_ps(
+                (__m512)sum[v], (__m512bh)words[v], (__m512bh)_mm512_set1_epi32(pair));
     }
-    for (int v = 0; v < F8_VECTORS && amx; v++)
-        before[v] = before[v] + (even[v] + odd[v]);
-    f8_reorder(before);
+    f8_transpose(sum);
     for (int v = 0; v < F8_VECTORS; v++)
-        *(mem_f32_t *)(c + LANES_F32 * v) = before[v];
+        *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
 }
 
-static void chain_table(const f8_table_t *table, const span_t *s, const uint16_t *x, float *c)
+/* sum += x times the weights of one input. */
+INLINE void multiply_input(
+    const f8_lookup_t *lookup, const uint8_t *codes, vec_f32_t x, vec_f32_t sum[F8_VECTORS])
 {
-    table_span(false, table, s, x, c);
+    __m512i words[F8_VECTORS / 2];
+    f8_words_of_input(lookup, codes, words);
+    for (int i = 0; i < F8_VECTORS / 2; i++) {
+        const pair_t w = widen((vec_u32_t)words[i]);
+        sum[2 * i] = FMA_F32(x, w.even, sum[2 * i]);
+        sum[2 * i + 1] = FMA_F32(x, w.odd, sum[2 * i + 1]);
+    }
 }
 
-static void amx_table(const f8_table_t *table, const span_t *s, const uint16_t *x, float *c)
+static void amx_table(const f8_table_t *table, const span_t *s, float *c)
 {
-    table_span(true, table, s, x, c);
+    const f8_lookup_t lookup = f8_load_table(table);
+    const bool prefetches = streams_want_prefetching();
+    vec_f32_t sum[F8_VECTORS];
+    for (int v = 0; v < F8_VECTORS; v++)
+        sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
+    f8_to_words(sum);
+    for (size_t i = 0, end; i < s->pairs; i = end) {
+        vec_f32_t odd[F8_VECTORS], even[F8_VECTORS];
+        for (int v = 0; v < F8_VECTORS; v++)
+            odd[v] = even[v] = (vec_f32_t){0};
+        for (end = end_of_amx_span(s, i); i < end; i++) {
+            const uint8_t *codes = s->codes + i * 2 * KERNEL_PANEL;
+            if (prefetches)
+                prefetch_pair(s, i, codes, 2 * KERNEL_PANEL);
+            multiply_input(&lookup, codes, SET_F32(s->wide[2 * i]), even);
+            multiply_input(&lookup, codes + KERNEL_PANEL, SET_F32(s->wide[2 * i + 1]), odd);
+        }
+        for (int v = 0; v < F8_VECTORS; v++)
+            sum[v] = sum[v] + (even[v] + odd[v]);
+    }
+    f8_from_words(sum);
+    for (int v = 0; v < F8_VECTORS; v++)
+        *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
 }
 #else
 #define TABLES(FUNCTION)
@@ -210,21 +245,21 @@ static void amx_table(const f8_table_t *table, const span_t *s, const uint16_t *
 
 /* How a dot product is computed, of spans and of such that are dequantised before. */
 typedef struct dot_kernels {
-    void (*span)(const format_t *format, const span_t *s, const uint16_t *x, float *c);
-    void (*dense)(const span_t *s, const uint16_t *x, float *c);
+    void (*span)(const format_t *format, const span_t *s, float *c);
+    void (*dense)(const span_t *s, float *c);
 #ifdef __AVX512BF16__
-    void (*table)(const f8_table_t *table, const span_t *s, const uint16_t *x, float *c);
+    void (*table)(const f8_table_t *table, const span_t *s, float *c);
 #endif
 } dot_kernels_t;
 
 static const dot_kernels_t chain_kernels = {chain_span, chain_dense TABLES(chain_table)};
 
-static void amx_span(const format_t *format, const span_t *s, const uint16_t *x, float *c)
+static void amx_span(const format_t *format, const span_t *s, float *c)
 {
     CODED_DISPATCH(format, s->of->positive, AMX);
 }
 
-static void amx_dense(const span_t *s, const uint16_t *x, float *c)
+static void amx_dense(const span_t *s, float *c)
 {
     SPAN_OF(true, true, no_codes);
 }
@@ -233,76 +268,139 @@ static const dot_kernels_t amx_kernels = {amx_span, amx_dense TABLES(amx_table)}
 
 /* A panel, and what its group in turn has. */
 typedef struct stream {
-    const void *panel;
+    const char *panel;
     size_t group;
     bool normal;
     coded_outputs_t of;
 #ifdef __AVX512BF16__
-    bool has_table;
-    f8_table_t table;
+    const f8_table_t *table; /* NULL: none */
+    f8_table_t own;
 #endif
 } stream_t;
 
-/* Inputs [k, k + n) of a panel, within a span and a group. */
-static void multiply_panel(const dot_kernels_t *dot, const format_t *format, stream_t *stream,
-    size_t width, size_t columns, size_t k, size_t n, const uint16_t *x, const uint8_t *const *next,
-    size_t p, float *c)
+/* Panels that take turns. */
+typedef struct turns {
+    const dot_kernels_t *dot;
+    const format_t *format;
+    size_t n_panels, width, columns;
+    stream_t streams[KERNEL_TILE_PANELS];
+    /* Whether the next turn's codes are prefetched; after the last inputs the first ones of the panels that follow in
+     * memory. */
+    bool together;
+    const uint8_t *next[KERNEL_TILE_PANELS];
+} turns_t;
+
+/* The panel that is multiplied after this one where others follow in memory. */
+static const char *panel_after(const turns_t *t, size_t p)
 {
-    size_t g = format->group == 0 ? 0 : k / format->group;
-    if (g != stream->group) {
-        stream->normal = coded_lay_out_group(format, stream->panel, width, columns, g, &stream->of);
-        stream->group = g;
+    return t->streams[p].panel + t->format->offset(t->format, t->columns, t->width, t->n_panels, 0);
+}
+
+/* next: from input k on */
+static void find_next(turns_t *t, size_t k)
+{
+    for (size_t p = 0; p < t->n_panels && t->together; p++)
+        t->next[p] =
+            coded_pairs(t->format, k < t->columns ? t->streams[p].panel : panel_after(t, p),
+                t->width, t->columns, k < t->columns ? k : 0);
+}
+
+/* Scales of the group after g. */
+static void prefetch_scales(const turns_t *t, size_t p, size_t g)
+{
+    const bool ends = g + 1 >= coded_groups(t->format->group, t->columns);
+    const char *scales = coded_scales(
+        t->format, ends ? panel_after(t, p) : t->streams[p].panel, t->width, ends ? 0 : g + 1);
+    for (size_t byte = 0; byte < t->width * coded_scale_bytes(t->format) && t->together; byte += 64)
+        _mm_prefetch(scales + byte, _MM_HINT_T0);
+}
+
+/* What panel p's group g has in common. */
+static void enter_group(turns_t *t, size_t p, size_t g)
+{
+    stream_t *stream = &t->streams[p];
+    stream->group = g;
+    prefetch_scales(t, p, g);
 #ifdef __AVX512BF16__
-        stream->has_table = stream->normal && format->codes == CODES_F8 && width == KERNEL_PANEL &&
-                            f8_table_fill(&stream->of, &stream->table);
+    /* Two panels are of one block. */
+    const f8_table_t *known = p > 0 ? stream[-1].table : NULL;
+    stream->table = NULL;
+    if (t->format->codes == CODES_F8 && t->width == KERNEL_PANEL)
+        stream->table = f8_table_find(t->format, stream->panel, g, known, &stream->own);
+    if (stream->table != NULL)
+        return;
 #endif
-    }
-    const size_t bytes = n / 2 * width * (format->codes == CODES_INT4 ? 1 : 2);
-    span_t s = {coded_pairs(format, stream->panel, width, columns, k), width, n / 2, &stream->of,
-        next, p * bytes / KERNEL_TILE_PANELS};
+    stream->normal =
+        coded_lay_out_group(t->format, stream->panel, t->width, t->columns, g, &stream->of);
+}
+
+/* Inputs [k, k + n) of panel p, within a turn and a group. */
+static void multiply_panel(
+    turns_t *t, size_t p, size_t k, size_t n, const uint16_t *x, const float *wide, float *c)
+{
+    stream_t *stream = &t->streams[p];
+    const size_t g = t->format->group == 0 ? 0 : k / t->format->group,
+                 bytes = n / 2 * t->width * (t->format->codes == CODES_INT4 ? 1 : 2);
+    if (g != stream->group)
+        enter_group(t, p, g);
+    span_t s = {.codes = coded_pairs(t->format, stream->panel, t->width, t->columns, k),
+        .x = x,
+        .wide = wide,
+        .width = t->width,
+        .pairs = n / 2,
+        .skip = k % AMX_SPAN / 2,
+        .of = &stream->of,
+        .next = t->together ? t->next : NULL,
+        .next_bytes = p * bytes / KERNEL_TILE_PANELS};
 #ifdef __AVX512BF16__
-    if (stream->has_table) {
-        dot->table(&stream->table, &s, x, c);
+    if (stream->table != NULL) {
+        t->dot->table(stream->table, &s, c);
         return;
     }
 #endif
     if (stream->normal) {
-        dot->span(format, &s, x, c);
+        t->dot->span(t->format, &s, c);
         return;
     }
-    uint16_t weights[SPAN * KERNEL_PANEL] __attribute__((aligned(64)));
+    uint16_t weights[TURN * KERNEL_PANEL] __attribute__((aligned(64)));
     unsigned control = denormals_keep(weights);
-    coded_unpack_scalar(format, stream->panel, width, columns, k, n, weights);
+    coded_unpack_scalar(t->format, stream->panel, t->width, t->columns, k, n, weights);
     denormals_restore(control, weights);
     s.codes = (const uint8_t *)weights;
-    dot->dense(&s, x, c);
+    t->dot->dense(&s, c);
 }
 
 static void run(const dot_kernels_t *dot, const format_t *format, const uint16_t *x,
     size_t n_panels, const void *const *panels, size_t width, size_t columns, size_t first,
     size_t k, float *c, size_t c_panel, tile_mode_t mode)
 {
-    stream_t streams[KERNEL_TILE_PANELS];
-    const uint8_t *next[KERNEL_TILE_PANELS];
-    const bool together =
+    turns_t turns;
+    turns.dot = dot;
+    turns.format = format;
+    turns.n_panels = n_panels;
+    turns.width = width;
+    turns.columns = columns;
+    turns.together =
         streams_want_prefetching() && width == KERNEL_PANEL && n_panels == KERNEL_TILE_PANELS;
     float leaf[KERNEL_TILE_PANELS * KERNEL_PANEL] __attribute__((aligned(64)));
     float *sum = mode == TILE_ADD ? leaf : c;
     size_t stride = mode == TILE_ADD ? KERNEL_PANEL : c_panel;
     for (size_t p = 0; p < n_panels; p++) {
-        streams[p].panel = panels[p];
-        streams[p].group = SIZE_MAX;
+        turns.streams[p].panel = panels[p];
+        turns.streams[p].group = SIZE_MAX;
         if (mode != TILE_CHAIN)
             memset(sum + p * stride, 0, width * sizeof *sum);
     }
+    const size_t turn = format->group == 0 ? TURN : size_min(format->group, TURN);
     unsigned saved = denormals_flush(sum);
     for (size_t i = 0, n; i < k; i += n) {
-        n = size_min(SPAN - (first + i) % SPAN, k - i);
+        n = size_min(turn - (first + i) % turn, k - i);
+        float wide[TURN];
+        for (size_t j = 0; j < n; j++)
+            wide[j] = f32_from_bf16(x[i + j]);
+        find_next(&turns, first + i + n);
         for (size_t p = 0; p < n_panels; p++)
-            next[p] = coded_pairs(format, panels[p], width, columns, first + i + n);
-        for (size_t p = 0; p < n_panels; p++)
-            multiply_panel(dot, format, &streams[p], width, columns, first + i, n, x + i,
-                together ? next : NULL, p, sum + p * stride);
+            multiply_panel(&turns, p, first + i, n, x + i, wide, sum + p * stride);
     }
     denormals_restore(saved, sum);
     for (size_t p = 0; p < n_panels && mode == TILE_ADD; p++)

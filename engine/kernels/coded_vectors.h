@@ -117,11 +117,19 @@ INLINE vec_f32_t coded_load_scales(dtype_t type, const void *scales, size_t n)
                              : (vec_f32_t)(CODED_WIDEN_HALVES(CODED_LOAD_HALVES(halves)) << 16);
 }
 
+/* Lanes of scales with which some weights are not normal numbers, and rounded as such. Padding has scales of zero. Bits are
+ * compared, as the caller may take denormals as zero. */
+INLINE vec_u32_t coded_not_normal(vec_u32_t scale)
+{
+    const uint32_t least = f32_bits(0x1p-100f), most = f32_bits(0x1p100f);
+    const vec_u32_t magnitude = scale & 0x7fffffffu;
+    return (vec_u32_t)(magnitude - 1 < least - 1) | (vec_u32_t)(magnitude > most);
+}
+
 /* Whether all weights of the group are normal numbers and rounded as such. */
 static inline bool coded_lay_out_group(const format_t *format, const void *panel, size_t width,
     size_t columns, size_t g, coded_outputs_t *to)
 {
-    const uint32_t least = f32_bits(0x1p-100f), most = f32_bits(0x1p100f);
     const void *scales = coded_scales(format, panel, width, g);
     const uint8_t *zeros = format->zeros ? coded_zeros(format, panel, width, columns, g) : NULL;
     const float middle = format->codes == CODES_INT4 ? 8.0f : 0.0f,
@@ -132,9 +140,7 @@ static inline bool coded_lay_out_group(const format_t *format, const void *panel
         vec_f32_t scale = coded_load_scales(format->scale_type, scales, n), zero = SET_F32(middle);
         if (zeros != NULL)
             zero = CODED_FLOATS(CODED_UNSIGNED(CODED_LOAD(zeros + n))) - SET_F32(signed_by);
-        /* Padding has scales of zero. Bits are compared, as the caller may take denormals as zero. */
-        vec_u32_t magnitude = (vec_u32_t)scale & 0x7fffffffu;
-        outside |= (vec_u32_t)(magnitude - 1 < least - 1) | (vec_u32_t)(magnitude > most);
+        outside |= coded_not_normal((vec_u32_t)scale);
         *(vec_f32_t *)(to->scales + n) = scale * SET_F32(times);
         *(vec_f32_t *)(to->split + n) = scale * SET_F32(times * CODED_SPLIT);
         *(vec_f32_t *)(to->shifted + n) = scale * SET_F32(times * CODED_SHIFT);

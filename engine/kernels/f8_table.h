@@ -13,33 +13,51 @@
 typedef struct f8_table {
     uint8_t low[F8_NUMBERS] __attribute__((aligned(64)));
     uint8_t high[F8_NUMBERS] __attribute__((aligned(64)));
+    float scale;
 } f8_table_t;
 
-/* Whether all outputs of a whole panel have the same scale; then the table of it. of: laid out normal */
-static inline bool f8_table_fill(const coded_outputs_t *of, f8_table_t *table)
+/* to: of numbers times its scale */
+static inline void f8_table_fill(f8_table_t *to)
 {
     enum { HALF = 2 * LANES_F32 };
-    const __m512 scale = _mm512_set1_ps(of->scales[0]);
+    const vec_f32_t scale = SET_F32(to->scale * F8_AS_F16);
     uint8_t codes[F8_NUMBERS];
-    for (size_t n = 0; n < KERNEL_PANEL; n += LANES_F32)
-        if (_mm512_cmpneq_ps_mask(_mm512_load_ps(of->scales + n), scale) != 0)
-            return false;
     for (size_t i = 0; i < F8_NUMBERS; i++)
         codes[i] = (uint8_t)i;
     for (size_t i = 0; i < F8_NUMBERS; i += HALF) {
         vec_f32_t x[2];
         coded_load_f8_twice(codes + i, x);
         const __m512i words =
-            (__m512i)_mm512_cvtne2ps_pbh((__m512)x[1] * scale, (__m512)x[0] * scale);
-        _mm256_store_si256((__m256i *)(void *)(table->low + i), _mm512_cvtepi16_epi8(words));
-        _mm256_store_si256((__m256i *)(void *)(table->high + i),
-            _mm512_cvtepi16_epi8(_mm512_srli_epi16(words, 8)));
+            (__m512i)_mm512_cvtne2ps_pbh((__m512)(x[1] * scale), (__m512)(x[0] * scale));
+        _mm256_store_si256((__m256i *)(void *)(to->low + i), _mm512_cvtepi16_epi8(words));
+        _mm256_store_si256(
+            (__m256i *)(void *)(to->high + i), _mm512_cvtepi16_epi8(_mm512_srli_epi16(words, 8)));
     }
-    return true;
+}
+
+/* The table of group g of a whole panel: `known` or NULL, or written to own. NULL where its outputs have different scales, or
+ * not all weights are normal numbers. */
+static inline const f8_table_t *f8_table_find(
+    const format_t *format, const void *panel, size_t g, const f8_table_t *known, f8_table_t *own)
+{
+    const void *scales = coded_scales(format, panel, KERNEL_PANEL, g);
+    const vec_f32_t some = coded_load_scales(format->scale_type, scales, 0);
+    const __m512i first = _mm512_broadcastd_epi32(_mm512_castsi512_si128((__m512i)some));
+    __mmask16 differ = _mm512_movepi32_mask((__m512i)coded_not_normal((vec_u32_t)first));
+    for (size_t n = 0; n < KERNEL_PANEL; n += LANES_F32)
+        differ |= _mm512_cmpneq_epi32_mask(
+            (__m512i)coded_load_scales(format->scale_type, scales, n), first);
+    if (differ != 0)
+        return NULL;
+    if (known != NULL && f32_bits(known->scale) == f32_bits(some[0]))
+        return known;
+    own->scale = some[0];
+    f8_table_fill(own);
+    return own;
 }
 
 /* Element j of lane i of 128 bits to element i of lane j: natural order to that of f8_words, and back. */
-INLINE void f8_reorder(vec_f32_t x[F8_VECTORS])
+INLINE void f8_transpose(vec_f32_t x[F8_VECTORS])
 {
     enum { FIRST_TWO = 0x44, LAST_TWO = 0xee, EVEN = 0x88, ODD = 0xdd };
     __m512 y[F8_VECTORS];
@@ -73,6 +91,28 @@ INLINE void f8_words_of_input(const f8_lookup_t *t, const uint8_t *codes, __m512
     high = _mm512_ternarylogic_epi32(high, x, sign, A_XOR_B_AND_C);
     words[0] = _mm512_unpacklo_epi8(low, high);
     words[1] = _mm512_unpackhi_epi8(low, high);
+}
+
+/* Natural order to that of the even and the odd words of f8_words_of_input, first those of words[0], and back. */
+INLINE void f8_to_words(vec_f32_t x[F8_VECTORS])
+{
+    enum { EVEN = 0x88, ODD = 0xdd };
+    f8_transpose(x);
+    for (int i = 0; i < F8_VECTORS; i += 2) {
+        const __m512 a = (__m512)x[i], b = (__m512)x[i + 1];
+        x[i] = (vec_f32_t)_mm512_shuffle_ps(a, b, EVEN);
+        x[i + 1] = (vec_f32_t)_mm512_shuffle_ps(a, b, ODD);
+    }
+}
+
+INLINE void f8_from_words(vec_f32_t x[F8_VECTORS])
+{
+    for (int i = 0; i < F8_VECTORS; i += 2) {
+        const __m512 a = (__m512)x[i], b = (__m512)x[i + 1];
+        x[i] = (vec_f32_t)_mm512_unpacklo_ps(a, b);
+        x[i + 1] = (vec_f32_t)_mm512_unpackhi_ps(a, b);
+    }
+    f8_transpose(x);
 }
 
 /* Weights of a pair of inputs of a whole panel, the even one in the lower halves. Vector j has outputs 4 j to 4 j + 3 of
