@@ -223,8 +223,7 @@ typedef struct inputs {
     prepared_t prepared;
 } inputs_t;
 
-/* What is prefetched while weights are multiplied, into the second-level cache, as the first has the tables: a line of each
- * of some streams, then the next line of each. */
+/* What is prefetched while weights are multiplied: a line of each of some streams, then the next line of each. */
 typedef struct ahead {
     const char *at[KERNEL_TILE_PANELS];
     size_t n, line, end; /* streams: KERNEL_TILE_PANELS or 1; lines from `at` on */
@@ -243,12 +242,12 @@ typedef struct piece {
 
 INLINE void prefetch_step(ahead_t *ahead)
 {
-    enum { LINE_BYTES = 64, SECOND_LEVEL = 2 };
+    enum { LINE_BYTES = 64, FIRST_LEVEL = 3, SECOND_LEVEL = 2 };
     if (ahead->line >= ahead->end)
         return;
     const size_t at = ahead->line * LINE_BYTES;
     for (size_t i = 0; i < STEP_LINES && ahead->n > 1; i++)
-        __builtin_prefetch(ahead->at[i] + at, 0, SECOND_LEVEL);
+        __builtin_prefetch(ahead->at[i] + at, 0, FIRST_LEVEL);
     for (size_t i = 0; i < STEP_LINES && ahead->n == 1; i++)
         __builtin_prefetch(ahead->at[0] + at + i * LINE_BYTES, 0, SECOND_LEVEL);
     ahead->line += STEP_LINES / ahead->n;
@@ -411,8 +410,14 @@ static void look_ahead(const call_t *y, size_t p, ahead_t *ahead)
     for (; next >= most; next -= most)
         k += SPAN;
     *ahead = (ahead_t){.n = n};
-    if (k >= y->columns)
+    size_t after = 0;
+    if (k >= y->columns && n == 1)
         return;
+    if (k >= y->columns) {
+        /* The panels that follow these in memory. */
+        k = 0;
+        after = y->format->offset(y->format, y->columns, y->width, y->n_panels, 0);
+    }
     /* Groups from their heads on, or a part of one. */
     const size_t inputs = size_min(SPAN, y->columns - k), group = y->format->group;
     const place_t place = place_of(y->format, y->width, k);
@@ -420,8 +425,8 @@ static void look_ahead(const call_t *y, size_t p, ahead_t *ahead)
                  head_bytes = int4_group_bytes(y->format, y->width) - group / 2 * y->width;
     ahead->end = (inputs / 2 * y->width + heads * head_bytes) / LINE_BYTES + 1;
     for (size_t i = 0; i < n; i++)
-        ahead->at[i] =
-            (const char *)y->panels[next + i] + (place.skip == 0 ? place.group : place.words);
+        ahead->at[i] = (const char *)y->panels[next + i] + after +
+                       (place.skip == 0 ? place.group : place.words);
 }
 
 static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *format,
