@@ -23,9 +23,9 @@
 #define FILL coded_row_fill_avx2
 #endif
 
-#define TURN 64     /* inputs: whole spans of AMX_SPAN, whole groups or a part of one */
-#define AMX_SPAN 32 /* inputs of the dot product amx's operation */
-#define VECTORS 4   /* of outputs whose sums stay in registers */
+/* Inputs: of the dot product amx's operation. Groups are whole turns, but for the last one. */
+#define TURN 32
+#define VECTORS 4 /* of outputs whose sums stay in registers */
 #define AHEAD_BYTES 1024
 #define FAR_BYTES 6144 /* into the second-level cache (bench/LOG.md) */
 
@@ -33,21 +33,13 @@
 typedef struct span {
     const uint8_t *codes; /* or, dense, weights */
     const uint16_t *x;
-    const float *wide; /* the same as f32, which a multiplication broadcasts */
     size_t width, pairs;
-    size_t skip; /* pairs of an AMX_SPAN before the first */
     const coded_outputs_t *of;
     /* The next codes of KERNEL_TILE_PANELS panels, and where in them begins what is prefetched meanwhile, a line of each in
      * turn, so that they are streams of the memory's; NULL: only this panel's are prefetched. */
     const uint8_t *const *next;
     size_t next_bytes;
 } span_t;
-
-/* Pairs before the end of the AMX_SPAN that pair i is in. */
-INLINE size_t end_of_amx_span(const span_t *s, size_t i)
-{
-    return size_min(s->pairs, i + AMX_SPAN / 2 - (s->skip + i) % (AMX_SPAN / 2));
-}
 
 INLINE size_t pair_bytes(const bool dense, const coded_kind_t kind, const size_t width)
 {
@@ -70,15 +62,14 @@ INLINE void prefetch_pair(const span_t *s, size_t i, const uint8_t *codes, size_
     }
 }
 
-/* Pairs [i, end) of a span, outputs from `first` on. odd and even may be the same sums: of each pair the odd input comes
- * first. */
+/* Outputs from `first` on. odd and even may be the same sums: of each pair the odd input comes first. */
 INLINE void multiply_outputs(const bool dense, const coded_kind_t kind, const int vectors,
-    const size_t width, const span_t *s, size_t first, size_t i, size_t end, vec_f32_t *odd,
-    vec_f32_t *even)
+    const size_t width, const span_t *s, size_t first, vec_f32_t *odd, vec_f32_t *even)
 {
     const size_t bytes = pair_bytes(dense, kind, width);
-    for (const uint8_t *codes = s->codes + i * bytes; i < end; i++, codes += bytes) {
-        const vec_f32_t x[] = {SET_F32(s->wide[2 * i]), SET_F32(s->wide[2 * i + 1])};
+    const uint8_t *codes = s->codes;
+    for (size_t i = 0; i < s->pairs; i++, codes += bytes) {
+        const pair_t input = broadcast_pair(s->x + 2 * i);
         if (!dense && first == 0)
             prefetch_pair(s, i, codes, bytes);
         for (int v = 0; v < vectors; v++) {
@@ -90,8 +81,8 @@ INLINE void multiply_outputs(const bool dense, const coded_kind_t kind, const in
             } else {
                 w = coded_weights_of_pair(kind, codes, width, n, s->of);
             }
-            odd[v] = FMA_F32(x[1], w.odd, odd[v]);
-            even[v] = FMA_F32(x[0], w.even, even[v]);
+            odd[v] = FMA_F32(input.odd, w.odd, odd[v]);
+            even[v] = FMA_F32(input.even, w.even, even[v]);
         }
     }
 }
@@ -121,33 +112,31 @@ INLINE void multiply_pairs(const bool dense, const coded_kind_t kind, const int 
 }
 #endif
 
-/* By the dot product amx pairs of AMX_SPAN inputs are added up apart. */
 INLINE void multiply_span(const bool amx, const bool dense, const coded_kind_t kind,
     const int vectors, const size_t width, const span_t *s, float *c)
 {
     for (size_t first = 0; first < width;
          first += (size_t)vectors * LANES_F32, c += vectors * LANES_F32) {
-        vec_f32_t sum[VECTORS];
-        for (int v = 0; v < vectors; v++)
-            sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-        for (size_t i = 0, end; amx && i < s->pairs; i = end) {
-            vec_f32_t odd[VECTORS], even[VECTORS];
-            end = end_of_amx_span(s, i);
-            for (int v = 0; v < vectors; v++)
-                odd[v] = even[v] = (vec_f32_t){0};
-            multiply_outputs(dense, kind, vectors, width, s, first, i, end, odd, even);
-            for (int v = 0; v < vectors; v++)
-                sum[v] = sum[v] + (even[v] + odd[v]);
+        vec_f32_t odd[VECTORS], even[VECTORS];
+        for (int v = 0; v < vectors; v++) {
+            odd[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
+            if (amx)
+                odd[v] = (vec_f32_t){0};
+            even[v] = (vec_f32_t){0};
         }
 #ifdef __AVX512BF16__
         if (!amx)
-            multiply_pairs(dense, kind, vectors, width, s, first, sum);
-#else
-        if (!amx)
-            multiply_outputs(dense, kind, vectors, width, s, first, 0, s->pairs, sum, sum);
+            multiply_pairs(dense, kind, vectors, width, s, first, odd);
+        else
 #endif
-        for (int v = 0; v < vectors; v++)
-            *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
+            multiply_outputs(dense, kind, vectors, width, s, first, odd, amx ? even : odd);
+        for (int v = 0; v < vectors; v++) {
+            mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
+            if (amx)
+                *sum = *sum + (even[v] + odd[v]);
+            else
+                *sum = odd[v];
+        }
     }
 }
 
@@ -217,27 +206,24 @@ static void amx_table(const f8_table_t *table, const span_t *s, float *c)
 {
     const f8_lookup_t lookup = f8_load_table(table);
     const bool prefetches = streams_want_prefetching();
-    vec_f32_t sum[F8_VECTORS];
+    const uint8_t *codes = s->codes;
+    vec_f32_t odd[F8_VECTORS], even[F8_VECTORS];
     for (int v = 0; v < F8_VECTORS; v++)
-        sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-    f8_to_words(sum);
-    for (size_t i = 0, end; i < s->pairs; i = end) {
-        vec_f32_t odd[F8_VECTORS], even[F8_VECTORS];
-        for (int v = 0; v < F8_VECTORS; v++)
-            odd[v] = even[v] = (vec_f32_t){0};
-        for (end = end_of_amx_span(s, i); i < end; i++) {
-            const uint8_t *codes = s->codes + i * 2 * KERNEL_PANEL;
-            if (prefetches)
-                prefetch_pair(s, i, codes, 2 * KERNEL_PANEL);
-            multiply_input(&lookup, codes, SET_F32(s->wide[2 * i]), even);
-            multiply_input(&lookup, codes + KERNEL_PANEL, SET_F32(s->wide[2 * i + 1]), odd);
-        }
-        for (int v = 0; v < F8_VECTORS; v++)
-            sum[v] = sum[v] + (even[v] + odd[v]);
+        odd[v] = even[v] = (vec_f32_t){0};
+    for (size_t i = 0; i < s->pairs; i++, codes += 2 * KERNEL_PANEL) {
+        const pair_t input = broadcast_pair(s->x + 2 * i);
+        if (prefetches)
+            prefetch_pair(s, i, codes, 2 * KERNEL_PANEL);
+        multiply_input(&lookup, codes, input.even, even);
+        multiply_input(&lookup, codes + KERNEL_PANEL, input.odd, odd);
     }
-    f8_from_words(sum);
     for (int v = 0; v < F8_VECTORS; v++)
-        *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
+        odd[v] = even[v] + odd[v];
+    f8_from_words(odd);
+    for (int v = 0; v < F8_VECTORS; v++) {
+        mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
+        *sum = *sum + odd[v];
+    }
 }
 #else
 #define TABLES(FUNCTION)
@@ -335,8 +321,7 @@ static void enter_group(turns_t *t, size_t p, size_t g)
 }
 
 /* Inputs [k, k + n) of panel p, within a turn and a group. */
-static void multiply_panel(
-    turns_t *t, size_t p, size_t k, size_t n, const uint16_t *x, const float *wide, float *c)
+static void multiply_panel(turns_t *t, size_t p, size_t k, size_t n, const uint16_t *x, float *c)
 {
     stream_t *stream = &t->streams[p];
     const size_t g = t->format->group == 0 ? 0 : k / t->format->group,
@@ -345,10 +330,8 @@ static void multiply_panel(
         enter_group(t, p, g);
     span_t s = {.codes = coded_pairs(t->format, stream->panel, t->width, t->columns, k),
         .x = x,
-        .wide = wide,
         .width = t->width,
         .pairs = n / 2,
-        .skip = k % AMX_SPAN / 2,
         .of = &stream->of,
         .next = t->together ? t->next : NULL,
         .next_bytes = p * bytes / KERNEL_TILE_PANELS};
@@ -391,16 +374,12 @@ static void run(const dot_kernels_t *dot, const format_t *format, const uint16_t
         if (mode != TILE_CHAIN)
             memset(sum + p * stride, 0, width * sizeof *sum);
     }
-    const size_t turn = format->group == 0 ? TURN : size_min(format->group, TURN);
     unsigned saved = denormals_flush(sum);
     for (size_t i = 0, n; i < k; i += n) {
-        n = size_min(turn - (first + i) % turn, k - i);
-        float wide[TURN];
-        for (size_t j = 0; j < n; j++)
-            wide[j] = f32_from_bf16(x[i + j]);
+        n = size_min(TURN - (first + i) % TURN, k - i);
         find_next(&turns, first + i + n);
         for (size_t p = 0; p < n_panels; p++)
-            multiply_panel(&turns, p, first + i, n, x + i, wide, sum + p * stride);
+            multiply_panel(&turns, p, first + i, n, x + i, sum + p * stride);
     }
     denormals_restore(saved, sum);
     for (size_t p = 0; p < n_panels && mode == TILE_ADD; p++)

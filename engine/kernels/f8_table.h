@@ -93,18 +93,7 @@ INLINE void f8_words_of_input(const f8_lookup_t *t, const uint8_t *codes, __m512
     words[1] = _mm512_unpackhi_epi8(low, high);
 }
 
-/* Natural order to that of the even and the odd words of f8_words_of_input, first those of words[0], and back. */
-INLINE void f8_to_words(vec_f32_t x[F8_VECTORS])
-{
-    enum { EVEN = 0x88, ODD = 0xdd };
-    f8_transpose(x);
-    for (int i = 0; i < F8_VECTORS; i += 2) {
-        const __m512 a = (__m512)x[i], b = (__m512)x[i + 1];
-        x[i] = (vec_f32_t)_mm512_shuffle_ps(a, b, EVEN);
-        x[i + 1] = (vec_f32_t)_mm512_shuffle_ps(a, b, ODD);
-    }
-}
-
+/* The order of the even and the odd words of f8_words_of_input, first those of words[0], to natural order. */
 INLINE void f8_from_words(vec_f32_t x[F8_VECTORS])
 {
     for (int i = 0; i < F8_VECTORS; i += 2) {
