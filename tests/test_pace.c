@@ -131,13 +131,36 @@ static void rows_are_not_blamed_for_a_decode_that_is_not_known(void **state)
 {
     (void)state;
     pace_t pace = {0};
-    const scheduler_step_t mixed = {.n_rows = 33, .n_prompt_rows = 32, .prompt_positions = 496};
-    const scheduler_step_t decode = {.n_rows = 1};
+    const scheduler_step_t mixed = {
+        .n_rows = 33, .n_single_rows = 1, .n_prompt_rows = 32, .prompt_positions = 496};
+    const scheduler_step_t decode = {.n_rows = 1, .n_single_rows = 1};
     pace_learn(&pace, &mixed, 50e6);
     assert_true(pace_limit(&pace, 2).row == 0);
     pace_learn(&pace, &decode, 40e6);
     pace_learn(&pace, &mixed, 50e6);
     assert_true(pace_limit(&pace, 2).row < 10e6 / 32 + 1);
+}
+
+static void a_step_without_prompts_comes_first(void **state)
+{
+    (void)state;
+    pace_t pace = {0};
+    assert_int_equal(pace_limit(&pace, 2).most_rows, 0);
+    /* A prompt of one token costs what a decode's row costs. */
+    const scheduler_step_t step = {.n_rows = 2, .n_single_rows = 2, .n_prompt_rows = 1};
+    pace_learn(&pace, &step, 40e6);
+    assert_true(pace_limit(&pace, 2).most_rows > 0);
+    assert_true(pace_limit(&pace, 2).budget == 40e6);
+}
+
+static void short_steps_are_not_cut(void **state)
+{
+    (void)state;
+    machine_t machine = {.decode_ns = 0.4e6, .row_ns = 5e3, .position_ns = 1};
+    pace_t pace = {0};
+    figures_t figures = run(&machine, &pace, 2);
+    assert_true(figures.longest * machine.decode_ns < 5.1e6);
+    assert_true(figures.n_mixed < PROMPT / 256);
 }
 
 int main(void)
@@ -148,6 +171,8 @@ int main(void)
         cmocka_unit_test(a_machine_that_gets_slower_is_noticed),
         cmocka_unit_test(rows_are_not_blamed_for_a_decode_that_is_not_known),
         cmocka_unit_test(costly_rows_run_in_the_smallest_chunks),
+        cmocka_unit_test(a_step_without_prompts_comes_first),
+        cmocka_unit_test(short_steps_are_not_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

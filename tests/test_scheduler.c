@@ -118,6 +118,12 @@ static void a_limit_cuts_chunks_beside_decodes_alone(void **state)
     submit(scheduler, 9, 2); /* two prompts beside one answer: the limit counts twice */
     step = scheduler_plan(scheduler);
     assert_int_equal(step.n_prompt_rows, 4);
+    advance_all(scheduler, &step);
+    const scheduler_limit_t no_prompts = {.most_rows = 0};
+    scheduler_limit(scheduler, &no_prompts);
+    step = scheduler_plan(scheduler);
+    assert_int_equal(step.n_entries, 1);
+    assert_int_equal(step.n_prompt_rows, 0);
     scheduler_close(scheduler);
 }
 

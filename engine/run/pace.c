@@ -13,6 +13,7 @@
 #define FIRST_ROWS 16       /* of a chunk before anything is known */
 #define MAX_ROWS ((size_t)1 << 20)
 #define MIN_SHARE 0.05 /* of a step's time is that of its prompt rows, however short it was */
+#define SHORT_NS 5e6   /* steps up to this length delay nothing that anybody sees */
 
 static void learn_decode(pace_t *p, double ns)
 {
@@ -45,7 +46,8 @@ static void fit(pace_t *p, double x, double y)
 
 void pace_learn(pace_t *p, const scheduler_step_t *step, double ns)
 {
-    if (step->n_prompt_rows == 0) {
+    /* Prompts of one token cost what a decode's rows cost. */
+    if (step->n_single_rows + step->n_draft_rows == step->n_rows) {
         learn_decode(p, ns);
         return;
     }
@@ -70,10 +72,12 @@ void pace_learn(pace_t *p, const scheduler_step_t *step, double ns)
 
 scheduler_limit_t pace_limit(const pace_t *p, double ratio)
 {
+    if (p->decode_ns == 0)
+        return (scheduler_limit_t){.most_rows = 0};
     return (scheduler_limit_t){.multiple = CHUNK_ROWS,
         .least = LEAST_ROWS,
         .most_rows = size_max(p->most_rows, FIRST_ROWS),
-        .budget = fmax(ratio - 1, 0) * p->decode_ns,
+        .budget = fmax((ratio - 1) * p->decode_ns, SHORT_NS - p->decode_ns),
         .row = p->slower * p->row_ns,
         .position = p->slower * p->position_ns};
 }

@@ -5,7 +5,8 @@
  * learned from the times of steps: decode as the median of the last steps without prompt rows, which a few slow ones do not
  * move; the others by a line through the time for each prompt row against the mean position, in which old steps count less
  * and less. A step that took longer than predicted makes the next ones shorter at once, and for a while. Chunks begin
- * small, and at most double. Never changes a bit. Plain data; pure functions of it: the clock is the caller's. One thread
+ * small, and at most double. Steps of up to 5 ms are not limited, and until a step without prompt rows has been timed there are no prompt rows
+ * beside answers. Never changes a bit. Plain data; pure functions of it: the clock is the caller's. One thread
  * at a time. */
 #ifndef CHOIR_RUN_PACE_H
 #define CHOIR_RUN_PACE_H

@@ -227,7 +227,8 @@ void scheduler_limit(scheduler_t *s, const scheduler_limit_t *limit)
     s->limit = *limit;
     s->limit.multiple = size_max(limit->multiple, 1);
     s->limit.least = size_max(limit->least, 1);
-    s->limit.most_rows = size_max(limit->most_rows, s->limit.least);
+    if (limit->most_rows > 0)
+        s->limit.most_rows = size_max(limit->most_rows, s->limit.least);
 }
 
 size_t scheduler_pending(const scheduler_t *s)

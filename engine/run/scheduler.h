@@ -73,7 +73,7 @@ typedef struct scheduler_figures {
 scheduler_figures_t scheduler_figures(const scheduler_t *scheduler);
 
 /* How many prompt rows steps have that also decode. A row at position p of its prompt costs row + position p, those of a
- * step cost budget at most, and are most_rows at most; but there are `least` at least. Chunks that do not end a prompt are
+ * step cost budget at most, and are most_rows at most; but there are `least` at least, unless most_rows is 0. Chunks that do not end a prompt are
  * multiples of `multiple` where they have twice as many rows, else of `least`. Where row is 0, costs are not known and do
  * not limit. Budget and most_rows count 1 + (prompts - 1) / answers times, of the prompts that wait and the answers that go
  * on, rounded down. */
