@@ -22,7 +22,8 @@
 #include "launch/http_client.h"
 
 #define NS 1e-9
-#define WORD_BYTES 8
+#define TOKEN_BYTES 24
+#define TAIL_BYTES 160
 #define MAX_OPEN 4096
 
 typedef struct series {
@@ -44,9 +45,12 @@ typedef struct load {
     const bench_serve_options_t *options;
     http_place_t place;
     char *model;
-    ask_t *asks; /* [n_open] */
+    char *head; /* of every request's body, up to the prompt's first token */
+    text_buffer_t body;
+    ask_t *asks;         /* [n_open] */
+    http_client_t *idle; /* [n_idle] connections without a request */
     struct pollfd *polls;
-    size_t n_open, n_begun, n_done, n_failed, most_open;
+    size_t n_open, n_idle, n_begun, n_done, n_failed, most_open;
     uint64_t next_ns; /* open loop: when the next one begins */
     size_t prompt_tokens, gen_tokens;
     phase_t phase; /* without options->beside always PHASE_ALONE */
@@ -87,44 +91,46 @@ static int find_model(load_t *load, fail_t *fail)
     return fail->status;
 }
 
-static json_t *make_words(const bench_serve_options_t *o, size_t number, size_t n_tokens)
+static int make_head(load_t *load, fail_t *fail)
 {
-    char *prompt = malloc(n_tokens * WORD_BYTES + 1), *at = prompt;
-    if (prompt == NULL)
-        return NULL;
-    for (size_t i = 0; i < n_tokens; i++) {
-        double u = philox_uniform(o->seed, number, i);
-        at += sprintf(at, "%s%c%c%c", i > 0 ? " " : "", 'a' + (int)(u * 26),
-            'a' + (int)(u * 676) % 26, 'a' + (int)(u * 17576) % 26);
-    }
-    *at = 0;
-    json_t *text = json_string(prompt);
-    free(prompt);
-    return text;
+    json_t *model = json_string(load->model);
+    char *name = json_dumps(model, JSON_ENCODE_ANY);
+    if (name == NULL || asprintf(&load->head, "{\"model\":%s,\"prompt\":%s", name,
+                            load->options->prompt_ids > 0 ? "[" : "\"") < 0)
+        fail_set(fail, FAIL_MEMORY, "bench: out of memory");
+    free(name);
+    json_decref(model);
+    return fail->status;
 }
 
-static json_t *make_ids(const bench_serve_options_t *o, size_t number, size_t n_tokens)
+/* What stands in a body's prompt for token i: a number, or a word. */
+static int write_token(
+    const bench_serve_options_t *o, size_t number, size_t i, char text[TOKEN_BYTES])
 {
-    json_t *ids = json_array();
-    for (size_t i = 0; i < n_tokens; i++) {
-        double u = philox_uniform(o->seed, number, i);
-        json_array_append_new(ids, json_integer((json_int_t)(u * (double)o->prompt_ids)));
-    }
-    return ids;
+    double u = philox_uniform(o->seed, number, i);
+    if (o->prompt_ids > 0)
+        return snprintf(
+            text, TOKEN_BYTES, "%s%zu", i > 0 ? "," : "", (size_t)(u * (double)o->prompt_ids));
+    return snprintf(text, TOKEN_BYTES, "%s%c%c%c", i > 0 ? " " : "", 'a' + (int)(u * 26),
+        'a' + (int)(u * 676) % 26, 'a' + (int)(u * 17576) % 26);
 }
 
-static char *make_body(const load_t *load, size_t number, bool is_long)
+/* The request as JSON, written without a JSON value, whose making would take time of the server on the same cores. */
+static int make_body(load_t *load, size_t number, bool is_long, fail_t *fail)
 {
     const bench_serve_options_t *o = load->options;
+    text_buffer_t *body = &load->body;
     size_t n_prompt = is_long ? o->beside : o->prompt_tokens;
-    json_t *prompt =
-        o->prompt_ids > 0 ? make_ids(o, number, n_prompt) : make_words(o, number, n_prompt);
-    json_t *body = json_pack("{s:s, s:o, s:I, s:f, s:b, s:b, s:{s:b}}", "model", load->model,
-        "prompt", prompt, "max_tokens", (json_int_t)(is_long ? 1 : o->gen_tokens), "temperature",
-        0.0, "ignore_eos", 1, "stream", 1, "stream_options", "include_usage", 1);
-    char *text = json_dumps(body, JSON_COMPACT);
-    json_decref(body);
-    return text;
+    char text[TAIL_BYTES];
+    body->bytes = 0;
+    text_buffer_append(body, load->head, strlen(load->head), fail);
+    for (size_t i = 0; i < n_prompt && fail->status == 0; i++)
+        text_buffer_append(body, text, (size_t)write_token(o, number, i, text), fail);
+    int bytes = snprintf(text, sizeof text,
+        "%s,\"max_tokens\":%zu,\"temperature\":0.0,\"ignore_eos\":true,\"stream\":true,"
+        "\"stream_options\":{\"include_usage\":true}}",
+        o->prompt_ids > 0 ? "]" : "\"", is_long ? 1 : o->gen_tokens);
+    return text_buffer_append(body, text, (size_t)bytes, fail);
 }
 
 static void note_failure(load_t *load, const char *message)
@@ -135,20 +141,27 @@ static void note_failure(load_t *load, const char *message)
 
 static void begin(load_t *load, bool is_long)
 {
+    static const char path[] = "/v1/completions";
+    const char *key = load->options->key;
     fail_t fail = {0};
     ask_t *ask = &load->asks[load->n_open];
-    char *body = make_body(load, load->n_begun++, is_long);
-    *ask = (ask_t){.is_long = is_long, .begin_ns = clock_ns()};
-    if (body == NULL || http_client_open(&ask->client, &load->place, "/v1/completions",
-                            load->options->key, body, &fail) != 0) {
-        note_failure(load, fail.status != 0 ? fail.message : "out of memory");
+    *ask = (ask_t){.is_long = is_long, .client.fd = -1};
+    if (load->n_idle > 0)
+        ask->client = load->idle[--load->n_idle];
+    make_body(load, load->n_begun++, is_long, &fail);
+    ask->begin_ns = clock_ns();
+    if (fail.status == 0 && ask->client.fd >= 0)
+        http_client_again(&ask->client, path, key, load->body.text, &fail);
+    else if (fail.status == 0)
+        http_client_open(&ask->client, &load->place, path, key, load->body.text, &fail);
+    if (fail.status != 0) {
+        note_failure(load, fail.message);
         load->n_done++;
         http_client_close(&ask->client);
     } else {
         load->n_open++;
         load->most_open = load->n_open > load->most_open ? load->n_open : load->most_open;
     }
-    free(body);
 }
 
 static void begin_due(load_t *load)
@@ -261,7 +274,10 @@ static void finish(load_t *load, size_t i, const fail_t *broken)
             note_failure(
                 load, "an answer has ended before the prompt of --beside had: raise --gen-tokens");
     }
-    http_client_close(&ask->client);
+    if (ask->client.keeps)
+        load->idle[load->n_idle++] = ask->client;
+    else
+        http_client_close(&ask->client);
     load->asks[i] = load->asks[--load->n_open];
     load->n_done++;
 }
@@ -338,10 +354,11 @@ int bench_serve_run(const bench_serve_options_t *options, json_t **row, fail_t *
     *row = NULL;
     load.asks = calloc(open, sizeof *load.asks);
     load.polls = calloc(open, sizeof *load.polls);
-    if (load.asks == NULL || load.polls == NULL)
+    load.idle = calloc(open, sizeof *load.idle);
+    if (load.asks == NULL || load.polls == NULL || load.idle == NULL)
         fail_set(fail, FAIL_MEMORY, "bench: out of memory");
     if (fail->status == 0 && http_place_open(&load.place, options->url, fail) == 0 &&
-        find_model(&load, fail) == 0) {
+        find_model(&load, fail) == 0 && make_head(&load, fail) == 0) {
         uint64_t begin_ns = load.next_ns = clock_ns();
         while (load.n_done < n_requests) {
             begin_due(&load);
@@ -354,8 +371,13 @@ int bench_serve_run(const bench_serve_options_t *options, json_t **row, fail_t *
             fail_set(fail, FAIL_COMM, "%zu of %zu requests failed; the first: %s", load.n_failed,
                 n_requests, load.failure);
     }
+    while (load.n_idle > 0)
+        http_client_close(&load.idle[--load.n_idle]);
     http_place_close(&load.place);
     free(load.model);
+    free(load.head);
+    text_buffer_clear(&load.body);
+    free(load.idle);
     free(load.asks);
     free(load.polls);
     free(load.first.values);

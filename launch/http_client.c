@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BUFFER_BYTES 65536
+#define BUFFER_BYTES 32768
 #define PATIENCE_MS 600000
 
 int http_place_open(http_place_t *place, const char *url, fail_t *fail)
@@ -39,12 +39,13 @@ void http_place_close(http_place_t *place)
     place->found = NULL;
 }
 
-static int write_request(http_client_t *c, const http_place_t *place, const char *path,
-    const char *key, const char *body, fail_t *fail)
+static int write_request(
+    http_client_t *c, const char *path, const char *key, const char *body, fail_t *fail)
 {
+    const http_place_t *place = c->place;
     char head[2048];
     int bytes = snprintf(head, sizeof head,
-        "%s %s%s HTTP/1.1\r\nHost: %s:%s\r\nConnection: close\r\n%s%s%s"
+        "%s %s%s HTTP/1.1\r\nHost: %s:%s\r\n%s%s%s"
         "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
         body == NULL ? "GET" : "POST", place->prefix, path, place->host, place->port,
         key == NULL ? "" : "Authorization: Bearer ", key == NULL ? "" : key,
@@ -57,19 +58,40 @@ static int write_request(http_client_t *c, const http_place_t *place, const char
     return fail->status;
 }
 
+static int connect_to_place(http_client_t *c, fail_t *fail)
+{
+    const struct addrinfo *found = c->place->found;
+    int one = 1;
+    if (c->fd >= 0)
+        close(c->fd);
+    c->reused = false;
+    c->fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (c->fd < 0 ||
+        (connect(c->fd, found->ai_addr, found->ai_addrlen) != 0 && errno != EINPROGRESS))
+        return fail_set(
+            fail, FAIL_COMM, "%s:%s: %s", c->place->host, c->place->port, strerror(errno));
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    return 0;
+}
+
 int http_client_open(http_client_t *c, const http_place_t *place, const char *path, const char *key,
     const char *body, fail_t *fail)
 {
-    int one = 1;
-    *c = (http_client_t){.fd = -1};
-    if (write_request(c, place, path, key, body, fail) != 0)
+    *c = (http_client_t){.place = place, .fd = -1};
+    return http_client_again(c, path, key, body, fail);
+}
+
+int http_client_again(
+    http_client_t *c, const char *path, const char *key, const char *body, fail_t *fail)
+{
+    c->reused = c->fd >= 0 && c->keeps;
+    c->has_head = c->chunked = c->until_close = c->ended = c->keeps = false;
+    c->status = 0;
+    c->n_sent = c->left = 0;
+    c->request.bytes = c->raw.bytes = c->body.bytes = 0;
+    if (write_request(c, path, key, body, fail) != 0)
         return fail->status;
-    c->fd = socket(place->found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd < 0 || (connect(c->fd, place->found->ai_addr, place->found->ai_addrlen) != 0 &&
-                         errno != EINPROGRESS))
-        return fail_set(fail, FAIL_COMM, "%s:%s: %s", place->host, place->port, strerror(errno));
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    return 0;
+    return c->reused ? 0 : connect_to_place(c, fail);
 }
 
 void http_client_close(http_client_t *c)
@@ -101,69 +123,96 @@ static void read_head(http_client_t *c)
     *end = 0;
     c->has_head = true;
     sscanf(c->raw.text, "HTTP/%*s %d", &c->status);
-    c->chunked = strcasestr(c->raw.text, "transfer-encoding: chunked") != NULL;
+    c->chunked = strcasestr(c->raw.text, "\r\ntransfer-encoding: chunked") != NULL;
+    const char *length = strcasestr(c->raw.text, "\r\ncontent-length:");
+    c->keeps = strncmp(c->raw.text, "HTTP/1.1", 8) == 0 && (c->chunked || length != NULL) &&
+               strcasestr(c->raw.text, "\r\nconnection: close") == NULL;
+    c->until_close = !c->chunked && length == NULL;
+    c->left = c->chunked ? 0 : c->until_close ? SIZE_MAX : strtoull(length + 17, NULL, 10);
+    c->ended = !c->chunked && c->left == 0;
     drop(&c->raw, (size_t)(end - c->raw.text) + 4);
 }
 
-/* Moves what is complete of the body; a chunk is its size in hexadecimal, a line's end, data, a line's end. */
+/* The size of the next chunk, in hexadecimal, and its line's end; behind the last one comes an empty line. Whether it was
+ * there. */
+static bool read_size(http_client_t *c)
+{
+    if (c->raw.bytes >= 2 && memcmp(c->raw.text, "\r\n", 2) == 0) /* of the chunk before */
+        drop(&c->raw, 2);
+    char *end = memmem(c->raw.text, c->raw.bytes, "\r\n", 2);
+    if (end == NULL || end == c->raw.text)
+        return false;
+    c->left = strtoull(c->raw.text, NULL, 16);
+    if (c->left == 0 &&
+        (end = memmem(end, c->raw.bytes - (size_t)(end - c->raw.text), "\r\n\r\n", 4)) == NULL)
+        return false;
+    c->ended = c->left == 0;
+    drop(&c->raw, (size_t)(end - c->raw.text) + (c->ended ? 4 : 2));
+    return true;
+}
+
+/* Moves what is complete of the body. */
 static int read_body(http_client_t *c, fail_t *fail)
 {
     while (c->raw.bytes > 0 && fail->status == 0 && !c->ended) {
-        if (c->chunk_left == 0 && c->chunked) {
-            char *end = memmem(c->raw.text, c->raw.bytes, "\r\n", 2);
-            if (end == c->raw.text) { /* of the chunk before */
-                drop(&c->raw, 2);
-                continue;
-            }
-            if (end == NULL)
-                return 0;
-            c->chunk_left = strtoull(c->raw.text, NULL, 16);
-            drop(&c->raw, (size_t)(end - c->raw.text) + 2);
-            c->ended = c->chunk_left == 0;
-            continue;
-        }
-        size_t n = c->chunked && c->chunk_left < c->raw.bytes ? c->chunk_left : c->raw.bytes;
+        if (c->left == 0 && !read_size(c))
+            return 0;
+        size_t n = c->left < c->raw.bytes ? c->left : c->raw.bytes;
         text_buffer_append(&c->body, c->raw.text, n, fail);
         drop(&c->raw, n);
-        c->chunk_left -= c->chunked ? n : 0;
+        c->left -= n;
+        c->ended = c->ended || (!c->chunked && c->left == 0);
     }
     return fail->status;
 }
 
-static int broken(http_client_t *c, fail_t *fail)
+/* error: 0: the server has closed the connection. Where it did so before it saw the request, another connection is tried. */
+static int broken(http_client_t *c, int error, fail_t *fail)
 {
+    if (c->reused && !c->has_head && c->raw.bytes == 0) {
+        c->n_sent = 0;
+        return connect_to_place(c, fail);
+    }
     c->ended = true;
-    return fail_set(fail, FAIL_COMM, "the connection broke: %s", strerror(errno));
+    c->keeps = false;
+    return fail_set(
+        fail, FAIL_COMM, "the connection broke: %s", strerror(error == 0 ? ECONNRESET : error));
 }
 
-int http_client_move(http_client_t *c, fail_t *fail)
+static int send_request(http_client_t *c, fail_t *fail)
 {
-    char buffer[BUFFER_BYTES];
     while (c->n_sent < c->request.bytes) {
         ssize_t n =
             send(c->fd, c->request.text + c->n_sent, c->request.bytes - c->n_sent, MSG_NOSIGNAL);
         if (n < 0)
-            return errno == EAGAIN || errno == ENOTCONN ? 0 : broken(c, fail);
+            return errno == EAGAIN || errno == ENOTCONN ? 0 : broken(c, errno, fail);
         c->n_sent += (size_t)n;
     }
-    for (;;) {
-        ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
-        if (n < 0)
-            return errno == EAGAIN ? fail->status : broken(c, fail);
-        if (n > 0 && text_buffer_append(&c->raw, buffer, (size_t)n, fail) != 0)
+    return 0;
+}
+
+int http_client_move(http_client_t *c, fail_t *fail)
+{
+    ssize_t n = BUFFER_BYTES;
+    if (c->n_sent < c->request.bytes)
+        return send_request(c, fail);
+    /* Less than was asked for: that was all there is. */
+    while (!c->ended && n == BUFFER_BYTES) {
+        if (text_buffer_reserve(&c->raw, BUFFER_BYTES, fail) != 0)
             return fail->status;
+        n = recv(c->fd, c->raw.text + c->raw.bytes, BUFFER_BYTES, 0);
+        if (n < 0)
+            return errno == EAGAIN ? 0 : broken(c, errno, fail);
+        if (n == 0 && !c->until_close)
+            return broken(c, 0, fail);
+        c->ended = n == 0;
+        c->raw.bytes += (size_t)n;
         if (!c->has_head)
             read_head(c);
         if (c->has_head && read_body(c, fail) != 0)
             return fail->status;
-        if (n == 0 && c->chunked && !c->ended) {
-            errno = ECONNRESET;
-            return broken(c, fail);
-        }
-        c->ended = c->ended || n == 0;
-        if (c->ended)
-            return 0;
     }
+    return 0;
 }
 
 int http_client_ask(http_client_t *c, const http_place_t *place, const char *path, const char *key,
