@@ -15,8 +15,9 @@
 #define SECOND_NS 1000000000
 #define FIGURES_NS UINT64_C(100000000) /* between looks at the engine's figures */
 #define FLUSH_NS UINT64_C(2000000000)  /* that answers get after a failure */
-/* Streams are written to at most so often, so that a model of short steps does not spend them on writing. */
-#define STREAM_NS UINT64_C(5000000)
+/* Streams are written to at most so often, so that a model of short steps does not spend them on writing. First tokens and
+ * ends do not wait. */
+#define STREAM_NS UINT64_C(10000000)
 
 /* ---- Opening and closing --------------------------------------------------------------------- */
 
@@ -326,24 +327,19 @@ static int drop_running(server_t *server, uint64_t now, fail_t *fail)
 static void tell(part_t *part, const fleet_event_t *event)
 {
     ask_t *ask = part->ask;
-    bool logprobs = event != NULL && ask->request.logprobs;
-    size_t bytes = event == NULL ? 0 : event->text_bytes;
-    size_t at = size_round_up(sizeof(told_t) + bytes, _Alignof(sampler_choice_t));
-    told_t *told = malloc(at + (logprobs ? sizeof *told->choice : 0));
-    if (told == NULL)
+    const told_t told = {.part = (size_t)(part - ask->parts),
+        .ends = event == NULL,
+        .has_choice = event != NULL && ask->request.logprobs,
+        .bytes = event == NULL ? 0 : event->text_bytes};
+    size_t choice_bytes = told.has_choice ? sizeof *event->choice : 0;
+    fail_t fail = {0};
+    if (text_buffer_reserve(&ask->told, sizeof told + told.bytes + choice_bytes, &fail) != 0)
         return;
-    *told = (told_t){.part = (size_t)(part - ask->parts), .ends = event == NULL, .bytes = bytes};
-    if (logprobs) {
-        told->choice = (sampler_choice_t *)((char *)told + at);
-        *told->choice = *event->choice;
+    text_buffer_append(&ask->told, (const char *)&told, sizeof told, &fail);
+    if (event != NULL) {
+        text_buffer_append(&ask->told, event->text, told.bytes, &fail);
+        text_buffer_append(&ask->told, (const char *)event->choice, choice_bytes, &fail);
     }
-    if (bytes > 0)
-        memcpy(told->text, event->text, bytes);
-    if (ask->last != NULL)
-        ask->last->next = told;
-    else
-        ask->first = told;
-    ask->last = told;
     if (part->n_counted == 1)
         wake(ask); /* the first token is not kept waiting */
 }
@@ -356,7 +352,7 @@ static void flush_streams(server_t *server, uint64_t now)
     server->flushed_ns = now;
     pthread_mutex_lock(&server->lock);
     for (ask_t *ask = server->running; ask != NULL; ask = ask->next)
-        if (ask->first != NULL)
+        if (ask->told.bytes > 0)
             wake(ask);
     pthread_mutex_unlock(&server->lock);
 }

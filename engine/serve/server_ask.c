@@ -229,10 +229,8 @@ void ask_free(ask_t *ask)
     }
     for (size_t i = 0; ask->prompts != NULL && i < ask->request.n_prompts; i++)
         tokenizer_ids_clear(&ask->prompts[i]);
-    for (told_t *told = ask->first, *next; told != NULL; told = next) {
-        next = told->next;
-        free(told);
-    }
+    text_buffer_clear(&ask->told);
+    text_buffer_clear(&ask->taken);
     free(ask->parts);
     free(ask->prompts);
     api_request_clear(&ask->request);

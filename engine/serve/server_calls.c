@@ -273,11 +273,13 @@ static void stream(void *context, void *owner, text_buffer_t *out, bool *ended)
     server_t *server = context;
     ask_t *ask = owner;
     pthread_mutex_lock(&server->lock);
-    told_t *taken = ask->first;
+    text_buffer_t told = ask->told;
     bool finished = ask->finished;
-    ask->first = ask->last = NULL;
+    ask->told = ask->taken;
+    ask->told.bytes = 0;
     pthread_mutex_unlock(&server->lock);
-    ask_stream(ask, taken, finished, out, ended);
+    ask->taken = told;
+    ask_stream(ask, finished, out, ended);
 }
 
 static void hung_up(void *context, void *owner)

@@ -13,14 +13,12 @@
 #define SERVER_ID_BYTES 48
 #define SERVER_BUCKETS 256
 
-/* A token of a streamed answer, or the end of one of the answers. */
+/* A token of a streamed answer, or the end of one of the answers. Its text follows it, and the token's choice if it was
+ * asked for. */
 typedef struct told {
-    struct told *next;
     size_t part;
-    bool ends;
-    sampler_choice_t *choice; /* in the same memory, behind the text; NULL: not asked for */
-    size_t bytes;
-    char text[];
+    bool ends, has_choice;
+    size_t bytes; /* of text */
 } told_t;
 
 /* A job of the fleet: one answer, or the log-probabilities of a prompt. */
@@ -62,8 +60,10 @@ typedef struct ask {
     bool finished; /* all parts are done, or error says why not */
     bool in_engine;
     api_error_t error;
-    told_t *first, *last;
+    text_buffer_t told; /* of a stream: told_t, one after another */
     /* HTTP's. */
+    text_buffer_t
+        taken; /* the same, being written; the two are exchanged, so that tokens need no memory of their own */
     split_options_t split;
     bool begun; /* the stream's first pieces are written */
 } ask_t;
@@ -128,8 +128,8 @@ api_answer_t ask_head(const ask_t *ask);
 
 /* ---- server_stream.c ------------------------------------------------------------------------- */
 
-/* What is new of a stream; taken: of the list, which is freed. *ended: that was all. */
-void ask_stream(ask_t *ask, told_t *taken, bool finished, text_buffer_t *out, bool *ended);
+/* What is new of a stream: ask->taken. *ended: that was all. */
+void ask_stream(ask_t *ask, bool finished, text_buffer_t *out, bool *ended);
 
 /* ---- server_log.c ---------------------------------------------------------------------------- */
 

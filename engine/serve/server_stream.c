@@ -113,17 +113,19 @@ static void send_text(sending_t *s, const char *text, size_t bytes, const api_to
         send_text_alone(s, part, text, bytes);
 }
 
-static void send_token(sending_t *s, const told_t *told)
+/* behind: the text, and the choice */
+static void send_token(sending_t *s, const told_t *told, const char *behind)
 {
     part_t *part = &s->ask->parts[told->part];
-    const sampler_choice_t *choice = told->choice;
+    sampler_choice_t choice;
     part->n_tokens++;
     part->n_text += told->bytes;
-    if (choice != NULL) {
-        const api_tokens_t tokens = {&choice->token, &choice->logprob, choice, 1};
-        send_text(s, told->text, told->bytes, &tokens);
+    if (told->has_choice) {
+        memcpy(&choice, behind + told->bytes, sizeof choice);
+        const api_tokens_t tokens = {&choice.token, &choice.logprob, &choice, 1};
+        send_text(s, behind, told->bytes, &tokens);
     } else {
-        send_text(s, told->text, told->bytes, NULL);
+        send_text(s, behind, told->bytes, NULL);
     }
 }
 
@@ -164,20 +166,22 @@ static void send_usage(const ask_t *ask, const api_answer_t *answer, text_buffer
     send_event(out, api_usage_piece_json(answer, n_prompt, n_completion));
 }
 
-void ask_stream(ask_t *ask, told_t *taken, bool finished, text_buffer_t *out, bool *ended)
+void ask_stream(ask_t *ask, bool finished, text_buffer_t *out, bool *ended)
 {
     const api_answer_t answer = ask_head(ask);
     for (size_t i = 0; i < ask->n_answers && !ask->begun && ask->request.kind == API_CHAT; i++)
         send_event(out, api_role_json(&answer, i));
     ask->begun = true;
-    for (told_t *told = taken, *next; told != NULL; told = next) {
-        sending_t sending = {ask, &answer, told->part, out};
-        next = told->next;
-        if (told->ends)
+    for (size_t at = 0; at < ask->taken.bytes;) {
+        told_t told;
+        memcpy(&told, ask->taken.text + at, sizeof told);
+        at += sizeof told;
+        sending_t sending = {ask, &answer, told.part, out};
+        if (told.ends)
             send_end(&sending);
         else
-            send_token(&sending, told);
-        free(told);
+            send_token(&sending, &told, ask->taken.text + at);
+        at += told.bytes + (told.has_choice ? sizeof(sampler_choice_t) : 0);
     }
     *ended = finished;
     if (!finished)
