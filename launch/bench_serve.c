@@ -221,22 +221,33 @@ static bool is_token(const char *event, size_t bytes)
     return text[8] != '"' || memmem(event, bytes, "\"finish_reason\":\"", 17) == NULL;
 }
 
+/* The empty line that ends an event. NULL: it has not come yet. */
+static char *find_end(char *text, size_t bytes)
+{
+    for (char *at = text, *end = text + bytes; (at = memchr(at, '\n', (size_t)(end - at))) != NULL;
+         at++)
+        if (at + 1 < end && at[1] == '\n')
+            return at;
+    return NULL;
+}
+
 /* Looks at the events that are complete. Parsing each would measure the parser. */
 static void read_events(load_t *load, ask_t *ask, uint64_t now)
 {
     text_buffer_t *body = &ask->client.body;
     size_t from = 0;
-    for (char *end; body->bytes > from &&
-                    (end = memmem(body->text + from, body->bytes - from, "\n\n", 2)) != NULL;
+    for (char *end;
+         body->bytes > from && (end = find_end(body->text + from, body->bytes - from)) != NULL;
          from = (size_t)(end - body->text) + 2) {
         const char *event = body->text + from;
         size_t bytes = (size_t)(end - event);
         if (bytes < 6 || memcmp(event, "data: ", 6) != 0)
             continue;
-        if (memmem(event, bytes, "\"usage\":{", 9) != NULL)
+        bool token = is_token(event, bytes);
+        if (!token && memmem(event, bytes, "\"usage\":{", 9) != NULL)
             read_usage(load, event + 6, bytes - 6);
         /* The one token of a long prompt may have no text of its own. */
-        if (ask->is_long ? memmem(event, bytes, "\"text\":\"", 8) == NULL : !is_token(event, bytes))
+        if (ask->is_long ? memmem(event, bytes, "\"text\":\"", 8) == NULL : !token)
             continue;
         if (ask->is_long)
             load->long_first_s = (double)(now - ask->begin_ns) * NS;
