@@ -7,6 +7,7 @@
 
 #include "engine/base/size.h"
 #include "engine/kernels/denormals.h"
+#include "engine/kernels/few_rows.h"
 #include "engine/kernels/fma_blocked.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tile_table.h"
@@ -119,7 +120,7 @@ DEFINE_LONE(single_row_amx_dispatch, true)
 
 /* ---- More rows ------------------------------------------------------------------------------- */
 
-/* Inputs that are worked on together: their weights, and the next ones, stay in the first-level cache. */
+/* Inputs that are worked on together, at most: their weights, and the next ones, stay in the first-level cache. */
 #define BLOCK_INPUTS 128
 #define CHUNK_ROWS 12 /* that are widened together: whole register tiles */
 /* Floats between the rows of a register tile: not a power of two, so that they fall into different
@@ -168,22 +169,6 @@ typedef struct tile {
 } tile_t;
 TILE_TABLE_TYPE
 
-/* One input of pair i, into sum. */
-INLINE void tile_step(const bool odd, const int rows, const int vectors, const float *a,
-    const uint16_t *b, size_t width, size_t i, tile_sums_t sum)
-{
-    vec_f32_t w[TILE_VECTORS];
-    for (int v = 0; v < vectors; v++) {
-        pair_t pair = load_pair(b + 2 * (i * width + (size_t)v * LANES_F32));
-        w[v] = odd ? pair.odd : pair.even;
-    }
-    for (int r = 0; r < rows; r++) {
-        vec_f32_t x = SET_F32(a[(2 * r + (odd ? 0 : 1)) * PLANE + i]);
-        for (int v = 0; v < vectors; v++)
-            sum[r][v] = FMA_F32(x, w[v], sum[r][v]);
-    }
-}
-
 INLINE void tile_chain(const int rows, const int vectors, const tile_t *y)
 {
     const float *a = y->a;
@@ -198,12 +183,12 @@ INLINE void tile_chain(const int rows, const int vectors, const tile_t *y)
     for (; i + AT_ONCE <= pairs; i += AT_ONCE, next.at += next.step)
         for (size_t s = 0; s < AT_ONCE; s++) {
             prefetch_share(vectors, &next, s);
-            tile_step(true, rows, vectors, a, b, width, i + s, sum);
-            tile_step(false, rows, vectors, a, b, width, i + s, sum);
+            few_rows_step(true, rows, vectors, PLANE, a, b, width, i + s, sum);
+            few_rows_step(false, rows, vectors, PLANE, a, b, width, i + s, sum);
         }
     for (; i < pairs; i++) {
-        tile_step(true, rows, vectors, a, b, width, i, sum);
-        tile_step(false, rows, vectors, a, b, width, i, sum);
+        few_rows_step(true, rows, vectors, PLANE, a, b, width, i, sum);
+        few_rows_step(false, rows, vectors, PLANE, a, b, width, i, sum);
     }
     FOR_SUMS
         *(mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v) = sum[r][v];
@@ -221,12 +206,12 @@ INLINE void tile_spans(const int rows, const int vectors, const tile_t *y)
         for (; i + AT_ONCE <= end; i += AT_ONCE, next.at += next.step)
             for (size_t s = 0; s < AT_ONCE; s++) {
                 prefetch_share(vectors, &next, s);
-                tile_step(false, rows, vectors, a, b, y->width, i + s, even);
+                few_rows_step(false, rows, vectors, PLANE, a, b, y->width, i + s, even);
             }
         for (; i < end; i++)
-            tile_step(false, rows, vectors, a, b, y->width, i, even);
+            few_rows_step(false, rows, vectors, PLANE, a, b, y->width, i, even);
         for (i = begin; i < end; i++)
-            tile_step(true, rows, vectors, a, b, y->width, i, odd);
+            few_rows_step(true, rows, vectors, PLANE, a, b, y->width, i, odd);
         FOR_SUMS {
             mem_f32_t *sum = (mem_f32_t *)(y->c + (size_t)r * y->c_stride + LANES_F32 * v);
             *sum = *sum + (even[r][v] + odd[r][v]);
@@ -327,17 +312,18 @@ static void multiply_block(const job_t *y)
     }
 }
 
-/* Block after block of inputs, denormals as zero. */
+/* Block after block of inputs, denormals as zero. Half as long ones on AMD's CPUs, whose first-level caches have 32 KiB. */
 static void multiply(const job_t *whole)
 {
+    const size_t step = streams_want_prefetching() ? BLOCK_INPUTS : BLOCK_INPUTS / 2;
     unsigned saved = denormals_flush(whole->c);
     job_t y = *whole;
-    for (size_t k = 0; k < whole->k; k += BLOCK_INPUTS) {
-        y.k = size_min(BLOCK_INPUTS, whole->k - k);
+    for (size_t k = 0; k < whole->k; k += step) {
+        y.k = size_min(step, whole->k - k);
         multiply_block(&y);
-        y.a += BLOCK_INPUTS;
+        y.a += step;
         for (size_t p = 0; p < y.n_panels; p++)
-            y.b[p] += BLOCK_INPUTS * y.width;
+            y.b[p] += step * y.width;
     }
     denormals_restore(saved, whole->c);
 }

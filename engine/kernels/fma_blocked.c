@@ -13,15 +13,15 @@
 #include "engine/kernels/fold_tree.h"
 #include "engine/kernels/widen.h"
 
+/* Of a block of inputs a tile's weights, 24 or 16 KiB, stay in a first-level cache of 32, and the rows in the second. */
 #ifdef __AVX512F__
 #define BLOCKED_MULTIPLY blocked_multiply_avx512
 #define BLOCKED_FOLD blocked_fold_avx512
-#define BLOCK_INPUTS 128 /* a tile's weights take 32 KiB */
+#define BLOCK_INPUTS 96
 #else
 #define BLOCKED_MULTIPLY blocked_multiply_avx2
 #define BLOCKED_FOLD blocked_fold_avx2
-#define BLOCK_INPUTS                                                                               \
-    256 /* a tile's weights take 16 KiB of a first-level cache of 32, the rows 512 */
+#define BLOCK_INPUTS 256
 #endif
 #define FOLD_ROWS 256 /* whose partial sums wait together, at most */
 #define SPAN 32       /* inputs of the dot product amx's operation */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/base/size.h"
+#include "engine/kernels/few_rows.h"
 #include "engine/kernels/fma_blocked.h"
 #include "engine/kernels/fold_tree.h"
 #include "engine/kernels/kernels_internal.h"
@@ -183,22 +184,6 @@ typedef struct tile {
 } tile_t;
 TILE_TABLE_TYPE
 
-/* One input of pair i, into sum. */
-INLINE void tile_step(const bool odd, const int rows, const int vectors, const float *a,
-    const uint16_t *b, size_t width, size_t i, tile_sums_t sum)
-{
-    vec_f32_t w[TILE_VECTORS];
-    for (int v = 0; v < vectors; v++) {
-        pair_t pair = load_pair(b + 2 * (i * width + (size_t)v * LANES_F32));
-        w[v] = odd ? pair.odd : pair.even;
-    }
-    for (int r = 0; r < rows; r++) {
-        vec_f32_t x = SET_F32(a[(2 * r + (odd ? 0 : 1)) * PLANE + i]);
-        for (int v = 0; v < vectors; v++)
-            sum[r][v] = FMA_F32(x, w[v], sum[r][v]);
-    }
-}
-
 INLINE void register_tile(const int rows, const int vectors, const tile_t *y)
 {
     const float *a = y->a;
@@ -212,8 +197,8 @@ INLINE void register_tile(const int rows, const int vectors, const tile_t *y)
         for (size_t end = i + pairs; i < end; i++) {
             for (int v = 0; v < vectors; v += 64 / REGISTER_BYTES)
                 __builtin_prefetch(next + 2 * (i * width + (size_t)v * LANES_F32));
-            tile_step(true, rows, vectors, a, b, width, i, sum);
-            tile_step(false, rows, vectors, a, b, width, i, sum);
+            few_rows_step(true, rows, vectors, PLANE, a, b, width, i, sum);
+            few_rows_step(false, rows, vectors, PLANE, a, b, width, i, sum);
         }
         fold_in_block(rows, vectors, q, q + 1 == n, waiting, sum);
     }
