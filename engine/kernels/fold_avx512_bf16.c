@@ -226,16 +226,9 @@ void fold_by_dot_product(kernels_t *kernels)
     kernels->tile_fold = tile_fold;
 }
 
-/* Where vdpbf16ps multiplies less than fused multiply-adds: for as few rows as wait for memory. */
-static void tile_fold_by_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
-    const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
-{
-    (rows < ROWS_BY_FMA ? tile_fold : tile_fold_by_fma)(
-        rows, a, a_stride, n_panels, b, width, inputs, c, c_panel, c_stride);
-}
-
+/* Elsewhere fused multiply-adds stay, for a single row too, as they need no depths. */
 void fold_fill_avx512_bf16(kernels_t *kernels)
 {
-    if (kernels->mode == DTYPE_BF16)
-        kernels->tile_fold = dot_product_is_faster() ? tile_fold : tile_fold_by_rows;
+    if (kernels->mode == DTYPE_BF16 && dot_product_is_faster())
+        fold_by_dot_product(kernels);
 }
