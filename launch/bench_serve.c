@@ -103,7 +103,7 @@ static int make_head(load_t *load, fail_t *fail)
     return fail->status;
 }
 
-/* What stands in a body's prompt for token i: a number, or a word. */
+/* Token i of a body's prompt: a number, or a word. */
 static int write_token(
     const bench_serve_options_t *o, size_t number, size_t i, char text[TOKEN_BYTES])
 {

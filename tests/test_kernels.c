@@ -68,7 +68,7 @@ static void every_kernel_equals_scalar(void **state)
 }
 
 #if defined(__x86_64__)
-/* Where fused multiply-adds multiply more than vdpbf16ps, the table has that for few rows alone. */
+/* Where fused multiply-adds multiply more than vdpbf16ps, the table has that for few rows or none. */
 static void dot_products_of_any_rows_equal_scalar(void **state)
 {
     (void)state;

@@ -3,7 +3,8 @@
  * In blocks, as K. Goto and R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): of
  * a block of inputs all rows are widened to f32 once, in the order in which register tiles read them. Then
  * the weights of one register tile after another are widened into the first-level cache, where they stay while
- * the rows stream past them from the second level. Every output is one chain, or a tree of chains in their order, so no bit depends on it. */
+ * the rows stream past them from the second level. Every output is one chain, or a tree of chains in their order, so no bit
+ * depends on it. */
 #include "engine/kernels/fma_blocked.h"
 
 #include "engine/base/size.h"

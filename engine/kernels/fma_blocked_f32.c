@@ -46,17 +46,27 @@ INLINE void add_leaves(const int rows, const float *a, const float *b, size_t n,
 }
 
 /* a: [inputs][ROWS]; b: [inputs][OUTPUTS]; c: [rows, OUTPUTS], written, or added to */
-INLINE void tile(const int rows, const float *a, const float *b, size_t inputs, bool add, float *c,
-    size_t c_stride)
+typedef struct tile {
+    const float *a, *b;
+    size_t inputs;
+    bool add;
+    float *c;
+    size_t c_stride;
+} tile_t;
+TILE_TABLE_TYPE
+
+INLINE void tile_groups(const int rows, const int vectors, const tile_t *y)
 {
+    bool add = y->add;
     for (int r = 0; r < rows; r++)
-        __builtin_prefetch(c + (size_t)r * c_stride);
-    for (size_t i = 0; i < inputs; i += KERNEL_GROUP, add = true) {
+        __builtin_prefetch(y->c + (size_t)r * y->c_stride);
+    for (size_t i = 0; i < y->inputs; i += KERNEL_GROUP, add = true) {
         tile_sums_t group;
-        add_leaves(rows, a + i * ROWS, b + i * OUTPUTS, size_min(inputs - i, KERNEL_GROUP), group);
+        add_leaves(rows, y->a + i * ROWS, y->b + i * OUTPUTS, size_min(y->inputs - i, KERNEL_GROUP),
+            group);
         for (int r = 0; r < rows; r++)
-            for (int v = 0; v < VECTORS; v++) {
-                mem_f32_t *to = (mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
+            for (int v = 0; v < vectors; v++) {
+                mem_f32_t *to = (mem_f32_t *)(y->c + (size_t)r * y->c_stride + LANES_F32 * v);
                 if (add)
                     group[r][v] = *to + group[r][v];
                 *to = group[r][v];
@@ -64,24 +74,7 @@ INLINE void tile(const int rows, const float *a, const float *b, size_t inputs, 
     }
 }
 
-typedef void tile_fn_t(
-    const float *a, const float *b, size_t inputs, bool add, float *c, size_t c_stride);
-
-/* A function of its own for each number of rows, so that sums stay in registers. */
-#define DEFINE_SIZE(R)                                                                             \
-    static __attribute__((noinline)) void tile_##R(                                                \
-        const float *a, const float *b, size_t inputs, bool add, float *c, size_t c_stride)        \
-    {                                                                                              \
-        tile(R, a, b, inputs, add, c, c_stride);                                                   \
-    }
-DEFINE_SIZE(1)
-DEFINE_SIZE(2)
-DEFINE_SIZE(3)
-DEFINE_SIZE(4)
-DEFINE_SIZE(5)
-DEFINE_SIZE(6)
-static tile_fn_t *const tile_of_rows[ROWS + 1] = {
-    NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
+DEFINE_TILE_TABLE(FOR_TILES, tile_groups)
 
 /* ---- Blocks ---------------------------------------------------------------------------------- */
 
@@ -155,9 +148,10 @@ static void multiply_block(const job_t *y, inputs_t inputs)
                 team_part_t rows = team_part(y->rows, t, y->n_tiles);
                 prefetch_weights(&y->panels, p, j, OUTPUTS, inputs.first, inputs.n,
                     team_part(inputs.n, t, y->n_tiles));
-                tile_of_rows[rows.end - rows.begin](block.rows + t * ROWS * inputs.n, block.weights,
-                    inputs.n, y->add || inputs.first > 0,
-                    y->c + p * y->c_panel + rows.begin * y->c_stride + j, y->c_stride);
+                tile_groups_tiles[rows.end - rows.begin][VECTORS](
+                    &(tile_t){block.rows + t * ROWS * inputs.n, block.weights, inputs.n,
+                        y->add || inputs.first > 0,
+                        y->c + p * y->c_panel + rows.begin * y->c_stride + j, y->c_stride});
             }
         }
 }

@@ -8,27 +8,25 @@
 
 #include "engine/kernels/kernels.h"
 
+#if defined(__x86_64__)
+#define CPU_IS(VENDOR) __builtin_cpu_is(VENDOR)
+#else
+#define CPU_IS(VENDOR) false
+#endif
+
 /* Whether few rows, which wait for memory, are faster with weights prefetched. On AMD's Zen 3 prefetching the first lines of
  * the next page of 4 KiB costs a quarter of the bandwidth, and Zen 4 reads one stream without prefetches best
  * (bench/LOG.md). */
 static inline bool streams_want_prefetching(void)
 {
-#if defined(__x86_64__)
-    return !__builtin_cpu_is("amd");
-#else
-    return true;
-#endif
+    return !CPU_IS("amd");
 }
 
 /* Whether vdpbf16ps multiplies more than fused multiply-adds of f32 do: it takes Intel's CPUs two cycles on one of the two
  * ports that take an FMA each in one, so that it is half as fast there, and twice as fast on AMD's (bench/LOG.md). */
 static inline bool dot_product_is_faster(void)
 {
-#if defined(__x86_64__)
-    return !__builtin_cpu_is("intel");
-#else
-    return false;
-#endif
+    return !CPU_IS("intel");
 }
 
 /* Rows that are bound by multiplying, no longer by memory, where it is not. */
