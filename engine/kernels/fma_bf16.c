@@ -181,7 +181,8 @@ INLINE void tile_chain(const int rows, const int vectors, const tile_t *y)
     FOR_SUMS
         sum[r][v] = *(const mem_f32_t *)(c + (size_t)r * c_stride + LANES_F32 * v);
     for (; i + AT_ONCE <= pairs; i += AT_ONCE, next.at += next.step)
-        for (size_t s = 0; s < AT_ONCE; s++) {
+        _Pragma("GCC unroll 4") for (size_t s = 0; s < AT_ONCE; s++)
+        {
             prefetch_share(vectors, &next, s);
             few_rows_step(true, rows, vectors, PLANE, a, b, width, i + s, sum);
             few_rows_step(false, rows, vectors, PLANE, a, b, width, i + s, sum);
@@ -204,7 +205,8 @@ INLINE void tile_spans(const int rows, const int vectors, const tile_t *y)
         tile_sums_t even = {{{0}}}, odd = {{{0}}};
         size_t i = begin;
         for (; i + AT_ONCE <= end; i += AT_ONCE, next.at += next.step)
-            for (size_t s = 0; s < AT_ONCE; s++) {
+            _Pragma("GCC unroll 4") for (size_t s = 0; s < AT_ONCE; s++)
+            {
                 prefetch_share(vectors, &next, s);
                 few_rows_step(false, rows, vectors, PLANE, a, b, y->width, i + s, even);
             }

@@ -8,8 +8,8 @@
 
 #include "engine/kernels/kernels.h"
 
-/* Reads every byte once by the widest plain loads, as eight streams with prefetching, on AMD's CPUs as one without, whichever
- * is faster; returns a value that depends on all of them. data: 64-byte aligned; bytes: a multiple of 4096 */
+/* Reads every byte once by the widest plain loads, as a row of decode does: as four streams with prefetching, on AMD's CPUs as
+ * one without, whichever is faster; returns a value that depends on all of them. data: 64-byte aligned; bytes: a multiple of 4096 */
 uint64_t roof_read(const void *data, size_t bytes);
 
 /* Runs at least `steps` multiply-adds in registers alone, many independent chains at once, with the
