@@ -86,6 +86,8 @@ static void draws_logs_and_closes(void)
     draw(&progress, "loading");
     log_write(LOG_WARN, "a message");
     draw(&progress, "again");
+    progress.last_ns = 0;
+    progress_bar(&progress, "begun", 1, 1000, NULL, 0);
     progress_close(&progress);
     log_write(LOG_INFO, "the end");
     progress_open(&progress, false);
@@ -194,6 +196,7 @@ static void a_terminal_has_a_line_that_messages_clear(void **state)
     snprintf(expected, sizeof expected,
         "%s\r\x1b[Kchoir: warning: a message\r\n"
         "\rchoir: again [###############               ]  50%% of 120 MiB, 0 s left\x1b[K"
+        "\rchoir: begun [                              ]   0%%\x1b[K"
         "\r\x1b[Kchoir: the end\r\n",
         bar);
     assert_string_equal(text, expected);

@@ -21,6 +21,9 @@
 /* A message passes through mpirun, and reaches the terminal a little later than the drawn line. */
 #define MESSAGE_NS UINT64_C(200000000)
 #define MOST_PARENTS 16
+/* What is left is told from then on: the first steps are slower than the others. */
+#define KNOWN_PART 0.01
+#define KNOWN_S 10.0
 
 /* Process-wide by nature: the line that is drawn now, and when a message last cleared it. */
 static atomic_int drawn_on = -1;
@@ -197,7 +200,7 @@ void progress_show(progress_t *progress, const char *text)
 void progress_bar(progress_t *progress, const char *what, uint64_t done, uint64_t total,
     const char *unit, double unit_size)
 {
-    char text[256], amount[64] = "", bar[BAR_WIDTH + 4] = ":";
+    char text[256], amount[64] = "", left[48] = "", bar[BAR_WIDTH + 4] = ":";
     if (progress->what != NULL && progress->what != what)
         progress->begin_ns = clock_ns();
     progress->what = what;
@@ -212,7 +215,8 @@ void progress_bar(progress_t *progress, const char *what, uint64_t done, uint64_
         snprintf(bar, sizeof bar, " [%*s]", BAR_WIDTH, "");
         memset(bar + 2, '#', filled);
     }
-    snprintf(text, sizeof text, "%s%s %3.0f%%%s, %.0f s left", what, bar, 100 * part, amount,
-        seconds / part - seconds);
+    if (part >= KNOWN_PART || seconds >= KNOWN_S)
+        snprintf(left, sizeof left, ", %.0f s left", seconds / part - seconds);
+    snprintf(text, sizeof text, "%s%s %3.0f%%%s%s", what, bar, 100 * part, amount, left);
     progress_show(progress, text);
 }
