@@ -30,9 +30,15 @@ static void assert_same(
         dtype_name(k->mode), i, bytes);
 }
 
+/* Every level that this CPU has, and all that it has. */
+static isa_t isa_number(size_t i)
+{
+    return i < ISA_LEVELS ? isa_of_level(i) : isa_detect();
+}
+
 #define FOR_EACH_ISA(NAME)                                                                         \
-    for (size_t level = 0; level < ISA_LEVELS; level++)                                            \
-        for (isa_t NAME = isa_of_level(level), once = 1; once != 0 && isa_has(isa_detect(), NAME); \
+    for (size_t level = 0; level <= ISA_LEVELS; level++)                                           \
+        for (isa_t NAME = isa_number(level), once = 1; once != 0 && isa_has(isa_detect(), NAME);   \
              once = 0)
 
 static void check_kernel(const kernel_entry_t *entry, const kernels_t *k, const kernels_t *scalar)
