@@ -320,10 +320,13 @@ void team_deal(team_t *team, size_t thread, size_t n_items)
 }
 
 /* At most half of the remaining items where others may take them, so that few items are in work
- * when the last one is taken. */
+ * when the last one is taken; of more than a few as many as a single row reads in step. */
 static size_t portion(const team_t *team, size_t left, size_t most)
 {
+    enum { IN_STEP = 4 };
     size_t share = team->active > 1 ? (left + 1) / 2 : left;
+    if (share > IN_STEP)
+        share -= share % IN_STEP;
     return share < most ? share : most;
 }
 

@@ -394,6 +394,7 @@ typedef struct call {
     const format_t *format;
     size_t n_panels, width, columns, k;
     const void *const *panels;
+    size_t after; /* bytes from a panel to what is multiplied next, if it follows in memory */
 } call_t;
 
 /* Prepares what panel p prefetches, or a set of panels from p on. Where streams want prefetching that is the next set, each
@@ -414,9 +415,8 @@ static void look_ahead(const call_t *y, size_t p, ahead_t *ahead)
     if (k >= y->columns && n == 1)
         return;
     if (k >= y->columns) {
-        /* The panels that follow these in memory. */
         k = 0;
-        after = y->format->offset(y->format, y->columns, y->width, y->n_panels, 0);
+        after = y->after;
     }
     /* Groups from their heads on, or a part of one. */
     const size_t inputs = size_min(SPAN, y->columns - k), group = y->format->group;
@@ -429,6 +429,17 @@ static void look_ahead(const call_t *y, size_t p, ahead_t *ahead)
                        (place.skip == 0 ? place.group : place.words);
 }
 
+/* Of panels of several matrices, the same ones of each, the next call has those behind the first matrix's. */
+static size_t bytes_after(const format_t *format, size_t n_panels, const void *const *panels,
+    size_t width, size_t columns)
+{
+    const size_t bytes = format->offset(format, columns, width, 1, 0);
+    size_t n = 1;
+    while (n < n_panels && panels[n] == (const char *)panels[0] + n * bytes)
+        n++;
+    return n * bytes;
+}
+
 static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *format,
     size_t n_panels, const void *const *panels, size_t width, size_t columns, float *c,
     size_t c_panel)
@@ -436,10 +447,11 @@ static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *f
     inputs_t in;
     bool minus_zero[MATRIX_MAX_PANELS] = {false};
     ahead_t ahead = {.n = 1};
+    const size_t after = bytes_after(format, n_panels, panels, width, columns);
     for (size_t p = 0; p < n_panels; p++)
         memset(c + p * c_panel, 0, width * sizeof *c);
     for (size_t k = 0; k < columns; k += in.n) {
-        const call_t call = {format, n_panels, width, columns, k, panels};
+        const call_t call = {format, n_panels, width, columns, k, panels, after};
         const place_t place = place_of(format, width, k);
         take_inputs(format->zeros, x, order, k, size_min(SPAN, columns - k), &in);
         for (size_t p = 0; p < n_panels; p++) {
