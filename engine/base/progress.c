@@ -210,12 +210,16 @@ void progress_bar(progress_t *progress, const char *what, uint64_t done, uint64_
     double seconds = (double)(clock_ns() - progress->begin_ns) * 1e-9;
     if (unit != NULL)
         snprintf(amount, sizeof amount, " of %.0f %s", (double)total / unit_size, unit);
-    if (may_draw(progress)) {
+    /* A bar is drawn without the time; a line waits for it. */
+    bool known = part >= KNOWN_PART || seconds >= KNOWN_S, drawn = may_draw(progress);
+    if (!known && !drawn)
+        return;
+    if (drawn) {
         size_t filled = size_min((size_t)(part * BAR_WIDTH), BAR_WIDTH);
         snprintf(bar, sizeof bar, " [%*s]", BAR_WIDTH, "");
         memset(bar + 2, '#', filled);
     }
-    if (part >= KNOWN_PART || seconds >= KNOWN_S)
+    if (known)
         snprintf(left, sizeof left, ", %.0f s left", seconds / part - seconds);
     snprintf(text, sizeof text, "%s%s %3.0f%%%s%s", what, bar, 100 * part, amount, left);
     progress_show(progress, text);

@@ -40,7 +40,8 @@ bool progress_is_due(const progress_t *progress);
 void progress_show(progress_t *progress, const char *text);
 
 /* "loading [#####     ]  50% of 120 MiB, 7 s left". unit_size: of what `done` and `total` count;
- * unit NULL: no amounts. The time is told from 1% or 10 s on. Another `what` than before begins a bar of its own, whose time counts from then. */
+ * unit NULL: no amounts. The time is told from 1% or 10 s on, and lines of a log are written from then. Another `what`
+ * than before begins a bar of its own, whose time counts from then. */
 void progress_bar(progress_t *progress, const char *what, uint64_t done, uint64_t total,
     const char *unit, double unit_size);
 
