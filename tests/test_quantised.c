@@ -182,7 +182,7 @@ static void check_packed(
         size_t p = r / KERNEL_PANEL, width = matrix_panel_width(w, p);
         const void *panel = matrix_panel(w, p, 0);
         w->format->unpack_row(w->format, COLUMNS, panel, width, r % KERNEL_PANEL, row);
-        k->coded_unpack(w->format, panel, width, COLUMNS, 0, COLUMNS, dense);
+        k->coded_unpack(w->format, panel, width, 0, COLUMNS, dense);
         panel_unpack_row(DTYPE_BF16, COLUMNS, dense, width, r % KERNEL_PANEL, of_panel);
         if (r % KERNEL_PANEL == 0)
             check_row(kind, k, w->format, panel, width, COLUMNS, dense);
@@ -245,9 +245,9 @@ static void extreme_scales_give_the_weights_of_scalar_code(void **state)
             memset(panel, 0, sizeof panel);
             formats[f]->pack_codes(formats[f], &rows, panel, KERNEL_LANES, 3);
             kernels_get(&k, ISA_SCALAR, DTYPE_BF16);
-            k.coded_unpack(formats[f], panel, KERNEL_LANES, INPUTS, 0, INPUTS, expected);
+            k.coded_unpack(formats[f], panel, KERNEL_LANES, 0, INPUTS, expected);
             kernels_get(&k, isa_detect(), DTYPE_BF16);
-            k.coded_unpack(formats[f], panel, KERNEL_LANES, INPUTS, 0, INPUTS, found);
+            k.coded_unpack(formats[f], panel, KERNEL_LANES, 0, INPUTS, found);
             assert_memory_equal(found, expected, sizeof found);
             check_row(formats[f]->name, &k, formats[f], panel, KERNEL_LANES, INPUTS, expected);
         }

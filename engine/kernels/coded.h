@@ -15,26 +15,32 @@ static inline size_t coded_groups(size_t group, size_t columns)
     return group == 0 ? 1 : (columns + group - 1) / group;
 }
 
-/* The parts of a panel; of group g, or of pair k / 2 of inputs. */
-static inline const void *coded_scales(
+/* Bytes of a panel's codes of `inputs` inputs, an even number or all. */
+static inline size_t coded_code_bytes(const format_t *format, size_t width, size_t inputs)
+{
+    return inputs / 2 * width * (format->codes == CODES_INT4 ? 1 : 2);
+}
+
+/* The parts of group g of a panel, which the caller may write if the panel is its own. */
+static inline void *coded_scales(const format_t *format, const void *panel, size_t width, size_t g)
+{
+    const size_t head = width * (coded_scale_bytes(format) + (format->zeros ? 1 : 0));
+    return (char *)panel + g * (head + coded_code_bytes(format, width, format->group));
+}
+
+static inline uint8_t *coded_zeros(
     const format_t *format, const void *panel, size_t width, size_t g)
 {
-    return (const char *)panel + g * width * coded_scale_bytes(format);
+    return (uint8_t *)coded_scales(format, panel, width, g) + width * coded_scale_bytes(format);
 }
 
-static inline const uint8_t *coded_zeros(
-    const format_t *format, const void *panel, size_t width, size_t columns, size_t g)
+/* Codes of the pair of inputs k and k + 1, k even. */
+static inline uint8_t *coded_pairs(
+    const format_t *format, const void *panel, size_t width, size_t k)
 {
-    size_t groups = coded_groups(format->group, columns);
-    return (const uint8_t *)coded_scales(format, panel, width, groups) + g * width;
-}
-
-static inline const uint8_t *coded_pairs(
-    const format_t *format, const void *panel, size_t width, size_t columns, size_t k)
-{
-    size_t groups = coded_groups(format->group, columns);
-    return coded_zeros(format, panel, width, columns, format->zeros ? groups : 0) +
-           k / 2 * width * (format->codes == CODES_INT4 ? 1 : 2);
+    const size_t g = format->group == 0 ? 0 : k / format->group;
+    return coded_zeros(format, panel, width, g) + (format->zeros ? width : 0) +
+           coded_code_bytes(format, width, k - g * format->group);
 }
 
 #endif

@@ -26,8 +26,14 @@
 /* Inputs: of the dot product amx's operation. Groups are whole turns, but for the last one. */
 #define TURN 32
 #define VECTORS 4 /* of outputs whose sums stay in registers */
-#define AHEAD_BYTES 1024
-#define FAR_BYTES 6144 /* into the second-level cache (bench/LOG.md) */
+#define LINE_BYTES 64
+
+/* Lines that are prefetched at a time, of 1, 2 or 4 streams, while as many are multiplied. */
+#define STEP_LINES KERNEL_TILE_PANELS
+typedef struct ahead {
+    const char *at[STEP_LINES]; /* the first time; then `more` bytes behind */
+    size_t more;
+} ahead_t;
 
 /* What a panel is multiplied with in a turn, all of one group. */
 typedef struct span {
@@ -35,161 +41,73 @@ typedef struct span {
     const uint16_t *x;
     size_t width, pairs;
     const coded_outputs_t *of;
-    /* The next codes of KERNEL_TILE_PANELS panels, and where in them begins what is prefetched meanwhile, a line of each in
-     * turn, so that they are streams of the memory's; NULL: only this panel's are prefetched. */
-    const uint8_t *const *next;
-    size_t next_bytes;
+#ifdef __AVX512BF16__
+    const f8_table_t *table;
+#endif
+    const ahead_t *ahead; /* NULL: the codes that follow these are prefetched */
 } span_t;
 
-INLINE size_t pair_bytes(const bool dense, const coded_kind_t kind, const size_t width)
+/* How it is multiplied: constants after inlining. */
+typedef struct product {
+    enum {
+        BY_SCALE, /* codes are dequantised by their outputs' scales */
+        BY_TABLE, /* f8_table.h, a whole panel's */
+        DENSE     /* weights, dequantised before */
+    } weights;
+    coded_kind_t kind;
+    int vectors;
+    size_t width;
+    bool amx; /* the dot product amx's operation; or the chain */
+} product_t;
+
+INLINE size_t pair_bytes(const product_t how)
 {
-    return dense ? 4 * width : width * (kind.codes == CODES_INT4 ? 1 : 2);
+    if (how.weights == DENSE)
+        return 4 * how.width;
+    return how.width * (how.kind.codes == CODES_INT4 ? 1 : 2);
 }
 
-/* Before pair i of a span. */
-INLINE void prefetch_pair(const span_t *s, size_t i, const uint8_t *codes, size_t bytes)
+/* Adds the products of a pair of inputs and outputs from `first` on. odd and even may be the same sums: the odd input comes
+ * first. */
+INLINE void multiply_widened(const product_t how, const uint8_t *codes, const uint16_t *x,
+    const span_t *s, size_t first, vec_f32_t *odd, vec_f32_t *even)
 {
-    enum { LINE_BYTES = 64, STEP_BYTES = KERNEL_TILE_PANELS * LINE_BYTES };
-    if (s->next != NULL) {
-        for (size_t p = 0; p < KERNEL_TILE_PANELS && i % (STEP_BYTES / bytes) == 0; p++)
-            _mm_prefetch((const char *)s->next[p] + s->next_bytes + i * bytes / KERNEL_TILE_PANELS,
-                _MM_HINT_T0);
-        return;
-    }
-    for (size_t byte = 0; byte < bytes; byte += LINE_BYTES) {
-        _mm_prefetch((const char *)codes + byte + AHEAD_BYTES, _MM_HINT_T0);
-        _mm_prefetch((const char *)codes + byte + FAR_BYTES, _MM_HINT_T1);
-    }
-}
-
-/* Outputs from `first` on. odd and even may be the same sums: of each pair the odd input comes first. */
-INLINE void multiply_outputs(const bool dense, const coded_kind_t kind, const int vectors,
-    const size_t width, const span_t *s, size_t first, vec_f32_t *odd, vec_f32_t *even)
-{
-    const size_t bytes = pair_bytes(dense, kind, width);
-    const uint8_t *codes = s->codes;
-    for (size_t i = 0; i < s->pairs; i++, codes += bytes) {
-        const pair_t input = broadcast_pair(s->x + 2 * i);
-        if (!dense && first == 0)
-            prefetch_pair(s, i, codes, bytes);
-        for (int v = 0; v < vectors; v++) {
-            const size_t n = first + (size_t)v * LANES_F32;
-            coded_pair_t w;
-            if (dense) {
-                pair_t wide = load_pair((const uint16_t *)(const void *)codes + 2 * n);
-                w = (coded_pair_t){wide.even, wide.odd};
-            } else {
-                w = coded_weights_of_pair(kind, codes, width, n, s->of);
-            }
-            odd[v] = FMA_F32(input.odd, w.odd, odd[v]);
-            even[v] = FMA_F32(input.even, w.even, even[v]);
+    const pair_t input = broadcast_pair(x);
+    for (int v = 0; v < how.vectors; v++) {
+        const size_t n = first + (size_t)v * LANES_F32;
+        coded_pair_t w;
+        if (how.weights == DENSE) {
+            pair_t wide = load_pair((const uint16_t *)(const void *)codes + 2 * n);
+            w = (coded_pair_t){wide.even, wide.odd};
+        } else {
+            w = coded_weights_of_pair(how.kind, codes, how.width, n, s->of);
         }
+        odd[v] = FMA_F32(input.odd, w.odd, odd[v]);
+        even[v] = FMA_F32(input.even, w.even, even[v]);
     }
 }
 
 #ifdef __AVX512BF16__
-/* The same for the dot product chain. */
-INLINE void multiply_pairs(const bool dense, const coded_kind_t kind, const int vectors,
-    const size_t width, const span_t *s, size_t first, vec_f32_t *sum)
+/* The same for the chain; of a table, sums in the order of f8_words. */
+INLINE void multiply_words(const product_t how, const uint8_t *codes, const uint16_t *x,
+    const span_t *s, const f8_lookup_t *lookup, size_t first, vec_f32_t *sum)
 {
-    const size_t bytes = pair_bytes(dense, kind, width);
-    const uint8_t *codes = s->codes;
-    for (size_t i = 0; i < s->pairs; i++, codes += bytes) {
-        int32_t pair;
-        __m512i words[VECTORS];
-        memcpy(&pair, s->x + 2 * i, sizeof pair);
-        if (!dense && first == 0)
-            prefetch_pair(s, i, codes, bytes);
-        if (dense)
-            for (int v = 0; v < vectors; v++)
-                words[v] = _mm512_loadu_si512(codes + 4 * (first + (size_t)v * LANES_F32));
-        else
-            coded_words_of_pair(kind, vectors, codes, width, first, s->of, words);
-        for (int v = 0; v < vectors; v++)
-            sum[v] = (vec_f32_t)_mm512_dpbf16_ps(
-                (__m512)sum[v], (__m512bh)words[v], (__m512bh)_mm512_set1_epi32(pair));
-    }
-}
-#endif
-
-INLINE void multiply_span(const bool amx, const bool dense, const coded_kind_t kind,
-    const int vectors, const size_t width, const span_t *s, float *c)
-{
-    for (size_t first = 0; first < width;
-         first += (size_t)vectors * LANES_F32, c += vectors * LANES_F32) {
-        vec_f32_t odd[VECTORS], even[VECTORS];
-        for (int v = 0; v < vectors; v++) {
-            odd[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-            if (amx)
-                odd[v] = (vec_f32_t){0};
-            even[v] = (vec_f32_t){0};
-        }
-#ifdef __AVX512BF16__
-        if (!amx)
-            multiply_pairs(dense, kind, vectors, width, s, first, odd);
-        else
-#endif
-            multiply_outputs(dense, kind, vectors, width, s, first, odd, amx ? even : odd);
-        for (int v = 0; v < vectors; v++) {
-            mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
-            if (amx)
-                *sum = *sum + (even[v] + odd[v]);
-            else
-                *sum = odd[v];
-        }
-    }
+    int32_t pair;
+    __m512i words[VECTORS];
+    memcpy(&pair, x, sizeof pair);
+    if (how.weights == BY_TABLE)
+        f8_words(lookup, codes, words);
+    else if (how.weights == BY_SCALE)
+        coded_words_of_pair(how.kind, how.vectors, codes, how.width, first, s->of, words);
+    else
+        for (int v = 0; v < how.vectors; v++)
+            words[v] = _mm512_loadu_si512(codes + 4 * (first + (size_t)v * LANES_F32));
+    for (int v = 0; v < how.vectors; v++)
+        sum[v] = (vec_f32_t)_mm512_dpbf16_ps(
+            (__m512)sum[v], (__m512bh)words[v], (__m512bh)_mm512_set1_epi32(pair));
 }
 
-/* Whole panels have their width and as many sums as fit as constants. */
-#define SPAN_OF(AMX, DENSE, KIND)                                                                  \
-    if (s->width == KERNEL_PANEL)                                                                  \
-        multiply_span(AMX, DENSE, KIND, VECTORS, KERNEL_PANEL, s, c);                              \
-    else                                                                                           \
-        multiply_span(AMX, DENSE, KIND, 16 / LANES_F32, s->width, s, c)
-#define CHAIN(KIND) SPAN_OF(false, false, KIND)
-#define AMX(KIND) SPAN_OF(true, false, KIND)
-static const coded_kind_t no_codes = {CODES_INT8, true, false, false, false};
-
-static void chain_span(const format_t *format, const span_t *s, float *c)
-{
-    CODED_DISPATCH(format, s->of->positive, CHAIN);
-}
-
-static void chain_dense(const span_t *s, float *c)
-{
-    SPAN_OF(false, true, no_codes);
-}
-
-#ifdef __AVX512BF16__
-#define TABLES(FUNCTION) , FUNCTION
-
-/* A whole panel's codes by f8_table.h. */
-static void chain_table(const f8_table_t *table, const span_t *s, float *c)
-{
-    const f8_lookup_t lookup = f8_load_table(table);
-    const bool prefetches = streams_want_prefetching();
-    const uint8_t *codes = s->codes;
-    vec_f32_t sum[F8_VECTORS];
-    for (int v = 0; v < F8_VECTORS; v++)
-        sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-    f8_transpose(sum);
-    for (size_t i = 0; i < s->pairs; i++, codes += 2 * KERNEL_PANEL) {
-        __m512i words[F8_VECTORS];
-        int32_t pair;
-        memcpy(&pair, s->x + 2 * i, sizeof pair);
-        if (prefetches)
-            prefetch_pair(s, i, codes, 2 * KERNEL_PANEL);
-        f8_words(&lookup, codes, words);
-        for (int v = 0; v < F8_VECTORS; v++)
-            sum[v] = (vec_f32_t)_mm512_dpbf16_ps(
-                (__m512)sum[v], (__m512bh)words[v], (__m512bh)_mm512_set1_epi32(pair));
-    }
-    f8_transpose(sum);
-    for (int v = 0; v < F8_VECTORS; v++)
-        *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
-}
-
-/* sum += x times the weights of one input. */
+/* sum += x times the weights of one input, in the order of f8_words_of_input. */
 INLINE void multiply_input(
     const f8_lookup_t *lookup, const uint8_t *codes, vec_f32_t x, vec_f32_t sum[F8_VECTORS])
 {
@@ -201,32 +119,161 @@ INLINE void multiply_input(
         sum[2 * i + 1] = FMA_F32(x, w.odd, sum[2 * i + 1]);
     }
 }
+#else
+typedef struct f8_lookup {
+    char none;
+} f8_lookup_t;
+#endif
 
-static void amx_table(const f8_table_t *table, const span_t *s, float *c)
+INLINE void multiply_pair(const product_t how, const uint8_t *codes, const uint16_t *x,
+    const span_t *s, const f8_lookup_t *lookup, size_t first, vec_f32_t *odd, vec_f32_t *even)
 {
-    const f8_lookup_t lookup = f8_load_table(table);
-    const bool prefetches = streams_want_prefetching();
+#ifdef __AVX512BF16__
+    if (!how.amx) {
+        multiply_words(how, codes, x, s, lookup, first, odd);
+        return;
+    }
+    if (how.weights == BY_TABLE) {
+        const pair_t input = broadcast_pair(x);
+        multiply_input(lookup, codes, input.even, even);
+        multiply_input(lookup, codes + KERNEL_PANEL, input.odd, odd);
+        return;
+    }
+#endif
+    (void)lookup;
+    multiply_widened(how, codes, x, s, first, odd, even);
+}
+
+/* What is read a little later, and later still into the second-level cache (bench/LOG.md). */
+INLINE void prefetch_behind(const uint8_t *codes, size_t bytes)
+{
+    enum { AHEAD_BYTES = 1024, FAR_BYTES = 6144 };
+    for (size_t byte = 0; byte < bytes; byte += LINE_BYTES) {
+        _mm_prefetch((const char *)codes + byte + AHEAD_BYTES, _MM_HINT_T0);
+        _mm_prefetch((const char *)codes + byte + FAR_BYTES, _MM_HINT_T1);
+    }
+}
+
+INLINE void multiply_pairs(const product_t how, const span_t *s, const f8_lookup_t *lookup,
+    size_t first, vec_f32_t *odd, vec_f32_t *even)
+{
+    enum { STEP_BYTES = STEP_LINES * LINE_BYTES };
+    const size_t bytes = pair_bytes(how), step = STEP_BYTES / bytes;
     const uint8_t *codes = s->codes;
+    const uint16_t *x = s->x;
+    if (s->ahead != NULL && s->pairs == TURN / 2 && how.width == KERNEL_PANEL &&
+        how.weights != DENSE) {
+        const ahead_t ahead = *s->ahead;
+        for (size_t i = 0; i < TURN / 2 / step; i++) {
+#pragma GCC unroll 4
+            for (size_t j = 0; j < step; j++, codes += bytes, x += 2) {
+                for (size_t z = j * STEP_LINES / step; z < (j + 1) * STEP_LINES / step; z++)
+                    if (first == 0)
+                        _mm_prefetch(ahead.at[z] + i * ahead.more, _MM_HINT_T0);
+                multiply_pair(how, codes, x, s, lookup, first, odd, even);
+            }
+        }
+        return;
+    }
+    const bool prefetches = how.weights != DENSE && first == 0 &&
+                            (how.weights == BY_SCALE || streams_want_prefetching());
+    for (size_t i = 0; i < s->pairs; i++, codes += bytes, x += 2) {
+        if (prefetches)
+            prefetch_behind(codes, bytes);
+        multiply_pair(how, codes, x, s, lookup, first, odd, even);
+    }
+}
+
+INLINE void multiply_span(const product_t how, const span_t *s, float *c)
+{
+    for (size_t first = 0; first < how.width;
+         first += (size_t)how.vectors * LANES_F32, c += how.vectors * LANES_F32) {
+        vec_f32_t odd[VECTORS], even[VECTORS];
+        for (int v = 0; v < how.vectors; v++) {
+            odd[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
+            if (how.amx)
+                odd[v] = (vec_f32_t){0};
+            even[v] = (vec_f32_t){0};
+        }
+        multiply_pairs(how, s, NULL, first, odd, how.amx ? even : odd);
+        for (int v = 0; v < how.vectors; v++) {
+            mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
+            if (how.amx)
+                *sum = *sum + (even[v] + odd[v]);
+            else
+                *sum = odd[v];
+        }
+    }
+}
+
+/* Whole panels have their width and as many sums as fit as constants. */
+#define SPAN_OF(AMX, WEIGHTS, KIND)                                                                \
+    if (s->width == KERNEL_PANEL)                                                                  \
+        multiply_span((product_t){WEIGHTS, KIND, VECTORS, KERNEL_PANEL, AMX}, s, c);               \
+    else                                                                                           \
+        multiply_span((product_t){WEIGHTS, KIND, 16 / LANES_F32, s->width, AMX}, s, c)
+#define CHAIN(KIND) SPAN_OF(false, BY_SCALE, KIND)
+#define AMX(KIND) SPAN_OF(true, BY_SCALE, KIND)
+static const coded_kind_t no_codes = {CODES_INT8, true, false, false, false};
+
+static void chain_span(const format_t *format, const span_t *s, float *c)
+{
+    CODED_DISPATCH(format, s->of->positive, CHAIN);
+}
+
+static void chain_dense(const span_t *s, float *c)
+{
+    SPAN_OF(false, DENSE, no_codes);
+}
+
+#ifdef __AVX512BF16__
+#define TABLES(FUNCTION, TO, FROM) , FUNCTION, TO, FROM
+static const coded_kind_t f8_codes = {CODES_F8, true, false, false, false};
+
+/* Of sums in the order of f8_words. */
+static void chain_table(const span_t *s, float *c)
+{
+    const f8_lookup_t lookup = f8_load_table(s->table);
+    vec_f32_t sum[F8_VECTORS];
+    for (int v = 0; v < F8_VECTORS; v++)
+        sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
+    multiply_pairs(
+        (product_t){BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, false}, s, &lookup, 0, sum, sum);
+    for (int v = 0; v < F8_VECTORS; v++)
+        *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
+}
+
+/* Of sums in the order of f8_words_of_input. */
+static void amx_table(const span_t *s, float *c)
+{
+    const f8_lookup_t lookup = f8_load_table(s->table);
     vec_f32_t odd[F8_VECTORS], even[F8_VECTORS];
     for (int v = 0; v < F8_VECTORS; v++)
         odd[v] = even[v] = (vec_f32_t){0};
-    for (size_t i = 0; i < s->pairs; i++, codes += 2 * KERNEL_PANEL) {
-        const pair_t input = broadcast_pair(s->x + 2 * i);
-        if (prefetches)
-            prefetch_pair(s, i, codes, 2 * KERNEL_PANEL);
-        multiply_input(&lookup, codes, input.even, even);
-        multiply_input(&lookup, codes + KERNEL_PANEL, input.odd, odd);
-    }
-    for (int v = 0; v < F8_VECTORS; v++)
-        odd[v] = even[v] + odd[v];
-    f8_from_words(odd);
+    multiply_pairs(
+        (product_t){BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, true}, s, &lookup, 0, odd, even);
     for (int v = 0; v < F8_VECTORS; v++) {
         mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
-        *sum = *sum + odd[v];
+        *sum = *sum + (even[v] + odd[v]);
     }
 }
+
+/* A panel's sums from natural order to a table's, and back. */
+#define REORDERED(NAME, REORDER)                                                                   \
+    static void NAME(float *c)                                                                     \
+    {                                                                                              \
+        vec_f32_t x[F8_VECTORS];                                                                   \
+        for (int v = 0; v < F8_VECTORS; v++)                                                       \
+            x[v] = *(const mem_f32_t *)(c + LANES_F32 * v);                                        \
+        REORDER(x);                                                                                \
+        for (int v = 0; v < F8_VECTORS; v++)                                                       \
+            *(mem_f32_t *)(c + LANES_F32 * v) = x[v];                                              \
+    }
+REORDERED(chain_reorder, f8_transpose)
+REORDERED(amx_to_table, f8_to_words)
+REORDERED(amx_from_table, f8_from_words)
 #else
-#define TABLES(FUNCTION)
+#define TABLES(FUNCTION, TO, FROM)
 #endif
 
 /* How a dot product is computed, of spans and of such that are dequantised before. */
@@ -234,11 +281,13 @@ typedef struct dot_kernels {
     void (*span)(const format_t *format, const span_t *s, float *c);
     void (*dense)(const span_t *s, float *c);
 #ifdef __AVX512BF16__
-    void (*table)(const f8_table_t *table, const span_t *s, float *c);
+    void (*table)(const span_t *s, float *c);
+    void (*to_table)(float *c), (*from_table)(float *c); /* a panel's sums */
 #endif
 } dot_kernels_t;
 
-static const dot_kernels_t chain_kernels = {chain_span, chain_dense TABLES(chain_table)};
+static const dot_kernels_t chain_kernels = {
+    chain_span, chain_dense TABLES(chain_table, chain_reorder, chain_reorder)};
 
 static void amx_span(const format_t *format, const span_t *s, float *c)
 {
@@ -247,10 +296,11 @@ static void amx_span(const format_t *format, const span_t *s, float *c)
 
 static void amx_dense(const span_t *s, float *c)
 {
-    SPAN_OF(true, true, no_codes);
+    SPAN_OF(true, DENSE, no_codes);
 }
 
-static const dot_kernels_t amx_kernels = {amx_span, amx_dense TABLES(amx_table)};
+static const dot_kernels_t amx_kernels = {
+    amx_span, amx_dense TABLES(amx_table, amx_to_table, amx_from_table)};
 
 /* A panel, and what its group in turn has. */
 typedef struct stream {
@@ -261,6 +311,7 @@ typedef struct stream {
 #ifdef __AVX512BF16__
     const f8_table_t *table; /* NULL: none */
     f8_table_t own;
+    bool of_table; /* sums are in a table's order */
 #endif
 } stream_t;
 
@@ -270,35 +321,37 @@ typedef struct turns {
     const format_t *format;
     size_t n_panels, width, columns;
     stream_t streams[KERNEL_TILE_PANELS];
-    /* Whether the next turn's codes are prefetched; after the last inputs the first ones of the panels that follow in
-     * memory. */
-    bool together;
-    const uint8_t *next[KERNEL_TILE_PANELS];
 } turns_t;
 
-/* The panel that is multiplied after this one where others follow in memory. */
-static const char *panel_after(const turns_t *t, size_t p)
+/* Bytes of a panel before the codes of input k. */
+static size_t bytes_before(const turns_t *t, size_t k)
 {
-    return t->streams[p].panel + t->format->offset(t->format, t->columns, t->width, t->n_panels, 0);
+    const char *panel = t->streams[0].panel;
+    return (size_t)((const char *)coded_pairs(t->format, panel, t->width, k) - panel);
 }
 
-/* next: from input k on */
-static void find_next(turns_t *t, size_t k)
+/* While a turn is multiplied, that of input k, or after the last inputs the first of the panels that are multiplied then where
+ * others follow in memory. ahead: of the turn's first panel; false: none */
+static bool look_ahead(const turns_t *t, size_t k, ahead_t *ahead)
 {
-    for (size_t p = 0; p < t->n_panels && t->together; p++)
-        t->next[p] =
-            coded_pairs(t->format, k < t->columns ? t->streams[p].panel : panel_after(t, p),
-                t->width, t->columns, k < t->columns ? k : 0);
-}
-
-/* Scales of the group after g. */
-static void prefetch_scales(const turns_t *t, size_t p, size_t g)
-{
-    const bool ends = g + 1 >= coded_groups(t->format->group, t->columns);
-    const char *scales = coded_scales(
-        t->format, ends ? panel_after(t, p) : t->streams[p].panel, t->width, ends ? 0 : g + 1);
-    for (size_t byte = 0; byte < t->width * coded_scale_bytes(t->format) && t->together; byte += 64)
-        _mm_prefetch(scales + byte, _MM_HINT_T0);
+    const format_t *format = t->format;
+    const size_t head = bytes_before(t, 0);
+    if (!streams_want_prefetching() || t->width != KERNEL_PANEL || STEP_LINES % t->n_panels != 0)
+        return false;
+    const bool ends = k >= t->columns;
+    const size_t at = ends ? format->offset(format, t->columns, t->width, t->n_panels, 0) + head
+                           : bytes_before(t, k);
+    const char *from[STEP_LINES];
+    for (size_t p = 0; p < t->n_panels; p++) {
+        from[p] = t->streams[p].panel + at;
+        if (ends || (format->group > 0 && k % format->group == 0))
+            for (size_t byte = 0; byte < head; byte += LINE_BYTES)
+                _mm_prefetch(from[p] - head + byte, _MM_HINT_T0);
+    }
+    for (size_t z = 0; z < STEP_LINES; z++)
+        ahead->at[z] = from[z % t->n_panels] + z / t->n_panels * LINE_BYTES;
+    ahead->more = STEP_LINES / t->n_panels * LINE_BYTES;
+    return true;
 }
 
 /* What panel p's group g has in common. */
@@ -306,7 +359,6 @@ static void enter_group(turns_t *t, size_t p, size_t g)
 {
     stream_t *stream = &t->streams[p];
     stream->group = g;
-    prefetch_scales(t, p, g);
 #ifdef __AVX512BF16__
     /* Two panels are of one block. */
     const f8_table_t *known = p > 0 ? stream[-1].table : NULL;
@@ -316,41 +368,65 @@ static void enter_group(turns_t *t, size_t p, size_t g)
     if (stream->table != NULL)
         return;
 #endif
-    stream->normal =
-        coded_lay_out_group(t->format, stream->panel, t->width, t->columns, g, &stream->of);
+    stream->normal = coded_lay_out_group(t->format, stream->panel, t->width, g, &stream->of);
 }
 
-/* Inputs [k, k + n) of panel p, within a turn and a group. */
-static void multiply_panel(turns_t *t, size_t p, size_t k, size_t n, const uint16_t *x, float *c)
+/* A table's sums have an order of their own. */
+static void order_sums(const turns_t *t, stream_t *stream, bool of_table, float *c)
+{
+#ifdef __AVX512BF16__
+    if (of_table != stream->of_table)
+        (of_table ? t->dot->to_table : t->dot->from_table)(c);
+    stream->of_table = of_table;
+#else
+    (void)t, (void)stream, (void)of_table, (void)c;
+#endif
+}
+
+/* Inputs from k on of panel p, within a turn and a group. */
+static void multiply_panel(turns_t *t, size_t p, size_t k, span_t *s, float *c)
 {
     stream_t *stream = &t->streams[p];
-    const size_t g = t->format->group == 0 ? 0 : k / t->format->group,
-                 bytes = n / 2 * t->width * (t->format->codes == CODES_INT4 ? 1 : 2);
-    if (g != stream->group)
-        enter_group(t, p, g);
-    span_t s = {.codes = coded_pairs(t->format, stream->panel, t->width, t->columns, k),
-        .x = x,
-        .width = t->width,
-        .pairs = n / 2,
-        .of = &stream->of,
-        .next = t->together ? t->next : NULL,
-        .next_bytes = p * bytes / KERNEL_TILE_PANELS};
+    s->of = &stream->of;
 #ifdef __AVX512BF16__
-    if (stream->table != NULL) {
-        t->dot->table(stream->table, &s, c);
+    order_sums(t, stream, stream->table != NULL, c);
+    s->table = stream->table;
+    if (s->table != NULL) {
+        t->dot->table(s, c);
         return;
     }
 #endif
     if (stream->normal) {
-        t->dot->span(t->format, &s, c);
+        t->dot->span(t->format, s, c);
         return;
     }
     uint16_t weights[TURN * KERNEL_PANEL] __attribute__((aligned(64)));
     unsigned control = denormals_keep(weights);
-    coded_unpack_scalar(t->format, stream->panel, t->width, t->columns, k, n, weights);
+    coded_unpack_scalar(t->format, stream->panel, t->width, k, 2 * s->pairs, weights);
     denormals_restore(control, weights);
-    s.codes = (const uint8_t *)weights;
-    t->dot->dense(&s, c);
+    s->codes = (const uint8_t *)weights;
+    t->dot->dense(s, c);
+}
+
+/* Inputs [k, k + n) of all panels, c: stride apart */
+static void multiply_turn(
+    turns_t *t, size_t k, size_t n, const uint16_t *x, float *c, size_t stride)
+{
+    const size_t g = t->format->group == 0 ? 0 : k / t->format->group, at = bytes_before(t, k),
+                 lines = coded_code_bytes(t->format, t->width, TURN) / LINE_BYTES;
+    ahead_t ahead;
+    span_t span = {.x = x,
+        .width = t->width,
+        .pairs = n / 2,
+        .ahead = look_ahead(t, k + n, &ahead) ? &ahead : NULL};
+    for (size_t p = 0; p < t->n_panels; p++) {
+        if (g != t->streams[p].group)
+            enter_group(t, p, g);
+        span.codes = (const uint8_t *)t->streams[p].panel + at;
+        multiply_panel(t, p, k, &span, c + p * stride);
+        for (size_t z = 0; z < STEP_LINES && span.ahead != NULL; z++)
+            ahead.at[z] += lines / STEP_LINES * ahead.more;
+    }
 }
 
 static void run(const dot_kernels_t *dot, const format_t *format, const uint16_t *x,
@@ -363,25 +439,26 @@ static void run(const dot_kernels_t *dot, const format_t *format, const uint16_t
     turns.n_panels = n_panels;
     turns.width = width;
     turns.columns = columns;
-    turns.together =
-        streams_want_prefetching() && width == KERNEL_PANEL && n_panels == KERNEL_TILE_PANELS;
     float leaf[KERNEL_TILE_PANELS * KERNEL_PANEL] __attribute__((aligned(64)));
     float *sum = mode == TILE_ADD ? leaf : c;
     size_t stride = mode == TILE_ADD ? KERNEL_PANEL : c_panel;
     for (size_t p = 0; p < n_panels; p++) {
         turns.streams[p].panel = panels[p];
         turns.streams[p].group = SIZE_MAX;
+#ifdef __AVX512BF16__
+        turns.streams[p].of_table = false;
+#endif
         if (mode != TILE_CHAIN)
             memset(sum + p * stride, 0, width * sizeof *sum);
     }
     unsigned saved = denormals_flush(sum);
     for (size_t i = 0, n; i < k; i += n) {
         n = size_min(TURN - (first + i) % TURN, k - i);
-        find_next(&turns, first + i + n);
-        for (size_t p = 0; p < n_panels; p++)
-            multiply_panel(&turns, p, first + i, n, x + i, sum + p * stride);
+        multiply_turn(&turns, first + i, n, x + i, sum, stride);
     }
     denormals_restore(saved, sum);
+    for (size_t p = 0; p < n_panels; p++)
+        order_sums(&turns, &turns.streams[p], false, sum + p * stride);
     for (size_t p = 0; p < n_panels && mode == TILE_ADD; p++)
         for (size_t j = 0; j < width; j++)
             c[p * c_panel + j] += leaf[p * KERNEL_PANEL + j];

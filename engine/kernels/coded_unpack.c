@@ -37,18 +37,17 @@ static void unpack_group(const format_t *format, const uint8_t *pairs, size_t wi
     CODED_DISPATCH(format, of->positive, UNPACK);
 }
 
-static void coded_unpack(const format_t *format, const void *panel, size_t width, size_t columns,
-    size_t first, size_t inputs, uint16_t *b)
+static void coded_unpack(const format_t *format, const void *panel, size_t width, size_t first,
+    size_t inputs, uint16_t *b)
 {
     coded_outputs_t of;
     for (size_t k = first, n; k < first + inputs; k += n, b += n * width) {
-        size_t group = format->group == 0 ? columns : format->group, g = k / group;
-        n = size_min((g + 1) * group, first + inputs) - k;
-        if (coded_lay_out_group(format, panel, width, columns, g, &of))
-            unpack_group(
-                format, coded_pairs(format, panel, width, columns, k), width, n / 2, &of, b);
+        const size_t group = format->group, g = group == 0 ? 0 : k / group;
+        n = (group == 0 ? first + inputs : size_min((g + 1) * group, first + inputs)) - k;
+        if (coded_lay_out_group(format, panel, width, g, &of))
+            unpack_group(format, coded_pairs(format, panel, width, k), width, n / 2, &of, b);
         else
-            coded_unpack_scalar(format, panel, width, columns, k, n, b);
+            coded_unpack_scalar(format, panel, width, k, n, b);
     }
 }
 

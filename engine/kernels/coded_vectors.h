@@ -127,11 +127,11 @@ INLINE vec_u32_t coded_not_normal(vec_u32_t scale)
 }
 
 /* Whether all weights of the group are normal numbers and rounded as such. */
-static inline bool coded_lay_out_group(const format_t *format, const void *panel, size_t width,
-    size_t columns, size_t g, coded_outputs_t *to)
+static inline bool coded_lay_out_group(
+    const format_t *format, const void *panel, size_t width, size_t g, coded_outputs_t *to)
 {
     const void *scales = coded_scales(format, panel, width, g);
-    const uint8_t *zeros = format->zeros ? coded_zeros(format, panel, width, columns, g) : NULL;
+    const uint8_t *zeros = format->zeros ? coded_zeros(format, panel, width, g) : NULL;
     const float middle = format->codes == CODES_INT4 ? 8.0f : 0.0f,
                 signed_by = format->codes == CODES_INT8 ? 128.0f : 0.0f,
                 times = format->codes == CODES_F8 ? F8_AS_F16 : 1.0f;

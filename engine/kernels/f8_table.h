@@ -16,22 +16,27 @@ typedef struct f8_table {
     float scale;
 } f8_table_t;
 
-/* to: of numbers times its scale */
+/* to: of numbers times its scale. In stores as wide as the loads that follow, which would wait for narrower ones. */
 static inline void f8_table_fill(f8_table_t *to)
 {
-    enum { HALF = 2 * LANES_F32 };
+    enum { HALF = 2 * LANES_F32, BYTES = 64 };
     const vec_f32_t scale = SET_F32(to->scale * F8_AS_F16);
-    uint8_t codes[F8_NUMBERS];
+    uint8_t codes[F8_NUMBERS], low[BYTES];
     for (size_t i = 0; i < F8_NUMBERS; i++)
         codes[i] = (uint8_t)i;
-    for (size_t i = 0; i < F8_NUMBERS; i += HALF) {
-        vec_f32_t x[2];
-        coded_load_f8_twice(codes + i, x);
-        const __m512i words =
-            (__m512i)_mm512_cvtne2ps_pbh((__m512)(x[1] * scale), (__m512)(x[0] * scale));
-        _mm256_store_si256((__m256i *)(void *)(to->low + i), _mm512_cvtepi16_epi8(words));
-        _mm256_store_si256(
-            (__m256i *)(void *)(to->high + i), _mm512_cvtepi16_epi8(_mm512_srli_epi16(words, 8)));
+    for (size_t i = 0; i < BYTES; i++)
+        low[i] = (uint8_t)(2 * i);
+    const __m512i lows = _mm512_loadu_si512(low),
+                  highs = _mm512_or_si512(lows, _mm512_set1_epi8(1));
+    for (size_t i = 0; i < F8_NUMBERS; i += BYTES) {
+        __m512i words[BYTES / HALF];
+        for (size_t j = 0; j < BYTES / HALF; j++) {
+            vec_f32_t x[2];
+            coded_load_f8_twice(codes + i + j * HALF, x);
+            words[j] = (__m512i)_mm512_cvtne2ps_pbh((__m512)(x[1] * scale), (__m512)(x[0] * scale));
+        }
+        _mm512_store_si512(to->low + i, _mm512_permutex2var_epi8(words[0], lows, words[1]));
+        _mm512_store_si512(to->high + i, _mm512_permutex2var_epi8(words[0], highs, words[1]));
     }
 }
 
@@ -93,7 +98,7 @@ INLINE void f8_words_of_input(const f8_lookup_t *t, const uint8_t *codes, __m512
     words[1] = _mm512_unpackhi_epi8(low, high);
 }
 
-/* The order of the even and the odd words of f8_words_of_input, first those of words[0], to natural order. */
+/* The order of the even and the odd words of f8_words_of_input, first those of words[0], to natural order, and back. */
 INLINE void f8_from_words(vec_f32_t x[F8_VECTORS])
 {
     for (int i = 0; i < F8_VECTORS; i += 2) {
@@ -102,6 +107,17 @@ INLINE void f8_from_words(vec_f32_t x[F8_VECTORS])
         x[i + 1] = (vec_f32_t)_mm512_unpackhi_ps(a, b);
     }
     f8_transpose(x);
+}
+
+INLINE void f8_to_words(vec_f32_t x[F8_VECTORS])
+{
+    enum { EVEN = 0x88, ODD = 0xdd };
+    f8_transpose(x);
+    for (int i = 0; i < F8_VECTORS; i += 2) {
+        const __m512 a = (__m512)x[i], b = (__m512)x[i + 1];
+        x[i] = (vec_f32_t)_mm512_shuffle_ps(a, b, EVEN);
+        x[i + 1] = (vec_f32_t)_mm512_shuffle_ps(a, b, ODD);
+    }
 }
 
 /* Weights of a pair of inputs of a whole panel, the even one in the lower halves. Vector j has outputs 4 j to 4 j + 3 of

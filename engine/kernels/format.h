@@ -13,12 +13,13 @@
  *   uint32_t [g / 8][width]  codes of eight inputs, from bit 0 on
  *
  * Other quantised weights are dequantised inside the product, to the bf16 numbers that a dense matrix would have
- * (docs/quantised.md, "Dequantised inside the product"). A panel of K inputs, an even number, is
+ * (docs/quantised.md, "Dequantised inside the product"). A panel's inputs, an even number, lie group after group, so
+ * that all of it is read in order. A group of g inputs (the last one of fewer) is
  *
- *   bf16, f16 or f32  [groups][width]    scales, zero in padding
- *   uint8_t           [groups][width]    zeros; only of formats with zeros
- *   uint8_t           [K][width]         int8, as signed numbers, and f8
- *                     [K / 2][width]     int4: the even input in bits 0 to 3, the odd one in bits 4 to 7
+ *   bf16, f16 or f32  [width]         scales, zero in padding
+ *   uint8_t           [width]         zeros; only of formats with zeros
+ *   uint8_t           [g][width]      int8, as signed numbers, and f8
+ *                     [g / 2][width]  int4: the even input in bits 0 to 3, the odd one in bits 4 to 7
  *
  * packed bf16 (docs/speed.md, "Packed weights"): bf16 without loss in 12 bits, packed from the panels of a dense
  * format (kernels.h; fold.h, whose depth follows). Of a weight the low byte, an exponent's last bit and the

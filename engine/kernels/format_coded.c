@@ -23,26 +23,26 @@ static float f8_number(uint8_t code)
 }
 
 /* q - z as an exact number */
-static float code_at(const format_t *format, const void *panel, size_t width, size_t columns,
-    size_t k, size_t output)
+static float code_at(
+    const format_t *format, const void *panel, size_t width, size_t k, size_t output)
 {
-    const uint8_t *pairs = coded_pairs(format, panel, width, columns, k);
+    const uint8_t *pairs = coded_pairs(format, panel, width, k);
     size_t g = format->group == 0 ? 0 : k / format->group;
     int zero = format->codes == CODES_INT4 ? 8 : 128;
     if (format->zeros)
-        zero = coded_zeros(format, panel, width, columns, g)[output];
+        zero = coded_zeros(format, panel, width, g)[output];
     if (format->codes == CODES_INT4)
         return (float)((pairs[output] >> (k % 2 * 4) & 15) - zero);
     uint8_t byte = pairs[k % 2 * width + output];
     return format->codes == CODES_F8 ? f8_number(byte) : (float)((byte ^ 0x80) - zero);
 }
 
-static uint16_t weight_at(const format_t *format, const void *panel, size_t width, size_t columns,
-    size_t k, size_t output)
+static uint16_t weight_at(
+    const format_t *format, const void *panel, size_t width, size_t k, size_t output)
 {
     size_t g = format->group == 0 ? 0 : k / format->group;
     float scale = scale_at(format, coded_scales(format, panel, width, g), output);
-    float weight = code_at(format, panel, width, columns, k, output) * scale;
+    float weight = code_at(format, panel, width, k, output) * scale;
     if (format->scale_type == DTYPE_F16) {
         uint16_t half;
         dtype_convert(&half, DTYPE_F16, &weight, DTYPE_F32, 1);
@@ -51,13 +51,13 @@ static uint16_t weight_at(const format_t *format, const void *panel, size_t widt
     return bf16_from_f32(weight);
 }
 
-void coded_unpack_scalar(const format_t *format, const void *panel, size_t width, size_t columns,
-    size_t first, size_t inputs, uint16_t *b)
+void coded_unpack_scalar(const format_t *format, const void *panel, size_t width, size_t first,
+    size_t inputs, uint16_t *b)
 {
     for (size_t k = first; k < first + inputs; k += 2, b += 2 * width)
         for (size_t n = 0; n < width; n++)
             for (size_t i = 0; i < 2; i++)
-                b[2 * n + i] = weight_at(format, panel, width, columns, k + i, n);
+                b[2 * n + i] = weight_at(format, panel, width, k + i, n);
 }
 
 void coded_fill_scalar(kernels_t *kernels)
@@ -86,8 +86,8 @@ static void pack_groups(const format_t *format, const coded_rows_t *rows, void *
 {
     size_t groups = coded_groups(format->group, rows->columns);
     for (size_t g = 0; g < groups; g++) {
-        char *scales = (char *)panel + g * width * coded_scale_bytes(format);
-        uint8_t *zeros = (uint8_t *)panel + groups * width * coded_scale_bytes(format) + g * width;
+        char *scales = coded_scales(format, panel, width, g);
+        uint8_t *zeros = coded_zeros(format, panel, width, g);
         for (size_t r = 0; r < rows->n; r++) {
             float scale = scale_of(format, rows, r, g);
             dtype_convert(scales + (first_output + r) * coded_scale_bytes(format),
@@ -102,20 +102,17 @@ static void pack_groups(const format_t *format, const coded_rows_t *rows, void *
 static void pack_codes(
     const format_t *self, const coded_rows_t *rows, void *panel, size_t width, size_t first_output)
 {
-    size_t header =
-        (size_t)(coded_pairs(self, panel, width, rows->columns, 0) - (const uint8_t *)panel);
-    uint8_t *to = (uint8_t *)panel + header;
     const uint8_t flip = self->codes == CODES_INT8 ? 0x80 : 0;
     pack_groups(self, rows, panel, width, first_output);
     for (size_t k = 0; k < rows->columns; k += 2)
         for (size_t r = 0; r < rows->n; r++) {
             const uint8_t *codes = rows->codes + r * rows->codes_stride + k;
-            uint8_t *at = to + first_output + r;
+            uint8_t *at = coded_pairs(self, panel, width, k) + first_output + r;
             if (self->codes == CODES_INT4) {
-                at[k / 2 * width] = (uint8_t)(codes[0] | codes[1] << 4);
+                *at = (uint8_t)(codes[0] | codes[1] << 4);
             } else {
-                at[k * width] = codes[0] ^ flip;
-                at[(k + 1) * width] = codes[1] ^ flip;
+                *at = codes[0] ^ flip;
+                at[width] = codes[1] ^ flip;
             }
         }
 }
@@ -124,7 +121,7 @@ static void unpack_row(
     const format_t *self, size_t columns, const void *panel, size_t width, size_t output, void *dst)
 {
     for (size_t k = 0; k < columns; k++)
-        ((uint16_t *)dst)[k] = weight_at(self, panel, width, columns, k, output);
+        ((uint16_t *)dst)[k] = weight_at(self, panel, width, k, output);
 }
 
 /* ---- Formats --------------------------------------------------------------------------------- */

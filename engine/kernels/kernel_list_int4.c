@@ -124,7 +124,7 @@ LAYOUT(kernel_coded_layout)
 CALL(kernel_call_coded_unpack)
 {
     size_t first = s->pad == 0 ? 0 : s->k / 4 * 2;
-    kernels->coded_unpack(coded_of(s->variant), d[0], s->n, s->k, first, s->k - first, d[1]);
+    kernels->coded_unpack(coded_of(s->variant), d[0], s->n, first, s->k - first, d[1]);
 }
 
 static size_t coded_panel_bytes(const kernel_shape_t *s)
@@ -182,7 +182,7 @@ static void call_coded_row(const kernels_t *kernels, const kernel_shape_t *s, vo
             function(
                 format, x + k, s->rows, panels, s->n, s->k, k, some, d[2], s->n + s->pad, mode);
         for (size_t p = 0; function == NULL && p < s->rows; p++) {
-            kernels->coded_unpack(format, panels[p], s->n, s->k, k, some, d[3]);
+            kernels->coded_unpack(format, panels[p], s->n, k, some, d[3]);
             tile(1, x + k, s->k, d[3], s->n, some, (float *)d[2] + p * (s->n + s->pad), s->n, mode);
         }
     }

@@ -153,9 +153,9 @@ typedef struct kernels {
     void (*int4_unpack)(
         const format_t *format, const void *groups, size_t width, size_t inputs, float *b);
     /* FORMAT_CODED as dense bf16: inputs [first, first + inputs) of a panel, even numbers. panel: its start;
-     * columns: inputs of the matrix; b: [inputs / 2][width][2]. Mode bf16 only, NULL otherwise. */
-    void (*coded_unpack)(const format_t *format, const void *panel, size_t width, size_t columns,
-        size_t first, size_t inputs, uint16_t *b);
+     * b: [inputs / 2][width][2]. Mode bf16 only, NULL otherwise. */
+    void (*coded_unpack)(const format_t *format, const void *panel, size_t width, size_t first,
+        size_t inputs, uint16_t *b);
     /* tile and tile_amx of one row with inputs [first, first + k), both even, of 1 to KERNEL_TILE_PANELS panels of the same
      * format, FORMAT_CODED, and width, which are dequantised in registers; for the dot product amx `first` is a multiple
      * of 32. Mode bf16; NULL in scalar C. x: [k]; panels: their starts; c: [n_panels][width], c_panel apart */

@@ -95,8 +95,8 @@ size_t row_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, s
     const uint16_t *x, size_t leaf, float *c);
 
 /* format_coded.c: kernels_t.coded_unpack in scalar C */
-void coded_unpack_scalar(const format_t *format, const void *panel, size_t width, size_t columns,
-    size_t first, size_t inputs, uint16_t *b);
+void coded_unpack_scalar(const format_t *format, const void *panel, size_t width, size_t first,
+    size_t inputs, uint16_t *b);
 
 /* kernels_t.tile with AVX-512 and without vdpbf16ps, which multiplies less on some CPUs. */
 void tile_bf16_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,

@@ -165,8 +165,8 @@ static void unpack_inputs(
     const matrix_t *matrix = panel->matrix;
     const void *from = matrix_panel(matrix, panel->p, 0);
     if (matrix->format->kind == FORMAT_CODED)
-        kernels->coded_unpack(matrix->format, from, matrix_panel_width(matrix, panel->p),
-            matrix->columns, k0, block, to);
+        kernels->coded_unpack(
+            matrix->format, from, matrix_panel_width(matrix, panel->p), k0, block, to);
     else
         kernels->unpack_packed(from, k0, block, to);
 }

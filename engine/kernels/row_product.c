@@ -30,6 +30,9 @@ static size_t alike(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
            panels[same].matrix->format == panels[0].matrix->format &&
            matrix_panel_width(panels[same].matrix, panels[same].p) == width)
         same++;
+    /* Packed codes take turns as 1, 2 or 4 panels (coded_row.c). */
+    if (same == 3 && panels[0].matrix->format->kind == FORMAT_CODED)
+        same = 2;
     return same;
 }
 
