@@ -39,6 +39,7 @@ typedef struct ahead {
 typedef struct span {
     const uint8_t *codes; /* or, dense, weights */
     const uint16_t *x;
+    const float *wide; /* x */
     size_t width, pairs;
     const coded_outputs_t *of;
 #ifdef __AVX512BF16__
@@ -69,10 +70,10 @@ INLINE size_t pair_bytes(const product_t how)
 
 /* Adds the products of a pair of inputs and outputs from `first` on. odd and even may be the same sums: the odd input comes
  * first. */
-INLINE void multiply_widened(const product_t how, const uint8_t *codes, const uint16_t *x,
+INLINE void multiply_widened(const product_t how, const uint8_t *codes, size_t i,
     const span_t *s, size_t first, vec_f32_t *odd, vec_f32_t *even)
 {
-    const pair_t input = broadcast_pair(x);
+    const pair_t input = {.even = SET_F32(s->wide[2 * i]), .odd = SET_F32(s->wide[2 * i + 1])};
     for (int v = 0; v < how.vectors; v++) {
         const size_t n = first + (size_t)v * LANES_F32;
         coded_pair_t w;
@@ -89,12 +90,12 @@ INLINE void multiply_widened(const product_t how, const uint8_t *codes, const ui
 
 #ifdef __AVX512BF16__
 /* The same for the chain; of a table, sums in the order of f8_words. */
-INLINE void multiply_words(const product_t how, const uint8_t *codes, const uint16_t *x,
+INLINE void multiply_words(const product_t how, const uint8_t *codes, size_t i,
     const span_t *s, const f8_lookup_t *lookup, size_t first, vec_f32_t *sum)
 {
     int32_t pair;
     __m512i words[VECTORS];
-    memcpy(&pair, x, sizeof pair);
+    memcpy(&pair, s->x + 2 * i, sizeof pair);
     if (how.weights == BY_TABLE)
         f8_words(lookup, codes, words);
     else if (how.weights == BY_SCALE)
@@ -125,23 +126,23 @@ typedef struct f8_lookup {
 } f8_lookup_t;
 #endif
 
-INLINE void multiply_pair(const product_t how, const uint8_t *codes, const uint16_t *x,
+INLINE void multiply_pair(const product_t how, const uint8_t *codes, size_t i,
     const span_t *s, const f8_lookup_t *lookup, size_t first, vec_f32_t *odd, vec_f32_t *even)
 {
 #ifdef __AVX512BF16__
     if (!how.amx) {
-        multiply_words(how, codes, x, s, lookup, first, odd);
+        multiply_words(how, codes, i, s, lookup, first, odd);
         return;
     }
     if (how.weights == BY_TABLE) {
-        const pair_t input = broadcast_pair(x);
+        const pair_t input = {.even = SET_F32(s->wide[2 * i]), .odd = SET_F32(s->wide[2 * i + 1])};
         multiply_input(lookup, codes, input.even, even);
         multiply_input(lookup, codes + KERNEL_PANEL, input.odd, odd);
         return;
     }
 #endif
     (void)lookup;
-    multiply_widened(how, codes, x, s, first, odd, even);
+    multiply_widened(how, codes, i, s, first, odd, even);
 }
 
 /* What is read a little later, and later still into the second-level cache (bench/LOG.md). */
@@ -160,27 +161,26 @@ INLINE void multiply_pairs(const product_t how, const span_t *s, const f8_lookup
     enum { STEP_BYTES = STEP_LINES * LINE_BYTES };
     const size_t bytes = pair_bytes(how), step = STEP_BYTES / bytes;
     const uint8_t *codes = s->codes;
-    const uint16_t *x = s->x;
     if (s->ahead != NULL && s->pairs == TURN / 2 && how.width == KERNEL_PANEL &&
         how.weights != DENSE) {
         const ahead_t ahead = *s->ahead;
         for (size_t i = 0; i < TURN / 2 / step; i++) {
 #pragma GCC unroll 4
-            for (size_t j = 0; j < step; j++, codes += bytes, x += 2) {
+            for (size_t j = 0; j < step; j++, codes += bytes) {
                 for (size_t z = j * STEP_LINES / step; z < (j + 1) * STEP_LINES / step; z++)
                     if (first == 0)
                         _mm_prefetch(ahead.at[z] + i * ahead.more, _MM_HINT_T0);
-                multiply_pair(how, codes, x, s, lookup, first, odd, even);
+                multiply_pair(how, codes, i * step + j, s, lookup, first, odd, even);
             }
         }
         return;
     }
     const bool prefetches = how.weights != DENSE && first == 0 &&
                             (how.weights == BY_SCALE || streams_want_prefetching());
-    for (size_t i = 0; i < s->pairs; i++, codes += bytes, x += 2) {
+    for (size_t i = 0; i < s->pairs; i++, codes += bytes) {
         if (prefetches)
             prefetch_behind(codes, bytes);
-        multiply_pair(how, codes, x, s, lookup, first, odd, even);
+        multiply_pair(how, codes, i, s, lookup, first, odd, even);
     }
 }
 
@@ -415,7 +415,11 @@ static void multiply_turn(
     const size_t g = t->format->group == 0 ? 0 : k / t->format->group, at = bytes_before(t, k),
                  lines = coded_code_bytes(t->format, t->width, TURN) / LINE_BYTES;
     ahead_t ahead;
+    float wide[TURN] __attribute__((aligned(64)));
+    for (size_t i = 0; i < n; i++)
+        wide[i] = f32_from_bf16(x[i]);
     span_t span = {.x = x,
+        .wide = wide,
         .width = t->width,
         .pairs = n / 2,
         .ahead = look_ahead(t, k + n, &ahead) ? &ahead : NULL};
