@@ -223,10 +223,13 @@ typedef struct inputs {
     prepared_t prepared;
 } inputs_t;
 
-/* What is prefetched while weights are multiplied: a line of each of some streams, then the next line of each. */
+/* What is prefetched while weights are multiplied, as many lines at a time as are multiplied meanwhile: of
+ * KERNEL_TILE_PANELS streams, or all of one, into the second-level cache. */
+#define STEP_LINES KERNEL_TILE_PANELS
+#define LINE_BYTES 64
 typedef struct ahead {
-    const char *at[KERNEL_TILE_PANELS];
-    size_t n, line, end; /* streams: KERNEL_TILE_PANELS or 1; lines from `at` on */
+    const char *at[STEP_LINES]; /* the first time */
+    size_t next, more;          /* bytes behind these; more: 0: nothing is prefetched */
 } ahead_t;
 
 /* What of a panel is multiplied with a span: whole groups, or a part of one. */
@@ -237,20 +240,11 @@ typedef struct piece {
     ahead_t *ahead;
 } piece_t;
 
-/* As many lines as are multiplied meanwhile. */
-#define STEP_LINES KERNEL_TILE_PANELS
-
-INLINE void prefetch_step(ahead_t *ahead)
+INLINE void prefetch_step(const bool streams, const char *const *at, size_t next)
 {
-    enum { LINE_BYTES = 64, FIRST_LEVEL = 3, SECOND_LEVEL = 2 };
-    if (ahead->line >= ahead->end)
-        return;
-    const size_t at = ahead->line * LINE_BYTES;
-    for (size_t i = 0; i < STEP_LINES && ahead->n > 1; i++)
-        __builtin_prefetch(ahead->at[i] + at, 0, FIRST_LEVEL);
-    for (size_t i = 0; i < STEP_LINES && ahead->n == 1; i++)
-        __builtin_prefetch(ahead->at[0] + at + i * LINE_BYTES, 0, SECOND_LEVEL);
-    ahead->line += STEP_LINES / ahead->n;
+    enum { FIRST_LEVEL = 3, SECOND_LEVEL = 2 };
+    for (size_t i = 0; i < STEP_LINES; i++)
+        __builtin_prefetch(at[i] + next, 0, streams ? FIRST_LEVEL : SECOND_LEVEL);
 }
 
 /* Scales and, with zeros, the last operands of b. */
@@ -267,13 +261,16 @@ INLINE void load_scales(const int vectors, const bool zeros, const char *group, 
 }
 
 /* Outputs from `first` on. */
-INLINE void multiply_outputs(const int vectors, const bool zeros, const size_t width,
-    const piece_t *p, const inputs_t *in, size_t first, float *c)
+INLINE void multiply_outputs(const bool streams, const int vectors, const bool zeros,
+    const size_t width, const piece_t *p, const inputs_t *in, size_t first, float *c)
 {
     const size_t group_bytes = int4_group_bytes(p->format, width),
                  some = size_min(p->format->group - p->skip, in->n),
-                 inputs_of_step = INT4_WORD * (STEP_LINES * 64 / REGISTER_BYTES / (size_t)vectors);
+                 inputs_of_step =
+                     INT4_WORD * (STEP_LINES * LINE_BYTES / REGISTER_BYTES / (size_t)vectors);
     const char *group = p->group;
+    const ahead_t ahead = *p->ahead;
+    size_t next = ahead.next;
     vec_f32_t scale[VECTORS], offset[VECTORS][OFFSETS], sum[VECTORS];
     for (int v = 0; v < vectors; v++)
         sum[v] = *(const mem_f32_t *)(c + first + LANES_F32 * v);
@@ -281,37 +278,43 @@ INLINE void multiply_outputs(const int vectors, const bool zeros, const size_t w
         const uint32_t *words =
             int4_words(p->format, group, width) + p->skip / INT4_WORD * width + first;
         load_scales(vectors, zeros, group, width, first, scale, offset);
-        if (first == 0)
-            prefetch_step(p->ahead);
+        if (first == 0 && ahead.more > 0) {
+            prefetch_step(streams, ahead.at, next);
+            next += ahead.more;
+        }
         for (size_t k = i; k < i + some; k += INT4_WORD, words += width) {
-            if (k % inputs_of_step == 0)
-                prefetch_step(p->ahead);
+            if (k % inputs_of_step == 0 && ahead.more > 0) {
+                prefetch_step(streams, ahead.at, next);
+                next += ahead.more;
+            }
             if (zeros)
                 multiply_words_with_zeros(vectors, words, in->x + k, scale, offset, sum);
             else
                 multiply_words(vectors, words, &in->prepared, k, scale, sum);
         }
     }
+    p->ahead->next = next;
     for (int v = 0; v < vectors; v++)
         *(mem_f32_t *)(c + first + LANES_F32 * v) = sum[v];
 }
 
-INLINE void multiply_panel(const bool zeros, const piece_t *p, const inputs_t *in, float *c)
+INLINE void multiply_panel(
+    const bool streams, const bool zeros, const piece_t *p, const inputs_t *in, float *c)
 {
     size_t first = 0;
     if (p->width == KERNEL_PANEL)
         for (; first < KERNEL_PANEL; first += VECTORS * LANES_F32)
-            multiply_outputs(VECTORS, zeros, KERNEL_PANEL, p, in, first, c);
+            multiply_outputs(streams, VECTORS, zeros, KERNEL_PANEL, p, in, first, c);
     for (; first < p->width; first += KERNEL_LANES)
-        multiply_outputs(KERNEL_LANES / LANES_F32, zeros, p->width, p, in, first, c);
+        multiply_outputs(streams, KERNEL_LANES / LANES_F32, zeros, p->width, p, in, first, c);
 }
 
 static void multiply(const piece_t *p, const inputs_t *in, float *c)
 {
     if (p->format->zeros)
-        multiply_panel(true, p, in, c);
+        multiply_panel(true, true, p, in, c);
     else
-        multiply_panel(false, p, in, c);
+        multiply_panel(true, false, p, in, c);
 }
 
 /* As it is defined. Returns whether a sum is -0. */
@@ -401,7 +404,6 @@ typedef struct call {
  * a stream of the memory's; else, and for panels of no whole set, the panel that is multiplied some turns later. */
 static void look_ahead(const call_t *y, size_t p, ahead_t *ahead)
 {
-    enum { LINE_BYTES = 64 };
     const size_t set = streams_want_prefetching() ? KERNEL_TILE_PANELS : 1;
     const size_t n = p / set * set + set <= y->n_panels ? set : 1;
     if (n > 1 && p % n > 0)
@@ -410,23 +412,21 @@ static void look_ahead(const call_t *y, size_t p, ahead_t *ahead)
     size_t next = n > 1 ? p + n : p + TURNS_AHEAD, k = y->k;
     for (; next >= most; next -= most)
         k += SPAN;
-    *ahead = (ahead_t){.n = n};
+    *ahead = (ahead_t){.more = STEP_LINES / n * LINE_BYTES};
     size_t after = 0;
-    if (k >= y->columns && n == 1)
+    if (k >= y->columns && n == 1) {
+        ahead->more = 0;
         return;
+    }
     if (k >= y->columns) {
         k = 0;
         after = y->after;
     }
     /* Groups from their heads on, or a part of one. */
-    const size_t inputs = size_min(SPAN, y->columns - k), group = y->format->group;
     const place_t place = place_of(y->format, y->width, k);
-    const size_t heads = place.skip == 0 ? (inputs + group - 1) / group : 0,
-                 head_bytes = int4_group_bytes(y->format, y->width) - group / 2 * y->width;
-    ahead->end = (inputs / 2 * y->width + heads * head_bytes) / LINE_BYTES + 1;
-    for (size_t i = 0; i < n; i++)
-        ahead->at[i] = (const char *)y->panels[next + i] + after +
-                       (place.skip == 0 ? place.group : place.words);
+    const size_t from = after + (place.skip == 0 ? place.group : place.words);
+    for (size_t i = 0; i < STEP_LINES; i++)
+        ahead->at[i] = (const char *)y->panels[next + i % n] + from + i / n * LINE_BYTES;
 }
 
 /* Of panels of several matrices, the same ones of each, the next call has those behind the first matrix's. */
@@ -446,7 +446,7 @@ static void int4_row(const uint16_t *x, const uint32_t *order, const format_t *f
 {
     inputs_t in;
     bool minus_zero[MATRIX_MAX_PANELS] = {false};
-    ahead_t ahead = {.n = 1};
+    ahead_t ahead = {.more = 0};
     const size_t after = bytes_after(format, n_panels, panels, width, columns);
     for (size_t p = 0; p < n_panels; p++)
         memset(c + p * c_panel, 0, width * sizeof *c);
