@@ -39,10 +39,30 @@ typedef int32_t vec_i32_t __attribute__((vector_size(REGISTER_BYTES)));
 #define LEAST_SCALE 0x3080u /* 2^-30 */
 #define MOST_SCALE 0x4e80u  /* 2^30 */
 
+#ifdef __AVX512F__
+/* n: a multiple of 32 */
+INLINE bool all_within_wide(const uint16_t *x, size_t n, uint16_t least, uint16_t most)
+{
+    __mmask32 outside = 0;
+    for (size_t i = 0; i < n; i += 32) {
+        const __m512i magnitude =
+            _mm512_and_si512(_mm512_loadu_si512(x + i), _mm512_set1_epi16(0x7fff));
+        outside |= _mm512_mask_cmpgt_epu16_mask(_mm512_test_epi16_mask(magnitude, magnitude),
+            _mm512_sub_epi16(magnitude, _mm512_set1_epi16((short)least)),
+            _mm512_set1_epi16((short)(most - least)));
+    }
+    return outside == 0;
+}
+#endif
+
 /* n: a multiple of LANES_U16 */
 INLINE bool all_within(const uint16_t *x, size_t n, uint16_t least, uint16_t most)
 {
     vec_u16_t outside = {0};
+#ifdef __AVX512F__
+    if (n % 32 == 0)
+        return all_within_wide(x, n, least, most);
+#endif
     for (size_t i = 0; i < n; i += LANES_U16) {
         const vec_u16_t magnitude = load_u16(x + i) & 0x7fff;
         outside |=
