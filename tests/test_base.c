@@ -289,7 +289,7 @@ static void parts_cover_everything_once(void **state)
 /* Phases with 0, 1, 2, ... items; every other thread is slow, so that others take from its part. */
 typedef struct deal {
     team_t *team;
-    size_t most;
+    size_t together, most;
     _Atomic int taken[MOST_ITEMS];
     _Atomic size_t wrong;
 } deal_t;
@@ -300,7 +300,7 @@ static void deal_thread(void *context, size_t thread)
     for (size_t n = 0; n <= MOST_ITEMS; n++) {
         team_part_t part;
         team_deal(d->team, thread, n);
-        while (team_take(d->team, thread, d->most, &part)) {
+        while (team_take(d->team, thread, d->together, d->most, &part)) {
             d->wrong += part.end > n || part.end - part.begin > d->most;
             for (size_t i = part.begin; i < part.end; i++)
                 d->taken[i]++;
@@ -321,12 +321,53 @@ static void every_item_is_dealt_to_one_thread(void **state)
     for (size_t n = 1; n <= MAX_THREADS; n++)
         for (size_t most = 1; most <= 8; most *= 2) {
             fail_t fail = {0};
-            deal_t deal = {.most = most};
+            deal_t deal = {.together = most / 2 + 1, .most = most};
             assert_int_equal(team_open(&deal.team, n, n > 2, &fail), 0);
             team_run(deal.team, deal_thread, &deal);
             assert_int_equal(deal.wrong, 0);
             team_close(deal.team);
         }
+}
+
+/* How many items thread 0 takes of its part, one digit each time, while thread 1 takes none. */
+typedef struct portions {
+    team_t *team;
+    size_t items;
+    char text[MOST_ITEMS];
+} portions_t;
+
+static void portions_thread(void *context, size_t thread)
+{
+    portions_t *s = context;
+    team_part_t part;
+    size_t own = team_part(s->items, 0, 2).end, n = 0;
+    team_deal(s->team, thread, s->items);
+    for (size_t taken = 0; thread == 0 && taken < own; taken += part.end - part.begin) {
+        if (!team_take(s->team, 0, 4, 10, &part))
+            break;
+        s->text[n++] = (char)('0' + part.end - part.begin);
+    }
+    team_barrier(s->team, thread);
+}
+
+static void items_that_belong_together_are_taken_at_once(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t items;
+        const char *expected;
+    } cases[] = {{2, "1"}, {8, "4"}, {12, "42"}, {24, "444"}, {26, "4441"}, {48, "8844"},
+        {64, "88844"}, {80, "888844"}};
+    fail_t fail = {0};
+    portions_t portions = {0};
+    assert_int_equal(team_open(&portions.team, 2, true, &fail), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        portions.items = cases[i].items;
+        memset(portions.text, 0, sizeof portions.text);
+        team_run(portions.team, portions_thread, &portions);
+        assert_string_equal(portions.text, cases[i].expected);
+    }
+    team_close(portions.team);
 }
 
 static void a_byte_order_mark_at_the_start_of_a_text_is_dropped(void **state)
@@ -386,7 +427,7 @@ static void shrink_thread(void *context, size_t thread)
     team_part_t part;
     s->threads++;
     team_deal(s->team, thread, MOST_ITEMS);
-    while (team_take(s->team, thread, 3, &part))
+    while (team_take(s->team, thread, 1, 3, &part))
         s->taken += part.end - part.begin;
     if (s->loses && thread == MAX_THREADS - 1)
         nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
@@ -426,6 +467,7 @@ int main(void)
         cmocka_unit_test(every_f16_value_survives_the_round_trip),
         cmocka_unit_test(sizes_that_overflow_are_refused),
         cmocka_unit_test(an_array_grows_and_stays_as_it_was_when_it_cannot),
+        cmocka_unit_test(items_that_belong_together_are_taken_at_once),
         cmocka_unit_test(a_byte_order_mark_at_the_start_of_a_text_is_dropped),
         cmocka_unit_test(an_error_in_json_lines_names_the_line_once),
         cmocka_unit_test(the_first_failure_wins_and_takes_one_line),

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/size.h"
 
 #define CACHE_LINE 64
 
@@ -320,23 +321,21 @@ void team_deal(team_t *team, size_t thread, size_t n_items)
 }
 
 /* At most half of the remaining items where others may take them, so that few items are in work
- * when the last one is taken; of more than a few as many as a single row reads in step. */
-static size_t portion(const team_t *team, size_t left, size_t most)
+ * when the last one is taken. */
+static size_t portion(const team_t *team, size_t left, size_t together, size_t most)
 {
-    enum { IN_STEP = 4 };
     size_t share = team->active > 1 ? (left + 1) / 2 : left;
-    if (share > IN_STEP)
-        share -= share % IN_STEP;
-    return share < most ? share : most;
+    share = size_min(share, most);
+    return share > together ? share - share % together : size_min(size_min(together, left), most);
 }
 
-static team_part_t take_from(worker_t *worker, bool front, size_t most)
+static team_part_t take_from(worker_t *worker, bool front, size_t together, size_t most)
 {
     uint64_t word = atomic_load(&worker->left), next;
     team_part_t left, taken;
     do {
         left = taken = unpack(word);
-        size_t n = portion(worker->team, left.end - left.begin, most);
+        size_t n = portion(worker->team, left.end - left.begin, together, most);
         if (front)
             left.begin = taken.end = left.begin + n;
         else
@@ -346,10 +345,10 @@ static team_part_t take_from(worker_t *worker, bool front, size_t most)
     return taken;
 }
 
-bool team_take(team_t *team, size_t thread, size_t most, team_part_t *part)
+bool team_take(team_t *team, size_t thread, size_t together, size_t most, team_part_t *part)
 {
-    *part = take_from(&team->workers[thread], true, most);
+    *part = take_from(&team->workers[thread], true, together, most);
     for (size_t i = 1; i < team->active && part->begin == part->end; i++)
-        *part = take_from(&team->workers[(thread + i) % team->active], false, 1);
+        *part = take_from(&team->workers[(thread + i) % team->active], false, 1, 1);
     return part->begin < part->end;
 }

@@ -76,8 +76,9 @@ static inline team_part_t team_part(size_t n, size_t thread, size_t n_threads)
  * has been taken. n_items < 2^32. */
 void team_deal(team_t *team, size_t thread, size_t n_items);
 
-/* The next items for a thread: at most `most` (>= 1), fewer towards the end; false when all are
- * taken. */
-bool team_take(team_t *team, size_t thread, size_t most, team_part_t *part);
+/* The next items for a thread: at most `most` (>= 1), fewer towards the end; false when all are taken.
+ * together: items that cost less if they are taken at once (>= 1); a thread's own are taken in multiples of it, as far as
+ * there are. */
+bool team_take(team_t *team, size_t thread, size_t together, size_t most, team_part_t *part);
 
 #endif
