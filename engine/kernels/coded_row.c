@@ -58,7 +58,11 @@ typedef struct product {
     coded_kind_t kind;
     int vectors;
     size_t width;
-    bool amx; /* the dot product amx's operation; or the chain */
+    enum {
+        CHAIN_BY_FMA,
+        CHAIN_BY_PAIRS, /* the same by vdpbf16ps */
+        AMX
+    } dot;
 } product_t;
 
 INLINE size_t pair_bytes(const product_t how)
@@ -70,8 +74,8 @@ INLINE size_t pair_bytes(const product_t how)
 
 /* Adds the products of a pair of inputs and outputs from `first` on. odd and even may be the same sums: the odd input comes
  * first. */
-INLINE void multiply_widened(const product_t how, const uint8_t *codes, size_t i,
-    const span_t *s, size_t first, vec_f32_t *odd, vec_f32_t *even)
+INLINE void multiply_widened(const product_t how, const uint8_t *codes, size_t i, const span_t *s,
+    size_t first, vec_f32_t *odd, vec_f32_t *even)
 {
     const pair_t input = {.even = SET_F32(s->wide[2 * i]), .odd = SET_F32(s->wide[2 * i + 1])};
     for (int v = 0; v < how.vectors; v++) {
@@ -90,8 +94,8 @@ INLINE void multiply_widened(const product_t how, const uint8_t *codes, size_t i
 
 #ifdef __AVX512BF16__
 /* The same for the chain; of a table, sums in the order of f8_words. */
-INLINE void multiply_words(const product_t how, const uint8_t *codes, size_t i,
-    const span_t *s, const f8_lookup_t *lookup, size_t first, vec_f32_t *sum)
+INLINE void multiply_words(const product_t how, const uint8_t *codes, size_t i, const span_t *s,
+    const f8_lookup_t *lookup, size_t first, vec_f32_t *sum)
 {
     int32_t pair;
     __m512i words[VECTORS];
@@ -126,11 +130,11 @@ typedef struct f8_lookup {
 } f8_lookup_t;
 #endif
 
-INLINE void multiply_pair(const product_t how, const uint8_t *codes, size_t i,
-    const span_t *s, const f8_lookup_t *lookup, size_t first, vec_f32_t *odd, vec_f32_t *even)
+INLINE void multiply_pair(const product_t how, const uint8_t *codes, size_t i, const span_t *s,
+    const f8_lookup_t *lookup, size_t first, vec_f32_t *odd, vec_f32_t *even)
 {
 #ifdef __AVX512BF16__
-    if (!how.amx) {
+    if (how.dot == CHAIN_BY_PAIRS) {
         multiply_words(how, codes, i, s, lookup, first, odd);
         return;
     }
@@ -191,14 +195,14 @@ INLINE void multiply_span(const product_t how, const span_t *s, float *c)
         vec_f32_t odd[VECTORS], even[VECTORS];
         for (int v = 0; v < how.vectors; v++) {
             odd[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-            if (how.amx)
+            if (how.dot == AMX)
                 odd[v] = (vec_f32_t){0};
             even[v] = (vec_f32_t){0};
         }
-        multiply_pairs(how, s, NULL, first, odd, how.amx ? even : odd);
+        multiply_pairs(how, s, NULL, first, odd, how.dot == AMX ? even : odd);
         for (int v = 0; v < how.vectors; v++) {
             mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
-            if (how.amx)
+            if (how.dot == AMX)
                 *sum = *sum + (even[v] + odd[v]);
             else
                 *sum = odd[v];
@@ -207,27 +211,44 @@ INLINE void multiply_span(const product_t how, const span_t *s, float *c)
 }
 
 /* Whole panels have their width and as many sums as fit as constants. */
-#define SPAN_OF(AMX, WEIGHTS, KIND)                                                                \
+#define SPAN_OF(DOT, WEIGHTS, KIND)                                                                \
     if (s->width == KERNEL_PANEL)                                                                  \
-        multiply_span((product_t){WEIGHTS, KIND, VECTORS, KERNEL_PANEL, AMX}, s, c);               \
+        multiply_span((product_t){WEIGHTS, KIND, VECTORS, KERNEL_PANEL, DOT}, s, c);               \
     else                                                                                           \
-        multiply_span((product_t){WEIGHTS, KIND, 16 / LANES_F32, s->width, AMX}, s, c)
-#define CHAIN(KIND) SPAN_OF(false, BY_SCALE, KIND)
-#define AMX(KIND) SPAN_OF(true, BY_SCALE, KIND)
+        multiply_span((product_t){WEIGHTS, KIND, 16 / LANES_F32, s->width, DOT}, s, c)
+#define SPAN_BY_FMA(KIND) SPAN_OF(CHAIN_BY_FMA, BY_SCALE, KIND)
+#define SPAN_BY_PAIRS(KIND) SPAN_OF(CHAIN_BY_PAIRS, BY_SCALE, KIND)
+#define SPAN_AMX(KIND) SPAN_OF(AMX, BY_SCALE, KIND)
 static const coded_kind_t no_codes = {CODES_INT8, true, false, false, false};
 
 static void chain_span(const format_t *format, const span_t *s, float *c)
 {
-    CODED_DISPATCH(format, s->of->positive, CHAIN);
+    CODED_DISPATCH(format, s->of->positive, SPAN_BY_FMA);
 }
 
 static void chain_dense(const span_t *s, float *c)
 {
-    SPAN_OF(false, DENSE, no_codes);
+    SPAN_OF(CHAIN_BY_FMA, DENSE, no_codes);
+}
+
+static void amx_span(const format_t *format, const span_t *s, float *c)
+{
+    CODED_DISPATCH(format, s->of->positive, SPAN_AMX);
+}
+
+static void amx_dense(const span_t *s, float *c)
+{
+    SPAN_OF(AMX, DENSE, no_codes);
 }
 
 #ifdef __AVX512BF16__
 #define TABLES(FUNCTION, TO, FROM) , FUNCTION, TO, FROM
+
+static void pairs_span(const format_t *format, const span_t *s, float *c)
+{
+    CODED_DISPATCH(format, s->of->positive, SPAN_BY_PAIRS);
+}
+
 static const coded_kind_t f8_codes = {CODES_F8, true, false, false, false};
 
 /* Of sums in the order of f8_words. */
@@ -237,8 +258,8 @@ static void chain_table(const span_t *s, float *c)
     vec_f32_t sum[F8_VECTORS];
     for (int v = 0; v < F8_VECTORS; v++)
         sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-    multiply_pairs(
-        (product_t){BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, false}, s, &lookup, 0, sum, sum);
+    multiply_pairs((product_t){BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, CHAIN_BY_PAIRS}, s,
+        &lookup, 0, sum, sum);
     for (int v = 0; v < F8_VECTORS; v++)
         *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
 }
@@ -251,7 +272,7 @@ static void amx_table(const span_t *s, float *c)
     for (int v = 0; v < F8_VECTORS; v++)
         odd[v] = even[v] = (vec_f32_t){0};
     multiply_pairs(
-        (product_t){BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, true}, s, &lookup, 0, odd, even);
+        (product_t){BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, AMX}, s, &lookup, 0, odd, even);
     for (int v = 0; v < F8_VECTORS; v++) {
         mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
         *sum = *sum + (even[v] + odd[v]);
@@ -288,17 +309,10 @@ typedef struct dot_kernels {
 
 static const dot_kernels_t chain_kernels = {
     chain_span, chain_dense TABLES(chain_table, chain_reorder, chain_reorder)};
-
-static void amx_span(const format_t *format, const span_t *s, float *c)
-{
-    CODED_DISPATCH(format, s->of->positive, AMX);
-}
-
-static void amx_dense(const span_t *s, float *c)
-{
-    SPAN_OF(true, DENSE, no_codes);
-}
-
+#ifdef __AVX512BF16__
+static const dot_kernels_t pairs_kernels = {
+    pairs_span, chain_dense TABLES(chain_table, chain_reorder, chain_reorder)};
+#endif
 static const dot_kernels_t amx_kernels = {
     amx_span, amx_dense TABLES(amx_table, amx_to_table, amx_from_table)};
 
@@ -472,7 +486,12 @@ static void coded_row(const format_t *format, const uint16_t *x, size_t n_panels
     const void *const *panels, size_t width, size_t columns, size_t first, size_t k, float *c,
     size_t c_panel, tile_mode_t mode)
 {
-    run(&chain_kernels, format, x, n_panels, panels, width, columns, first, k, c, c_panel, mode);
+    const dot_kernels_t *dot = &chain_kernels;
+#ifdef __AVX512BF16__
+    if (dot_product_is_faster())
+        dot = &pairs_kernels;
+#endif
+    run(dot, format, x, n_panels, panels, width, columns, first, k, c, c_panel, mode);
 }
 
 static void coded_row_amx(const format_t *format, const uint16_t *x, size_t n_panels,
