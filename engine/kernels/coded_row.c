@@ -486,13 +486,22 @@ static void coded_row(const format_t *format, const uint16_t *x, size_t n_panels
     const void *const *panels, size_t width, size_t columns, size_t first, size_t k, float *c,
     size_t c_panel, tile_mode_t mode)
 {
-    const dot_kernels_t *dot = &chain_kernels;
-#ifdef __AVX512BF16__
-    if (dot_product_is_faster())
-        dot = &pairs_kernels;
-#endif
-    run(dot, format, x, n_panels, panels, width, columns, first, k, c, c_panel, mode);
+    run(&chain_kernels, format, x, n_panels, panels, width, columns, first, k, c, c_panel, mode);
 }
+
+#ifdef __AVX512BF16__
+static void coded_row_by_pairs(const format_t *format, const uint16_t *x, size_t n_panels,
+    const void *const *panels, size_t width, size_t columns, size_t first, size_t k, float *c,
+    size_t c_panel, tile_mode_t mode)
+{
+    run(&pairs_kernels, format, x, n_panels, panels, width, columns, first, k, c, c_panel, mode);
+}
+
+void coded_by_dot_product(kernels_t *kernels)
+{
+    kernels->coded_row = coded_row_by_pairs;
+}
+#endif
 
 static void coded_row_amx(const format_t *format, const uint16_t *x, size_t n_panels,
     const void *const *panels, size_t width, size_t columns, size_t first, size_t k, float *c,
@@ -507,4 +516,8 @@ void FILL(kernels_t *kernels)
         return;
     kernels->coded_row = coded_row;
     kernels->coded_row_amx = coded_row_amx;
+#ifdef __AVX512BF16__
+    if (dot_product_is_faster())
+        coded_by_dot_product(kernels);
+#endif
 }

@@ -105,6 +105,7 @@ void tile_bf16_by_fma(size_t rows, const void *a, size_t a_stride, const void *b
 /* The kernels with vdpbf16ps for any number of rows, whether it is faster or not; the CPU has it. */
 void tiles_by_dot_product(kernels_t *kernels);
 void fold_by_dot_product(kernels_t *kernels);
+void coded_by_dot_product(kernels_t *kernels);
 
 /* kernels_t.tile_amx with AVX-512 and without tile registers: for single rows on CPUs with AMX. */
 void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
