@@ -8,12 +8,10 @@
 #include "engine/base/size.h"
 #include "engine/kernels/coded_vectors.h"
 #include "engine/kernels/denormals.h"
+#include "engine/kernels/f8_table.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 #include "engine/kernels/widen.h"
-#ifdef __AVX512BF16__
-#include "engine/kernels/f8_table.h"
-#endif
 
 #if defined(__AVX512BF16__)
 #define FILL coded_row_fill_avx512_bf16
@@ -42,9 +40,7 @@ typedef struct span {
     const float *wide; /* x */
     size_t width, pairs;
     const coded_outputs_t *of;
-#ifdef __AVX512BF16__
     const f8_table_t *table;
-#endif
     const ahead_t *ahead; /* NULL: the codes that follow these are prefetched */
 } span_t;
 
@@ -112,23 +108,20 @@ INLINE void multiply_words(const product_t how, const uint8_t *codes, size_t i, 
             (__m512)sum[v], (__m512bh)words[v], (__m512bh)_mm512_set1_epi32(pair));
 }
 
+#endif
+
 /* sum += x times the weights of one input, in the order of f8_words_of_input. */
 INLINE void multiply_input(
-    const f8_lookup_t *lookup, const uint8_t *codes, vec_f32_t x, vec_f32_t sum[F8_VECTORS])
+    const f8_lookup_t *lookup, const uint8_t *codes, float x, vec_f32_t sum[F8_VECTORS])
 {
-    __m512i words[F8_VECTORS / 2];
+    vec_t words[F8_VECTORS / 2];
     f8_words_of_input(lookup, codes, words);
     for (int i = 0; i < F8_VECTORS / 2; i++) {
         const pair_t w = widen((vec_u32_t)words[i]);
-        sum[2 * i] = FMA_F32(x, w.even, sum[2 * i]);
-        sum[2 * i + 1] = FMA_F32(x, w.odd, sum[2 * i + 1]);
+        sum[2 * i] = FMA_F32(SET_F32(x), w.even, sum[2 * i]);
+        sum[2 * i + 1] = FMA_F32(SET_F32(x), w.odd, sum[2 * i + 1]);
     }
 }
-#else
-typedef struct f8_lookup {
-    char none;
-} f8_lookup_t;
-#endif
 
 INLINE void multiply_pair(const product_t how, const uint8_t *codes, size_t i, const span_t *s,
     const f8_lookup_t *lookup, size_t first, vec_f32_t *odd, vec_f32_t *even)
@@ -138,14 +131,12 @@ INLINE void multiply_pair(const product_t how, const uint8_t *codes, size_t i, c
         multiply_words(how, codes, i, s, lookup, first, odd);
         return;
     }
+#endif
     if (how.weights == BY_TABLE) {
-        const pair_t input = {.even = SET_F32(s->wide[2 * i]), .odd = SET_F32(s->wide[2 * i + 1])};
-        multiply_input(lookup, codes, input.even, even);
-        multiply_input(lookup, codes + KERNEL_PANEL, input.odd, odd);
+        multiply_input(lookup, codes + first + KERNEL_PANEL, s->wide[2 * i + 1], odd);
+        multiply_input(lookup, codes + first, s->wide[2 * i], even);
         return;
     }
-#endif
-    (void)lookup;
     multiply_widened(how, codes, i, s, first, odd, even);
 }
 
@@ -241,80 +232,91 @@ static void amx_dense(const span_t *s, float *c)
     SPAN_OF(AMX, DENSE, no_codes);
 }
 
-#ifdef __AVX512BF16__
-#define TABLES(FUNCTION, TO, FROM) , FUNCTION, TO, FROM
-
-static void pairs_span(const format_t *format, const span_t *s, float *c)
-{
-    CODED_DISPATCH(format, s->of->positive, SPAN_BY_PAIRS);
-}
-
 static const coded_kind_t f8_codes = {CODES_F8, true, false, false, false};
 
-/* Of sums in the order of f8_words. */
-static void chain_table(const span_t *s, float *c)
+/* Of sums in the order of f8_words_of_input. */
+INLINE void table_span(const product_t how, const span_t *s, float *c)
 {
     const f8_lookup_t lookup = f8_load_table(s->table);
-    vec_f32_t sum[F8_VECTORS];
-    for (int v = 0; v < F8_VECTORS; v++)
-        sum[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-    multiply_pairs((product_t){BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, CHAIN_BY_PAIRS}, s,
-        &lookup, 0, sum, sum);
-    for (int v = 0; v < F8_VECTORS; v++)
-        *(mem_f32_t *)(c + LANES_F32 * v) = sum[v];
+    for (size_t first = 0; first < KERNEL_PANEL; first += F8_OUTPUTS, c += F8_OUTPUTS) {
+        vec_f32_t odd[F8_VECTORS], even[F8_VECTORS];
+        for (int v = 0; v < F8_VECTORS; v++) {
+            odd[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
+            if (how.dot == AMX)
+                odd[v] = (vec_f32_t){0};
+            even[v] = (vec_f32_t){0};
+        }
+        multiply_pairs(how, s, &lookup, first, odd, how.dot == AMX ? even : odd);
+        for (int v = 0; v < F8_VECTORS; v++) {
+            mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
+            if (how.dot == AMX)
+                *sum = *sum + (even[v] + odd[v]);
+            else
+                *sum = odd[v];
+        }
+    }
 }
 
-/* Of sums in the order of f8_words_of_input. */
+#define TABLE_OF(DOT)                                                                              \
+    (product_t)                                                                                    \
+    {                                                                                              \
+        BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, DOT                                          \
+    }
+static void chain_table(const span_t *s, float *c)
+{
+    table_span(TABLE_OF(CHAIN_BY_FMA), s, c);
+}
+
 static void amx_table(const span_t *s, float *c)
 {
-    const f8_lookup_t lookup = f8_load_table(s->table);
-    vec_f32_t odd[F8_VECTORS], even[F8_VECTORS];
-    for (int v = 0; v < F8_VECTORS; v++)
-        odd[v] = even[v] = (vec_f32_t){0};
-    multiply_pairs(
-        (product_t){BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, AMX}, s, &lookup, 0, odd, even);
-    for (int v = 0; v < F8_VECTORS; v++) {
-        mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
-        *sum = *sum + (even[v] + odd[v]);
-    }
+    table_span(TABLE_OF(AMX), s, c);
 }
 
 /* A panel's sums from natural order to a table's, and back. */
 #define REORDERED(NAME, REORDER)                                                                   \
     static void NAME(float *c)                                                                     \
     {                                                                                              \
-        vec_f32_t x[F8_VECTORS];                                                                   \
-        for (int v = 0; v < F8_VECTORS; v++)                                                       \
-            x[v] = *(const mem_f32_t *)(c + LANES_F32 * v);                                        \
-        REORDER(x);                                                                                \
-        for (int v = 0; v < F8_VECTORS; v++)                                                       \
-            *(mem_f32_t *)(c + LANES_F32 * v) = x[v];                                              \
+        for (size_t first = 0; first < KERNEL_PANEL; first += F8_OUTPUTS, c += F8_OUTPUTS) {       \
+            vec_f32_t x[F8_VECTORS];                                                               \
+            for (int v = 0; v < F8_VECTORS; v++)                                                   \
+                x[v] = *(const mem_f32_t *)(c + LANES_F32 * v);                                    \
+            REORDER(x);                                                                            \
+            for (int v = 0; v < F8_VECTORS; v++)                                                   \
+                *(mem_f32_t *)(c + LANES_F32 * v) = x[v];                                          \
+        }                                                                                          \
     }
-REORDERED(chain_reorder, f8_transpose)
-REORDERED(amx_to_table, f8_to_words)
-REORDERED(amx_from_table, f8_from_words)
-#else
-#define TABLES(FUNCTION, TO, FROM)
-#endif
+REORDERED(to_words, f8_to_words)
+REORDERED(from_words, f8_from_words)
 
 /* How a dot product is computed, of spans and of such that are dequantised before. */
 typedef struct dot_kernels {
     void (*span)(const format_t *format, const span_t *s, float *c);
     void (*dense)(const span_t *s, float *c);
-#ifdef __AVX512BF16__
     void (*table)(const span_t *s, float *c);
     void (*to_table)(float *c), (*from_table)(float *c); /* a panel's sums */
-#endif
 } dot_kernels_t;
 
 static const dot_kernels_t chain_kernels = {
-    chain_span, chain_dense TABLES(chain_table, chain_reorder, chain_reorder)};
+    chain_span, chain_dense, chain_table, to_words, from_words};
+static const dot_kernels_t amx_kernels = {amx_span, amx_dense, amx_table, to_words, from_words};
+
 #ifdef __AVX512BF16__
+static void pairs_span(const format_t *format, const span_t *s, float *c)
+{
+    CODED_DISPATCH(format, s->of->positive, SPAN_BY_PAIRS);
+}
+
+/* Of sums in the order of f8_words. */
+static void pairs_table(const span_t *s, float *c)
+{
+    table_span(TABLE_OF(CHAIN_BY_PAIRS), s, c);
+}
+
+REORDERED(transpose, f8_transpose)
+
 static const dot_kernels_t pairs_kernels = {
-    pairs_span, chain_dense TABLES(chain_table, chain_reorder, chain_reorder)};
+    pairs_span, chain_dense, pairs_table, transpose, transpose};
 #endif
-static const dot_kernels_t amx_kernels = {
-    amx_span, amx_dense TABLES(amx_table, amx_to_table, amx_from_table)};
 
 /* A panel, and what its group in turn has. */
 typedef struct stream {
@@ -322,11 +324,9 @@ typedef struct stream {
     size_t group;
     bool normal;
     coded_outputs_t of;
-#ifdef __AVX512BF16__
     const f8_table_t *table; /* NULL: none */
     f8_table_t own;
     bool of_table; /* sums are in a table's order */
-#endif
 } stream_t;
 
 /* Panels that take turns. */
@@ -373,7 +373,6 @@ static void enter_group(turns_t *t, size_t p, size_t g)
 {
     stream_t *stream = &t->streams[p];
     stream->group = g;
-#ifdef __AVX512BF16__
     /* Two panels are of one block. */
     const f8_table_t *known = p > 0 ? stream[-1].table : NULL;
     stream->table = NULL;
@@ -381,20 +380,15 @@ static void enter_group(turns_t *t, size_t p, size_t g)
         stream->table = f8_table_find(t->format, stream->panel, g, known, &stream->own);
     if (stream->table != NULL)
         return;
-#endif
     stream->normal = coded_lay_out_group(t->format, stream->panel, t->width, g, &stream->of);
 }
 
 /* A table's sums have an order of their own. */
 static void order_sums(const turns_t *t, stream_t *stream, bool of_table, float *c)
 {
-#ifdef __AVX512BF16__
     if (of_table != stream->of_table)
         (of_table ? t->dot->to_table : t->dot->from_table)(c);
     stream->of_table = of_table;
-#else
-    (void)t, (void)stream, (void)of_table, (void)c;
-#endif
 }
 
 /* Inputs from k on of panel p, within a turn and a group. */
@@ -402,14 +396,12 @@ static void multiply_panel(turns_t *t, size_t p, size_t k, span_t *s, float *c)
 {
     stream_t *stream = &t->streams[p];
     s->of = &stream->of;
-#ifdef __AVX512BF16__
     order_sums(t, stream, stream->table != NULL, c);
     s->table = stream->table;
     if (s->table != NULL) {
         t->dot->table(s, c);
         return;
     }
-#endif
     if (stream->normal) {
         t->dot->span(t->format, s, c);
         return;
@@ -463,9 +455,7 @@ static void run(const dot_kernels_t *dot, const format_t *format, const uint16_t
     for (size_t p = 0; p < n_panels; p++) {
         turns.streams[p].panel = panels[p];
         turns.streams[p].group = SIZE_MAX;
-#ifdef __AVX512BF16__
         turns.streams[p].of_table = false;
-#endif
         if (mode != TILE_CHAIN)
             memset(sum + p * stride, 0, width * sizeof *sum);
     }
