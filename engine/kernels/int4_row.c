@@ -260,11 +260,15 @@ typedef struct piece {
     ahead_t *ahead;
 } piece_t;
 
-INLINE void prefetch_step(const bool streams, const char *const *at, size_t next)
+/* The next lines. streams: are several */
+INLINE void prefetch_step(const bool streams, ahead_t *ahead)
 {
     enum { FIRST_LEVEL = 3, SECOND_LEVEL = 2 };
+    if (ahead->more == 0)
+        return;
     for (size_t i = 0; i < STEP_LINES; i++)
-        __builtin_prefetch(at[i] + next, 0, streams ? FIRST_LEVEL : SECOND_LEVEL);
+        __builtin_prefetch(ahead->at[i] + ahead->next, 0, streams ? FIRST_LEVEL : SECOND_LEVEL);
+    ahead->next += ahead->more;
 }
 
 /* Scales and, with zeros, the last operands of b. */
@@ -289,8 +293,7 @@ INLINE void multiply_outputs(const bool streams, const int vectors, const bool z
                  inputs_of_step =
                      INT4_WORD * (STEP_LINES * LINE_BYTES / REGISTER_BYTES / (size_t)vectors);
     const char *group = p->group;
-    const ahead_t ahead = *p->ahead;
-    size_t next = ahead.next;
+    ahead_t ahead = *p->ahead;
     vec_f32_t scale[VECTORS], offset[VECTORS][OFFSETS], sum[VECTORS];
     for (int v = 0; v < vectors; v++)
         sum[v] = *(const mem_f32_t *)(c + first + LANES_F32 * v);
@@ -298,22 +301,18 @@ INLINE void multiply_outputs(const bool streams, const int vectors, const bool z
         const uint32_t *words =
             int4_words(p->format, group, width) + p->skip / INT4_WORD * width + first;
         load_scales(vectors, zeros, group, width, first, scale, offset);
-        if (first == 0 && ahead.more > 0) {
-            prefetch_step(streams, ahead.at, next);
-            next += ahead.more;
-        }
+        if (first == 0)
+            prefetch_step(streams, &ahead);
         for (size_t k = i; k < i + some; k += INT4_WORD, words += width) {
-            if (k % inputs_of_step == 0 && ahead.more > 0) {
-                prefetch_step(streams, ahead.at, next);
-                next += ahead.more;
-            }
+            if (k % inputs_of_step == 0)
+                prefetch_step(streams, &ahead);
             if (zeros)
                 multiply_words_with_zeros(vectors, words, in->x + k, scale, offset, sum);
             else
                 multiply_words(vectors, words, &in->prepared, k, scale, sum);
         }
     }
-    p->ahead->next = next;
+    p->ahead->next = ahead.next;
     for (int v = 0; v < vectors; v++)
         *(mem_f32_t *)(c + first + LANES_F32 * v) = sum[v];
 }
@@ -331,10 +330,15 @@ INLINE void multiply_panel(
 
 static void multiply(const piece_t *p, const inputs_t *in, float *c)
 {
-    if (p->format->zeros)
+    const bool streams = p->ahead->more == LINE_BYTES, zeros = p->format->zeros;
+    if (streams && zeros)
         multiply_panel(true, true, p, in, c);
-    else
+    else if (streams)
         multiply_panel(true, false, p, in, c);
+    else if (zeros)
+        multiply_panel(false, true, p, in, c);
+    else
+        multiply_panel(false, false, p, in, c);
 }
 
 /* As it is defined. Returns whether a sum is -0. */
