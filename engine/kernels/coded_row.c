@@ -98,16 +98,12 @@ INLINE void multiply_words(const product_t how, const uint8_t *codes, size_t i, 
     memcpy(&pair, s->x + 2 * i, sizeof pair);
     if (how.weights == BY_TABLE)
         f8_words(lookup, codes, words);
-    else if (how.weights == BY_SCALE)
-        coded_words_of_pair(how.kind, how.vectors, codes, how.width, first, s->of, words);
     else
-        for (int v = 0; v < how.vectors; v++)
-            words[v] = _mm512_loadu_si512(codes + 4 * (first + (size_t)v * LANES_F32));
+        coded_words_of_pair(how.kind, how.vectors, codes, how.width, first, s->of, words);
     for (int v = 0; v < how.vectors; v++)
         sum[v] = (vec_f32_t)_mm512_dpbf16_ps(
             (__m512)sum[v], (__m512bh)words[v], (__m512bh)_mm512_set1_epi32(pair));
 }
-
 #endif
 
 /* sum += x times the weights of one input, in the order of f8_words_of_input. */
@@ -179,8 +175,12 @@ INLINE void multiply_pairs(const product_t how, const span_t *s, const f8_lookup
     }
 }
 
+/* Of a table in the order of its words: c too. */
 INLINE void multiply_span(const product_t how, const span_t *s, float *c)
 {
+    f8_lookup_t lookup = {0};
+    if (how.weights == BY_TABLE)
+        lookup = f8_load_table(s->table);
     for (size_t first = 0; first < how.width;
          first += (size_t)how.vectors * LANES_F32, c += how.vectors * LANES_F32) {
         vec_f32_t odd[VECTORS], even[VECTORS];
@@ -190,7 +190,7 @@ INLINE void multiply_span(const product_t how, const span_t *s, float *c)
                 odd[v] = (vec_f32_t){0};
             even[v] = (vec_f32_t){0};
         }
-        multiply_pairs(how, s, NULL, first, odd, how.dot == AMX ? even : odd);
+        multiply_pairs(how, s, &lookup, first, odd, how.dot == AMX ? even : odd);
         for (int v = 0; v < how.vectors; v++) {
             mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
             if (how.dot == AMX)
@@ -234,29 +234,6 @@ static void amx_dense(const span_t *s, float *c)
 
 static const coded_kind_t f8_codes = {CODES_F8, true, false, false, false};
 
-/* Of sums in the order of f8_words_of_input. */
-INLINE void table_span(const product_t how, const span_t *s, float *c)
-{
-    const f8_lookup_t lookup = f8_load_table(s->table);
-    for (size_t first = 0; first < KERNEL_PANEL; first += F8_OUTPUTS, c += F8_OUTPUTS) {
-        vec_f32_t odd[F8_VECTORS], even[F8_VECTORS];
-        for (int v = 0; v < F8_VECTORS; v++) {
-            odd[v] = *(const mem_f32_t *)(c + LANES_F32 * v);
-            if (how.dot == AMX)
-                odd[v] = (vec_f32_t){0};
-            even[v] = (vec_f32_t){0};
-        }
-        multiply_pairs(how, s, &lookup, first, odd, how.dot == AMX ? even : odd);
-        for (int v = 0; v < F8_VECTORS; v++) {
-            mem_f32_t *sum = (mem_f32_t *)(c + LANES_F32 * v);
-            if (how.dot == AMX)
-                *sum = *sum + (even[v] + odd[v]);
-            else
-                *sum = odd[v];
-        }
-    }
-}
-
 #define TABLE_OF(DOT)                                                                              \
     (product_t)                                                                                    \
     {                                                                                              \
@@ -264,12 +241,12 @@ INLINE void table_span(const product_t how, const span_t *s, float *c)
     }
 static void chain_table(const span_t *s, float *c)
 {
-    table_span(TABLE_OF(CHAIN_BY_FMA), s, c);
+    multiply_span(TABLE_OF(CHAIN_BY_FMA), s, c);
 }
 
 static void amx_table(const span_t *s, float *c)
 {
-    table_span(TABLE_OF(AMX), s, c);
+    multiply_span(TABLE_OF(AMX), s, c);
 }
 
 /* A panel's sums from natural order to a table's, and back. */
@@ -306,10 +283,9 @@ static void pairs_span(const format_t *format, const span_t *s, float *c)
     CODED_DISPATCH(format, s->of->positive, SPAN_BY_PAIRS);
 }
 
-/* Of sums in the order of f8_words. */
 static void pairs_table(const span_t *s, float *c)
 {
-    table_span(TABLE_OF(CHAIN_BY_PAIRS), s, c);
+    multiply_span(TABLE_OF(CHAIN_BY_PAIRS), s, c);
 }
 
 REORDERED(transpose, f8_transpose)
@@ -349,10 +325,10 @@ static size_t bytes_before(const turns_t *t, size_t k)
 static bool look_ahead(const turns_t *t, size_t k, ahead_t *ahead)
 {
     const format_t *format = t->format;
-    const size_t head = bytes_before(t, 0);
     if (!streams_want_prefetching() || t->width != KERNEL_PANEL || STEP_LINES % t->n_panels != 0)
         return false;
     const bool ends = k >= t->columns;
+    const size_t head = bytes_before(t, 0);
     const size_t at = ends ? format->offset(format, t->columns, t->width, t->n_panels, 0) + head
                            : bytes_before(t, k);
     const char *from[STEP_LINES];
