@@ -40,8 +40,7 @@ static void open_cache(attention_data_t *data)
     kernels_get(&data->kernels, c->isa, c->mode);
     if (kv_cache_open(&data->cache, c->mode, 1, 1, c->head_dim, n, &fail) != 0)
         abort();
-    memset(data->cache.k, 0xff, n * data->cache.k_block_bytes);
-    memset(data->cache.v, 0xff, n * data->cache.v_block_bytes);
+    memset(data->cache.blocks, 0xff, data->cache.bytes);
     data->blocks = malloc(n * sizeof *data->blocks);
     for (size_t i = 0; i < n; i++)
         data->blocks[i] = (int32_t)(n - 1 - i);

@@ -83,10 +83,7 @@ void forward_fixture_open(forward_fixture_t *f, const forward_case_t *c, const c
         fprintf(stderr, "%s\n", fail.message);
         abort();
     }
-    kv_cache_t *cache = &f->rank.cache;
-    size_t n = config->num_hidden_layers * config->num_key_value_heads * n_blocks;
-    memset(cache->k, 0xff, n * cache->k_block_bytes);
-    memset(cache->v, 0xff, n * cache->v_block_bytes);
+    memset(f->rank.cache.blocks, 0xff, f->rank.cache.bytes);
 }
 
 void forward_fixture_close(forward_fixture_t *f)

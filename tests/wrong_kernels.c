@@ -187,19 +187,23 @@ void tile_of_short_leaves(size_t rows, const void *a, size_t a_stride, const voi
         width, k / 2, c, c_stride, TILE_ADD);
 }
 
+/* The same place of the next head's keys; a panel that is none of keys stays. */
+static const char *next_head(const kv_cache_t *cache, const char *panel)
+{
+    for (size_t l = 0; l < cache->n_layers; l++)
+        for (size_t h = 0; h < cache->n_kv_heads; h++)
+            for (size_t b = 0; b < cache->n_blocks; b++) {
+                const char *keys = kv_cache_k(cache, l, h, b);
+                if (panel >= keys && panel < keys + cache->k_block_bytes)
+                    return kv_cache_k(cache, l, (h + 1) % cache->n_kv_heads, b) + (panel - keys);
+            }
+    return panel;
+}
+
 void tile_of_the_next_head(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode)
 {
-    const kv_cache_t *cache = wrong_cache;
-    const char *panel = b;
-    size_t n_panels = cache->n_layers * cache->n_kv_heads * cache->n_blocks;
-    if (panel >= cache->k && panel < cache->k + n_panels * cache->k_block_bytes) {
-        size_t head_bytes = cache->n_blocks * cache->k_block_bytes;
-        size_t head = (size_t)(panel - cache->k) / head_bytes % cache->n_kv_heads;
-        panel = head + 1 < cache->n_kv_heads ? panel + head_bytes
-                                             : panel - (cache->n_kv_heads - 1) * head_bytes;
-    }
-    right.tile(rows, a, a_stride, panel, width, k, c, c_stride, mode);
+    right.tile(rows, a, a_stride, next_head(wrong_cache, b), width, k, c, c_stride, mode);
 }
 
 void sdpa_without_scale(size_t n_lanes, size_t rows, size_t n_kept, size_t n_block,

@@ -32,20 +32,14 @@ int kv_cache_open(kv_cache_t *cache, dtype_t dtype, size_t n_layers, size_t n_kv
         .k_block_bytes = k_block_bytes(dtype, head_dim),
         .v_block_bytes = v_block_bytes(dtype, head_dim),
         .bytes = kv_cache_bytes(dtype, n_layers, n_kv_heads, head_dim, n_blocks)};
-    size_t n = n_layers * n_kv_heads * n_blocks;
-    cache->k = memory_alloc(n * cache->k_block_bytes, "KV cache", fail);
-    cache->v = memory_alloc(n * cache->v_block_bytes, "KV cache", fail);
-    if (fail->status != 0)
-        kv_cache_close(cache);
+    cache->blocks = memory_alloc(cache->bytes, "KV cache", fail);
     return fail->status;
 }
 
 void kv_cache_close(kv_cache_t *cache)
 {
-    size_t n = cache->n_layers * cache->n_kv_heads * cache->n_blocks;
-    memory_free(cache->k, n * cache->k_block_bytes);
-    memory_free(cache->v, n * cache->v_block_bytes);
-    cache->k = cache->v = NULL;
+    memory_free(cache->blocks, cache->bytes);
+    cache->blocks = NULL;
 }
 
 void kv_cache_append(const kv_cache_t *cache, size_t layer, size_t head, size_t block, size_t slot,

@@ -7,6 +7,10 @@
  *   K  a panel of KV_BLOCK keys over head_dim inputs
  *   V  panels of head_dim outputs over KV_BLOCK keys
  *
+ * KV_GROUP blocks lie together, all layers and heads, so that tokens wait for fresh pages of one
+ * group alone, and memory is taken as blocks are used; within a group those of a layer and head,
+ * so that a long context is read in pieces that are long enough for the memory.
+ *
  * Not thread safe across writers of the same block; forward assigns them. */
 #ifndef CHOIR_MODEL_KV_CACHE_H
 #define CHOIR_MODEL_KV_CACHE_H
@@ -19,13 +23,15 @@
 #include "engine/base/status.h"
 
 #define KV_BLOCK 64
+#define KV_GROUP 32
 
 typedef struct kv_cache {
     dtype_t dtype; /* of elements; weights may have another format */
     size_t n_layers, n_kv_heads, head_dim, n_blocks;
     size_t k_block_bytes, v_block_bytes; /* one block of one head and layer */
-    size_t bytes;                        /* of k and v together */
-    char *k, *v;                         /* [n_layers][n_kv_heads][n_blocks][block] */
+    size_t bytes;                        /* of blocks */
+    char *blocks; /* [group][n_layers][n_kv_heads][K, V][block of the group]; the last group may be
+                     smaller */
 } kv_cache_t;
 
 /* n_kv_heads: this rank's KV heads, may be 0. */
@@ -43,16 +49,28 @@ size_t kv_cache_bytes(
 void kv_cache_append(const kv_cache_t *cache, size_t layer, size_t head, size_t block, size_t slot,
     bool swapped, void *key, const void *value);
 
+/* The keys of a layer and head in a block's group, of n blocks; their values lie behind them. */
+static inline char *kv_cache_group(
+    const kv_cache_t *cache, size_t layer, size_t head, size_t block, size_t *n)
+{
+    size_t first = block / KV_GROUP * KV_GROUP, left = cache->n_blocks - first;
+    *n = left < KV_GROUP ? left : KV_GROUP;
+    return cache->blocks +
+           (first * cache->n_layers * cache->n_kv_heads + (layer * cache->n_kv_heads + head) * *n) *
+               (cache->k_block_bytes + cache->v_block_bytes);
+}
+
 static inline char *kv_cache_k(const kv_cache_t *cache, size_t layer, size_t head, size_t block)
 {
-    return cache->k +
-           ((layer * cache->n_kv_heads + head) * cache->n_blocks + block) * cache->k_block_bytes;
+    size_t n;
+    return kv_cache_group(cache, layer, head, block, &n) + block % KV_GROUP * cache->k_block_bytes;
 }
 
 static inline char *kv_cache_v(const kv_cache_t *cache, size_t layer, size_t head, size_t block)
 {
-    return cache->v +
-           ((layer * cache->n_kv_heads + head) * cache->n_blocks + block) * cache->v_block_bytes;
+    size_t n;
+    char *keys = kv_cache_group(cache, layer, head, block, &n);
+    return keys + n * cache->k_block_bytes + block % KV_GROUP * cache->v_block_bytes;
 }
 
 #endif
