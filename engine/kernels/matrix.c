@@ -190,11 +190,26 @@ static const char *weights_of(
     return (const char *)unpacked->weights[i];
 }
 
-/* Of a panel whose weights were unpacked, what it has of inputs from k on; NULL where the next weights lie behind the last. */
-static const void *packed_next(const call_t *y, const panel_t *panel, size_t k)
+/* While inputs [k0, k0 + block) of panel i of n are multiplied, what is prefetched: weights of the panel after the next, of
+ * these inputs or of the next ones; after the last inputs, of the panels that lie behind these. NULL: nothing, as weights are
+ * unpacked from codes. */
+static const void *weights_ahead(
+    const call_t *y, const panel_t *panels, size_t i, size_t n, size_t k0, size_t block)
 {
-    return y->unpacked != NULL && panel_is_packed(panel) ? matrix_panel(panel->matrix, panel->p, k)
-                                                         : NULL;
+    enum { PANELS_AHEAD = 2 };
+    const size_t at = i + PANELS_AHEAD, n_blocks = (y->inputs + block - 1) / block;
+    const matrix_t *matrix = panels[at % n].matrix;
+    size_t p = panels[at % n].p, k_block = k0 / block + at / n;
+    if (y->unpacked != NULL && !panel_is_packed(&panels[at % n]))
+        return NULL;
+    if (k_block >= n_blocks) {
+        k_block -= n_blocks;
+        for (size_t j = 0; j < n; j++)
+            p += panels[j].matrix == matrix;
+    }
+    return p < matrix_n_panels(matrix) && k_block < n_blocks
+               ? matrix_panel(matrix, p, k_block * block)
+               : NULL;
 }
 
 /* Input k of a row; in the K-blocked layout k is the first of a block. */
@@ -254,10 +269,11 @@ static tile_mode_t first_mode(size_t k0, size_t leaf)
     return k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
 }
 
-/* Rows of one class over inputs [k0, k0 + block) of a panel, the i-th of n that use the block. */
-static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size_t block,
+/* Rows of one class over inputs [k0, k0 + block) of panel i of n that use the block. */
+static void multiply_rows(const call_t *y, const panel_t *panels, size_t k0, size_t block,
     rows_class_t class, size_t i, size_t n, char *c)
 {
+    const panel_t *panel = &panels[i];
     size_t rows = class.n, leaf = class.leaf;
     const kernels_t *kernels = y->kernels;
     const matrix_t *matrix = panel->matrix;
@@ -276,7 +292,7 @@ static void multiply_rows(const call_t *y, const panel_t *panel, size_t k0, size
     }
     if (y->rows->k_blocked) {
         kernels->tile_amx_k_blocked(rows, x, y->rows->stride, weights, width, block,
-            packed_next(y, panel, k0 + block), to, KERNEL_PANEL, first);
+            weights_ahead(y, panels, i, n, k0, block), to, KERNEL_PANEL, first);
         return;
     }
     for (size_t k = 0; k < block; k += size_min(leaf, block))
@@ -387,7 +403,7 @@ static void multiply_class(const call_t *y, const panel_t *panels, size_t n, siz
             multiply_together(
                 y, panels + i, m, k0, block, class, (float *)(void *)(c + i * panel_bytes));
         else
-            multiply_rows(y, &panels[i], k0, block, class, i, n, c + i * panel_bytes);
+            multiply_rows(y, panels, k0, block, class, i, n, c + i * panel_bytes);
     }
 }
 
