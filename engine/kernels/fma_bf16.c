@@ -23,7 +23,7 @@
 #define FILL bf16_tiles_fill_avx2
 #define BLOCKED_MULTIPLY blocked_multiply_avx2
 #define VECTORS 2 /* 6 x 2 sums of 16 registers */
-#define MOST_ROWS 16
+#define MOST_ROWS 32
 #endif
 
 #define ROWS TILE_ROWS
