@@ -109,7 +109,7 @@ static void run_listed(forward_t *f, size_t thread, const panels_work_t *work, t
 
 size_t panels_together(size_t n_rows)
 {
-    return n_rows <= KERNEL_TILE_ROWS ? KERNEL_TILE_PANELS : 1;
+    return n_rows < KERNEL_MANY_ROWS ? KERNEL_TILE_PANELS : 1;
 }
 
 void panels_run(forward_t *f, size_t thread, const panels_work_t *work)

@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "engine/base/size.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 
@@ -323,34 +324,82 @@ static void turn(size_t width, bool zero, const char *a, size_t a_stride, const 
     }
 }
 
+/* Rows in strips of as many as there are, or 16; the last strip may have some of the one before, too. */
+typedef struct strips {
+    size_t n, rows, again; /* rows of a strip; of the last those that it has again */
+    float *apart; /* [panels][TILE][KERNEL_PANEL], sums of the last strip where it has rows again */
+} strips_t;
+
+static strips_t strips_of(size_t rows, float *apart)
+{
+    const size_t n = (rows + TILE - 1) / TILE, each = size_min(rows, TILE);
+    return (strips_t){n, each, n * each - rows, apart};
+}
+
+/* Sums of the p-th panel's strip s, where they lie meanwhile. */
+typedef struct sums {
+    float *at;
+    size_t stride;
+} sums_t;
+
+static sums_t sums_of(const strips_t *strips, size_t p, size_t s, float *c, size_t c_stride)
+{
+    if (strips->again > 0 && s + 1 == strips->n)
+        return (sums_t){strips->apart + p * TILE * KERNEL_PANEL, KERNEL_PANEL};
+    return (sums_t){c + s * TILE * c_stride, c_stride};
+}
+
+/* Sums that lie apart, of rows which no other strip has, from c or to c. */
+static void move_apart(const strips_t *strips, bool back, size_t n_panels, size_t width, float *c,
+    size_t c_panel, size_t c_stride)
+{
+    const size_t first = (strips->n - 1) * TILE;
+    for (size_t p = 0; p < n_panels && strips->again > 0; p++)
+        for (size_t r = strips->again; r < strips->rows; r++) {
+            float *apart = strips->apart + (p * TILE + r) * KERNEL_PANEL;
+            float *to = c + p * c_panel + (first + r - strips->again) * c_stride;
+            memcpy(back ? to : apart, back ? apart : to, width * sizeof *to);
+        }
+}
+
 /* Between a panel's turns its sums wait in the first-level cache. */
 static void few_amx_panels(size_t rows, const void *a, size_t a_stride, size_t n_panels,
     const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
     tile_mode_t mode)
 {
     const size_t whole = k / STEP * STEP, step_bytes = STEP * width * sizeof(uint16_t);
+    const streams_t none = {.n = 1};
+    float apart[KERNEL_TILE_PANELS * TILE * KERNEL_PANEL] __attribute__((aligned(64)));
+    const strips_t strips = strips_of(rows, apart);
     streams_t next = {.n = n_panels};
     rest_t rest;
-    configure(rows);
+    configure(strips.rows);
+    if (mode == TILE_CHAIN)
+        move_apart(&strips, false, n_panels, width, c, c_panel, c_stride);
     for (size_t i = 0; i < k; i += STEP) {
         next.lines = i + 2 * STEP <= k ? step_bytes / LINE : 0;
-        if (i == whole)
-            fill_rest_a(&rest, (const uint16_t *)a + i, a_stride, rows, k - i);
         for (size_t p = 0; p < n_panels; p++)
             next.at[p] = (const char *)b[p] + (i + STEP) * width * sizeof(uint16_t);
         for (size_t p = 0; p < n_panels; p++) {
-            char *to = (char *)c + p * c_panel * sizeof(float);
             const char *weights = next.at[p] - step_bytes;
-            if (i == whole) {
+            if (i == whole)
                 fill_rest_b(&rest, (const uint16_t *)(const void *)weights, width, k - i);
-                turn(width, i == 0 && mode == TILE_SET, (const char *)rest.a, REST_A_STRIDE,
-                    (const char *)rest.b, REST_B_STRIDE, &next, p, to, c_stride * sizeof(float));
-            } else
-                turn(width, i == 0 && mode == TILE_SET, (const char *)a + i * sizeof(uint16_t),
-                    a_stride * sizeof(uint16_t), weights, 4 * width, &next, p, to,
-                    c_stride * sizeof(float));
+            for (size_t s = 0; s < strips.n; s++) {
+                const size_t first = s + 1 < strips.n ? s * TILE : rows - strips.rows;
+                const uint16_t *from = (const uint16_t *)a + first * a_stride + i;
+                const sums_t to = sums_of(&strips, p, s, (float *)c + p * c_panel, c_stride);
+                if (i == whole)
+                    fill_rest_a(&rest, from, a_stride, strips.rows, k - i);
+                turn(width, i == 0 && mode == TILE_SET,
+                    i == whole ? (const char *)rest.a : (const char *)from,
+                    i == whole ? REST_A_STRIDE : a_stride * sizeof *from,
+                    i == whole ? (const char *)rest.b : weights,
+                    i == whole ? REST_B_STRIDE : 4 * width, s == 0 ? &next : &none, p,
+                    (char *)to.at, to.stride * sizeof(float));
+            }
         }
     }
+    move_apart(&strips, true, n_panels, width, c, c_panel, c_stride);
     if (!held)
         release();
 }

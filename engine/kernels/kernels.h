@@ -121,7 +121,7 @@ typedef struct kernels {
         size_t k, void *c, size_t c_panel, tile_mode_t mode);
     void (*row_groups_panels)(const void *a, size_t n_panels, const void *const *b, size_t width,
         size_t k, void *c, size_t c_panel, tile_mode_t mode);
-    /* tile_amx of 2 to KERNEL_TILE_ROWS rows with 1 to KERNEL_TILE_PANELS panels of the same width, a step of 32 inputs of
+    /* tile_amx of 2 to KERNEL_MANY_ROWS - 1 rows with 1 to KERNEL_TILE_PANELS panels of the same width, a step of 32 inputs of
      * each in turn, so that they are streams of the memory's; TILE_SET or TILE_CHAIN. c_panel: accumulators from panel
      * to panel. NULL: without AMX. */
     void (*few_amx_panels)(size_t rows, const void *a, size_t a_stride, size_t n_panels,

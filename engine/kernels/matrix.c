@@ -375,8 +375,14 @@ static void multiply_row(const call_t *y, const panel_t *panels, size_t n, size_
 static bool takes_few_in_step(const call_t *y)
 {
     return y->dot == DOT_AMX && y->kernels->few_amx_panels != NULL && y->unpacked == NULL &&
-           !y->rows->k_blocked && y->rows->n > 1 && y->rows->n <= KERNEL_TILE_ROWS &&
+           !y->rows->k_blocked && y->rows->n > 1 && y->rows->n < KERNEL_MANY_ROWS &&
            y->leaf_rows == MATRIX_ONE_LEAF;
+}
+
+/* Panels whose sums stay in the first-level cache beside the weights that are prefetched into it. */
+static size_t few_panels(size_t n_rows)
+{
+    return n_rows > KERNEL_TILE_ROWS ? KERNEL_TILE_PANELS / 2 : KERNEL_TILE_PANELS;
 }
 
 /* Panels of the same width. */
@@ -460,7 +466,7 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
     }
     if (takes_few_in_step(&y)) {
         for (size_t first = 0, n; first < n_panels; first += n) {
-            n = panels_of_a_width(panels + first, size_min(n_panels - first, KERNEL_TILE_PANELS));
+            n = panels_of_a_width(panels + first, size_min(n_panels - first, few_panels(rows->n)));
             multiply_few(&y, panels + first, n, (float *)c + first * panel_elements(&y));
         }
         return;
