@@ -197,19 +197,17 @@ static const void *weights_ahead(
     const call_t *y, const panel_t *panels, size_t i, size_t n, size_t k0, size_t block)
 {
     enum { PANELS_AHEAD = 2 };
-    const size_t at = i + PANELS_AHEAD, n_blocks = (y->inputs + block - 1) / block;
+    const size_t at = i + PANELS_AHEAD;
     const matrix_t *matrix = panels[at % n].matrix;
-    size_t p = panels[at % n].p, k_block = k0 / block + at / n;
+    size_t p = panels[at % n].p, k = k0 + at / n * block;
     if (y->unpacked != NULL && !panel_is_packed(&panels[at % n]))
         return NULL;
-    if (k_block >= n_blocks) {
-        k_block -= n_blocks;
+    if (k >= y->inputs) {
+        k = 0;
         for (size_t j = 0; j < n; j++)
             p += panels[j].matrix == matrix;
     }
-    return p < matrix_n_panels(matrix) && k_block < n_blocks
-               ? matrix_panel(matrix, p, k_block * block)
-               : NULL;
+    return p < matrix_n_panels(matrix) ? matrix_panel(matrix, p, k) : NULL;
 }
 
 /* Input k of a row; in the K-blocked layout k is the first of a block. */
