@@ -98,7 +98,7 @@ static void project_up(forward_t *f, size_t thread, size_t layer)
     size_t each = matrix_n_panels(&f->model->layers[layer].of[WEIGHT_EXPERT_GATE].experts[0]);
     team_part_t part;
     team_deal(f->team, thread, f->routing.n_active * each);
-    while (team_take(f->team, thread, panels_together(f->rows.n), MOST_PANELS, &part)) {
+    while (team_take(f->team, thread, matrix_panels_in_step(f->rows.n), MOST_PANELS, &part)) {
         if (thread == 0)
             comm_report_progress(f->comm);
         run_gate_and_up(f, thread, layer, part);
@@ -249,8 +249,8 @@ static void project_down(forward_t *f, size_t thread, size_t layer)
     size_t fit = f->threads[thread].output_bytes / (pairs * KERNEL_PANEL * element(f));
     team_part_t part;
     team_deal(f->team, thread, matrix_n_panels(down));
-    while (
-        team_take(f->team, thread, panels_together(f->rows.n), size_min(fit, MOST_PANELS), &part)) {
+    while (team_take(
+        f->team, thread, matrix_panels_in_step(f->rows.n), size_min(fit, MOST_PANELS), &part)) {
         if (thread == 0)
             comm_report_progress(f->comm);
         run_down(f, thread, layer, &inputs, part);

@@ -107,16 +107,11 @@ static void run_listed(forward_t *f, size_t thread, const panels_work_t *work, t
     }
 }
 
-size_t panels_together(size_t n_rows)
-{
-    return n_rows < KERNEL_MANY_ROWS ? KERNEL_TILE_PANELS : 1;
-}
-
 void panels_run(forward_t *f, size_t thread, const panels_work_t *work)
 {
     size_t together = work->side_by_side ? work->n_matrices : 1, total = 0;
     size_t most = panels_most(f, work->rows.n, work->matrices[0]->columns, together);
-    const size_t in_step = panels_together(work->rows.n);
+    const size_t in_step = matrix_panels_in_step(work->rows.n);
     team_part_t part;
     for (size_t m = 0; m < work->n_matrices; m += together)
         total += matrix_n_panels(work->matrices[m]);

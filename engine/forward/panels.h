@@ -39,9 +39,6 @@ matrix_rows_t panels_rows(forward_t *f, size_t thread, matrix_rows_t rows, size_
  * first-level cache. */
 size_t panels_most(const forward_t *f, size_t n_rows, size_t columns, size_t n);
 
-/* Panels that cost less if a thread takes them at once (team_take): few rows read them as streams in step. */
-size_t panels_together(size_t n_rows);
-
 /* All threads; ends without a barrier. */
 void panels_run(forward_t *f, size_t thread, const panels_work_t *work);
 

@@ -324,82 +324,66 @@ static void turn(size_t width, bool zero, const char *a, size_t a_stride, const 
     }
 }
 
-/* Rows in strips of as many as there are, or 16; the last strip may have some of the one before, too. */
-typedef struct strips {
-    size_t n, rows, again; /* rows of a strip; of the last those that it has again */
-    float *apart; /* [panels][TILE][KERNEL_PANEL], sums of the last strip where it has rows again */
-} strips_t;
+/* Rows that go through tiles together, and where their sums lie meanwhile. */
+typedef struct strip {
+    const uint16_t *a;
+    float *c;
+    size_t c_panel, c_stride;
+} strip_t;
 
-static strips_t strips_of(size_t rows, float *apart)
+/* Sums of the last n rows, those of no other strip, from c to the second strip's, or back. */
+static void move_apart(size_t n, size_t n_panels, size_t width, float *c, size_t c_panel,
+    size_t c_stride, float apart[][TILE][KERNEL_PANEL], bool back)
 {
-    const size_t n = (rows + TILE - 1) / TILE, each = size_min(rows, TILE);
-    return (strips_t){n, each, n * each - rows, apart};
-}
-
-/* Sums of the p-th panel's strip s, where they lie meanwhile. */
-typedef struct sums {
-    float *at;
-    size_t stride;
-} sums_t;
-
-static sums_t sums_of(const strips_t *strips, size_t p, size_t s, float *c, size_t c_stride)
-{
-    if (strips->again > 0 && s + 1 == strips->n)
-        return (sums_t){strips->apart + p * TILE * KERNEL_PANEL, KERNEL_PANEL};
-    return (sums_t){c + s * TILE * c_stride, c_stride};
-}
-
-/* Sums that lie apart, of rows which no other strip has, from c or to c. */
-static void move_apart(const strips_t *strips, bool back, size_t n_panels, size_t width, float *c,
-    size_t c_panel, size_t c_stride)
-{
-    const size_t first = (strips->n - 1) * TILE;
-    for (size_t p = 0; p < n_panels && strips->again > 0; p++)
-        for (size_t r = strips->again; r < strips->rows; r++) {
-            float *apart = strips->apart + (p * TILE + r) * KERNEL_PANEL;
-            float *to = c + p * c_panel + (first + r - strips->again) * c_stride;
-            memcpy(back ? to : apart, back ? apart : to, width * sizeof *to);
+    for (size_t p = 0; p < n_panels; p++)
+        for (size_t r = 0; r < n; r++) {
+            float *to = c + p * c_panel + (TILE + r) * c_stride, *sums = apart[p][TILE - n + r];
+            memcpy(back ? to : sums, back ? sums : to, width * sizeof *to);
         }
 }
 
-/* Between a panel's turns its sums wait in the first-level cache. */
+/* Between a panel's turns its sums wait in the first-level cache. More than 16 rows are two strips; the second has some of the
+ * first one's rows again, and its sums lie apart. */
 static void few_amx_panels(size_t rows, const void *a, size_t a_stride, size_t n_panels,
     const void *const *b, size_t width, size_t k, void *c, size_t c_panel, size_t c_stride,
     tile_mode_t mode)
 {
-    const size_t whole = k / STEP * STEP, step_bytes = STEP * width * sizeof(uint16_t);
+    enum { MOST_STRIPS = 2 };
+    _Static_assert(KERNEL_MANY_ROWS - 1 <= MOST_STRIPS * TILE, "rows of few_amx_panels");
+    const size_t whole = k / STEP * STEP, step_bytes = STEP * width * sizeof(uint16_t),
+                 n_strips = rows > TILE ? MOST_STRIPS : 1, n = size_min(rows, TILE);
+    float apart[KERNEL_TILE_PANELS][TILE][KERNEL_PANEL] __attribute__((aligned(64)));
+    const strip_t strips[MOST_STRIPS] = {
+        {a, c, c_panel, c_stride}, {(const uint16_t *)a + (rows - n) * a_stride, apart[0][0],
+                                       TILE * KERNEL_PANEL, KERNEL_PANEL}};
     const streams_t none = {.n = 1};
-    float apart[KERNEL_TILE_PANELS * TILE * KERNEL_PANEL] __attribute__((aligned(64)));
-    const strips_t strips = strips_of(rows, apart);
     streams_t next = {.n = n_panels};
-    rest_t rest;
-    configure(strips.rows);
+    rest_t rest[MOST_STRIPS];
+    configure(n);
     if (mode == TILE_CHAIN)
-        move_apart(&strips, false, n_panels, width, c, c_panel, c_stride);
+        move_apart(rows - n, n_panels, width, c, c_panel, c_stride, apart, false);
     for (size_t i = 0; i < k; i += STEP) {
+        const bool is_rest = i == whole;
         next.lines = i + 2 * STEP <= k ? step_bytes / LINE : 0;
+        for (size_t s = 0; is_rest && s < n_strips; s++)
+            fill_rest_a(&rest[s], strips[s].a + i, a_stride, n, k - i);
         for (size_t p = 0; p < n_panels; p++)
             next.at[p] = (const char *)b[p] + (i + STEP) * width * sizeof(uint16_t);
         for (size_t p = 0; p < n_panels; p++) {
             const char *weights = next.at[p] - step_bytes;
-            if (i == whole)
-                fill_rest_b(&rest, (const uint16_t *)(const void *)weights, width, k - i);
-            for (size_t s = 0; s < strips.n; s++) {
-                const size_t first = s + 1 < strips.n ? s * TILE : rows - strips.rows;
-                const uint16_t *from = (const uint16_t *)a + first * a_stride + i;
-                const sums_t to = sums_of(&strips, p, s, (float *)c + p * c_panel, c_stride);
-                if (i == whole)
-                    fill_rest_a(&rest, from, a_stride, strips.rows, k - i);
+            if (is_rest)
+                fill_rest_b(&rest[0], (const uint16_t *)(const void *)weights, width, k - i);
+            for (size_t s = 0; s < n_strips; s++)
                 turn(width, i == 0 && mode == TILE_SET,
-                    i == whole ? (const char *)rest.a : (const char *)from,
-                    i == whole ? REST_A_STRIDE : a_stride * sizeof *from,
-                    i == whole ? (const char *)rest.b : weights,
-                    i == whole ? REST_B_STRIDE : 4 * width, s == 0 ? &next : &none, p,
-                    (char *)to.at, to.stride * sizeof(float));
-            }
+                    is_rest ? (const char *)rest[s].a : (const char *)(strips[s].a + i),
+                    is_rest ? REST_A_STRIDE : a_stride * sizeof *strips[s].a,
+                    is_rest ? (const char *)rest[0].b : weights,
+                    is_rest ? REST_B_STRIDE : 4 * width, s == 0 ? &next : &none, p,
+                    (char *)(strips[s].c + p * strips[s].c_panel),
+                    strips[s].c_stride * sizeof(float));
         }
     }
-    move_apart(&strips, true, n_panels, width, c, c_panel, c_stride);
+    move_apart(rows - n, n_panels, width, c, c_panel, c_stride, apart, true);
     if (!held)
         release();
 }

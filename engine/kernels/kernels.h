@@ -90,8 +90,8 @@ typedef struct kernels {
     void (*tile_amx)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
     /* The same for two or more rows in the K-blocked layout; a_stride: elements from block to
-     * block. k: a multiple of KERNEL_K_BLOCK. next: what is read after b, to be prefetched; NULL: what lies behind
-     * it. NULL where no instruction is faster for it: everywhere but with AMX. */
+     * block. k: a multiple of KERNEL_K_BLOCK. next: what is read soon after b, to be prefetched; NULL: what lies
+     * behind it. NULL where no instruction is faster for it: everywhere but with AMX. */
     void (*tile_amx_k_blocked)(size_t rows, const void *a, size_t a_stride, const void *b,
         size_t width, size_t k, const void *next, void *c, size_t c_stride, tile_mode_t mode);
     /* The same by leaves and groups: a chain from +0 for each KERNEL_LEAF inputs, leaves added left
@@ -398,6 +398,10 @@ bool matrix_wants_k_blocked(const kernels_t *kernels, dot_t dot, size_t n_rows, 
  * elements from block to block */
 void k_blocks_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t src_stride,
     uint16_t *k_blocked, size_t k_block_stride, size_t first_row);
+
+/* Panels that so many rows read in step, as streams of the memory's, while their sums stay in the first-level cache: they cost
+ * less if a thread takes them at once (team_take). 1: of many rows. */
+size_t matrix_panels_in_step(size_t n_rows);
 
 /* Panels per block of inputs for large M. */
 size_t matrix_panels_together(const kernels_t *kernels, dot_t dot);

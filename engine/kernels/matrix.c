@@ -191,8 +191,8 @@ static const char *weights_of(
 }
 
 /* While inputs [k0, k0 + block) of panel i of n are multiplied, what is prefetched: weights of the panel after the next, of
- * these inputs or of the next ones; after the last inputs, of the panels that lie behind these. NULL: nothing, as weights are
- * unpacked from codes. */
+ * these inputs or of the next ones; after the last inputs, of the panels that lie behind these. NULL: where no panel does, or
+ * weights are unpacked from codes. */
 static const void *weights_ahead(
     const call_t *y, const panel_t *panels, size_t i, size_t n, size_t k0, size_t block)
 {
@@ -377,12 +377,6 @@ static bool takes_few_in_step(const call_t *y)
            y->leaf_rows == MATRIX_ONE_LEAF;
 }
 
-/* Panels whose sums stay in the first-level cache beside the weights that are prefetched into it. */
-static size_t few_panels(size_t n_rows)
-{
-    return n_rows > KERNEL_TILE_ROWS ? KERNEL_TILE_PANELS / 2 : KERNEL_TILE_PANELS;
-}
-
 /* Panels of the same width. */
 static void multiply_few(const call_t *y, const panel_t *panels, size_t n, float *c)
 {
@@ -409,6 +403,13 @@ static void multiply_class(const call_t *y, const panel_t *panels, size_t n, siz
         else
             multiply_rows(y, panels, k0, block, class, i, n, c + i * panel_bytes);
     }
+}
+
+size_t matrix_panels_in_step(size_t n_rows)
+{
+    if (n_rows >= KERNEL_MANY_ROWS)
+        return 1;
+    return n_rows > KERNEL_TILE_ROWS ? KERNEL_TILE_PANELS / 2 : KERNEL_TILE_PANELS;
 }
 
 size_t matrix_panels_together(const kernels_t *kernels, dot_t dot)
@@ -464,7 +465,8 @@ static void dense_product(const kernels_t *kernels, dot_t dot, const panel_t *pa
     }
     if (takes_few_in_step(&y)) {
         for (size_t first = 0, n; first < n_panels; first += n) {
-            n = panels_of_a_width(panels + first, size_min(n_panels - first, few_panels(rows->n)));
+            n = panels_of_a_width(
+                panels + first, size_min(n_panels - first, matrix_panels_in_step(rows->n)));
             multiply_few(&y, panels + first, n, (float *)c + first * panel_elements(&y));
         }
         return;

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "engine/base/dtype.h"
+#include "engine/base/size.h"
 #include "engine/base/status.h"
 
 #define KV_BLOCK 64
@@ -53,8 +54,8 @@ void kv_cache_append(const kv_cache_t *cache, size_t layer, size_t head, size_t 
 static inline char *kv_cache_group(
     const kv_cache_t *cache, size_t layer, size_t head, size_t block, size_t *n)
 {
-    size_t first = block / KV_GROUP * KV_GROUP, left = cache->n_blocks - first;
-    *n = left < KV_GROUP ? left : KV_GROUP;
+    size_t first = block / KV_GROUP * KV_GROUP;
+    *n = size_min(cache->n_blocks - first, KV_GROUP);
     return cache->blocks +
            (first * cache->n_layers * cache->n_kv_heads + (layer * cache->n_kv_heads + head) * *n) *
                (cache->k_block_bytes + cache->v_block_bytes);
