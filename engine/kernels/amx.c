@@ -70,7 +70,8 @@ static void amx_end(void)
 typedef struct block {
     const char *a, *b;
     char *c;
-    size_t a_stride, b_stride, c_stride, n_steps;
+    char *done; /* where the sums go that registers still hold; or NULL */
+    size_t a_stride, b_stride, c_stride, done_stride, n_steps;
     size_t a_step;               /* from one step's inputs to the next */
     const char *a_rest, *b_rest; /* inputs beyond the last whole step, padded with zeros; or NULL */
     const char *next;            /* weights to prefetch: next_lines a step */
@@ -83,86 +84,91 @@ enum { REST_A_STRIDE = 2 * STEP, REST_B_STRIDE = 4 * KERNEL_PANEL };
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Tile numbers are constants of the instructions. */
-#define FOR_OUTPUTS(DO)                                                                            \
-    DO(0)                                                                                          \
-    if (n > 1) {                                                                                   \
-        DO(1)                                                                                      \
-    }                                                                                              \
-    if (n > 2) {                                                                                   \
-        DO(2)                                                                                      \
-    }                                                                                              \
-    if (n > 3) {                                                                                   \
-        DO(3)                                                                                      \
-    }
-
-/* Prefetches lines of the next weights. */
-INLINE void ask(const char *next, size_t lines, const bool first_level)
+/* Prefetches a step's share of the next weights, part i of n. */
+INLINE void ask(const int i, const int n, const char *next, size_t lines, const bool first_level)
 {
-    for (size_t line = 0; line < lines; line++)
+    for (size_t line = lines * i / n; line < lines * (i + 1) / n; line++)
         if (first_level)
             _mm_prefetch(next + line * LINE, _MM_HINT_T0);
         else
             _mm_prefetch(next + line * LINE, _MM_HINT_T1);
 }
 
-/* Between the loads of the tiles, some lines each: all at once they would delay the loads. */
-INLINE void multiply_step(const int n, const char *a, size_t a_stride, const char *b,
-    size_t b_stride, const char *next, size_t lines, const bool first_level)
+/* The sums of 16 outputs in place of those that register I still holds: stored, then loaded or zero. */
+#define NEXT_SUM(I)                                                                                \
+    if (s->done != NULL)                                                                           \
+        _tile_stored(I, s->done + I * LINE, s->done_stride);                                       \
+    if (s->chain)                                                                                  \
+        _tile_loadd(I, s->c + I * LINE, s->c_stride);                                              \
+    else                                                                                           \
+        _tile_zero(I);
+
+/* A step of 16 outputs; ASK prefetches. The first step of a strip also moves the sums, those of each 16 outputs before their
+ * product: all of them at once would leave the unit without products meanwhile. */
+#define STEP_OF(I, B, FIRST, LOAD_ROWS, ASK)                                                       \
+    if (FIRST) {                                                                                   \
+        NEXT_SUM(I)                                                                                \
+    }                                                                                              \
+    if (I == 0)                                                                                    \
+        LOAD_ROWS(4, a, a_stride);                                                                 \
+    _tile_loadd(B, b + I * LINE, b_stride);                                                        \
+    _tile_dpbf16ps(I, 4, B);                                                                       \
+    ASK(I)
+
+/* All of n times 16 outputs. */
+#define STEPS_OF(FIRST, LOAD_ROWS, ASK)                                                            \
+    STEP_OF(0, 5, FIRST, LOAD_ROWS, ASK)                                                           \
+    if (n > 1) {                                                                                   \
+        STEP_OF(1, 6, FIRST, LOAD_ROWS, ASK)                                                       \
+    }                                                                                              \
+    if (n > 2) {                                                                                   \
+        STEP_OF(2, 5, FIRST, LOAD_ROWS, ASK)                                                       \
+    }                                                                                              \
+    if (n > 3) {                                                                                   \
+        STEP_OF(3, 6, FIRST, LOAD_ROWS, ASK)                                                       \
+    }
+
+/* Rows are loaded past the first-level cache (TILELOADDT1), where they would displace the weights, which the next strip needs
+ * again. */
+INLINE void multiply_step(const int n, const bool first, const block_t *s, const char *a,
+    size_t a_stride, const char *b, size_t b_stride, const char *next, size_t lines,
+    const bool first_level)
 {
-    _tile_loadd(4, a, a_stride);
-    _tile_loadd(5, b, b_stride);
-    _tile_dpbf16ps(0, 4, 5);
-    ask(next, lines, first_level);
-    if (n > 1) {
-        _tile_loadd(6, b + LINE, b_stride);
-        _tile_dpbf16ps(1, 4, 6);
-        ask(next + lines * LINE, lines, first_level);
-    }
-    if (n > 2) {
-        _tile_loadd(5, b + 2 * LINE, b_stride);
-        _tile_dpbf16ps(2, 4, 5);
-        ask(next + 2 * lines * LINE, lines, first_level);
-    }
-    if (n > 3) {
-        _tile_loadd(6, b + 3 * LINE, b_stride);
-        _tile_dpbf16ps(3, 4, 6);
-        ask(next + 3 * lines * LINE, lines, first_level);
+#define ASK_NEXT(I) ask(I, n, next, lines, first_level);
+    STEPS_OF(first, _tile_stream_loadd, ASK_NEXT)
+}
+
+/* The steps of a strip, of 16 * n outputs. */
+INLINE void multiply_steps(const int n, const bool first_level, const block_t *s)
+{
+    const char *a = s->a, *b = s->b, *next = s->next;
+    const size_t a_stride = s->a_stride, b_stride = s->b_stride, n_steps = s->n_steps,
+                 a_step = s->a_step, lines = s->next_lines;
+    multiply_step(n, true, s, a, a_stride, b, b_stride, next, lines, first_level);
+    for (size_t i = 1; i < n_steps; i++) {
+        a += a_step;
+        b += STEP / 2 * b_stride;
+        next += lines * LINE;
+        multiply_step(n, false, s, a, a_stride, b, b_stride, next, lines, first_level);
     }
 }
 
-#define LOAD_SUM(I) _tile_loadd(I, c + I * LINE, c_stride);
-#define ZERO_SUM(I) _tile_zero(I);
-#define STORE_SUM(I) _tile_stored(I, c + I * LINE, c_stride);
-
-/* Up to 16 rows x 16 * n outputs. */
+/* Up to 16 rows x 16 * n outputs; the sums stay in registers 0 to n - 1. */
 INLINE void multiply(const int n, const block_t *s)
 {
-    char *const c = s->c;
-    const size_t c_stride = s->c_stride;
-    if (s->chain) {
-        FOR_OUTPUTS(LOAD_SUM)
-    } else {
-        FOR_OUTPUTS(ZERO_SUM)
-    }
-    const char *a = s->a, *b = s->b, *next = s->next;
-    size_t lines = (s->next_lines + (size_t)n - 1) / (size_t)n;
-    for (size_t i = 0; i < s->n_steps; i++) {
-        if (s->next_first_level)
-            multiply_step(n, a, s->a_stride, b, s->b_stride, next, lines, true);
-        else
-            multiply_step(n, a, s->a_stride, b, s->b_stride, next, lines, false);
-        a += s->a_step;
-        b += STEP / 2 * s->b_stride;
-        next += s->next_lines * LINE;
-    }
+    if (s->n_steps > 0 && s->next_first_level)
+        multiply_steps(n, true, s);
+    else if (s->n_steps > 0)
+        multiply_steps(n, false, s);
     if (s->a_rest != NULL)
-        multiply_step(n, s->a_rest, REST_A_STRIDE, s->b_rest, REST_B_STRIDE, NULL, 0, false);
-    FOR_OUTPUTS(STORE_SUM)
+        multiply_step(n, s->n_steps == 0, s, s->a_rest, REST_A_STRIDE, s->b_rest, REST_B_STRIDE,
+            NULL, 0, false);
 }
 
-static void multiply_outputs(size_t width, const block_t *s)
+static void multiply_outputs(size_t width, block_t *s)
 {
+    /* The intrinsics do not declare the memory that they read to compilers. */
+    __asm__ volatile("" : : : "memory");
     switch (width / TILE) {
     case 1:
         multiply(1, s);
@@ -176,19 +182,43 @@ static void multiply_outputs(size_t width, const block_t *s)
     default:
         multiply(4, s);
     }
+    s->done = s->c;
+    s->done_stride = s->c_stride;
+}
+
+/* Stores the sums that registers still hold. */
+static void store_sums(size_t width, block_t *s)
+{
+    if (s->done == NULL)
+        return;
+    switch (width / TILE) {
+    default:
+        _tile_stored(3, s->done + 3 * LINE, s->done_stride);
+        __attribute__((fallthrough));
+    case 3:
+        _tile_stored(2, s->done + 2 * LINE, s->done_stride);
+        __attribute__((fallthrough));
+    case 2:
+        _tile_stored(1, s->done + LINE, s->done_stride);
+        __attribute__((fallthrough));
+    case 1:
+        _tile_stored(0, s->done, s->done_stride);
+    }
+    s->done = NULL;
 }
 
 /* The same for rows of which the first `done` have their sums, or sums to be added to c. */
-static void multiply_apart(
-    size_t done, size_t rows, size_t width, const block_t *s, tile_mode_t mode)
+static void multiply_apart(size_t done, size_t rows, size_t width, block_t *s, tile_mode_t mode)
 {
     float sums[TILE][KERNEL_PANEL];
+    store_sums(width, s);
     block_t apart = *s;
     apart.c = (char *)sums;
     apart.c_stride = sizeof sums[0];
     for (size_t r = 0; mode == TILE_CHAIN && r < rows; r++)
         memcpy(sums[r], s->c + r * s->c_stride, width * sizeof(float));
     multiply_outputs(width, &apart);
+    store_sums(width, &apart);
     for (size_t r = done; r < rows; r++) {
         float *to = (float *)(s->c + r * s->c_stride);
         for (size_t j = 0; j < width; j++)
@@ -266,6 +296,7 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
         else
             s.next += s.n_steps * s.next_lines * LINE;
     }
+    store_sums(width, &s);
     if (!held)
         release();
 }
@@ -289,39 +320,32 @@ INLINE void ask_streams(const streams_t *s, size_t p, size_t part)
 }
 
 /* A step of the p-th panel, 16 * n outputs. */
-INLINE void multiply_in_turn(const int n, bool zero, const char *a, size_t a_stride, const char *b,
-    size_t b_stride, const streams_t *next, size_t p, char *c, size_t c_stride)
+INLINE void multiply_in_turn(const int n, const block_t *s, const streams_t *next, size_t p)
 {
-#define STEP_OF(I)                                                                                 \
-    _tile_loadd(5, b + I * LINE, b_stride);                                                        \
-    _tile_dpbf16ps(I, 4, 5);                                                                       \
-    ask_streams(next, p, I);
-    if (zero) {
-        FOR_OUTPUTS(ZERO_SUM)
-    } else {
-        FOR_OUTPUTS(LOAD_SUM)
-    }
-    _tile_loadd(4, a, a_stride);
-    FOR_OUTPUTS(STEP_OF)
-    FOR_OUTPUTS(STORE_SUM)
+    const char *a = s->a, *b = s->b;
+    const size_t a_stride = s->a_stride, b_stride = s->b_stride;
+#define ASK_STREAMS(I) ask_streams(next, p, I);
+    STEPS_OF(true, _tile_loadd, ASK_STREAMS)
 }
 
-static void turn(size_t width, bool zero, const char *a, size_t a_stride, const char *b,
-    size_t b_stride, const streams_t *next, size_t p, char *c, size_t c_stride)
+static void turn(size_t width, block_t *s, const streams_t *next, size_t p)
 {
+    __asm__ volatile("" : : : "memory"); /* as in multiply_outputs */
     switch (width / TILE) {
     case 1:
-        multiply_in_turn(1, zero, a, a_stride, b, b_stride, next, p, c, c_stride);
+        multiply_in_turn(1, s, next, p);
         break;
     case 2:
-        multiply_in_turn(2, zero, a, a_stride, b, b_stride, next, p, c, c_stride);
+        multiply_in_turn(2, s, next, p);
         break;
     case 3:
-        multiply_in_turn(3, zero, a, a_stride, b, b_stride, next, p, c, c_stride);
+        multiply_in_turn(3, s, next, p);
         break;
     default:
-        multiply_in_turn(4, zero, a, a_stride, b, b_stride, next, p, c, c_stride);
+        multiply_in_turn(4, s, next, p);
     }
+    s->done = s->c;
+    s->done_stride = s->c_stride;
 }
 
 /* Rows that go through tiles together, and where their sums lie meanwhile. */
@@ -359,30 +383,35 @@ static void few_amx_panels(size_t rows, const void *a, size_t a_stride, size_t n
     const streams_t none = {.n = 1};
     streams_t next = {.n = n_panels};
     rest_t rest[MOST_STRIPS];
+    block_t s = {.done = NULL};
     configure(n);
     if (mode == TILE_CHAIN)
         move_apart(rows - n, n_panels, width, c, c_panel, c_stride, apart, false);
     for (size_t i = 0; i < k; i += STEP) {
         const bool is_rest = i == whole;
         next.lines = i + 2 * STEP <= k ? step_bytes / LINE : 0;
-        for (size_t s = 0; is_rest && s < n_strips; s++)
-            fill_rest_a(&rest[s], strips[s].a + i, a_stride, n, k - i);
+        s.chain = i > 0 || mode == TILE_CHAIN;
+        for (size_t strip = 0; is_rest && strip < n_strips; strip++)
+            fill_rest_a(&rest[strip], strips[strip].a + i, a_stride, n, k - i);
         for (size_t p = 0; p < n_panels; p++)
             next.at[p] = (const char *)b[p] + (i + STEP) * width * sizeof(uint16_t);
         for (size_t p = 0; p < n_panels; p++) {
             const char *weights = next.at[p] - step_bytes;
             if (is_rest)
                 fill_rest_b(&rest[0], (const uint16_t *)(const void *)weights, width, k - i);
-            for (size_t s = 0; s < n_strips; s++)
-                turn(width, i == 0 && mode == TILE_SET,
-                    is_rest ? (const char *)rest[s].a : (const char *)(strips[s].a + i),
-                    is_rest ? REST_A_STRIDE : a_stride * sizeof *strips[s].a,
-                    is_rest ? (const char *)rest[0].b : weights,
-                    is_rest ? REST_B_STRIDE : 4 * width, s == 0 ? &next : &none, p,
-                    (char *)(strips[s].c + p * strips[s].c_panel),
-                    strips[s].c_stride * sizeof(float));
+            for (size_t i_strip = 0; i_strip < n_strips; i_strip++) {
+                const strip_t *strip = &strips[i_strip];
+                s.a = is_rest ? (const char *)rest[i_strip].a : (const char *)(strip->a + i);
+                s.a_stride = is_rest ? REST_A_STRIDE : a_stride * sizeof *strip->a;
+                s.b = is_rest ? (const char *)rest[0].b : weights;
+                s.b_stride = is_rest ? REST_B_STRIDE : 4 * width;
+                s.c = (char *)(strip->c + p * strip->c_panel);
+                s.c_stride = strip->c_stride * sizeof(float);
+                turn(width, &s, i_strip == 0 ? &next : &none, p);
+            }
         }
     }
+    store_sums(width, &s);
     move_apart(rows - n, n_panels, width, c, c_panel, c_stride, apart, true);
     if (!held)
         release();
