@@ -74,7 +74,8 @@ typedef struct block {
     size_t a_stride, b_stride, c_stride, done_stride, n_steps;
     size_t a_step;               /* from one step's inputs to the next */
     const char *a_rest, *b_rest; /* inputs beyond the last whole step, padded with zeros; or NULL */
-    const char *next;            /* weights to prefetch: next_lines a step */
+    const unpacking_t *unpacking; /* of b, a step before it is multiplied; or NULL */
+    const char *next;             /* weights to prefetch: next_lines a step */
     size_t next_lines;
     bool next_first_level; /* into which cache */
     bool chain;            /* c goes on */
@@ -138,17 +139,26 @@ INLINE void multiply_step(const int n, const bool first, const block_t *s, const
     STEPS_OF(first, _tile_stream_loadd, ASK_NEXT)
 }
 
+INLINE void unpack_step(const block_t *s, size_t i)
+{
+    if (s->unpacking != NULL && i < s->n_steps)
+        s->unpacking->unpack(s->unpacking->context, i * STEP);
+}
+
 /* The steps of a strip, of 16 * n outputs. */
 INLINE void multiply_steps(const int n, const bool first_level, const block_t *s)
 {
     const char *a = s->a, *b = s->b, *next = s->next;
     const size_t a_stride = s->a_stride, b_stride = s->b_stride, n_steps = s->n_steps,
                  a_step = s->a_step, lines = s->next_lines;
+    unpack_step(s, 0);
+    unpack_step(s, 1);
     multiply_step(n, true, s, a, a_stride, b, b_stride, next, lines, first_level);
     for (size_t i = 1; i < n_steps; i++) {
         a += a_step;
         b += STEP / 2 * b_stride;
         next += lines * LINE;
+        unpack_step(s, i + 1);
         multiply_step(n, false, s, a, a_stride, b, b_stride, next, lines, first_level);
     }
 }
@@ -259,8 +269,8 @@ static void plan_prefetch(block_t *s, size_t rows, const char *next)
 
 /* a: row 0. Strides as in tile_amx and tile_amx_k_blocked. */
 static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, size_t a_step,
-    const void *b, size_t width, size_t k, const void *next, void *c, size_t c_stride,
-    tile_mode_t mode)
+    const void *b, size_t width, size_t k, const unpacking_t *unpacking, const void *next, void *c,
+    size_t c_stride, tile_mode_t mode)
 {
     rest_t rest;
     size_t whole = k / STEP * STEP, left = k - whole;
@@ -270,6 +280,7 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
         .b_stride = 4 * width,
         .c_stride = sizeof(float) * c_stride,
         .n_steps = whole / STEP,
+        .unpacking = unpacking,
         .chain = mode == TILE_CHAIN};
     plan_prefetch(&s, rows, next);
     if (left > 0) {
@@ -291,6 +302,7 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
             multiply_apart(r - first, n, width, &s, mode);
         else
             multiply_outputs(width, &s);
+        s.unpacking = NULL;
         if (rows <= NEAR_ROWS)
             s.next_lines = 0;
         else
@@ -425,13 +437,14 @@ static void tile_amx(size_t rows, const void *a, size_t a_stride, const void *b,
     if (rows <= FEW_ROWS)
         tile_amx_by_fma(rows, a, a_stride, b, width, k, c, c_stride, mode);
     else
-        multiply_strips(rows, a, a_stride, STEP, b, width, k, NULL, c, c_stride, mode);
+        multiply_strips(rows, a, a_stride, STEP, b, width, k, NULL, NULL, c, c_stride, mode);
 }
 
 static void tile_amx_k_blocked(size_t rows, const void *a, size_t a_stride, const void *b,
-    size_t width, size_t k, const void *next, void *c, size_t c_stride, tile_mode_t mode)
+    size_t width, size_t k, const unpacking_t *unpacking, const void *next, void *c,
+    size_t c_stride, tile_mode_t mode)
 {
-    multiply_strips(rows, a, STEP, a_stride, b, width, k, next, c, c_stride, mode);
+    multiply_strips(rows, a, STEP, a_stride, b, width, k, unpacking, next, c, c_stride, mode);
 }
 
 void tiles_fill_amx(kernels_t *kernels)

@@ -58,8 +58,8 @@ static LAYOUT(k_blocked_layout)
 static CALL(call_tile_amx_k_blocked)
 {
     if (kernels->tile_amx_k_blocked != NULL) {
-        kernels->tile_amx_k_blocked(s->rows, d[0], k_block_stride(s), d[1], s->n, s->k, NULL, d[2],
-            s->n + s->pad, (tile_mode_t)s->variant);
+        kernels->tile_amx_k_blocked(s->rows, d[0], k_block_stride(s), d[1], s->n, s->k, NULL, NULL,
+            d[2], s->n + s->pad, (tile_mode_t)s->variant);
         return;
     }
     const uint16_t *a = d[0], *w = d[1];

@@ -73,6 +73,12 @@ typedef enum dot {
     DOT_FOLD   /* 64 chains, folded by halves: with --order torch-avx2, and only there */
 } dot_t;
 
+/* Unpacks weights into their place while the first rows are multiplied with them. */
+typedef struct unpacking {
+    void (*unpack)(const void *context, size_t k); /* inputs [k, k + KERNEL_K_BLOCK) */
+    const void *context;
+} unpacking_t;
+
 typedef struct kernels {
     const char *isa; /* isa_name() of the set that it was made for */
     dtype_t mode;
@@ -90,10 +96,12 @@ typedef struct kernels {
     void (*tile_amx)(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
         size_t k, void *c, size_t c_stride, tile_mode_t mode);
     /* The same for two or more rows in the K-blocked layout; a_stride: elements from block to
-     * block. k: a multiple of KERNEL_K_BLOCK. next: what is read soon after b, to be prefetched; NULL: what lies
-     * behind it. NULL where no instruction is faster for it: everywhere but with AMX. */
+     * block. k: a multiple of KERNEL_K_BLOCK. unpacking: NULL, or what writes b meanwhile. next: what is read soon
+     * after b, to be prefetched; NULL: what lies behind it. NULL where no instruction is faster for it: everywhere but
+     * with AMX. */
     void (*tile_amx_k_blocked)(size_t rows, const void *a, size_t a_stride, const void *b,
-        size_t width, size_t k, const void *next, void *c, size_t c_stride, tile_mode_t mode);
+        size_t width, size_t k, const unpacking_t *unpacking, const void *next, void *c,
+        size_t c_stride, tile_mode_t mode);
     /* The same by leaves and groups: a chain from +0 for each KERNEL_LEAF inputs, leaves added left
      * to right for each KERNEL_GROUP inputs, groups added left to right; TILE_SET, or TILE_ADD for
      * the next groups of a sum. Modes f32 and f64; NULL in bf16. */

@@ -1,4 +1,4 @@
-/* Packed layouts and the product of rows with one panel: the same for every instruction set. */
+/* The product of rows with panels: the same for every instruction set. */
 #include <string.h>
 
 #include "engine/base/size.h"
@@ -23,96 +23,10 @@ const void *matrix_panel(const matrix_t *matrix, size_t p, size_t k)
                                               matrix_panel_width(matrix, p), p, k);
 }
 
-/* Four dwords; shuffles of them compile to the registers that every host has. */
-typedef uint32_t quad_t __attribute__((vector_size(16)));
-typedef quad_t quad_in_memory_t __attribute__((aligned(4), may_alias));
-
-/* 4 rows x 4 dwords, transposed. */
-static void pack_quads(const uint32_t *src, size_t src_stride, uint32_t *panel, size_t width)
+const format_t *matrix_format(dtype_t mode, dot_t dot, bool packed)
 {
-    quad_t r[4], pairs[4];
-    for (size_t i = 0; i < 4; i++)
-        r[i] = *(const quad_in_memory_t *)(src + i * src_stride);
-    for (size_t i = 0; i < 2; i++) {
-        pairs[i] = __builtin_shuffle(r[2 * i], r[2 * i + 1], (quad_t){0, 4, 1, 5});
-        pairs[2 + i] = __builtin_shuffle(r[2 * i], r[2 * i + 1], (quad_t){2, 6, 3, 7});
-    }
-    for (size_t i = 0; i < 4; i++)
-        *(quad_in_memory_t *)(panel + i * width) = __builtin_shuffle(pairs[i / 2 * 2],
-            pairs[i / 2 * 2 + 1], i % 2 == 0 ? (quad_t){0, 1, 4, 5} : (quad_t){2, 3, 6, 7});
-}
-
-/* Pairs of bf16 move as one dword, so that bf16 and f32 share their loops. */
-static void pack_dwords(size_t rows, size_t n_dwords, const uint32_t *src, size_t src_stride,
-    uint32_t *panel, size_t width)
-{
-    size_t quad_rows = rows / 4 * 4, quad_dwords = n_dwords / 4 * 4;
-    /* 16 dwords of all rows at a time: a cache line of each. */
-    for (size_t i0 = 0; i0 < quad_dwords; i0 += 16)
-        for (size_t r = 0; r < quad_rows; r += 4)
-            for (size_t i = i0; i < size_min(i0 + 16, quad_dwords); i += 4)
-                pack_quads(src + r * src_stride + i, src_stride, panel + i * width + r, width);
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = r < quad_rows ? quad_dwords : 0; i < n_dwords; i++)
-            panel[i * width + r] = src[r * src_stride + i];
-}
-
-static void pack_bf16_odd(
-    size_t rows, size_t columns, const uint16_t *src, uint16_t *panel, size_t width)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < columns; i++)
-            panel[(i / 2 * width + r) * 2 + i % 2] = src[r * columns + i];
-}
-
-void panel_pack_rows(dtype_t mode, size_t rows, size_t columns, const void *src, void *panel,
-    size_t width, size_t first_output)
-{
-    if (mode == DTYPE_BF16 && columns % 2 != 0)
-        pack_bf16_odd(rows, columns, src, (uint16_t *)panel + 2 * first_output, width);
-    else if (mode == DTYPE_BF16)
-        pack_dwords(rows, columns / 2, src, columns / 2, (uint32_t *)panel + first_output, width);
-    else if (mode == DTYPE_F32)
-        pack_dwords(rows, columns, src, columns, (uint32_t *)panel + first_output, width);
-    else
-        for (size_t r = 0; r < rows; r++)
-            for (size_t i = 0; i < columns; i++)
-                ((double *)panel)[i * width + first_output + r] =
-                    ((const double *)src)[r * columns + i];
-}
-
-void panel_unpack_row(
-    dtype_t mode, size_t columns, const void *panel, size_t width, size_t output, void *dst)
-{
-    for (size_t i = 0; i < columns; i++) {
-        if (mode == DTYPE_BF16)
-            ((uint16_t *)dst)[i] = ((const uint16_t *)panel)[(i / 2 * width + output) * 2 + i % 2];
-        else if (mode == DTYPE_F32)
-            ((float *)dst)[i] = ((const float *)panel)[i * width + output];
-        else
-            ((double *)dst)[i] = ((const double *)panel)[i * width + output];
-    }
-}
-
-void panel_pack_input(
-    dtype_t mode, bool swapped, size_t outputs, const void *x, void *panel, size_t width, size_t k)
-{
-    if (mode == DTYPE_BF16) {
-        const uint16_t *from = x;
-        uint32_t *to = (uint32_t *)panel + k / 2 * width;
-        uint32_t shift = swapped == (k % 2 == 0) ? 16 : 0, partner = 0xffffu << (16 - shift);
-        /* A reused block may hold any value, also NaN, in the place of a partner that comes later;
-         * NaN times zero is not zero. */
-        if (k % 2 == 0)
-            for (size_t n = 0; n < outputs; n++)
-                to[n] = (uint32_t)from[n] << shift;
-        else
-            for (size_t n = 0; n < outputs; n++)
-                to[n] = (to[n] & partner) | (uint32_t)from[n] << shift;
-    } else {
-        size_t bytes = dtype_bytes(mode);
-        memcpy((char *)panel + k * width * bytes, x, outputs * bytes);
-    }
+    const format_t *dense = dot == DOT_FOLD ? format_fold() : format_dense(mode);
+    return packed && mode == DTYPE_BF16 ? format_packed(dense) : dense;
 }
 
 void row_swap_pairs(size_t n, uint16_t *x)
@@ -171,13 +85,20 @@ static void unpack_inputs(
         kernels->unpack_packed(from, k0, block, to);
 }
 
+/* Whether a panel's weights are dequantised or unpacked before they are multiplied. */
+static bool is_unpacked(const call_t *y, const panel_t *panel)
+{
+    return y->unpacked != NULL &&
+           (panel->matrix->format->kind != FORMAT_PACKED || panel_is_packed(panel));
+}
+
 /* Inputs [k0, k0 + block) of panel i of those that are multiplied together. */
 static const char *weights_of(
     const call_t *y, const panel_t *panel, size_t i, size_t k0, size_t block)
 {
     const matrix_t *matrix = panel->matrix;
     unpacked_t *unpacked = y->unpacked;
-    if (unpacked == NULL || (matrix->format->kind == FORMAT_PACKED && !panel_is_packed(panel)))
+    if (!is_unpacked(y, panel))
         return matrix_panel(matrix, panel->p, k0);
     i %= KERNEL_MANY_PANELS;
     if (unpacked->of[i].matrix != matrix || unpacked->of[i].p != panel->p ||
@@ -191,8 +112,7 @@ static const char *weights_of(
 }
 
 /* While inputs [k0, k0 + block) of panel i of n are multiplied, what is prefetched: weights of the panel after the next, of
- * these inputs or of the next ones; after the last inputs, of the panels that lie behind these. NULL: where no panel does, or
- * weights are unpacked from codes. */
+ * these inputs or of the next ones; after the last inputs, of the panels that lie behind these. NULL: where no panel does. */
 static const void *weights_ahead(
     const call_t *y, const panel_t *panels, size_t i, size_t n, size_t k0, size_t block)
 {
@@ -200,8 +120,6 @@ static const void *weights_ahead(
     const size_t at = i + PANELS_AHEAD;
     const matrix_t *matrix = panels[at % n].matrix;
     size_t p = panels[at % n].p, k = k0 + at / n * block;
-    if (y->unpacked != NULL && !panel_is_packed(&panels[at % n]))
-        return NULL;
     if (k >= y->inputs) {
         k = 0;
         for (size_t j = 0; j < n; j++)
@@ -267,6 +185,35 @@ static tile_mode_t first_mode(size_t k0, size_t leaf)
     return k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
 }
 
+/* What unpack_step makes of a panel's inputs from k0 on. */
+typedef struct unpack_to {
+    const kernels_t *kernels;
+    const panel_t *panel;
+    size_t k0;
+    uint16_t *to;
+} unpack_to_t;
+
+static void unpack_step(const void *context, size_t k)
+{
+    const unpack_to_t *u = context;
+    unpack_inputs(u->kernels, u->panel, u->k0 + k, KERNEL_K_BLOCK,
+        u->to + k * matrix_panel_width(u->panel->matrix, u->panel->p));
+}
+
+/* multiply_rows of the K-blocked layout. Weights are unpacked into one place, which stays in the first-level cache. */
+static void multiply_k_blocked(const call_t *y, const panel_t *panels, size_t k0, size_t block,
+    rows_class_t class, size_t i, size_t n, char *to)
+{
+    const panel_t *panel = &panels[i];
+    const bool unpacks = is_unpacked(y, panel);
+    const unpack_to_t context = {y->kernels, panel, k0, unpacks ? y->unpacked->weights[0] : NULL};
+    const unpacking_t unpacking = {unpack_step, &context};
+    y->kernels->tile_amx_k_blocked(class.n, input_at(y, class.first, k0), y->rows->stride,
+        unpacks ? context.to : matrix_panel(panel->matrix, panel->p, k0),
+        matrix_panel_width(panel->matrix, panel->p), block, unpacks ? &unpacking : NULL,
+        weights_ahead(y, panels, i, n, k0, block), to, KERNEL_PANEL, first_mode(k0, class.leaf));
+}
+
 /* Rows of one class over inputs [k0, k0 + block) of panel i of n that use the block. */
 static void multiply_rows(const call_t *y, const panel_t *panels, size_t k0, size_t block,
     rows_class_t class, size_t i, size_t n, char *c)
@@ -279,6 +226,10 @@ static void multiply_rows(const call_t *y, const panel_t *panels, size_t k0, siz
     const char *x = input_at(y, class.first, k0);
     char *to = c + class.first * KERNEL_PANEL * kernels->accumulator_bytes;
     tile_mode_t first = first_mode(k0, leaf);
+    if (y->rows->k_blocked) {
+        multiply_k_blocked(y, panels, k0, block, class, i, n, to);
+        return;
+    }
     const char *weights = weights_of(y, panel, i, k0, block);
     if (kernels->tile_groups != NULL) {
         if (rows >= KERNEL_MANY_ROWS)
@@ -286,11 +237,6 @@ static void multiply_rows(const call_t *y, const panel_t *panels, size_t k0, siz
         else
             kernels->tile_groups(
                 rows, x, y->rows->stride, weights, width, block, to, KERNEL_PANEL, first);
-        return;
-    }
-    if (y->rows->k_blocked) {
-        kernels->tile_amx_k_blocked(rows, x, y->rows->stride, weights, width, block,
-            weights_ahead(y, panels, i, n, k0, block), to, KERNEL_PANEL, first);
         return;
     }
     for (size_t k = 0; k < block; k += size_min(leaf, block))
@@ -519,54 +465,4 @@ void matrix_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, 
         else
             dense_product(kernels, dot, panels + p, n, rows, leaf_single, leaf_rows, NULL, to);
     }
-}
-
-/* ---- Dense formats --------------------------------------------------------------------------- */
-
-static size_t dense_matrix_bytes(const format_t *self, size_t rows, size_t columns)
-{
-    dtype_t mode = self->row_dtype;
-    return kernel_padded_outputs(rows) * kernel_padded_inputs(mode, columns) * dtype_bytes(mode);
-}
-
-static size_t dense_vector_bytes(const format_t *self, size_t elements)
-{
-    return kernel_padded_outputs(elements) * dtype_bytes(self->row_dtype);
-}
-
-static size_t dense_offset(const format_t *self, size_t columns, size_t width, size_t p, size_t k)
-{
-    dtype_t mode = self->row_dtype;
-    return (p * KERNEL_PANEL * kernel_padded_inputs(mode, columns) + k * width) * dtype_bytes(mode);
-}
-
-static void dense_pack_rows(const format_t *self, size_t rows, size_t columns, const void *src,
-    void *panel, size_t width, size_t first_output)
-{
-    panel_pack_rows(self->row_dtype, rows, columns, src, panel, width, first_output);
-}
-
-static void dense_unpack_row(
-    const format_t *self, size_t columns, const void *panel, size_t width, size_t output, void *dst)
-{
-    panel_unpack_row(self->row_dtype, columns, panel, width, output, dst);
-}
-
-#define DENSE                                                                                      \
-    .matrix_bytes = dense_matrix_bytes, .vector_bytes = dense_vector_bytes,                        \
-    .offset = dense_offset, .pack_rows = dense_pack_rows, .unpack_row = dense_unpack_row
-
-static const format_t bf16 = {.name = "bf16", .row_dtype = DTYPE_BF16, DENSE},
-                      f32 = {.name = "f32", .row_dtype = DTYPE_F32, DENSE},
-                      f64 = {.name = "f64", .row_dtype = DTYPE_F64, DENSE};
-
-const format_t *format_dense(dtype_t mode)
-{
-    return mode == DTYPE_F64 ? &f64 : mode == DTYPE_F32 ? &f32 : &bf16;
-}
-
-const format_t *matrix_format(dtype_t mode, dot_t dot, bool packed)
-{
-    const format_t *dense = dot == DOT_FOLD ? format_fold() : format_dense(mode);
-    return packed && mode == DTYPE_BF16 ? format_packed(dense) : dense;
 }
