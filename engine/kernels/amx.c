@@ -74,8 +74,9 @@ typedef struct block {
     size_t a_stride, b_stride, c_stride, done_stride, n_steps;
     size_t a_step;               /* from one step's inputs to the next */
     const char *a_rest, *b_rest; /* inputs beyond the last whole step, padded with zeros; or NULL */
-    const unpacking_t *unpacking; /* of b, a step before it is multiplied; or NULL */
-    const char *next;             /* weights to prefetch: next_lines a step */
+    const unpacking_t *unpacking; /* of b; or NULL */
+    bool first_rows, last_rows;
+    const char *next; /* weights to prefetch: next_lines a step */
     size_t next_lines;
     bool next_first_level; /* into which cache */
     bool chain;            /* c goes on */
@@ -139,10 +140,22 @@ INLINE void multiply_step(const int n, const bool first, const block_t *s, const
     STEPS_OF(first, _tile_stream_loadd, ASK_NEXT)
 }
 
-INLINE void unpack_step(const block_t *s, size_t i)
+/* Before step i is multiplied, weights of the step after it; and after step i, those that take its place. */
+INLINE void unpack_before(const block_t *s, size_t i)
 {
-    if (s->unpacking != NULL && i < s->n_steps)
-        s->unpacking->unpack(s->unpacking->context, i * STEP);
+    const unpacking_t *u = s->unpacking;
+    if (u == NULL || !s->first_rows)
+        return;
+    for (size_t k = i == 0 ? 0 : (i + 1) * STEP; k < size_min(i + 2, s->n_steps) * STEP; k += STEP)
+        if (k >= u->done)
+            u->unpack(u->context, k);
+}
+
+INLINE void unpack_after(const block_t *s, size_t i)
+{
+    const unpacking_t *u = s->unpacking;
+    if (u != NULL && s->last_rows && i * STEP < u->next)
+        u->unpack(u->next_context, i * STEP);
 }
 
 /* The steps of a strip, of 16 * n outputs. */
@@ -151,15 +164,16 @@ INLINE void multiply_steps(const int n, const bool first_level, const block_t *s
     const char *a = s->a, *b = s->b, *next = s->next;
     const size_t a_stride = s->a_stride, b_stride = s->b_stride, n_steps = s->n_steps,
                  a_step = s->a_step, lines = s->next_lines;
-    unpack_step(s, 0);
-    unpack_step(s, 1);
+    unpack_before(s, 0);
     multiply_step(n, true, s, a, a_stride, b, b_stride, next, lines, first_level);
+    unpack_after(s, 0);
     for (size_t i = 1; i < n_steps; i++) {
         a += a_step;
         b += STEP / 2 * b_stride;
         next += lines * LINE;
-        unpack_step(s, i + 1);
+        unpack_before(s, i);
         multiply_step(n, false, s, a, a_stride, b, b_stride, next, lines, first_level);
+        unpack_after(s, i);
     }
 }
 
@@ -298,11 +312,12 @@ static void multiply_strips(size_t rows, const uint16_t *a, size_t a_stride, siz
             fill_rest_a(&rest, from + whole / STEP * a_step, a_stride, n, left);
         s.a = (const char *)from;
         s.c = (char *)c + first * c_stride * sizeof(float);
+        s.first_rows = r == 0;
+        s.last_rows = r + n >= rows;
         if (mode == TILE_ADD || (mode == TILE_CHAIN && first < r))
             multiply_apart(r - first, n, width, &s, mode);
         else
             multiply_outputs(width, &s);
-        s.unpacking = NULL;
         if (rows <= NEAR_ROWS)
             s.next_lines = 0;
         else

@@ -73,10 +73,13 @@ typedef enum dot {
     DOT_FOLD   /* 64 chains, folded by halves: with --order torch-avx2, and only there */
 } dot_t;
 
-/* Unpacks weights into their place while the first rows are multiplied with them. */
+/* Unpacks weights while rows are multiplied with them: those of a product while its first rows pass, and the first ones of the
+ * next product into the same place while the last rows pass. */
 typedef struct unpacking {
     void (*unpack)(const void *context, size_t k); /* inputs [k, k + KERNEL_K_BLOCK) */
-    const void *context;
+    const void *context, *next_context;
+    size_t done,
+        next; /* inputs that are unpacked already, and of the next product; multiples of KERNEL_K_BLOCK */
 } unpacking_t;
 
 typedef struct kernels {

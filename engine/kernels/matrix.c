@@ -60,6 +60,7 @@ typedef struct unpacked {
         const matrix_t *matrix;
         size_t p, k0;
     } of[KERNEL_MANY_PANELS];
+    size_t inputs; /* in slot 0, where panels share it */
     uint16_t weights[KERNEL_MANY_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
 } unpacked_t;
 
@@ -83,6 +84,23 @@ static void unpack_inputs(
             matrix->format, from, matrix_panel_width(matrix, panel->p), k0, block, to);
     else
         kernels->unpack_packed(from, k0, block, to);
+}
+
+/* Inputs of a panel from k0 on that slot 0 holds, where panels share it (multiply_k_blocked); and what it holds now. */
+static size_t half_held(const unpacked_t *unpacked, const panel_t *panel, size_t k0)
+{
+    return unpacked->of[0].matrix == panel->matrix && unpacked->of[0].p == panel->p &&
+                   unpacked->of[0].k0 == k0
+               ? unpacked->inputs
+               : 0;
+}
+
+static void hold_half(unpacked_t *unpacked, const panel_t *panel, size_t k0, size_t inputs)
+{
+    unpacked->of[0].matrix = panel->matrix;
+    unpacked->of[0].p = panel->p;
+    unpacked->of[0].k0 = k0;
+    unpacked->inputs = inputs;
 }
 
 /* Whether a panel's weights are dequantised or unpacked before they are multiplied. */
@@ -185,7 +203,7 @@ static tile_mode_t first_mode(size_t k0, size_t leaf)
     return k0 == 0 ? TILE_SET : leaf == MATRIX_ONE_LEAF ? TILE_CHAIN : TILE_ADD;
 }
 
-/* What unpack_step makes of a panel's inputs from k0 on. */
+/* A panel's inputs from k0 on, and where they go. */
 typedef struct unpack_to {
     const kernels_t *kernels;
     const panel_t *panel;
@@ -200,18 +218,30 @@ static void unpack_step(const void *context, size_t k)
         u->to + k * matrix_panel_width(u->panel->matrix, u->panel->p));
 }
 
-/* multiply_rows of the K-blocked layout. Weights are unpacked into one place, which stays in the first-level cache. */
+/* multiply_rows of the K-blocked layout. Weights are unpacked into one slot, which stays in the first-level cache; half of the
+ * next panel's while the last rows pass. */
 static void multiply_k_blocked(const call_t *y, const panel_t *panels, size_t k0, size_t block,
     rows_class_t class, size_t i, size_t n, char *to)
 {
-    const panel_t *panel = &panels[i];
+    const panel_t *panel = &panels[i], *next = &panels[(i + 1) % n];
+    const size_t width = matrix_panel_width(panel->matrix, panel->p),
+                 next_k0 = k0 + (i + 1) / n * block;
     const bool unpacks = is_unpacked(y, panel);
-    const unpack_to_t context = {y->kernels, panel, k0, unpacks ? y->unpacked->weights[0] : NULL};
-    const unpacking_t unpacking = {unpack_step, &context};
+    unpack_to_t these = {y->kernels, panel, k0, NULL}, those = {y->kernels, next, next_k0, NULL};
+    unpacking_t unpacking = {unpack_step, &these, &those, 0, 0};
+    if (unpacks) {
+        these.to = those.to = y->unpacked->weights[0];
+        unpacking.done = half_held(y->unpacked, panel, k0);
+        if (next_k0 < y->inputs && is_unpacked(y, next) &&
+            matrix_panel_width(next->matrix, next->p) == width)
+            unpacking.next =
+                size_min(block, y->inputs - next_k0) / 2 / KERNEL_K_BLOCK * KERNEL_K_BLOCK;
+        hold_half(y->unpacked, next, next_k0, unpacking.next);
+    }
     y->kernels->tile_amx_k_blocked(class.n, input_at(y, class.first, k0), y->rows->stride,
-        unpacks ? context.to : matrix_panel(panel->matrix, panel->p, k0),
-        matrix_panel_width(panel->matrix, panel->p), block, unpacks ? &unpacking : NULL,
-        weights_ahead(y, panels, i, n, k0, block), to, KERNEL_PANEL, first_mode(k0, class.leaf));
+        unpacks ? these.to : matrix_panel(panel->matrix, panel->p, k0), width, block,
+        unpacks ? &unpacking : NULL, weights_ahead(y, panels, i, n, k0, block), to, KERNEL_PANEL,
+        first_mode(k0, class.leaf));
 }
 
 /* Rows of one class over inputs [k0, k0 + block) of panel i of n that use the block. */

@@ -13,6 +13,8 @@
 #include "engine/kernels/tiles.h"
 #include "engine/kernels/widen.h"
 
+#define PACKED_AHEAD_BYTES 2048
+
 #if defined(__AVX512BF16__)
 #define FILL packed_row_fill_avx512_bf16
 #elif defined(__AVX512F__)

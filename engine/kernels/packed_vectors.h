@@ -8,7 +8,7 @@
 #include "engine/kernels/packed.h"
 
 #define PACKED_VECTORS (64 / REGISTER_BYTES) /* of a pair's codes */
-#define PACKED_AHEAD_BYTES 2048
+#define UNPACK_AHEAD_BYTES 1024
 #define PACKED_HALF_WORDS 32 /* of 16 outputs */
 
 /* Low and high bytes of 32 outputs of a pair, the `part`-th vectors of them, interleaved. */
@@ -25,7 +25,7 @@ INLINE void packed_unpack_coded(const packed_block_t *block, size_t first, size_
     const uint8_t *from = packed_pair(block, first);
     for (size_t p = 0; p < n; p++, from += PACKED_PAIR_BYTES, to += PACKED_PAIR_WEIGHTS) {
         for (size_t line = 0; line < PACKED_PAIR_BYTES; line += 64)
-            _mm_prefetch((const char *)from + PACKED_AHEAD_BYTES + line, _MM_HINT_T0);
+            _mm_prefetch((const char *)from + UNPACK_AHEAD_BYTES + line, _MM_HINT_T0);
         for (size_t i = 0; i < PACKED_VECTORS; i++) {
             vec_t codes = LOAD(from + PACKED_PAIR_WEIGHTS + i * REGISTER_BYTES);
             const uint8_t *low = from + i * REGISTER_BYTES;
