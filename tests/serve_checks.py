@@ -113,6 +113,28 @@ class Answers(unittest.TestCase):
         told = [t for p in pieces if p["choices"][0]["logprobs"] for t in p["choices"][0]["logprobs"]["content"]]
         self.assertEqual(told, content)
 
+    def test_streams_begin_with_what_is_asked_of_the_prompt(self):
+        prompts = {"prompt": [PROMPT, "JULIET:"], "n": 2, **SAMPLING, "max_tokens": 5}
+        for asked in ({"echo": True}, {"echo": True, "logprobs": 2}, {"prompt_logprobs": 1},
+                      {"echo": True, "logprobs": 0, "prompt_logprobs": 3}, {"echo": True, "logprobs": 1, "max_tokens": 0}):
+            fields = {**prompts, **asked}
+            whole = self.client.post("/v1/completions", fields)["choices"]
+            pieces = [p["choices"][0] for p in self.client.stream("/v1/completions", fields)]
+            for i, choice in enumerate(whole):
+                own = [p for p in pieces if p["index"] == i]
+                self.assertEqual("".join(p["text"] for p in own), choice["text"])
+                self.assertEqual(own[0].get("prompt_logprobs"), choice.get("prompt_logprobs"))
+                for name, values in (choice["logprobs"] or {}).items():
+                    told = [p["logprobs"][name] for p in own if p["logprobs"]]
+                    self.assertEqual(None if values is None else [v for t in told for v in t], values)
+                if "echo" in asked:
+                    self.assertEqual(own[0]["text"], [PROMPT, "JULIET:"][i // 2])
+        chat = {"messages": CHAT, "temperature": 0, "max_tokens": 4, "prompt_logprobs": 2}
+        first = self.client.stream("/v1/chat/completions", chat)[0]["choices"][0]
+        self.assertEqual(first["delta"]["role"], "assistant")
+        self.assertEqual(
+            first["prompt_logprobs"], self.client.post("/v1/chat/completions", chat)["choices"][0]["prompt_logprobs"])
+
     def test_penalties_and_biases_move_an_answer(self):
         fields = {"prompt": PROMPT, "temperature": 0, "max_tokens": 60, "ignore_eos": True, "logprobs": 0}
         a, b = 1000, 1001

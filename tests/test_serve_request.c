@@ -142,7 +142,6 @@ static void what_is_wrong_is_named(void **state)
         {"{\"prompt\": \"x\", \"frequency_penalty\": null, \"logit_bias\": {\"a\": 1}}",
             "logit_bias", 400},
         {"{\"prompt\": \"x\", \"prompt_logprobs\": 21}", "prompt_logprobs", 400},
-        {"{\"prompt\": \"x\", \"prompt_logprobs\": 1, \"stream\": true}", "prompt_logprobs", 400},
     };
     static const struct {
         const char *text, *param;

@@ -183,21 +183,33 @@ static json_t *prompt_logprobs(const api_answer_t *answer, const api_choice_t *c
     return array;
 }
 
+static json_t *text_of(const text_buffer_t *text)
+{
+    return json_stringn(text->text != NULL ? text->text : "", text->bytes);
+}
+
+/* Appends the prompt's text where it is echoed. */
+static void add_echo(const api_answer_t *answer, const api_choice_t *choice, text_buffer_t *text)
+{
+    fail_t fail = {0};
+    char *prompt = NULL;
+    size_t bytes = 0;
+    if (!answer->request->echo)
+        return;
+    tokenizer_decode(answer->tokenizer, choice->prompt->ids, choice->prompt->count, false, &prompt,
+        &bytes, &fail);
+    if (fail.status == 0)
+        text_buffer_append(text, prompt, bytes, &fail);
+    free(prompt);
+}
+
 static json_t *completion_choice(const api_answer_t *answer, const api_choice_t *choice)
 {
     const fleet_result_t *result = choice->result;
     text_buffer_t text = {0};
     fail_t fail = {0};
     json_t *logprobs = json_null();
-    if (answer->request->echo) {
-        char *prompt = NULL;
-        size_t bytes = 0;
-        tokenizer_decode(answer->tokenizer, choice->prompt->ids, choice->prompt->count, false,
-            &prompt, &bytes, &fail);
-        if (fail.status == 0)
-            text_buffer_append(&text, prompt, bytes, &fail);
-        free(prompt);
-    }
+    add_echo(answer, choice, &text);
     text_buffer_append(&text, result->text, result->text_bytes, &fail);
     if (answer->request->logprobs) {
         lists_t lists = lists_begin(answer, 0);
@@ -208,15 +220,10 @@ static json_t *completion_choice(const api_answer_t *answer, const api_choice_t 
         logprobs = lists_json(&lists);
     }
     json_t *value = json_pack("{s:I, s:o, s:o, s:s}", "index", (json_int_t)choice->index, "text",
-        json_stringn(text.text != NULL ? text.text : "", text.bytes), "logprobs", logprobs,
-        "finish_reason", api_finish_name(result->finish, false));
+        text_of(&text), "logprobs", logprobs, "finish_reason",
+        api_finish_name(result->finish, false));
     text_buffer_clear(&text);
     return value;
-}
-
-static json_t *text_of(const text_buffer_t *text)
-{
-    return json_stringn(text->text != NULL ? text->text : "", text->bytes);
 }
 
 /* Ids follow from the answer's, so that no two calls of a conversation have one. */
@@ -355,9 +362,37 @@ json_t *api_call_json(const api_answer_t *answer, size_t index, const json_t *ca
     return delta(answer, index, json_pack("{s:[o]}", "tool_calls", said));
 }
 
-json_t *api_role_json(const api_answer_t *answer, size_t index)
+/* The choice of a completion's first piece. */
+static json_t *echo_choice(const api_answer_t *answer, const api_choice_t *choice, size_t *offset)
 {
-    return delta(answer, index, json_pack("{s:s, s:s}", "role", "assistant", "content", ""));
+    text_buffer_t text = {0};
+    json_t *logprobs = json_null();
+    add_echo(answer, choice, &text);
+    if (answer->request->echo && answer->request->logprobs) {
+        lists_t lists = lists_begin(answer, *offset);
+        lists_add_prompt(answer, &lists, choice);
+        *offset = lists.offset;
+        logprobs = lists_json(&lists);
+    }
+    json_t *value = json_pack("{s:I, s:o, s:o, s:n}", "index", (json_int_t)choice->index, "text",
+        text_of(&text), "logprobs", logprobs, "finish_reason");
+    text_buffer_clear(&text);
+    return value;
+}
+
+json_t *api_first_json(const api_answer_t *answer, const api_choice_t *choice, size_t *offset)
+{
+    const api_request_t *r = answer->request;
+    json_t *object = NULL;
+    if (r->kind == API_CHAT)
+        object = delta(
+            answer, choice->index, json_pack("{s:s, s:s}", "role", "assistant", "content", ""));
+    else if (r->echo || r->tells_prompt)
+        object = piece(answer, echo_choice(answer, choice, offset));
+    if (r->tells_prompt)
+        json_object_set_new(json_array_get(json_object_get(object, "choices"), 0),
+            "prompt_logprobs", prompt_logprobs(answer, choice));
+    return object;
 }
 
 json_t *api_usage_piece_json(const api_answer_t *answer, size_t n_prompt, size_t n_completion)

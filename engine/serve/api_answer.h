@@ -52,8 +52,9 @@ json_t *api_piece_json(const api_answer_t *answer, size_t index, const char *tex
 json_t *api_reasoning_json(
     const api_answer_t *answer, size_t index, const char *text, size_t bytes);
 json_t *api_call_json(const api_answer_t *answer, size_t index, const json_t *call, size_t number);
-/* The first piece of a chat's answer: its role. */
-json_t *api_role_json(const api_answer_t *answer, size_t index);
+/* What comes before an answer's first token: a chat's role; the prompt where it is echoed, with log-probabilities where they
+ * are asked for; prompt_logprobs. NULL: nothing. offset: as of api_piece_json. */
+json_t *api_first_json(const api_answer_t *answer, const api_choice_t *choice, size_t *offset);
 
 /* The last piece of a stream that was asked for its usage. */
 json_t *api_usage_piece_json(const api_answer_t *answer, size_t n_prompt, size_t n_completion);

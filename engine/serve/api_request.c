@@ -254,8 +254,6 @@ static void read_prompt_logprobs(api_request_t *r, json_t *o, api_error_t *error
     r->n_prompt_logprobs = (uint32_t)n_top;
     if (r->echo && r->logprobs && n_top < r->sampling.n_logprobs)
         r->n_prompt_logprobs = r->sampling.n_logprobs;
-    if (r->tells_prompt && r->stream)
-        api_error_set(error, "prompt_logprobs", "prompt_logprobs: not implemented for streams");
 }
 
 static void read_stream_options(api_request_t *r, json_t *o, api_error_t *error)
@@ -457,8 +455,6 @@ int api_request_read(api_request_t *r, api_kind_t kind, const char *text, size_t
     read_tools(r, o, error);
     read_bool(o, "echo", &r->echo, error);
     read_prompt_logprobs(r, o, error);
-    if (r->echo && r->stream)
-        api_error_set(error, "echo", "echo: not implemented for streams");
     if (error->status != 0)
         api_request_clear(r);
     return (int)error->status;

@@ -401,6 +401,7 @@ static void take_result(server_t *server, const fleet_result_t *result)
     part->result = *result;
     part->kept = fleet_keep(server->model.fleet, result);
     part->done = true;
+    ask->n_unscored -= part->scores;
     if (result->status != 0)
         api_error_of(&ask->error,
             result->status == FAIL_LIMIT || result->status == FAIL_USAGE ? 400 : 500,

@@ -139,6 +139,7 @@ static void make_parts(ask_t *ask, api_error_t *error)
     for (size_t i = 0; r->prompt_logprobs && i < r->n_prompts; i++)
         if (ask->prompts[i].count > 1)
             ask->parts[ask->n_parts++] = (part_t){.ask = ask, .prompt = i, .scores = true};
+    ask->n_unscored = ask->n_parts - ask->n_answers;
 }
 
 request_t ask_request(const ask_t *ask, size_t part)
@@ -258,6 +259,15 @@ static const fleet_result_t *scores_of(const ask_t *ask, size_t prompt)
     return NULL;
 }
 
+api_choice_t ask_choice(const ask_t *ask, size_t i)
+{
+    const part_t *part = &ask->parts[i];
+    return (api_choice_t){.index = i,
+        .prompt = &ask->prompts[part->prompt],
+        .result = &part->result,
+        .scores = scores_of(ask, part->prompt)};
+}
+
 static void add_to_message(
     void *context, split_kind_t kind, const char *text, size_t bytes, json_t *call)
 {
@@ -299,11 +309,10 @@ char *ask_answer(const ask_t *ask, unsigned *status, size_t *bytes)
     api_message_t *messages = calloc(ask->n_answers, sizeof *messages);
     char *text = NULL;
     for (size_t i = 0; choices != NULL && messages != NULL && i < ask->n_answers; i++) {
-        const part_t *part = &ask->parts[i];
+        choices[i] = ask_choice(ask, i);
+        choices[i].message = &messages[i];
         if (ask->request.kind == API_CHAT)
-            split_message(ask, &part->result, &messages[i]);
-        choices[i] = (api_choice_t){i, &ask->prompts[part->prompt], &part->result, &messages[i],
-            scores_of(ask, part->prompt)};
+            split_message(ask, choices[i].result, &messages[i]);
     }
     if (choices != NULL && messages != NULL)
         text = server_json(api_answer_json(&answer, choices, ask->n_answers), bytes);

@@ -275,6 +275,10 @@ static void stream(void *context, void *owner, text_buffer_t *out, bool *ended)
     pthread_mutex_lock(&server->lock);
     text_buffer_t told = ask->told;
     bool finished = ask->finished;
+    if (ask->n_unscored > 0 && !finished) { /* the prompt comes first */
+        pthread_mutex_unlock(&server->lock);
+        return;
+    }
     ask->told = ask->taken;
     ask->told.bytes = 0;
     pthread_mutex_unlock(&server->lock);

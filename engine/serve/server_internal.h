@@ -57,7 +57,8 @@ typedef struct ask {
     bool unwanted;    /* nobody waits for it any more */
     bool cancelled;   /* and the engine's side has taken notice */
     /* Under the lock. */
-    bool finished; /* all parts are done, or error says why not */
+    bool finished;     /* all parts are done, or error says why not */
+    size_t n_unscored; /* prompts whose log-probabilities are still to come */
     bool in_engine;
     api_error_t error;
     text_buffer_t told; /* of a stream: told_t, one after another */
@@ -123,8 +124,9 @@ int ask_render_chat(
 request_t ask_request(const ask_t *ask, size_t part);
 /* The whole answer, or the error. From malloc. */
 char *ask_answer(const ask_t *ask, unsigned *status, size_t *bytes);
-/* What all objects of its answer have. */
+/* What all objects of its answer have; and its choice i, without what a chat's says. */
 api_answer_t ask_head(const ask_t *ask);
+api_choice_t ask_choice(const ask_t *ask, size_t i);
 
 /* ---- server_stream.c ------------------------------------------------------------------------- */
 

@@ -166,11 +166,19 @@ static void send_usage(const ask_t *ask, const api_answer_t *answer, text_buffer
     send_event(out, api_usage_piece_json(answer, n_prompt, n_completion));
 }
 
+static void send_first(ask_t *ask, const api_answer_t *answer, size_t i, text_buffer_t *out)
+{
+    const api_choice_t choice = ask_choice(ask, i);
+    json_t *first = api_first_json(answer, &choice, &ask->parts[i].n_characters);
+    if (first != NULL)
+        send_event(out, first);
+}
+
 void ask_stream(ask_t *ask, bool finished, text_buffer_t *out, bool *ended)
 {
     const api_answer_t answer = ask_head(ask);
-    for (size_t i = 0; i < ask->n_answers && !ask->begun && ask->request.kind == API_CHAT; i++)
-        send_event(out, api_role_json(&answer, i));
+    for (size_t i = 0; i < ask->n_answers && !ask->begun && ask->error.status == 0; i++)
+        send_first(ask, &answer, i, out);
     ask->begun = true;
     for (size_t at = 0; at < ask->taken.bytes;) {
         told_t told;
