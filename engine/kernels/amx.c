@@ -140,18 +140,16 @@ INLINE void multiply_step(const int n, const bool first, const block_t *s, const
     STEPS_OF(first, _tile_stream_loadd, ASK_NEXT)
 }
 
-/* Before step i is multiplied, weights of the step after it; and after step i, those that take its place. */
-INLINE void unpack_before(const block_t *s, size_t i)
+/* Of the first rows: weights of step i, where they are not unpacked yet. */
+INLINE void unpack_step(const block_t *s, size_t i)
 {
     const unpacking_t *u = s->unpacking;
-    if (u == NULL || !s->first_rows)
-        return;
-    for (size_t k = i == 0 ? 0 : (i + 1) * STEP; k < size_min(i + 2, s->n_steps) * STEP; k += STEP)
-        if (k >= u->done)
-            u->unpack(u->context, k);
+    if (u != NULL && s->first_rows && i < s->n_steps && i * STEP >= u->done)
+        u->unpack(u->context, i * STEP);
 }
 
-INLINE void unpack_after(const block_t *s, size_t i)
+/* Of the last rows: the next product's weights in place of those of step i, which nobody needs any more. */
+INLINE void unpack_next(const block_t *s, size_t i)
 {
     const unpacking_t *u = s->unpacking;
     if (u != NULL && s->last_rows && i * STEP < u->next)
@@ -164,16 +162,17 @@ INLINE void multiply_steps(const int n, const bool first_level, const block_t *s
     const char *a = s->a, *b = s->b, *next = s->next;
     const size_t a_stride = s->a_stride, b_stride = s->b_stride, n_steps = s->n_steps,
                  a_step = s->a_step, lines = s->next_lines;
-    unpack_before(s, 0);
+    unpack_step(s, 0);
+    unpack_step(s, 1);
     multiply_step(n, true, s, a, a_stride, b, b_stride, next, lines, first_level);
-    unpack_after(s, 0);
+    unpack_next(s, 0);
     for (size_t i = 1; i < n_steps; i++) {
         a += a_step;
         b += STEP / 2 * b_stride;
         next += lines * LINE;
-        unpack_before(s, i);
+        unpack_step(s, i + 1);
         multiply_step(n, false, s, a, a_stride, b, b_stride, next, lines, first_level);
-        unpack_after(s, i);
+        unpack_next(s, i);
     }
 }
 

@@ -78,8 +78,8 @@ typedef enum dot {
 typedef struct unpacking {
     void (*unpack)(const void *context, size_t k); /* inputs [k, k + KERNEL_K_BLOCK) */
     const void *context, *next_context;
-    size_t done,
-        next; /* inputs that are unpacked already, and of the next product; multiples of KERNEL_K_BLOCK */
+    size_t done; /* inputs that are unpacked already; a multiple of KERNEL_K_BLOCK, as next */
+    size_t next; /* inputs of the next product */
 } unpacking_t;
 
 typedef struct kernels {
