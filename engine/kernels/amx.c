@@ -188,25 +188,29 @@ INLINE void multiply(const int n, const block_t *s)
             NULL, 0, false);
 }
 
+/* F(n, ...) of n times 16 outputs, whose sums stay in registers. The intrinsics do not declare the memory that they read to
+ * compilers. */
+#define OF_WIDTH(F, ...)                                                                           \
+    __asm__ volatile("" : : : "memory");                                                           \
+    switch (width / TILE) {                                                                        \
+    case 1:                                                                                        \
+        F(1, __VA_ARGS__);                                                                         \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        F(2, __VA_ARGS__);                                                                         \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        F(3, __VA_ARGS__);                                                                         \
+        break;                                                                                     \
+    default:                                                                                       \
+        F(4, __VA_ARGS__);                                                                         \
+    }                                                                                              \
+    s->done = s->c;                                                                                \
+    s->done_stride = s->c_stride;
+
 static void multiply_outputs(size_t width, block_t *s)
 {
-    /* The intrinsics do not declare the memory that they read to compilers. */
-    __asm__ volatile("" : : : "memory");
-    switch (width / TILE) {
-    case 1:
-        multiply(1, s);
-        break;
-    case 2:
-        multiply(2, s);
-        break;
-    case 3:
-        multiply(3, s);
-        break;
-    default:
-        multiply(4, s);
-    }
-    s->done = s->c;
-    s->done_stride = s->c_stride;
+    OF_WIDTH(multiply, s)
 }
 
 /* Stores the sums that registers still hold. */
@@ -356,22 +360,7 @@ INLINE void multiply_in_turn(const int n, const block_t *s, const streams_t *nex
 
 static void turn(size_t width, block_t *s, const streams_t *next, size_t p)
 {
-    __asm__ volatile("" : : : "memory"); /* as in multiply_outputs */
-    switch (width / TILE) {
-    case 1:
-        multiply_in_turn(1, s, next, p);
-        break;
-    case 2:
-        multiply_in_turn(2, s, next, p);
-        break;
-    case 3:
-        multiply_in_turn(3, s, next, p);
-        break;
-    default:
-        multiply_in_turn(4, s, next, p);
-    }
-    s->done = s->c;
-    s->done_stride = s->c_stride;
+    OF_WIDTH(multiply_in_turn, s, next, p)
 }
 
 /* Rows that go through tiles together, and where their sums lie meanwhile. */

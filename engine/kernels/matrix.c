@@ -58,9 +58,8 @@ void k_blocks_pack_rows(size_t n, size_t columns, const uint16_t *src, size_t sr
 typedef struct unpacked {
     struct {
         const matrix_t *matrix;
-        size_t p, k0;
+        size_t p, k0, inputs;
     } of[KERNEL_MANY_PANELS];
-    size_t inputs; /* in slot 0, where panels share it */
     uint16_t weights[KERNEL_MANY_PANELS][BLOCK_INPUTS * KERNEL_PANEL] __attribute__((aligned(64)));
 } unpacked_t;
 
@@ -86,21 +85,21 @@ static void unpack_inputs(
         kernels->unpack_packed(from, k0, block, to);
 }
 
-/* Inputs of a panel from k0 on that slot 0 holds, where panels share it (multiply_k_blocked); and what it holds now. */
-static size_t half_held(const unpacked_t *unpacked, const panel_t *panel, size_t k0)
+/* How many inputs of a panel from k0 on a slot holds; and what it holds from now on. */
+static size_t held(const unpacked_t *unpacked, size_t slot, const panel_t *panel, size_t k0)
 {
-    return unpacked->of[0].matrix == panel->matrix && unpacked->of[0].p == panel->p &&
-                   unpacked->of[0].k0 == k0
-               ? unpacked->inputs
+    return unpacked->of[slot].matrix == panel->matrix && unpacked->of[slot].p == panel->p &&
+                   unpacked->of[slot].k0 == k0
+               ? unpacked->of[slot].inputs
                : 0;
 }
 
-static void hold_half(unpacked_t *unpacked, const panel_t *panel, size_t k0, size_t inputs)
+static void hold(unpacked_t *unpacked, size_t slot, const panel_t *panel, size_t k0, size_t inputs)
 {
-    unpacked->of[0].matrix = panel->matrix;
-    unpacked->of[0].p = panel->p;
-    unpacked->of[0].k0 = k0;
-    unpacked->inputs = inputs;
+    unpacked->of[slot].matrix = panel->matrix;
+    unpacked->of[slot].p = panel->p;
+    unpacked->of[slot].k0 = k0;
+    unpacked->of[slot].inputs = inputs;
 }
 
 /* Whether a panel's weights are dequantised or unpacked before they are multiplied. */
@@ -114,19 +113,15 @@ static bool is_unpacked(const call_t *y, const panel_t *panel)
 static const char *weights_of(
     const call_t *y, const panel_t *panel, size_t i, size_t k0, size_t block)
 {
-    const matrix_t *matrix = panel->matrix;
-    unpacked_t *unpacked = y->unpacked;
     if (!is_unpacked(y, panel))
-        return matrix_panel(matrix, panel->p, k0);
-    i %= KERNEL_MANY_PANELS;
-    if (unpacked->of[i].matrix != matrix || unpacked->of[i].p != panel->p ||
-        unpacked->of[i].k0 != k0) {
-        unpack_inputs(y->kernels, panel, k0, block, unpacked->weights[i]);
-        unpacked->of[i].matrix = matrix;
-        unpacked->of[i].p = panel->p;
-        unpacked->of[i].k0 = k0;
+        return matrix_panel(panel->matrix, panel->p, k0);
+    const size_t slot = i % KERNEL_MANY_PANELS;
+    uint16_t *weights = y->unpacked->weights[slot];
+    if (held(y->unpacked, slot, panel, k0) < block) {
+        unpack_inputs(y->kernels, panel, k0, block, weights);
+        hold(y->unpacked, slot, panel, k0, block);
     }
-    return (const char *)unpacked->weights[i];
+    return (const char *)weights;
 }
 
 /* While inputs [k0, k0 + block) of panel i of n are multiplied, what is prefetched: weights of the panel after the next, of
@@ -218,8 +213,8 @@ static void unpack_step(const void *context, size_t k)
         u->to + k * matrix_panel_width(u->panel->matrix, u->panel->p));
 }
 
-/* multiply_rows of the K-blocked layout. Weights are unpacked into one slot, which stays in the first-level cache; half of the
- * next panel's while the last rows pass. */
+/* multiply_rows of the K-blocked layout. Panels share a slot, which stays in the first-level cache; half of the next panel's
+ * weights are unpacked there while the last rows pass. */
 static void multiply_k_blocked(const call_t *y, const panel_t *panels, size_t k0, size_t block,
     rows_class_t class, size_t i, size_t n, char *to)
 {
@@ -231,12 +226,12 @@ static void multiply_k_blocked(const call_t *y, const panel_t *panels, size_t k0
     unpacking_t unpacking = {unpack_step, &these, &those, 0, 0};
     if (unpacks) {
         these.to = those.to = y->unpacked->weights[0];
-        unpacking.done = half_held(y->unpacked, panel, k0);
+        unpacking.done = held(y->unpacked, 0, panel, k0);
         if (next_k0 < y->inputs && is_unpacked(y, next) &&
             matrix_panel_width(next->matrix, next->p) == width)
             unpacking.next =
                 size_min(block, y->inputs - next_k0) / 2 / KERNEL_K_BLOCK * KERNEL_K_BLOCK;
-        hold_half(y->unpacked, next, next_k0, unpacking.next);
+        hold(y->unpacked, 0, next, next_k0, unpacking.next);
     }
     y->kernels->tile_amx_k_blocked(class.n, input_at(y, class.first, k0), y->rows->stride,
         unpacks ? these.to : matrix_panel(panel->matrix, panel->p, k0), width, block,

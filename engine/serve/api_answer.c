@@ -188,14 +188,11 @@ static json_t *text_of(const text_buffer_t *text)
     return json_stringn(text->text != NULL ? text->text : "", text->bytes);
 }
 
-/* Appends the prompt's text where it is echoed. */
-static void add_echo(const api_answer_t *answer, const api_choice_t *choice, text_buffer_t *text)
+static void add_prompt(const api_answer_t *answer, const api_choice_t *choice, text_buffer_t *text)
 {
     fail_t fail = {0};
     char *prompt = NULL;
     size_t bytes = 0;
-    if (!answer->request->echo)
-        return;
     tokenizer_decode(answer->tokenizer, choice->prompt->ids, choice->prompt->count, false, &prompt,
         &bytes, &fail);
     if (fail.status == 0)
@@ -203,25 +200,31 @@ static void add_echo(const api_answer_t *answer, const api_choice_t *choice, tex
     free(prompt);
 }
 
-static json_t *completion_choice(const api_answer_t *answer, const api_choice_t *choice)
+/* offset: characters of tokens before, advanced. */
+static json_t *completion_choice(
+    const api_answer_t *answer, const api_choice_t *choice, size_t *offset)
 {
     const fleet_result_t *result = choice->result;
+    bool echo = answer->request->echo;
     text_buffer_t text = {0};
     fail_t fail = {0};
     json_t *logprobs = json_null();
-    add_echo(answer, choice, &text);
-    text_buffer_append(&text, result->text, result->text_bytes, &fail);
-    if (answer->request->logprobs) {
-        lists_t lists = lists_begin(answer, 0);
-        const api_tokens_t tokens = tokens_of(result);
-        if (answer->request->echo)
+    if (echo)
+        add_prompt(answer, choice, &text);
+    if (result != NULL)
+        text_buffer_append(&text, result->text, result->text_bytes, &fail);
+    if (answer->request->logprobs && (echo || result != NULL)) {
+        lists_t lists = lists_begin(answer, *offset);
+        const api_tokens_t tokens = result != NULL ? tokens_of(result) : (api_tokens_t){0};
+        if (echo)
             lists_add_prompt(answer, &lists, choice);
         lists_add_all(answer, &lists, &tokens);
+        *offset = lists.offset;
         logprobs = lists_json(&lists);
     }
-    json_t *value = json_pack("{s:I, s:o, s:o, s:s}", "index", (json_int_t)choice->index, "text",
+    json_t *value = json_pack("{s:I, s:o, s:o, s:s?}", "index", (json_int_t)choice->index, "text",
         text_of(&text), "logprobs", logprobs, "finish_reason",
-        api_finish_name(result->finish, false));
+        result != NULL ? api_finish_name(result->finish, false) : NULL);
     text_buffer_clear(&text);
     return value;
 }
@@ -290,8 +293,9 @@ json_t *api_answer_json(const api_answer_t *answer, const api_choice_t *choices,
     size_t n_prompt = 0, n_completion = 0;
     json_t *array = json_array();
     for (size_t i = 0; i < n_choices; i++) {
-        json_t *choice =
-            chat ? chat_choice(answer, &choices[i]) : completion_choice(answer, &choices[i]);
+        size_t offset = 0;
+        json_t *choice = chat ? chat_choice(answer, &choices[i])
+                              : completion_choice(answer, &choices[i], &offset);
         if (answer->request->want_digest)
             json_object_set_new(choice, "logits_digest", digest_json(choices[i].result->digest));
         if (answer->request->tells_prompt)
@@ -362,24 +366,6 @@ json_t *api_call_json(const api_answer_t *answer, size_t index, const json_t *ca
     return delta(answer, index, json_pack("{s:[o]}", "tool_calls", said));
 }
 
-/* The choice of a completion's first piece. */
-static json_t *echo_choice(const api_answer_t *answer, const api_choice_t *choice, size_t *offset)
-{
-    text_buffer_t text = {0};
-    json_t *logprobs = json_null();
-    add_echo(answer, choice, &text);
-    if (answer->request->echo && answer->request->logprobs) {
-        lists_t lists = lists_begin(answer, *offset);
-        lists_add_prompt(answer, &lists, choice);
-        *offset = lists.offset;
-        logprobs = lists_json(&lists);
-    }
-    json_t *value = json_pack("{s:I, s:o, s:o, s:n}", "index", (json_int_t)choice->index, "text",
-        text_of(&text), "logprobs", logprobs, "finish_reason");
-    text_buffer_clear(&text);
-    return value;
-}
-
 json_t *api_first_json(const api_answer_t *answer, const api_choice_t *choice, size_t *offset)
 {
     const api_request_t *r = answer->request;
@@ -388,7 +374,7 @@ json_t *api_first_json(const api_answer_t *answer, const api_choice_t *choice, s
         object = delta(
             answer, choice->index, json_pack("{s:s, s:s}", "role", "assistant", "content", ""));
     else if (r->echo || r->tells_prompt)
-        object = piece(answer, echo_choice(answer, choice, offset));
+        object = piece(answer, completion_choice(answer, choice, offset));
     if (r->tells_prompt)
         json_object_set_new(json_array_get(json_object_get(object, "choices"), 0),
             "prompt_logprobs", prompt_logprobs(answer, choice));

@@ -28,7 +28,7 @@ typedef struct api_message {
 typedef struct api_choice {
     size_t index;
     const tokenizer_ids_t *prompt;
-    const fleet_result_t *result;
+    const fleet_result_t *result; /* NULL: nothing is answered yet */
     const api_message_t *message; /* of chats */
     const fleet_result_t *scores; /* of the prompt's tokens from the second one on; NULL: none */
 } api_choice_t;
@@ -53,7 +53,7 @@ json_t *api_reasoning_json(
     const api_answer_t *answer, size_t index, const char *text, size_t bytes);
 json_t *api_call_json(const api_answer_t *answer, size_t index, const json_t *call, size_t number);
 /* What comes before an answer's first token: a chat's role; the prompt where it is echoed, with log-probabilities where they
- * are asked for; prompt_logprobs. NULL: nothing. offset: as of api_piece_json. */
+ * are asked for; prompt_logprobs. NULL: nothing. choice: without its result; offset: as of api_piece_json. */
 json_t *api_first_json(const api_answer_t *answer, const api_choice_t *choice, size_t *offset);
 
 /* The last piece of a stream that was asked for its usage. */

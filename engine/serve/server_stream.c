@@ -168,7 +168,8 @@ static void send_usage(const ask_t *ask, const api_answer_t *answer, text_buffer
 
 static void send_first(ask_t *ask, const api_answer_t *answer, size_t i, text_buffer_t *out)
 {
-    const api_choice_t choice = ask_choice(ask, i);
+    api_choice_t choice = ask_choice(ask, i);
+    choice.result = NULL;
     json_t *first = api_first_json(answer, &choice, &ask->parts[i].n_characters);
     if (first != NULL)
         send_event(out, first);
