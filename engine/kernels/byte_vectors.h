@@ -18,6 +18,7 @@ typedef __m512i vec_t;
 #define BYTES_OF(x) _mm512_set1_epi8((char)(x))
 #define AND_BYTES(a, b) _mm512_and_si512(a, b)
 #define ADD_BYTES(a, b) _mm512_add_epi8(a, b)
+#define ALL_NEGATIVE(x) (_mm512_movepi8_mask(x) == UINT64_MAX)
 #else
 typedef __m256i vec_t;
 #define LOAD(at) _mm256_loadu_si256((const __m256i *)(at))
@@ -31,6 +32,7 @@ typedef __m256i vec_t;
 #define BYTES_OF(x) _mm256_set1_epi8((char)(x))
 #define AND_BYTES(a, b) _mm256_and_si256(a, b)
 #define ADD_BYTES(a, b) _mm256_add_epi8(a, b)
+#define ALL_NEGATIVE(x) (_mm256_movemask_epi8(x) == -1)
 #endif
 
 #endif

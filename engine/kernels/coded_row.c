@@ -108,14 +108,14 @@ INLINE void multiply_words(const product_t how, const uint8_t *codes, size_t i, 
 
 /* sum += x times the weights of one input, in the order of f8_words_of_input. */
 INLINE void multiply_input(
-    const f8_lookup_t *lookup, const uint8_t *codes, float x, vec_f32_t sum[F8_VECTORS])
+    const f8_lookup_t *lookup, const uint8_t *codes, vec_f32_t x, vec_f32_t sum[F8_VECTORS])
 {
     vec_t words[F8_VECTORS / 2];
     f8_words_of_input(lookup, codes, words);
     for (int i = 0; i < F8_VECTORS / 2; i++) {
         const pair_t w = widen((vec_u32_t)words[i]);
-        sum[2 * i] = FMA_F32(SET_F32(x), w.even, sum[2 * i]);
-        sum[2 * i + 1] = FMA_F32(SET_F32(x), w.odd, sum[2 * i + 1]);
+        sum[2 * i] = FMA_F32(x, w.even, sum[2 * i]);
+        sum[2 * i + 1] = FMA_F32(x, w.odd, sum[2 * i + 1]);
     }
 }
 
@@ -129,8 +129,8 @@ INLINE void multiply_pair(const product_t how, const uint8_t *codes, size_t i, c
     }
 #endif
     if (how.weights == BY_TABLE) {
-        multiply_input(lookup, codes + first + KERNEL_PANEL, s->wide[2 * i + 1], odd);
-        multiply_input(lookup, codes + first, s->wide[2 * i], even);
+        multiply_input(lookup, codes + first + KERNEL_PANEL, SET_F32(s->wide[2 * i + 1]), odd);
+        multiply_input(lookup, codes + first, SET_F32(s->wide[2 * i]), even);
         return;
     }
     multiply_widened(how, codes, i, s, first, odd, even);

@@ -190,16 +190,35 @@ static bool is_f8(const quantised_scheme_t *scheme)
     return scheme->layout == QUANTISED_FP8 || scheme->layout == QUANTISED_FP8_INV;
 }
 
-/* Any code, but of f8 those that are no number. */
+/* Nearly normally distributed, of standard deviation 1 and at most 3.5: the sum of four uniform numbers of 16 bits. */
+static float normal(uint64_t bits)
+{
+    int32_t sum = (int32_t)(bits & 0xffff) + (int32_t)(bits >> 16 & 0xffff) +
+                  (int32_t)(bits >> 32 & 0xffff) + (int32_t)(bits >> 48) - 2 * 65535;
+    return (float)sum * (1.0f / 37837.0f);
+}
+
+/* A nearest code e4m3 of a number below 480. */
+static uint8_t f8_code(float x)
+{
+    enum { CUT_BITS = 20, LESS_EXPONENT = 120 << 3 };
+    const float magnitude = fabsf(x), least_normal = 0x1p-6f, small_unit = 0x1p-9f;
+    const uint32_t rounded = f32_bits(magnitude) + (1u << (CUT_BITS - 1));
+    const uint32_t code = magnitude < least_normal ? (uint32_t)(magnitude / small_unit + 0.5f)
+                                                   : (rounded >> CUT_BITS) - LESS_EXPONENT;
+    return (uint8_t)(code | (signbit(x) ? 0x80 : 0));
+}
+
+#define F8_DEVIATION 112.0f /* a block's largest number is near 448 */
+
 static uint8_t random_code(const quantised_scheme_t *scheme, uint64_t bits)
 {
-    enum { F8_NUMBERS = 0x7f, SIGN = 0x80 };
     if (is_f8(scheme))
-        return (uint8_t)((bits & SIGN) | (bits >> 8) % F8_NUMBERS);
+        return f8_code(F8_DEVIATION * normal(bits));
     return (uint8_t)(bits % ((uint64_t)1 << scheme->bits));
 }
 
-/* Weights of standard deviation 1 / sqrt(columns), nearly: codes are uniform. */
+/* Weights of standard deviation 1 / sqrt(columns), nearly: codes of integers are uniform, of f8 numbers normal. */
 static int random_codes(void *context, const model_part_t *part, coded_rows_t *rows, fail_t *fail)
 {
     (void)fail;
@@ -207,8 +226,8 @@ static int random_codes(void *context, const model_part_t *part, coded_rows_t *r
     const quantised_scheme_t *scheme = part->scheme;
     const uint64_t key = key_of(context, part);
     size_t n = part->row_end - part->row_begin, count = 0;
-    const float f8_deviation = 99.0f, root_12 = 3.4f;
-    float deviation = is_f8(scheme) ? f8_deviation : (float)((uint64_t)1 << scheme->bits) / root_12;
+    const float root_12 = 3.4f;
+    float deviation = is_f8(scheme) ? F8_DEVIATION : (float)((uint64_t)1 << scheme->bits) / root_12;
     for (size_t r = part->row_begin; r < part->row_end; r++)
         for (size_t c = 0; c < stage->columns; c++)
             stage->codes[count++] = random_code(scheme, mix(key + r * stage->columns + c));
@@ -266,13 +285,8 @@ static int random_part(
     size_t columns = part->col_end - part->col_begin, count = 0;
     size_t pitch = part->shape_columns == 0 ? 1 : part->shape_columns;
     for (size_t r = part->row_begin; r < part->row_end; r++)
-        for (size_t c = part->col_begin; c < part->col_end; c++) {
-            /* Four 16-bit uniforms add up to nearly a normal number. */
-            uint64_t bits = mix(key + r * pitch + c);
-            int32_t sum = (int32_t)(bits & 0xffff) + (int32_t)(bits >> 16 & 0xffff) +
-                          (int32_t)(bits >> 32 & 0xffff) + (int32_t)(bits >> 48) - 2 * 65535;
-            values[count++] = center + spread * ((float)sum * (1.0f / 37837.0f));
-        }
+        for (size_t c = part->col_begin; c < part->col_end; c++)
+            values[count++] = center + spread * normal(mix(key + r * pitch + c));
     dtype_convert(dst, mode, values, DTYPE_F32, (part->row_end - part->row_begin) * columns);
     return 0;
 }
