@@ -4,6 +4,7 @@
  * the CPU's own without these bits. Bits by Intel's "Architecture Instruction Set Extensions Programming Reference", CPUID
  * leaf 7. CHOIR_AVX2_HOST=amd: the CPU also says that it is AMD's, family 19h model 21h (Zen 3). */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -72,14 +73,37 @@ static answer_t answer(uint32_t leaf, uint32_t subleaf)
     return a;
 }
 
+/* What the program does about its own faults. */
+static struct sigaction programs;
+
+typedef int set_action_t(int, const struct sigaction *, struct sigaction *);
+
+static int set_action(int number, const struct sigaction *action, struct sigaction *old)
+{
+    set_action_t *next;
+    *(void **)&next = dlsym(RTLD_NEXT, "sigaction");
+    return next(number, action, old);
+}
+
+static void own_fault(int number, siginfo_t *info, void *context)
+{
+    if ((programs.sa_flags & SA_SIGINFO) != 0) {
+        programs.sa_sigaction(number, info, context);
+    } else if (programs.sa_handler != SIG_DFL && programs.sa_handler != SIG_IGN) {
+        programs.sa_handler(number);
+    } else {
+        set_action(number, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+        if (info->si_code <= 0) /* sent; else it comes again */
+            raise(number);
+    }
+}
+
 static void interrupted(int number, siginfo_t *info, void *context)
 {
     greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
     const uint8_t *at = (const uint8_t *)r[REG_RIP];
-    if (at[0] != 0x0f || at[1] != 0xa2) { /* no CPUID: a fault of the program's */
-        signal(number, SIG_DFL);
-        if (info->si_code <= 0) /* sent; else it comes again */
-            raise(number);
+    if (at[0] != 0x0f || at[1] != 0xa2) { /* no CPUID */
+        own_fault(number, info, context);
         return;
     }
     answer_t a = answer((uint32_t)r[REG_RAX], (uint32_t)r[REG_RCX]);
@@ -90,12 +114,32 @@ static void interrupted(int number, siginfo_t *info, void *context)
     r[REG_RIP] += 2;
 }
 
+/* In place of the C library's: the program's action is kept for its own faults. */
+int sigaction(int number, const struct sigaction *action, struct sigaction *old)
+{
+    if (number != SIGSEGV)
+        return set_action(number, action, old);
+    const struct sigaction before = programs;
+    if (action != NULL)
+        programs = *action;
+    if (old != NULL)
+        *old = before;
+    return 0;
+}
+
+void (*signal(int number, void (*handler)(int)))(int)
+{
+    struct sigaction old;
+    const struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+    return sigaction(number, &action, &old) == 0 ? old.sa_handler : SIG_ERR;
+}
+
 __attribute__((constructor(101))) static void begin(void)
 {
     const char *vendor = getenv("CHOIR_AVX2_HOST");
     struct sigaction action = {.sa_sigaction = interrupted, .sa_flags = SA_SIGINFO | SA_NODEFER};
     amd = vendor != NULL && strcmp(vendor, "amd") == 0;
-    if (sigaction(SIGSEGV, &action, NULL) != 0 || let_cpuid(0) != 0) {
+    if (set_action(SIGSEGV, &action, NULL) != 0 || let_cpuid(0) != 0) {
         fprintf(stderr, "avx2_host: this CPU or Linux does not let a process answer for CPUID\n");
         _exit(1);
     }
