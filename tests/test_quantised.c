@@ -387,6 +387,20 @@ static void f8_bytes_are_e4m3_numbers(void **state)
     assert_true(f32_from_e4m3(0x7f) != f32_from_e4m3(0x7f));
 }
 
+static void numbers_become_their_nearest_e4m3_code(void **state)
+{
+    (void)state;
+    for (unsigned code = 0; code < 256; code++)
+        if ((code & 0x7f) != 0x7f)
+            assert_int_equal(e4m3_from_f32(f32_from_e4m3((uint8_t)code)), code);
+    for (unsigned code = 0; code < 0x7e; code++) { /* ties go to the even code */
+        float tie = (f32_from_e4m3((uint8_t)code) + f32_from_e4m3((uint8_t)(code + 1))) / 2;
+        assert_int_equal(e4m3_from_f32(tie), code + (code & 1));
+        assert_int_equal(e4m3_from_f32(-nextafterf(tie, 0)), 0x80 | code);
+        assert_int_equal(e4m3_from_f32(nextafterf(tie, 448)), code + 1);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -400,6 +414,7 @@ int main(void)
         cmocka_unit_test(activations_that_stay_as_they_are_give_a_warning),
         cmocka_unit_test(activations_are_those_of_compressed_tensors),
         cmocka_unit_test(f8_bytes_are_e4m3_numbers),
+        cmocka_unit_test(numbers_become_their_nearest_e4m3_code),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

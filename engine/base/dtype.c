@@ -34,6 +34,14 @@ float f32_from_e4m3(uint8_t x)
     return x & 0x80u ? -magnitude : magnitude;
 }
 
+uint8_t e4m3_from_f32(float x)
+{
+    uint32_t bits = f32_bits(f32_round_e4m3(x)), magnitude = bits & 0x7fffffffu;
+    uint32_t code = magnitude < 0x3c800000u ? (uint32_t)(f32_from_bits(magnitude) * 0x1p9f)
+                                            : (magnitude >> 20) - (120u << 3);
+    return (uint8_t)(code | (bits >> 24 & 0x80u));
+}
+
 static uint16_t f16_from_f64(double x)
 {
     /* Only used to write test checkpoints; goes through exact comparisons on the bit pattern. */

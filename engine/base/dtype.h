@@ -55,6 +55,22 @@ float f32_from_f16(uint16_t x);
 /* OCP E4M3 (OCP 8-bit Floating Point Specification) to f32, exact; no infinities, 0x7f and 0xff are NaN. */
 float f32_from_e4m3(uint8_t x);
 
+/* The nearest e4m3 number, ties to even, of a magnitude below 464. */
+static inline float f32_round_e4m3(float x)
+{
+    enum { DROPPED = 20 }; /* bits of the mantissa */
+    uint32_t bits = f32_bits(x), magnitude = bits & 0x7fffffffu;
+    /* Below 2^-6 numbers have steps of 2^-9, as this sum has. */
+    float small = (f32_from_bits(magnitude) + 0x1p14f) - 0x1p14f;
+    uint32_t rounded = (magnitude + (1u << (DROPPED - 1)) - 1 + (magnitude >> DROPPED & 1u)) &
+                       ~((1u << DROPPED) - 1);
+    uint32_t result = magnitude < 0x3c800000u ? f32_bits(small) : rounded;
+    return f32_from_bits(result | (bits & 0x80000000u));
+}
+
+/* That number's code, which f32_from_e4m3 reads. */
+uint8_t e4m3_from_f32(float x);
+
 /* Converts n elements. dst and src must not overlap. Narrowing rounds to nearest, ties to even. */
 void dtype_convert(void *dst, dtype_t dst_dtype, const void *src, dtype_t src_dtype, size_t n);
 

@@ -13,19 +13,6 @@ static float clamp(float x, float least, float most)
     return x < least ? least : x > most ? most : x;
 }
 
-/* The nearest e4m3 number of a magnitude of at most 448. */
-static float round_e4m3(float x)
-{
-    enum { DROPPED = 20 }; /* bits of the mantissa */
-    uint32_t bits = f32_bits(x), magnitude = bits & 0x7fffffffu;
-    /* Below 2^-6 numbers have steps of 2^-9, as this sum has. */
-    float small = (f32_from_bits(magnitude) + 0x1p14f) - 0x1p14f;
-    uint32_t rounded = (magnitude + (1u << (DROPPED - 1)) - 1 + (magnitude >> DROPPED & 1u)) &
-                       ~((1u << DROPPED) - 1);
-    uint32_t result = magnitude < 0x3c800000u ? f32_bits(small) : rounded;
-    return f32_from_bits(result | (bits & 0x80000000u));
-}
-
 /* The least and the largest of values and zero. */
 static void range_of(size_t n, const uint16_t *x, float *least, float *most)
 {
@@ -70,7 +57,7 @@ static void f8(size_t n, const uint16_t *x, float scale, uint16_t *y)
 {
     for (size_t i = 0; i < n; i++) {
         float q = clamp(f32_round_bf16(f32_from_bf16(x[i]) / scale) + 0.0f, -448, 448);
-        y[i] = bf16_from_f32(round_e4m3(q) * scale);
+        y[i] = bf16_from_f32(f32_round_e4m3(q) * scale);
     }
 }
 

@@ -198,23 +198,12 @@ static float normal(uint64_t bits)
     return (float)sum * (1.0f / 37837.0f);
 }
 
-/* A nearest code e4m3 of a number below 480. */
-static uint8_t f8_code(float x)
-{
-    enum { CUT_BITS = 20, LESS_EXPONENT = 120 << 3 };
-    const float magnitude = fabsf(x), least_normal = 0x1p-6f, small_unit = 0x1p-9f;
-    const uint32_t rounded = f32_bits(magnitude) + (1u << (CUT_BITS - 1));
-    const uint32_t code = magnitude < least_normal ? (uint32_t)(magnitude / small_unit + 0.5f)
-                                                   : (rounded >> CUT_BITS) - LESS_EXPONENT;
-    return (uint8_t)(code | (signbit(x) ? 0x80 : 0));
-}
-
 #define F8_DEVIATION 112.0f /* a block's largest number is near 448 */
 
 static uint8_t random_code(const quantised_scheme_t *scheme, uint64_t bits)
 {
     if (is_f8(scheme))
-        return f8_code(F8_DEVIATION * normal(bits));
+        return e4m3_from_f32(F8_DEVIATION * normal(bits));
     return (uint8_t)(bits % ((uint64_t)1 << scheme->bits));
 }
 
