@@ -1,5 +1,6 @@
-/* The dot product fold with vdpbf16ps, which is a chain's step for a pair of inputs where nothing is
- * denormal (fold.h); elsewhere fused multiply-adds. */
+/* The dot product fold of two rows and more with vdpbf16ps, which is a chain's step for a pair of inputs where
+ * nothing is denormal (fold.h); elsewhere fused multiply-adds. They multiply a single row too, as fast as memory
+ * gives weights, which is faster than by vdpbf16ps (bench/LOG.md). */
 #include "engine/base/size.h"
 #include "engine/kernels/fold_tree.h"
 #include "engine/kernels/kernels_internal.h"
@@ -13,67 +14,6 @@
  * whose partial sums wait together in the second. With fewer rows a panel comes from the third too often. */
 #define BLOCK_INPUTS 256
 #define SLOT_ROWS 192
-
-/* ---- One row --------------------------------------------------------------------------------- */
-
-/* A chain of one row with n panels, a pair of each in turn, so that each is a stream of the memory's. Panels are in
- * the place of rows. */
-INLINE void chain_of_panels(const int n, const int vectors, const uint16_t *a, const void *const *b,
-    size_t offset, size_t chain, tile_sums_t sum)
-{
-    const size_t width = 16 * (size_t)vectors;
-    fold_clear(n, vectors, sum);
-    for (size_t i = 0; i < chain; i += 2, a += 2, offset += 2 * width) {
-        int32_t x;
-        __builtin_memcpy(&x, a, sizeof x);
-        __m512bh broadcast = (__m512bh)_mm512_set1_epi32(x);
-        for (int p = 0; p < n; p++) {
-            const uint16_t *at = (const uint16_t *)b[p] + offset;
-            prefetch_stream(at, 2 * width * sizeof *at);
-            for (int v = 0; v < vectors; v++)
-                sum[p][v] = (vec_f32_t)_mm512_dpbf16_ps(
-                    (__m512)sum[p][v], (__m512bh)_mm512_loadu_si512(at + 32 * v), broadcast);
-        }
-    }
-}
-
-/* All chains of one row with n panels. */
-INLINE void row_of_panels(const int n, const int vectors, const uint16_t *a, const void *const *b,
-    size_t chain, float *c, size_t c_panel)
-{
-    /* Chains in a turn of the loop. How often a sum is folded is a constant for all of them but the last, so that
-     * fewer branches are mispredicted. More panels than one have no registers for it. */
-    enum { TURN = 4 };
-    const size_t turn = n == 1 ? TURN : 1;
-    tile_sums_t waiting[FOLD_HEIGHT], sum;
-    for (size_t q = 0; q < FOLD_CHAINS; q += turn) {
-#pragma GCC unroll 4
-        for (size_t i = 0; i < turn; i++) {
-            size_t inputs = (q + i) * chain;
-            chain_of_panels(n, vectors, a + inputs, b, inputs * 16 * (size_t)vectors, chain, sum);
-            fold_in_block(n, vectors, turn == 1 ? q : q / TURN * TURN | i, q + i + 1 == FOLD_CHAINS,
-                waiting, sum);
-        }
-    }
-    const fold_result_t result = {.to = c, .to_stride = c_panel};
-    fold_store(n, vectors, &result, 0, 0, sum);
-}
-
-#define ROW_CASE(N, V)                                                                             \
-    case (N)*8 + (V):                                                                              \
-        row_of_panels(N, V, a, b, chain, c, c_panel);                                              \
-        break;
-#define ROW_CASES(N) ROW_CASE(N, 1) ROW_CASE(N, 2) ROW_CASE(N, 3) ROW_CASE(N, 4)
-
-static void multiply_row(size_t n, const uint16_t *a, const void *const *b, size_t width,
-    size_t chain, float *c, size_t c_panel)
-{
-    switch (n * 8 + width / 16) {
-        ROW_CASES(1) ROW_CASES(2) ROW_CASES(3) ROW_CASES(4)
-    }
-}
-
-/* ---- More rows ------------------------------------------------------------------------------- */
 
 /* One pair of inputs of `rows` rows, into sum. */
 INLINE void step(const int rows, const int vectors, const uint16_t *a, size_t a_stride,
@@ -183,41 +123,28 @@ static void multiply(size_t rows, const uint16_t *a, size_t a_stride, const uint
     }
 }
 
-/* How many of n panels, from the first on, vdpbf16ps can multiply with rows of this depth. */
-static size_t normal_panels(uint32_t row_depth, size_t n, const void *const *b, size_t elements)
-{
-    size_t normal = 0;
-    while (normal < n && fold_is_normal(row_depth, fold_depth(b[normal], elements)))
-        normal++;
-    return normal;
-}
-
 static void tile_fold(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
     const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride)
 {
     const size_t chain = fold_shape(inputs).chain, elements = fold_inputs(inputs);
     uint32_t deepest = 0;
+    if (rows == 1) {
+        tile_fold_by_fma(rows, a, a_stride, n_panels, b, width, inputs, c, c_panel, c_stride);
+        return;
+    }
     for (size_t r = 0; r < rows; r++) {
         uint32_t depth = fold_depth(a + r * a_stride, elements);
         deepest = depth > deepest ? depth : deepest;
     }
-    for (size_t p = 0, n; p < n_panels; p += n) {
-        n = chain == 0 ? 0 : normal_panels(deepest, n_panels - p, b + p, elements * width);
-        if (n == 0) {
-            n = 1;
-            tile_fold_by_fma(
-                rows, a, a_stride, 1, b + p, width, inputs, c + p * c_panel, c_panel, c_stride);
+    for (size_t p = 0; p < n_panels; p++, c += c_panel) {
+        if (chain == 0 || !fold_is_normal(deepest, fold_depth(b[p], elements * width))) {
+            tile_fold_by_fma(rows, a, a_stride, 1, b + p, width, inputs, c, c_panel, c_stride);
             continue;
         }
-        if (rows == 1)
-            multiply_row(n, a, b + p, width, chain, c + p * c_panel, c_panel);
-        for (size_t i = p; i < p + n; i++) {
-            float *to = c + i * c_panel;
-            for (size_t r = 0; rows > 1 && r < rows; r += SLOT_ROWS)
-                multiply(size_min(SLOT_ROWS, rows - r), a + r * a_stride, a_stride, b[i], width,
-                    chain, to + r * c_stride, c_stride);
-            fold_rest_by_fma(rows, a, a_stride, b[i], width, inputs, to, c_stride);
-        }
+        for (size_t r = 0; r < rows; r += SLOT_ROWS)
+            multiply(size_min(SLOT_ROWS, rows - r), a + r * a_stride, a_stride, b[p], width, chain,
+                c + r * c_stride, c_stride);
+        fold_rest_by_fma(rows, a, a_stride, b[p], width, inputs, c, c_stride);
     }
 }
 
@@ -226,7 +153,7 @@ void fold_by_dot_product(kernels_t *kernels)
     kernels->tile_fold = tile_fold;
 }
 
-/* Elsewhere fused multiply-adds stay, for a single row too, as they need no depths. */
+/* Elsewhere fused multiply-adds stay. */
 void fold_fill_avx512_bf16(kernels_t *kernels)
 {
     if (kernels->mode == DTYPE_BF16 && dot_product_is_faster())
