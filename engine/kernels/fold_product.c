@@ -22,8 +22,8 @@ static const void *fold_panel(
     return to;
 }
 
-/* Kernels ask for a panel's depth, which lies behind its weights, before they multiply with it. So it is prefetched
- * with the panel before. */
+/* Kernels of several rows ask for a panel's depth, which lies behind its weights, before they multiply with it. So it
+ * is prefetched with the panel before. A single row needs no depths. */
 static void prefetch_depth(const panel_t *panel)
 {
     enum { SECOND_LEVEL = 2 };
@@ -46,7 +46,7 @@ void fold_product(const kernels_t *kernels, const panel_t *panels, size_t n_pane
         n = alone ? 1 : panels_of_a_width(panels + i, size_min(n_panels - i, most));
         for (size_t j = 0; j < n; j++)
             weights[j] = fold_panel(kernels, &panels[i + j], scratch, j);
-        for (size_t j = i + n; j < size_min(i + 2 * n, n_panels); j++)
+        for (size_t j = i + n; rows->n > 1 && j < size_min(i + 2 * n, n_panels); j++)
             prefetch_depth(&panels[j]);
         kernels->tile_fold(rows->n, rows->x, rows->stride, n, weights,
             matrix_panel_width(panels[i].matrix, panels[i].p), columns, c + i * c_panel, c_panel,

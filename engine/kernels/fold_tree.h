@@ -84,8 +84,8 @@ static inline size_t fold_block_chains(size_t chain, size_t most_inputs)
     return n;
 }
 
-/* fold_fma.c, with AVX-512: tile_fold where vdpbf16ps would take something as zero, and what is left of a row's
- * inputs after the 64 chains: the 8 chains and the single products are added to c. */
+/* fold_fma.c, with AVX-512: tile_fold of a single row, or where vdpbf16ps would take something as zero, and what is
+ * left of a row's inputs after the 64 chains: the 8 chains and the single products are added to c. */
 void tile_fold_by_fma(size_t rows, const uint16_t *a, size_t a_stride, size_t n_panels,
     const void *const *b, size_t width, size_t inputs, float *c, size_t c_panel, size_t c_stride);
 void fold_rest_by_fma(size_t rows, const uint16_t *a, size_t a_stride, const void *b, size_t width,
