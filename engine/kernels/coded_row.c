@@ -9,6 +9,7 @@
 #include "engine/kernels/coded_vectors.h"
 #include "engine/kernels/denormals.h"
 #include "engine/kernels/f8_table.h"
+#include "engine/kernels/int8_words.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 #include "engine/kernels/widen.h"
@@ -23,7 +24,8 @@
 
 /* Inputs: of the dot product amx's operation. Groups are whole turns, but for the last one. */
 #define TURN 32
-#define VECTORS 4 /* of outputs whose sums stay in registers */
+#define LONG_TURN 256 /* of one panel alone */
+#define VECTORS 4     /* of outputs whose sums stay in registers */
 #define LINE_BYTES 64
 
 /* Lines that are prefetched at a time, of 1, 2 or 4 streams, while as many are multiplied. */
@@ -41,6 +43,7 @@ typedef struct span {
     size_t width, pairs;
     const coded_outputs_t *of;
     const f8_table_t *table;
+    const int8_scales_t *int8;
     const ahead_t *ahead; /* NULL: the codes that follow these are prefetched */
 } span_t;
 
@@ -49,6 +52,7 @@ typedef struct product {
     enum {
         BY_SCALE, /* codes are dequantised by their outputs' scales */
         BY_TABLE, /* f8_table.h, a whole panel's */
+        IN_PLACE, /* int8_words.h, likewise */
         DENSE     /* weights, dequantised before */
     } weights;
     coded_kind_t kind;
@@ -67,6 +71,14 @@ INLINE size_t pair_bytes(const product_t how)
         return 4 * how.width;
     return how.width * (how.kind.codes == CODES_INT4 ? 1 : 2);
 }
+
+/* What whole panels' words are looked up in, in registers. */
+typedef struct lookup {
+    f8_lookup_t f8;
+#ifdef __AVX512BF16__
+    int8_lookup_t int8;
+#endif
+} lookup_t;
 
 /* Adds the products of a pair of inputs and outputs from `first` on. odd and even may be the same sums: the odd input comes
  * first. */
@@ -89,15 +101,17 @@ INLINE void multiply_widened(const product_t how, const uint8_t *codes, size_t i
 }
 
 #ifdef __AVX512BF16__
-/* The same for the chain; of a table, sums in the order of f8_words. */
+/* The same for the chain; by a table or in place, sums in the order of the words. */
 INLINE void multiply_words(const product_t how, const uint8_t *codes, size_t i, const span_t *s,
-    const f8_lookup_t *lookup, size_t first, vec_f32_t *sum)
+    const lookup_t *lookup, size_t first, vec_f32_t *sum)
 {
     int32_t pair;
     __m512i words[VECTORS];
     memcpy(&pair, s->x + 2 * i, sizeof pair);
     if (how.weights == BY_TABLE)
-        f8_words(lookup, codes, words);
+        f8_words(&lookup->f8, codes, words);
+    else if (how.weights == IN_PLACE)
+        int8_words(&lookup->int8, codes, words);
     else
         coded_words_of_pair(how.kind, how.vectors, codes, how.width, first, s->of, words);
     for (int v = 0; v < how.vectors; v++)
@@ -108,10 +122,10 @@ INLINE void multiply_words(const product_t how, const uint8_t *codes, size_t i, 
 
 /* sum += x times the weights of one input, in the order of f8_words_of_input. */
 INLINE void multiply_input(
-    const f8_lookup_t *lookup, const uint8_t *codes, vec_f32_t x, vec_f32_t sum[F8_VECTORS])
+    const lookup_t *lookup, const uint8_t *codes, vec_f32_t x, vec_f32_t sum[F8_VECTORS])
 {
     vec_t words[F8_VECTORS / 2];
-    f8_words_of_input(lookup, codes, words);
+    f8_words_of_input(&lookup->f8, codes, words);
     for (int i = 0; i < F8_VECTORS / 2; i++) {
         const pair_t w = widen((vec_u32_t)words[i]);
         sum[2 * i] = FMA_F32(x, w.even, sum[2 * i]);
@@ -120,7 +134,7 @@ INLINE void multiply_input(
 }
 
 INLINE void multiply_pair(const product_t how, const uint8_t *codes, size_t i, const span_t *s,
-    const f8_lookup_t *lookup, size_t first, vec_f32_t *odd, vec_f32_t *even)
+    const lookup_t *lookup, size_t first, vec_f32_t *odd, vec_f32_t *even)
 {
 #ifdef __AVX512BF16__
     if (how.dot == CHAIN_BY_PAIRS) {
@@ -146,7 +160,7 @@ INLINE void prefetch_behind(const uint8_t *codes, size_t bytes)
     }
 }
 
-INLINE void multiply_pairs(const product_t how, const span_t *s, const f8_lookup_t *lookup,
+INLINE void multiply_pairs(const product_t how, const span_t *s, const lookup_t *lookup,
     size_t first, vec_f32_t *odd, vec_f32_t *even)
 {
     enum { STEP_BYTES = STEP_LINES * LINE_BYTES };
@@ -167,7 +181,7 @@ INLINE void multiply_pairs(const product_t how, const span_t *s, const f8_lookup
         return;
     }
     const bool prefetches = how.weights != DENSE && first == 0 &&
-                            (how.weights == BY_SCALE || streams_want_prefetching());
+                            (how.weights != BY_TABLE || streams_want_prefetching());
     for (size_t i = 0; i < s->pairs; i++, codes += bytes) {
         if (prefetches)
             prefetch_behind(codes, bytes);
@@ -175,12 +189,16 @@ INLINE void multiply_pairs(const product_t how, const span_t *s, const f8_lookup
     }
 }
 
-/* Of a table in the order of its words: c too. */
+/* By a table or in place: c in the order of the words. */
 INLINE void multiply_span(const product_t how, const span_t *s, float *c)
 {
-    f8_lookup_t lookup = {0};
+    lookup_t lookup = {0};
     if (how.weights == BY_TABLE)
-        lookup = f8_load_table(s->table);
+        lookup.f8 = f8_load_table(s->table);
+#ifdef __AVX512BF16__
+    if (how.weights == IN_PLACE)
+        lookup.int8 = int8_load_scales(s->int8);
+#endif
     for (size_t first = 0; first < how.width;
          first += (size_t)how.vectors * LANES_F32, c += how.vectors * LANES_F32) {
         vec_f32_t odd[VECTORS], even[VECTORS];
@@ -234,11 +252,7 @@ static void amx_dense(const span_t *s, float *c)
 
 static const coded_kind_t f8_codes = {CODES_F8, true, false, false, false};
 
-#define TABLE_OF(DOT)                                                                              \
-    (product_t)                                                                                    \
-    {                                                                                              \
-        BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, DOT                                          \
-    }
+#define TABLE_OF(DOT) ((product_t){BY_TABLE, f8_codes, F8_VECTORS, KERNEL_PANEL, DOT})
 static void chain_table(const span_t *s, float *c)
 {
     multiply_span(TABLE_OF(CHAIN_BY_FMA), s, c);
@@ -249,7 +263,7 @@ static void amx_table(const span_t *s, float *c)
     multiply_span(TABLE_OF(AMX), s, c);
 }
 
-/* A panel's sums from natural order to a table's, and back. */
+/* A panel's sums from natural order to that of words, and back. */
 #define REORDERED(NAME, REORDER)                                                                   \
     static void NAME(float *c)                                                                     \
     {                                                                                              \
@@ -265,12 +279,13 @@ static void amx_table(const span_t *s, float *c)
 REORDERED(to_words, f8_to_words)
 REORDERED(from_words, f8_from_words)
 
-/* How a dot product is computed, of spans and of such that are dequantised before. */
+/* How a dot product is computed, of spans, of such that are dequantised before, and of whole panels whose sums have an order
+ * of their own. */
 typedef struct dot_kernels {
     void (*span)(const format_t *format, const span_t *s, float *c);
     void (*dense)(const span_t *s, float *c);
-    void (*table)(const span_t *s, float *c);
-    void (*to_table)(float *c), (*from_table)(float *c); /* a panel's sums */
+    void (*words)(const span_t *s, float *c);
+    void (*to_words)(float *c), (*from_words)(float *c); /* a panel's sums */
 } dot_kernels_t;
 
 static const dot_kernels_t chain_kernels = {
@@ -292,6 +307,19 @@ REORDERED(transpose, f8_transpose)
 
 static const dot_kernels_t pairs_kernels = {
     pairs_span, chain_dense, pairs_table, transpose, transpose};
+
+/* Of int8 with scales in bf16, without zeros */
+static void int8_in_place(const span_t *s, float *c)
+{
+    multiply_span(
+        (product_t){IN_PLACE, no_codes, INT8_VECTORS, KERNEL_PANEL, CHAIN_BY_PAIRS}, s, c);
+}
+
+REORDERED(to_int8, int8_to_words)
+REORDERED(from_int8, int8_from_words)
+
+static const dot_kernels_t int8_kernels = {
+    pairs_span, chain_dense, int8_in_place, to_int8, from_int8};
 #endif
 
 /* A panel, and what its group in turn has. */
@@ -302,7 +330,9 @@ typedef struct stream {
     coded_outputs_t of;
     const f8_table_t *table; /* NULL: none */
     f8_table_t own;
-    bool of_table; /* sums are in a table's order */
+    int8_scales_t int8;
+    bool by_words;
+    bool in_words; /* sums are in the order of words */
 } stream_t;
 
 /* Panels that take turns. */
@@ -354,17 +384,23 @@ static void enter_group(turns_t *t, size_t p, size_t g)
     stream->table = NULL;
     if (t->format->codes == CODES_F8 && t->width == KERNEL_PANEL)
         stream->table = f8_table_find(t->format, stream->panel, g, known, &stream->own);
-    if (stream->table != NULL)
+    stream->by_words = stream->table != NULL;
+    if (stream->by_words)
         return;
     stream->normal = coded_lay_out_group(t->format, stream->panel, t->width, g, &stream->of);
+#ifdef __AVX512BF16__
+    stream->by_words = t->dot == &int8_kernels && stream->normal && stream->of.positive;
+    if (stream->by_words)
+        int8_lay_out(&stream->of, &stream->int8);
+#endif
 }
 
-/* A table's sums have an order of their own. */
-static void order_sums(const turns_t *t, stream_t *stream, bool of_table, float *c)
+/* in_words: the order that is wanted */
+static void order_sums(const turns_t *t, stream_t *stream, bool in_words, float *c)
 {
-    if (of_table != stream->of_table)
-        (of_table ? t->dot->to_table : t->dot->from_table)(c);
-    stream->of_table = of_table;
+    if (in_words != stream->in_words)
+        (in_words ? t->dot->to_words : t->dot->from_words)(c);
+    stream->in_words = in_words;
 }
 
 /* Inputs from k on of panel p, within a turn and a group. */
@@ -372,10 +408,11 @@ static void multiply_panel(turns_t *t, size_t p, size_t k, span_t *s, float *c)
 {
     stream_t *stream = &t->streams[p];
     s->of = &stream->of;
-    order_sums(t, stream, stream->table != NULL, c);
     s->table = stream->table;
-    if (s->table != NULL) {
-        t->dot->table(s, c);
+    s->int8 = &stream->int8;
+    order_sums(t, stream, stream->by_words, c);
+    if (stream->by_words) {
+        t->dot->words(s, c);
         return;
     }
     if (stream->normal) {
@@ -383,11 +420,17 @@ static void multiply_panel(turns_t *t, size_t p, size_t k, span_t *s, float *c)
         return;
     }
     uint16_t weights[TURN * KERNEL_PANEL] __attribute__((aligned(64)));
-    unsigned control = denormals_keep(weights);
-    coded_unpack_scalar(t->format, stream->panel, t->width, k, 2 * s->pairs, weights);
-    denormals_restore(control, weights);
-    s->codes = (const uint8_t *)weights;
-    t->dot->dense(s, c);
+    const size_t end = k + 2 * s->pairs;
+    span_t part = *s;
+    part.codes = (const uint8_t *)weights;
+    for (size_t n; k < end; k += n, part.x += n, part.wide += n) {
+        n = size_min(TURN, end - k);
+        part.pairs = n / 2;
+        unsigned control = denormals_keep(weights);
+        coded_unpack_scalar(t->format, stream->panel, t->width, k, n, weights);
+        denormals_restore(control, weights);
+        t->dot->dense(&part, c);
+    }
 }
 
 /* Inputs [k, k + n) of all panels, c: stride apart */
@@ -397,7 +440,7 @@ static void multiply_turn(
     const size_t g = t->format->group == 0 ? 0 : k / t->format->group, at = bytes_before(t, k),
                  lines = coded_code_bytes(t->format, t->width, TURN) / LINE_BYTES;
     ahead_t ahead;
-    float wide[TURN] __attribute__((aligned(64)));
+    float wide[LONG_TURN] __attribute__((aligned(64)));
     for (size_t i = 0; i < n; i++)
         wide[i] = f32_from_bf16(x[i]);
     span_t span = {.x = x,
@@ -413,6 +456,16 @@ static void multiply_turn(
         for (size_t z = 0; z < STEP_LINES && span.ahead != NULL; z++)
             ahead.at[z] += lines / STEP_LINES * ahead.more;
     }
+}
+
+/* Inputs of the turn that begins at input k, of one group. A chain of one panel takes long ones, except by tables, whose codes
+ * are not prefetched where panels come alone (bench/LOG.md). */
+static size_t turn_at(const turns_t *t, size_t k)
+{
+    const size_t group = t->format->group;
+    if (t->n_panels > 1 || t->dot == &amx_kernels || t->format->codes == CODES_F8)
+        return TURN - k % TURN;
+    return group == 0 ? LONG_TURN : size_min(LONG_TURN, group - k % group);
 }
 
 static void run(const dot_kernels_t *dot, const format_t *format, const uint16_t *x,
@@ -431,13 +484,13 @@ static void run(const dot_kernels_t *dot, const format_t *format, const uint16_t
     for (size_t p = 0; p < n_panels; p++) {
         turns.streams[p].panel = panels[p];
         turns.streams[p].group = SIZE_MAX;
-        turns.streams[p].of_table = false;
+        turns.streams[p].in_words = false;
         if (mode != TILE_CHAIN)
             memset(sum + p * stride, 0, width * sizeof *sum);
     }
     unsigned saved = denormals_flush(sum);
     for (size_t i = 0, n; i < k; i += n) {
-        n = size_min(TURN - (first + i) % TURN, k - i);
+        n = size_min(turn_at(&turns, first + i), k - i);
         multiply_turn(&turns, first + i, n, x + i, sum, stride);
     }
     denormals_restore(saved, sum);
@@ -460,7 +513,10 @@ static void coded_row_by_pairs(const format_t *format, const uint16_t *x, size_t
     const void *const *panels, size_t width, size_t columns, size_t first, size_t k, float *c,
     size_t c_panel, tile_mode_t mode)
 {
-    run(&pairs_kernels, format, x, n_panels, panels, width, columns, first, k, c, c_panel, mode);
+    bool int8 = format->codes == CODES_INT8 && format->scale_type == DTYPE_BF16 && !format->zeros &&
+                width == KERNEL_PANEL;
+    run(int8 ? &int8_kernels : &pairs_kernels, format, x, n_panels, panels, width, columns, first,
+        k, c, c_panel, mode);
 }
 
 void coded_by_dot_product(kernels_t *kernels)

@@ -452,7 +452,7 @@ const kernel_entry_t kernel_list[] = {
     {QUANTISED_SLOT(coded_unpack), KERNEL_CODED_VARIANTS, false, 1, 16, 64, 2, 400,
         {{1, 64, 1536, 0, 0}, {1, 64, 1536, 0, 1}}, kernel_coded_layout, kernel_call_coded_unpack,
         NULL},
-    {QUANTISED_SLOT(coded_row), KERNEL_CODED_VARIANTS, true, 4, 16, 64, 2, 200,
+    {QUANTISED_SLOT(coded_row), KERNEL_CODED_VARIANTS, true, 4, 16, 64, 2, 400,
         {{4, 64, 1536, 0, 0}, {4, 64, 1536, 0, KERNEL_CODED_VARIANTS - 1}}, kernel_coded_row_layout,
         kernel_call_coded_row, NULL},
     {SLOT_FOR(KERNELS_AMX | KERNELS_QUANTISED, coded_row_amx), KERNEL_CODED_VARIANTS, true, 4, 16,

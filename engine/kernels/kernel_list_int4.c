@@ -93,7 +93,8 @@ CALL(kernel_call_tile_wide)
         (tile_mode_t)s->variant);
 }
 
-/* Every format, one after the other; groups of 32 or 128, or one; the last one's outputs have the same scales. */
+/* Every format, one after the other; groups of 32 or 128, or one. Scales of the first are positive, as checkpoints have them;
+ * the last one's outputs have the same. */
 static const format_t *coded_of(size_t variant)
 {
     static const struct {
@@ -106,7 +107,8 @@ static const format_t *coded_of(size_t variant)
         {CODES_INT4, DTYPE_BF16, 0, true}, {CODES_INT4, DTYPE_F16, 32, false},
         {CODES_INT4, DTYPE_F16, 64, true}, {CODES_INT8, DTYPE_BF16, 32, true},
         {CODES_INT8, DTYPE_F16, 32, false}, {CODES_INT8, DTYPE_F16, 0, true},
-        {CODES_F8, DTYPE_BF16, 0, false}, {CODES_F8, DTYPE_F32, 128, false}};
+        {CODES_F8, DTYPE_BF16, 0, false}, {CODES_INT8, DTYPE_BF16, 0, false},
+        {CODES_F8, DTYPE_F32, 128, false}};
     return format_coded(
         kinds[variant].codes, kinds[variant].scale, kinds[variant].group, kinds[variant].zeros);
 }
@@ -150,6 +152,15 @@ typedef void coded_row_t(const format_t *format, const uint16_t *x, size_t n_pan
 typedef void tile_t(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode);
 
+/* And normal. */
+static void make_scales_positive(size_t width, char *panel)
+{
+    enum { TO_2 = 0x3fff, FROM_2_TO_MINUS_63 = 0x2000 };
+    uint16_t *scales = (uint16_t *)(void *)panel;
+    for (size_t n = 0; n < width; n++)
+        scales[n] = (uint16_t)((scales[n] & TO_2) | FROM_2_TO_MINUS_63);
+}
+
 /* As blocks of 128 x 128 have them. */
 static void give_one_scale(const format_t *format, size_t columns, size_t width, char *panel)
 {
@@ -170,6 +181,8 @@ static void call_coded_row(const kernels_t *kernels, const kernel_shape_t *s, vo
     const uint16_t *x = d[0];
     for (size_t p = 0; p < s->rows; p++) {
         char *panel = (char *)d[1] + p * coded_panel_bytes(s);
+        if (s->variant == 0)
+            make_scales_positive(s->n, panel);
         if (s->variant == KERNEL_CODED_VARIANTS - 1)
             give_one_scale(format, s->k, s->n, panel);
         panels[p] = panel;
