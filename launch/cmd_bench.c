@@ -334,7 +334,7 @@ static const arg_t bench_args[] = {
         "A model's config.json, such as those of configs/: that shape with random weights made in "
         "memory, in place of --model."),
     FLAG_CHOICE("--format", AT(format), engine_kinds,
-        "Of the random matrices of all layers: bf16, int4 of GPTQ with groups of 32, 64 or 128 inputs, int8 with a scale for each output, FP8 with blocks of 128. Default: as the config's quantization_config says. Embedding and lm_head stay as they are."),
+        "Of the random matrices of all layers: bf16, int4 of GPTQ with groups of 32, 64 or 128 inputs, int8 with a scale for each output or, of GPTQ, for groups of 128, FP8 with blocks of 128. Default: as the config's quantization_config says. Embedding and lm_head stay as they are."),
     FLAG_SIZE("--layers", AT(layers), "N", 1, 65536,
         "Only the first N layers, for shapes larger than the memory. Default: all."),
     FLAG_PROMPT_TOKENS(AT(prompt_tokens)),

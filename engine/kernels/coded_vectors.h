@@ -5,7 +5,8 @@
  * (T. J. Dekker, "A floating-point technique for extending the available precision", 1971): that gives the 8 leading bits
  * of all 2^24 significands, and zeros with their signs, as rounding does. Where x is exact, c is the code times
  * (2^16 + 1) scale, which is exact too. Then c = 2^16 x will do as well, with c - x the rounded product of the code and
- * (2^16 - 1) scale: a multiplication and a fused multiply-add make a weight of a code, but +0 of -0. */
+ * (2^16 - 1) scale: a multiplication and a fused multiply-add make a weight of a code, but +0 of -0. With 2^13 the same gives the
+ * 11 bits of an f16 where products are normal numbers of that type. */
 #ifndef CHOIR_KERNELS_CODED_VECTORS_H
 #define CHOIR_KERNELS_CODED_VECTORS_H
 
@@ -19,6 +20,8 @@
 #define CODED_SPLIT 0x10001p0f
 #define CODED_SHIFT 0x10000p0f
 #define CODED_LESS 0xffffp0f
+#define CODED_SHIFT_F16 0x2000p0f
+#define CODED_LESS_F16 0x1fffp0f
 #define F8_AS_F16 0x1p8f /* an e4m3 number's bits, in their places of an f16, are so much less */
 
 /* Kinds of codes; constants after inlining. */
@@ -27,7 +30,7 @@ typedef struct coded_kind {
     bool exact;      /* products of codes and scales are */
     bool rounds_f16; /* products are first rounded to f16 */
     bool zeros;
-    bool plain; /* exact, and no product is -0 */
+    bool plain; /* scales are as coded_outputs_t.positive says, and bf16 without zeros, or f16 */
 } coded_kind_t;
 
 /* ---- Vectors --------------------------------------------------------------------------------- */
@@ -100,12 +103,13 @@ INLINE coded_pair_t coded_load_pair(const coded_kind_t kind, const uint8_t *pair
 /* Scales and zeros of a group's outputs; of f8 scales times F8_AS_F16. */
 typedef struct coded_outputs {
     float scales[KERNEL_PANEL] __attribute__((aligned(64)));
-    /* Scales times CODED_SPLIT, CODED_SHIFT, CODED_LESS. */
+    /* Scales times CODED_SPLIT, CODED_SHIFT, CODED_LESS; shifted and less of scales in f16 times CODED_SHIFT_F16, CODED_LESS_F16. */
     float split[KERNEL_PANEL] __attribute__((aligned(64)));
     float shifted[KERNEL_PANEL] __attribute__((aligned(64)));
     float less[KERNEL_PANEL] __attribute__((aligned(64)));
     float zeros[KERNEL_PANEL] __attribute__((aligned(64)));
-    bool positive; /* all scales are above zero */
+    bool
+        positive; /* all scales are above zero; of f16 also such that no product is denormal or too large */
 } coded_outputs_t;
 
 INLINE vec_f32_t coded_load_scales(dtype_t type, const void *scales, size_t n)
@@ -126,6 +130,15 @@ INLINE vec_u32_t coded_not_normal(vec_u32_t scale)
     return (vec_u32_t)(magnitude - 1 < least - 1) | (vec_u32_t)(magnitude > most);
 }
 
+INLINE bool coded_any(vec_u32_t x)
+{
+#ifdef __AVX512F__
+    return _mm512_test_epi32_mask((__m512i)x, (__m512i)x) != 0;
+#else
+    return _mm256_testz_si256((__m256i)x, (__m256i)x) == 0;
+#endif
+}
+
 /* Whether all weights of the group are normal numbers and rounded as such. */
 static inline bool coded_lay_out_group(
     const format_t *format, const void *panel, size_t width, size_t g, coded_outputs_t *to)
@@ -135,6 +148,11 @@ static inline bool coded_lay_out_group(
     const float middle = format->codes == CODES_INT4 ? 8.0f : 0.0f,
                 signed_by = format->codes == CODES_INT8 ? 128.0f : 0.0f,
                 times = format->codes == CODES_F8 ? F8_AS_F16 : 1.0f;
+    const bool f16 = format->scale_type == DTYPE_F16;
+    const float shift = times * (f16 ? CODED_SHIFT_F16 : CODED_SHIFT),
+                less = times * (f16 ? CODED_LESS_F16 : CODED_LESS);
+    /* Bits of positive scales; of f16 from 2^-14 to 2^8. */
+    const uint32_t least = f16 ? f32_bits(0x1p-14f) : 1, end = f16 ? f32_bits(0x1p8f) : 1u << 31;
     vec_u32_t outside = {0}, not_positive = {0};
     for (size_t n = 0; n < width; n += LANES_F32) {
         vec_f32_t scale = coded_load_scales(format->scale_type, scales, n), zero = SET_F32(middle);
@@ -143,21 +161,23 @@ static inline bool coded_lay_out_group(
         outside |= coded_not_normal((vec_u32_t)scale);
         *(vec_f32_t *)(to->scales + n) = scale * SET_F32(times);
         *(vec_f32_t *)(to->split + n) = scale * SET_F32(times * CODED_SPLIT);
-        *(vec_f32_t *)(to->shifted + n) = scale * SET_F32(times * CODED_SHIFT);
-        *(vec_f32_t *)(to->less + n) = scale * SET_F32(times * CODED_LESS);
-        not_positive |= (vec_u32_t)(((vec_u32_t)scale - 1) >> 31);
+        *(vec_f32_t *)(to->shifted + n) = scale * SET_F32(shift);
+        *(vec_f32_t *)(to->less + n) = scale * SET_F32(less);
+        not_positive |= (vec_u32_t)((vec_u32_t)scale - least >= end - least);
         *(vec_f32_t *)(to->zeros + n) = zero;
     }
-    uint32_t any = 0, any_not_positive = 0;
-    for (size_t i = 0; i < LANES_F32; i++) {
-        any |= outside[i];
-        any_not_positive |= not_positive[i];
-    }
-    to->positive = any_not_positive == 0;
-    return any == 0;
+    to->positive = !coded_any(not_positive);
+    return !coded_any(outside);
 }
 
 /* ---- Weights --------------------------------------------------------------------------------- */
+
+/* Plain products of codes and scales, rounded to the scales' type. */
+INLINE vec_f32_t coded_products(vec_f32_t code, size_t first, const coded_outputs_t *of)
+{
+    vec_f32_t rest = code * *(const vec_f32_t *)(of->less + first);
+    return FMA_F32(code, *(const vec_f32_t *)(of->shifted + first), -rest);
+}
 
 /* Weights as bf16 rounded, in f32, of codes of outputs from `first` on. */
 INLINE vec_f32_t coded_weights(
@@ -167,8 +187,10 @@ INLINE vec_f32_t coded_weights(
     if (kind.zeros || kind.codes == CODES_INT4)
         code = code - *(const vec_f32_t *)(of->zeros + first);
     if (kind.plain) {
-        vec_f32_t rest = code * *(const vec_f32_t *)(of->less + first);
-        return FMA_F32(code, *(const vec_f32_t *)(of->shifted + first), -rest);
+        vec_f32_t x = coded_products(code, first, of);
+        return kind.rounds_f16
+                   ? FMA_F32(x, SET_F32(CODED_SHIFT), -(vec_f32_t)(x * SET_F32(CODED_LESS)))
+                   : x;
     }
     if (kind.exact) {
         vec_f32_t c = code * *(const vec_f32_t *)(of->split + first);
@@ -203,7 +225,10 @@ INLINE __m512i coded_words(
         codes = (coded_pair_t){codes.even - zero, codes.odd - zero};
     }
     coded_pair_t x = {codes.even * scale, codes.odd * scale};
-    if (kind.rounds_f16)
+    if (kind.rounds_f16 && kind.plain)
+        x = (coded_pair_t){
+            coded_products(codes.even, first, of), coded_products(codes.odd, first, of)};
+    else if (kind.rounds_f16)
         x = (coded_pair_t){
             CODED_FROM_F16(CODED_TO_F16(x.even)), CODED_FROM_F16(CODED_TO_F16(x.odd))};
     const __m512bh both = _mm512_cvtne2ps_pbh((__m512)x.odd, (__m512)x.even);
@@ -258,8 +283,12 @@ INLINE void coded_words_of_pair(const coded_kind_t kind, const int vectors, cons
     } while (0)
 #define CODED_DISPATCH_INT(CODES, DO)                                                              \
     {                                                                                              \
-        if (f16_ && zeros_)                                                                        \
+        if (f16_ && zeros_ && positive_)                                                           \
+            DO(((coded_kind_t){CODES, false, true, true, true}));                                  \
+        else if (f16_ && zeros_)                                                                   \
             DO(((coded_kind_t){CODES, false, true, true, false}));                                 \
+        else if (f16_ && positive_)                                                                \
+            DO(((coded_kind_t){CODES, false, true, false, true}));                                 \
         else if (f16_)                                                                             \
             DO(((coded_kind_t){CODES, false, true, false, false}));                                \
         else if (zeros_)                                                                           \

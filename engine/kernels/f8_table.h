@@ -83,15 +83,6 @@ static inline void f8_table_fill(f8_table_t *to)
 }
 #endif
 
-INLINE bool f8_any(vec_u32_t x)
-{
-#ifdef __AVX512F__
-    return _mm512_test_epi32_mask((__m512i)x, (__m512i)x) != 0;
-#else
-    return _mm256_testz_si256((__m256i)x, (__m256i)x) == 0;
-#endif
-}
-
 /* The table of group g of a whole panel: `known` or NULL, or written to own. NULL where its outputs have different scales, or
  * not all weights are normal numbers. */
 static inline const f8_table_t *f8_table_find(
@@ -103,7 +94,7 @@ static inline const f8_table_t *f8_table_find(
     vec_u32_t differ = coded_not_normal(first);
     for (size_t n = 0; n < KERNEL_PANEL; n += LANES_F32)
         differ |= (vec_u32_t)coded_load_scales(format->scale_type, scales, n) ^ first;
-    if (f8_any(differ))
+    if (coded_any(differ))
         return NULL;
     if (known != NULL && f32_bits(known->scale) == f32_bits(scale))
         return known;

@@ -93,24 +93,46 @@ CALL(kernel_call_tile_wide)
         (tile_mode_t)s->variant);
 }
 
-/* Every format, one after the other; groups of 32 or 128, or one. Scales of the first are positive, as checkpoints have them;
- * the last one's outputs have the same. */
+/* Every format, one after the other; groups of 32 or 128, or one. */
+static const struct coded_case {
+    code_type_t codes;
+    dtype_t scale;
+    size_t group;
+    bool zeros;
+    enum {
+        ANY_SCALES,
+        POSITIVE, /* and normal, as checkpoints have them */
+        ONE_SCALE /* in a group, as blocks of 128 x 128 have it */
+    } scales;
+} coded_cases[KERNEL_CODED_VARIANTS] = {{CODES_INT8, DTYPE_BF16, 0, false, POSITIVE},
+    {CODES_F8, DTYPE_F32, 128, false, ANY_SCALES}, {CODES_INT4, DTYPE_BF16, 32, false, ANY_SCALES},
+    {CODES_INT4, DTYPE_BF16, 0, true, ANY_SCALES}, {CODES_INT4, DTYPE_F16, 32, false, ANY_SCALES},
+    {CODES_INT4, DTYPE_F16, 64, true, ANY_SCALES}, {CODES_INT8, DTYPE_BF16, 32, true, ANY_SCALES},
+    {CODES_INT8, DTYPE_F16, 32, false, ANY_SCALES}, {CODES_INT8, DTYPE_F16, 0, true, ANY_SCALES},
+    {CODES_F8, DTYPE_BF16, 0, false, ANY_SCALES}, {CODES_INT8, DTYPE_BF16, 0, false, ANY_SCALES},
+    {CODES_INT8, DTYPE_F16, 128, false, POSITIVE}, {CODES_INT8, DTYPE_F16, 0, true, POSITIVE},
+    {CODES_INT4, DTYPE_F16, 64, true, POSITIVE}, {CODES_F8, DTYPE_F32, 128, false, ONE_SCALE}};
+
 static const format_t *coded_of(size_t variant)
 {
-    static const struct {
-        code_type_t codes;
-        dtype_t scale;
-        size_t group;
-        bool zeros;
-    } kinds[KERNEL_CODED_VARIANTS] = {{CODES_INT8, DTYPE_BF16, 0, false},
-        {CODES_F8, DTYPE_F32, 128, false}, {CODES_INT4, DTYPE_BF16, 32, false},
-        {CODES_INT4, DTYPE_BF16, 0, true}, {CODES_INT4, DTYPE_F16, 32, false},
-        {CODES_INT4, DTYPE_F16, 64, true}, {CODES_INT8, DTYPE_BF16, 32, true},
-        {CODES_INT8, DTYPE_F16, 32, false}, {CODES_INT8, DTYPE_F16, 0, true},
-        {CODES_F8, DTYPE_BF16, 0, false}, {CODES_INT8, DTYPE_BF16, 0, false},
-        {CODES_F8, DTYPE_F32, 128, false}};
-    return format_coded(
-        kinds[variant].codes, kinds[variant].scale, kinds[variant].group, kinds[variant].zeros);
+    const struct coded_case *c = &coded_cases[variant];
+    return format_coded(c->codes, c->scale, c->group, c->zeros);
+}
+
+/* Scales of a panel of random bytes. */
+static void give_scales(size_t variant, size_t columns, size_t width, void *panel)
+{
+    enum { BELOW_2 = 0x3fff, BF16_FROM = 0x2000 /* 2^-63 */, F16_FROM = 0x0400 /* 2^-14 */ };
+    const format_t *format = coded_of(variant);
+    for (size_t g = 0; g < coded_groups(format->group, columns); g++) {
+        void *scales = coded_scales(format, panel, width, g);
+        for (size_t n = 0; n < width && coded_cases[variant].scales == POSITIVE; n++)
+            ((uint16_t *)scales)[n] =
+                (uint16_t)((((uint16_t *)scales)[n] & BELOW_2) |
+                           (format->scale_type == DTYPE_F16 ? F16_FROM : BF16_FROM));
+        for (size_t n = 1; n < width && coded_cases[variant].scales == ONE_SCALE; n++)
+            ((float *)scales)[n] = ((float *)scales)[0];
+    }
 }
 
 /* Of k inputs in memory, the second half is unpacked where it begins a pair. */
@@ -126,6 +148,7 @@ LAYOUT(kernel_coded_layout)
 CALL(kernel_call_coded_unpack)
 {
     size_t first = s->pad == 0 ? 0 : s->k / 4 * 2;
+    give_scales(s->variant, s->k, s->n, d[0]);
     kernels->coded_unpack(coded_of(s->variant), d[0], s->n, first, s->k - first, d[1]);
 }
 
@@ -152,25 +175,6 @@ typedef void coded_row_t(const format_t *format, const uint16_t *x, size_t n_pan
 typedef void tile_t(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode);
 
-/* And normal. */
-static void make_scales_positive(size_t width, char *panel)
-{
-    enum { TO_2 = 0x3fff, FROM_2_TO_MINUS_63 = 0x2000 };
-    uint16_t *scales = (uint16_t *)(void *)panel;
-    for (size_t n = 0; n < width; n++)
-        scales[n] = (uint16_t)((scales[n] & TO_2) | FROM_2_TO_MINUS_63);
-}
-
-/* As blocks of 128 x 128 have them. */
-static void give_one_scale(const format_t *format, size_t columns, size_t width, char *panel)
-{
-    for (size_t g = 0; g < coded_groups(format->group, columns); g++) {
-        float *scales = (float *)(void *)panel + g * width;
-        for (size_t n = 1; n < width; n++)
-            scales[n] = scales[0];
-    }
-}
-
 /* Inputs of the second half, where they begin an operation of the dot product amx, are another leaf. Tables without
  * the function dequantise and multiply. */
 static void call_coded_row(const kernels_t *kernels, const kernel_shape_t *s, void *const *d,
@@ -181,10 +185,7 @@ static void call_coded_row(const kernels_t *kernels, const kernel_shape_t *s, vo
     const uint16_t *x = d[0];
     for (size_t p = 0; p < s->rows; p++) {
         char *panel = (char *)d[1] + p * coded_panel_bytes(s);
-        if (s->variant == 0)
-            make_scales_positive(s->n, panel);
-        if (s->variant == KERNEL_CODED_VARIANTS - 1)
-            give_one_scale(format, s->k, s->n, panel);
+        give_scales(s->variant, s->k, s->n, panel);
         panels[p] = panel;
     }
     size_t half = s->pad % 2 == 0 ? 0 : s->k / 2 / KERNEL_K_BLOCK * KERNEL_K_BLOCK;

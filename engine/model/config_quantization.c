@@ -416,6 +416,7 @@ void config_quantise(config_t *config, quantised_kind_t kind)
         [QUANTISED_KIND_INT4_G64] = {.layout = QUANTISED_GPTQ, .bits = 4, .group = 64},
         [QUANTISED_KIND_INT4_G128] = {.layout = QUANTISED_GPTQ, .bits = 4, .group = 128},
         [QUANTISED_KIND_INT8] = {.layout = QUANTISED_INT8, .bits = 8},
+        [QUANTISED_KIND_INT8_G128] = {.layout = QUANTISED_GPTQ, .bits = 8, .group = 128},
         [QUANTISED_KIND_FP8] = {.layout = QUANTISED_FP8_INV, .bits = 8, .group = 128}};
     quantization_t *q = &config->quantization;
     uint64_t matrices = 0;

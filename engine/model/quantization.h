@@ -36,8 +36,9 @@ typedef enum quantised_kind {
     QUANTISED_KIND_INT4_G32, /* GPTQ, symmetric */
     QUANTISED_KIND_INT4_G64,
     QUANTISED_KIND_INT4_G128,
-    QUANTISED_KIND_INT8, /* compressed-tensors, a scale for each output */
-    QUANTISED_KIND_FP8   /* blocks of 128 */
+    QUANTISED_KIND_INT8,      /* compressed-tensors, a scale for each output */
+    QUANTISED_KIND_INT8_G128, /* GPTQ, symmetric */
+    QUANTISED_KIND_FP8        /* blocks of 128 */
 } quantised_kind_t;
 
 /* NULL: not quantised. role: weight_role_t; layer: ignored outside of layers */

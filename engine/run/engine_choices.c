@@ -17,7 +17,7 @@ const choice_t engine_quantised_orders[] = {
 const choice_t engine_kinds[] = {{"bf16", QUANTISED_KIND_NONE},
     {"int4-g32", QUANTISED_KIND_INT4_G32}, {"int4-g64", QUANTISED_KIND_INT4_G64},
     {"int4-g128", QUANTISED_KIND_INT4_G128}, {"int8", QUANTISED_KIND_INT8},
-    {"fp8", QUANTISED_KIND_FP8}, {NULL, 0}};
+    {"int8-g128", QUANTISED_KIND_INT8_G128}, {"fp8", QUANTISED_KIND_FP8}, {NULL, 0}};
 const choice_t engine_weights[] = {
     {"dense", WEIGHTS_DENSE}, {"packed", WEIGHTS_PACKED}, {"auto", WEIGHTS_AUTO}, {NULL, 0}};
 const choice_t engine_combines[] = {{"gather", PLAN_GATHER}, {"reduce", PLAN_REDUCE}, {NULL, 0}};

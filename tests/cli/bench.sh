@@ -106,14 +106,14 @@ same_logits() {
     [ "$(member "$work/out" weights)" = '"checkpoint"' ] || complain "the demo model: expected its weights"
 
     # Groups of 64 divide none of these inputs: such matrices are dequantised.
-    for format in int4-g64 int8 fp8; do
+    for format in int4-g64 int8 int8-g128 fp8; do
         bench "$format" --config "$odd" "${small[@]}" --format $format --json -
         [ "$(member "$work/out" format)" = "\"$format\"" ] || complain "$format: expected its name"
         [ "$(member "$work/out" logits_digest)" = "$(digest --format $format --threads 2)" ] ||
             complain "$format: the digest depends on the ranks"
         [ "$(digest --format $format)" != "$plain" ] || complain "$format: expected other logits than bf16's"
     done
-    for format in int8 fp8; do
+    for format in int8 int8-g128 fp8; do
         [ "$(digest --format $format)" = "$(digest --format $format --quantised-order dequantize)" ] ||
             complain "$format: expected the dequantised model's logits"
     done
