@@ -9,10 +9,10 @@
 #include "engine/kernels/coded_vectors.h"
 #include "engine/kernels/denormals.h"
 #include "engine/kernels/f8_table.h"
-#include "engine/kernels/int8_words.h"
 #include "engine/kernels/kernels_internal.h"
 #include "engine/kernels/tiles.h"
 #include "engine/kernels/widen.h"
+#include "engine/kernels/words_in_place.h"
 
 #if defined(__AVX512BF16__)
 #define FILL coded_row_fill_avx512_bf16
@@ -43,7 +43,7 @@ typedef struct span {
     size_t width, pairs;
     const coded_outputs_t *of;
     const f8_table_t *table;
-    const int8_scales_t *int8;
+    const place_scales_t *place;
     const ahead_t *ahead; /* NULL: the codes that follow these are prefetched */
 } span_t;
 
@@ -52,7 +52,7 @@ typedef struct product {
     enum {
         BY_SCALE, /* codes are dequantised by their outputs' scales */
         BY_TABLE, /* f8_table.h, a whole panel's */
-        IN_PLACE, /* int8_words.h, likewise */
+        IN_PLACE, /* words_in_place.h, likewise */
         DENSE     /* weights, dequantised before */
     } weights;
     coded_kind_t kind;
@@ -76,7 +76,7 @@ INLINE size_t pair_bytes(const product_t how)
 typedef struct lookup {
     f8_lookup_t f8;
 #ifdef __AVX512BF16__
-    int8_lookup_t int8;
+    place_lookup_t place;
 #endif
 } lookup_t;
 
@@ -111,7 +111,7 @@ INLINE void multiply_words(const product_t how, const uint8_t *codes, size_t i, 
     if (how.weights == BY_TABLE)
         f8_words(&lookup->f8, codes, words);
     else if (how.weights == IN_PLACE)
-        int8_words(&lookup->int8, codes, words);
+        place_words(how.kind.codes, &lookup->place, codes, words);
     else
         coded_words_of_pair(how.kind, how.vectors, codes, how.width, first, s->of, words);
     for (int v = 0; v < how.vectors; v++)
@@ -197,7 +197,7 @@ INLINE void multiply_span(const product_t how, const span_t *s, float *c)
         lookup.f8 = f8_load_table(s->table);
 #ifdef __AVX512BF16__
     if (how.weights == IN_PLACE)
-        lookup.int8 = int8_load_scales(s->int8);
+        lookup.place = place_load_scales(s->place);
 #endif
     for (size_t first = 0; first < how.width;
          first += (size_t)how.vectors * LANES_F32, c += how.vectors * LANES_F32) {
@@ -308,18 +308,34 @@ REORDERED(transpose, f8_transpose)
 static const dot_kernels_t pairs_kernels = {
     pairs_span, chain_dense, pairs_table, transpose, transpose};
 
-/* Of int8 with scales in bf16, without zeros */
+#define IN_PLACE_OF(CODES)                                                                         \
+    ((product_t){                                                                                  \
+        IN_PLACE, {CODES, true, false, false, true}, PLACE_VECTORS, KERNEL_PANEL, CHAIN_BY_PAIRS})
 static void int8_in_place(const span_t *s, float *c)
 {
-    multiply_span(
-        (product_t){IN_PLACE, no_codes, INT8_VECTORS, KERNEL_PANEL, CHAIN_BY_PAIRS}, s, c);
+    multiply_span(IN_PLACE_OF(CODES_INT8), s, c);
 }
 
-REORDERED(to_int8, int8_to_words)
-REORDERED(from_int8, int8_from_words)
+static void int4_in_place(const span_t *s, float *c)
+{
+    multiply_span(IN_PLACE_OF(CODES_INT4), s, c);
+}
+
+REORDERED(to_place, place_to_words)
+REORDERED(from_place, place_from_words)
 
 static const dot_kernels_t int8_kernels = {
-    pairs_span, chain_dense, int8_in_place, to_int8, from_int8};
+    pairs_span, chain_dense, int8_in_place, to_place, from_place};
+static const dot_kernels_t int4_kernels = {
+    pairs_span, chain_dense, int4_in_place, to_place, from_place};
+
+static const dot_kernels_t *pairs_of(const format_t *format, size_t width)
+{
+    const bool scales = format->scale_type == DTYPE_BF16 && width == KERNEL_PANEL;
+    if (scales && format->codes == CODES_INT4)
+        return &int4_kernels;
+    return scales && format->codes == CODES_INT8 && !format->zeros ? &int8_kernels : &pairs_kernels;
+}
 #endif
 
 /* A panel, and what its group in turn has. */
@@ -330,7 +346,7 @@ typedef struct stream {
     coded_outputs_t of;
     const f8_table_t *table; /* NULL: none */
     f8_table_t own;
-    int8_scales_t int8;
+    place_scales_t place;
     bool by_words;
     bool in_words; /* sums are in the order of words */
 } stream_t;
@@ -389,9 +405,10 @@ static void enter_group(turns_t *t, size_t p, size_t g)
         return;
     stream->normal = coded_lay_out_group(t->format, stream->panel, t->width, g, &stream->of);
 #ifdef __AVX512BF16__
-    stream->by_words = t->dot == &int8_kernels && stream->normal && stream->of.positive;
+    stream->by_words = (t->dot == &int8_kernels || t->dot == &int4_kernels) && stream->normal &&
+                       stream->of.positive;
     if (stream->by_words)
-        int8_lay_out(&stream->of, &stream->int8);
+        place_lay_out(t->format->codes, &stream->of, &stream->place);
 #endif
 }
 
@@ -409,7 +426,7 @@ static void multiply_panel(turns_t *t, size_t p, size_t k, span_t *s, float *c)
     stream_t *stream = &t->streams[p];
     s->of = &stream->of;
     s->table = stream->table;
-    s->int8 = &stream->int8;
+    s->place = &stream->place;
     order_sums(t, stream, stream->by_words, c);
     if (stream->by_words) {
         t->dot->words(s, c);
@@ -513,10 +530,8 @@ static void coded_row_by_pairs(const format_t *format, const uint16_t *x, size_t
     const void *const *panels, size_t width, size_t columns, size_t first, size_t k, float *c,
     size_t c_panel, tile_mode_t mode)
 {
-    bool int8 = format->codes == CODES_INT8 && format->scale_type == DTYPE_BF16 && !format->zeros &&
-                width == KERNEL_PANEL;
-    run(int8 ? &int8_kernels : &pairs_kernels, format, x, n_panels, panels, width, columns, first,
-        k, c, c_panel, mode);
+    run(pairs_of(format, width), format, x, n_panels, panels, width, columns, first, k, c, c_panel,
+        mode);
 }
 
 void coded_by_dot_product(kernels_t *kernels)

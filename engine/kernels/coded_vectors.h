@@ -22,6 +22,9 @@
 #define CODED_LESS 0xffffp0f
 #define CODED_SHIFT_F16 0x2000p0f
 #define CODED_LESS_F16 0x1fffp0f
+/* What codes of int4 are greater by while they are an f32's lowest bits, of odd inputs from bit 4 on. */
+#define CODED_EVEN 0x1p23f
+#define CODED_ODD 0x1p19f
 #define F8_AS_F16 0x1p8f /* an e4m3 number's bits, in their places of an f16, are so much less */
 
 /* Kinds of codes; constants after inlining. */
@@ -85,19 +88,6 @@ typedef struct coded_pair {
     vec_f32_t even, odd;
 } coded_pair_t;
 
-/* Codes of a pair as numbers: of int8 signed, of f8 divided by F8_AS_F16. pair: its codes, of the first of the outputs;
- * width: of the panel */
-INLINE coded_pair_t coded_load_pair(const coded_kind_t kind, const uint8_t *pair, size_t width)
-{
-    if (kind.codes == CODES_F8)
-        return (coded_pair_t){coded_load_f8(pair), coded_load_f8(pair + width)};
-    if (kind.codes == CODES_INT8)
-        return (coded_pair_t){CODED_FLOATS(CODED_SIGNED(CODED_LOAD(pair))),
-            CODED_FLOATS(CODED_SIGNED(CODED_LOAD(pair + width)))};
-    vec_u32_t both = CODED_UNSIGNED(CODED_LOAD(pair));
-    return (coded_pair_t){CODED_FLOATS(both & 15u), CODED_FLOATS(both >> 4)};
-}
-
 /* ---- Groups ---------------------------------------------------------------------------------- */
 
 /* Scales and zeros of a group's outputs; of f8 scales times F8_AS_F16. */
@@ -107,7 +97,8 @@ typedef struct coded_outputs {
     float split[KERNEL_PANEL] __attribute__((aligned(64)));
     float shifted[KERNEL_PANEL] __attribute__((aligned(64)));
     float less[KERNEL_PANEL] __attribute__((aligned(64)));
-    float zeros[KERNEL_PANEL] __attribute__((aligned(64)));
+    /* What coded_load_pair subtracts from even and odd inputs. */
+    float zeros[2][KERNEL_PANEL] __attribute__((aligned(64)));
     bool
         positive; /* all scales are above zero; of f16 also such that no product is denormal or too large */
 } coded_outputs_t;
@@ -145,8 +136,9 @@ static inline bool coded_lay_out_group(
 {
     const void *scales = coded_scales(format, panel, width, g);
     const uint8_t *zeros = format->zeros ? coded_zeros(format, panel, width, g) : NULL;
-    const float middle = format->codes == CODES_INT4 ? 8.0f : 0.0f,
-                signed_by = format->codes == CODES_INT8 ? 128.0f : 0.0f,
+    const bool int4 = format->codes == CODES_INT4;
+    const float middle = int4 ? 8.0f : 0.0f, even = int4 ? CODED_EVEN : 0,
+                odd = int4 ? CODED_ODD : 0, signed_by = format->codes == CODES_INT8 ? 128.0f : 0.0f,
                 times = format->codes == CODES_F8 ? F8_AS_F16 : 1.0f;
     const bool f16 = format->scale_type == DTYPE_F16;
     const float shift = times * (f16 ? CODED_SHIFT_F16 : CODED_SHIFT),
@@ -164,13 +156,34 @@ static inline bool coded_lay_out_group(
         *(vec_f32_t *)(to->shifted + n) = scale * SET_F32(shift);
         *(vec_f32_t *)(to->less + n) = scale * SET_F32(less);
         not_positive |= (vec_u32_t)((vec_u32_t)scale - least >= end - least);
-        *(vec_f32_t *)(to->zeros + n) = zero;
+        *(vec_f32_t *)(to->zeros[0] + n) = zero + SET_F32(even);
+        *(vec_f32_t *)(to->zeros[1] + n) = zero + SET_F32(odd);
     }
     to->positive = !coded_any(not_positive);
     return !coded_any(outside);
 }
 
 /* ---- Weights --------------------------------------------------------------------------------- */
+
+/* Codes of a pair less their zeros: of f8 divided by F8_AS_F16. pair: its codes; first: of the outputs; width: of the panel */
+INLINE coded_pair_t coded_load_pair(const coded_kind_t kind, const uint8_t *pair, size_t width,
+    size_t first, const coded_outputs_t *of)
+{
+    const vec_f32_t even_zero = *(const vec_f32_t *)(of->zeros[0] + first),
+                    odd_zero = *(const vec_f32_t *)(of->zeros[1] + first);
+    const uint8_t *codes = pair + first;
+    if (kind.codes == CODES_F8)
+        return (coded_pair_t){coded_load_f8(codes), coded_load_f8(codes + width)};
+    if (kind.codes == CODES_INT8) {
+        coded_pair_t x = {CODED_FLOATS(CODED_SIGNED(CODED_LOAD(codes))),
+            CODED_FLOATS(CODED_SIGNED(CODED_LOAD(codes + width)))};
+        return kind.zeros ? (coded_pair_t){x.even - even_zero, x.odd - odd_zero} : x;
+    }
+    const vec_u32_t both = CODED_UNSIGNED(CODED_LOAD(codes)),
+                    even = (both & 0x0fu) | f32_bits(CODED_EVEN),
+                    odd = (both & 0xf0u) | f32_bits(CODED_ODD);
+    return (coded_pair_t){(vec_f32_t)even - even_zero, (vec_f32_t)odd - odd_zero};
+}
 
 /* Plain products of codes and scales, rounded to the scales' type. */
 INLINE vec_f32_t coded_products(vec_f32_t code, size_t first, const coded_outputs_t *of)
@@ -184,8 +197,6 @@ INLINE vec_f32_t coded_weights(
     const coded_kind_t kind, vec_f32_t code, size_t first, const coded_outputs_t *of)
 {
     const vec_f32_t scale = *(const vec_f32_t *)(of->scales + first);
-    if (kind.zeros || kind.codes == CODES_INT4)
-        code = code - *(const vec_f32_t *)(of->zeros + first);
     if (kind.plain) {
         vec_f32_t x = coded_products(code, first, of);
         return kind.rounds_f16
@@ -206,7 +217,7 @@ INLINE vec_f32_t coded_weights(
 INLINE coded_pair_t coded_weights_of_pair(const coded_kind_t kind, const uint8_t *pair,
     size_t width, size_t first, const coded_outputs_t *of)
 {
-    coded_pair_t codes = coded_load_pair(kind, pair + first, width);
+    coded_pair_t codes = coded_load_pair(kind, pair, width, first, of);
     return (coded_pair_t){
         coded_weights(kind, codes.even, first, of), coded_weights(kind, codes.odd, first, of)};
 }
@@ -220,10 +231,6 @@ INLINE __m512i coded_words(
     const __m512i interleaved = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25,
         9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const vec_f32_t scale = *(const vec_f32_t *)(of->scales + first);
-    if (kind.zeros || kind.codes == CODES_INT4) {
-        const vec_f32_t zero = *(const vec_f32_t *)(of->zeros + first);
-        codes = (coded_pair_t){codes.even - zero, codes.odd - zero};
-    }
     coded_pair_t x = {codes.even * scale, codes.odd * scale};
     if (kind.rounds_f16 && kind.plain)
         x = (coded_pair_t){
@@ -261,7 +268,7 @@ INLINE void coded_words_of_pair(const coded_kind_t kind, const int vectors, cons
             words[v] = coded_words(kind, (coded_pair_t){even[0], odd[0]}, n, of);
             words[v + 1] = coded_words(kind, (coded_pair_t){even[1], odd[1]}, n + LANES_F32, of);
         } else {
-            words[v] = coded_words(kind, coded_load_pair(kind, pair + n, width), n, of);
+            words[v] = coded_words(kind, coded_load_pair(kind, pair, width, n, of), n, of);
         }
     }
 }

@@ -111,7 +111,8 @@ static const struct coded_case {
     {CODES_INT8, DTYPE_F16, 32, false, ANY_SCALES}, {CODES_INT8, DTYPE_F16, 0, true, ANY_SCALES},
     {CODES_F8, DTYPE_BF16, 0, false, ANY_SCALES}, {CODES_INT8, DTYPE_BF16, 0, false, ANY_SCALES},
     {CODES_INT8, DTYPE_F16, 128, false, POSITIVE}, {CODES_INT8, DTYPE_F16, 0, true, POSITIVE},
-    {CODES_INT4, DTYPE_F16, 64, true, POSITIVE}, {CODES_F8, DTYPE_F32, 128, false, ONE_SCALE}};
+    {CODES_INT4, DTYPE_F16, 64, true, POSITIVE}, {CODES_INT4, DTYPE_BF16, 32, false, POSITIVE},
+    {CODES_INT4, DTYPE_BF16, 0, true, POSITIVE}, {CODES_F8, DTYPE_F32, 128, false, ONE_SCALE}};
 
 static const format_t *coded_of(size_t variant)
 {

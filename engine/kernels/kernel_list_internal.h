@@ -27,7 +27,7 @@ CALL(kernel_call_int4_tile);
 CALL(kernel_call_int4_unpack);
 LAYOUT(kernel_int4_row_layout);
 CALL(kernel_call_int4_row);
-#define KERNEL_CODED_VARIANTS 15
+#define KERNEL_CODED_VARIANTS 17
 LAYOUT(kernel_coded_layout);
 CALL(kernel_call_coded_unpack);
 /* The same with 1 to KERNEL_TILE_PANELS panels. */
