@@ -99,8 +99,8 @@ typedef struct coded_outputs {
     float less[KERNEL_PANEL] __attribute__((aligned(64)));
     /* What coded_load_pair subtracts from even and odd inputs. */
     float zeros[2][KERNEL_PANEL] __attribute__((aligned(64)));
-    bool
-        positive; /* all scales are above zero; of f16 also such that no product is denormal or too large */
+    /* All scales are above zero; of f16 also such that no product is denormal or too large. */
+    bool positive;
 } coded_outputs_t;
 
 INLINE vec_f32_t coded_load_scales(dtype_t type, const void *scales, size_t n)

@@ -14,8 +14,8 @@
 /* Of the outputs of a panel, each twice, for the inputs of a pair: vector by vector as place_words takes them. */
 typedef struct place_scales {
     float scale[2 * KERNEL_PANEL] __attribute__((aligned(64)));
-    float offset[2 * KERNEL_PANEL]
-        __attribute__((aligned(64))); /* what is too much, negative, times the scale */
+    /* What is too much, negative, times the scale. */
+    float offset[2 * KERNEL_PANEL] __attribute__((aligned(64)));
 } place_scales_t;
 
 #ifdef __AVX512BF16__
