@@ -286,11 +286,13 @@ typedef struct dot_kernels {
     void (*dense)(const span_t *s, float *c);
     void (*words)(const span_t *s, float *c);
     void (*to_words)(float *c), (*from_words)(float *c); /* a panel's sums */
+    bool in_place; /* words are those of words_in_place.h, not of a table */
 } dot_kernels_t;
 
 static const dot_kernels_t chain_kernels = {
-    chain_span, chain_dense, chain_table, to_words, from_words};
-static const dot_kernels_t amx_kernels = {amx_span, amx_dense, amx_table, to_words, from_words};
+    chain_span, chain_dense, chain_table, to_words, from_words, false};
+static const dot_kernels_t amx_kernels = {
+    amx_span, amx_dense, amx_table, to_words, from_words, false};
 
 #ifdef __AVX512BF16__
 static void pairs_span(const format_t *format, const span_t *s, float *c)
@@ -306,7 +308,7 @@ static void pairs_table(const span_t *s, float *c)
 REORDERED(transpose, f8_transpose)
 
 static const dot_kernels_t pairs_kernels = {
-    pairs_span, chain_dense, pairs_table, transpose, transpose};
+    pairs_span, chain_dense, pairs_table, transpose, transpose, false};
 
 #define IN_PLACE_OF(CODES)                                                                         \
     ((product_t){                                                                                  \
@@ -325,9 +327,9 @@ REORDERED(to_place, place_to_words)
 REORDERED(from_place, place_from_words)
 
 static const dot_kernels_t int8_kernels = {
-    pairs_span, chain_dense, int8_in_place, to_place, from_place};
+    pairs_span, chain_dense, int8_in_place, to_place, from_place, true};
 static const dot_kernels_t int4_kernels = {
-    pairs_span, chain_dense, int4_in_place, to_place, from_place};
+    pairs_span, chain_dense, int4_in_place, to_place, from_place, true};
 
 static const dot_kernels_t *pairs_of(const format_t *format, size_t width)
 {
@@ -405,8 +407,7 @@ static void enter_group(turns_t *t, size_t p, size_t g)
         return;
     stream->normal = coded_lay_out_group(t->format, stream->panel, t->width, g, &stream->of);
 #ifdef __AVX512BF16__
-    stream->by_words = (t->dot == &int8_kernels || t->dot == &int4_kernels) && stream->normal &&
-                       stream->of.positive;
+    stream->by_words = t->dot->in_place && stream->normal && stream->of.positive;
     if (stream->by_words)
         place_lay_out(t->format->codes, &stream->of, &stream->place);
 #endif

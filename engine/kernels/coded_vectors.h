@@ -179,37 +179,41 @@ INLINE coded_pair_t coded_load_pair(const coded_kind_t kind, const uint8_t *pair
             CODED_FLOATS(CODED_SIGNED(CODED_LOAD(codes + width)))};
         return kind.zeros ? (coded_pair_t){x.even - even_zero, x.odd - odd_zero} : x;
     }
-    const vec_u32_t both = CODED_UNSIGNED(CODED_LOAD(codes)),
-                    even = (both & 0x0fu) | f32_bits(CODED_EVEN),
-                    odd = (both & 0xf0u) | f32_bits(CODED_ODD);
-    return (coded_pair_t){(vec_f32_t)even - even_zero, (vec_f32_t)odd - odd_zero};
+    const vec_u32_t both = CODED_UNSIGNED(CODED_LOAD(codes));
+    return (coded_pair_t){with_power(both, 0x0f, CODED_EVEN) - even_zero,
+        with_power(both, 0xf0, CODED_ODD) - odd_zero};
 }
 
 /* Plain products of codes and scales, rounded to the scales' type. */
-INLINE vec_f32_t coded_products(vec_f32_t code, size_t first, const coded_outputs_t *of)
+INLINE vec_f32_t coded_plain(vec_f32_t code, size_t first, const coded_outputs_t *of)
 {
     vec_f32_t rest = code * *(const vec_f32_t *)(of->less + first);
     return FMA_F32(code, *(const vec_f32_t *)(of->shifted + first), -rest);
+}
+
+/* What is rounded to bf16: products of codes and scales, as they are or as f16. */
+INLINE vec_f32_t coded_product(
+    const coded_kind_t kind, vec_f32_t code, size_t first, const coded_outputs_t *of)
+{
+    if (kind.rounds_f16 && kind.plain)
+        return coded_plain(code, first, of);
+    vec_f32_t x = code * *(const vec_f32_t *)(of->scales + first);
+    return kind.rounds_f16 ? CODED_FROM_F16(CODED_TO_F16(x)) : x;
 }
 
 /* Weights as bf16 rounded, in f32, of codes of outputs from `first` on. */
 INLINE vec_f32_t coded_weights(
     const coded_kind_t kind, vec_f32_t code, size_t first, const coded_outputs_t *of)
 {
-    const vec_f32_t scale = *(const vec_f32_t *)(of->scales + first);
-    if (kind.plain) {
-        vec_f32_t x = coded_products(code, first, of);
-        return kind.rounds_f16
-                   ? FMA_F32(x, SET_F32(CODED_SHIFT), -(vec_f32_t)(x * SET_F32(CODED_LESS)))
-                   : x;
-    }
+    if (kind.plain && !kind.rounds_f16)
+        return coded_plain(code, first, of);
     if (kind.exact) {
         vec_f32_t c = code * *(const vec_f32_t *)(of->split + first);
-        return c - CODED_MINUS_FMA(code, scale, c);
+        return c - CODED_MINUS_FMA(code, *(const vec_f32_t *)(of->scales + first), c);
     }
-    vec_f32_t x = code * scale;
-    if (kind.rounds_f16)
-        x = CODED_FROM_F16(CODED_TO_F16(x));
+    vec_f32_t x = coded_product(kind, code, first, of);
+    if (kind.plain)
+        return FMA_F32(x, SET_F32(CODED_SHIFT), -(vec_f32_t)(x * SET_F32(CODED_LESS)));
     vec_f32_t c = x * SET_F32(CODED_SPLIT);
     return c - (c - x);
 }
@@ -230,15 +234,8 @@ INLINE __m512i coded_words(
 {
     const __m512i interleaved = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25,
         9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    const vec_f32_t scale = *(const vec_f32_t *)(of->scales + first);
-    coded_pair_t x = {codes.even * scale, codes.odd * scale};
-    if (kind.rounds_f16 && kind.plain)
-        x = (coded_pair_t){
-            coded_products(codes.even, first, of), coded_products(codes.odd, first, of)};
-    else if (kind.rounds_f16)
-        x = (coded_pair_t){
-            CODED_FROM_F16(CODED_TO_F16(x.even)), CODED_FROM_F16(CODED_TO_F16(x.odd))};
-    const __m512bh both = _mm512_cvtne2ps_pbh((__m512)x.odd, (__m512)x.even);
+    const __m512bh both = _mm512_cvtne2ps_pbh((__m512)coded_product(kind, codes.odd, first, of),
+        (__m512)coded_product(kind, codes.even, first, of));
     return _mm512_permutexvar_epi16(interleaved, (__m512i)both);
 }
 

@@ -33,4 +33,17 @@ typedef vec_u32_t mem_u32_t __attribute__((aligned(2), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* power, of two, and the number that the bits of mask are in words, where they lie among the places of its significand. */
+INLINE vec_f32_t with_power(vec_u32_t words, uint32_t mask, float power)
+{
+    const vec_u32_t masks = (vec_u32_t){0} + mask, bits = (vec_u32_t)SET_F32(power);
+#ifdef __AVX512F__
+    enum { A_AND_B_OR_C = 0xea };
+    return (vec_f32_t)_mm512_ternarylogic_epi32(
+        (__m512i)words, (__m512i)masks, (__m512i)bits, A_AND_B_OR_C);
+#else
+    return (vec_f32_t)((words & masks) | bits);
+#endif
+}
+
 #endif

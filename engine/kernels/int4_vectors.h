@@ -53,15 +53,7 @@ INLINE vec_u32_t int4_next_part(vec_u32_t part, int i, const uint32_t *words)
 /* 2^e + the code at place j */
 INLINE vec_f32_t int4_with_power(vec_u32_t words, int j)
 {
-    const vec_u32_t mask = (vec_u32_t){0} + (15u << (8 + 4 * j));
-    const vec_u32_t bits = (vec_u32_t)SET_F32(int4_power[j]);
-#ifdef __AVX512F__
-    enum { A_AND_B_OR_C = 0xea };
-    return (vec_f32_t)_mm512_ternarylogic_epi32(
-        (__m512i)words, (__m512i)mask, (__m512i)bits, A_AND_B_OR_C);
-#else
-    return (vec_f32_t)((words & mask) | bits);
-#endif
+    return with_power(words, 15u << (8 + 4 * j), int4_power[j]);
 }
 
 /* ---- Exactness ------------------------------------------------------------------------------- */

@@ -83,18 +83,16 @@ INLINE place_lookup_t place_load_scales(const place_scales_t *of)
 INLINE __m512i place_codes(code_type_t codes, int j, __m512i x)
 {
     enum { A_XOR_B_AND_C = 0x78, BYTE = 8 };
+    __m512i base, bits;
     if (codes == CODES_INT4) {
-        const __m512i base = _mm512_set1_epi64(0x4500000047000000),
-                      bits = _mm512_set1_epi64(0x0000f00000000f00);
-        if (j != 1)
-            x = j == 0 ? _mm512_slli_epi32(x, BYTE)
-                       : _mm512_srli_epi32(x, BYTE * ((unsigned)j - 1));
-        return _mm512_ternarylogic_epi32(base, x, bits, A_XOR_B_AND_C);
+        base = _mm512_set1_epi64(0x4500000047000000);
+        bits = _mm512_set1_epi64(0x0000f00000000f00);
+        x = j == 0 ? _mm512_slli_epi32(x, BYTE) : _mm512_srli_epi32(x, BYTE * ((unsigned)j - 1));
+    } else {
+        base = _mm512_set1_epi32(j % 2 == 0 ? 0x4b000080 : 0x47008000);
+        bits = _mm512_set1_epi32(j % 2 == 0 ? 0xff : 0xff00);
+        x = _mm512_srli_epi32(x, j < 2 ? 0 : 2 * BYTE);
     }
-    const __m512i base = _mm512_set1_epi32(j % 2 == 0 ? 0x4b000080 : 0x47008000),
-                  bits = _mm512_set1_epi32(j % 2 == 0 ? 0xff : 0xff00);
-    if (j >= 2)
-        x = _mm512_srli_epi32(x, 2 * BYTE);
     return _mm512_ternarylogic_epi32(base, x, bits, A_XOR_B_AND_C);
 }
 
