@@ -120,8 +120,10 @@ DEFINE_LONE(single_row_amx_dispatch, true)
 
 /* ---- More rows ------------------------------------------------------------------------------- */
 
-/* Inputs that are worked on together, at most: their weights, and the next ones, stay in the first-level cache. */
-#define BLOCK_INPUTS 128
+/* Inputs that are worked on together, at most. Where streams want prefetching fewer: their weights stay in the first-level
+ * cache. Elsewhere weights come from the second-level cache in any case, and longer blocks move sums less often. */
+#define BLOCK_INPUTS 512
+#define STREAMED_INPUTS 128
 #define CHUNK_ROWS 12 /* that are widened together: whole register tiles */
 /* Floats between the rows of a register tile: not a power of two, so that they fall into different
  * sets of a cache. */
@@ -144,17 +146,27 @@ static void widen_rows(size_t rows, const uint16_t *a, size_t a_stride, size_t k
 typedef struct stream {
     const char *at;
     size_t share, apart, step; /* bytes */
+    bool second_level;         /* the cache that it is read into; else the first */
 } stream_t;
+
+INLINE void prefetch_line(const char *at, bool second_level)
+{
+    enum { SECOND_LEVEL = 2 };
+    if (second_level)
+        __builtin_prefetch(at, 0, SECOND_LEVEL);
+    else
+        __builtin_prefetch(at);
+}
 
 /* During the i-th of AT_ONCE pairs; a share is at most what a register tile has of a pair. */
 INLINE void prefetch_share(const int vectors, const stream_t *next, size_t i)
 {
     const char *at = next->at + i * next->apart;
-    __builtin_prefetch(at);
+    prefetch_line(at, next->second_level);
     /* Where a pair of all outputs is one line, that was it. */
     for (size_t j = LINE_BYTES; vectors * REGISTER_BYTES > LINE_BYTES && j < next->share;
          j += LINE_BYTES)
-        __builtin_prefetch(at + j);
+        prefetch_line(at + j, next->second_level);
 }
 
 /* A register tile's rows; its weights, at its first output of a panel of `width`; its sums; and what is prefetched
@@ -266,22 +278,33 @@ static size_t tile_rows(size_t n)
     return two_left ? n - FEW_ROWS : (n + n_tiles - 1) / n_tiles;
 }
 
-/* Register tiles of n widened rows, of which `first` come before, with panel p. Meanwhile the panel's next block comes
- * nearer, each row its share; as several streams, which most CPUs read faster (tiles.h). */
+/* What comes nearer while `bytes` of panel p are multiplied: the same panel's next block; on CPUs that read one stream faster
+ * than several (tiles.h), what is multiplied next. */
+static const char *prefetched(const job_t *y, size_t p, size_t bytes)
+{
+    if (streams_want_prefetching())
+        return (const char *)y->b[p] + bytes;
+    return p + 1 < y->n_panels ? (const char *)y->b[p + 1] : (const char *)y->b[0] + bytes;
+}
+
+/* Register tiles of n widened rows, of which `first` come before, with panel p. Each row prefetches its share, as several
+ * streams where that is faster; else into the second-level cache, because from memory the first takes only so many lines
+ * at a time. */
 static void multiply_tiles(
     const job_t *y, const wide_rows_t *wide, size_t first, size_t n, size_t p)
 {
-    const size_t bytes = y->k * y->width * sizeof(uint16_t),
-                 streams = streams_want_prefetching() ? AT_ONCE : 1;
+    const bool one_stream = !streams_want_prefetching();
+    const size_t bytes = y->k * y->width * sizeof(uint16_t), streams = one_stream ? 1 : AT_ONCE;
     tile_t tile = {.width = y->width, .pairs = y->k / 2, .c_stride = y->c_stride};
-    tile.next.at = (const char *)y->b[p] + bytes + bytes / streams / y->rows * first;
+    tile.next.second_level = one_stream;
+    tile.next.at = prefetched(y, p, bytes) + bytes / streams / y->rows * first;
     for (size_t r = 0, m; r < n; r += m) {
         m = tile_rows(n - r);
         size_t vectors = tile_vectors(m, y->width), outputs = vectors * LANES_F32;
         size_t share = 2 * sizeof(uint16_t) * outputs * m / y->rows;
         tile.a = &wide->at[r][0][0];
         tile.next.share = share;
-        tile.next.apart = streams == 1 ? share : bytes / streams;
+        tile.next.apart = one_stream ? share : bytes / streams;
         tile.next.step = share * AT_ONCE / streams;
         for (size_t j = 0; j < y->width; j += outputs) {
             tile.b = y->b[p] + 2 * j;
@@ -314,10 +337,10 @@ static void multiply_block(const job_t *y)
     }
 }
 
-/* Block after block of inputs, denormals as zero. Half as long ones on AMD's CPUs, whose first-level caches have 32 KiB. */
+/* Block after block of inputs, denormals as zero. */
 static void multiply(const job_t *whole)
 {
-    const size_t step = streams_want_prefetching() ? BLOCK_INPUTS : BLOCK_INPUTS / 2;
+    const size_t step = streams_want_prefetching() ? STREAMED_INPUTS : BLOCK_INPUTS;
     unsigned saved = denormals_flush(whole->c);
     job_t y = *whole;
     for (size_t k = 0; k < whole->k; k += step) {
