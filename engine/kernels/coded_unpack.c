@@ -2,6 +2,7 @@
 #include "engine/base/size.h"
 #include "engine/kernels/coded_vectors.h"
 #include "engine/kernels/kernels_internal.h"
+#include "engine/kernels/tiles.h"
 
 #ifdef __AVX512F__
 #define FILL coded_fill_avx512
@@ -16,8 +17,7 @@ INLINE void unpack_pairs(const coded_kind_t kind, const uint8_t *pairs, size_t w
 {
     const size_t pair_bytes = width * (kind.codes == CODES_INT4 ? 1 : 2);
     for (size_t i = 0; i < n_pairs; i++, pairs += pair_bytes, b += 2 * width) {
-        for (size_t byte = 0; byte < pair_bytes; byte += 64)
-            __builtin_prefetch(pairs + byte + AHEAD_BYTES);
+        prefetch_unpacked(pairs, pair_bytes, AHEAD_BYTES);
         for (size_t n = 0; n < width; n += LANES_F32) {
             coded_pair_t w = coded_weights_of_pair(kind, pairs, width, n, of);
             *(mem_u32_t *)(b + 2 * n) = (vec_u32_t)w.odd | (vec_u32_t)w.even >> 16;

@@ -6,6 +6,7 @@
 #include "engine/kernels/byte_vectors.h"
 #include "engine/kernels/fma.h"
 #include "engine/kernels/packed.h"
+#include "engine/kernels/tiles.h"
 
 #define PACKED_VECTORS (64 / REGISTER_BYTES) /* of a pair's codes */
 #define UNPACK_AHEAD_BYTES 1024
@@ -24,8 +25,7 @@ INLINE void packed_unpack_coded(const packed_block_t *block, size_t first, size_
     const vec_t palette = PALETTE(block->palette);
     const uint8_t *from = packed_pair(block, first);
     for (size_t p = 0; p < n; p++, from += PACKED_PAIR_BYTES, to += PACKED_PAIR_WEIGHTS) {
-        for (size_t line = 0; line < PACKED_PAIR_BYTES; line += 64)
-            _mm_prefetch((const char *)from + UNPACK_AHEAD_BYTES + line, _MM_HINT_T0);
+        prefetch_unpacked(from, PACKED_PAIR_BYTES, UNPACK_AHEAD_BYTES);
         for (size_t i = 0; i < PACKED_VECTORS; i++) {
             vec_t codes = LOAD(from + PACKED_PAIR_WEIGHTS + i * REGISTER_BYTES);
             const uint8_t *low = from + i * REGISTER_BYTES;

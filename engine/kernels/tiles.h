@@ -60,4 +60,17 @@ static inline __attribute__((always_inline)) void prefetch_stream(const void *at
         __builtin_prefetch((const char *)at + AHEAD_BYTES + i);
 }
 
+/* While `bytes` are unpacked into a block: what is unpacked `ahead` bytes later. From memory the first-level caches of AMD's
+ * CPUs take only so many lines at a time: they lie in the second level by then (bench/LOG.md). */
+static inline __attribute__((always_inline)) void prefetch_unpacked(
+    const void *at, size_t bytes, size_t ahead)
+{
+    enum { FAR_BYTES = 8192, LINE_BYTES = 64, SECOND_LEVEL = 2 };
+    for (size_t i = 0; i < bytes; i += LINE_BYTES) {
+        __builtin_prefetch((const char *)at + ahead + i);
+        if (!streams_want_prefetching())
+            __builtin_prefetch((const char *)at + FAR_BYTES + i, 0, SECOND_LEVEL);
+    }
+}
+
 #endif
