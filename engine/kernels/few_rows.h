@@ -9,6 +9,17 @@
 #include "engine/kernels/tile_table.h"
 #include "engine/kernels/widen.h"
 
+/* Weights that are used later come into the second-level cache where streams do not want prefetching (tiles.h): from memory
+ * the first-level caches of those CPUs take only so many lines at a time. */
+INLINE void prefetch_line(const char *at, bool second_level)
+{
+    enum { SECOND_LEVEL = 2 };
+    if (second_level)
+        __builtin_prefetch(at, 0, SECOND_LEVEL);
+    else
+        __builtin_prefetch(at);
+}
+
 /* One input of pair i, into sum. a: of each row the odd inputs, then the even ones, `plane` floats apart; b: at the tile's
  * first output of a panel of `width` */
 INLINE void few_rows_step(const bool odd, const int rows, const int vectors, const size_t plane,

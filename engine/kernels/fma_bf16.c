@@ -149,15 +149,6 @@ typedef struct stream {
     bool second_level;         /* the cache that it is read into; else the first */
 } stream_t;
 
-INLINE void prefetch_line(const char *at, bool second_level)
-{
-    enum { SECOND_LEVEL = 2 };
-    if (second_level)
-        __builtin_prefetch(at, 0, SECOND_LEVEL);
-    else
-        __builtin_prefetch(at);
-}
-
 /* During the i-th of AT_ONCE pairs; a share is at most what a register tile has of a pair. */
 INLINE void prefetch_share(const int vectors, const stream_t *next, size_t i)
 {
@@ -288,8 +279,7 @@ static const char *prefetched(const job_t *y, size_t p, size_t bytes)
 }
 
 /* Register tiles of n widened rows, of which `first` come before, with panel p. Each row prefetches its share, as several
- * streams where that is faster; else into the second-level cache, because from memory the first takes only so many lines
- * at a time. */
+ * streams where that is faster; else into the second-level cache, see few_rows.h. */
 static void multiply_tiles(
     const job_t *y, const wide_rows_t *wide, size_t first, size_t n, size_t p)
 {

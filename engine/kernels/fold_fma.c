@@ -191,12 +191,14 @@ INLINE void register_tile(const int rows, const int vectors, const tile_t *y)
     const size_t width = y->width, n = y->n, pairs = y->pairs;
     /* Meanwhile the same outputs of the next block come nearer. */
     const uint16_t *next = b + n * pairs * width * 2;
+    const bool second_level = !streams_want_prefetching();
     tile_sums_t waiting[FOLD_HEIGHT], sum = {{{0}}};
     for (size_t q = 0, i = 0; q < n; q++) {
         fold_clear(rows, vectors, sum);
         for (size_t end = i + pairs; i < end; i++) {
             for (int v = 0; v < vectors; v += 64 / REGISTER_BYTES)
-                __builtin_prefetch(next + 2 * (i * width + (size_t)v * LANES_F32));
+                prefetch_line(
+                    (const char *)(next + 2 * (i * width + (size_t)v * LANES_F32)), second_level);
             few_rows_step(true, rows, vectors, PLANE, a, b, width, i, sum);
             few_rows_step(false, rows, vectors, PLANE, a, b, width, i, sum);
         }
