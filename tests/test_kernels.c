@@ -86,7 +86,8 @@ static void dot_products_of_any_rows_equal_scalar(void **state)
     for (size_t i = 0; i < kernel_list_count; i++)
         if (kernel_list[i].slot == offsetof(kernels_t, tile) ||
             kernel_list[i].slot == offsetof(kernels_t, tile_fold) ||
-            kernel_list[i].slot == offsetof(kernels_t, coded_row))
+            kernel_list[i].slot == offsetof(kernels_t, coded_row) ||
+            kernel_list[i].slot == offsetof(kernels_t, packed_rows))
             check_kernel(&kernel_list[i], &k, &scalar);
 }
 #endif

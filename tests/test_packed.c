@@ -92,9 +92,12 @@ static void check_row(const kernels_t *k, const void *panel, const uint16_t dens
 {
     static const uint16_t row[2] = {0x3f81, 0xc015};
     float sums[2][KERNEL_PANEL];
-    for (int amx = 0; amx < 2 && k->packed_row != NULL; amx++) {
-        (amx ? k->packed_row_amx : k->packed_row)(
-            row, 1, &panel, 0, 2, sums[0], KERNEL_PANEL, TILE_SET);
+    for (int amx = 0; amx < 2 && k->packed_rows != NULL; amx++) {
+        if (amx)
+            k->packed_row_amx(row, 1, &panel, 0, 2, sums[0], KERNEL_PANEL, TILE_SET);
+        else
+            k->packed_rows(
+                1, row, 2, 1, &panel, 0, 2, sums[0], KERNEL_PANEL, KERNEL_PANEL, TILE_SET);
         (amx ? k->tile_amx : k->tile)(
             1, row, 2, dense, KERNEL_PANEL, 2, sums[1], KERNEL_PANEL, TILE_SET);
         /* Every NaN is rounded to the same one. */

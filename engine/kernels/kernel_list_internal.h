@@ -49,9 +49,9 @@ double kernel_row_flop(const kernel_shape_t *s);
 LAYOUT(kernel_packed_layout);
 CALL(kernel_call_unpack_packed);
 /* Variants: tile modes, of 1 to KERNEL_TILE_PANELS panels; and panels that lie packed already. */
-#define KERNEL_PACKED_ROW_VARIANTS (3 * KERNEL_TILE_PANELS)
-LAYOUT(kernel_packed_row_layout);
-CALL(kernel_call_packed_row);
+#define KERNEL_PACKED_ROWS_VARIANTS (3 * KERNEL_TILE_PANELS)
+LAYOUT(kernel_packed_rows_layout);
+CALL(kernel_call_packed_rows);
 CALL(kernel_call_packed_row_amx);
 
 #endif

@@ -23,6 +23,7 @@ void kernels_get_dot_product(kernels_t *kernels)
     kernels_get(kernels, ISA_AVX512_BF16, DTYPE_BF16);
     tiles_by_dot_product(kernels);
     fold_by_dot_product(kernels);
+    packed_by_dot_product(kernels);
     if (isa_has(isa_detect(), CPU_AVX512_VBMI))
         coded_by_dot_product(kernels);
 }

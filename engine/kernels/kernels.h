@@ -86,7 +86,9 @@ typedef struct kernels {
     const char *isa; /* isa_name() of the set that it was made for */
     dtype_t mode;
     size_t element_bytes, accumulator_bytes;
-    size_t packed_row_step, packed_row_amx_step; /* panels that these read in step */
+    size_t packed_rows_most; /* rows at most that packed_rows takes; 0: it is NULL */
+    size_t packed_row_step,
+        packed_row_amx_step; /* panels that packed_rows, of one row, and packed_row_amx read in step */
 
     /* Products of rows with one panel.
      * a: [rows, k] element, row-major, a_stride elements apart; in bf16 k is even (pad with zero)
@@ -179,11 +181,13 @@ typedef struct kernels {
     /* Packed bf16 (format.h); mode bf16 only, NULL otherwise. Inputs [first, first + n) of a whole panel as they
      * lie, both even, to the dense layout. to: [n / 2][KERNEL_PANEL][2] */
     void (*unpack_packed)(const void *panel, size_t first, size_t n, uint16_t *to);
-    /* tile and tile_amx of one row with inputs [first, first + k), both even, of 1 to KERNEL_TILE_PANELS whole panels
-     * of packed bf16, which are unpacked in registers; for the dot product amx `first` is a multiple of 32. Mode
-     * bf16; NULL in scalar C. x: [k]; panels: their starts; c: [n_panels][KERNEL_PANEL], c_panel apart. */
-    void (*packed_row)(const uint16_t *x, size_t n_panels, const void *const *panels, size_t first,
-        size_t k, float *c, size_t c_panel, tile_mode_t mode);
+    /* tile of 1 to packed_rows_most rows, and tile_amx of one, with inputs [first, first + k), both even, of 1 to
+     * KERNEL_TILE_PANELS whole panels of packed bf16, which are unpacked in registers; for the dot product amx `first` is a
+     * multiple of 32. Mode bf16; NULL in scalar C. x: [rows][k], x_stride apart; panels: their starts;
+     * c: [n_panels][rows][KERNEL_PANEL], panels c_panel and rows c_stride apart. */
+    void (*packed_rows)(size_t rows, const uint16_t *x, size_t x_stride, size_t n_panels,
+        const void *const *panels, size_t first, size_t k, float *c, size_t c_panel,
+        size_t c_stride, tile_mode_t mode);
     void (*packed_row_amx)(const uint16_t *x, size_t n_panels, const void *const *panels,
         size_t first, size_t k, float *c, size_t c_panel, tile_mode_t mode);
     /* `tile` of the mode f32, for rows that were widened; mode bf16. */

@@ -18,7 +18,7 @@
  *                       that go with it; fold_fma.c, twice; fold_avx512_bf16.c
  *   int4_fill_*        format_int4.c; int4_fma.c, twice; int4_row_fill_* int4_row.c, twice
  *   coded_fill_*       format_coded.c; coded_unpack.c, twice; coded_row_fill_* coded_row.c, three times
- *   packed_fill_*      format_packed.c; packed_unpack.c, twice; packed_row_fill_* packed_row.c, three times
+ *   packed_fill_*      format_packed.c; packed_unpack.c, twice; packed_rows_fill_* packed_rows.c, three times
  *   fold_attention_fill_*  fold_attention.c, twice: those products */
 #define KERNEL_SOURCES(X)                                                                          \
     X(0, elementwise_fill_baseline)                                                                \
@@ -43,7 +43,7 @@
     X(ISA_AVX2, coded_fill_avx2)                                                                   \
     X(ISA_AVX2, coded_row_fill_avx2)                                                               \
     X(ISA_AVX2, packed_fill_avx2)                                                                  \
-    X(ISA_AVX2, packed_row_fill_avx2)                                                              \
+    X(ISA_AVX2, packed_rows_fill_avx2)                                                             \
     X(ISA_AVX2, fold_fill_avx2)                                                                    \
     X(ISA_AVX2, fold_attention_fill_avx2)                                                          \
     X(ISA_AVX512, elementwise_fill_avx512)                                                         \
@@ -56,14 +56,14 @@
     X(ISA_AVX512, coded_fill_avx512)                                                               \
     X(ISA_AVX512, coded_row_fill_avx512)                                                           \
     X(ISA_AVX512, packed_fill_avx512)                                                              \
-    X(ISA_AVX512, packed_row_fill_avx512)                                                          \
+    X(ISA_AVX512, packed_rows_fill_avx512)                                                         \
     X(ISA_AVX512, fold_fill_avx512)                                                                \
     X(ISA_AVX512, fold_attention_fill_avx512)                                                      \
     X(ISA_AVX512, bf16_fill_avx512)                                                                \
     X(ISA_AVX512_BF16, bf16_fill_avx512_bf16)                                                      \
     X(ISA_AVX512_BF16 | CPU_AVX512_VBMI, coded_row_fill_avx512_bf16)                               \
     X(ISA_AVX512_BF16, tiles_fill_avx512_bf16)                                                     \
-    X(ISA_AVX512_BF16, packed_row_fill_avx512_bf16)                                                \
+    X(ISA_AVX512_BF16, packed_rows_fill_avx512_bf16)                                               \
     X(ISA_AVX512_BF16, fold_fill_avx512_bf16)                                                      \
     X(ISA_AMX, tiles_fill_amx)
 #else
@@ -89,10 +89,10 @@ void int4_product(const kernels_t *kernels, const panel_t *panels, size_t n_pane
 void fold_product(const kernels_t *kernels, const panel_t *panels, size_t n_panels,
     const matrix_rows_t *rows, char *scratch, float *c);
 
-/* row_product.c: matrix_product of a single row, of the first panels that have a kernel for it; how many these are.
- * leaf: MATRIX_ONE_LEAF, or a multiple of 32 */
-size_t row_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
-    const uint16_t *x, size_t leaf, float *c);
+/* rows_product.c: matrix_product of rows of one class, of the first panels that have a kernel for so few; how many panels
+ * these are. leaf: MATRIX_ONE_LEAF, or a multiple of 32 */
+size_t rows_product(const kernels_t *kernels, dot_t dot, const panel_t *panels, size_t n_panels,
+    const matrix_rows_t *rows, size_t leaf, float *c);
 
 /* format_coded.c: kernels_t.coded_unpack in scalar C */
 void coded_unpack_scalar(const format_t *format, const void *panel, size_t width, size_t first,
@@ -102,10 +102,16 @@ void coded_unpack_scalar(const format_t *format, const void *panel, size_t width
 void tile_bf16_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,
     size_t k, void *c, size_t c_stride, tile_mode_t mode);
 
+/* kernels_t.packed_rows likewise. */
+void packed_rows_by_fma(size_t rows, const uint16_t *x, size_t x_stride, size_t n_panels,
+    const void *const *panels, size_t first, size_t k, float *c, size_t c_panel, size_t c_stride,
+    tile_mode_t mode);
+
 /* The kernels with vdpbf16ps for any number of rows, whether it is faster or not; the CPU has it. */
 void tiles_by_dot_product(kernels_t *kernels);
 void fold_by_dot_product(kernels_t *kernels);
 void coded_by_dot_product(kernels_t *kernels);
+void packed_by_dot_product(kernels_t *kernels);
 
 /* kernels_t.tile_amx with AVX-512 and without tile registers: for single rows on CPUs with AMX. */
 void tile_amx_by_fma(size_t rows, const void *a, size_t a_stride, const void *b, size_t width,

@@ -458,12 +458,12 @@ static void unpacked_product(const kernels_t *kernels, dot_t dot, const panel_t 
     size_t n_panels, const matrix_rows_t *rows, size_t leaf_single, size_t leaf_rows, float *c)
 {
     unpacked_t unpacked;
-    if (rows->n == 1) {
-        size_t done = row_product(kernels, dot, panels, n_panels, rows->x,
-            rows->n_single_rows == 1 ? leaf_single : leaf_rows, c);
+    if (rows->n_single_rows == rows->n || rows->n_single_rows == 0 || leaf_single == leaf_rows) {
+        size_t done = rows_product(kernels, dot, panels, n_panels, rows,
+            rows->n_single_rows > 0 ? leaf_single : leaf_rows, c);
         panels += done;
         n_panels -= done;
-        c += done * KERNEL_PANEL;
+        c += done * rows->n * KERNEL_PANEL;
     }
     if (n_panels == 0)
         return;
